@@ -1,0 +1,68 @@
+/** Attributes of an inode, as the wire, the store and the kernel codec all exchange them. */
+
+import type { Fid } from './ids.js';
+
+/** Seconds since the epoch (may be negative) and nanoseconds 0..999999999. */
+export interface Timespec {
+  readonly sec: number;
+  readonly nsec: number;
+}
+
+export interface Attr {
+  readonly fid: Fid;
+  /** Type and permission bits, as st_mode. */
+  readonly mode: number;
+  readonly nlink: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Device number of a device node, kernel encoding (new_encode_dev); else 0. */
+  readonly rdev: number;
+  readonly sizeBytes: number;
+  /** 512-byte units, as st_blocks. */
+  readonly blocks: number;
+  readonly atime: Timespec;
+  readonly mtime: Timespec;
+  readonly ctime: Timespec;
+  readonly btime: Timespec;
+}
+
+export const S_IFMT = 0o170000;
+export const S_IFSOCK = 0o140000;
+export const S_IFLNK = 0o120000;
+export const S_IFREG = 0o100000;
+export const S_IFBLK = 0o060000;
+export const S_IFDIR = 0o040000;
+export const S_IFCHR = 0o020000;
+export const S_IFIFO = 0o010000;
+export const S_ISUID = 0o4000;
+export const S_ISGID = 0o2000;
+export const S_ISVTX = 0o1000;
+
+export function isDir(mode: number): boolean {
+  return (mode & S_IFMT) === S_IFDIR;
+}
+export function isRegular(mode: number): boolean {
+  return (mode & S_IFMT) === S_IFREG;
+}
+export function isSymlink(mode: number): boolean {
+  return (mode & S_IFMT) === S_IFLNK;
+}
+
+/** Negative, 0 or positive, as a is before, at or after b. */
+export function compareTime(a: Timespec, b: Timespec): number {
+  return a.sec - b.sec || a.nsec - b.nsec;
+}
+
+/** open(2) flags, x86-64 and arm64 generic values. The kernel strips O_CREAT, O_EXCL and O_NOCTTY before OPEN. */
+export const O_ACCMODE = 0o3;
+export const O_WRONLY = 0o1;
+export const O_RDWR = 0o2;
+export const O_EXCL = 0o200;
+export const O_TRUNC = 0o1000;
+export const O_APPEND = 0o2000;
+export const O_DIRECT = 0o40000;
+
+/** A handle's right to change data. */
+export function opensForWrite(flags: number): boolean {
+  return (flags & O_ACCMODE) !== 0;
+}

@@ -1,0 +1,234 @@
+/**
+ * The client as vfs sees it: a filesystem with caches, locks and recovery inside, the kernel outside.
+ *
+ * Every method passes the gate of the targets it needs before an RPC is formed, answers at once from the caches
+ * where locks allow, and otherwise with a promise. Failures are FsErrors. `op.signal` ends a wait with EINTR.
+ */
+
+import type { Attr, Timespec } from '../base/attr.js';
+import type { Fh, Fid, Name } from '../base/ids.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import type { StatfsMessage } from '../wire/meta.js';
+
+/** The caller of an operation. RequestContext of fuse fits. */
+export interface Caller {
+  readonly uid: number;
+  readonly gid: number;
+  readonly signal: AbortSignal;
+}
+
+/** An inode and how far it may be believed. */
+export interface Known {
+  readonly attr: Attr;
+  /** The attributes (size and times included) are under locks of ours until KernelCache.dropAttr(fid). */
+  readonly attrCacheable: boolean;
+  /** The name that led here is under a lock of ours until KernelCache.dropNames(). */
+  readonly nameCacheable: boolean;
+}
+export interface NoEntry {
+  readonly attr: null;
+  readonly nameCacheable: boolean;
+}
+
+export interface NewObject {
+  /** Type and permissions. */
+  readonly mode: number;
+  readonly umask: number;
+  readonly rdev?: number | undefined;
+  readonly target?: Uint8Array | undefined;
+}
+
+export interface AttrChange {
+  readonly mode?: number | undefined;
+  readonly uid?: number | undefined;
+  readonly gid?: number | undefined;
+  readonly sizeBytes?: number | undefined;
+  readonly atime?: Timespec | 'now' | undefined;
+  readonly mtime?: Timespec | 'now' | undefined;
+  readonly ctime?: Timespec | undefined;
+  readonly killSuidgid: boolean;
+}
+
+export interface DirEntry {
+  readonly name: Name;
+  readonly fid: Fid;
+  readonly type: number;
+  readonly cookie: number;
+  /** There with readdir plus when locks allow. */
+  readonly known?: Known | undefined;
+}
+
+export interface AppLock {
+  readonly kind: 'posix' | 'ofd' | 'flock';
+  /** 16 hex digits. */
+  readonly owner: string;
+  readonly pid: number;
+  readonly exclusive: boolean;
+  readonly start: number;
+  /** Exclusive; undefined: to the end of the file. */
+  readonly end: number | undefined;
+}
+
+export interface FsClient {
+  lookup(op: Caller, parent: Fid, name: Name): MaybePromise<Known | NoEntry>;
+  getattr(op: Caller, fid: Fid): MaybePromise<Known>;
+  /** Last known attributes without any wait; undefined when never seen. For STATFS/GETATTR of the root while gated. */
+  lastKnownAttr(fid: Fid): Attr | undefined;
+  setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<Known>;
+  readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array>;
+  /** mknod, mkdir, symlink. EEXIST when the name is there. */
+  create(op: Caller, parent: Fid, name: Name, object: NewObject): MaybePromise<Known>;
+  /** open(O_CREAT): makes or opens. name undefined: O_TMPFILE. */
+  createAndOpen(
+    op: Caller,
+    parent: Fid,
+    name: Name | undefined,
+    object: NewObject,
+    flags: number,
+  ): MaybePromise<{ readonly known: Known; readonly fh: Fh }>;
+  link(op: Caller, fid: Fid, parent: Fid, name: Name): MaybePromise<Known>;
+  unlink(op: Caller, parent: Fid, name: Name, directory: boolean): MaybePromise<void>;
+  rename(
+    op: Caller,
+    parent: Fid,
+    name: Name,
+    newParent: Fid,
+    newName: Name,
+    flags: number,
+  ): MaybePromise<void>;
+  /** Files and directories. O_TRUNC truncates. */
+  open(op: Caller, fid: Fid, flags: number): MaybePromise<Fh>;
+  /** One close(2): starts write-back, reports a write-back error once, drops the owner's POSIX locks. Never parked. */
+  flush(op: Caller, fh: Fh, owner: string): MaybePromise<void>;
+  /** Last close. Never parked, never fails. @param flockOwner set: drop its flock locks. */
+  release(fh: Fh, flockOwner: string | undefined): void;
+  /**
+   * @returns chunks that together are at most length bytes, fewer only at the end of the file. Chunks are not changed
+   *   after they were returned (a later write to the same range makes new memory or copies).
+   */
+  read(op: Caller, fh: Fh, fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]>;
+  /**
+   * Into the page cache. `data` is only read before the first await. writeback: pages dirtied through a mapping, from
+   * the kernel: admitted while the gate drains, does not change mtime semantics.
+   * @param append write at the current end of the file (O_APPEND), whatever offset says.
+   */
+  write(
+    op: Caller,
+    fh: Fh | undefined,
+    fid: Fid,
+    offset: number,
+    data: Uint8Array,
+    options: {
+      readonly append: boolean;
+      readonly writeback: boolean;
+      readonly sync: boolean;
+      readonly killSuidgid: boolean;
+    },
+  ): MaybePromise<number>;
+  /** Everything of the file (and its metadata) is on the server's disks. Reports a write-back error once a handle. */
+  fsync(op: Caller, fh: Fh): MaybePromise<void>;
+  fallocate(op: Caller, fh: Fh, mode: number, offset: number, length: number): MaybePromise<void>;
+  seek(op: Caller, fh: Fh, offset: number, what: 'data' | 'hole'): MaybePromise<number>;
+  copyRange(
+    op: Caller,
+    from: Fh,
+    fromOffset: number,
+    to: Fh,
+    toOffset: number,
+    length: number,
+  ): MaybePromise<number>;
+  /** Entries after cookie (0: from the start; no '.' and '..'), and the parent's FID. */
+  readdir(
+    op: Caller,
+    fh: Fh,
+    cookie: number,
+    limit: number,
+    plus: boolean,
+  ): MaybePromise<{ readonly entries: readonly DirEntry[]; readonly end: boolean; readonly parent: Fid }>;
+  getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array>;
+  setxattr(
+    op: Caller,
+    fid: Fid,
+    name: string,
+    value: Uint8Array,
+    flags: number,
+    killSgid: boolean,
+  ): MaybePromise<void>;
+  listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]>;
+  removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void>;
+  /** While gated: the last known answer. */
+  statfs(op: Caller): MaybePromise<StatfsMessage>;
+  testLock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<AppLock | undefined>;
+  /** EAGAIN when it conflicts and wait is false; EDEADLK; EINTR takes the waiting lock back. */
+  setLock(op: Caller, fh: Fh, lock: AppLock, wait: boolean): MaybePromise<void>;
+  unlock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<void>;
+  /**
+   * A READ of the kernel waits with its folios locked while this is true for the file; see KernelCache.dropPages.
+   */
+  holdsDataLock(fid: Fid): boolean;
+  /** Flushes everything, says goodbye, ends all background work. Resolves when every byte is on the server. */
+  unmount(): Promise<void>;
+  status(): ClientStatus;
+}
+
+/**
+ * The kernel's caches, as the client must be able to empty them before it gives a lock back. Implemented by vfs on
+ * fuse's KernelNotifier. Methods resolve when the kernel has done it, and at once for what it never had.
+ */
+export interface KernelCache {
+  /** Attributes of these inodes that were handed out as cacheable are asked for again. */
+  dropAttrs(fids: readonly Fid[]): Promise<void>;
+  /** All names handed out as cacheable are looked up again. */
+  dropNames(): Promise<void>;
+  /**
+   * Pages of the file are dropped; dirty mapped pages come back as writes with `writeback` first, and reads of the file
+   * that arrive meanwhile are still answered (the lock is held until this resolves).
+   * @param keepPages write dirty mapped pages back if the kernel allows it without dropping; false drops all.
+   */
+  dropPages(fid: Fid): Promise<void>;
+  /** No kernel: for clients without a mount (tests, tools). */
+}
+
+export interface ClientStatus {
+  readonly uuid: string;
+  readonly softwareVersion: string;
+  readonly mountpoint?: string | undefined;
+  readonly targets: readonly {
+    readonly index: number;
+    readonly label: string;
+    readonly address: string;
+    /** Import state name: DISCON, CONNECTING, REPLAY, REPLAY_LOCKS, RECOVERED, FULL, EVICTED. */
+    readonly importState: string;
+    readonly gate: 'OPEN' | 'DRAINING' | 'CLOSED';
+    readonly instance: number;
+    readonly serverVersion: string;
+    readonly parked: number;
+    readonly rpcsInFlight: number;
+    readonly dirtyBytes: number;
+    readonly locks: number;
+    readonly opens: number;
+    readonly appLocks: number;
+    /** Newest last. */
+    readonly history: readonly { readonly state: string; readonly atMs: number }[];
+  }[];
+  readonly cache: {
+    readonly limitBytes: number;
+    readonly pageBytes: number;
+    readonly attrs: number;
+    readonly names: number;
+  };
+}
+
+export interface ClientOptions {
+  readonly addresses: readonly { readonly host: string; readonly port: number }[];
+  /** Shown on the server. */
+  readonly name: string;
+  readonly softwareVersion: string;
+  /** Page cache limit in bytes (-o cache=SIZE). */
+  readonly cacheBytes: number;
+  /** Give up the first connect after this; undefined: never (-o retry). */
+  readonly connectTimeoutMs: number | undefined;
+  readonly kernel: KernelCache;
+  /** Told of state changes, for logs and the demo's live view. */
+  readonly onState?: ((text: string) => void) | undefined;
+}

@@ -1,0 +1,113 @@
+/**
+ * The lock manager as server and client use it. Rules and hazards: docs/LOCKING.md.
+ *
+ * Clients hold cache locks: inode PR (bits), data PR or PW, active PR. They are called back by a BAST and given back by
+ * CANCEL. Operations that the server executes for a client take server locks for their duration; those pass over the
+ * locks of the client they are for, because its caches follow the replies of its own operations.
+ */
+
+import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import type { FlockRangeMessage, LockModeName, ResourceTypeName } from '../wire/lock.js';
+
+export type Mode = LockModeName;
+export type ResourceType = ResourceTypeName;
+
+/** What a lock covers. */
+export interface LockSpec {
+  readonly type: 'active' | 'inode' | 'data';
+  /** 0 for active. */
+  readonly fid: Fid | 0;
+  readonly mode: Mode;
+  /** Inodebits; 0 for the other types. */
+  readonly bits: number;
+}
+
+export interface HeldLock extends LockSpec {
+  readonly handle: LockHandle;
+  readonly client: ClientUuid;
+}
+
+export interface LockServerCallbacks {
+  /** A holder must be told. Called once for each lock until it is given back; again after resend(client). */
+  bast(lock: HeldLock): void;
+  /** A waiting flock was granted; errno (EDEADLK) when it never will be. */
+  cast(client: ClientUuid, handle: LockHandle, errno?: number): void;
+  /** A holder did not answer a BAST within lockTimeoutMs. The owner evicts it (and calls dropClient). */
+  expired(client: ClientUuid, lock: HeldLock): void;
+}
+
+export interface FlockGrant {
+  readonly handle: LockHandle;
+  readonly granted: boolean;
+  readonly sequence: number;
+}
+
+/** Class LockServer in lock_server.ts. */
+export interface LockServerApi {
+  /**
+   * For a client's cache lock: calls back whoever conflicts, waits its turn (FIFO), grants.
+   * Answers at once when nothing conflicts. Covered already by a lock of this client: another lock is granted.
+   * @throws FsError ECANCELED when the signal aborts, or the client is dropped.
+   */
+  enqueue(client: ClientUuid, spec: LockSpec, signal?: AbortSignal): MaybePromise<LockHandle>;
+  /** Grants only if nothing conflicts, held or waiting; calls nobody back. */
+  tryEnqueue(client: ClientUuid, spec: LockSpec): LockHandle | undefined;
+  /**
+   * Server locks for one operation, all of them in a fixed order, passing over the locks that `client` holds.
+   * @returns the release, to be called exactly once.
+   */
+  acquire(client: ClientUuid | undefined, specs: readonly LockSpec[]): MaybePromise<() => void>;
+  cancel(client: ClientUuid, handles: readonly LockHandle[]): void;
+  /** The client's PW data lock holder of a file, if it is another than `except`: whom to glimpse. */
+  dataWriter(fid: Fid, except: ClientUuid | undefined): HeldLock | undefined;
+  /** Application locks. wait false and in conflict: FsError EAGAIN. EDEADLK at once where it would close a cycle. */
+  flock(client: ClientUuid, fid: Fid, range: FlockRangeMessage, wait: boolean, sequence?: number): FlockGrant;
+  testFlock(client: ClientUuid, fid: Fid, range: FlockRangeMessage): FlockRangeMessage | undefined;
+  unflock(client: ClientUuid, fid: Fid, range: FlockRangeMessage): void;
+  /** All BASTs of a client are said again (it reconnected; some may have been lost). */
+  resend(client: ClientUuid): void;
+  /** Everything of the client is gone: locks, waiting requests (they reject), flocks. */
+  dropClient(client: ClientUuid): void;
+  count(client: ClientUuid): number;
+  /** Locks of this type still held by clients: what a shutdown waits for. */
+  holders(type: ResourceType): ClientUuid[];
+}
+
+export interface CachedLock extends LockSpec {
+  readonly handle: LockHandle;
+  /** Called back, or given up: match() no longer finds it; users that hold a reference go on under it. */
+  readonly cancelling: boolean;
+}
+
+export interface LockClientCallbacks {
+  /**
+   * What the lock protects must go: flush, drop caches, kernel's too. Called once, when the lock was called back or
+   * chosen by the LRU. References may still be held: the callback may wait for unused() itself, because reads that
+   * hold folio locks are served under the lock.
+   */
+  release(lock: CachedLock): Promise<void>;
+  /** Locks to give back to the server, batched. Never for locks of a dropped connection. */
+  cancel(handles: readonly LockHandle[]): void;
+}
+
+/** Class LockClient in lock_client.ts: the locks that one client holds on one target. */
+export interface LockClientApi {
+  /** A lock that covers this and is not being cancelled. PW covers PR. Moves it to the young end of the LRU. */
+  match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
+  /** Any lock on it, being cancelled or not. */
+  holds(type: 'inode' | 'data', fid: Fid): boolean;
+  add(lock: LockSpec & { readonly handle: LockHandle }): CachedLock;
+  /** While at least one reference is held the lock is not given back (release may already be under way). */
+  addRef(lock: CachedLock): void;
+  dropRef(lock: CachedLock): void;
+  /** Resolves when no reference is held. */
+  unused(lock: CachedLock): MaybePromise<void>;
+  /** A BAST came. Unknown handle: the grant may still be on its way; remembered, and honoured when add() comes. */
+  called(handle: LockHandle): void;
+  /** Releases all (drain), then gives them back in one batch. Resolves when release() of every lock has. */
+  cancelAll(): Promise<readonly LockHandle[]>;
+  /** Forgets all without telling the server (eviction, new instance); release() is still called for each. */
+  forgetAll(): Promise<void>;
+  readonly size: number;
+}

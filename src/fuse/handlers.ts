@@ -1,0 +1,256 @@
+/**
+ * What a filesystem gives the FUSE dispatcher: one method an operation, decoded arguments in, plain results out.
+ *
+ * Every method answers at once or with a promise; a failure is an FsError, thrown or rejected. A method that answers
+ * with a promise must watch `request.signal`: it aborts when the kernel interrupts the request and the policy found the
+ * signal fatal; the method then rejects with EINTR as soon as it can and leaves nothing behind.
+ *
+ * Names are latin1 strings, one unit a byte. Byte arguments (`data`, `value`, `target`) are views into the read
+ * buffer that die when the method returns: who keeps them, or answers with a promise, copies first.
+ */
+
+import type { Attr, Timespec } from '../base/attr.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+
+export interface RequestContext {
+  readonly opcode: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Thread id of the caller in our pid namespace; 0 when the kernel acts on its own. */
+  readonly pid: number;
+  /** Made on first use: most requests never wait. */
+  readonly signal: AbortSignal;
+}
+
+/** How long the kernel may believe something, in seconds; 0 is "ask each time". */
+export interface EntryOut {
+  readonly attr: Attr;
+  readonly generation: number;
+  readonly entryValidSec: number;
+  readonly attrValidSec: number;
+}
+/** No such name; believed for entryValidSec (a negative dentry) when that is above 0, else answered as ENOENT. */
+export interface NegativeEntry {
+  readonly attr: null;
+  readonly entryValidSec: number;
+}
+export interface AttrOut {
+  readonly attr: Attr;
+  readonly attrValidSec: number;
+}
+export interface OpenOut {
+  readonly fh: number;
+  /** FOPEN_* bits. */
+  readonly openFlags: number;
+}
+export interface SetattrIn {
+  readonly fh?: number | undefined;
+  readonly mode?: number | undefined;
+  readonly uid?: number | undefined;
+  readonly gid?: number | undefined;
+  readonly sizeBytes?: number | undefined;
+  readonly atime?: Timespec | 'now' | undefined;
+  readonly mtime?: Timespec | 'now' | undefined;
+  readonly ctime?: Timespec | undefined;
+  readonly killSuidgid: boolean;
+}
+export interface CreateIn {
+  readonly mode: number;
+  /** Not applied to mode by the kernel (DONT_MASK). */
+  readonly umask: number;
+}
+export interface ReadIn {
+  readonly fh: number;
+  readonly offset: number;
+  readonly sizeBytes: number;
+  /** open(2) flags of the file as they are now. */
+  readonly flags: number;
+}
+export interface WriteIn {
+  readonly fh: number;
+  readonly offset: number;
+  readonly data: Uint8Array;
+  readonly flags: number;
+  /** FUSE_WRITE_CACHE: the kernel writes back pages dirtied through a mapping. fh may be any handle of the file. */
+  readonly writeback: boolean;
+  readonly killSuidgid: boolean;
+}
+/** A lock request of fcntl (classic or OFD) or flock. end is inclusive as the kernel has it; EOF_LOCK_END for "to the end". */
+export interface LockIn {
+  readonly fh: number;
+  /** lk_owner as 16 hex digits. */
+  readonly owner: string;
+  readonly type: 'read' | 'write' | 'unlock';
+  readonly start: number;
+  /** Exclusive end; undefined: to the end of the file. */
+  readonly end: number | undefined;
+  readonly pid: number;
+  /** flock(2), not fcntl(2). */
+  readonly flock: boolean;
+  readonly wait: boolean;
+}
+export interface LockOut {
+  readonly type: 'read' | 'write' | 'unlock';
+  readonly start: number;
+  readonly end: number | undefined;
+  readonly pid: number;
+}
+export interface DirEntryOut {
+  readonly name: string;
+  readonly ino: number;
+  /** S_IFMT bits. */
+  readonly type: number;
+  /** Position after this entry: what a READDIR that goes on from here sends as offset. */
+  readonly cookie: number;
+  /** READDIRPLUS only; without it the kernel looks the entry up when needed. Counts as one lookup. */
+  readonly entry?: EntryOut | undefined;
+}
+/**
+ * Fills a READDIR(PLUS) reply. push returns false when the entry does not fit: stop there, and undo what you counted
+ * for it.
+ */
+export type DirSink = (entry: DirEntryOut) => boolean;
+export interface StatfsOut {
+  readonly blockBytes: number;
+  readonly blocks: number;
+  readonly blocksFree: number;
+  readonly blocksAvailable: number;
+  readonly inodes: number;
+  readonly inodesFree: number;
+  readonly nameMax: number;
+}
+export interface ReleaseIn {
+  readonly fh: number;
+  readonly flags: number;
+  readonly owner: string;
+  /** RELEASE_FLOCK_UNLOCK: drop this owner's flock(2) locks. */
+  readonly flockUnlock: boolean;
+}
+
+export interface FuseHandlers {
+  /** After INIT was answered; `minor` is the negotiated protocol, flags what both sides have. */
+  init?(negotiated: { readonly minor: number; readonly flags: bigint; readonly maxWrite: number }): void;
+  /** The mount is gone (DESTROY or ENODEV). */
+  destroy?(): void;
+  lookup(request: RequestContext, parent: number, name: string): MaybePromise<EntryOut | NegativeEntry>;
+  forget(nodeid: number, nlookup: number): void;
+  getattr(request: RequestContext, nodeid: number, fh: number | undefined): MaybePromise<AttrOut>;
+  setattr(request: RequestContext, nodeid: number, change: SetattrIn): MaybePromise<AttrOut>;
+  readlink(request: RequestContext, nodeid: number): MaybePromise<Uint8Array>;
+  symlink(request: RequestContext, parent: number, name: string, target: Uint8Array): MaybePromise<EntryOut>;
+  mknod(
+    request: RequestContext,
+    parent: number,
+    name: string,
+    create: CreateIn & { readonly rdev: number },
+  ): MaybePromise<EntryOut>;
+  mkdir(request: RequestContext, parent: number, name: string, create: CreateIn): MaybePromise<EntryOut>;
+  unlink(request: RequestContext, parent: number, name: string): MaybePromise<void>;
+  rmdir(request: RequestContext, parent: number, name: string): MaybePromise<void>;
+  rename(
+    request: RequestContext,
+    parent: number,
+    name: string,
+    newParent: number,
+    newName: string,
+    flags: number,
+  ): MaybePromise<void>;
+  link(request: RequestContext, nodeid: number, newParent: number, newName: string): MaybePromise<EntryOut>;
+  open(request: RequestContext, nodeid: number, flags: number): MaybePromise<OpenOut>;
+  create(
+    request: RequestContext,
+    parent: number,
+    name: string,
+    create: CreateIn & { readonly flags: number },
+  ): MaybePromise<EntryOut & OpenOut>;
+  tmpfile(
+    request: RequestContext,
+    parent: number,
+    create: CreateIn & { readonly flags: number },
+  ): MaybePromise<EntryOut & OpenOut>;
+  /** Chunks that together are the answer, at most sizeBytes; fewer only at the end of the file. Not changed after. */
+  read(request: RequestContext, nodeid: number, read: ReadIn): MaybePromise<readonly Uint8Array[]>;
+  write(request: RequestContext, nodeid: number, write: WriteIn): MaybePromise<number>;
+  /** One close(2). Never parked. */
+  flush(request: RequestContext, nodeid: number, fh: number, owner: string): MaybePromise<void>;
+  /** The last close. Never parked. */
+  release(request: RequestContext, nodeid: number, release: ReleaseIn): MaybePromise<void>;
+  fsync(request: RequestContext, nodeid: number, fh: number, datasync: boolean): MaybePromise<void>;
+  opendir(request: RequestContext, nodeid: number, flags: number): MaybePromise<OpenOut>;
+  readdir(
+    request: RequestContext,
+    nodeid: number,
+    fh: number,
+    offset: number,
+    plus: boolean,
+    push: DirSink,
+  ): MaybePromise<void>;
+  releasedir(request: RequestContext, nodeid: number, fh: number): MaybePromise<void>;
+  fsyncdir(request: RequestContext, nodeid: number, fh: number, datasync: boolean): MaybePromise<void>;
+  statfs(request: RequestContext, nodeid: number): MaybePromise<StatfsOut>;
+  getxattr(request: RequestContext, nodeid: number, name: string): MaybePromise<Uint8Array>;
+  setxattr(
+    request: RequestContext,
+    nodeid: number,
+    name: string,
+    value: Uint8Array,
+    flags: number,
+    killSgid: boolean,
+  ): MaybePromise<void>;
+  listxattr(request: RequestContext, nodeid: number): MaybePromise<readonly string[]>;
+  removexattr(request: RequestContext, nodeid: number, name: string): MaybePromise<void>;
+  getlk(request: RequestContext, nodeid: number, lock: LockIn): MaybePromise<LockOut>;
+  setlk(request: RequestContext, nodeid: number, lock: LockIn): MaybePromise<void>;
+  fallocate(
+    request: RequestContext,
+    nodeid: number,
+    fh: number,
+    mode: number,
+    offset: number,
+    length: number,
+  ): MaybePromise<void>;
+  lseek(
+    request: RequestContext,
+    nodeid: number,
+    fh: number,
+    offset: number,
+    what: 'data' | 'hole',
+  ): MaybePromise<number>;
+  copyFileRange(
+    request: RequestContext,
+    from: { readonly nodeid: number; readonly fh: number; readonly offset: number },
+    to: { readonly nodeid: number; readonly fh: number; readonly offset: number },
+    length: number,
+  ): MaybePromise<number>;
+}
+
+/**
+ * Invalidations, sent from a thread of their own. Each promise resolves when the kernel has done it; ENOENT (unknown
+ * inode) counts as done. What a pending FUSE reply depends on may never await one of the range kind.
+ */
+export interface KernelNotifier {
+  /** Attributes only; never hangs. */
+  invalidateAttr(nodeid: number): Promise<void>;
+  /** Drops cached pages of [offset, offset+length), length 0: to the end; writes dirty mapped pages back first. */
+  invalidateData(nodeid: number, offset: number, length: number): Promise<void>;
+  /** Every dentry of the mount is looked up once more (INC_EPOCH). false: this kernel has no such thing. */
+  bumpEpoch(): Promise<boolean>;
+  /** Sent replies leave for the kernel before any invalidation asked for after this call. */
+  flushReplies(): void;
+}
+
+/** Whether an interrupted request should end with EINTR. Reads /proc of the caller (mount/signals.ts). */
+export type InterruptPolicy = (pid: number) => boolean;
+
+/**
+ * Where the dispatcher's bytes go: the native channel, or a test. All calls return at once.
+ */
+export interface FuseDevice {
+  /** One whole reply or notification in its chunks, header first, sent as one write. */
+  send(chunks: readonly Uint8Array[]): void;
+  /**
+   * Room for small replies of the current batch: the dispatcher writes them there one behind the other, each 8-byte
+   * aligned, and the channel sends them when the batch callback returns.
+   */
+  readonly replySlab: Buffer;
+}

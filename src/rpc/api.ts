@@ -1,0 +1,142 @@
+/**
+ * Shapes shared by the rpc room and its users: frames, answers, calls.
+ *
+ * Order is the point: frames of a connection are handled one after the other, and what a reply changes is applied
+ * (`apply`) before the next frame is looked at, in the same turn. Caches that follow replies and ASTs in that order
+ * never go back in time.
+ */
+
+import type { FsError } from '../base/errno.js';
+import type { Transno, Xid } from '../base/ids.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import type { Header } from '../wire/header.js';
+import type { Operation } from '../wire/operation.js';
+
+export interface Frame {
+  readonly header: Header;
+  /** Views into received memory that the receiver owns. */
+  readonly body: Buffer;
+  readonly bulk: Buffer;
+}
+
+/** One connection as frames. Class FrameLink in link.ts. */
+export interface Link {
+  readonly peer: string;
+  readonly connCount: number;
+  /** Negotiated protocol version, set after CONNECT. */
+  protocol: number;
+  /** Bytes not yet taken by the peer. */
+  readonly bufferedBytes: number;
+  send(
+    frame: {
+      readonly kind: Header['kind'];
+      readonly opcode: number;
+      readonly flags?: number;
+      readonly errno?: number;
+      readonly xid: Xid;
+      readonly ackXidOrCommitted: number;
+      readonly transno?: Transno;
+    },
+    body: Uint8Array,
+    bulk?: readonly Uint8Array[],
+  ): void;
+  /** Stops reading from the peer, and goes on: backpressure. Counted: as many resumes as pauses. */
+  pause(): void;
+  resume(): void;
+  end(): void;
+  destroy(error?: Error): void;
+}
+
+export interface LinkEvents {
+  frame(frame: Frame): void;
+  /** Exactly once. `error` says what the peer did wrong or how the connection broke. */
+  closed(error?: Error): void;
+}
+
+export interface Answer<R> {
+  readonly reply: R;
+  readonly bulk: Buffer;
+  readonly transno: Transno;
+  readonly lastCommitted: Transno;
+  readonly xid: Xid;
+}
+
+export interface CallOptions<R> {
+  readonly bulk?: readonly Uint8Array[] | undefined;
+  readonly flags?: number | undefined;
+  readonly transno?: Transno | undefined;
+  /**
+   * Runs when the reply frame is handled, before any later frame. Also runs when the caller no longer waits
+   * (a reply to an interrupted create still grants locks).
+   */
+  readonly apply?: ((answer: Answer<R>) => void) | undefined;
+  /** Ends the caller's wait with EINTR; the request itself stays in the table until its reply or failAll. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * The xid table: outlives connections. Class Requester in requester.ts.
+ * A call is sent at once when attached, else when the next link is attached (flags gain FLAG_RESENT if it was sent
+ * before). Replies to unknown xids (late ones) are dropped. ackXid in each request is the lowest unanswered xid.
+ */
+export interface RequesterApi {
+  /** @throws FsError with the errno of the reply, or what failAll gave. */
+  call<Q, R>(operation: Operation<Q, R>, request: Q, options?: CallOptions<R>): Promise<Answer<R>>;
+  notify<Q>(operation: Operation<Q, unknown>, notice: Q): void;
+  /** From now on through this link. resend: what waits is sent again, in xid order. */
+  attach(link: Link, options: { readonly resend: boolean }): void;
+  /** The link is gone; calls stay and wait for the next. */
+  detach(): void;
+  /** Ends every call with this error. @param only those the filter picks. */
+  failAll(error: FsError): void;
+  /** A reply frame came. */
+  reply(frame: Frame): void;
+  readonly inFlight: number;
+  readonly attached: boolean;
+  /** Resolves when no call is in flight. */
+  idle(): Promise<void>;
+}
+
+export interface Incoming {
+  readonly header: Header;
+  readonly bulk: Buffer;
+}
+
+export interface Outcome<R> {
+  readonly reply: R;
+  readonly bulk?: readonly Uint8Array[] | undefined;
+  readonly transno?: Transno | undefined;
+}
+
+/** Handles one decoded request. Throws or rejects with FsError; the reply is sent in the turn it answers. */
+export type Handler<Context, Q, R> = (
+  context: Context,
+  request: Q,
+  incoming: Incoming,
+) => MaybePromise<Outcome<R>>;
+
+/**
+ * Table of operations that a side answers. Class Service in service.ts.
+ *   on(operation, handler)
+ *   dispatch(context, link, frame, lastCommitted): decodes (EPROTO closes nothing: it is answered EPROTO), runs the
+ *   handler, replies. Unknown opcode: EOPNOTSUPP. Thrown non-FsError: logged with its stack, EIO.
+ *   notices: handler's outcome is ignored; failures are logged.
+ */
+export interface ServiceApi<Context> {
+  on<Q, R>(operation: Operation<Q, R>, handler: Handler<Context, Q, R>): void;
+  dispatch(context: Context, link: Link, frame: Frame, hooks: ServiceHooks): void;
+}
+
+export interface ServiceHooks {
+  lastCommitted(): Transno;
+  /** Sees each reply just before it is sent (reply reconstruction). Replies are frames that could be sent again. */
+  onReply?(
+    frame: Frame,
+    reply: {
+      readonly errno: number;
+      readonly transno: Transno;
+      readonly body: Buffer;
+      readonly bulk: readonly Uint8Array[];
+    },
+  ): void;
+}

@@ -1,0 +1,147 @@
+/**
+ * The ports that a node (a server or a client) gets from its surroundings. Everything outside runtime/node_*.ts,
+ * storage/lmdb_store.ts, mount/, native/ and cli/ takes time, randomness, sockets and devices from here, so that
+ * a simulator can run many nodes in one process and replay a run from its seed.
+ */
+
+import type { Timespec } from '../base/attr.js';
+
+export interface Clock {
+  /** Monotonic milliseconds with a fraction. For durations and deadlines; unrelated to the time of day. */
+  nowMs(): number;
+  /** Time of day, for file timestamps. */
+  wall(): Timespec;
+}
+
+export interface Timer {
+  /** Idempotent. */
+  cancel(): void;
+}
+
+export interface Timers {
+  /** Calls fn once after ms. A timer alone does not keep the process alive if `background` is true. */
+  after(ms: number, fn: () => void, background?: boolean): Timer;
+  /** Calls fn after the events already under way (setImmediate). */
+  soon(fn: () => void): void;
+}
+
+export interface Rng {
+  /** Uniform in [0, 2^32). */
+  u32(): number;
+  /** Random version 4 UUID, lower case. */
+  uuid(): string;
+}
+
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Receives what a connection brings. All calls come from the event loop, never from inside write() or close(). */
+export interface ConnectionEvents {
+  /**
+   * Bytes in order. The buffer belongs to the receiver from then on: the transport never writes to it again.
+   */
+  data(chunk: Buffer): void;
+  /** Everything written so far has left our memory. Called after write() returned false. */
+  drain(): void;
+  /** Exactly once, after which nothing else is called. `error` is absent when either side closed in order. */
+  closed(error?: Error): void;
+}
+
+export interface Connection {
+  /** Peer's address as text, for logs and status. */
+  readonly peer: string;
+  /** Bytes given to write() that have not left yet. */
+  readonly bufferedBytes: number;
+  /**
+   * Sends the chunks in order as one write where it can (writev). They must not change until sent.
+   * @returns false when the peer is behind: the caller should pause until drain().
+   */
+  write(chunks: readonly Uint8Array[]): boolean;
+  /** Stops and restarts reading: backpressure on a peer that sends faster than we work. */
+  pause(): void;
+  resume(): void;
+  /** Sends what is buffered, then closes. */
+  end(): void;
+  /** Closes at once; unsent bytes are dropped. closed() follows. */
+  destroy(error?: Error): void;
+}
+
+export interface Listener {
+  readonly address: Address;
+  /** Stops accepting at once and frees the port. Open connections stay. */
+  close(): Promise<void>;
+}
+
+export interface Transport {
+  /**
+   * @param accept is called for each new connection and returns the receiver of its events.
+   * @throws FsError EBUSY when the port is in use, EINVAL for an address that is none.
+   */
+  listen(address: Address, accept: (connection: Connection) => ConnectionEvents): Promise<Listener>;
+  /**
+   * @throws FsError ECONNREFUSED, ETIMEDOUT, ENXIO (no such host); ECANCELED when the signal aborts.
+   */
+  connect(
+    address: Address,
+    open: (connection: Connection) => ConnectionEvents,
+    options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  ): Promise<Connection>;
+}
+
+/** A block device opened exclusively. Offsets and lengths in bytes, multiples of nothing in particular. */
+export interface BlockDevice {
+  readonly path: string;
+  readonly sizeBytes: number;
+  /** Fills target from offset. @throws FsError EIO; a short read is EIO. */
+  read(offset: number, target: Uint8Array): Promise<void>;
+  /** Writes all chunks back to back from offset (pwritev). Not durable before flush(). @throws FsError EIO. */
+  write(offset: number, chunks: readonly Uint8Array[]): Promise<void>;
+  /** Everything written before the call is durable after it (fdatasync). @throws FsError EIO. */
+  flush(): Promise<void>;
+  /** Hint that the range holds nothing; never an error where the device cannot. */
+  discard(offset: number, lengthBytes: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface Metrics {
+  /** Counts events. Name as Prometheus wants it: holdfast_NAME_total. */
+  counter(name: string, help: string): { inc(by?: number): void };
+  gauge(name: string, help: string, read: () => number): void;
+  /** Seconds. */
+  histogram(name: string, help: string): { observe(seconds: number): void };
+}
+
+export interface Checksum {
+  /** CRC-32C (Castagnoli) of each block of data in turn; the last may be short. */
+  crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
+}
+
+export interface Runtime {
+  readonly clock: Clock;
+  readonly timers: Timers;
+  readonly rng: Rng;
+  readonly transport: Transport;
+  readonly metrics: Metrics;
+  readonly checksum: Checksum;
+}
+
+/** Resolves after ms; rejects with the signal's reason when it aborts first. */
+export function sleep(timers: Timers, ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) {
+      reject(signal.reason);
+      return;
+    }
+    const onAbort = (): void => {
+      timer.cancel();
+      reject(signal?.reason);
+    };
+    const timer = timers.after(ms, () => {
+      signal?.removeEventListener('abort', onAbort);
+      resolve();
+    });
+    signal?.addEventListener('abort', onAbort, { once: true });
+  });
+}

@@ -1,0 +1,194 @@
+/**
+ * A target's store, as the server sees it: records and file data with operations that are executed at once and
+ * committed later.
+ *
+ * - execute() runs one operation synchronously on an in-memory view over the database. Readers see it from then on.
+ *   It is all or nothing: when `run` throws, nothing of it remains.
+ * - Executed operations are committed in groups, in transno order. lastCommitted advances when the database says
+ *   *flushed*. Data is durable before the metadata that names it.
+ * - A failed commit stops the target: every later call rejects with EIO, `failed` resolves with the cause.
+ */
+
+import type { Attr, Timespec } from '../base/attr.js';
+import type { ClientUuid, Fid, Name, TargetUuid, Transno } from '../base/ids.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import type { StatfsMessage } from '../wire/meta.js';
+
+/** An inode record. `blocks` is kept by file data operations; everything else by the server's handlers. */
+export interface Inode extends Attr {
+  /** Directories: the directory that holds it (itself for the root). 0 for all else and for removed directories. */
+  readonly parent: Fid | 0;
+}
+
+export interface Dirent {
+  readonly name: Name;
+  readonly fid: Fid;
+  /** S_IFMT bits. */
+  readonly type: number;
+  /** Position in readdir, above 0; grows with each entry made in the directory and is never reused in it. */
+  readonly cookie: number;
+}
+
+/** What the server remembers of a client across restarts; in the transaction of the operation that changed it. */
+export interface ClientRecord {
+  readonly uuid: ClientUuid;
+  readonly name: string;
+  readonly softwareVersion: string;
+  /** Highest transno and xid that took effect for this client. */
+  readonly lastTransno: Transno;
+  readonly lastXid: number;
+}
+
+export interface Reader {
+  inode(fid: Fid): Inode | undefined;
+  dirent(parent: Fid, name: Name): Dirent | undefined;
+  /** In cookie order, those with cookie > after, at most limit. */
+  dirents(parent: Fid, after: number, limit: number): Dirent[];
+  directoryEmpty(parent: Fid): boolean;
+  /** undefined: no such attribute. Names are latin1 text. */
+  xattr(fid: Fid, name: string): Buffer | undefined;
+  xattrNames(fid: Fid): string[];
+  symlinkTarget(fid: Fid): Buffer | undefined;
+  orphans(): Fid[];
+  clients(): ClientRecord[];
+}
+
+/** The changes of one operation. Valid only while `run` runs. */
+export interface Tx extends Reader {
+  putInode(inode: Inode): void;
+  /** Removes the inode with its xattrs, target and data; its blocks become free when this commits. */
+  destroyInode(fid: Fid): void;
+  /** The name must not be there. */
+  putDirent(parent: Fid, name: Name, fid: Fid, type: number): void;
+  removeDirent(parent: Fid, name: Name): void;
+  putXattr(fid: Fid, name: string, value: Uint8Array): void;
+  removeXattr(fid: Fid, name: string): void;
+  putSymlinkTarget(fid: Fid, target: Uint8Array): void;
+  /** Unlinked but open: destroyed at the last close, or after recovery when nobody opened it again. */
+  putOrphan(fid: Fid): void;
+  removeOrphan(fid: Fid): void;
+  putClient(record: ClientRecord): void;
+  removeClient(uuid: ClientUuid): void;
+  /** A run of `count` FIDs never handed out before. */
+  allocateFids(count: number): { readonly start: Fid; readonly end: Fid };
+}
+
+export interface Executed<R> {
+  readonly result: R;
+  /** 0 when nothing was changed. */
+  readonly transno: Transno;
+}
+
+/** Runs inside the transaction of a data operation, after its own changes: for reply data and client records. */
+export type Within = (tx: Tx, inode: Inode) => void;
+
+/**
+ * File data. Offsets and lengths are bytes. Concurrent operations on one inode take effect one after the other.
+ * The inode must be a regular file (the caller checked). ENOSPC: nothing changed. EIO: a checksum was wrong.
+ */
+export interface FileData {
+  /** Chunks, together length bytes, or fewer at the end of the file; holes are zeros. */
+  read(fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]>;
+  /** Extends the file if needed, sets mtime and ctime. Owns `data` until it resolves. */
+  write(
+    fid: Fid,
+    offset: number,
+    data: Uint8Array,
+    mtime: Timespec,
+    within?: Within,
+  ): MaybePromise<Executed<Inode>>;
+  /** Shrinks or extends (by a hole); sets mtime and ctime. */
+  truncate(fid: Fid, sizeBytes: number, time: Timespec, within?: Within): MaybePromise<Executed<Inode>>;
+  /** Reserves space; unwritten space reads as zeros. keepSize: the size does not grow. */
+  allocate(
+    fid: Fid,
+    offset: number,
+    length: number,
+    keepSize: boolean,
+    time: Timespec,
+    within?: Within,
+  ): MaybePromise<Executed<Inode>>;
+  /** punch: deallocates. zero: reads as zeros, stays allocated. The size grows only for zero without keepSize. */
+  clear(
+    fid: Fid,
+    offset: number,
+    length: number,
+    how: 'punch' | 'zero',
+    keepSize: boolean,
+    time: Timespec,
+    within?: Within,
+  ): MaybePromise<Executed<Inode>>;
+  /** The next offset at or after `offset` that is data, or a hole (the end of the file is one). undefined: ENXIO. */
+  seek(fid: Fid, offset: number, what: 'data' | 'hole'): number | undefined;
+  /** Copies within the target; ranges of one file must not overlap (the caller checked). */
+  copy(
+    from: Fid,
+    fromOffset: number,
+    to: Fid,
+    toOffset: number,
+    length: number,
+    time: Timespec,
+    within?: Within,
+  ): MaybePromise<Executed<Inode> & { readonly copied: number }>;
+}
+
+export interface Superblock {
+  readonly formatVersion: number;
+  /** Bits a reader must know to open at all. */
+  readonly featuresIncompat: number;
+  readonly filesystemUuid: string;
+  readonly targetUuid: TargetUuid;
+  readonly targetIndex: number;
+  readonly label: string;
+  /** Version of the software that last served this target; '' when only mkfs touched it. */
+  readonly softwareVersion: string;
+  /** Number of the serving instance: one more at each start. */
+  readonly instance: number;
+  /** The last instance stopped by a controlled shutdown (or mkfs). */
+  readonly clean: boolean;
+}
+
+export interface TargetStore extends Reader {
+  readonly superblock: Superblock;
+  readonly data: FileData;
+  readonly lastTransno: Transno;
+  readonly lastCommitted: Transno;
+  /** @param reserve may use the space kept back for deletes. @throws what run throws; FsError ENOSPC, EIO. */
+  execute<R>(run: (tx: Tx) => R, options?: { readonly reserve?: boolean }): Executed<R>;
+  /** Resolves when all that was executed before the call is durable. @throws FsError EIO when the target failed. */
+  sync(): Promise<void>;
+  onCommit(listener: (lastCommitted: Transno) => void): void;
+  statfs(): StatfsMessage;
+  /** Bytes that data may still use: free blocks less what is allocated but uncommitted. */
+  availableBytes(): number;
+  /** Resolves with the cause when a commit failed; never rejects. */
+  readonly failed: Promise<Error>;
+  /**
+   * Makes this instance the serving one: durable before it resolves, sets version, instance + 1, clean = false.
+   */
+  begin(softwareVersion: string): Promise<void>;
+  /** Commits everything, flushes the devices, then writes the clean mark, last of all, durably. */
+  markClean(): Promise<void>;
+  /** Releases the devices. Without markClean() before it the target is left unclean. */
+  close(): Promise<void>;
+}
+
+export interface StoreOptions {
+  /** Longest time an executed operation waits for its group commit when nobody asks for it. */
+  readonly commitIntervalMs?: number;
+}
+
+/**
+ * openTarget(runtime, meta, data, options): Promise<TargetStore>, in target.ts; formatTarget(...) in mkfs.ts.
+ * Opening reads and checks superblocks and pairing only; it changes nothing on the devices before begin().
+ * @throws FsError with a one-line message: not formatted, swapped, from different targets, unknown format or
+ *   feature bit, corrupted.
+ */
+export interface TargetDevices {
+  /** Path of the meta device, opened and locked exclusively by the caller for as long as the store is open. */
+  readonly metaPath: string;
+  readonly metaSizeBytes: number;
+  readonly data: import('../runtime/ports.js').BlockDevice;
+  /** Folder for lmdb's lock file and the link to the device; never in /dev. */
+  readonly runtimeDir: string;
+}

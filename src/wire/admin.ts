@@ -1,0 +1,94 @@
+/** Admin family. Opcodes 128-143: status, shutdown and evict commands. Served while starting and shutting down too. */
+
+import { Empty, operation } from './operation.js';
+import { bool, list, message, nested, type Of, oneOf, opt, req, text, u32, uint } from './schema.js';
+
+export const serverState = oneOf(
+  'standby',
+  'starting',
+  'recovering',
+  'active',
+  'draining',
+  'committing',
+  'stopped',
+);
+
+export const ClientStatus = message('ClientStatus', {
+  uuid: req(1, text(36)),
+  name: req(2, text(255)),
+  /** connected; disconnected; recovering (known, replay not complete); draining; drained. */
+  state: req(3, oneOf('connected', 'disconnected', 'recovering', 'draining', 'drained')),
+  softwareVersion: req(4, text(64)),
+  address: opt(5, text(255)),
+  opens: req(6, uint),
+  locks: req(7, uint),
+  /** As last reported by the client. */
+  dirtyBytes: req(8, uint),
+  rpcsInFlight: req(9, uint),
+  idleMs: req(10, uint),
+});
+
+export const Status = operation(
+  128,
+  'STATUS',
+  Empty,
+  message('StatusReply', {
+    state: req(1, serverState),
+    label: req(2, text(64)),
+    targetUuid: req(3, text(36)),
+    softwareVersion: req(4, text(64)),
+    instance: req(5, uint),
+    uptimeMs: req(6, uint),
+    clients: req(7, list(nested(ClientStatus), 100_000)),
+    blocks: req(8, uint),
+    blocksFree: req(9, uint),
+    blockBytes: req(10, u32),
+    inodes: req(11, uint),
+    lastTransno: req(12, uint),
+    lastCommitted: req(13, uint),
+    /** Evictions of this instance, newest last, 16 at most. */
+    evicted: req(
+      14,
+      list(
+        nested(
+          message('EvictedClient', {
+            uuid: req(1, text(36)),
+            name: req(2, text(255)),
+            reason: req(3, text(500)),
+          }),
+        ),
+        16,
+      ),
+    ),
+    orphans: req(15, uint),
+    pid: opt(16, uint),
+  }),
+);
+/** Controlled shutdown. Answered at once; progress is read by STATUS, completion seen by the connection's end. */
+export const Shutdown = operation(
+  129,
+  'SHUTDOWN',
+  message('ShutdownRequest', { drainTimeoutMs: opt(1, uint), cancel: opt(2, bool) }),
+  message('ShutdownReply', { accepted: req(1, bool), text: req(2, text(500)) }),
+);
+/** Client by UUID, UUID prefix or name. ENOENT, or EINVAL when more than one fits. */
+export const Evict = operation(
+  130,
+  'EVICT',
+  message('EvictRequest', { client: req(1, text(255)), reason: opt(2, text(200)) }),
+  message('EvictReply', { uuid: req(1, text(36)), name: req(2, text(255)) }),
+);
+/** Notice from client to server while it drains, so that the server can show progress. */
+export const DrainProgress = operation(
+  131,
+  'DRAIN_PROGRESS',
+  message('DrainProgressNotice', {
+    dirtyBytes: req(1, uint),
+    rpcsInFlight: req(2, uint),
+    locks: req(3, uint),
+  }),
+  Empty,
+);
+export type StatusReply = Of<typeof Status.reply>;
+export type ClientStatusMessage = Of<typeof ClientStatus>;
+export type ServerStateName = StatusReply['state'];

@@ -1,0 +1,67 @@
+/** Data family. Opcodes 96-111. Bulk travels raw behind the body, BULK_MAX at most. The sender holds a data lock. */
+
+import { Empty, operation } from './operation.js';
+import { attr, fid, message, oneOf, opt, req, timespec, u32, uint } from './schema.js';
+
+/** Page-in, read, readahead. The bulk is shorter than asked at the end of the file only; holes are zeros. */
+export const Read = operation(
+  96,
+  'READ',
+  message('ReadRequest', { fid: req(1, fid), offset: req(2, uint), length: req(3, u32) }),
+  message('ReadReply', { sizeBytes: req(1, uint) }),
+);
+/** Write-back of dirty pages. Extends the file; sets mtime and ctime to mtime. */
+export const Write = operation(
+  97,
+  'WRITE',
+  message('WriteRequest', {
+    fid: req(1, fid),
+    offset: req(2, uint),
+    mtime: req(3, timespec),
+    /** Bytes of the client's space grant that this write uses up. */
+    grantUsed: req(4, uint),
+  }),
+  message('WriteReply', {
+    /** st_blocks after it. */
+    blocks: req(1, uint),
+    /** Added to the client's grant. */
+    grantBytes: req(2, uint),
+  }),
+  'modifies',
+);
+/** fsync, fdatasync, fsyncdir, syncfs: answered when everything executed before it is durable. */
+export const Sync = operation(98, 'SYNC', message('SyncRequest', { fid: opt(1, fid) }), Empty);
+/** Linux flags: KEEP_SIZE 1, PUNCH_HOLE 2 (with KEEP_SIZE), ZERO_RANGE 16; others EOPNOTSUPP. */
+export const Fallocate = operation(
+  99,
+  'FALLOCATE',
+  message('FallocateRequest', {
+    fid: req(1, fid),
+    mode: req(2, u32),
+    offset: req(3, uint),
+    length: req(4, uint),
+  }),
+  message('FallocateReply', { attr: req(1, attr) }),
+  'modifies',
+);
+/** lseek SEEK_DATA, SEEK_HOLE. ENXIO at or past the end. */
+export const Seek = operation(
+  100,
+  'SEEK',
+  message('SeekRequest', { fid: req(1, fid), offset: req(2, uint), what: req(3, oneOf('data', 'hole')) }),
+  message('SeekReply', { offset: req(1, uint) }),
+);
+/** copy_file_range within the target. */
+export const CopyRange = operation(
+  101,
+  'COPY_RANGE',
+  message('CopyRangeRequest', {
+    fromFid: req(1, fid),
+    fromOffset: req(2, uint),
+    toFid: req(3, fid),
+    toOffset: req(4, uint),
+    length: req(5, uint),
+  }),
+  message('CopyRangeReply', { copied: req(1, uint), attr: req(2, attr) }),
+  'modifies',
+);

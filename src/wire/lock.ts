@@ -1,0 +1,138 @@
+/** Lock family. Opcodes 16-47. ASTs go from server to client. Modes, bits and policies: docs/LOCKING.md. */
+
+import type { LockHandle } from '../base/ids.js';
+import { Empty, operation } from './operation.js';
+import {
+  attr,
+  bool,
+  branded,
+  fid,
+  list,
+  message,
+  nested,
+  type Of,
+  oneOf,
+  opt,
+  req,
+  text,
+  timespec,
+  u8,
+  u32,
+  uint,
+} from './schema.js';
+
+export const lockHandle = branded<LockHandle>('lockHandle');
+/** Lustre's modes; the compatibility matrix is dlm/modes.ts. */
+export const lockMode = oneOf('EX', 'PW', 'PR', 'CW', 'CR', 'NL');
+/**
+ * active: the active server lock, plain. inode: inodebits. data: extent (the whole file for now).
+ * flock: application locks (flock, fcntl, OFD).
+ */
+export const resourceType = oneOf('active', 'inode', 'data', 'flock');
+
+/** Inodebits. UPDATE: the names in a directory, negative too, and its own size and times. ATTR: attributes, xattrs. */
+export const BIT_UPDATE = 1;
+export const BIT_ATTR = 2;
+
+/** A cache lock that came with the reply of another operation. */
+export const Grant = message('Grant', {
+  handle: req(1, lockHandle),
+  fid: req(2, fid),
+  type: req(3, oneOf('inode', 'data')),
+  mode: req(4, lockMode),
+  bits: opt(5, u8),
+});
+export const grants = list(nested(Grant), 20_000);
+
+/** One application lock. end is exclusive; absent: to the end of the file whatever its size becomes. */
+export const FlockRange = message('FlockRange', {
+  /** 'flock' (whole file) conflicts only with 'flock'; 'posix' and 'ofd' conflict with each other. */
+  kind: req(1, oneOf('posix', 'ofd', 'flock')),
+  /** The kernel's lk_owner, 16 hex digits; unique with the client's UUID. */
+  owner: req(2, text(16)),
+  pid: req(3, u32),
+  exclusive: req(4, bool),
+  start: req(5, uint),
+  end: opt(6, uint),
+});
+
+/**
+ * Cache locks (active, inode, data): answered when granted. flock: answered at once; when `granted` is false the lock
+ * waits on the server and a CAST tells of its grant. FLAG_RECOVERY: lock replay.
+ */
+export const Enqueue = operation(
+  16,
+  'ENQUEUE',
+  message('EnqueueRequest', {
+    type: req(1, resourceType),
+    /** Absent for active. */
+    fid: opt(2, fid),
+    mode: req(3, lockMode),
+    bits: opt(4, u8),
+    flock: opt(5, nested(FlockRange)),
+    /** flock only: wait when it conflicts; else EAGAIN. */
+    wait: opt(6, bool),
+    /** flock replay: the order number the lock had, so that waiters keep their turn. */
+    sequence: opt(7, uint),
+  }),
+  message('EnqueueReply', {
+    handle: req(1, lockHandle),
+    granted: req(2, bool),
+    sequence: opt(3, uint),
+    /** data and inode: attributes at the moment of the grant. */
+    attr: opt(4, attr),
+  }),
+);
+/** Gives back locks, granted or waiting. Unknown handles are ignored (they may have been evicted or cancelled). */
+export const Cancel = operation(
+  17,
+  'CANCEL',
+  message('CancelRequest', { handles: req(1, list(lockHandle, 50_000)) }),
+  Empty,
+);
+/** GETLK: the first conflicting lock, absent if there is none. */
+export const TestFlock = operation(
+  18,
+  'TEST_FLOCK',
+  message('TestFlockRequest', { fid: req(1, fid), flock: req(2, nested(FlockRange)) }),
+  message('TestFlockReply', { conflict: opt(1, nested(FlockRange)) }),
+);
+/** Unlock of a range of one owner; splits or shrinks its locks. */
+export const Unflock = operation(
+  19,
+  'UNFLOCK',
+  message('UnflockRequest', { fid: req(1, fid), flock: req(2, nested(FlockRange)) }),
+  Empty,
+);
+
+/** Notice: somebody waits for this lock; give it back (CANCEL) as soon as what it protects is flushed and dropped. */
+export const Bast = operation(
+  32,
+  'BAST',
+  message('BastNotice', { handle: req(1, lockHandle), type: req(2, resourceType), fid: opt(3, fid) }),
+  Empty,
+);
+/** Notice: a waiting flock is granted. errno set (EDEADLK) when it never will be. */
+export const Cast = operation(
+  33,
+  'CAST',
+  message('CastNotice', { handle: req(1, lockHandle), errno: opt(2, u32) }),
+  Empty,
+);
+/** Request to the holder of a PW data lock: size and times as its applications see them. ENOENT: lock just given back. */
+export const Glimpse = operation(
+  34,
+  'GLIMPSE',
+  message('GlimpseRequest', { handle: req(1, lockHandle), fid: req(2, fid) }),
+  message('GlimpseReply', {
+    sizeBytes: req(1, uint),
+    mtime: req(2, timespec),
+    ctime: opt(3, timespec),
+    dirtyBytes: opt(4, uint),
+  }),
+);
+
+export type GrantMessage = Of<typeof Grant>;
+export type FlockRangeMessage = Of<typeof FlockRange>;
+export type LockModeName = 'EX' | 'PW' | 'PR' | 'CW' | 'CR' | 'NL';
+export type ResourceTypeName = 'active' | 'inode' | 'data' | 'flock';

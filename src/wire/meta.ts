@@ -1,0 +1,251 @@
+/**
+ * Metadata family. Opcodes 64-95. Every Attr in a reply is the state right after the operation, and replies leave the
+ * server in the order of execution: a client that applies messages as they arrive never goes back in time.
+ */
+
+import type { Fh } from '../base/ids.js';
+import { grants } from './lock.js';
+import { Empty, operation } from './operation.js';
+import {
+  attr,
+  bool,
+  branded,
+  bytes,
+  fid,
+  list,
+  message,
+  name,
+  nested,
+  type Of,
+  opt,
+  req,
+  text,
+  timespec,
+  u8,
+  u32,
+  uint,
+} from './schema.js';
+
+/** Locks wanted with a reply, granted only if nobody has to be called back (but PARENT and ATTR: waited for). */
+export const WANT_PARENT = 1; // UPDATE|ATTR PR on the directory
+export const WANT_ATTR = 2; // ATTR PR on the inode (UPDATE|ATTR on a directory)
+export const WANT_DATA_READ = 4; // data PR on a regular file
+export const WANT_DATA_WRITE = 8; // data PW on a regular file
+
+export const fh = branded<Fh>('fh');
+export const SYMLINK_MAX = 4095;
+export const XATTR_VALUE_MAX = 65536;
+/** xattr names are bytes: latin1 text like Name. */
+export const xattrName = text(255);
+
+/** lookup, stat: LOOKUP. */
+export const Lookup = operation(
+  64,
+  'LOOKUP',
+  message('LookupRequest', { parent: req(1, fid), name: req(2, name), want: req(3, u8) }),
+  /** attr absent: no such name; with WANT_PARENT that may be cached too. `locks` may be fewer than wanted. */
+  message('LookupReply', { attr: opt(1, attr), locks: req(2, grants) }),
+);
+/** stat, fstat. Size and mtime are exact: a PW holder was glimpsed. */
+export const Getattr = operation(
+  65,
+  'GETATTR',
+  message('GetattrRequest', { fid: req(1, fid), want: req(2, u8) }),
+  message('GetattrReply', { attr: req(1, attr), locks: req(2, grants) }),
+);
+/** chmod, chown, truncate, ftruncate, utimensat, and the privilege kill of a write. */
+export const Setattr = operation(
+  66,
+  'SETATTR',
+  message('SetattrRequest', {
+    fid: req(1, fid),
+    mode: opt(2, u32),
+    uid: opt(3, u32),
+    gid: opt(4, u32),
+    sizeBytes: opt(5, uint),
+    atime: opt(6, timespec),
+    mtime: opt(7, timespec),
+    /** Use the server's clock instead. */
+    atimeNow: opt(8, bool),
+    mtimeNow: opt(9, bool),
+    ctime: opt(10, timespec),
+    /** Drop S_ISUID, and S_ISGID where group execution is allowed, as the kernel's HANDLE_KILLPRIV_V2 asks. */
+    killSuidgid: opt(11, bool),
+  }),
+  message('SetattrReply', { attr: req(1, attr) }),
+  'modifies',
+);
+export const Readlink = operation(
+  67,
+  'READLINK',
+  message('ReadlinkRequest', { fid: req(1, fid) }),
+  message('ReadlinkReply', { target: req(1, bytes(SYMLINK_MAX)) }),
+);
+/** mknod, mkdir, symlink, creat, open(O_CREAT), O_TMPFILE: the type is in mode. */
+export const Create = operation(
+  68,
+  'CREATE',
+  message('CreateRequest', {
+    parent: req(1, fid),
+    /** Absent: O_TMPFILE, an orphan from birth. */
+    name: opt(2, name),
+    /** FID for the new object, from a range granted to this client. */
+    fid: req(3, fid),
+    mode: req(4, u32),
+    umask: req(5, u32),
+    uid: req(6, u32),
+    gid: req(7, u32),
+    rdev: opt(8, u32),
+    target: opt(9, bytes(SYMLINK_MAX)),
+    /** EEXIST if the name is there; else an existing regular file is opened. */
+    exclusive: req(10, bool),
+    /** Open it too. */
+    fh: opt(11, fh),
+    flags: opt(12, u32),
+    want: req(13, u8),
+  }),
+  message('CreateReply', {
+    attr: req(1, attr),
+    parentAttr: opt(2, attr),
+    existed: req(3, bool),
+    locks: req(4, grants),
+  }),
+  'modifies',
+);
+/** open, opendir. O_TRUNC in flags truncates. */
+export const Open = operation(
+  69,
+  'OPEN',
+  message('OpenRequest', { fid: req(1, fid), fh: req(2, fh), flags: req(3, u32), want: req(4, u8) }),
+  message('OpenReply', { attr: req(1, attr), locks: req(2, grants) }),
+  'modifies',
+);
+/** Last close of handles. An unlinked inode is destroyed with its last one. Unknown handles are ignored. */
+export const Close = operation(
+  70,
+  'CLOSE',
+  message('CloseRequest', { fhs: req(1, list(fh, 10_000)) }),
+  Empty,
+  'modifies',
+);
+/** unlink, rmdir. */
+export const Unlink = operation(
+  71,
+  'UNLINK',
+  message('UnlinkRequest', { parent: req(1, fid), name: req(2, name), directory: req(3, bool) }),
+  /** attr: the victim's, nlink 0 when that was its last name. */
+  message('UnlinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
+  'modifies',
+);
+export const RENAME_NOREPLACE = 1;
+export const RENAME_EXCHANGE = 2;
+export const Rename = operation(
+  72,
+  'RENAME',
+  message('RenameRequest', {
+    parent: req(1, fid),
+    name: req(2, name),
+    newParent: req(3, fid),
+    newName: req(4, name),
+    flags: req(5, u32),
+  }),
+  message('RenameReply', {
+    attr: req(1, attr),
+    parentAttr: req(2, attr),
+    newParentAttr: req(3, attr),
+    /** The inode that had the new name: now unlinked, or under the old name (EXCHANGE). */
+    otherAttr: opt(4, attr),
+  }),
+  'modifies',
+);
+export const Link = operation(
+  73,
+  'LINK',
+  message('LinkRequest', { fid: req(1, fid), parent: req(2, fid), name: req(3, name) }),
+  message('LinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
+  'modifies',
+);
+/** getdents, with FEATURE.readdirPlus also the stats that follow it. */
+export const Readdir = operation(
+  74,
+  'READDIR',
+  message('ReaddirRequest', {
+    fid: req(1, fid),
+    /** 0, or the cookie of the last entry seen. Cookies are stable for the life of the directory, restarts included. */
+    cookie: req(2, uint),
+    limit: req(3, u32),
+    plus: req(4, bool),
+    want: req(5, u8),
+  }),
+  message('ReaddirReply', {
+    entries: req(
+      1,
+      list(
+        nested(
+          message('DirEntry', {
+            name: req(1, name),
+            fid: req(2, fid),
+            /** S_IFMT bits. */
+            type: req(3, u32),
+            cookie: req(4, uint),
+            attr: opt(5, attr),
+          }),
+        ),
+        10_000,
+      ),
+    ),
+    /** Nothing follows. */
+    end: req(2, bool),
+    locks: req(3, grants),
+    /** The directory's parent, for '..'. */
+    parent: req(4, fid),
+  }),
+);
+export const Getxattr = operation(
+  75,
+  'GETXATTR',
+  message('GetxattrRequest', { fid: req(1, fid), name: req(2, xattrName) }),
+  message('GetxattrReply', { value: req(1, bytes(XATTR_VALUE_MAX)) }),
+);
+/** flags: XATTR_CREATE 1, XATTR_REPLACE 2. */
+export const Setxattr = operation(
+  76,
+  'SETXATTR',
+  message('SetxattrRequest', {
+    fid: req(1, fid),
+    name: req(2, xattrName),
+    value: req(3, bytes(XATTR_VALUE_MAX)),
+    flags: req(4, u32),
+    /** FUSE_SETXATTR_ACL_KILL_SGID. */
+    killSgid: opt(5, bool),
+  }),
+  message('SetxattrReply', { attr: req(1, attr) }),
+  'modifies',
+);
+export const Listxattr = operation(
+  77,
+  'LISTXATTR',
+  message('ListxattrRequest', { fid: req(1, fid) }),
+  message('ListxattrReply', { names: req(1, list(xattrName, 10_000)) }),
+);
+export const Removexattr = operation(
+  78,
+  'REMOVEXATTR',
+  message('RemovexattrRequest', { fid: req(1, fid), name: req(2, xattrName) }),
+  message('RemovexattrReply', { attr: req(1, attr) }),
+  'modifies',
+);
+export const Statfs = operation(
+  79,
+  'STATFS',
+  Empty,
+  message('StatfsReply', {
+    blockBytes: req(1, u32),
+    blocks: req(2, uint),
+    blocksFree: req(3, uint),
+    blocksAvailable: req(4, uint),
+    inodes: req(5, uint),
+    inodesFree: req(6, uint),
+  }),
+);
+export type StatfsMessage = Of<typeof Statfs.reply>;

@@ -1,0 +1,31 @@
+/** What an operation is on the wire: a number, a request and a reply. The families are in the files beside this one. */
+
+import type { Message } from './schema.js';
+import { message, opt, req, text, uint } from './schema.js';
+
+export interface Operation<Request, Reply> {
+  readonly opcode: number;
+  readonly name: string;
+  readonly request: Message<Request>;
+  readonly reply: Message<Reply>;
+  /** Changes the target: gets a transno, and a resend of it is answered from reply data. */
+  readonly modifies: boolean;
+}
+
+export type RequestOf<O> = O extends Operation<infer R, unknown> ? R : never;
+export type ReplyOf<O> =
+  O extends Operation<never, infer R> ? R : O extends Operation<infer _, infer R> ? R : never;
+
+export function operation<Request, Reply>(
+  opcode: number,
+  name: string,
+  request: Message<Request>,
+  reply: Message<Reply>,
+  modifies: 'modifies' | 'reads' = 'reads',
+): Operation<Request, Reply> {
+  return { opcode, name, request, reply, modifies: modifies === 'modifies' };
+}
+
+export const Empty = message('Empty', {});
+/** Body of every reply whose header carries an errno. */
+export const ErrorReply = message('ErrorReply', { text: req(1, text(500)), retryAfterMs: opt(2, uint) });

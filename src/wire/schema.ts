@@ -1,0 +1,249 @@
+/**
+ * Message schemas. A message is a MessagePack array; a field's number is its position plus one and is never reused.
+ * Optional fields that are absent travel as nil, or not at all at the end. Fields a peer sends beyond those we know
+ * are ignored: that is how messages grow. Everything decoded is checked before anyone sees it (hostile peers).
+ */
+
+import { Packr } from 'msgpackr';
+import type { Attr, Timespec } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
+import { type Fid, NAME_MAX, type Name } from '../base/ids.js';
+
+export interface FieldType<T> {
+  readonly label: string;
+  /** Shape on the wire; absent when the value travels as it is. */
+  pack?(value: T): unknown;
+  /** Checks and converts. @throws FsError EPROTO naming what was wrong. */
+  unpack(value: unknown): T;
+}
+
+export interface Field<T, Optional extends boolean> {
+  readonly number: number;
+  readonly type: FieldType<T>;
+  readonly optional: Optional;
+}
+
+export function req<T>(number: number, type: FieldType<T>): Field<T, false> {
+  return { number, type, optional: false };
+}
+export function opt<T>(number: number, type: FieldType<T>): Field<T, true> {
+  return { number, type, optional: true };
+}
+
+type Fields = Readonly<Record<string, Field<unknown, boolean>>>;
+type TypeOf<F> = F extends { readonly type: FieldType<infer T> } ? T : never;
+
+export type MessageOf<F extends Fields> = {
+  readonly [K in keyof F as F[K]['optional'] extends true ? never : K]: TypeOf<F[K]>;
+} & {
+  readonly [K in keyof F as F[K]['optional'] extends true ? K : never]?: TypeOf<F[K]> | undefined;
+};
+
+export interface Message<T> {
+  readonly name: string;
+  /** As an array, to be nested or packed. */
+  toArray(value: T): unknown[];
+  /** @throws FsError EPROTO */
+  fromArray(value: unknown): T;
+}
+
+/** The type that a message definition describes. */
+export type Of<M> = M extends Message<infer T> ? T : never;
+
+function bad(message: string): FsError {
+  return new FsError('EPROTO', message);
+}
+
+export function message<F extends Fields>(name: string, fields: F): Message<MessageOf<F>> {
+  const entries = Object.entries(fields).sort((a, b) => a[1].number - b[1].number);
+  const length = entries.at(-1)?.[1].number ?? 0;
+  return {
+    name,
+    toArray(value) {
+      const out: unknown[] = new Array(length).fill(null);
+      let used = 0;
+      for (const [key, field] of entries) {
+        const item = (value as Record<string, unknown>)[key];
+        if (item === undefined) continue;
+        out[field.number - 1] = field.type.pack === undefined ? item : field.type.pack(item);
+        used = field.number;
+      }
+      out.length = used;
+      return out;
+    },
+    fromArray(value) {
+      if (!Array.isArray(value)) throw bad(`${name}: not an array`);
+      const out: Record<string, unknown> = {};
+      for (const [key, field] of entries) {
+        const item: unknown = value[field.number - 1];
+        if (item === undefined || item === null) {
+          if (!field.optional) throw bad(`${name}.${key} is missing`);
+          continue;
+        }
+        try {
+          out[key] = field.type.unpack(item);
+        } catch (cause) {
+          if (cause instanceof FsError)
+            throw new FsError('EPROTO', `${name}.${key}: ${cause.message}`, { cause });
+          throw cause;
+        }
+      }
+      return out as MessageOf<F>;
+    },
+  };
+}
+
+// No shared structures: a frame is decodable alone. int64 values come back as numbers and are range-checked below.
+const packr = new Packr({ useRecords: false, int64AsType: 'number', encodeUndefinedAsNil: true });
+
+/** Bytes of a message. The result is a view that stays valid (it is not msgpackr's reused buffer). */
+export function encode<T>(type: Message<T>, value: T): Buffer {
+  return packr.pack(type.toArray(value));
+}
+
+/**
+ * @param body exactly one message. Byte fields of the result are views into it.
+ * @throws FsError EPROTO
+ */
+export function decode<T>(type: Message<T>, body: Uint8Array): T {
+  let raw: unknown;
+  try {
+    raw = packr.unpack(body);
+  } catch (cause) {
+    throw new FsError('EPROTO', `${type.name}: not MessagePack`, { cause });
+  }
+  return type.fromArray(raw);
+}
+
+function integer(label: string, min: number, max: number): FieldType<number> {
+  return {
+    label,
+    unpack(value) {
+      if (typeof value !== 'number' || !Number.isInteger(value) || value < min || value > max) {
+        throw bad(`not a ${label}`);
+      }
+      return value;
+    },
+  };
+}
+
+export const u8 = integer('u8', 0, 0xff);
+export const u16 = integer('u16', 0, 0xffff);
+export const u32 = integer('u32', 0, 0xffff_ffff);
+/** Non-negative safe integer: sizes, offsets, counters. */
+export const uint = integer('uint', 0, Number.MAX_SAFE_INTEGER);
+/** Safe integer of either sign. */
+export const int = integer('int', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
+
+export const bool: FieldType<boolean> = {
+  label: 'bool',
+  unpack(value) {
+    if (typeof value !== 'boolean') throw bad('not a bool');
+    return value;
+  },
+};
+
+/** A non-negative integer with a brand. */
+export function branded<T extends number>(label: string): FieldType<T> {
+  return { label, unpack: (value) => uint.unpack(value) as T };
+}
+
+export const fid: FieldType<Fid> = {
+  label: 'fid',
+  unpack(value) {
+    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value <= 0) throw bad('not a fid');
+    return value as Fid;
+  },
+};
+
+/** Text of at most maxLength UTF-16 units. */
+export function text<T extends string = string>(maxLength: number): FieldType<T> {
+  return {
+    label: `text<=${maxLength}`,
+    unpack(value) {
+      if (typeof value !== 'string' || value.length > maxLength)
+        throw bad(`not text of at most ${maxLength}`);
+      return value as T;
+    },
+  };
+}
+
+/** One of a closed set of words. */
+export function oneOf<T extends string>(...words: readonly T[]): FieldType<T> {
+  return {
+    label: words.join('|'),
+    unpack(value) {
+      if (!words.includes(value as T)) throw bad(`not one of ${words.join(', ')}`);
+      return value as T;
+    },
+  };
+}
+
+/** Bytes of at most maxLength. Decoded as a view into the frame's body. */
+export function bytes(maxLength: number): FieldType<Uint8Array> {
+  return {
+    label: `bytes<=${maxLength}`,
+    unpack(value) {
+      if (!(value instanceof Uint8Array) || value.length > maxLength)
+        throw bad(`not bytes of at most ${maxLength}`);
+      return value;
+    },
+  };
+}
+
+const FORBIDDEN_IN_NAME = /[\0/\u0100-\uffff]/;
+
+/** A file name; see Name. '.' and '..' are the kernel's business and refused here. */
+export const name: FieldType<Name> = {
+  label: 'name',
+  unpack(value) {
+    if (typeof value !== 'string' || value.length === 0) throw bad('not a name');
+    if (value.length > NAME_MAX || FORBIDDEN_IN_NAME.test(value)) throw bad('not a name');
+    if (value === '.' || value === '..') throw bad('a name may not be . or ..');
+    return value as Name;
+  },
+};
+
+export function list<T>(of: FieldType<T>, maxLength: number): FieldType<readonly T[]> {
+  return {
+    label: `list of ${of.label}`,
+    pack: (value) => (of.pack === undefined ? value : value.map((item) => of.pack?.(item))),
+    unpack(value) {
+      if (!Array.isArray(value) || value.length > maxLength) throw bad(`not a list of at most ${maxLength}`);
+      return value.map((item) => of.unpack(item));
+    },
+  };
+}
+
+/** A message as a field of another. */
+export function nested<T>(type: Message<T>): FieldType<T> {
+  return { label: type.name, pack: (value) => type.toArray(value), unpack: (value) => type.fromArray(value) };
+}
+
+export const timespec: FieldType<Timespec> = {
+  label: 'timespec',
+  pack: (value) => [value.sec, value.nsec],
+  unpack(value) {
+    if (!Array.isArray(value) || value.length !== 2) throw bad('not a timespec');
+    const sec = int.unpack(value[0]);
+    const nsec = u32.unpack(value[1]);
+    if (nsec > 999_999_999) throw bad('nanoseconds out of range');
+    return { sec, nsec };
+  },
+};
+
+const AttrMessage = message('Attr', {
+  fid: req(1, fid),
+  mode: req(2, u32),
+  nlink: req(3, u32),
+  uid: req(4, u32),
+  gid: req(5, u32),
+  rdev: req(6, u32),
+  sizeBytes: req(7, uint),
+  blocks: req(8, uint),
+  atime: req(9, timespec),
+  mtime: req(10, timespec),
+  ctime: req(11, timespec),
+  btime: req(12, timespec),
+});
+export const attr: FieldType<Attr> = nested(AttrMessage);
