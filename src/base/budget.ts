@@ -1,0 +1,95 @@
+/**
+ * ByteBudget: the one tool of backpressure. Who is about to hold memory for somebody else takes it from a named budget
+ * first and gives it back in `finally`.
+ *
+ * Waiters are served first come, first served, so a large request is not starved by small ones. A request larger than
+ * the whole budget is granted when nothing else is out: it must not wait for ever.
+ */
+
+import { assert } from './assert.js';
+import { FsError } from './errno.js';
+import type { MaybePromise } from './maybe_promise.js';
+
+interface Waiter {
+  readonly bytes: number;
+  readonly grant: () => void;
+}
+
+export class ByteBudget {
+  /** For metrics and messages. */
+  readonly name: string;
+  readonly limitBytes: number;
+  #used = 0;
+  readonly #waiters = new Set<Waiter>();
+
+  constructor(name: string, limitBytes: number) {
+    assert(limitBytes > 0, `budget ${name} of ${limitBytes} bytes`);
+    this.name = name;
+    this.limitBytes = limitBytes;
+  }
+
+  get usedBytes(): number {
+    return this.#used;
+  }
+
+  /** Number of waiters. */
+  get waiting(): number {
+    return this.#waiters.size;
+  }
+
+  /** Takes the bytes if nobody waits and they are there. */
+  tryTake(bytes: number): boolean {
+    if (this.#waiters.size > 0 || !this.#fits(bytes)) return false;
+    this.#used += bytes;
+    return true;
+  }
+
+  /**
+   * Takes the bytes, at once or when it is this caller's turn.
+   * @throws FsError EINTR (as a rejection) when the signal aborts first; nothing was taken then.
+   */
+  take(bytes: number, signal?: AbortSignal): MaybePromise<void> {
+    if (signal?.aborted) return Promise.reject(this.#interrupted());
+    if (this.tryTake(bytes)) return undefined;
+    return new Promise((resolve, reject) => {
+      const waiter: Waiter = {
+        bytes,
+        grant: () => {
+          signal?.removeEventListener('abort', onAbort);
+          resolve();
+        },
+      };
+      const onAbort = (): void => {
+        this.#waiters.delete(waiter);
+        // It may have been the head that held up smaller ones.
+        this.#serve();
+        reject(this.#interrupted());
+      };
+      signal?.addEventListener('abort', onAbort, { once: true });
+      this.#waiters.add(waiter);
+    });
+  }
+
+  give(bytes: number): void {
+    assert(bytes <= this.#used, `budget ${this.name}: ${bytes} given back, ${this.#used} out`);
+    this.#used -= bytes;
+    this.#serve();
+  }
+
+  #fits(bytes: number): boolean {
+    return this.#used === 0 || this.#used + bytes <= this.limitBytes;
+  }
+
+  #serve(): void {
+    for (const waiter of this.#waiters) {
+      if (!this.#fits(waiter.bytes)) return;
+      this.#used += waiter.bytes;
+      this.#waiters.delete(waiter);
+      waiter.grant();
+    }
+  }
+
+  #interrupted(): FsError {
+    return new FsError('EINTR', `interrupted while waiting for ${this.name}`);
+  }
+}

@@ -1,0 +1,25 @@
+/** The ports of a real process: node's clock, timers, sockets and random numbers. */
+
+import { nodeChecksum } from './node_checksum.js';
+import { NodeClock, nodeRng, nodeTimers } from './node_clock.js';
+import { NodeMetrics } from './node_metrics.js';
+import { nodeTransport } from './node_tcp.js';
+import type { Runtime } from './ports.js';
+
+export interface NodeRuntime extends Runtime {
+  /** All metrics of this runtime in Prometheus' text format. */
+  renderMetrics(): Promise<string>;
+}
+
+export function nodeRuntime(): NodeRuntime {
+  const metrics = new NodeMetrics();
+  return {
+    clock: new NodeClock(),
+    timers: nodeTimers,
+    rng: nodeRng,
+    transport: nodeTransport,
+    metrics,
+    checksum: nodeChecksum,
+    renderMetrics: () => metrics.render(),
+  };
+}
