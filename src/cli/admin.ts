@@ -1,0 +1,74 @@
+/** A connection for the admin family: status, shutdown, evict. One call each, or several on one connection. */
+
+import { FsError } from '../base/errno.js';
+import type { ClientUuid } from '../base/ids.js';
+import type { RequesterApi } from '../rpc/api.js';
+import { FrameLink } from '../rpc/link.js';
+import { Requester } from '../rpc/requester.js';
+import { nodeRuntime } from '../runtime/node_runtime.js';
+import type { Address } from '../runtime/ports.js';
+import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../wire/header.js';
+import { Connect, FEATURES_ALL } from '../wire/session.js';
+import { CliError, formatAddress } from './common.js';
+import { installedVersion } from './installed.js';
+
+export interface AdminConnection {
+  readonly requester: RequesterApi;
+  /** Resolves when the connection is gone, whoever ended it. */
+  readonly closed: Promise<void>;
+  close(): void;
+}
+
+/** @throws CliError when nobody answers at the address. */
+export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<AdminConnection> {
+  const runtime = nodeRuntime();
+  const requester = new Requester({ runtime });
+  let link: FrameLink | undefined;
+  let markClosed: () => void = () => {};
+  const closed = new Promise<void>((resolve) => {
+    markClosed = resolve;
+  });
+  try {
+    await runtime.transport.connect(
+      address,
+      (connection) => {
+        link = new FrameLink(
+          connection,
+          {
+            frame: (frame) => {
+              if (frame.header.kind === KIND.reply) requester.reply(frame);
+            },
+            closed: () => {
+              requester.detach();
+              requester.failAll(new FsError('ENOTCONN', `${formatAddress(address)} closed the connection`));
+              markClosed();
+            },
+          },
+          { connCount: 1 },
+        );
+        return link;
+      },
+      { timeoutMs },
+    );
+  } catch (cause) {
+    throw new CliError(
+      `no Holdfast server answers at ${formatAddress(address)} (${(cause as Error).message}); is it running, and is the address right?`,
+      1,
+      { cause },
+    );
+  }
+  if (link === undefined) throw new CliError(`connection to ${formatAddress(address)} did not open`);
+  const opened = link;
+  requester.attach(opened, { resend: false });
+  await requester.call(Connect, {
+    uuid: runtime.rng.uuid() as ClientUuid,
+    name: 'admin',
+    protocolMin: PROTOCOL_MIN,
+    protocolMax: PROTOCOL_MAX,
+    features: FEATURES_ALL,
+    softwareVersion: installedVersion(),
+    connCount: 1,
+    role: 'admin',
+  });
+  return { requester, closed, close: () => opened.end() };
+}

@@ -1,0 +1,73 @@
+/** What the commands share: how they fail, how they read addresses, numbers and sizes. */
+
+import { InvalidArgumentError } from 'commander';
+import { FsError } from '../base/errno.js';
+import type { Address } from '../runtime/ports.js';
+
+/** Port of --listen and of addresses that name none. */
+export const DEFAULT_PORT = 7988;
+
+/** A failure the user can act on: one line, exit status 1 (2: the command line itself is wrong). */
+export class CliError extends Error {
+  override name = 'CliError';
+  readonly exitCode: number;
+  constructor(message: string, exitCode = 1, options?: ErrorOptions) {
+    super(message, options);
+    this.exitCode = exitCode;
+  }
+}
+
+/** One line for people out of whatever was thrown, and the exit status that goes with it. */
+export function describeFailure(thrown: unknown): { readonly line: string; readonly exitCode: number } {
+  if (thrown instanceof CliError) return { line: oneLine(thrown.message), exitCode: thrown.exitCode };
+  if (thrown instanceof FsError) return { line: oneLine(thrown.message), exitCode: 1 };
+  if (thrown instanceof Error) {
+    // Not one of ours: a bug, or the system's own words. The stack is for the log only.
+    return { line: oneLine(thrown.message), exitCode: 1 };
+  }
+  return { line: oneLine(String(thrown)), exitCode: 1 };
+}
+
+function oneLine(text: string): string {
+  return text.split('\n').join(' ').trim();
+}
+
+/** HOST:PORT, HOST, [V6]:PORT. @throws InvalidArgumentError (usage, exit status 2). */
+export function parseAddress(text: string): Address {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = match?.[3] === undefined ? DEFAULT_PORT : Number(match[3]);
+  if (host === undefined || port > 65535) {
+    throw new InvalidArgumentError(`"${text}" is not HOST:PORT.`);
+  }
+  return { host, port };
+}
+
+/** HOST:PORT[,HOST:PORT...] */
+export function parseAddresses(text: string): readonly Address[] {
+  return text.split(',').map((part) => parseAddress(part.trim()));
+}
+
+export function formatAddress(address: Address): string {
+  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+}
+
+/** Seconds as a decimal number above 0, in milliseconds. */
+export function parseSeconds(text: string): number {
+  const seconds = Number(text);
+  if (!(seconds > 0) || seconds > 86_400)
+    throw new InvalidArgumentError('Give seconds, above 0 and at most 86400.');
+  return Math.round(seconds * 1000);
+}
+
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+
+export function formatBytes(bytes: number): string {
+  let value = bytes;
+  let unit = 0;
+  while (value >= 1024 && unit < UNITS.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${UNITS[unit]}`;
+}

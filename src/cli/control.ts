@@ -1,0 +1,166 @@
+/**
+ * The control socket of a running mount: one JSON line asks, JSON lines answer. `holdfast umount` and
+ * `holdfast status MOUNTPOINT` speak to the client process through it, never to the mounted filesystem itself, which
+ * may be blocked.
+ *
+ * The socket's name is a digest of the mount point's real path, in the runtime folder.
+ */
+
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readlinkSync, rmSync } from 'node:fs';
+import { createConnection, createServer, type Server, type Socket } from 'node:net';
+import { basename, dirname, join, resolve } from 'node:path';
+import { CliError, describeFailure } from './common.js';
+import { runtimeDir } from './installed.js';
+
+export type ControlRequest =
+  | { readonly command: 'status' }
+  | { readonly command: 'umount'; readonly force: boolean };
+
+export type ControlReply =
+  | { readonly ok: true; readonly done: boolean; readonly data?: unknown }
+  | { readonly ok: false; readonly done: true; readonly error: string };
+
+/**
+ * Absolute path of a mount point without following into the mount itself: only its parent is resolved, because a
+ * blocked or dead mount must not block us.
+ */
+export function mountpointPath(path: string): string {
+  const absolute = resolve(path);
+  const parent = dirname(absolute);
+  const real = realPath(parent);
+  return parent === absolute ? absolute : join(real, basename(absolute));
+}
+
+/** realpath without stat on the last component (symlinks only). */
+function realPath(path: string): string {
+  let resolved = '/';
+  let rest = path.split('/').filter((part) => part !== '');
+  for (let hops = 0; rest.length > 0; ) {
+    const [part = '', ...others] = rest;
+    const candidate = join(resolved, part);
+    const target = symlinkTarget(candidate);
+    if (target === undefined) {
+      resolved = candidate;
+      rest = others;
+      continue;
+    }
+    hops += 1;
+    if (hops > 40) throw new CliError(`${path}: too many symbolic links`);
+    if (target.startsWith('/')) resolved = '/';
+    rest = [...target.split('/').filter((step) => step !== '' && step !== '.'), ...others];
+  }
+  return resolved;
+}
+
+function symlinkTarget(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    // Not a symlink, or not there: the caller finds out which.
+    return undefined;
+  }
+}
+
+export function controlPath(mountpoint: string): string {
+  const digest = createHash('sha256').update(mountpoint).digest('hex').slice(0, 24);
+  return join(runtimeDir(), 'mounts', `${digest}.sock`);
+}
+
+/**
+ * Serves control requests until closed.
+ * @param handle may report progress several times; its result is the last line.
+ */
+export function serveControl(
+  mountpoint: string,
+  handle: (request: ControlRequest, progress: (data: unknown) => void) => Promise<unknown>,
+): Promise<{ close(): void }> {
+  const path = controlPath(mountpoint);
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  rmSync(path, { force: true });
+  const server: Server = createServer((socket) => {
+    readLines(socket, (line) => {
+      void answer(socket, line, handle);
+    });
+  });
+  return new Promise((done, failed) => {
+    server.once('error', failed);
+    server.listen(path, () =>
+      done({
+        close: () => {
+          server.close();
+          rmSync(path, { force: true });
+        },
+      }),
+    );
+  });
+}
+
+async function answer(
+  socket: Socket,
+  line: string,
+  handle: (request: ControlRequest, progress: (data: unknown) => void) => Promise<unknown>,
+): Promise<void> {
+  const send = (reply: ControlReply): void => {
+    if (!socket.destroyed) socket.write(`${JSON.stringify(reply)}\n`);
+  };
+  try {
+    const request = JSON.parse(line) as ControlRequest;
+    const data = await handle(request, (progress) => send({ ok: true, done: false, data: progress }));
+    send({ ok: true, done: true, data });
+  } catch (thrown) {
+    send({ ok: false, done: true, error: describeFailure(thrown).line });
+  }
+  socket.end();
+}
+
+function readLines(socket: Socket, online: (line: string) => void): void {
+  let pending = '';
+  socket.setEncoding('utf8');
+  // The peer may vanish at any time; there is nobody left to tell.
+  socket.on('error', () => socket.destroy());
+  socket.on('data', (chunk: string) => {
+    pending += chunk;
+    for (let end = pending.indexOf('\n'); end >= 0; end = pending.indexOf('\n')) {
+      online(pending.slice(0, end));
+      pending = pending.slice(end + 1);
+    }
+    if (pending.length > 65_536) socket.destroy();
+  });
+}
+
+/**
+ * Asks the client process of a mount.
+ * @returns undefined when no process serves this mount point (any more).
+ * @throws CliError with what the process answered.
+ */
+export function askControl(
+  mountpoint: string,
+  request: ControlRequest,
+  progress?: (data: unknown) => void,
+): Promise<{ readonly data: unknown } | undefined> {
+  const path = controlPath(mountpoint);
+  if (!existsSync(path)) return Promise.resolve(undefined);
+  return new Promise((done, failed) => {
+    const socket = createConnection(path);
+    let answered = false;
+    socket.once('error', (cause: NodeJS.ErrnoException) => {
+      if (cause.code === 'ECONNREFUSED' || cause.code === 'ENOENT') done(undefined);
+      else failed(cause);
+    });
+    socket.once('connect', () => socket.write(`${JSON.stringify(request)}\n`));
+    readLines(socket, (line) => {
+      const reply = JSON.parse(line) as ControlReply;
+      if (!reply.done) {
+        if (reply.ok) progress?.(reply.data);
+        return;
+      }
+      answered = true;
+      if (reply.ok) done({ data: reply.data });
+      else failed(new CliError(reply.error));
+    });
+    socket.once('close', () => {
+      if (!answered) failed(new CliError(`the client process of ${mountpoint} ended before it answered`));
+    });
+  });
+}

@@ -1,0 +1,38 @@
+/**
+ * holdfast demo: everything on this machine, on loop devices that it makes and removes. Two mounts, a workload of
+ * several processes, two upgrades to another version under it, one blocked process ended by SIGINT; every byte is
+ * verified. Exit status 0 only if all of it held.
+ */
+
+import type { Command } from 'commander';
+import { InvalidArgumentError } from 'commander';
+import { parseSeconds } from './common.js';
+
+export interface DemoOptions {
+  /** How long the workload runs between the events, in ms. */
+  readonly phase: number;
+  /** Size of each device in MiB. */
+  readonly size: number;
+  readonly keep?: boolean;
+}
+
+function parseSize(text: string): number {
+  const size = Number(text);
+  if (!Number.isInteger(size) || size < 128) throw new InvalidArgumentError('Give whole MiB, 128 at least.');
+  return size;
+}
+
+export function registerDemo(program: Command): void {
+  program
+    .command('demo')
+    .description(
+      'upgrade a server twice under a running workload, on loop devices of this machine, and verify it',
+    )
+    .option('--phase <seconds>', 'time between the upgrades', parseSeconds, 3000)
+    .option('--size <MiB>', 'size of the data device', parseSize, 1024)
+    .option('--keep', 'leave the temporary folder (logs, device files) behind')
+    .action(async (options: DemoOptions) => {
+      const { runDemo } = await import('./demo/run.js');
+      await runDemo(options);
+    });
+}

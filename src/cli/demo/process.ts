@@ -1,0 +1,94 @@
+/** Child processes of the demo: started, read line by line, ended by their ids. */
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { CliError } from '../common.js';
+
+export interface Child {
+  readonly process: ChildProcess;
+  readonly name: string;
+  /** Exit status, or 128 + signal number's name as text. */
+  readonly exited: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
+  /** Last lines of stderr, for the message when it fails. */
+  readonly stderrTail: () => string;
+  send(message: unknown): void;
+}
+
+const TAIL_LINES = 20;
+
+/**
+ * @param online gets each line of stdout.
+ */
+export function startChild(
+  name: string,
+  script: string,
+  args: readonly string[],
+  online: (line: string) => void,
+  env: Readonly<Record<string, string>> = {},
+): Child {
+  const child = spawn(process.execPath, [script, ...args], {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    // A group of its own: Ctrl-C in the terminal is for the demo, which then ends everything in order.
+    detached: true,
+    env: { ...process.env, ...env },
+  });
+  const tail: string[] = [];
+  createInterface({ input: child.stdout }).on('line', online);
+  createInterface({ input: child.stderr }).on('line', (line) => {
+    tail.push(line);
+    if (tail.length > TAIL_LINES) tail.shift();
+  });
+  // A child that is gone cannot be told anything; its exit is what is looked at.
+  child.stdin.on('error', () => {});
+  const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code, signal) => resolve({ code, signal }));
+  });
+  return {
+    process: child,
+    name,
+    exited,
+    stderrTail: () => tail.join(' | '),
+    send: (message) => {
+      child.stdin.write(`${JSON.stringify(message)}\n`);
+    },
+  };
+}
+
+/** Runs a command of ours to its end. @returns its stdout. @throws CliError with what it printed on stderr. */
+export async function runCommand(name: string, script: string, args: readonly string[]): Promise<string> {
+  const lines: string[] = [];
+  const child = startChild(name, script, args, (line) => lines.push(line));
+  child.process.stdin?.end();
+  const { code, signal } = await child.exited;
+  if (code !== 0) throw new CliError(`${name} failed (${signal ?? `status ${code}`}): ${child.stderrTail()}`);
+  return lines.join('\n');
+}
+
+/** Starts a child; `ready` resolves with the first line of stdout that matches, and rejects if it ends before. */
+export function startUntilLine(
+  name: string,
+  script: string,
+  args: readonly string[],
+  pattern: RegExp,
+  online: (line: string) => void = () => {},
+): { readonly child: Child; readonly ready: Promise<RegExpExecArray> } {
+  let matched: (match: RegExpExecArray) => void = () => {};
+  const found = new Promise<RegExpExecArray>((resolve) => {
+    matched = resolve;
+  });
+  const child = startChild(name, script, args, (line) => {
+    online(line);
+    const match = pattern.exec(line);
+    if (match !== null) matched(match);
+  });
+  const ended = child.exited.then(({ code, signal }): never => {
+    throw new CliError(
+      `${name} ended (${signal ?? `status ${code}`}) before it was ready: ${child.stderrTail()}`,
+    );
+  });
+  const ready = Promise.race([found, ended]);
+  // The loser of the race may reject long after anyone looks.
+  ended.catch(() => {});
+  return { child, ready };
+}

@@ -1,0 +1,41 @@
+/** A second installed tree that differs in its version: what "another version" means to a server. */
+
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { join, relative } from 'node:path';
+import { packageRoot } from '../installed.js';
+
+/**
+ * Copies the running installation to `target` with another version in its package.json.
+ * @returns the path of its main program.
+ */
+export function installAs(version: string, target: string, root: string = packageRoot()): string {
+  mkdirSync(target, { recursive: true });
+  const description = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, unknown>;
+  writeFileSync(join(target, 'package.json'), `${JSON.stringify({ ...description, version }, null, 2)}\n`);
+  // Real copies: Node resolves links, and would find the package.json of the original.
+  cpSync(join(root, 'dist'), join(target, 'dist'), {
+    recursive: true,
+    filter: (path) => !relative(root, path).startsWith(join('dist', 'test')),
+  });
+  const addon = join('native', 'build', 'Release', 'holdfast_native.node');
+  if (existsSync(join(root, addon))) {
+    mkdirSync(join(target, 'native', 'build', 'Release'), { recursive: true });
+    copyFileSync(join(root, addon), join(target, addon));
+  }
+  symlinkSync(join(root, 'node_modules'), join(target, 'node_modules'));
+  return join(target, 'dist', 'src', 'cli', 'main.js');
+}
+
+/** The version after this one: its last number plus one. */
+export function nextVersion(version: string): string {
+  const next = version.replace(/\d+(?=\D*$)/, (digits) => String(Number(digits) + 1));
+  return next === version ? `${version}.1` : next;
+}

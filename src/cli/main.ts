@@ -1,0 +1,63 @@
+#!/usr/bin/env node
+/**
+ * The holdfast command. Each command is a file beside this one that registers itself and loads what it runs only when
+ * it is chosen: `holdfast status` does not pay for the server.
+ *
+ * Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 usage.
+ */
+
+import { Command, CommanderError } from 'commander';
+import { describeFailure } from './common.js';
+import { registerDemo } from './demo.js';
+import { registerEvict } from './evict.js';
+import { installedVersion } from './installed.js';
+import { registerMkfs } from './mkfs.js';
+import { registerMount } from './mount.js';
+import { registerServe } from './serve.js';
+import { registerShutdown } from './shutdown.js';
+import { registerStatus } from './status.js';
+import { registerUmount } from './umount.js';
+
+function buildProgram(): Command {
+  const program = new Command('holdfast');
+  program
+    .description('A POSIX filesystem whose servers can be upgraded under running applications.')
+    .version(installedVersion(), '-V, --version')
+    .showHelpAfterError('(run with --help for the usage)')
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'holdfast: ')) })
+    .exitOverride();
+  for (const register of [
+    registerMkfs,
+    registerServe,
+    registerMount,
+    registerUmount,
+    registerStatus,
+    registerShutdown,
+    registerEvict,
+    registerDemo,
+  ]) {
+    register(program);
+  }
+  for (const command of program.commands) command.exitOverride().copyInheritedSettings(program);
+  return program;
+}
+
+/** @param argv as process.argv. @returns the exit status. */
+export async function main(argv: readonly string[]): Promise<number> {
+  try {
+    await buildProgram().parseAsync([...argv]);
+    return 0;
+  } catch (thrown) {
+    if (thrown instanceof CommanderError) {
+      // commander has printed what was wrong; help and version are no failures.
+      return thrown.exitCode === 0 || thrown.code === 'commander.helpDisplayed' ? 0 : 2;
+    }
+    const { line, exitCode } = describeFailure(thrown);
+    process.stderr.write(`holdfast: ${line}\n`);
+    if (process.env.DEBUG?.includes('holdfast') && thrown instanceof Error)
+      process.stderr.write(`${thrown.stack}\n`);
+    return exitCode;
+  }
+}
+
+process.exitCode = await main(process.argv);

@@ -1,0 +1,50 @@
+/** holdfast mkfs: makes a target on two devices. */
+
+import type { Command } from 'commander';
+import { InvalidArgumentError } from 'commander';
+import { formatBytes } from './common.js';
+
+interface MkfsOptions {
+  readonly meta: string;
+  readonly data: string;
+  readonly label: string;
+  readonly force?: boolean;
+}
+
+function parseLabel(text: string): string {
+  if (!/^[\x21-\x7e]{1,32}$/.test(text))
+    throw new InvalidArgumentError('A label is 1 to 32 printable ASCII characters.');
+  return text;
+}
+
+export function registerMkfs(program: Command): void {
+  program
+    .command('mkfs')
+    .description('make a filesystem on a metadata and a data device')
+    .requiredOption(
+      '--meta <dev>',
+      'metadata device (block device; a regular file is attached to a loop device)',
+    )
+    .requiredOption('--data <dev>', 'data device')
+    .option('--label <name>', 'name for people', parseLabel, 'holdfast')
+    .option('--force', 'destroy what is on the devices')
+    .action(async (options: MkfsOptions) => {
+      const { openTargetDevices, resolveDevices } = await import('./target_devices.js');
+      const { nodeRuntime } = await import('../runtime/node_runtime.js');
+      const { formatTarget } = await import('../storage/mkfs.js');
+      const devices = await openTargetDevices(await resolveDevices(options));
+      try {
+        const made = await formatTarget(nodeRuntime(), devices, {
+          label: options.label,
+          force: options.force === true,
+        });
+        for (const line of made.destroyed) process.stderr.write(`holdfast: destroyed ${line}\n`);
+        process.stdout.write(
+          `holdfast: made ${made.superblock.label} (${made.superblock.targetUuid}): ` +
+            `metadata ${formatBytes(devices.metaSizeBytes)}, data ${formatBytes(devices.data.sizeBytes)}\n`,
+        );
+      } finally {
+        await devices.close();
+      }
+    });
+}

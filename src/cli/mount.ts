@@ -1,0 +1,30 @@
+/** holdfast mount: a client process that mounts a filesystem, in the background unless --foreground. */
+
+import type { Command } from 'commander';
+import type { Address } from '../runtime/ports.js';
+import { parseAddresses } from './common.js';
+
+export function registerMount(program: Command): void {
+  program
+    .command('mount')
+    .description('mount a filesystem; returns when it is usable')
+    .argument('<servers>', 'HOST:PORT[,HOST:PORT...]: the server and its failover partner', parseAddresses)
+    .argument('<mountpoint>')
+    .option(
+      '-o <options>',
+      'comma-separated mount options, may be repeated; see docs/OPERATIONS.md (intr=fatal|all, cache=SIZE, retry, driver=...)',
+      (value: string, before: string[]) => [...before, value],
+      [] as string[],
+    )
+    .option('--foreground', 'stay in the foreground; SIGTERM and SIGINT unmount')
+    .action(
+      async (
+        servers: readonly Address[],
+        mountpoint: string,
+        options: { o: string[]; foreground?: boolean },
+      ) => {
+        const { mount } = await import('./mount_run.js');
+        await mount(servers, mountpoint, options.o.join(','), options.foreground === true);
+      },
+    );
+}

@@ -1,0 +1,65 @@
+#!/usr/bin/env node
+/**
+ * mount.holdfast: what mount(8) runs for `mount -t holdfast` and /etc/fstab.
+ *   mount.holdfast SOURCE MOUNTPOINT [-sfnv] [-N namespace] [-o OPTIONS] [-t TYPE]
+ * Options of mount(8) itself (defaults, auto, _netdev, ...) are left out, the rest is `holdfast mount -o`.
+ */
+
+import { Command, CommanderError } from 'commander';
+import { describeFailure, parseAddresses } from './common.js';
+
+/** Words of fstab that are mount(8)'s business, not the filesystem's. */
+const MOUNT_WORDS = new Set([
+  'defaults',
+  'auto',
+  'noauto',
+  '_netdev',
+  'nofail',
+  'user',
+  'users',
+  'nouser',
+  'owner',
+  'group',
+  'async',
+  'relatime',
+]);
+
+export function filesystemOptions(options: string): string {
+  return options
+    .split(',')
+    .filter(
+      (word) =>
+        word !== '' && !MOUNT_WORDS.has(word) && !word.startsWith('x-') && !word.startsWith('comment='),
+    )
+    .join(',');
+}
+
+async function run(argv: readonly string[]): Promise<number> {
+  const command = new Command('mount.holdfast')
+    .argument('<source>', 'HOST:PORT[,HOST:PORT...]')
+    .argument('<mountpoint>')
+    .option('-s', 'tolerate unknown options')
+    .option('-f', 'fake: check the arguments only')
+    .option('-n', 'accepted, without effect')
+    .option('-v', 'accepted, without effect')
+    .option('-t <type>', 'accepted, without effect')
+    .option('-o <options>', 'mount options', '')
+    .exitOverride();
+  try {
+    command.parse([...argv]);
+    const [source = '', mountpoint = ''] = command.args;
+    const options = command.opts<{ o: string; f?: boolean }>();
+    const servers = parseAddresses(source);
+    if (options.f === true) return 0;
+    const { mount } = await import('./mount_run.js');
+    await mount(servers, mountpoint, filesystemOptions(options.o), false);
+    return 0;
+  } catch (thrown) {
+    if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? 0 : 1;
+    process.stderr.write(`mount.holdfast: ${describeFailure(thrown).line}\n`);
+    // mount(8): 32 is "mount failure".
+    return 32;
+  }
+}
+
+process.exitCode = await run(process.argv);

@@ -1,0 +1,52 @@
+/**
+ * holdfast serve: the storage server of one target.
+ *
+ * Order at start: devices, superblocks, version gate, port, and only then the first change on the devices
+ * (the store's begin()). Whatever is refused before it leaves them as they were.
+ *
+ * SIGTERM and SIGINT begin a controlled shutdown; a second one while it drains changes nothing. SIGKILL is a crash.
+ */
+
+import type { Command } from 'commander';
+import type { Address } from '../runtime/ports.js';
+import { DEFAULT_PORT, parseAddress, parseSeconds } from './common.js';
+
+export interface ServeOptions {
+  readonly meta: string;
+  readonly data: string;
+  readonly listen: Address;
+  readonly standby?: boolean;
+  readonly forceStart?: boolean;
+  readonly drainTimeout: number;
+  readonly metrics?: Address;
+}
+
+export function registerServe(program: Command): void {
+  program
+    .command('serve')
+    .description('serve a filesystem')
+    .requiredOption('--meta <dev>', 'metadata device')
+    .requiredOption('--data <dev>', 'data device')
+    .option(
+      '--listen <host:port>',
+      'address to listen on; loopback unless you say otherwise: there is no authentication yet',
+      parseAddress,
+      { host: '127.0.0.1', port: DEFAULT_PORT },
+    )
+    .option('--standby', 'wait until the active server has released the devices, then take over')
+    .option(
+      '--force-start',
+      'start after an unclean stop although the version changed; previous clients are evicted',
+    )
+    .option(
+      '--drain-timeout <seconds>',
+      'at shutdown, evict clients that have not drained by then',
+      parseSeconds,
+      30_000,
+    )
+    .option('--metrics <host:port>', 'serve Prometheus metrics over HTTP', parseAddress)
+    .action(async (options: ServeOptions) => {
+      const { serve } = await import('./serve_run.js');
+      await serve(options);
+    });
+}

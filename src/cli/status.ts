@@ -1,0 +1,117 @@
+/**
+ * holdfast status: a server's view (HOST:PORT), a mount's view (MOUNTPOINT), or every mount of this machine.
+ * The shapes of --json are documented in docs/OPERATIONS.md and only ever grow.
+ */
+
+import { existsSync } from 'node:fs';
+import type { Command } from 'commander';
+import type { ClientStatus } from '../client/api.js';
+import type { StatusReply } from '../wire/admin.js';
+import { CliError, formatBytes, parseAddress } from './common.js';
+
+const WATCH_MS = 500;
+
+export function registerStatus(program: Command): void {
+  program
+    .command('status')
+    .description('show a server (HOST:PORT), a mount (MOUNTPOINT), or all mounts of this machine')
+    .argument('[what]', 'HOST:PORT or MOUNTPOINT')
+    .option('--json', 'one JSON object, of a documented and stable shape')
+    .option('--watch', 'again twice a second until interrupted')
+    .action(async (what: string | undefined, options: { json?: boolean; watch?: boolean }) => {
+      const { nodeRuntime } = await import('../runtime/node_runtime.js');
+      const { sleep } = await import('../runtime/ports.js');
+      for (;;) {
+        const text = await render(what, options.json === true);
+        if (options.watch === true && process.stdout.isTTY && options.json !== true)
+          process.stdout.write('\x1b[2J\x1b[H');
+        process.stdout.write(`${text}\n`);
+        if (options.watch !== true) return;
+        await sleep(nodeRuntime().timers, WATCH_MS);
+      }
+    });
+}
+
+async function render(what: string | undefined, json: boolean): Promise<string> {
+  if (what === undefined) {
+    const mounts = await allMounts();
+    if (json) return JSON.stringify({ mounts });
+    return mounts.length === 0 ? 'no mounts of Holdfast on this machine' : mounts.map(mountText).join('\n');
+  }
+  const looksLikeAddress = /^(\[[0-9a-fA-F:.]+\]|[^/:]+):\d+$/.test(what) && !existsSync(what);
+  if (looksLikeAddress) {
+    const status = await serverStatus(what);
+    return json ? JSON.stringify(status) : serverText(status);
+  }
+  const status = await mountStatus(what);
+  return json ? JSON.stringify(status) : mountText(status);
+}
+
+async function serverStatus(text: string): Promise<StatusReply> {
+  const { connectAdmin } = await import('./admin.js');
+  const { Status } = await import('../wire/admin.js');
+  const admin = await connectAdmin(parseAddress(text));
+  try {
+    return (await admin.requester.call(Status, {})).reply;
+  } finally {
+    admin.close();
+  }
+}
+
+async function mountStatus(path: string): Promise<ClientStatus> {
+  const { askControl, mountpointPath } = await import('./control.js');
+  const answer = await askControl(mountpointPath(path), { command: 'status' });
+  if (answer === undefined) {
+    throw new CliError(`${path} is neither HOST:PORT nor a mount point that a Holdfast client serves`);
+  }
+  return answer.data as ClientStatus;
+}
+
+async function allMounts(): Promise<ClientStatus[]> {
+  const { listMounts } = await import('../../mount/unmount.js');
+  const found: ClientStatus[] = [];
+  for (const mountpoint of listMounts()) {
+    const { askControl } = await import('./control.js');
+    const answer = await askControl(mountpoint, { command: 'status' });
+    if (answer !== undefined) found.push(answer.data as ClientStatus);
+  }
+  return found;
+}
+
+function serverText(status: StatusReply): string {
+  const used = (status.blocks - status.blocksFree) * status.blockBytes;
+  const lines = [
+    `target   ${status.label} (${status.targetUuid})`,
+    `state    ${status.state}, version ${status.softwareVersion}, instance ${status.instance}, up ${(status.uptimeMs / 1000).toFixed(1)} s`,
+    `space    ${formatBytes(used)} of ${formatBytes(status.blocks * status.blockBytes)} used, ${status.inodes} inodes, ${status.orphans} orphans`,
+    `commits  ${status.lastTransno - status.lastCommitted} operations executed and not yet committed`,
+    `clients  ${status.clients.length}`,
+  ];
+  for (const client of status.clients) {
+    lines.push(
+      `  ${client.name}  ${client.state}  version ${client.softwareVersion}  ${client.opens} opens  ${client.locks} locks  ` +
+        `${formatBytes(client.dirtyBytes)} dirty  ${client.rpcsInFlight} RPCs  ${client.uuid}`,
+    );
+  }
+  for (const gone of status.evicted) lines.push(`  evicted: ${gone.name} (${gone.uuid}): ${gone.reason}`);
+  return lines.join('\n');
+}
+
+function mountText(status: ClientStatus): string {
+  const lines = [
+    `mount    ${status.mountpoint ?? '-'}, version ${status.softwareVersion}, client ${status.uuid}`,
+  ];
+  for (const target of status.targets) {
+    lines.push(
+      `target   ${target.label} at ${target.address}: ${target.importState}, gate ${target.gate}, ` +
+        `server version ${target.serverVersion}, instance ${target.instance}`,
+      `         ${target.parked} parked, ${target.rpcsInFlight} RPCs, ${formatBytes(target.dirtyBytes)} dirty, ` +
+        `${target.locks} locks, ${target.opens} opens, ${target.appLocks} application locks`,
+    );
+  }
+  const { limitBytes, pageBytes, attrs, names } = status.cache;
+  lines.push(
+    `cache    ${formatBytes(pageBytes)} of ${formatBytes(limitBytes)} pages, ${attrs} attributes, ${names} names`,
+  );
+  return lines.join('\n');
+}
