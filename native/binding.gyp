@@ -1,0 +1,23 @@
+{
+  "targets": [
+    {
+      "target_name": "holdfast_native",
+      "sources": [
+        "background.cc",
+        "block_device.cc",
+        "crc32c.cc",
+        "fuse_channel.cc",
+        "module.cc",
+        "mount.cc",
+        "napi_util.cc",
+        "notify_thread.cc"
+      ],
+      "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
+      "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],
+      "cflags_cc": ["-std=c++17"],
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+      "cflags!": ["-O3", "-Wno-unused-parameter"],
+      "ldflags": ["-pthread"]
+    }
+  ]
+}

@@ -1,0 +1,204 @@
+// Block-device and loop-device calls that Node has no function for. Opening, reading, writing and syncing are Node's
+// own (src/runtime/node_block.ts).
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "background.h"
+#include "napi_util.h"
+#include "registration.h"
+
+#ifndef LOOP_CONFIGURE  // Linux 5.8; older userland headers
+#define LOOP_CONFIGURE 0x4C0A
+struct loop_config {
+  __u32 fd;
+  __u32 block_size;
+  struct loop_info64 info;
+  __u64 reserved[8];
+};
+#endif
+
+namespace holdfast {
+
+namespace {
+
+bool SetNumber(napi_env env, napi_value object, const char* key, uint64_t number) {
+  napi_value value;
+  return napi_create_double(env, static_cast<double>(number), &value) == napi_ok &&
+         napi_set_named_property(env, object, key, value) == napi_ok;
+}
+
+// blockGeometry(fd): size and sector sizes in bytes. ENOTTY when fd is no block device.
+napi_value BlockGeometry(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  if (!args.Int32(0, &fd)) return nullptr;
+  uint64_t size = 0;
+  int logical = 0;
+  unsigned int physical = 0;
+  if (ioctl(fd, BLKGETSIZE64, &size) != 0) return ThrowErrno(env, errno, "BLKGETSIZE64");
+  if (ioctl(fd, BLKSSZGET, &logical) != 0) return ThrowErrno(env, errno, "BLKSSZGET");
+  if (ioctl(fd, BLKPBSZGET, &physical) != 0) return ThrowErrno(env, errno, "BLKPBSZGET");
+  napi_value result;
+  HOLDFAST_NAPI(env, napi_create_object(env, &result));
+  if (!SetNumber(env, result, "sizeBytes", size) ||
+      !SetNumber(env, result, "logicalSectorBytes", static_cast<uint64_t>(logical)) ||
+      !SetNumber(env, result, "physicalSectorBytes", physical)) {
+    return ThrowNapiFailure(env);
+  }
+  return result;
+}
+
+// blockDiscard(fd, offset, length): both multiples of the logical sector size.
+napi_value BlockDiscard(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  uint64_t offset;
+  uint64_t length;
+  if (!args.Int32(0, &fd) || !args.Uint53(1, &offset) || !args.Uint53(2, &length)) return nullptr;
+  return RunInBackground(env, "BLKDISCARD", "", [fd, offset, length] {
+    uint64_t range[2] = {offset, length};
+    return ioctl(fd, BLKDISCARD, range) == 0 ? 0 : errno;
+  });
+}
+
+// blockDropCache(fd): writes back and forgets what this host cached of the device.
+napi_value BlockDropCache(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  if (!args.Int32(0, &fd)) return nullptr;
+  return RunInBackground(env, "BLKFLSBUF", "", [fd] { return ioctl(fd, BLKFLSBUF, 0) == 0 ? 0 : errno; });
+}
+
+// alignedBuffer(length, alignment): memory for direct I/O, zeroed.
+napi_value AlignedBuffer(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  uint32_t length;
+  uint32_t alignment;
+  if (!args.Uint32(0, &length) || !args.Uint32(1, &alignment)) return nullptr;
+  void* memory = nullptr;
+  const int error = posix_memalign(&memory, alignment, length == 0 ? 1 : length);
+  if (error != 0) return ThrowErrno(env, error, "posix_memalign");
+  memset(memory, 0, length);
+  napi_value result;
+  const auto release = [](napi_env, void* data, void*) { free(data); };
+  if (napi_create_external_buffer(env, length, memory, release, nullptr, &result) != napi_ok) {
+    free(memory);
+    return ThrowNapiFailure(env);
+  }
+  return result;
+}
+
+// lockFile(fd): flock(LOCK_EX), in the background. Closing the descriptor releases it.
+napi_value LockFile(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  if (!args.Int32(0, &fd)) return nullptr;
+  return RunInBackground(env, "flock", "", [fd] {
+    int result;
+    do {
+      result = flock(fd, LOCK_EX);
+    } while (result != 0 && errno == EINTR);
+    return result == 0 ? 0 : errno;
+  });
+}
+
+// loopGetFree(control): number of an unattached loop device, made if there is none.
+napi_value LoopGetFree(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t control;
+  if (!args.Int32(0, &control)) return nullptr;
+  const int number = ioctl(control, LOOP_CTL_GET_FREE);
+  if (number < 0) return ThrowErrno(env, errno, "LOOP_CTL_GET_FREE");
+  napi_value result;
+  HOLDFAST_NAPI(env, napi_create_int32(env, number, &result));
+  return result;
+}
+
+// loopAttach(loop, backing, name, direct): attaches; the kernel detaches when the last descriptor is closed.
+// EBUSY when the device was taken meanwhile.
+napi_value LoopAttach(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t loop;
+  int32_t backing;
+  std::string name;
+  bool direct = false;
+  if (!args.Int32(0, &loop) || !args.Int32(1, &backing) || !args.String(2, &name)) return nullptr;
+  HOLDFAST_NAPI(env, napi_get_value_bool(env, args[3], &direct));
+  loop_config config = {};
+  config.fd = static_cast<uint32_t>(backing);
+  config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
+  if (direct) config.info.lo_flags |= LO_FLAGS_DIRECT_IO;
+  // For losetup's listing; the kernel does not use it. Always ends in NUL.
+  strncpy(reinterpret_cast<char*>(config.info.lo_file_name), name.c_str(), LO_NAME_SIZE - 1);
+  if (ioctl(loop, LOOP_CONFIGURE, &config) != 0) return ThrowErrno(env, errno, "LOOP_CONFIGURE");
+  return Undefined(env);
+}
+
+// loopBacking(loop): the file behind an attached loop device. ENXIO when nothing is attached.
+napi_value LoopBacking(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t loop;
+  if (!args.Int32(0, &loop)) return nullptr;
+  loop_info64 status = {};
+  if (ioctl(loop, LOOP_GET_STATUS64, &status) != 0) return ThrowErrno(env, errno, "LOOP_GET_STATUS64");
+  napi_value result;
+  napi_value inode;
+  napi_value device;
+  HOLDFAST_NAPI(env, napi_create_object(env, &result));
+  HOLDFAST_NAPI(env, napi_create_bigint_uint64(env, status.lo_device, &device));
+  HOLDFAST_NAPI(env, napi_create_bigint_uint64(env, status.lo_inode, &inode));
+  HOLDFAST_NAPI(env, napi_set_named_property(env, result, "device", device));
+  HOLDFAST_NAPI(env, napi_set_named_property(env, result, "inode", inode));
+  if (!SetNumber(env, result, "offsetBytes", status.lo_offset) ||
+      !SetNumber(env, result, "sizeLimitBytes", status.lo_sizelimit) ||
+      !SetNumber(env, result, "flags", status.lo_flags)) {
+    return ThrowNapiFailure(env);
+  }
+  return result;
+}
+
+// loopDetach(loop): now, or when the last descriptor is closed.
+napi_value LoopDetach(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t loop;
+  if (!args.Int32(0, &loop)) return nullptr;
+  if (ioctl(loop, LOOP_CLR_FD, 0) != 0) return ThrowErrno(env, errno, "LOOP_CLR_FD");
+  return Undefined(env);
+}
+
+// makeBlockNode(path, major, minor): mknod(2), for hosts whose /dev is not kept by the kernel.
+napi_value MakeBlockNode(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  std::string path;
+  uint32_t major;
+  uint32_t minor;
+  if (!args.String(0, &path) || !args.Uint32(1, &major) || !args.Uint32(2, &minor)) return nullptr;
+  if (mknod(path.c_str(), S_IFBLK | 0660, makedev(major, minor)) != 0) return ThrowErrno(env, errno, "mknod", path);
+  return Undefined(env);
+}
+
+}  // namespace
+
+bool RegisterBlockDevice(napi_env env, napi_value exports) {
+  return DefineFunction(env, exports, "blockGeometry", BlockGeometry) &&
+         DefineFunction(env, exports, "blockDiscard", BlockDiscard) &&
+         DefineFunction(env, exports, "blockDropCache", BlockDropCache) &&
+         DefineFunction(env, exports, "alignedBuffer", AlignedBuffer) &&
+         DefineFunction(env, exports, "lockFile", LockFile) &&
+         DefineFunction(env, exports, "loopGetFree", LoopGetFree) &&
+         DefineFunction(env, exports, "loopAttach", LoopAttach) &&
+         DefineFunction(env, exports, "loopBacking", LoopBacking) &&
+         DefineFunction(env, exports, "loopDetach", LoopDetach) &&
+         DefineFunction(env, exports, "makeBlockNode", MakeBlockNode);
+}
+
+}  // namespace holdfast

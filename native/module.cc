@@ -1,0 +1,19 @@
+// Entry point of the addon: what only native code can do for Holdfast, and nothing else (native/binding.ts has the
+// types and the documentation of every function).
+
+#include "napi_util.h"
+#include "registration.h"
+
+namespace holdfast {
+
+static napi_value Init(napi_env env, napi_value exports) {
+  if (!RegisterFuseChannel(env, exports) || !RegisterMount(env, exports) || !RegisterBlockDevice(env, exports) ||
+      !RegisterCrc32c(env, exports)) {
+    return ThrowNapiFailure(env);
+  }
+  return exports;
+}
+
+}  // namespace holdfast
+
+NAPI_MODULE_INIT() { return holdfast::Init(env, exports); }

@@ -1,0 +1,130 @@
+// Mounting and unmounting. Paths and option strings come from mount/native_driver.ts, which has checked them.
+
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "background.h"
+#include "napi_util.h"
+#include "registration.h"
+
+namespace holdfast {
+
+namespace {
+
+napi_value FileDescriptor(napi_env env, int fd) {
+  napi_value value;
+  if (napi_create_int32(env, fd, &value) != napi_ok) {
+    close(fd);
+    return ThrowNapiFailure(env);
+  }
+  return value;
+}
+
+// mount(source, target, type, flags, data): mount(2). Sends nothing to a FUSE server, so it may run in one.
+napi_value Mount(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  std::string source;
+  std::string target;
+  std::string type;
+  uint32_t flags;
+  std::string data;
+  if (!args.String(0, &source) || !args.String(1, &target) || !args.String(2, &type) || !args.Uint32(3, &flags) ||
+      !args.String(4, &data)) {
+    return nullptr;
+  }
+  if (mount(source.c_str(), target.c_str(), type.c_str(), flags, data.c_str()) != 0) {
+    return ThrowErrno(env, errno, "mount", target);
+  }
+  return Undefined(env);
+}
+
+// The last close of a mount writes dirty pages back through the FUSE server, and waits: a thread of the serving
+// process that waits so cannot be killed, and would keep /dev/fuse open, for ever, when the process dies meanwhile. A child
+// that holds no descriptor can wait: when the server is gone the kernel ends the connection and the child goes on.
+int UmountInChild(const std::string& target, int flags) {
+  const pid_t child = fork();
+  if (child < 0) return errno;
+  if (child == 0) {
+    // Only system calls from here on: other threads of the parent may have held any lock.
+    if (syscall(SYS_close_range, 0u, ~0u, 0u) != 0) {
+      const int limit = static_cast<int>(sysconf(_SC_OPEN_MAX));
+      for (int fd = 0; fd < limit; ++fd) close(fd);
+    }
+    _exit(umount2(target.c_str(), flags) == 0 ? 0 : errno);
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) return errno;
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+}
+
+// umount(target, flags): umount2(2) in the background.
+napi_value Umount(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  std::string target;
+  int32_t flags;
+  if (!args.String(0, &target) || !args.Int32(1, &flags)) return nullptr;
+  return RunInBackground(env, "umount", target, [target, flags] { return UmountInChild(target, flags); });
+}
+
+// socketPair(): two connected descriptors, the way fusermount3 hands /dev/fuse over (_FUSE_COMMFD).
+napi_value SocketPair(napi_env env, napi_callback_info) {
+  int fds[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) return ThrowErrno(env, errno, "socketpair");
+  napi_value result;
+  napi_value first;
+  napi_value second;
+  if (napi_create_array_with_length(env, 2, &result) != napi_ok ||
+      napi_create_int32(env, fds[0], &first) != napi_ok || napi_create_int32(env, fds[1], &second) != napi_ok ||
+      napi_set_element(env, result, 0, first) != napi_ok || napi_set_element(env, result, 1, second) != napi_ok) {
+    close(fds[0]);
+    close(fds[1]);
+    return ThrowNapiFailure(env);
+  }
+  return result;
+}
+
+// receiveFd(socket): the descriptor that a message already there carries; never waits.
+napi_value ReceiveFd(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t socket;
+  if (!args.Int32(0, &socket)) return nullptr;
+  char byte;
+  iovec iov = {&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message = {};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  ssize_t got;
+  do {
+    got = recvmsg(socket, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) return ThrowErrno(env, errno, "recvmsg");
+  const cmsghdr* header = got == 0 ? nullptr : CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) {
+    return ThrowErrno(env, EPROTO, "recvmsg");
+  }
+  int fd;
+  memcpy(&fd, CMSG_DATA(header), sizeof fd);
+  return FileDescriptor(env, fd);
+}
+
+}  // namespace
+
+bool RegisterMount(napi_env env, napi_value exports) {
+  return DefineFunction(env, exports, "mount", Mount) && DefineFunction(env, exports, "umount", Umount) &&
+         DefineFunction(env, exports, "socketPair", SocketPair) &&
+         DefineFunction(env, exports, "receiveFd", ReceiveFd);
+}
+
+}  // namespace holdfast

@@ -1,0 +1,58 @@
+// Shared by all files of the addon: errors as JavaScript sees them, and argument access.
+//
+// Invariant: every function that JavaScript calls either returns a value or leaves exactly one exception pending;
+// a failed system call becomes an Error with `code` (errno name), `syscall` and, where there is one, `path`.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <node_api.h>
+
+namespace holdfast {
+
+// For functions that return napi_value: a failed N-API call becomes the exception of the current call.
+#define HOLDFAST_NAPI(env, call)                \
+  do {                                          \
+    if ((call) != napi_ok) {                    \
+      return ::holdfast::ThrowNapiFailure(env); \
+    }                                           \
+  } while (0)
+
+napi_value ThrowNapiFailure(napi_env env);
+napi_value ThrowType(napi_env env, const char* message);
+napi_value ThrowErrno(napi_env env, int error, const char* operation, const std::string& path = "");
+
+// The Error itself, for a promise to reject with; nullptr when even that failed.
+napi_value ErrnoError(napi_env env, int error, const char* operation, const std::string& path);
+
+napi_value Undefined(napi_env env);
+
+// Arguments of one call. The readers return false with a TypeError pending.
+class Arguments {
+ public:
+  static constexpr size_t kMax = 8;
+  Arguments(napi_env env, napi_callback_info info);
+
+  bool Int32(size_t index, int32_t* out) const;
+  bool Uint32(size_t index, uint32_t* out) const;
+  // A safe integer of JavaScript, not negative.
+  bool Uint53(size_t index, uint64_t* out) const;
+  bool String(size_t index, std::string* out) const;
+  bool Bytes(size_t index, uint8_t** data, size_t* length) const;
+  bool Function(size_t index, napi_value* out) const;
+
+  napi_value operator[](size_t index) const { return values_[index]; }
+  napi_value self() const { return self_; }
+
+ private:
+  bool Refuse(size_t index, const char* expected) const;
+
+  napi_env env_;
+  napi_value values_[kMax];
+  napi_value self_ = nullptr;
+};
+
+bool DefineFunction(napi_env env, napi_value exports, const char* name, napi_callback function);
+
+}  // namespace holdfast

@@ -1,0 +1,13 @@
+// One function a source file that adds its share of the module's exports; false with or without a pending exception.
+#pragma once
+
+#include <node_api.h>
+
+namespace holdfast {
+
+bool RegisterFuseChannel(napi_env env, napi_value exports);
+bool RegisterMount(napi_env env, napi_value exports);
+bool RegisterBlockDevice(napi_env env, napi_value exports);
+bool RegisterCrc32c(napi_env env, napi_value exports);
+
+}  // namespace holdfast
