@@ -22,11 +22,21 @@ export interface Frame {
 /** One connection as frames. Class FrameLink in link.ts. */
 export interface Link {
   readonly peer: string;
-  readonly connCount: number;
-  /** Negotiated protocol version, set after CONNECT. */
+  /** In the header of every frame sent from now on. A server sets it when it has decoded CONNECT. */
+  connCount: number;
+  /**
+   * Protocol version in the header of every frame sent. PROTOCOL_MIN, which all understand, until both sides set what
+   * was negotiated: the server in its CONNECT handler, the client in the apply() of the reply.
+   */
   protocol: number;
   /** Bytes not yet taken by the peer. */
   readonly bufferedBytes: number;
+  /** Grows with everything that arrives: how a pinger knows that the peer lives. */
+  readonly receivedBytes: number;
+  /** We do not read at the moment, so the peer's silence means nothing. */
+  readonly paused: boolean;
+  /** Ended, destroyed or lost; send() does nothing. */
+  readonly isClosed: boolean;
   send(
     frame: {
       readonly kind: Header['kind'];
@@ -72,6 +82,11 @@ export interface CallOptions<R> {
   readonly apply?: ((answer: Answer<R>) => void) | undefined;
   /** Ends the caller's wait with EINTR; the request itself stays in the table until its reply or failAll. */
   readonly signal?: AbortSignal | undefined;
+  /**
+   * Means this connection and no other (CONNECT, PING, recovery): fails with ENOTCONN when there is none, and when it
+   * is lost before the reply.
+   */
+  readonly connectionOnly?: boolean | undefined;
 }
 
 /**
@@ -83,12 +98,15 @@ export interface RequesterApi {
   /** @throws FsError with the errno of the reply, or what failAll gave. */
   call<Q, R>(operation: Operation<Q, R>, request: Q, options?: CallOptions<R>): Promise<Answer<R>>;
   notify<Q>(operation: Operation<Q, unknown>, notice: Q): void;
-  /** From now on through this link. resend: what waits is sent again, in xid order. */
+  /**
+   * From now on through this link. resend: what waits is sent (again), in xid order. Without resend old calls go on
+   * waiting while new ones are sent: a client recovers first, then attaches the same link again with resend.
+   */
   attach(link: Link, options: { readonly resend: boolean }): void;
   /** The link is gone; calls stay and wait for the next. */
   detach(): void;
-  /** Ends every call with this error. @param only those the filter picks. */
-  failAll(error: FsError): void;
+  /** Ends every call with this error, or those that `only` picks. Their late replies are dropped. */
+  failAll(error: FsError, only?: (operation: Operation<unknown, unknown>) => boolean): void;
   /** A reply frame came. */
   reply(frame: Frame): void;
   readonly inFlight: number;
@@ -97,9 +115,16 @@ export interface RequesterApi {
   idle(): Promise<void>;
 }
 
-export interface Incoming {
+export interface Incoming<R = unknown> {
   readonly header: Header;
   readonly bulk: Buffer;
+  /**
+   * Sends the reply now. A handler that has waited for something uses it in the very turn in which it executes the
+   * operation, and then returns nothing: between the return of an async function and those who wait for it other
+   * microtasks run, and what they send (a BAST, the reply of an operation executed later) would leave first.
+   * Handlers that answer without a promise just return their outcome.
+   */
+  answer(outcome: Outcome<R>): void;
 }
 
 export interface Outcome<R> {
@@ -108,12 +133,15 @@ export interface Outcome<R> {
   readonly transno?: Transno | undefined;
 }
 
-/** Handles one decoded request. Throws or rejects with FsError; the reply is sent in the turn it answers. */
+/**
+ * Handles one decoded request. Throws or rejects with FsError. Without a promise the reply is sent in this turn; of
+ * promises see Incoming.answer.
+ */
 export type Handler<Context, Q, R> = (
   context: Context,
   request: Q,
-  incoming: Incoming,
-) => MaybePromise<Outcome<R>>;
+  incoming: Incoming<R>,
+) => MaybePromise<Outcome<R> | undefined>;
 
 /**
  * Table of operations that a side answers. Class Service in service.ts.

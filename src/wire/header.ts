@@ -62,7 +62,11 @@ function putU64(buffer: Buffer, offset: number, value: number): void {
 }
 
 export function encodeHeader(header: Header): Buffer {
-  const buffer = Buffer.allocUnsafe(HEADER_SIZE);
+  return putHeader(Buffer.allocUnsafe(HEADER_SIZE), header);
+}
+
+/** Fills the first HEADER_SIZE bytes of the buffer. @returns the buffer. */
+export function putHeader(buffer: Buffer, header: Header): Buffer {
   buffer.writeUInt32LE(MAGIC, 0);
   buffer[4] = header.version;
   buffer[5] = header.kind;

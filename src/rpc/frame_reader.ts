@@ -1,0 +1,120 @@
+/**
+ * Bytes in, frames out. Owns what was received of a frame that is not complete yet.
+ *
+ * - The header is checked, and with it the limits, before anything is allocated for a frame; memory for a body or bulk
+ *   is allocated when its first byte is there, once, at the announced length.
+ * - A part that lies within one chunk is handed out as a view of it, unless that would keep much more memory alive than
+ *   the part has: bulks stay in page caches for long.
+ */
+
+import { decodeHeader, HEADER_SIZE, type Header } from '../wire/header.js';
+import type { Frame } from './api.js';
+
+const EMPTY = Buffer.alloc(0);
+/** A view may keep at most this many times its own size alive. */
+const VIEW_WASTE_FACTOR = 2;
+/** Parts below this live as long as their message is decoded; a view never costs more than a copy. */
+const VIEW_ALWAYS_BYTES = 1024;
+
+export class FrameReader {
+  readonly #chunks: Buffer[] = [];
+  /** Bytes of the first chunk that are used up. */
+  #offset = 0;
+  #queuedBytes = 0;
+  #header: Header | undefined;
+  #body: Buffer | undefined;
+  /** A body or bulk that spans chunks, and how much of it is there. */
+  #part: Buffer | undefined;
+  #partBytes = 0;
+
+  /** @param chunk belongs to the reader from now on. */
+  push(chunk: Buffer): void {
+    if (chunk.length === 0) return;
+    this.#chunks.push(chunk);
+    this.#queuedBytes += chunk.length;
+  }
+
+  /** In the middle of a frame, or with bytes not looked at. */
+  get busy(): boolean {
+    return this.#header !== undefined || this.#queuedBytes > 0;
+  }
+
+  /**
+   * The next complete frame, if it is there.
+   * @throws FsError EPROTO for bytes that are no frame; the stream is of no use after it.
+   */
+  next(): Frame | undefined {
+    if (this.#header === undefined) {
+      if (this.#queuedBytes < HEADER_SIZE) return undefined;
+      this.#header = this.#readHeader();
+    }
+    const header = this.#header;
+    if (this.#body === undefined) {
+      this.#body = this.#readPart(header.bodyLength, false);
+      if (this.#body === undefined) return undefined;
+    }
+    const bulk = this.#readPart(header.bulkLength, true);
+    if (bulk === undefined) return undefined;
+    const frame: Frame = { header, body: this.#body, bulk };
+    this.#header = undefined;
+    this.#body = undefined;
+    return frame;
+  }
+
+  #readHeader(): Header {
+    const first = this.#chunks[0] as Buffer;
+    if (first.length - this.#offset >= HEADER_SIZE) {
+      const header = decodeHeader(first, this.#offset);
+      this.#advance(HEADER_SIZE);
+      return header;
+    }
+    const bytes = Buffer.allocUnsafe(HEADER_SIZE);
+    this.#fill(bytes, 0);
+    return decodeHeader(bytes);
+  }
+
+  /** A body or bulk of this length once all of it is there. */
+  #readPart(lengthBytes: number, kept: boolean): Buffer | undefined {
+    if (lengthBytes === 0) return EMPTY;
+    if (this.#part === undefined) {
+      const first = this.#chunks[0];
+      if (first === undefined) return undefined;
+      const wasteful =
+        kept && lengthBytes >= VIEW_ALWAYS_BYTES && first.buffer.byteLength > lengthBytes * VIEW_WASTE_FACTOR;
+      if (first.length - this.#offset >= lengthBytes && !wasteful) {
+        const view = first.subarray(this.#offset, this.#offset + lengthBytes);
+        this.#advance(lengthBytes);
+        return view;
+      }
+      // Of its own: the pool of small buffers would be kept alive by it.
+      this.#part = Buffer.allocUnsafeSlow(lengthBytes);
+      this.#partBytes = 0;
+    }
+    this.#partBytes = this.#fill(this.#part, this.#partBytes);
+    if (this.#partBytes < lengthBytes) return undefined;
+    const part = this.#part;
+    this.#part = undefined;
+    return part;
+  }
+
+  /** Moves queued bytes into target from `from` on. @returns up to where it is filled. */
+  #fill(target: Buffer, from: number): number {
+    let at = from;
+    while (at < target.length) {
+      const first = this.#chunks[0];
+      if (first === undefined) break;
+      const copied = first.copy(target, at, this.#offset);
+      at += copied;
+      this.#advance(copied);
+    }
+    return at;
+  }
+
+  #advance(lengthBytes: number): void {
+    this.#offset += lengthBytes;
+    this.#queuedBytes -= lengthBytes;
+    if (this.#offset < (this.#chunks[0] as Buffer).length) return;
+    this.#chunks.shift();
+    this.#offset = 0;
+  }
+}

@@ -1,0 +1,228 @@
+/**
+ * FrameLink: one connection as frames.
+ *
+ * - Frames are handed out in order, synchronously, one after the other; while the link is paused none is, also not
+ *   those that have already arrived.
+ * - A malformed frame closes this connection only.
+ * - Frames sent in one turn leave in one write, at the end of the turn (a microtask): sixteen replies cost one
+ *   system call. Nobody sees the difference: nothing can arrive in between.
+ * - What the peer does not take is limited: it is closed when more than `outputLimitBytes` wait for it. One side (the
+ *   server) may also stop reading while more than `outputPauseBytes` wait; if both did, they could wait for each other.
+ */
+
+import { assert } from '../base/assert.js';
+import { FsError } from '../base/errno.js';
+import type { Transno } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { Connection, ConnectionEvents } from '../runtime/ports.js';
+import { HEADER_SIZE, PROTOCOL_MIN, putHeader } from '../wire/header.js';
+import type { Frame, Link, LinkEvents } from './api.js';
+import { FrameReader } from './frame_reader.js';
+
+const log = logger('rpc:link');
+
+/** Bodies up to this are copied behind their header, which costs less than another chunk to write. */
+const BODY_COPY_BYTES = 16 << 10;
+/** Not more is gathered for the end of the turn: the kernel could be busy with it meanwhile. */
+const FLUSH_BYTES = 256 << 10;
+export const OUTPUT_LIMIT_BYTES = 256 << 20;
+
+export interface LinkOptions {
+  readonly connCount?: number;
+  /** More than this unsent closes the connection. Default OUTPUT_LIMIT_BYTES; Infinity: never. */
+  readonly outputLimitBytes?: number;
+  /** Reading stops while more than this is unsent. Default: never. */
+  readonly outputPauseBytes?: number;
+}
+
+export class FrameLink implements Link, ConnectionEvents {
+  readonly peer: string;
+  connCount: number;
+  #protocol = PROTOCOL_MIN;
+  #negotiated = false;
+  readonly #connection: Connection;
+  readonly #events: LinkEvents;
+  readonly #outputLimitBytes: number;
+  readonly #outputPauseBytes: number;
+  readonly #reader = new FrameReader();
+  #output: Uint8Array[] = [];
+  #outputBytes = 0;
+  #flushQueued = false;
+  #receivedBytes = 0;
+  #pauses = 0;
+  #pausedByOutput = false;
+  #delivering = false;
+  #closed = false;
+
+  /** @param open makes the receiver of the frames. */
+  constructor(connection: Connection, options: LinkOptions, open: (link: FrameLink) => LinkEvents) {
+    this.#connection = connection;
+    this.peer = connection.peer;
+    this.connCount = options.connCount ?? 0;
+    this.#outputLimitBytes = options.outputLimitBytes ?? OUTPUT_LIMIT_BYTES;
+    this.#outputPauseBytes = options.outputPauseBytes ?? Number.POSITIVE_INFINITY;
+    this.#events = open(this);
+  }
+
+  get protocol(): number {
+    return this.#protocol;
+  }
+
+  /** From now on frames of any other version are malformed. */
+  set protocol(version: number) {
+    this.#protocol = version;
+    this.#negotiated = true;
+  }
+
+  get bufferedBytes(): number {
+    return this.#outputBytes + this.#connection.bufferedBytes;
+  }
+
+  get receivedBytes(): number {
+    return this.#receivedBytes;
+  }
+
+  get paused(): boolean {
+    return this.#pauses > 0;
+  }
+
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
+  send(frame: Parameters<Link['send']>[0], body: Uint8Array, bulk?: readonly Uint8Array[]): void {
+    if (this.#closed) return;
+    let bulkLength = 0;
+    if (bulk !== undefined) for (const chunk of bulk) bulkLength += chunk.length;
+    const together = body.length <= BODY_COPY_BYTES;
+    const head = Buffer.allocUnsafe(together ? HEADER_SIZE + body.length : HEADER_SIZE);
+    putHeader(head, {
+      version: this.#protocol,
+      kind: frame.kind,
+      opcode: frame.opcode,
+      flags: frame.flags ?? 0,
+      errno: frame.errno ?? 0,
+      xid: frame.xid,
+      ackXidOrCommitted: frame.ackXidOrCommitted,
+      transno: frame.transno ?? (0 as Transno),
+      connCount: this.connCount,
+      bodyLength: body.length,
+      bulkLength,
+    });
+    this.#output.push(head);
+    if (together) head.set(body, HEADER_SIZE);
+    else this.#output.push(body);
+    if (bulk !== undefined) for (const chunk of bulk) if (chunk.length > 0) this.#output.push(chunk);
+    this.#outputBytes += HEADER_SIZE + body.length + bulkLength;
+    if (this.#outputBytes >= FLUSH_BYTES) {
+      this.#flush();
+    } else if (!this.#flushQueued) {
+      this.#flushQueued = true;
+      queueMicrotask(() => this.#flush());
+    }
+  }
+
+  pause(): void {
+    this.#pauses += 1;
+    if (this.#pauses === 1 && !this.#closed) this.#connection.pause();
+  }
+
+  resume(): void {
+    assert(this.#pauses > 0, 'a link was resumed more often than paused');
+    this.#pauses -= 1;
+    if (this.#pauses > 0 || this.#closed) return;
+    // What has arrived already goes first, and not from within the caller, who may be in the middle of something.
+    queueMicrotask(() => {
+      this.#deliver();
+      if (this.#pauses === 0 && !this.#closed) this.#connection.resume();
+    });
+  }
+
+  end(): void {
+    if (this.#closed) return;
+    this.#flush();
+    this.#closed = true;
+    this.#connection.end();
+  }
+
+  destroy(error?: Error): void {
+    if (this.#closed) {
+      // After end() the transport still waits for the peer; this cuts it short.
+      this.#connection.destroy(error);
+      return;
+    }
+    this.#closed = true;
+    this.#output = [];
+    this.#outputBytes = 0;
+    this.#connection.destroy(error);
+  }
+
+  // ConnectionEvents.
+
+  data(chunk: Buffer): void {
+    if (this.#closed) return;
+    this.#receivedBytes += chunk.length;
+    this.#reader.push(chunk);
+    this.#deliver();
+  }
+
+  drain(): void {
+    if (!this.#pausedByOutput) return;
+    this.#pausedByOutput = false;
+    this.resume();
+  }
+
+  closed(error?: Error): void {
+    this.#closed = true;
+    this.#output = [];
+    this.#outputBytes = 0;
+    this.#events.closed(error);
+  }
+
+  #deliver(): void {
+    // A frame's handler may resume the link: the loop that runs goes on by itself.
+    if (this.#delivering) return;
+    this.#delivering = true;
+    try {
+      while (this.#pauses === 0 && !this.#closed) {
+        const frame = this.#nextFrame();
+        if (frame === undefined) break;
+        this.#events.frame(frame);
+      }
+    } finally {
+      this.#delivering = false;
+    }
+  }
+
+  #nextFrame(): Frame | undefined {
+    try {
+      const frame = this.#reader.next();
+      if (frame !== undefined && this.#negotiated && frame.header.version !== this.#protocol) {
+        throw new FsError('EPROTO', `frame of protocol ${frame.header.version}, not ${this.#protocol}`);
+      }
+      return frame;
+    } catch (error) {
+      if (!(error instanceof FsError)) throw error;
+      log('%s: %s; closing this connection', this.peer, error.message);
+      this.destroy(error);
+      return undefined;
+    }
+  }
+
+  #flush(): void {
+    this.#flushQueued = false;
+    if (this.#output.length === 0) return;
+    const chunks = this.#output;
+    this.#output = [];
+    this.#outputBytes = 0;
+    if (this.#connection.write(chunks)) return;
+    const behind = this.#connection.bufferedBytes;
+    if (behind > this.#outputLimitBytes) {
+      log('%s takes nothing: %d bytes wait for it; closing this connection', this.peer, behind);
+      this.destroy(new FsError('ETIMEDOUT', `the peer takes nothing: ${behind} bytes wait for it`));
+    } else if (behind > this.#outputPauseBytes && !this.#pausedByOutput) {
+      this.#pausedByOutput = true;
+      this.pause();
+    }
+  }
+}

@@ -1,0 +1,58 @@
+/**
+ * Pinger: finds out that a peer is gone although its connection stands.
+ *
+ * It looks once an interval: if nothing came since the last look it pings; if nothing came for three intervals the
+ * peer is declared dead. It counts looks, not time: a process that was itself stopped for an hour takes its
+ * connections for idle, not for dead. While we do not read from the peer, its silence means nothing.
+ */
+
+import type { Runtime, Timer } from '../runtime/ports.js';
+import type { Link } from './api.js';
+
+/** Looks without anything received after which the peer is dead. */
+const SILENT_LOOKS = 3;
+
+export interface PingerOptions {
+  readonly link: Pick<Link, 'receivedBytes' | 'paused'>;
+  readonly intervalMs: number;
+  /** Sends something that will be answered. Absent: only watch (the other side pings). */
+  readonly ping?: (() => void) | undefined;
+  /** Called once; the pinger has ended then. */
+  dead(): void;
+}
+
+export interface Pinger {
+  /** Idempotent. */
+  stop(): void;
+}
+
+export function startPinger(runtime: Pick<Runtime, 'timers'>, options: PingerOptions): Pinger {
+  const { link, intervalMs } = options;
+  let received = link.receivedBytes;
+  let silent = 0;
+  let stopped = false;
+  let timer: Timer;
+  const look = (): void => {
+    if (link.receivedBytes !== received || link.paused) {
+      received = link.receivedBytes;
+      silent = 0;
+    } else {
+      silent += 1;
+      if (silent >= SILENT_LOOKS) {
+        stopped = true;
+        options.dead();
+        return;
+      }
+      options.ping?.();
+      if (stopped) return;
+    }
+    timer = runtime.timers.after(intervalMs, look, true);
+  };
+  timer = runtime.timers.after(intervalMs, look, true);
+  return {
+    stop: () => {
+      stopped = true;
+      timer.cancel();
+    },
+  };
+}

@@ -1,0 +1,239 @@
+/**
+ * Requester: the xid table of one peer. Outlives connections.
+ *
+ * - xids grow for the life of the object, over reconnects too; the table is in xid order by construction.
+ * - A call leaves the table by its reply or by failAll(), never because its caller gave up: the reply to an interrupted
+ *   create still brings locks, and its apply() runs.
+ * - apply() runs while the reply frame is handled, so caches follow frames in their order.
+ */
+
+import { errnoName, FsError } from '../base/errno.js';
+import type { Transno, Xid } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import { FLAG_RESENT, KIND } from '../wire/header.js';
+import { ErrorReply, type Operation } from '../wire/operation.js';
+import { decode, encode } from '../wire/schema.js';
+import type { Answer, CallOptions, Frame, Link, RequesterApi } from './api.js';
+
+const log = logger('rpc:requester');
+
+const NO_TRANSNO = 0 as Transno;
+const NO_XID = 0 as Xid;
+
+interface Call {
+  readonly xid: Xid;
+  readonly operation: Operation<unknown, unknown>;
+  readonly body: Buffer;
+  readonly options: CallOptions<unknown>;
+  /** The link it was last sent through; undefined: never sent. */
+  sentThrough: Link | undefined;
+  readonly resolve: (answer: Answer<unknown>) => void;
+  readonly reject: (error: unknown) => void;
+  /** Removes the listener from the caller's signal. */
+  unlisten: (() => void) | undefined;
+}
+
+const NO_OPTIONS: CallOptions<unknown> = {};
+
+export interface RequesterOptions {
+  /** First xid to use, at least 1. A client that is replaced goes on above those of its predecessor. */
+  readonly firstXid?: Xid;
+}
+
+export class Requester implements RequesterApi {
+  readonly #calls = new Map<number, Call>();
+  #nextXid: number;
+  /** Not above the lowest xid in the table. */
+  #lowestXid: number;
+  #link: Link | undefined;
+  #idleWaiters: (() => void)[] = [];
+
+  constructor(options: RequesterOptions = {}) {
+    this.#nextXid = options.firstXid ?? 1;
+    this.#lowestXid = this.#nextXid;
+  }
+
+  get inFlight(): number {
+    return this.#calls.size;
+  }
+
+  get attached(): boolean {
+    return this.#link !== undefined;
+  }
+
+  /** Highest xid given out; 0 before the first. */
+  get lastXid(): Xid {
+    return (this.#nextXid - 1) as Xid;
+  }
+
+  call<Q, R>(
+    operation: Operation<Q, R>,
+    request: Q,
+    options: CallOptions<R> = NO_OPTIONS,
+  ): Promise<Answer<R>> {
+    return new Promise<Answer<R>>((resolve, reject) => {
+      const { signal } = options;
+      if (signal?.aborted) throw interrupted(operation);
+      if (options.connectionOnly && this.#link === undefined) throw notConnected(operation);
+      const body = encode(operation.request, request);
+      const xid = this.#nextXid as Xid;
+      this.#nextXid += 1;
+      // Types meet again in #answer: what the operation decodes is what its caller waits for.
+      const call = {
+        xid,
+        operation,
+        body,
+        options,
+        sentThrough: undefined,
+        resolve,
+        reject,
+        unlisten: undefined,
+      } as unknown as Call;
+      this.#calls.set(xid, call);
+      if (signal !== undefined) listen(call, signal);
+      if (this.#link !== undefined) this.#send(call, this.#link);
+    });
+  }
+
+  notify<Q>(operation: Operation<Q, unknown>, notice: Q): void {
+    if (this.#link === undefined) return;
+    this.#link.send(
+      { kind: KIND.notice, opcode: operation.opcode, xid: NO_XID, ackXidOrCommitted: this.#ackXid() },
+      encode(operation.request, notice),
+    );
+  }
+
+  attach(link: Link, options: { readonly resend: boolean }): void {
+    this.#link = link;
+    if (!options.resend) return;
+    for (const call of this.#calls.values()) {
+      if (call.sentThrough !== link) this.#send(call, link);
+    }
+  }
+
+  detach(): void {
+    this.#link = undefined;
+    for (const call of this.#calls.values()) {
+      if (call.options.connectionOnly) this.#fail(call, notConnected(call.operation));
+    }
+    this.#checkIdle();
+  }
+
+  failAll(error: FsError, only?: (operation: Operation<unknown, unknown>) => boolean): void {
+    for (const call of this.#calls.values()) {
+      if (only === undefined || only(call.operation)) this.#fail(call, error);
+    }
+    this.#checkIdle();
+  }
+
+  reply(frame: Frame): void {
+    const { header } = frame;
+    const call = this.#calls.get(header.xid);
+    if (call === undefined) {
+      log('late reply to xid %d, opcode %d', header.xid, header.opcode);
+      return;
+    }
+    this.#calls.delete(header.xid);
+    call.unlisten?.();
+    try {
+      call.resolve(this.#answer(call, frame));
+    } catch (error) {
+      if (!(error instanceof FsError)) log('%s, xid %d: %O', call.operation.name, call.xid, error);
+      call.reject(error);
+    }
+    this.#checkIdle();
+  }
+
+  idle(): Promise<void> {
+    if (this.#calls.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#idleWaiters.push(resolve);
+    });
+  }
+
+  /** @throws FsError of the reply, or EPROTO; whatever apply() throws. */
+  #answer(call: Call, frame: Frame): Answer<unknown> {
+    const { header } = frame;
+    const { operation } = call;
+    if (header.opcode !== operation.opcode) {
+      throw new FsError('EPROTO', `reply to ${operation.name} has opcode ${header.opcode}`);
+    }
+    if (header.errno !== 0) {
+      throw new FsError(errnoName(header.errno), `${operation.name}: ${errorText(frame)}`);
+    }
+    const answer: Answer<unknown> = {
+      reply: decode(operation.reply, frame.body),
+      bulk: frame.bulk,
+      transno: header.transno,
+      lastCommitted: header.ackXidOrCommitted as Transno,
+      xid: header.xid,
+    };
+    call.options.apply?.(answer);
+    return answer;
+  }
+
+  #send(call: Call, link: Link): void {
+    const { options, sentThrough } = call;
+    let flags = options.flags ?? 0;
+    if (sentThrough !== undefined && sentThrough !== link) flags |= FLAG_RESENT;
+    call.sentThrough = link;
+    link.send(
+      {
+        kind: KIND.request,
+        opcode: call.operation.opcode,
+        flags,
+        xid: call.xid,
+        ackXidOrCommitted: this.#ackXid(),
+        transno: options.transno ?? NO_TRANSNO,
+      },
+      call.body,
+      options.bulk,
+    );
+  }
+
+  /** The lowest unanswered xid; the next one when all are answered. */
+  #ackXid(): number {
+    // Each xid is passed once, so this costs nothing on average; a map's first key would skip its deleted entries.
+    while (this.#lowestXid < this.#nextXid && !this.#calls.has(this.#lowestXid)) this.#lowestXid += 1;
+    return this.#lowestXid;
+  }
+
+  #fail(call: Call, error: FsError): void {
+    this.#calls.delete(call.xid);
+    call.unlisten?.();
+    call.reject(error);
+  }
+
+  /** Tells who waits for it that nothing is in flight. */
+  #checkIdle(): void {
+    if (this.#calls.size > 0 || this.#idleWaiters.length === 0) return;
+    const waiters = this.#idleWaiters;
+    this.#idleWaiters = [];
+    for (const waiter of waiters) waiter();
+  }
+}
+
+/** From now on an abort ends the caller's wait. The call stays in the table; its later resolve() changes nothing. */
+function listen(call: Call, signal: AbortSignal): void {
+  const onAbort = (): void => call.reject(interrupted(call.operation));
+  signal.addEventListener('abort', onAbort, { once: true });
+  call.unlisten = () => signal.removeEventListener('abort', onAbort);
+}
+
+function interrupted(operation: { readonly name: string }): FsError {
+  return new FsError('EINTR', `${operation.name} was interrupted`);
+}
+
+function notConnected(operation: { readonly name: string }): FsError {
+  return new FsError('ENOTCONN', `${operation.name}: the connection is lost`);
+}
+
+/** What the peer said about its error; its errno counts even when the text cannot be read. */
+function errorText(frame: Frame): string {
+  try {
+    return decode(ErrorReply, frame.body).text;
+  } catch (error) {
+    if (!(error instanceof FsError)) throw error;
+    return errnoName(frame.header.errno);
+  }
+}

@@ -1,0 +1,215 @@
+/**
+ * Service: the operations that one side answers.
+ *
+ * - A request is decoded, handled and answered in one turn where its handler needs no promise; Incoming.answer() keeps
+ *   replies in the order of execution where it does.
+ * - Whatever a peer sends is answered: EPROTO for a body that does not fit its message, EOPNOTSUPP for an unknown
+ *   opcode. A handler's bug is logged with its stack and answered EIO.
+ * - Backpressure: the bulk of a request counts against a budget from here until it is answered. When the budget is
+ *   used up the link is not read until there is room. Only bulks count, never requests: a WRITE waits for no lock, so
+ *   what holds the budget always ends, while a CANCEL stuck behind counted ENQUEUEs would wait for itself.
+ * - A peer that has more unanswered requests than any client would is closed.
+ */
+
+import type { ByteBudget } from '../base/budget.js';
+import { errnoOf, FsError } from '../base/errno.js';
+import type { Transno } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import { KIND } from '../wire/header.js';
+import { ErrorReply, type Operation } from '../wire/operation.js';
+import { decode, encode } from '../wire/schema.js';
+import type { Frame, Handler, Incoming, Link, Outcome, ServiceApi, ServiceHooks } from './api.js';
+
+const log = logger('rpc:service');
+
+export const UNANSWERED_MAX = 65_536;
+const ERROR_TEXT_MAX = 500;
+const NO_TRANSNO = 0 as Transno;
+const NO_BULK: readonly Uint8Array[] = [];
+
+export interface ServiceOptions {
+  /** Pays for the bulks of requests that are being handled, of all links. Default: not limited. */
+  readonly bulkBudget?: ByteBudget;
+  /** Default UNANSWERED_MAX. */
+  readonly unansweredMax?: number;
+}
+
+interface Entry<Context> {
+  readonly operation: Operation<unknown, unknown>;
+  readonly handler: Handler<Context, unknown, unknown>;
+}
+
+export class Service<Context> implements ServiceApi<Context> {
+  readonly #entries = new Map<number, Entry<Context>>();
+  readonly #bulkBudget: ByteBudget | undefined;
+  readonly #unansweredMax: number;
+  /** Requests of each link whose handlers have not answered. */
+  readonly #unanswered = new WeakMap<Link, number>();
+
+  constructor(options: ServiceOptions = {}) {
+    this.#bulkBudget = options.bulkBudget;
+    this.#unansweredMax = options.unansweredMax ?? UNANSWERED_MAX;
+  }
+
+  on<Q, R>(operation: Operation<Q, R>, handler: Handler<Context, Q, R>): void {
+    this.#entries.set(operation.opcode, { operation, handler } as unknown as Entry<Context>);
+  }
+
+  dispatch(context: Context, link: Link, frame: Frame, hooks: ServiceHooks): void {
+    const bulkBytes = frame.bulk.length;
+    const budget = this.#bulkBudget;
+    if (budget === undefined || bulkBytes === 0) {
+      this.#handle(context, link, frame, hooks, undefined);
+      return;
+    }
+    const paid = (): void => this.#handle(context, link, frame, hooks, () => budget.give(bulkBytes));
+    const room = budget.take(bulkBytes);
+    if (!isPromise(room)) {
+      paid();
+      return;
+    }
+    log('%s is not read until %s has room', link.peer, budget.name);
+    link.pause();
+    void room.then(() => {
+      if (link.isClosed) budget.give(bulkBytes);
+      else paid();
+      link.resume();
+    });
+  }
+
+  #handle(
+    context: Context,
+    link: Link,
+    frame: Frame,
+    hooks: ServiceHooks,
+    done: (() => void) | undefined,
+  ): void {
+    const entry = this.#entries.get(frame.header.opcode);
+    const exchange = new Exchange(link, frame, hooks, entry?.operation, done);
+    if (log.enabled) {
+      log('%s %s xid %d', link.peer, entry?.operation.name ?? frame.header.opcode, frame.header.xid);
+    }
+    let outcome: MaybePromise<Outcome<unknown> | undefined>;
+    try {
+      if (entry === undefined) throw new FsError('EOPNOTSUPP', `unknown opcode ${frame.header.opcode}`);
+      const request = decode(entry.operation.request, frame.body);
+      outcome = entry.handler(context, request, exchange);
+    } catch (error) {
+      exchange.fail(error);
+      return;
+    }
+    if (!isPromise(outcome)) {
+      exchange.finish(outcome);
+      return;
+    }
+    const waiting = (this.#unanswered.get(link) ?? 0) + 1;
+    this.#unanswered.set(link, waiting);
+    if (waiting > this.#unansweredMax) {
+      link.destroy(new FsError('EPROTO', `more than ${this.#unansweredMax} unanswered requests`));
+    }
+    outcome.then(
+      (value) => {
+        this.#unanswered.set(link, (this.#unanswered.get(link) ?? 1) - 1);
+        exchange.finish(value);
+      },
+      (error) => {
+        this.#unanswered.set(link, (this.#unanswered.get(link) ?? 1) - 1);
+        exchange.fail(error);
+      },
+    );
+  }
+}
+
+/** One request and its reply. Sees to it that there is exactly one. */
+class Exchange implements Incoming {
+  readonly header: Frame['header'];
+  readonly bulk: Buffer;
+  readonly #link: Link;
+  readonly #frame: Frame;
+  readonly #hooks: ServiceHooks;
+  readonly #operation: Operation<unknown, unknown> | undefined;
+  readonly #done: (() => void) | undefined;
+  #answered = false;
+
+  constructor(
+    link: Link,
+    frame: Frame,
+    hooks: ServiceHooks,
+    operation: Operation<unknown, unknown> | undefined,
+    done: (() => void) | undefined,
+  ) {
+    this.header = frame.header;
+    this.bulk = frame.bulk;
+    this.#link = link;
+    this.#frame = frame;
+    this.#hooks = hooks;
+    this.#operation = operation;
+    this.#done = done;
+  }
+
+  answer(outcome: Outcome<unknown>): void {
+    if (this.#answered) {
+      throw new Error(`${this.#name} was answered twice`);
+    }
+    const operation = this.#operation;
+    if (operation === undefined) throw new Error('an unknown operation was answered');
+    // Encoded first: if that fails, the request is still unanswered and gets its EIO.
+    const body = this.header.kind === KIND.notice ? undefined : encode(operation.reply, outcome.reply);
+    this.#answered = true;
+    if (body !== undefined) this.#reply(0, outcome.transno ?? NO_TRANSNO, body, outcome.bulk ?? NO_BULK);
+  }
+
+  /** The handler is through. @param outcome undefined: it has answered by itself. */
+  finish(outcome: Outcome<unknown> | undefined): void {
+    try {
+      if (outcome !== undefined) this.answer(outcome);
+      else if (!this.#answered && this.header.kind !== KIND.notice)
+        throw new Error(`${this.#name} was not answered`);
+    } catch (error) {
+      this.fail(error);
+      return;
+    }
+    this.#done?.();
+  }
+
+  /** The handler threw. */
+  fail(error: unknown): void {
+    this.#done?.();
+    const expected = error instanceof FsError;
+    if (!expected) log('bug in %s: %O', this.#name, error);
+    if (this.#answered) {
+      if (expected) log('%s failed after its answer: %s', this.#name, error.message);
+      return;
+    }
+    if (this.header.kind === KIND.notice) {
+      if (expected) log('notice %s from %s: %s', this.#name, this.#link.peer, error.message);
+      return;
+    }
+    this.#answered = true;
+    const text = expected
+      ? error.message.slice(0, ERROR_TEXT_MAX)
+      : 'internal error, see the log of the server';
+    this.#reply(errnoOf(error), NO_TRANSNO, encode(ErrorReply, { text }), NO_BULK);
+  }
+
+  get #name(): string {
+    return this.#operation?.name ?? `opcode ${this.header.opcode}`;
+  }
+
+  #reply(errno: number, transno: Transno, body: Buffer, bulk: readonly Uint8Array[]): void {
+    this.#hooks.onReply?.(this.#frame, { errno, transno, body, bulk });
+    this.#link.send(
+      {
+        kind: KIND.reply,
+        opcode: this.header.opcode,
+        errno,
+        xid: this.header.xid,
+        ackXidOrCommitted: this.#hooks.lastCommitted(),
+        transno,
+      },
+      body,
+      bulk,
+    );
+  }
+}
