@@ -156,12 +156,14 @@ export interface FuseHandlers {
     flags: number,
   ): MaybePromise<void>;
   link(request: RequestContext, nodeid: number, newParent: number, newName: string): MaybePromise<EntryOut>;
-  open(request: RequestContext, nodeid: number, flags: number): MaybePromise<OpenOut>;
+  /** killSuidgid: an open with O_TRUNC clears the set-id bits of the file as a write by this caller would. */
+  open(request: RequestContext, nodeid: number, flags: number, killSuidgid?: boolean): MaybePromise<OpenOut>;
   create(
     request: RequestContext,
     parent: number,
     name: string,
-    create: CreateIn & { readonly flags: number },
+    /** killSuidgid: as in open, for the case that the file exists by now. */
+    create: CreateIn & { readonly flags: number; readonly killSuidgid?: boolean },
   ): MaybePromise<EntryOut & OpenOut>;
   tmpfile(
     request: RequestContext,

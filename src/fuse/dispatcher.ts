@@ -1,0 +1,503 @@
+/**
+ * Between the kernel's bytes and the filesystem's methods: decodes a batch of requests, calls handlers, encodes
+ * their results. It opens no device and knows no filesystem.
+ *
+ * Invariants:
+ * - Every request that wants an answer gets exactly one, whatever its handler does: an exception that is not an FsError
+ *   is logged with its stack and answered EIO; a request with impossible contents is answered EINVAL.
+ * - A handler that answers at once is answered in the same turn without a promise, into the reply slab.
+ * - Requests that wait are in one table by unique until they are answered; an interrupt, a resend and a teardown
+ *   find them there.
+ * - Views into the batch's slab end with batch(); handlers copy what they keep.
+ */
+
+import { ERRNO, type Errno, errnoOf, FsError } from '../base/errno.js';
+import { type Log, logger } from '../base/log.js';
+import {
+  INIT_FLAG,
+  initFlagNames,
+  OPCODE,
+  opcodeName,
+  SIZE,
+  UNIQUE_INTERRUPT,
+  UNIQUE_RESEND_HIGH,
+} from './constants.js';
+import { Cursor, Writer } from './cursor.js';
+import type { FuseDevice, FuseHandlers, InterruptPolicy } from './handlers.js';
+import { type Negotiated, negotiate, putInit, putInitOffer, readInit } from './init.js';
+import { Interrupts, type RetryTimers } from './interrupts.js';
+import {
+  errnoWithoutOperation,
+  FIXED_REPLY_BYTES,
+  OPERATIONS,
+  type Operation,
+  SETXATTR_COMPAT,
+} from './operations.js';
+import { Request, requestKey } from './request.js';
+import { uniqueText } from './structs_in.js';
+
+export interface FuseDispatcherOptions {
+  readonly timers: RetryTimers;
+  /** Default: every signal ends the request. */
+  readonly interruptPolicy?: InterruptPolicy;
+  /** Time until an ignored INTERRUPT is asked for again. Default 30. */
+  readonly interruptRetryMs?: number;
+  /** Asynchronous requests (readahead, direct I/O) the kernel keeps with us at once. Default 128. */
+  readonly maxBackground?: number;
+  /** Above this the kernel calls itself congested and slows readahead. Default 96. */
+  readonly congestionThreshold?: number;
+  /** INIT flags not to ask for. */
+  readonly withoutInitFlags?: bigint;
+  readonly log?: Log;
+}
+
+/** Read answers up to this go through the slab: a copy is cheaper than a send of their own. */
+const COPY_TO_SLAB_BYTES = 8192;
+const REPLY_ROOM = SIZE.OUT_HEADER + FIXED_REPLY_BYTES;
+const NODEID_HIGH_LIMIT = 0x20_0000;
+const TWO_32 = 0x1_0000_0000;
+
+export interface DispatcherStats {
+  /** Requests seen, by opcode. */
+  readonly requests: Float64Array;
+  errors: number;
+  interrupts: number;
+  malformed: number;
+}
+
+export class FuseDispatcher {
+  readonly #handlers: FuseHandlers;
+  readonly #device: FuseDevice;
+  readonly #log: Log;
+  readonly #initOptions: { maxBackground: number; congestionThreshold: number; withoutFlags: bigint };
+  readonly #interrupts: Interrupts;
+  readonly #pending = new Map<number, Request>();
+  readonly #cursor = new Cursor();
+  readonly #slab: Writer;
+  /** Where answers are encoded that do not go into the slab; copied out before anything else happens. */
+  readonly #scratch = new Writer(Buffer.alloc(REPLY_ROOM));
+  readonly #drainWaiters: (() => void)[] = [];
+  #slabUsed = 0;
+  #inBatch = false;
+  #tracing = false;
+  #batchBytes: Buffer | undefined = undefined;
+  #batchView: DataView = new DataView(new ArrayBuffer(0));
+  #negotiated: Negotiated | undefined = undefined;
+  #setxattrExt = true;
+  #destroyed = false;
+  readonly stats: DispatcherStats = {
+    requests: new Float64Array(OPERATIONS.length),
+    errors: 0,
+    interrupts: 0,
+    malformed: 0,
+  };
+
+  constructor(handlers: FuseHandlers, device: FuseDevice, options: FuseDispatcherOptions) {
+    this.#handlers = handlers;
+    this.#device = device;
+    this.#log = options.log ?? logger('fuse');
+    this.#slab = new Writer(device.replySlab);
+    this.#initOptions = {
+      maxBackground: options.maxBackground ?? 128,
+      congestionThreshold: options.congestionThreshold ?? 96,
+      withoutFlags: options.withoutInitFlags ?? 0n,
+    };
+    this.#interrupts = new Interrupts({
+      timers: options.timers,
+      policy: options.interruptPolicy ?? (() => true),
+      retryMs: options.interruptRetryMs ?? 30,
+      log: this.#log,
+      askAgain: (high, low) => this.#sendError(high, low, ERRNO.EAGAIN),
+    });
+  }
+
+  /** What INIT agreed on; undefined before. */
+  get negotiated(): Negotiated | undefined {
+    return this.#negotiated;
+  }
+
+  /** Requests whose handler has not answered yet. */
+  get pendingCount(): number {
+    return this.#pending.size;
+  }
+
+  /** Names of the waiting requests' operations with their thread ids, for status. */
+  pendingSummary(): { readonly operation: string; readonly nodeid: number; readonly pid: number }[] {
+    return Array.from(this.#pending.values(), ({ opcode, nodeid, pid }) => ({
+      operation: opcodeName(opcode),
+      nodeid,
+      pid,
+    }));
+  }
+
+  /** Bytes in the reply slab that have to be sent now; the slab counts as empty afterwards. */
+  takeReplyBytes(): number {
+    const used = this.#slabUsed;
+    this.#slabUsed = 0;
+    return used;
+  }
+
+  /**
+   * Works through requests packed one behind the other, each at a multiple of 8. Handlers run now; the slab's
+   * memory may be reused when this returns.
+   */
+  batch(slab: Buffer, usedBytes: number): void {
+    if (slab !== this.#batchBytes) {
+      this.#batchBytes = slab;
+      this.#batchView = new DataView(slab.buffer, slab.byteOffset, slab.byteLength);
+    }
+    const view = this.#batchView;
+    this.#tracing = this.#log.enabled;
+    this.#inBatch = true;
+    try {
+      let at = 0;
+      while (usedBytes - at >= SIZE.IN_HEADER) {
+        const lenBytes = view.getUint32(at, true);
+        if (lenBytes < SIZE.IN_HEADER || lenBytes > usedBytes - at) break;
+        this.#request(slab, view, at, lenBytes);
+        at += (lenBytes + 7) & ~7;
+      }
+      if (at < usedBytes) this.#malformedRest(usedBytes - at);
+    } finally {
+      this.#inBatch = false;
+    }
+  }
+
+  /** A length that cannot be: where the next request begins is unknown, so the rest of the batch is lost. */
+  #malformedRest(restBytes: number): void {
+    this.stats.malformed++;
+    this.#log('dropped %d bytes at the end of a batch: not a request', restBytes);
+  }
+
+  #request(slab: Buffer, view: DataView, at: number, lenBytes: number): void {
+    // fuse_in_header, by hand: len 0, opcode 4, unique 8, nodeid 16, uid 24, gid 28, pid 32, total_extlen 36 (u16).
+    const opcode = view.getUint32(at + 4, true);
+    const uniqueLow = view.getUint32(at + 8, true);
+    const uniqueHigh = view.getUint32(at + 12, true);
+    const nodeidHigh = view.getUint32(at + 20, true);
+    const extBytes = view.getUint16(at + 36, true) * 8;
+    const end = at + lenBytes - extBytes;
+    if (opcode < this.stats.requests.length)
+      this.stats.requests[opcode] = (this.stats.requests[opcode] ?? 0) + 1;
+    const request = new Request(
+      opcode,
+      uniqueHigh,
+      uniqueLow,
+      nodeidHigh * TWO_32 + view.getUint32(at + 16, true),
+      view.getUint32(at + 24, true),
+      view.getUint32(at + 28, true),
+      view.getUint32(at + 32, true),
+    );
+    if (nodeidHigh >= NODEID_HIGH_LIMIT || end < at + SIZE.IN_HEADER) {
+      this.#malformed(request);
+      return;
+    }
+    // Extensions (security context, supplementary group) stand behind the arguments: the body ends before them.
+    this.#cursor.reset(slab, view, at + SIZE.IN_HEADER, end);
+    const operation = OPERATIONS[opcode];
+    if (operation === undefined) {
+      this.#withoutOperation(request);
+      return;
+    }
+    if (uniqueHigh >= UNIQUE_RESEND_HIGH && this.#isKnownResend(request)) return;
+    this.#run(request, opcode === OPCODE.SETXATTR && !this.#setxattrExt ? SETXATTR_COMPAT : operation);
+  }
+
+  #run(request: Request, operation: Operation): void {
+    request.operation = operation;
+    let result: unknown;
+    try {
+      result = operation.call(this.#handlers, request, this.#cursor);
+    } catch (error) {
+      this.#fail(request, error);
+      return;
+    }
+    if (result instanceof Promise) this.#wait(request, result);
+    else this.#answer(request, operation, result);
+  }
+
+  #wait(request: Request, result: Promise<unknown>): void {
+    const { key } = request;
+    this.#pending.set(key, request);
+    if (this.#tracing) this.#log('%s waits', this.#describe(request));
+    result.then(
+      (value) => {
+        if (!request.answered && request.operation !== undefined)
+          this.#answer(request, request.operation, value);
+      },
+      (error: unknown) => {
+        if (!request.answered) this.#fail(request, error);
+      },
+    );
+    this.#interrupts.pendingBegan(request);
+  }
+
+  /** A request that the kernel sends again while it is still being worked on: only its unique has changed. */
+  #isKnownResend(request: Request): boolean {
+    const known = this.#pending.get(request.key);
+    if (known === undefined) return false;
+    known.uniqueHigh = request.uniqueHigh;
+    return true;
+  }
+
+  #answer(request: Request, operation: Operation, result: unknown): void {
+    // Nothing has left before the encoder is through: a result that is not what its type says can still fail.
+    let bodyBytes = 0;
+    let chunks: readonly Uint8Array[] | undefined;
+    try {
+      if (operation.put !== undefined) {
+        if (this.#slabHasRoom(REPLY_ROOM)) {
+          bodyBytes = operation.put(this.#slab, this.#slabUsed + SIZE.OUT_HEADER, result);
+        } else {
+          bodyBytes = operation.put(this.#scratch, SIZE.OUT_HEADER, result);
+        }
+      } else if (operation.chunks !== undefined) {
+        chunks = operation.chunks(result);
+        bodyBytes = totalBytes(chunks, request.replyLimitBytes);
+      }
+    } catch (error) {
+      this.#fail(request, error);
+      return;
+    }
+    if (chunks === undefined) this.#answerFixed(request, bodyBytes);
+    else this.#answerChunks(request, chunks, bodyBytes);
+  }
+
+  #slabHasRoom(sizeBytes: number): boolean {
+    return this.#inBatch && this.#slabUsed + sizeBytes <= this.#slab.bytes.length;
+  }
+
+  /** Puts the header before a body of that size, already in the slab or in the scratch; a negative size is an errno. */
+  #answerFixed(request: Request, bodyBytes: number): void {
+    const errno = bodyBytes < 0 ? -bodyBytes : 0;
+    const lenBytes = SIZE.OUT_HEADER + Math.max(bodyBytes, 0);
+    this.#done(request, errno, lenBytes);
+    if (this.#slabHasRoom(REPLY_ROOM)) {
+      this.#putHeader(this.#slab, this.#slabUsed, request, errno, lenBytes);
+      this.#slabUsed += (lenBytes + 7) & ~7;
+    } else {
+      this.#putHeader(this.#scratch, 0, request, errno, lenBytes);
+      this.#device.send([Buffer.from(this.#scratch.bytes.subarray(0, lenBytes))]);
+    }
+  }
+
+  #answerChunks(request: Request, chunks: readonly Uint8Array[], bodyBytes: number): void {
+    const lenBytes = SIZE.OUT_HEADER + bodyBytes;
+    this.#done(request, 0, lenBytes);
+    if (bodyBytes <= COPY_TO_SLAB_BYTES && this.#slabHasRoom((lenBytes + 7) & ~7)) {
+      this.#putHeader(this.#slab, this.#slabUsed, request, 0, lenBytes);
+      let at = this.#slabUsed + SIZE.OUT_HEADER;
+      for (const chunk of chunks) {
+        this.#slab.bytes.set(chunk, at);
+        at += chunk.length;
+      }
+      this.#slabUsed += (lenBytes + 7) & ~7;
+      return;
+    }
+    const header = new Writer(Buffer.allocUnsafe(SIZE.OUT_HEADER));
+    this.#putHeader(header, 0, request, 0, lenBytes);
+    this.#device.send([header.bytes, ...chunks]);
+  }
+
+  /** fuse_out_header, 16 bytes: len, error (negative errno), unique. */
+  #putHeader(w: Writer, at: number, request: Request, errno: number, lenBytes: number): void {
+    w.u32(at, lenBytes);
+    w.u32(at + 4, -errno);
+    w.u32(at + 8, request.uniqueLow);
+    w.u32(at + 12, request.uniqueHigh);
+  }
+
+  #sendError(uniqueHigh: number, uniqueLow: number, errno: number): void {
+    const w = new Writer(Buffer.allocUnsafe(SIZE.OUT_HEADER));
+    w.u32(0, SIZE.OUT_HEADER);
+    w.u32(4, -errno);
+    w.u32(8, uniqueLow);
+    w.u32(12, uniqueHigh);
+    this.#device.send([w.bytes]);
+  }
+
+  #fail(request: Request, error: unknown): void {
+    if (request.answered) {
+      this.#log('%s failed after its answer: %O', this.#describe(request), error);
+      return;
+    }
+    let errno = errnoOf(error);
+    if (!(error instanceof FsError)) {
+      this.#log('%s failed by a bug: %O', this.#describe(request), error);
+    } else if (errno === ERRNO.ENOSYS) {
+      // The kernel would never ask again, but what a server cannot do today it can do after its upgrade.
+      errno = ERRNO.EOPNOTSUPP;
+    }
+    this.#answerFixed(request, -errno);
+  }
+
+  /** Bookkeeping of every answer, before it is written. */
+  #done(request: Request, errno: number, lenBytes: number): void {
+    request.answered = true;
+    if (this.#pending.size !== 0) this.#forgetPending(request);
+    this.#interrupts.requestDone(request);
+    if (errno !== 0) this.stats.errors++;
+    if (this.#tracing) this.#log('%s -> %d, %d bytes', this.#describe(request), -errno, lenBytes);
+  }
+
+  #forgetPending(request: Request): void {
+    const { key } = request;
+    if (this.#pending.get(key) !== request) return;
+    this.#pending.delete(key);
+    if (this.#pending.size === 0) {
+      for (const waiter of this.#drainWaiters.splice(0)) waiter();
+    }
+  }
+
+  #describe(request: Request): string {
+    const unique = uniqueText(request.uniqueHigh, request.uniqueLow);
+    return `${opcodeName(request.opcode)} #${unique} node ${request.nodeid} uid ${request.uid} pid ${request.pid}`;
+  }
+
+  #malformed(request: Request): void {
+    this.stats.malformed++;
+    this.#log('%s: impossible header', this.#describe(request));
+    if (!hasNoReply(request.opcode)) this.#answerFixed(request, -ERRNO.EINVAL);
+  }
+
+  /** Requests that are about the connection, not about files. */
+  #withoutOperation(request: Request): void {
+    try {
+      switch (request.opcode) {
+        case OPCODE.FORGET:
+          this.#handlers.forget(request.nodeid, this.#cursor.u64());
+          return;
+        case OPCODE.BATCH_FORGET:
+          this.#batchForget();
+          return;
+        case OPCODE.INTERRUPT:
+          this.#interrupt(request);
+          return;
+        case OPCODE.INIT:
+          this.#init(request);
+          return;
+        case OPCODE.DESTROY:
+          this.#destroyHandlers();
+          this.#answerFixed(request, 0);
+          return;
+        case OPCODE.NOTIFY_REPLY:
+          return; // answers NOTIFY_RETRIEVE, which we never send
+        default:
+          this.#log('%s: not supported', this.#describe(request));
+          this.#answerFixed(request, -errnoWithoutOperation(request.opcode));
+      }
+    } catch (error) {
+      if (!hasNoReply(request.opcode)) this.#fail(request, error);
+      else this.#log('%s failed: %O', this.#describe(request), error);
+    }
+  }
+
+  /** fuse_batch_forget_in: count, padding; then (nodeid, nlookup) pairs. */
+  #batchForget(): void {
+    const count = this.#cursor.u32();
+    this.#cursor.skip(4);
+    for (let index = 0; index < count; index++) {
+      const nodeid = this.#cursor.u64();
+      this.#handlers.forget(nodeid, this.#cursor.u64());
+    }
+  }
+
+  /** fuse_interrupt_in names the request; the message's own unique is that with the low bit set. */
+  #interrupt(request: Request): void {
+    this.stats.interrupts++;
+    const low = this.#cursor.u32();
+    const high = this.#cursor.u32();
+    const pending = this.#pending.get(requestKey(high, low));
+    if (this.#tracing) {
+      this.#log(
+        'INTERRUPT of #%s: %s',
+        uniqueText(high, low),
+        pending ? this.#describe(pending) : 'not known',
+      );
+    }
+    this.#interrupts.received(pending, request.uniqueHigh, request.uniqueLow | UNIQUE_INTERRUPT);
+  }
+
+  #init(request: Request): void {
+    const offered = readInit(this.#cursor);
+    const answer = negotiate(offered, this.#initOptions);
+    if (answer.kind === 'refused') {
+      this.#log('the kernel speaks FUSE %d.%d, too old for us', offered.major, offered.minor);
+      this.#answerFixed(request, -ERRNO.EPROTO);
+      return;
+    }
+    if (answer.kind === 'offerOurs') {
+      this.#answer(request, INIT_OFFER, undefined);
+      return;
+    }
+    const { negotiated } = answer;
+    this.#negotiated = negotiated;
+    this.#setxattrExt = (negotiated.flags & INIT_FLAG.SETXATTR_EXT) !== 0n;
+    this.#answer(request, INIT_AGREED, negotiated);
+    if (this.#tracing) {
+      const { minor, maxWriteBytes, flags } = negotiated;
+      this.#log('FUSE 7.%d, max_write %d, %s', minor, maxWriteBytes, initFlagNames(flags).join(' '));
+    }
+    this.#handlers.init?.({
+      minor: negotiated.minor,
+      flags: negotiated.flags,
+      maxWrite: negotiated.maxWriteBytes,
+    });
+  }
+
+  /** Resolves when no request waits for its handler; at once if that is so now. */
+  drainPending(): Promise<void> {
+    if (this.#pending.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#drainWaiters.push(resolve);
+    });
+  }
+
+  /** Answers all waiting requests with that error and ends their handlers' waits; what those say later is dropped. */
+  failPending(code: Errno): void {
+    for (const request of [...this.#pending.values()]) {
+      this.#answerFixed(request, -ERRNO[code]);
+      request.interrupt();
+    }
+  }
+
+  /** The connection is gone (ENODEV on the device): nothing can be answered any more. */
+  deviceGone(): void {
+    for (const request of [...this.#pending.values()]) {
+      this.#done(request, ERRNO.ENODEV, 0);
+      request.interrupt();
+    }
+    this.#interrupts.cancelAll();
+    this.#destroyHandlers();
+  }
+
+  #destroyHandlers(): void {
+    if (this.#destroyed) return;
+    this.#destroyed = true;
+    this.#handlers.destroy?.();
+  }
+}
+
+const INIT_OFFER: Operation = { call: () => undefined, put: putInitOffer, interruptible: false };
+const INIT_AGREED: Operation = {
+  call: () => undefined,
+  put: (w: Writer, at: number, result: Negotiated) => putInit(w, at, result),
+  interruptible: false,
+};
+
+/** @throws Error when the handler gave more than the kernel has room for: it would refuse the answer, and wait on. */
+function totalBytes(chunks: readonly Uint8Array[], limitBytes: number): number {
+  let total = 0;
+  for (const chunk of chunks) total += chunk.length;
+  if (total > limitBytes) throw new Error(`handler gave ${total} bytes where ${limitBytes} fit`);
+  return total;
+}
+
+function hasNoReply(opcode: number): boolean {
+  return (
+    opcode === OPCODE.FORGET ||
+    opcode === OPCODE.BATCH_FORGET ||
+    opcode === OPCODE.INTERRUPT ||
+    opcode === OPCODE.NOTIFY_REPLY
+  );
+}

@@ -1,0 +1,348 @@
+/**
+ * The opcode table: for each request that a filesystem answers, how its arguments are read, which handler is called
+ * and how the result is written. Arguments are read before the handler runs; nothing here waits.
+ *
+ * ENOSYS is not an error but a contract: the kernel remembers it for most opcodes and never asks again while the mount
+ * lives. So it is answered only for opcodes that stand here as `unsupported` or not at all, never for a handler's own failure.
+ */
+
+import { ERRNO, FsError } from '../base/errno.js';
+import { NAME_MAX } from '../base/ids.js';
+import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import {
+  ENOTTY,
+  FSYNC_FDATASYNC,
+  GETATTR_FH,
+  OPCODE,
+  OPEN_KILL_SUIDGID,
+  SEEK_DATA,
+  SEEK_HOLE,
+  SETXATTR_ACL_KILL_SGID,
+  SIZE,
+} from './constants.js';
+import { type Cursor, Writer } from './cursor.js';
+import { DirFill } from './dirents.js';
+import type { AttrOut, EntryOut, FuseHandlers, NegativeEntry } from './handlers.js';
+import type { Request } from './request.js';
+import { readCopyRange, readLock, readRead, readRelease, readSetattr, readWrite } from './structs_in.js';
+import {
+  putAttrOut,
+  putCreate,
+  putEntry,
+  putLock,
+  putNegativeEntry,
+  putOpen,
+  putStatfs,
+  putStatx,
+  putU64,
+  putWrite,
+} from './structs_out.js';
+
+export interface Operation {
+  /** Reads the arguments and calls the handler. Throws FsError for a body that is none. */
+  call(handlers: FuseHandlers, request: Request, body: Cursor): unknown;
+  /** Writes a result of at most FIXED_REPLY_BYTES at an offset; returns its size, or a negative errno. */
+  put?(writer: Writer, at: number, result: unknown): number;
+  /** A result of any size, as the chunks it consists of. Neither put nor chunks: the answer is empty. */
+  chunks?(result: unknown): readonly Uint8Array[];
+  /** false: the operation must end by itself, no signal cuts it short. */
+  readonly interruptible: boolean;
+}
+
+/** Upper bound of what `put` writes (STATX). */
+export const FIXED_REPLY_BYTES = SIZE.STATX_OUT;
+
+type Call<R> = (handlers: FuseHandlers, request: Request, body: Cursor) => MaybePromise<R>;
+
+function fixed<R>(call: Call<R>, put: (writer: Writer, at: number, result: R) => number): Operation {
+  // A method in the interface, so that each operation's own result type stands for unknown.
+  const operation: { call: Call<R>; put(w: Writer, at: number, result: R): number; interruptible: boolean } =
+    {
+      call,
+      put,
+      interruptible: true,
+    };
+  return operation;
+}
+
+function empty(call: Call<void>, interruptible = true): Operation {
+  return { call, interruptible };
+}
+
+function bytes(call: Call<readonly Uint8Array[]>): Operation {
+  const operation: {
+    call: Call<readonly Uint8Array[]>;
+    chunks(result: readonly Uint8Array[]): readonly Uint8Array[];
+    interruptible: boolean;
+  } = { call, chunks: (result) => result, interruptible: true };
+  return operation;
+}
+
+/** The kernel passes names of up to 1024 bytes; ours end at NAME_MAX. */
+function entryName(c: Cursor): string {
+  const name = c.name();
+  if (name.length > NAME_MAX) throw new FsError('ENAMETOOLONG', `name of ${name.length} bytes`);
+  return name;
+}
+
+function putLookup(w: Writer, at: number, entry: EntryOut | NegativeEntry): number {
+  if (entry.attr !== null) return putEntry(w, at, entry);
+  return entry.entryValidSec > 0 ? putNegativeEntry(w, at, entry) : -ERRNO.ENOENT;
+}
+
+/** fuse_getattr_in: flags, padding, fh. fh means something only with GETATTR_FH. */
+function getattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<AttrOut> {
+  const flags = c.u32();
+  c.skip(4);
+  return h.getattr(r, r.nodeid, (flags & GETATTR_FH) !== 0 ? c.u64() : undefined);
+}
+
+/** fuse_statx_in begins as fuse_getattr_in does; sx_flags and sx_mask only narrow what may be answered. */
+function statx(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<AttrOut> {
+  if (c.remainingBytes < SIZE.STATX_IN) throw new FsError('EINVAL', 'short fuse_statx_in');
+  return getattr(h, r, c);
+}
+
+/** fuse_mknod_in: mode, rdev, umask, padding. */
+function mknod(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<EntryOut> {
+  const mode = c.u32();
+  const rdev = c.u32();
+  const umask = c.u32();
+  c.skip(4);
+  return h.mknod(r, r.nodeid, entryName(c), { mode, rdev, umask });
+}
+
+/** fuse_mkdir_in: mode, umask. */
+function mkdir(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<EntryOut> {
+  const mode = c.u32();
+  const umask = c.u32();
+  return h.mkdir(r, r.nodeid, entryName(c), { mode, umask });
+}
+
+/** Name and target, both NUL-terminated. */
+function symlink(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<EntryOut> {
+  const name = entryName(c);
+  return h.symlink(r, r.nodeid, name, c.takeString());
+}
+
+/** fuse_rename_in: newdir; then the two names. */
+function rename(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const newParent = c.u64();
+  const name = entryName(c);
+  return h.rename(r, r.nodeid, name, newParent, entryName(c), 0);
+}
+
+/** fuse_rename2_in: newdir, flags (renameat2(2)), padding; then the two names. */
+function rename2(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const newParent = c.u64();
+  const flags = c.u32();
+  c.skip(4);
+  const name = entryName(c);
+  return h.rename(r, r.nodeid, name, newParent, entryName(c), flags);
+}
+
+/** fuse_create_in: flags, mode, umask, open_flags; then the name ("/" for TMPFILE). */
+function readCreate(c: Cursor): { flags: number; mode: number; umask: number; killSuidgid: boolean } {
+  const flags = c.u32();
+  const mode = c.u32();
+  const umask = c.u32();
+  return { flags, mode, umask, killSuidgid: (c.u32() & OPEN_KILL_SUIDGID) !== 0 };
+}
+
+/** fuse_fsync_in: fh, fsync_flags, padding. */
+function readFsync(c: Cursor): { fh: number; datasync: boolean } {
+  const fh = c.u64();
+  const flags = c.u32();
+  c.skip(4);
+  return { fh, datasync: (flags & FSYNC_FDATASYNC) !== 0 };
+}
+
+/** fuse_getxattr_in: size, padding. Size 0 asks how large the answer would be. */
+function xattrAnswer(value: Uint8Array, sizeBytes: number): readonly Uint8Array[] {
+  if (sizeBytes === 0) {
+    const writer = new Writer(Buffer.alloc(SIZE.GETXATTR_OUT));
+    writer.u32(0, value.length);
+    return [writer.bytes];
+  }
+  if (value.length > sizeBytes) throw new FsError('ERANGE', `value of ${value.length} bytes`);
+  return [value];
+}
+
+function getxattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<readonly Uint8Array[]> {
+  const sizeBytes = c.u32();
+  c.skip(4);
+  return andThen(h.getxattr(r, r.nodeid, c.name()), (value) => xattrAnswer(value, sizeBytes));
+}
+
+function listxattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<readonly Uint8Array[]> {
+  const sizeBytes = c.u32();
+  c.skip(4);
+  return andThen(h.listxattr(r, r.nodeid), (names) =>
+    xattrAnswer(Buffer.from(names.map((name) => `${name}\0`).join(''), 'latin1'), sizeBytes),
+  );
+}
+
+/**
+ * fuse_setxattr_in: size, flags, and since SETXATTR_EXT was agreed setxattr_flags and padding; then name and value. A
+ * kernel without SETXATTR_EXT (before 5.13, 7.33) sends the first half only: SETXATTR_COMPAT.
+ */
+function setxattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const sizeBytes = c.u32();
+  const flags = c.u32();
+  const extFlags = c.u32();
+  c.skip(4);
+  const name = c.name();
+  return h.setxattr(r, r.nodeid, name, c.take(sizeBytes), flags, (extFlags & SETXATTR_ACL_KILL_SGID) !== 0);
+}
+
+function setxattrCompat(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const sizeBytes = c.u32();
+  const flags = c.u32();
+  const name = c.name();
+  return h.setxattr(r, r.nodeid, name, c.take(sizeBytes), flags, false);
+}
+
+/** For connections that did not agree on SETXATTR_EXT. */
+export const SETXATTR_COMPAT: Operation = empty(setxattrCompat);
+
+function read(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<readonly Uint8Array[]> {
+  const args = readRead(c);
+  r.replyLimitBytes = args.sizeBytes;
+  return h.read(r, r.nodeid, args);
+}
+
+function readdir(plus: boolean): Call<readonly Uint8Array[]> {
+  return (h, r, c) => {
+    const { fh, offset, sizeBytes } = readRead(c);
+    const fill = new DirFill(sizeBytes, plus);
+    const filled = h.readdir(r, r.nodeid, fh, offset, plus, fill.push);
+    return isPromise(filled) ? filled.then(() => fill.chunks()) : fill.chunks();
+  };
+}
+
+/** fuse_flush_in: fh, unused, padding, lock_owner. */
+function flush(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const fh = c.u64();
+  c.skip(8);
+  return h.flush(r, r.nodeid, fh, c.hex64());
+}
+
+/** fuse_fallocate_in: fh, offset, length, mode, padding. */
+function fallocate(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const fh = c.u64();
+  const offset = c.u64('EFBIG');
+  const length = c.u64('EFBIG');
+  const mode = c.u32();
+  c.skip(4);
+  if (offset + length > Number.MAX_SAFE_INTEGER) throw new FsError('EFBIG', 'range ends above 2^53');
+  return h.fallocate(r, r.nodeid, fh, mode, offset, length);
+}
+
+/** fuse_lseek_in: fh, offset, whence, padding. */
+function lseek(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<number> {
+  const fh = c.u64();
+  const offset = c.u64('ENXIO');
+  const whence = c.u32();
+  c.skip(4);
+  if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw new FsError('EINVAL', `lseek whence ${whence}`);
+  return h.lseek(r, r.nodeid, fh, offset, whence === SEEK_DATA ? 'data' : 'hole');
+}
+
+function copyRange(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<number> {
+  const args = readCopyRange(c);
+  return h.copyFileRange(
+    r,
+    { nodeid: r.nodeid, fh: args.fhIn, offset: args.offsetIn },
+    { nodeid: args.nodeidOut, fh: args.fhOut, offset: args.offsetOut },
+    args.length,
+  );
+}
+
+/** fuse_open_in: flags, open_flags. */
+function open(h: FuseHandlers, r: Request, c: Cursor): ReturnType<FuseHandlers['open']> {
+  const flags = c.u32();
+  return h.open(r, r.nodeid, flags, (c.u32() & OPEN_KILL_SUIDGID) !== 0);
+}
+
+function opendir(h: FuseHandlers, r: Request, c: Cursor): ReturnType<FuseHandlers['opendir']> {
+  const flags = c.u32();
+  c.skip(4);
+  return h.opendir(r, r.nodeid, flags);
+}
+
+function setattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<AttrOut> {
+  return h.setattr(r, r.nodeid, readSetattr(c));
+}
+
+function create(h: FuseHandlers, r: Request, c: Cursor): ReturnType<FuseHandlers['create']> {
+  const args = readCreate(c);
+  return h.create(r, r.nodeid, entryName(c), args);
+}
+
+function fsync(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const { fh, datasync } = readFsync(c);
+  return h.fsync(r, r.nodeid, fh, datasync);
+}
+
+function fsyncdir(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const { fh, datasync } = readFsync(c);
+  return h.fsyncdir(r, r.nodeid, fh, datasync);
+}
+
+const BY_OPCODE: Readonly<Record<number, Operation>> = {
+  [OPCODE.LOOKUP]: fixed((h, r, c) => h.lookup(r, r.nodeid, entryName(c)), putLookup),
+  [OPCODE.GETATTR]: fixed(getattr, putAttrOut),
+  [OPCODE.STATX]: fixed(statx, putStatx),
+  [OPCODE.SETATTR]: fixed(setattr, putAttrOut),
+  [OPCODE.READLINK]: bytes((h, r) => andThen(h.readlink(r, r.nodeid), (target) => [target])),
+  [OPCODE.SYMLINK]: fixed(symlink, putEntry),
+  [OPCODE.MKNOD]: fixed(mknod, putEntry),
+  [OPCODE.MKDIR]: fixed(mkdir, putEntry),
+  [OPCODE.UNLINK]: empty((h, r, c) => h.unlink(r, r.nodeid, entryName(c))),
+  [OPCODE.RMDIR]: empty((h, r, c) => h.rmdir(r, r.nodeid, entryName(c))),
+  [OPCODE.RENAME]: empty(rename),
+  [OPCODE.RENAME2]: empty(rename2),
+  // The header names the new directory, fuse_link_in the inode.
+  [OPCODE.LINK]: fixed((h, r, c) => h.link(r, c.u64(), r.nodeid, entryName(c)), putEntry),
+  [OPCODE.OPEN]: fixed(open, putOpen),
+  [OPCODE.CREATE]: fixed(create, putCreate),
+  [OPCODE.TMPFILE]: fixed((h, r, c) => h.tmpfile(r, r.nodeid, readCreate(c)), putCreate),
+  [OPCODE.READ]: bytes(read),
+  [OPCODE.WRITE]: fixed((h, r, c) => h.write(r, r.nodeid, readWrite(c)), putWrite),
+  [OPCODE.FLUSH]: empty(flush, false),
+  [OPCODE.RELEASE]: empty((h, r, c) => h.release(r, r.nodeid, readRelease(c)), false),
+  [OPCODE.FSYNC]: empty(fsync),
+  [OPCODE.OPENDIR]: fixed(opendir, putOpen),
+  [OPCODE.READDIR]: bytes(readdir(false)),
+  [OPCODE.READDIRPLUS]: bytes(readdir(true)),
+  [OPCODE.RELEASEDIR]: empty((h, r, c) => h.releasedir(r, r.nodeid, readRelease(c).fh), false),
+  [OPCODE.FSYNCDIR]: empty(fsyncdir),
+  [OPCODE.STATFS]: fixed((h, r) => h.statfs(r, r.nodeid), putStatfs),
+  [OPCODE.GETXATTR]: bytes(getxattr),
+  [OPCODE.SETXATTR]: empty(setxattr),
+  [OPCODE.LISTXATTR]: bytes(listxattr),
+  [OPCODE.REMOVEXATTR]: empty((h, r, c) => h.removexattr(r, r.nodeid, c.name())),
+  [OPCODE.GETLK]: fixed((h, r, c) => h.getlk(r, r.nodeid, readLock(c, false)), putLock),
+  [OPCODE.SETLK]: empty((h, r, c) => h.setlk(r, r.nodeid, readLock(c, false))),
+  [OPCODE.SETLKW]: empty((h, r, c) => h.setlk(r, r.nodeid, readLock(c, true))),
+  [OPCODE.FALLOCATE]: empty(fallocate),
+  [OPCODE.LSEEK]: fixed(lseek, putU64),
+  [OPCODE.COPY_FILE_RANGE]: fixed(copyRange, putWrite),
+  [OPCODE.COPY_FILE_RANGE_64]: fixed(copyRange, putU64),
+  // Only virtiofs sends it; what it asks for is done by write-back of our own.
+  [OPCODE.SYNCFS]: empty(() => undefined),
+};
+
+/** Indexed by opcode: an array, because every request looks here. */
+export const OPERATIONS: readonly (Operation | undefined)[] = Array.from(
+  { length: Math.max(...Object.values(OPCODE)) + 1 },
+  (_, opcode) => BY_OPCODE[opcode],
+);
+
+/**
+ * What an opcode without an operation is answered. ENOSYS makes the kernel use its own fallback for good: no BMAP, the
+ * default poll mask, access by the mode bits. IOCTL has no such memory, and ENOTTY is what its callers expect.
+ */
+export function errnoWithoutOperation(opcode: number): number {
+  return opcode === OPCODE.IOCTL ? ENOTTY : ERRNO.ENOSYS;
+}

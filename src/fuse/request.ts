@@ -1,0 +1,67 @@
+/**
+ * One request while it is being worked on: what the handler sees of its caller, and what the reply needs.
+ *
+ * `unique` is 64 bits that must come back exactly, with bit 63 used by NOTIFY_RESEND and bit 0 by INTERRUPT, so it is
+ * kept in two halves; the key for tables is its low 53 bits (the kernel counts up by two from a small number).
+ */
+
+import { FsError } from '../base/errno.js';
+import type { RequestContext } from './handlers.js';
+import type { Operation } from './operations.js';
+
+const KEY_HIGH_MASK = 0x1f_ffff;
+
+/** The same for a request, for its resend and for its interrupt. */
+export function requestKey(uniqueHigh: number, uniqueLow: number): number {
+  return (uniqueHigh & KEY_HIGH_MASK) * 0x1_0000_0000 + ((uniqueLow & ~1) >>> 0);
+}
+
+export class Request implements RequestContext {
+  readonly opcode: number;
+  readonly nodeid: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly pid: number;
+  readonly uniqueLow: number;
+  /** Changes when the kernel sends the request again: only the newest form is answered. */
+  uniqueHigh: number;
+  /** Largest answer the kernel has room for, set by the operations whose caller says so. */
+  replyLimitBytes = Number.MAX_SAFE_INTEGER;
+  /** Set when the answer has left, or was given on behalf of the handler. */
+  answered = false;
+  operation: Operation | undefined = undefined;
+  #controller: AbortController | undefined = undefined;
+
+  constructor(
+    opcode: number,
+    uniqueHigh: number,
+    uniqueLow: number,
+    nodeid: number,
+    uid: number,
+    gid: number,
+    pid: number,
+  ) {
+    this.opcode = opcode;
+    this.uniqueHigh = uniqueHigh;
+    this.uniqueLow = uniqueLow;
+    this.nodeid = nodeid;
+    this.uid = uid;
+    this.gid = gid;
+    this.pid = pid;
+  }
+
+  get key(): number {
+    return requestKey(this.uniqueHigh, this.uniqueLow);
+  }
+
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    return this.#controller.signal;
+  }
+
+  /** Ends the handler's wait: its signal aborts with EINTR as the reason. */
+  interrupt(): void {
+    this.#controller ??= new AbortController();
+    this.#controller.abort(new FsError('EINTR', 'interrupted by a signal'));
+  }
+}
