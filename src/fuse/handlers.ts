@@ -65,6 +65,11 @@ export interface ReadIn {
   readonly sizeBytes: number;
   /** open(2) flags of the file as they are now. */
   readonly flags: number;
+  /**
+   * FUSE_READ_LOCKOWNER: a read(2) that bypasses the kernel's page cache; no folio is locked meanwhile or filled.
+   * Absent: it may be either.
+   */
+  readonly direct?: boolean | undefined;
 }
 export interface WriteIn {
   readonly fh: number;

@@ -1,0 +1,167 @@
+/** Operations on open files. */
+
+import { O_APPEND, S_IFREG } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
+import type { Fh, Fid, Name } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import type { Known } from '../client/api.js';
+import type { CreateIn, EntryOut, FuseHandlers, OpenOut, ReadIn, RequestContext } from '../fuse/handlers.js';
+import { checkName, type VfsContext } from './context.js';
+import type { AsOf } from './invalidation.js';
+import { isDirect, O_DSYNC, openFlags } from './open_flags.js';
+import { interruptible } from './wait.js';
+
+type FileHandlers = Pick<
+  FuseHandlers,
+  | 'open'
+  | 'create'
+  | 'tmpfile'
+  | 'read'
+  | 'write'
+  | 'flush'
+  | 'release'
+  | 'fsync'
+  | 'fallocate'
+  | 'lseek'
+  | 'copyFileRange'
+>;
+
+const log = logger('vfs:file');
+
+export function fileOperations(vfs: VfsContext): FileHandlers {
+  const { kernel, lockOwners } = vfs;
+
+  function opened(fid: Fid, fh: Fh, flags: number): MaybePromise<OpenOut> {
+    const out = { fh, openFlags: openFlags(vfs.openPolicy, flags, vfs.client.holdsDataLock(fid)) };
+    const suspect = kernel.opened(fid);
+    return suspect === undefined ? out : suspect.then(() => out);
+  }
+
+  function createAndOpen(
+    request: RequestContext,
+    parent: number,
+    name: Name | undefined,
+    create: CreateIn & { readonly flags: number },
+  ): MaybePromise<EntryOut & OpenOut> {
+    const object = { mode: S_IFREG | (create.mode & 0o7777), umask: create.umask };
+    const out = (made: { readonly known: Known; readonly fh: Fh }, since?: AsOf): EntryOut & OpenOut => ({
+      ...kernel.entryOut(made.known, since),
+      fh: made.fh,
+      openFlags: openFlags(vfs.openPolicy, create.flags, vfs.client.holdsDataLock(made.known.attr.fid)),
+    });
+    const made = vfs.client.createAndOpen(request, parent as Fid, name, object, create.flags);
+    if (!isPromise(made)) return out(made);
+    const since = kernel.asOf();
+    return made.then((later) => out(later, since));
+  }
+
+  function read(request: RequestContext, fid: Fid, read: ReadIn): MaybePromise<readonly Uint8Array[]> {
+    // A direct read locks no folio of the kernel and leaves nothing in its cache.
+    const wait = read.direct === true ? undefined : kernel.admitRead(fid, read.offset, read.sizeBytes);
+    if (wait === undefined) return vfs.client.read(request, read.fh as Fh, fid, read.offset, read.sizeBytes);
+    return readAfter(wait, request, fid, read);
+  }
+
+  async function readAfter(
+    wait: Promise<void>,
+    request: RequestContext,
+    fid: Fid,
+    again: ReadIn,
+  ): Promise<readonly Uint8Array[]> {
+    await interruptible(wait, request.signal);
+    return read(request, fid, again);
+  }
+
+  /** @returns what the reply of a write(2) that was applied must wait for. */
+  function settle(fid: Fid, flags: number, offset: number, written: number): Promise<void> | undefined {
+    if (written === 0 || !isDirect(vfs.openPolicy, flags)) return undefined;
+    // Where an append went, the kernel cannot know: another client may have moved the end.
+    if ((flags & O_APPEND) !== 0) return kernel.wroteDirect(fid, 0, 0);
+    return kernel.wroteDirect(fid, offset, written);
+  }
+
+  return {
+    open(request, nodeid, flags) {
+      const fid = nodeid as Fid;
+      const fh = vfs.client.open(request, fid, flags);
+      return isPromise(fh) ? fh.then((later) => opened(fid, later, flags)) : opened(fid, fh, flags);
+    },
+
+    create(request, parent, name, create) {
+      return createAndOpen(request, parent, checkName(name), create);
+    },
+
+    tmpfile(request, parent, create) {
+      return createAndOpen(request, parent, undefined, create);
+    },
+
+    read(request, nodeid, readIn) {
+      return read(request, nodeid as Fid, readIn);
+    },
+
+    write(request, nodeid, write) {
+      const fid = nodeid as Fid;
+      const { flags, writeback, offset } = write;
+      const answer = vfs.client.write(
+        request,
+        // The kernel sends any handle of the file with mapped pages that it writes back.
+        writeback ? undefined : (write.fh as Fh),
+        fid,
+        offset,
+        write.data,
+        {
+          append: !writeback && (flags & O_APPEND) !== 0,
+          writeback,
+          sync: !writeback && (flags & O_DSYNC) !== 0,
+          killSuidgid: write.killSuidgid,
+        },
+      );
+      if (writeback) return answer;
+      if (isPromise(answer)) {
+        return answer.then(async (written) => {
+          await settle(fid, flags, offset, written);
+          return written;
+        });
+      }
+      const wait = settle(fid, flags, offset, answer);
+      return wait === undefined ? answer : wait.then(() => answer);
+    },
+
+    flush(request, _nodeid, fh, owner) {
+      lockOwners.flushed(fh as Fh, owner);
+      return vfs.client.flush(request, fh as Fh, owner);
+    },
+
+    release(request, _nodeid, { fh, owner, flockUnlock }) {
+      for (const ofdOwner of lockOwners.released(fh as Fh) ?? []) {
+        // Drops that owner's locks. A write-back error it may bring has nobody left to tell: close(2) is over.
+        const flushed = vfs.client.flush(request, fh as Fh, ofdOwner);
+        if (isPromise(flushed)) flushed.catch((thrown) => log('flush at release of %d: %O', fh, thrown));
+      }
+      vfs.client.release(fh as Fh, flockUnlock ? owner : undefined);
+    },
+
+    fsync(request, _nodeid, fh) {
+      return vfs.client.fsync(request, fh as Fh);
+    },
+
+    fallocate(request, _nodeid, fh, mode, offset, length) {
+      return vfs.client.fallocate(request, fh as Fh, mode, offset, length);
+    },
+
+    lseek(request, _nodeid, fh, offset, what) {
+      return vfs.client.seek(request, fh as Fh, offset, what);
+    },
+
+    copyFileRange(request, from, to, length) {
+      if (from.nodeid === to.nodeid && overlaps(from.offset, to.offset, length)) throw new FsError('EINVAL');
+      return vfs.client.copyRange(request, from.fh as Fh, from.offset, to.fh as Fh, to.offset, length);
+    },
+  };
+}
+
+/** copy_file_range(2): EINVAL when both ranges are in one file and overlap. */
+function overlaps(a: number, b: number, length: number): boolean {
+  return Math.abs(a - b) < length;
+}

@@ -1,0 +1,194 @@
+/**
+ * The kernel's caches as far as they are ours to keep true: what we hand out as believable, and taking it back.
+ *
+ * The rule: the kernel believes an attribute, a name or a page only while the client holds the lock it is under. The
+ * client calls the KernelCache methods before it gives the lock back, and gives it back when they have resolved.
+ *
+ * A reply that crosses an invalidation must leave nothing stale. Four ways, four answers:
+ *   - the reply is still in the out-slab: flushReplies() sends it before the invalidation is queued;
+ *   - the answer was formed before the drop and is sent after it (a promise turn lies between): a drop counter taken
+ *     when the wait began has moved, and the answer goes out with validity 0;
+ *   - the reply was sent, the caller's thread has not applied it yet: for an inode that it has, the kernel compares
+ *     attribute versions, for a name epochs, both taken when the request was made;
+ *   - the same, for an inode that the kernel does not have yet: the invalidation finds nothing (ENOENT) and the
+ *     attributes come after it. Such an inode is *unproven* in the NodeTable. Its names are invalidated too, so that
+ *     every path to it is looked up again, and it is a *suspect*: an open of it invalidates its attributes once more.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { Fid } from '../base/ids.js';
+import { type Log, logger } from '../base/log.js';
+import type { KernelCache, Known } from '../client/api.js';
+import { MINOR_WITH_INC_EPOCH } from '../fuse/constants.js';
+import type { AttrOut, EntryOut, KernelNotifier } from '../fuse/handlers.js';
+import type { NodeTable } from './nodes.js';
+import { PageDrop } from './page_drop.js';
+
+/** Validity of what is under a lock. Long: it ends by invalidation, not by time. */
+export const LOCKED_VALID_SEC = 3600;
+/** Attribute notifications under way at once. Each is a promise; a drain may have a hundred thousand to send. */
+const ATTR_BATCH = 1024;
+
+/** The drop counters when a wait began. */
+export interface AsOf {
+  readonly attrs: number;
+  readonly names: number;
+}
+
+export class Invalidation implements KernelCache {
+  readonly #nodes: NodeTable;
+  readonly #log: Log = logger('vfs:invalidation');
+  #notifier: KernelNotifier | undefined;
+  /** The kernel has INC_EPOCH: names may be believed, because they can be taken back. */
+  #epochs = false;
+  /** A name was handed out as believable since the last bump. */
+  #namesOut = false;
+  #attrDrops = 0;
+  #nameDrops = 0;
+  readonly #suspects = new Set<Fid>();
+  readonly #pageDrops = new Map<Fid, { readonly drop: PageDrop; readonly end: Promise<void> }>();
+
+  constructor(nodes: NodeTable) {
+    this.#nodes = nodes;
+  }
+
+  /** @param minor the negotiated FUSE protocol minor. */
+  negotiated(minor: number): void {
+    this.#epochs = minor >= MINOR_WITH_INC_EPOCH;
+  }
+
+  bind(notifier: KernelNotifier): void {
+    this.#notifier = notifier;
+  }
+
+  /** The mount is gone, and all its caches with it. */
+  unbind(): void {
+    this.#notifier = undefined;
+    this.#suspects.clear();
+  }
+
+  asOf(): AsOf {
+    return { attrs: this.#attrDrops, names: this.#nameDrops };
+  }
+
+  /** How long the kernel may believe a name. @param since when the wait for the answer began, if there was one. */
+  nameValidSec(cacheable: boolean, since?: AsOf): number {
+    if (!cacheable || !this.#epochs) return 0;
+    if (since !== undefined && since.names !== this.#nameDrops) return 0;
+    this.#namesOut = true;
+    return LOCKED_VALID_SEC;
+  }
+
+  /** An entry for a reply; counts one lookup. */
+  entryOut(known: Known, since?: AsOf): EntryOut {
+    const believe = this.#believesAttrs(known, since);
+    const { fid } = known.attr;
+    this.#nodes.lookedUp(fid, believe);
+    if (this.#suspects.size !== 0) this.#suspects.delete(fid);
+    return {
+      attr: known.attr,
+      generation: 0, // FIDs are never reused
+      entryValidSec: this.nameValidSec(known.nameCacheable, since),
+      attrValidSec: believe ? LOCKED_VALID_SEC : 0,
+    };
+  }
+
+  /** Attributes for a reply to a request that names the inode. */
+  attrOut(known: Known, since?: AsOf): AttrOut {
+    const { fid } = known.attr;
+    this.#nodes.proven(fid);
+    if (this.#suspects.size !== 0) this.#suspects.delete(fid);
+    const believe = this.#believesAttrs(known, since);
+    if (believe) this.#nodes.gaveAttrs(fid);
+    return { attr: known.attr, attrValidSec: believe ? LOCKED_VALID_SEC : 0 };
+  }
+
+  #believesAttrs(known: Known, since: AsOf | undefined): boolean {
+    return known.attrCacheable && (since === undefined || since.attrs === this.#attrDrops);
+  }
+
+  /**
+   * An open of the inode arrived: what follows may use its attributes without a path.
+   * @returns what the reply must wait for, if anything. Attribute invalidations never hang.
+   */
+  opened(fid: Fid): Promise<void> | undefined {
+    this.#nodes.proven(fid);
+    if (this.#suspects.size === 0 || !this.#suspects.delete(fid)) return undefined;
+    return this.#notifier?.invalidateAttr(fid);
+  }
+
+  dropAttrs(fids: readonly Fid[]): Promise<void> {
+    this.#attrDrops += 1;
+    const held: Fid[] = [];
+    let unproven = false;
+    for (const fid of fids) {
+      const dropped = this.#nodes.dropAttrs(fid);
+      if (dropped === 'none') continue;
+      held.push(fid);
+      if (dropped === 'unproven') {
+        unproven = true;
+        this.#suspects.add(fid);
+      }
+    }
+    const notifier = this.#notifier;
+    if (held.length === 0 || notifier === undefined) return Promise.resolve();
+    this.#log('attributes of %d inodes dropped, unproven %s', held.length, unproven);
+    notifier.flushReplies();
+    return this.#invalidateAttrs(notifier, held, unproven);
+  }
+
+  async #invalidateAttrs(notifier: KernelNotifier, fids: readonly Fid[], names: boolean): Promise<void> {
+    for (let start = 0; start < fids.length; start += ATTR_BATCH) {
+      await Promise.all(fids.slice(start, start + ATTR_BATCH).map((fid) => notifier.invalidateAttr(fid)));
+    }
+    if (names && this.#epochs) await notifier.bumpEpoch();
+  }
+
+  async dropNames(): Promise<void> {
+    this.#nameDrops += 1;
+    const notifier = this.#notifier;
+    if (!this.#namesOut || notifier === undefined) return;
+    this.#namesOut = false;
+    notifier.flushReplies();
+    if (!(await notifier.bumpEpoch())) {
+      // Names were believed because the negotiated protocol has INC_EPOCH; ask each time from now on.
+      this.#epochs = false;
+      throw new FsError('ENOSYS', 'the kernel refused INC_EPOCH although it speaks FUSE 7.44 or later');
+    }
+  }
+
+  dropPages(fid: Fid): Promise<void> {
+    // One under way covers this call: it drops whatever is delivered until its end.
+    const running = this.#pageDrops.get(fid);
+    if (running !== undefined) return running.end;
+    const notifier = this.#notifier;
+    if (!this.#nodes.dropPages(fid) || notifier === undefined) return Promise.resolve();
+    notifier.flushReplies();
+    const drop = new PageDrop(fid, notifier);
+    const end = drop.run(() => this.#pageDrops.delete(fid));
+    this.#pageDrops.set(fid, { drop, end });
+    return end;
+  }
+
+  /**
+   * The kernel reads into its page cache, its folios locked until we answer.
+   * @returns undefined: ask the client now; else wait for this, then call again.
+   */
+  admitRead(fid: Fid, offset: number, lengthBytes: number): Promise<void> | undefined {
+    // Marked before the data is there: a drop that comes meanwhile then waits for the folios of this READ.
+    this.#nodes.gavePages(fid);
+    if (this.#pageDrops.size === 0) return undefined;
+    return this.#pageDrops.get(fid)?.drop.admit(offset, lengthBytes);
+  }
+
+  /**
+   * After a write that went past the kernel's page cache was applied, before it is answered: a READ that the kernel made
+   * meanwhile may have put the old bytes there (the kernel invalidates before it sends such a write, not after).
+   * @returns what the reply must wait for, if anything. READs of the range are answered without it.
+   */
+  wroteDirect(fid: Fid, offset: number, lengthBytes: number): Promise<void> | undefined {
+    if (!this.#nodes.hasPages(fid) || this.#notifier === undefined) return undefined;
+    this.#notifier.flushReplies();
+    return this.#notifier.invalidateData(fid, offset, lengthBytes);
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * What the kernel holds of each inode: how often it looked it up, and whether it may have attributes or pages that it
+ * believes without asking. So an invalidation is sent only for what is really there.
+ *
+ * A FID is the nodeid, so this table maps nothing; it may be incomplete (a client process that took a mount over starts
+ * with an empty one) and then merely knows less. One small integer an inode: the kernel may hold hundreds of thousands.
+ *
+ * Invariant: an inode with a flag stays in the table until FORGET has returned every reference we counted.
+ */
+
+import type { Fid } from '../base/ids.js';
+
+/** The kernel got attributes with a validity above 0. */
+const ATTRS = 1;
+/** The kernel read into its page cache. */
+const PAGES = 2;
+/** The inode was new to the kernel, and no request that names it has come since: it may not exist there yet. */
+const UNPROVEN = 4;
+const NLOOKUP_UNIT = 8;
+
+/** held: asks to be invalidated. unproven: the same, but the reply that brings the inode may still be on its way. */
+export type AttrsDropped = 'none' | 'held' | 'unproven';
+
+export class NodeTable {
+  /** nlookup * NLOOKUP_UNIT + flags. */
+  readonly #nodes = new Map<Fid, number>();
+
+  /** Inodes the kernel knows. */
+  get size(): number {
+    return this.#nodes.size;
+  }
+
+  /** One more reference, from a reply that carries an entry. */
+  lookedUp(fid: Fid, attrsCacheable: boolean): void {
+    const before = this.#nodes.get(fid) ?? UNPROVEN;
+    const flags = before % NLOOKUP_UNIT;
+    this.#nodes.set(fid, before + NLOOKUP_UNIT + (attrsCacheable && (flags & ATTRS) === 0 ? ATTRS : 0));
+  }
+
+  /** Takes back one lookedUp whose entry did not reach the reply. */
+  notLookedUp(fid: Fid): void {
+    this.forget(fid, 1);
+  }
+
+  /**
+   * Drops kernel references to a node; frees it when none are left.
+   * @param nlookup references the kernel returns, at least 1 (fuse_forget_in).
+   */
+  forget(fid: Fid, nlookup: number): void {
+    const before = this.#nodes.get(fid);
+    if (before === undefined) return;
+    const after = before - nlookup * NLOOKUP_UNIT;
+    // Below one reference: also where we counted fewer than the kernel did, after a takeover.
+    if (after < NLOOKUP_UNIT) this.#nodes.delete(fid);
+    else this.#nodes.set(fid, after);
+  }
+
+  /** A request named the inode: every reply that made it is done with in the kernel. */
+  proven(fid: Fid): void {
+    const value = this.#nodes.get(fid);
+    if (value !== undefined && (value & UNPROVEN) !== 0) this.#nodes.set(fid, value - UNPROVEN);
+  }
+
+  gaveAttrs(fid: Fid): void {
+    this.#set(fid, ATTRS);
+  }
+
+  gavePages(fid: Fid): void {
+    this.#set(fid, PAGES);
+  }
+
+  hasPages(fid: Fid): boolean {
+    const value = this.#nodes.get(fid);
+    return value !== undefined && (value & PAGES) !== 0;
+  }
+
+  /** Forgets that the kernel has attributes; the caller invalidates them. */
+  dropAttrs(fid: Fid): AttrsDropped {
+    const value = this.#nodes.get(fid);
+    if (value === undefined || (value & ATTRS) === 0) return 'none';
+    this.#nodes.set(fid, value - ATTRS);
+    return (value & UNPROVEN) === 0 ? 'held' : 'unproven';
+  }
+
+  /** Forgets that the kernel has pages. @returns whether it had. */
+  dropPages(fid: Fid): boolean {
+    const value = this.#nodes.get(fid);
+    if (value === undefined || (value & PAGES) === 0) return false;
+    this.#nodes.set(fid, value - PAGES);
+    return true;
+  }
+
+  #set(fid: Fid, flag: number): void {
+    const value = this.#nodes.get(fid) ?? 0;
+    if ((value & flag) === 0) this.#nodes.set(fid, value + flag);
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * FUSE operations in terms of the client, and the kernel's caches as the client must be able to empty them.
+ *
+ * No policy of the filesystem lives here: a FID is the nodeid, an fh is the client's, locks and caches are the client's.
+ * What is answered at once is answered without a promise, all the way: a promise turn costs a third of a request.
+ *
+ * Order of start: createVfs, the client (with kernelCache), attach(client), the mount (with handlers), bind(notifier).
+ * Requests come after attach; invalidations before bind have nothing to do, since nothing was handed out.
+ */
+
+import type { FsClient, KernelCache } from '../client/api.js';
+import type { FuseHandlers, KernelNotifier } from '../fuse/handlers.js';
+import { VfsContext } from './context.js';
+import { directoryOperations } from './directory_operations.js';
+import { fileOperations } from './file_operations.js';
+import { lockOperations } from './lock_operations.js';
+import { namespaceOperations } from './namespace_operations.js';
+import { openPolicy } from './open_flags.js';
+
+export interface Vfs {
+  readonly handlers: FuseHandlers;
+  readonly kernelCache: KernelCache;
+  attach(client: FsClient): void;
+  bind(notifier: KernelNotifier): void;
+}
+
+export interface VfsOptions {
+  /** The mount is gone: unmounted, or its connection aborted. */
+  readonly onDestroy?: (() => void) | undefined;
+}
+
+export function createVfs(options: VfsOptions = {}): Vfs {
+  const context = new VfsContext();
+  const handlers: FuseHandlers = {
+    ...namespaceOperations(context),
+    ...fileOperations(context),
+    ...directoryOperations(context),
+    ...lockOperations(context),
+    init({ minor, flags }) {
+      context.kernel.negotiated(minor);
+      context.openPolicy = openPolicy(flags);
+    },
+    destroy() {
+      context.kernel.unbind();
+      options.onDestroy?.();
+    },
+  };
+  return {
+    handlers,
+    kernelCache: context.kernel,
+    attach: (client) => context.attach(client),
+    bind: (notifier) => context.kernel.bind(notifier),
+  };
+}
