@@ -10,7 +10,8 @@
         "module.cc",
         "mount.cc",
         "napi_util.cc",
-        "notify_thread.cc"
+        "notify_thread.cc",
+        "posix_calls.cc"
       ],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],

@@ -102,6 +102,23 @@ export interface NativeBinding {
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
   /** The same without processor instructions, for tests. */
   crc32cBlocksPortable(data: Uint8Array, blockBytes: number): Uint32Array;
+  /** flock(2). EAGAIN when it conflicts and wait is false. */
+  flock(fd: number, type: LockType, wait: boolean): void;
+  /** fcntl(2) F_SETLK, F_SETLKW. EAGAIN when it conflicts and wait is false. */
+  lockRange(fd: number, type: LockType, start: number, length: number, wait: boolean): void;
+  /** mmap(2), shared and writable, from the start of the file. */
+  map(fd: number, length: number): SharedMapping;
+}
+
+export type LockType = 'shared' | 'exclusive' | 'unlock';
+
+export interface SharedMapping {
+  /** A copy of the bytes. */
+  read(offset: number, length: number): Buffer;
+  write(offset: number, bytes: Uint8Array): void;
+  /** msync(MS_SYNC). */
+  sync(): void;
+  unmap(): void;
 }
 
 export const MS_RDONLY = 1;

@@ -25,7 +25,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { posixCalls } from '../../../native/binding.js';
+import { nativeBinding } from '../../../native/binding.js';
 import type { Meter } from './worker.js';
 
 export interface Role {
@@ -154,15 +154,15 @@ const unlinked: MakeRole = (meter, folder) => {
 const lockHolder: MakeRole = (meter, folder) => {
   const flocked = meter.call('open', () => openSync(join(folder, 'flocked'), 'w+'));
   const ranged = meter.call('open', () => openSync(join(folder, 'ranged'), 'w+'));
-  meter.call('flock', () => posixCalls().flock(flocked, 'exclusive', false));
-  meter.call('fcntl lock', () => posixCalls().lockRange(ranged, 'exclusive', 100, 100, false));
+  meter.call('flock', () => nativeBinding().flock(flocked, 'exclusive', false));
+  meter.call('fcntl lock', () => nativeBinding().lockRange(ranged, 'exclusive', 100, 100, false));
   writeFileSync(join(folder, 'locks-held'), '');
   let round = 0;
   return {
     step() {
       // Lock and unlock beside the range that is held.
-      meter.call('fcntl lock', () => posixCalls().lockRange(ranged, 'exclusive', 300, 50, false));
-      meter.call('fcntl unlock', () => posixCalls().lockRange(ranged, 'unlock', 300, 50, false));
+      meter.call('fcntl lock', () => nativeBinding().lockRange(ranged, 'exclusive', 300, 50, false));
+      meter.call('fcntl unlock', () => nativeBinding().lockRange(ranged, 'unlock', 300, 50, false));
       round += 1;
     },
     finish() {
@@ -189,10 +189,10 @@ const lockContender: MakeRole = (meter, folder) => {
   let round = 0;
   return {
     step() {
-      const first = meter.call('flock', () => refused(() => posixCalls().flock(flocked, 'exclusive', false)));
+      const first = meter.call('flock', () => refused(() => nativeBinding().flock(flocked, 'exclusive', false)));
       meter.check(first, 'got an flock that another process holds');
       const second = meter.call('fcntl lock', () =>
-        refused(() => posixCalls().lockRange(ranged, 'shared', 150, 10, false)),
+        refused(() => nativeBinding().lockRange(ranged, 'shared', 150, 10, false)),
       );
       meter.check(second, 'got an fcntl lock that another process holds');
       round += 1;
@@ -219,7 +219,7 @@ const mapper: MakeRole = (meter, folder) => {
     step() {
       round += 1;
       const page = (round * 13) % PAGES;
-      const map = meter.call('mmap', () => posixCalls().map(fd, PAGES * PAGE));
+      const map = meter.call('mmap', () => nativeBinding().map(fd, PAGES * PAGE));
       try {
         const content = meter.call('page faults', () => map.read(0, PAGES * PAGE));
         for (let index = 0; index < PAGES; index++) {
