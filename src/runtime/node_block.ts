@@ -1,0 +1,294 @@
+/**
+ * The real block device port: a descriptor opened with O_EXCL, read and written by positions through libuv's threads.
+ *
+ * O_EXCL on a block device excludes other O_EXCL opens, mounts and members of device mapper or md, on this host. A regular
+ * file is accepted too, through a loop device (node_loop.ts).
+ */
+
+import { close as closeCb, constants, fdatasync, open as openCb, read, writev } from 'node:fs';
+import { realpath, stat } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { type BlockGeometry, nativeBinding } from '../../native/binding.js';
+import { assert } from '../base/assert.js';
+import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
+import { holdLoopDevice } from './node_loop.js';
+import type { BlockDevice } from './ports.js';
+
+const log = logger('runtime:block');
+const openFd = promisify(openCb);
+const closeFd = promisify(closeCb);
+const datasync = promisify(fdatasync);
+
+export interface ResolvedDevice {
+  /** A block device, without symbolic links: equal paths are the same device. */
+  readonly path: string;
+  readonly loop: boolean;
+  /**
+   * A loop device stays attached until this is called and nobody has it open. Who never calls it keeps the device until
+   * the process ends, however it ends.
+   */
+  release(): Promise<void>;
+}
+
+export interface OpenOptions {
+  /** O_EXCL: fails with EBUSY when the device is claimed. */
+  readonly exclusive: boolean;
+  /** O_DIRECT: past this host's caches. Reads may have any bounds; writes must be whole sectors (else EINVAL). */
+  readonly direct?: boolean;
+  readonly readOnly?: boolean;
+}
+
+export interface NodeBlockDevice extends BlockDevice {
+  readonly fd: number;
+  readonly geometry: BlockGeometry;
+  /** This host forgets what it cached of the device (BLKFLSBUF); another host may have written it. */
+  dropCache(): Promise<void>;
+}
+
+/**
+ * The block device behind a path; a regular file is attached to a loop device, or the one it has is found.
+ * @throws FsError with one line that says what is wrong with the path.
+ */
+export async function resolveDevice(path: string): Promise<ResolvedDevice> {
+  const real = await realpath(path).catch((error: unknown) => {
+    throw openFailure(path, error);
+  });
+  const info = await stat(real);
+  if (info.isBlockDevice()) return { path: real, loop: false, release: async () => {} };
+  if (!info.isFile()) {
+    throw new FsError('EINVAL', `${path} is ${kindOf(info)}: name a block device or a regular file`);
+  }
+  const hold = await holdLoopDevice(real);
+  let held = true;
+  return {
+    path: hold.path,
+    loop: true,
+    release: async () => {
+      if (!held) return;
+      held = false;
+      await closeFd(hold.fd);
+    },
+  };
+}
+
+function kindOf(info: { isDirectory(): boolean; isCharacterDevice(): boolean }): string {
+  if (info.isDirectory()) return 'a directory';
+  return info.isCharacterDevice() ? 'a character device' : 'a pipe or socket';
+}
+
+/**
+ * Opens a block device, or a regular file through its loop device.
+ * @throws FsError EBUSY (claimed), ENOENT, EACCES, EROFS, EINVAL (no block device), ENXIO (no medium).
+ */
+export async function openBlockDevice(path: string, options: OpenOptions): Promise<NodeBlockDevice> {
+  const resolved = await resolveDevice(path);
+  try {
+    const flags =
+      (options.readOnly === true ? constants.O_RDONLY : constants.O_RDWR) |
+      (options.exclusive ? constants.O_EXCL : 0) |
+      (options.direct === true ? constants.O_DIRECT : 0);
+    const fd = await openFd(resolved.path, flags).catch((error: unknown) => {
+      throw openFailure(path, error);
+    });
+    try {
+      return new OpenedDevice(resolved.path, fd, nativeBinding().blockGeometry(fd), options.direct === true);
+    } catch (error) {
+      await closeFd(fd);
+      throw openFailure(path, error);
+    }
+  } finally {
+    // The descriptor that is open now keeps a loop device attached.
+    await resolved.release();
+  }
+}
+
+function openFailure(path: string, error: unknown): FsError {
+  if (error instanceof FsError) return error;
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  const cause = { cause: error };
+  switch (code) {
+    case 'EBUSY':
+      return new FsError('EBUSY', `${path} is in use (mounted, or opened by another program)`, cause);
+    case 'ENOENT':
+    case 'ENOTDIR':
+      return new FsError('ENOENT', `${path} does not exist`, cause);
+    case 'EACCES':
+    case 'EPERM':
+      return new FsError('EACCES', `${path} may not be opened by this user: run as root`, cause);
+    case 'EROFS':
+      return new FsError('EROFS', `${path} is read-only`, cause);
+    case 'ENXIO':
+    case 'ENODEV':
+    case 'ENOMEDIUM':
+      return new FsError('ENXIO', `${path} is a device that is not there (${code})`, cause);
+    case 'ENOTTY':
+    case 'ENOTBLK':
+      return new FsError('EINVAL', `${path} is not a block device`, cause);
+    default:
+      return new FsError(
+        'EIO',
+        `cannot open ${path}: ${error instanceof Error ? error.message : error}`,
+        cause,
+      );
+  }
+}
+
+class OpenedDevice implements NodeBlockDevice {
+  readonly path: string;
+  readonly fd: number;
+  readonly geometry: BlockGeometry;
+  readonly #direct: boolean;
+  #open = true;
+
+  constructor(path: string, fd: number, geometry: BlockGeometry, direct: boolean) {
+    this.path = path;
+    this.fd = fd;
+    this.geometry = geometry;
+    this.#direct = direct;
+  }
+
+  get sizeBytes(): number {
+    return this.geometry.sizeBytes;
+  }
+
+  read(offset: number, target: Uint8Array): Promise<void> {
+    assert(this.#open, `read of ${this.path} after close`);
+    return this.#direct ? this.#readDirect(offset, target) : this.#readFully(offset, target);
+  }
+
+  write(offset: number, chunks: readonly Uint8Array[]): Promise<void> {
+    assert(this.#open, `write of ${this.path} after close`);
+    return this.#direct ? this.#writeDirect(offset, chunks) : this.#writeFully(offset, chunks);
+  }
+
+  async flush(): Promise<void> {
+    assert(this.#open, `flush of ${this.path} after close`);
+    try {
+      await datasync(this.fd);
+    } catch (error) {
+      throw new FsError('EIO', `flush of ${this.path} failed: ${messageOf(error)}`, { cause: error });
+    }
+  }
+
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    assert(this.#open, `discard of ${this.path} after close`);
+    const sector = this.geometry.logicalSectorBytes;
+    const start = Math.ceil(offset / sector) * sector;
+    const end = Math.floor((offset + lengthBytes) / sector) * sector;
+    if (end <= start) return;
+    try {
+      await nativeBinding().blockDiscard(this.fd, start, end - start);
+    } catch (error) {
+      // A hint: EOPNOTSUPP is usual, and with anything else the range just keeps its blocks.
+      log('discard of %s failed: %s', this.path, messageOf(error));
+    }
+  }
+
+  dropCache(): Promise<void> {
+    assert(this.#open, `dropCache of ${this.path} after close`);
+    return nativeBinding().blockDropCache(this.fd);
+  }
+
+  async close(): Promise<void> {
+    if (!this.#open) return;
+    this.#open = false;
+    await closeFd(this.fd);
+  }
+
+  #readFully(offset: number, target: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let done = 0;
+      const step = (): void => {
+        read(this.fd, target, done, target.length - done, offset + done, (error, count) => {
+          if (error !== null) {
+            reject(this.#failure('read', offset + done, error));
+          } else if (count === 0 && done < target.length) {
+            reject(new FsError('EIO', `read of ${this.path} at ${offset + done} is past its end`));
+          } else {
+            done += count;
+            if (done < target.length) step();
+            else resolve();
+          }
+        });
+      };
+      step();
+    });
+  }
+
+  #writeFully(offset: number, chunks: readonly Uint8Array[]): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let left = chunks.filter((chunk) => chunk.length > 0);
+      let position = offset;
+      const step = (): void => {
+        if (left.length === 0) {
+          resolve();
+          return;
+        }
+        writev(this.fd, left, position, (error, count) => {
+          if (error !== null) {
+            reject(this.#failure('write', position, error));
+          } else if (count === 0) {
+            reject(new FsError('EIO', `write of ${this.path} at ${position} wrote nothing`));
+          } else {
+            position += count;
+            left = withoutFirst(left, count);
+            step();
+          }
+        });
+      };
+      step();
+    });
+  }
+
+  async #readDirect(offset: number, target: Uint8Array): Promise<void> {
+    const sector = this.geometry.logicalSectorBytes;
+    const start = Math.floor(offset / sector) * sector;
+    const end = Math.ceil((offset + target.length) / sector) * sector;
+    const bounce = nativeBinding().alignedBuffer(end - start, Math.max(sector, 4096));
+    await this.#readFully(start, bounce);
+    target.set(bounce.subarray(offset - start, offset - start + target.length));
+  }
+
+  async #writeDirect(offset: number, chunks: readonly Uint8Array[]): Promise<void> {
+    const sector = this.geometry.logicalSectorBytes;
+    const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+    if (offset % sector !== 0 || length % sector !== 0) {
+      throw new FsError(
+        'EINVAL',
+        `direct write of ${this.path} at ${offset}, ${length} bytes: not whole sectors`,
+      );
+    }
+    const bounce = nativeBinding().alignedBuffer(length, Math.max(sector, 4096));
+    let at = 0;
+    for (const chunk of chunks) {
+      bounce.set(chunk, at);
+      at += chunk.length;
+    }
+    await this.#writeFully(offset, [bounce]);
+  }
+
+  #failure(what: string, offset: number, error: Error): FsError {
+    return new FsError('EIO', `${what} of ${this.path} at ${offset} failed: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** What is left of the chunks after count bytes of them are written. */
+function withoutFirst(chunks: readonly Uint8Array[], count: number): Uint8Array[] {
+  const left: Uint8Array[] = [];
+  let skip = count;
+  for (const chunk of chunks) {
+    if (skip >= chunk.length) skip -= chunk.length;
+    else {
+      left.push(skip === 0 ? chunk : chunk.subarray(skip));
+      skip = 0;
+    }
+  }
+  return left;
+}
