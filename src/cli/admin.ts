@@ -22,7 +22,7 @@ export interface AdminConnection {
 /** @throws CliError when nobody answers at the address. */
 export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<AdminConnection> {
   const runtime = nodeRuntime();
-  const requester = new Requester({ runtime });
+  const requester = new Requester();
   let link: FrameLink | undefined;
   let markClosed: () => void = () => {};
   const closed = new Promise<void>((resolve) => {
@@ -32,20 +32,16 @@ export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<
     await runtime.transport.connect(
       address,
       (connection) => {
-        link = new FrameLink(
-          connection,
-          {
-            frame: (frame) => {
-              if (frame.header.kind === KIND.reply) requester.reply(frame);
-            },
-            closed: () => {
-              requester.detach();
-              requester.failAll(new FsError('ENOTCONN', `${formatAddress(address)} closed the connection`));
-              markClosed();
-            },
+        link = new FrameLink(connection, { connCount: 1 }, () => ({
+          frame: (frame) => {
+            if (frame.header.kind === KIND.reply) requester.reply(frame);
           },
-          { connCount: 1 },
-        );
+          closed: () => {
+            requester.detach();
+            requester.failAll(new FsError('ENOTCONN', `${formatAddress(address)} closed the connection`));
+            markClosed();
+          },
+        }));
         return link;
       },
       { timeoutMs },

@@ -189,7 +189,9 @@ const lockContender: MakeRole = (meter, folder) => {
   let round = 0;
   return {
     step() {
-      const first = meter.call('flock', () => refused(() => nativeBinding().flock(flocked, 'exclusive', false)));
+      const first = meter.call('flock', () =>
+        refused(() => nativeBinding().flock(flocked, 'exclusive', false)),
+      );
       meter.check(first, 'got an flock that another process holds');
       const second = meter.call('fcntl lock', () =>
         refused(() => nativeBinding().lockRange(ranged, 'shared', 150, 10, false)),
