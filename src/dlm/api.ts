@@ -55,9 +55,17 @@ export interface LockServerApi {
   tryEnqueue(client: ClientUuid, spec: LockSpec): LockHandle | undefined;
   /**
    * Server locks for one operation, all of them in a fixed order, passing over the locks that `client` holds.
+   * @param signal ends the wait (a shutdown that is taken back, a request that is given up).
    * @returns the release, to be called exactly once.
+   * @throws FsError ECANCELED when the signal aborts or the client is dropped while it waits; nothing is held then.
    */
-  acquire(client: ClientUuid | undefined, specs: readonly LockSpec[]): MaybePromise<() => void>;
+  acquire(
+    client: ClientUuid | undefined,
+    specs: readonly LockSpec[],
+    signal?: AbortSignal,
+  ): MaybePromise<() => void>;
+  /** Gives back cache locks and application locks, granted or waiting; unknown handles are ignored. A flock granted in the
+   * meantime is undone: what the owner had there before comes back (docs/LOCKING.md). */
   cancel(client: ClientUuid, handles: readonly LockHandle[]): void;
   /** The client's PW data lock holder of a file, if it is another than `except`: whom to glimpse. */
   dataWriter(fid: Fid, except: ClientUuid | undefined): HeldLock | undefined;
@@ -65,6 +73,11 @@ export interface LockServerApi {
   flock(client: ClientUuid, fid: Fid, range: FlockRangeMessage, wait: boolean, sequence?: number): FlockGrant;
   testFlock(client: ClientUuid, fid: Fid, range: FlockRangeMessage): FlockRangeMessage | undefined;
   unflock(client: ClientUuid, fid: Fid, range: FlockRangeMessage): void;
+  /**
+   * true: requests with wait are queued and not granted. For lock replay: a lock that waited must not be granted before
+   * the client that held it has replayed. false: those that can be are granted now, in order.
+   */
+  holdFlockGrants(hold: boolean): void;
   /** All BASTs of a client are said again (it reconnected; some may have been lost). */
   resend(client: ClientUuid): void;
   /** Everything of the client is gone: locks, waiting requests (they reject), flocks. */
@@ -95,8 +108,14 @@ export interface LockClientCallbacks {
 export interface LockClientApi {
   /** A lock that covers this and is not being cancelled. PW covers PR. Moves it to the young end of the LRU. */
   match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
+  /**
+   * As match(), but finds locks that are being cancelled too, and leaves the LRU alone: for READs of the kernel that
+   * hold folio locks an invalidation needs, and for the writes that it brings back.
+   */
+  find(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
   /** Any lock on it, being cancelled or not. */
   holds(type: 'inode' | 'data', fid: Fid): boolean;
+  /** An inode or data lock was granted. The active lock is not kept here: it belongs to the gate. */
   add(lock: LockSpec & { readonly handle: LockHandle }): CachedLock;
   /** While at least one reference is held the lock is not given back (release may already be under way). */
   addRef(lock: CachedLock): void;
@@ -105,7 +124,10 @@ export interface LockClientApi {
   unused(lock: CachedLock): MaybePromise<void>;
   /** A BAST came. Unknown handle: the grant may still be on its way; remembered, and honoured when add() comes. */
   called(handle: LockHandle): void;
-  /** Releases all (drain), then gives them back in one batch. Resolves when release() of every lock has. */
+  /**
+   * Releases all (drain). Resolves when release() of every lock has and no reference is held; locks that came meanwhile
+   * are among them. @returns the handles, for one CANCEL by the caller: callbacks.cancel is not called for them.
+   */
   cancelAll(): Promise<readonly LockHandle[]>;
   /** Forgets all without telling the server (eviction, new instance); release() is still called for each. */
   forgetAll(): Promise<void>;

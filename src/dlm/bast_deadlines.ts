@@ -1,0 +1,65 @@
+/**
+ * The time limit of BASTs: one timer for all of them.
+ *
+ * All limits are equally long, so the order in which BASTs were said is the order in which they run out: a Map in
+ * insertion order and a timer for its first entry do for any number of locks.
+ */
+
+import type { Clock, Timer, Timers } from '../runtime/ports.js';
+
+export class BastDeadlines<Lock> {
+  readonly #timers: Timers;
+  readonly #clock: Clock;
+  readonly #limitMs: number;
+  readonly #expired: (lock: Lock) => void;
+  readonly #deadlines = new Map<Lock, number>();
+  #timer: Timer | undefined = undefined;
+
+  constructor(timers: Timers, clock: Clock, limitMs: number, expired: (lock: Lock) => void) {
+    this.#timers = timers;
+    this.#clock = clock;
+    this.#limitMs = limitMs;
+    this.#expired = expired;
+  }
+
+  get size(): number {
+    return this.#deadlines.size;
+  }
+
+  /** From now; again from now if it runs already. */
+  start(lock: Lock): void {
+    this.#deadlines.delete(lock);
+    this.#deadlines.set(lock, this.#clock.nowMs() + this.#limitMs);
+    this.#arm();
+  }
+
+  stop(lock: Lock): void {
+    if (this.#deadlines.delete(lock) && this.#deadlines.size === 0) {
+      this.#timer?.cancel();
+      this.#timer = undefined;
+    }
+  }
+
+  #arm(): void {
+    if (this.#timer !== undefined) return;
+    for (const deadline of this.#deadlines.values()) {
+      const ms = Math.max(0, deadline - this.#clock.nowMs());
+      // Keeps the process alive: a shutdown that waits for a client that is gone ends by this timer alone.
+      this.#timer = this.#timers.after(ms, () => this.#fire());
+      return;
+    }
+  }
+
+  #fire(): void {
+    this.#timer = undefined;
+    const now = this.#clock.nowMs();
+    const due: Lock[] = [];
+    for (const [lock, deadline] of this.#deadlines) {
+      if (deadline > now) break;
+      due.push(lock);
+    }
+    for (const lock of due) this.#deadlines.delete(lock);
+    this.#arm();
+    for (const lock of due) this.#expired(lock);
+  }
+}

@@ -1,0 +1,94 @@
+/**
+ * The ranges that one owner has locked in one file: a sorted array of pieces that do not overlap. Ranges are half-open;
+ * an end of Infinity is "to the end of the file, whatever its size becomes".
+ *
+ * Neighbours are not merged, whatever their types: each piece keeps the handle of the call that set it, so that the call
+ * can be undone. Whoever shows a lock to an application shows neighbours of one type as one (see mergedAround).
+ */
+
+import type { LockHandle } from '../base/ids.js';
+
+export interface Piece {
+  readonly start: number;
+  readonly end: number;
+  readonly exclusive: boolean;
+  readonly pid: number;
+  /** Of the call that set it. */
+  readonly handle: LockHandle;
+  readonly sequence: number;
+}
+
+/** Index of the first piece that ends after `offset`; pieces.length if there is none. */
+function firstEndingAfter(pieces: readonly Piece[], offset: number): number {
+  let low = 0;
+  let high = pieces.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((pieces[middle] as Piece).end > offset) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+export interface Cut {
+  /** The pieces that touched the range, as they were. */
+  readonly touched: readonly Piece[];
+  /** What remains of them outside the range: at most two. */
+  readonly rest: readonly Piece[];
+  /** What of them lay inside. */
+  readonly removed: readonly Piece[];
+}
+
+const NOTHING: Cut = { touched: [], rest: [], removed: [] };
+
+/** Empties [start, end) in place. */
+export function cut(pieces: Piece[], start: number, end: number): Cut {
+  const from = firstEndingAfter(pieces, start);
+  let to = from;
+  while (to < pieces.length && (pieces[to] as Piece).start < end) to++;
+  if (to === from) return NOTHING;
+  const touched = pieces.slice(from, to);
+  const rest: Piece[] = [];
+  const first = touched[0] as Piece;
+  const last = touched[touched.length - 1] as Piece;
+  if (first.start < start) rest.push({ ...first, end: start });
+  if (last.end > end) rest.push({ ...last, start: end });
+  pieces.splice(from, to - from, ...rest);
+  const removed = touched.map((piece) =>
+    piece.start >= start && piece.end <= end
+      ? piece
+      : { ...piece, start: Math.max(piece.start, start), end: Math.min(piece.end, end) },
+  );
+  return { touched, rest, removed };
+}
+
+/** Puts a piece where nothing is (the caller cut the range). */
+export function put(pieces: Piece[], piece: Piece): void {
+  pieces.splice(firstEndingAfter(pieces, piece.start), 0, piece);
+}
+
+/** The piece with the lowest start that touches [start, end), and is exclusive if onlyExclusive. */
+export function firstTouching(
+  pieces: readonly Piece[],
+  start: number,
+  end: number,
+  onlyExclusive: boolean,
+): Piece | undefined {
+  for (let i = firstEndingAfter(pieces, start); i < pieces.length; i++) {
+    const piece = pieces[i] as Piece;
+    if (piece.start >= end) return undefined;
+    if (!onlyExclusive || piece.exclusive) return piece;
+  }
+  return undefined;
+}
+
+/** The range that the application sees: the piece with its neighbours of the same type. */
+export function mergedAround(pieces: readonly Piece[], piece: Piece): { start: number; end: number } {
+  let first = pieces.indexOf(piece);
+  let last = first;
+  const joins = (a: Piece | undefined, b: Piece | undefined): boolean =>
+    a !== undefined && b !== undefined && a.end === b.start && a.exclusive === b.exclusive;
+  while (joins(pieces[first - 1], pieces[first])) first--;
+  while (joins(pieces[last], pieces[last + 1])) last++;
+  return { start: (pieces[first] as Piece).start, end: (pieces[last] as Piece).end };
+}

@@ -1,0 +1,356 @@
+/**
+ * The application locks of a target: flock(2), fcntl(2) POSIX and OFD locks. They behave as Linux's (fs/locks.c):
+ *
+ * - Setting a range replaces what the owner had there; unlocking splits. Granted or refused as a whole.
+ * - Only what is held is in the way, not what waits. Waiting calls are granted in the order of their sequence.
+ * - A flock(2) conversion first gives up the old lock, even if it then has to wait or fails with EAGAIN.
+ * - A POSIX call that would wait for its own owner, over whatever chain, fails with EDEADLK. OFD and flock(2) owners
+ *   are not processes: no deadlock is seen through them.
+ *
+ * Invariants: pieces of different owners that touch are shared, or of different worlds. A call is known by its handle
+ * while it waits or pieces of it are left. A waiting call has something in its way, unless grants are held.
+ */
+
+import { assert } from '../base/assert.js';
+import { ERRNO, FsError } from '../base/errno.js';
+import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import type { FlockRangeMessage } from '../wire/lock.js';
+import type { FlockGrant } from './api.js';
+import { type Conflict, type FlockCall, FlockFile, type Owner, ownerOf } from './flock_file.js';
+import { cut, mergedAround, type Piece, put } from './flock_pieces.js';
+import { closesCycle } from './waits_for.js';
+
+type Cast = (client: ClientUuid, handle: LockHandle, errno?: number) => void;
+
+/** Calls a client may have, held or waiting, and pieces an owner may have in a file: ENOLCK beyond. */
+export const FLOCKS_MAX = 500_000;
+
+/** What a peer may claim: leaves room to count on from there within the safe integers. */
+const SEQUENCE_MAX = 2 ** 52;
+
+interface Bounds {
+  readonly start: number;
+  readonly end: number;
+}
+
+function boundsOf(range: FlockRangeMessage): Bounds {
+  // flock(2) knows whole files only.
+  if (range.kind === 'flock') return { start: 0, end: Number.POSITIVE_INFINITY };
+  const end = range.end ?? Number.POSITIVE_INFINITY;
+  if (end <= range.start) throw new FsError('EINVAL', `lock range [${range.start}, ${end}) is empty`);
+  return { start: range.start, end };
+}
+
+function comesBefore(a: Piece, b: Piece): boolean {
+  return a.start < b.start || (a.start === b.start && a.sequence < b.sequence);
+}
+
+export class FlockTable {
+  readonly #newHandle: () => LockHandle;
+  readonly #cast: Cast;
+  readonly #files = new Map<Fid, FlockFile>();
+  readonly #calls = new Map<ClientUuid, Map<LockHandle, FlockCall>>();
+  /** Waiting POSIX calls by owner: the edges of the waits-for graph. An owner with threads has several. */
+  readonly #waitsOf = new Map<string, Set<FlockCall>>();
+  /** Casts to be said when the state is consistent. */
+  readonly #outbox: { readonly call: FlockCall; readonly errno?: number }[] = [];
+  #flushing = false;
+  #grantsHeld = false;
+  #nextSequence = 1;
+
+  constructor(newHandle: () => LockHandle, cast: Cast) {
+    this.#newHandle = newHandle;
+    this.#cast = cast;
+  }
+
+  /** Files with locks. */
+  get size(): number {
+    return this.#files.size;
+  }
+
+  lock(
+    client: ClientUuid,
+    fid: Fid,
+    range: FlockRangeMessage,
+    wait: boolean,
+    sequence = this.#nextSequence,
+  ): FlockGrant {
+    const bounds = boundsOf(range);
+    if (sequence > SEQUENCE_MAX) throw new FsError('EINVAL', `lock sequence ${sequence} is out of range`);
+    if ((this.#calls.get(client)?.size ?? 0) >= FLOCKS_MAX) {
+      throw new FsError('ENOLCK', `a client has ${FLOCKS_MAX} application locks`);
+    }
+    this.#nextSequence = Math.max(this.#nextSequence, sequence + 1);
+    const file = this.#file(fid);
+    const call: FlockCall = {
+      handle: this.#newHandle(),
+      file,
+      owner: ownerOf(client, range),
+      pid: range.pid,
+      exclusive: range.exclusive,
+      ...bounds,
+      sequence,
+      pieces: 0,
+      undo: [],
+    };
+    // A flock(2) conversion gives up the old lock first, whatever comes of the new one (man 2 flock).
+    const given = range.kind === 'flock' ? this.#cut(file, call.owner, bounds).removed : [];
+    const granted = !(wait && this.#grantsHeld) && !file.blocked(call.owner, call);
+    if (granted) {
+      this.#grant(call, given);
+    } else {
+      const refused = this.#refusal(call, wait);
+      if (refused !== undefined) {
+        this.#settle(file);
+        throw refused;
+      }
+      this.#remember(call);
+      file.queue(call);
+      this.#setWaiting(call, true);
+    }
+    this.#settle(file);
+    return { handle: call.handle, granted, sequence };
+  }
+
+  test(client: ClientUuid, fid: Fid, range: FlockRangeMessage): FlockRangeMessage | undefined {
+    const bounds = boundsOf(range);
+    let first: Conflict | undefined;
+    const conflicts = this.#files
+      .get(fid)
+      ?.conflicts(ownerOf(client, range), { ...bounds, exclusive: range.exclusive });
+    for (const conflict of conflicts ?? []) {
+      if (first === undefined || comesBefore(conflict.piece, first.piece)) first = conflict;
+    }
+    if (first === undefined) return undefined;
+    const { piece } = first;
+    const { owner, pieces } = first.holder;
+    const { start, end } = mergedAround(pieces, piece);
+    return {
+      kind: owner.kind,
+      owner: owner.id,
+      pid: piece.pid,
+      exclusive: piece.exclusive,
+      start,
+      ...(end === Number.POSITIVE_INFINITY ? {} : { end }),
+    };
+  }
+
+  unlock(client: ClientUuid, fid: Fid, range: FlockRangeMessage): void {
+    const bounds = boundsOf(range);
+    const file = this.#files.get(fid);
+    if (file === undefined) return;
+    const owner = ownerOf(client, range);
+    const held = file.owners.get(owner.key);
+    if (held === undefined) return;
+    // Unlocking a hole makes two pieces of one; fcntl(2) allows ENOLCK for it.
+    if (held.pieces.length >= FLOCKS_MAX) throw new FsError('ENOLCK', 'too many lock ranges in one file');
+    this.#cut(file, owner, bounds);
+    this.#settle(file);
+  }
+
+  /**
+   * Takes a call back, waiting or granted: an interrupted one may have been granted when this arrives. What it replaced
+   * comes back, unless it was exclusive and others have locked it since: then as shared.
+   */
+  cancel(client: ClientUuid, handle: LockHandle): void {
+    const call = this.#calls.get(client)?.get(handle);
+    if (call === undefined) return;
+    const { file, owner } = call;
+    if (call.pieces === 0) {
+      this.#unqueue(call);
+    } else {
+      // Cutting forgets what can no longer come back: the list is taken before.
+      const undo = call.undo.splice(0);
+      const mine = file.piecesOf(owner).pieces.filter((piece) => piece.handle === handle);
+      for (const piece of mine) this.#cut(file, owner, piece);
+      for (const piece of undo) this.#restore(file, owner, piece);
+    }
+    this.#settle(file);
+  }
+
+  holdGrants(hold: boolean): void {
+    this.#grantsHeld = hold;
+    if (hold) return;
+    for (const file of [...this.#files.values()]) this.#settle(file);
+  }
+
+  dropClient(client: ClientUuid): void {
+    const calls = this.#calls.get(client);
+    if (calls === undefined) return;
+    const touched = new Set<FlockFile>();
+    this.#calls.delete(client);
+    for (const call of calls.values()) {
+      touched.add(call.file);
+      // Once for an owner, however many calls it made: the rest find nothing.
+      if (call.pieces > 0) call.file.owners.delete(call.owner.key);
+      else this.#unqueue(call);
+    }
+    for (const file of touched) this.#settle(file);
+  }
+
+  count(client: ClientUuid): number {
+    return this.#calls.get(client)?.size ?? 0;
+  }
+
+  /** Clients with application locks, held or waiting. */
+  clients(): ClientUuid[] {
+    return [...this.#calls.keys()];
+  }
+
+  #file(fid: Fid): FlockFile {
+    let file = this.#files.get(fid);
+    if (file === undefined) {
+      file = new FlockFile(fid);
+      this.#files.set(fid, file);
+    }
+    return file;
+  }
+
+  #remember(call: FlockCall): void {
+    const { client } = call.owner;
+    let calls = this.#calls.get(client);
+    if (calls === undefined) {
+      calls = new Map();
+      this.#calls.set(client, calls);
+    }
+    calls.set(call.handle, call);
+  }
+
+  #forget(call: FlockCall): void {
+    const calls = this.#calls.get(call.owner.client);
+    calls?.delete(call.handle);
+    if (calls?.size === 0) this.#calls.delete(call.owner.client);
+  }
+
+  /** Why a call that cannot be granted may not wait either. */
+  #refusal(call: FlockCall, wait: boolean): FsError | undefined {
+    if (!wait) return new FsError('EAGAIN', 'another owner holds a conflicting lock');
+    if (!this.#grantsHeld && this.#deadlocks(call)) {
+      return new FsError('EDEADLK', 'the owner would wait for itself');
+    }
+    return undefined;
+  }
+
+  #deadlocks(call: FlockCall): boolean {
+    if (call.owner.kind !== 'posix') return false;
+    return closesCycle(call.owner.key, this.#holdersBefore(call), (owner) => this.#waitsFor(owner));
+  }
+
+  *#holdersBefore(call: FlockCall): Generator<string> {
+    for (const { holder } of call.file.conflicts(call.owner, call)) yield holder.owner.key;
+  }
+
+  *#waitsFor(owner: string): Generator<string> {
+    for (const call of this.#waitsOf.get(owner) ?? []) yield* this.#holdersBefore(call);
+  }
+
+  #setWaiting(call: FlockCall, waits: boolean): void {
+    if (call.owner.kind !== 'posix') return;
+    const { key } = call.owner;
+    const calls = this.#waitsOf.get(key) ?? new Set();
+    if (waits) calls.add(call);
+    else calls.delete(call);
+    if (calls.size > 0) this.#waitsOf.set(key, calls);
+    else this.#waitsOf.delete(key);
+  }
+
+  #unqueue(call: FlockCall): void {
+    call.file.unqueue(call);
+    this.#setWaiting(call, false);
+    this.#forget(call);
+  }
+
+  /** @param given what the owner gave up for it before. */
+  #grant(call: FlockCall, given: readonly Piece[]): void {
+    const { file, owner, handle, pid, exclusive, start, end, sequence } = call;
+    const { removed } = this.#cut(file, owner, call);
+    this.#remember(call);
+    put(file.piecesOf(owner).pieces, { start, end, exclusive, pid, handle, sequence });
+    call.pieces = 1;
+    call.undo.push(...given, ...removed);
+    this.#breakCycles(file, call);
+  }
+
+  /**
+   * An owner that waits elsewhere (in another thread) got a lock: others that wait for it here may now wait for
+   * themselves. They are told, as Linux does when it looks again at a woken call.
+   */
+  #breakCycles(file: FlockFile, granted: FlockCall): void {
+    if (!this.#waitsOf.has(granted.owner.key)) return;
+    for (const call of [...file.waiting]) {
+      if (call.owner.key === granted.owner.key || !this.#deadlocks(call)) continue;
+      this.#unqueue(call);
+      this.#outbox.push({ call, errno: ERRNO.EDEADLK });
+    }
+  }
+
+  /** Empties a range of an owner, and keeps the accounts of the calls whose pieces it touches. */
+  #cut(file: FlockFile, owner: Owner, { start, end }: Bounds): { readonly removed: readonly Piece[] } {
+    const held = file.owners.get(owner.key);
+    if (held === undefined) return { removed: [] };
+    const { touched, rest, removed } = cut(held.pieces, start, end);
+    if (touched.length === 0) return { removed };
+    const calls = this.#calls.get(owner.client);
+    for (const piece of rest) {
+      const call = calls?.get(piece.handle);
+      if (call !== undefined) call.pieces++;
+    }
+    for (const piece of touched) {
+      const call = calls?.get(piece.handle);
+      assert(call !== undefined, 'a piece of an unknown call');
+      call.pieces--;
+      if (call.pieces === 0) this.#forget(call);
+      // What lay below this part will not come back: it was not this call that emptied it last.
+      else if (call.undo.length > 0) cut(call.undo, start, end);
+    }
+    file.tidy(owner);
+    return { removed };
+  }
+
+  #restore(file: FlockFile, owner: Owner, old: Piece): void {
+    const piece = old.exclusive && file.blocked(owner, old) ? { ...old, exclusive: false } : old;
+    // Never in the way of others: what was cut here a moment ago excluded at least their exclusive locks.
+    put(file.piecesOf(owner).pieces, piece);
+    const call = this.#calls.get(owner.client)?.get(piece.handle);
+    if (call !== undefined) {
+      call.pieces++;
+      return;
+    }
+    const { handle, pid, exclusive, start, end, sequence } = piece;
+    this.#remember({ handle, file, owner, pid, exclusive, start, end, sequence, pieces: 1, undo: [] });
+  }
+
+  /** Something changed in the file: grants what can be granted, frees it when nothing is left, says the casts. */
+  #settle(file: FlockFile): void {
+    // From the front again each time: a grant that makes an exclusive range shared lets earlier calls in.
+    while (!this.#grantsHeld && this.#grantOne(file));
+    if (file.empty) this.#files.delete(file.fid);
+    this.#flush();
+  }
+
+  #grantOne(file: FlockFile): boolean {
+    for (const call of file.waiting) {
+      if (file.blocked(call.owner, call)) continue;
+      file.unqueue(call);
+      this.#setWaiting(call, false);
+      this.#grant(call, []);
+      this.#outbox.push({ call });
+      return true;
+    }
+    return false;
+  }
+
+  #flush(): void {
+    if (this.#flushing) return;
+    this.#flushing = true;
+    try {
+      for (let next = this.#outbox.shift(); next !== undefined; next = this.#outbox.shift()) {
+        const { call, errno } = next;
+        if (errno === undefined) this.#cast(call.owner.client, call.handle);
+        else this.#cast(call.owner.client, call.handle, errno);
+      }
+    } finally {
+      this.#flushing = false;
+    }
+  }
+}

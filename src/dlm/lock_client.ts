@@ -1,0 +1,303 @@
+/**
+ * The cache locks that one client holds on one target.
+ *
+ * A lock's life: held -> cancelling (called back, chosen by the LRU, drained or forgotten) -> given back. release() runs
+ * once, when it becomes cancelling. It is given back when release() has ended and no reference is held.
+ *
+ * Invariants:
+ * - match() never finds a lock that is cancelling; find() does, until it is given back.
+ * - A handle goes to the server once, through callbacks.cancel or through what cancelAll() returns, and never after
+ *   forgetAll().
+ * - The LRU holds exactly the locks that are not cancelling.
+ */
+
+import { assert } from '../base/assert.js';
+import type { Fid, LockHandle } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import type { CachedLock, LockClientApi, LockClientCallbacks, LockSpec, Mode } from './api.js';
+import { type Linked, LockLru } from './lock_lru.js';
+import { CONFLICT_MASK } from './modes.js';
+
+const log = logger('dlm:client');
+
+export interface LockClientOptions {
+  readonly callbacks: LockClientCallbacks;
+  /** Locks held at most, if enough of them are unused. */
+  readonly maxLocks: number;
+  /** When a batch of given-back locks leaves: by default at the end of the turn. */
+  readonly soon?: (fn: () => void) => void;
+}
+
+/** Handles in one CANCEL: the limit of its schema. */
+export const CANCEL_BATCH_MAX = 50_000;
+/** BASTs remembered for locks whose grant has not come. Most are for locks just given back, and never will. */
+const EARLY_MAX = 4096;
+/** How far an LRU search looks past locks in use. */
+const LRU_SEARCH_MAX = 256;
+/** The LRU releases this share of maxLocks at once, so that the cancels of a long scan travel in batches. */
+const LRU_BATCH_SHARE = 32;
+
+class Lock implements CachedLock, Linked<Lock> {
+  readonly handle: LockHandle;
+  readonly type: 'inode' | 'data';
+  readonly fid: Fid;
+  readonly mode: Mode;
+  readonly bits: number;
+  readonly conflictMask: number;
+  cancelling = false;
+  /** The connection it came from is gone: not to be given back. */
+  forgotten = false;
+  refs = 0;
+  /** release() has ended. */
+  released = false;
+  /** Given back, or forgotten and released: of no use any more. */
+  gone = false;
+  /** Ends when release() has; there from the moment it is cancelling. */
+  releasing: Promise<void> | undefined = undefined;
+  unused: { readonly promise: Promise<void>; readonly resolve: () => void } | undefined = undefined;
+  older: Lock | undefined = undefined;
+  younger: Lock | undefined = undefined;
+  /** Another lock on the same thing. */
+  next: Lock | undefined = undefined;
+
+  constructor(spec: LockSpec & { readonly handle: LockHandle }) {
+    assert(spec.type !== 'active' && spec.fid !== 0, 'the active lock is kept by the gate');
+    this.handle = spec.handle;
+    this.type = spec.type;
+    this.fid = spec.fid;
+    this.mode = spec.mode;
+    this.bits = spec.bits;
+    this.conflictMask = CONFLICT_MASK[spec.mode];
+  }
+
+  covers(conflictMask: number, bits: number): boolean {
+    return (conflictMask & ~this.conflictMask) === 0 && (bits & ~this.bits) === 0;
+  }
+}
+
+export class LockClient implements LockClientApi {
+  readonly #callbacks: LockClientCallbacks;
+  readonly #maxLocks: number;
+  readonly #soon: (fn: () => void) => void;
+  readonly #byHandle = new Map<LockHandle, Lock>();
+  /** Heads of the chains of locks on one thing, cancelling ones included. */
+  readonly #inodes = new Map<Fid, Lock>();
+  readonly #data = new Map<Fid, Lock>();
+  readonly #lru = new LockLru<Lock>();
+  /** Called back before their grant came, oldest first. */
+  readonly #early = new Set<LockHandle>();
+  /** To be given back at the end of this turn. */
+  #batch: LockHandle[] = [];
+  /** Where given-back handles go while a drain collects them. */
+  #drained: LockHandle[] | undefined = undefined;
+
+  constructor(options: LockClientOptions) {
+    this.#callbacks = options.callbacks;
+    this.#maxLocks = options.maxLocks;
+    this.#soon = options.soon ?? queueMicrotask;
+  }
+
+  /** Locks not yet given back. */
+  get size(): number {
+    return this.#byHandle.size;
+  }
+
+  match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined {
+    const conflictMask = CONFLICT_MASK[mode];
+    for (let lock = this.#chains(type).get(fid); lock !== undefined; lock = lock.next) {
+      if (lock.cancelling || !lock.covers(conflictMask, bits)) continue;
+      this.#lru.touch(lock);
+      return lock;
+    }
+    return undefined;
+  }
+
+  find(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined {
+    const conflictMask = CONFLICT_MASK[mode];
+    let found: Lock | undefined;
+    for (let lock = this.#chains(type).get(fid); lock !== undefined; lock = lock.next) {
+      if (!lock.covers(conflictMask, bits)) continue;
+      if (!lock.cancelling) return lock;
+      found ??= lock;
+    }
+    return found;
+  }
+
+  holds(type: 'inode' | 'data', fid: Fid): boolean {
+    return this.#chains(type).has(fid);
+  }
+
+  add(spec: LockSpec & { readonly handle: LockHandle }): CachedLock {
+    const lock = new Lock(spec);
+    assert(!this.#byHandle.has(lock.handle), 'a lock is added twice');
+    this.#byHandle.set(lock.handle, lock);
+    const chains = this.#chains(lock.type);
+    lock.next = chains.get(lock.fid);
+    chains.set(lock.fid, lock);
+    this.#lru.add(lock);
+    if (this.#early.delete(lock.handle)) {
+      // Nobody else may use it, but the operation that asked for it still can: it takes its reference in this turn.
+      this.#cancelling(lock, Promise.resolve());
+    } else if (this.#lru.size > this.#maxLocks) {
+      this.#shrink(lock);
+    }
+    return lock;
+  }
+
+  addRef(lock: CachedLock): void {
+    const mine = this.#own(lock);
+    assert(!mine.gone, 'a reference to a lock that was given back');
+    mine.refs++;
+  }
+
+  dropRef(lock: CachedLock): void {
+    const mine = this.#own(lock);
+    assert(mine.refs > 0, 'a reference is dropped twice');
+    mine.refs--;
+    if (mine.refs > 0) return;
+    const waiters = mine.unused;
+    mine.unused = undefined;
+    waiters?.resolve();
+    if (mine.released && !mine.gone) this.#giveBack(mine);
+  }
+
+  unused(lock: CachedLock): MaybePromise<void> {
+    const mine = this.#own(lock);
+    if (mine.refs === 0) return undefined;
+    if (mine.unused === undefined) {
+      let resolve = (): void => {};
+      const promise = new Promise<void>((done) => {
+        resolve = done;
+      });
+      mine.unused = { promise, resolve };
+    }
+    return mine.unused.promise;
+  }
+
+  called(handle: LockHandle): void {
+    const lock = this.#byHandle.get(handle);
+    if (lock !== undefined) {
+      if (!lock.cancelling) this.#cancelling(lock);
+      return;
+    }
+    this.#early.add(handle);
+    if (this.#early.size <= EARLY_MAX) return;
+    for (const oldest of this.#early) {
+      this.#early.delete(oldest);
+      return;
+    }
+  }
+
+  async cancelAll(): Promise<readonly LockHandle[]> {
+    assert(this.#drained === undefined, 'two drains at once');
+    const drained = this.#batch;
+    this.#batch = [];
+    this.#drained = drained;
+    // Grants that were under way when the drain began come while it waits: again until nothing is left.
+    while (this.#drained === drained && this.#byHandle.size > 0) {
+      const locks = [...this.#byHandle.values()];
+      await this.#releaseAll(locks);
+      for (const lock of locks) await this.unused(lock);
+    }
+    if (this.#drained !== drained) return []; // forgotten meanwhile
+    this.#drained = undefined;
+    return drained;
+  }
+
+  async forgetAll(): Promise<void> {
+    this.#early.clear();
+    this.#batch = [];
+    this.#drained = undefined;
+    const locks = [...this.#byHandle.values()];
+    // The next instance of the server may give out the same handles.
+    this.#byHandle.clear();
+    for (const lock of locks) lock.forgotten = true;
+    await this.#releaseAll(locks);
+  }
+
+  #chains(type: 'inode' | 'data'): Map<Fid, Lock> {
+    return type === 'inode' ? this.#inodes : this.#data;
+  }
+
+  #own(lock: CachedLock): Lock {
+    assert(lock instanceof Lock, 'not a lock of a LockClient');
+    return lock;
+  }
+
+  /** Resolves when release() of each has ended, also of those already under way. */
+  async #releaseAll(locks: readonly Lock[]): Promise<void> {
+    await Promise.all(locks.map((lock) => lock.releasing ?? this.#cancelling(lock)));
+  }
+
+  /** Starts giving a lock back, at once or after a turn. */
+  #cancelling(lock: Lock, after?: Promise<void>): Promise<void> {
+    assert(!lock.cancelling, 'a lock is released twice');
+    lock.cancelling = true;
+    this.#lru.remove(lock);
+    lock.releasing = this.#release(lock, after);
+    return lock.releasing;
+  }
+
+  async #release(lock: Lock, after: Promise<void> | undefined): Promise<void> {
+    if (after !== undefined) await after;
+    try {
+      await this.#callbacks.release(lock);
+    } catch (error) {
+      // A bug of the owner. Keeping the lock would get the whole client evicted, so it goes all the same.
+      log('release of %s lock %d on %d failed: %O', lock.type, lock.handle, lock.fid, error);
+    }
+    lock.released = true;
+    // A forgotten lock protects nothing: those who still work under it hear of it by other means.
+    if (lock.refs === 0 || lock.forgotten) this.#giveBack(lock);
+  }
+
+  #giveBack(lock: Lock): void {
+    lock.gone = true;
+    this.#unchain(lock);
+    if (lock.forgotten) return;
+    this.#byHandle.delete(lock.handle);
+    if (this.#drained !== undefined) {
+      this.#drained.push(lock.handle);
+      return;
+    }
+    this.#batch.push(lock.handle);
+    if (this.#batch.length === 1) this.#soon(() => this.#sendBatch());
+  }
+
+  #unchain(lock: Lock): void {
+    const chains = this.#chains(lock.type);
+    const head = chains.get(lock.fid);
+    if (head === lock) {
+      if (lock.next === undefined) chains.delete(lock.fid);
+      else chains.set(lock.fid, lock.next);
+    } else {
+      let before = head;
+      while (before !== undefined && before.next !== lock) before = before.next;
+      assert(before !== undefined, 'a lock is missing from its chain');
+      before.next = lock.next;
+    }
+    lock.next = undefined;
+  }
+
+  #sendBatch(): void {
+    const handles = this.#batch;
+    this.#batch = [];
+    for (let start = 0; start < handles.length; start += CANCEL_BATCH_MAX) {
+      this.#callbacks.cancel(handles.slice(start, start + CANCEL_BATCH_MAX));
+    }
+  }
+
+  /** Releases the oldest unused locks. @param spare was added just now: whoever asked for it has yet to use it. */
+  #shrink(spare: Lock): void {
+    const target = this.#maxLocks - Math.floor(this.#maxLocks / LRU_BATCH_SHARE);
+    let searched = 0;
+    let lock = this.#lru.oldest;
+    while (lock !== undefined && this.#lru.size > target && searched < LRU_SEARCH_MAX) {
+      const { younger } = lock;
+      if (lock.refs === 0 && lock !== spare) this.#cancelling(lock);
+      else searched++;
+      lock = younger;
+    }
+  }
+}

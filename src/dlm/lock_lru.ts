@@ -1,0 +1,48 @@
+/** Locks by last use: a list through the locks themselves, because match() touches it for every operation. */
+
+export interface Linked<T> {
+  older: T | undefined;
+  younger: T | undefined;
+}
+
+export class LockLru<T extends Linked<T>> {
+  #oldest: T | undefined = undefined;
+  #youngest: T | undefined = undefined;
+  #size = 0;
+
+  get size(): number {
+    return this.#size;
+  }
+
+  get oldest(): T | undefined {
+    return this.#oldest;
+  }
+
+  /** At the young end. The item is not in the list. */
+  add(item: T): void {
+    item.older = this.#youngest;
+    item.younger = undefined;
+    if (this.#youngest === undefined) this.#oldest = item;
+    else this.#youngest.younger = item;
+    this.#youngest = item;
+    this.#size++;
+  }
+
+  /** The item is in the list. */
+  remove(item: T): void {
+    if (item.older === undefined) this.#oldest = item.younger;
+    else item.older.younger = item.younger;
+    if (item.younger === undefined) this.#youngest = item.older;
+    else item.younger.older = item.older;
+    item.older = undefined;
+    item.younger = undefined;
+    this.#size--;
+  }
+
+  /** The item is in the list: it becomes the youngest. */
+  touch(item: T): void {
+    if (item === this.#youngest) return;
+    this.remove(item);
+    this.add(item);
+  }
+}

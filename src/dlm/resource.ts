@@ -1,0 +1,208 @@
+/**
+ * One lockable thing on the server: who holds it, who waits for it.
+ *
+ * Invariants:
+ * - No two granted locks conflict.
+ * - A waiting lock conflicts with a granted one or with one that waits ahead of it.
+ * - A lock in head position (nobody it conflicts with waits ahead of it) has had every holder in its way called back.
+ *   Head position is never lost: those ahead only become fewer, and nothing is granted past a lock it conflicts with.
+ *
+ * Locks of one client do not conflict, unless both belong to operations: a client may hold PR and PW of a file at once,
+ * an operation passes over the locks of the client it is for, and that client is granted locks beside it. Its caches
+ * follow the replies of its own operations. Two operations conflict even when they are for one client.
+ */
+
+import { assert } from '../base/assert.js';
+import type { FsError } from '../base/errno.js';
+import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import type { HeldLock, LockSpec, Mode } from './api.js';
+import { CONFLICT_MASK, isShared, MODE_BIT, type Overlap, overlapOf } from './modes.js';
+
+/** Whoever waits for a lock. Exactly one of the two is called, once. */
+export interface Waiter {
+  granted(): void;
+  rejected(error: FsError): void;
+}
+
+/** A client's lock, or an operation's. The handle of an operation's is 0: nobody else names it. */
+export class ServerLock implements HeldLock {
+  readonly handle: LockHandle;
+  /** '' for an operation that is for no client. */
+  readonly client: ClientUuid;
+  readonly type: LockSpec['type'];
+  readonly fid: Fid | 0;
+  readonly mode: Mode;
+  readonly bits: number;
+  readonly resource: Resource;
+  readonly operation: boolean;
+  readonly modeBit: number;
+  readonly conflictMask: number;
+
+  state: 'new' | 'waiting' | 'granted' | 'gone' = 'new';
+  /** Index in resource.granted while granted. */
+  slot = -1;
+  waiter: Waiter | undefined = undefined;
+  /** Its BAST: not wanted; wanted, but not said yet; said. */
+  bast: 'none' | 'wanted' | 'said' = 'none';
+  /** Granted to a waiting enqueue in this turn: the reply that tells of it is still to leave, a BAST must not overtake it. */
+  fresh = false;
+  /** While waiting, in head position: holders in its way were called back. */
+  calledBack = false;
+  /** While waiting: a lock it conflicts with, and the state in which that one is in its way. */
+  blocker: ServerLock | undefined = undefined;
+  blockerState: ServerLock['state'] = 'new';
+
+  constructor(
+    handle: LockHandle,
+    client: ClientUuid,
+    spec: LockSpec,
+    resource: Resource,
+    operation: boolean,
+  ) {
+    this.handle = handle;
+    this.client = client;
+    this.type = spec.type;
+    this.fid = spec.fid;
+    this.mode = spec.mode;
+    this.bits = spec.bits;
+    this.resource = resource;
+    this.operation = operation;
+    this.modeBit = MODE_BIT[spec.mode];
+    this.conflictMask = CONFLICT_MASK[spec.mode];
+  }
+}
+
+export class Resource {
+  readonly type: LockSpec['type'];
+  readonly fid: Fid | 0;
+  /** In no order: removal moves the last into the gap, so a thousand holders leave in a thousand steps. */
+  readonly granted: ServerLock[] = [];
+  /** In order of arrival. */
+  readonly waiting: ServerLock[] = [];
+  readonly #overlap: Overlap;
+  /** Granted locks of modes that are not shared. At 0 a shared request needs no look at the holders. */
+  #exclusive = 0;
+
+  constructor(type: LockSpec['type'], fid: Fid | 0) {
+    this.type = type;
+    this.fid = fid;
+    this.#overlap = overlapOf(type);
+  }
+
+  get empty(): boolean {
+    return this.granted.length === 0 && this.waiting.length === 0;
+  }
+
+  get shared(): boolean {
+    return this.#exclusive === 0;
+  }
+
+  conflict(a: ServerLock, b: ServerLock): boolean {
+    if ((a.conflictMask & b.modeBit) === 0) return false;
+    if (!(a.operation && b.operation) && a.client === b.client) return false;
+    return this.#overlap(a, b);
+  }
+
+  /** Nothing held and nothing waiting is in the way. */
+  free(lock: ServerLock): boolean {
+    return (
+      this.holderInTheWay(lock) === undefined && this.waiterInTheWay(lock, this.waiting.length) === undefined
+    );
+  }
+
+  holderInTheWay(lock: ServerLock): ServerLock | undefined {
+    const { granted } = this;
+    if (granted.length === 0 || (this.#exclusive === 0 && isShared(lock.mode))) return undefined;
+    for (const holder of granted) if (this.conflict(lock, holder)) return holder;
+    return undefined;
+  }
+
+  /** Among the first `ahead` of the queue. */
+  waiterInTheWay(lock: ServerLock, ahead: number): ServerLock | undefined {
+    for (let i = 0; i < ahead; i++) {
+      const other = this.waiting[i];
+      if (other !== undefined && this.conflict(lock, other)) return other;
+    }
+    return undefined;
+  }
+
+  grant(lock: ServerLock): void {
+    lock.state = 'granted';
+    lock.slot = this.granted.length;
+    lock.blocker = undefined;
+    this.granted.push(lock);
+    if (!isShared(lock.mode)) this.#exclusive++;
+  }
+
+  /** Takes a granted lock out. */
+  remove(lock: ServerLock): void {
+    assert(
+      lock.state === 'granted' && this.granted[lock.slot] === lock,
+      'removes a lock that is not granted',
+    );
+    const last = this.granted.pop();
+    if (last !== undefined && last !== lock) {
+      this.granted[lock.slot] = last;
+      last.slot = lock.slot;
+    }
+    lock.state = 'gone';
+    lock.slot = -1;
+    if (!isShared(lock.mode)) this.#exclusive--;
+  }
+
+  queue(lock: ServerLock, waiter: Waiter): void {
+    lock.state = 'waiting';
+    lock.waiter = waiter;
+    this.waiting.push(lock);
+  }
+
+  /** Takes a waiting lock out. */
+  unqueue(lock: ServerLock): void {
+    const index = this.waiting.indexOf(lock);
+    assert(lock.state === 'waiting' && index >= 0, 'unqueues a lock that does not wait');
+    this.waiting.splice(index, 1);
+    lock.state = 'gone';
+    lock.waiter = undefined;
+    lock.blocker = undefined;
+  }
+
+  /**
+   * Whether the lock still has to wait, with `ahead` of the queue in front of it. The first time it is in head position
+   * every holder in its way is passed to callBack.
+   */
+  blocked(lock: ServerLock, ahead: number, callBack: (holder: ServerLock) => void): boolean {
+    // What was in the way last time usually still is: with thousands of holders each cancel costs one look, not a scan.
+    if (lock.blocker !== undefined && lock.blocker.state === lock.blockerState) return true;
+    let blocker = this.waiterInTheWay(lock, ahead);
+    if (blocker === undefined) {
+      if (!lock.calledBack) {
+        lock.calledBack = true;
+        for (const holder of this.granted) if (this.conflict(lock, holder)) callBack(holder);
+      }
+      blocker = this.holderInTheWay(lock);
+    }
+    lock.blocker = blocker;
+    if (blocker === undefined) return false;
+    lock.blockerState = blocker.state;
+    return true;
+  }
+
+  /** Takes those that need not wait any longer out of the queue, in order, and grants them. */
+  pump(callBack: (holder: ServerLock) => void): readonly ServerLock[] {
+    const { waiting } = this;
+    const granted: ServerLock[] = [];
+    let kept = 0;
+    for (let i = 0; i < waiting.length; i++) {
+      const lock = waiting[i] as ServerLock;
+      if (this.blocked(lock, kept, callBack)) {
+        waiting[kept++] = lock;
+      } else {
+        this.grant(lock);
+        lock.fresh = !lock.operation;
+        granted.push(lock);
+      }
+    }
+    waiting.length = kept;
+    return granted;
+  }
+}
