@@ -8,9 +8,12 @@ import { Packr } from 'msgpackr';
 import type { Attr, Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import { type Fid, NAME_MAX, type Name } from '../base/ids.js';
+import { checkBody } from './body_check.js';
 
 export interface FieldType<T> {
   readonly label: string;
+  /** The message in it, for those that hold one (nested, list of nested). */
+  readonly inner?: Message<unknown> | undefined;
   /** Shape on the wire; absent when the value travels as it is. */
   pack?(value: T): unknown;
   /** Checks and converts. @throws FsError EPROTO naming what was wrong. */
@@ -41,6 +44,14 @@ export type MessageOf<F extends Fields> = {
 
 export interface Message<T> {
   readonly name: string;
+  /** In the order of their numbers. For the protocol's tables and tests. */
+  readonly fields: readonly {
+    readonly name: string;
+    readonly number: number;
+    readonly label: string;
+    readonly optional: boolean;
+    readonly inner: Message<unknown> | undefined;
+  }[];
   /** As an array, to be nested or packed. */
   toArray(value: T): unknown[];
   /** @throws FsError EPROTO */
@@ -59,6 +70,9 @@ export function message<F extends Fields>(name: string, fields: F): Message<Mess
   const length = entries.at(-1)?.[1].number ?? 0;
   return {
     name,
+    fields: entries.map(([key, { number, optional, type }]) => {
+      return { name: key, number, label: type.label, optional, inner: type.inner };
+    }),
     toArray(value) {
       const out: unknown[] = new Array(length).fill(null);
       let used = 0;
@@ -108,9 +122,11 @@ export function encode<T>(type: Message<T>, value: T): Buffer {
 export function decode<T>(type: Message<T>, body: Uint8Array): T {
   let raw: unknown;
   try {
+    checkBody(body);
     raw = packr.unpack(body);
   } catch (cause) {
-    throw new FsError('EPROTO', `${type.name}: not MessagePack`, { cause });
+    const why = cause instanceof FsError ? cause.message : 'not MessagePack';
+    throw new FsError('EPROTO', `${type.name}: ${why}`, { cause });
   }
   return type.fromArray(raw);
 }
@@ -207,6 +223,7 @@ export const name: FieldType<Name> = {
 export function list<T>(of: FieldType<T>, maxLength: number): FieldType<readonly T[]> {
   return {
     label: `list of ${of.label}`,
+    inner: of.inner,
     pack: (value) => (of.pack === undefined ? value : value.map((item) => of.pack?.(item))),
     unpack(value) {
       if (!Array.isArray(value) || value.length > maxLength) throw bad(`not a list of at most ${maxLength}`);
@@ -217,7 +234,12 @@ export function list<T>(of: FieldType<T>, maxLength: number): FieldType<readonly
 
 /** A message as a field of another. */
 export function nested<T>(type: Message<T>): FieldType<T> {
-  return { label: type.name, pack: (value) => type.toArray(value), unpack: (value) => type.fromArray(value) };
+  return {
+    label: type.name,
+    inner: type,
+    pack: (value) => type.toArray(value),
+    unpack: (value) => type.fromArray(value),
+  };
 }
 
 export const timespec: FieldType<Timespec> = {

@@ -1,0 +1,52 @@
+/**
+ * What two builds speak with each other. The server decides, with what the client's CONNECT says: the highest protocol
+ * version both have, and the feature bits both have. Pure.
+ */
+
+import { PROTOCOL_MAX, PROTOCOL_MIN } from './header.js';
+import { FEATURES_ALL } from './session.js';
+
+/** What one build can do. The fields of ConnectRequest. */
+export interface Abilities {
+  readonly protocolMin: number;
+  readonly protocolMax: number;
+  readonly features: number;
+  readonly softwareVersion: string;
+}
+
+export type Negotiated =
+  | { readonly agreed: true; readonly protocol: number; readonly features: number }
+  /** refusal: one line for people, with both versions and what to do. */
+  | { readonly agreed: false; readonly refusal: string };
+
+/** Abilities of this build. */
+export function ownAbilities(softwareVersion: string): Abilities {
+  return { protocolMin: PROTOCOL_MIN, protocolMax: PROTOCOL_MAX, features: FEATURES_ALL, softwareVersion };
+}
+
+export function negotiate(client: Abilities, server: Abilities): Negotiated {
+  const protocol = Math.min(client.protocolMax, server.protocolMax);
+  if (client.protocolMin > client.protocolMax) {
+    return {
+      agreed: false,
+      refusal: `client ${client.softwareVersion} names an empty range of protocols (${range(client)})`,
+    };
+  }
+  if (protocol < client.protocolMin || protocol < server.protocolMin) {
+    const older = client.protocolMax < server.protocolMin ? 'client' : 'server';
+    return {
+      agreed: false,
+      refusal:
+        `client ${client.softwareVersion} speaks protocol ${range(client)}, ` +
+        `server ${server.softwareVersion} speaks ${range(server)}; upgrade the ${older}`,
+    };
+  }
+  // >>> 0: bit 31 must not make it negative.
+  return { agreed: true, protocol, features: (client.features & server.features) >>> 0 };
+}
+
+function range(side: Abilities): string {
+  return side.protocolMin === side.protocolMax
+    ? String(side.protocolMin)
+    : `${side.protocolMin} to ${side.protocolMax}`;
+}

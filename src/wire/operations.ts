@@ -1,0 +1,82 @@
+/** All operations there are, by opcode. An opcode is never reused. */
+
+import { DrainProgress, Evict, Shutdown, Status } from './admin.js';
+import { CopyRange, Fallocate, Read, Seek, Sync, Write } from './data.js';
+import { Bast, Cancel, Cast, Enqueue, Glimpse, TestFlock, Unflock } from './lock.js';
+import {
+  Close,
+  Create,
+  Getattr,
+  Getxattr,
+  Link,
+  Listxattr,
+  Lookup,
+  Open,
+  Readdir,
+  Readlink,
+  Removexattr,
+  Rename,
+  Setattr,
+  Setxattr,
+  Statfs,
+  Unlink,
+} from './meta.js';
+import type { Operation } from './operation.js';
+import { Connect, Disconnect, Evicted, GetFids, Ping, RecoveryDone, ReplayOpens } from './session.js';
+
+export type AnyOperation = Operation<unknown, unknown>;
+
+/** Families, each with the opcodes [first, last] that are reserved for it. */
+export const FAMILIES: readonly {
+  readonly name: string;
+  readonly first: number;
+  readonly last: number;
+  readonly operations: readonly AnyOperation[];
+}[] = [
+  {
+    name: 'session',
+    first: 1,
+    last: 15,
+    operations: [Connect, Disconnect, Ping, RecoveryDone, GetFids, ReplayOpens, Evicted],
+  },
+  {
+    name: 'lock',
+    first: 16,
+    last: 47,
+    operations: [Enqueue, Cancel, TestFlock, Unflock, Bast, Cast, Glimpse],
+  },
+  {
+    name: 'meta',
+    first: 64,
+    last: 95,
+    operations: [
+      Lookup,
+      Getattr,
+      Setattr,
+      Readlink,
+      Create,
+      Open,
+      Close,
+      Unlink,
+      Rename,
+      Link,
+      Readdir,
+      Getxattr,
+      Setxattr,
+      Listxattr,
+      Removexattr,
+      Statfs,
+    ],
+  },
+  { name: 'data', first: 96, last: 111, operations: [Read, Write, Sync, Fallocate, Seek, CopyRange] },
+  { name: 'admin', first: 128, last: 143, operations: [Status, Shutdown, Evict, DrainProgress] },
+];
+
+export const OPERATIONS: ReadonlyMap<number, AnyOperation> = new Map(
+  FAMILIES.flatMap((family) => family.operations.map((operation) => [operation.opcode, operation] as const)),
+);
+
+/** For logs: the operation's name, or its number when a newer peer sends one we do not know. */
+export function operationName(opcode: number): string {
+  return OPERATIONS.get(opcode)?.name ?? `opcode ${opcode}`;
+}
