@@ -1,0 +1,304 @@
+/**
+ * npm run bench: Holdfast against ext4 on the same loop device, in one run. Both sides of Holdfast are on this machine.
+ *   node dist/test/bench/run.js [--size MiB] [--files N] [--stream GiB] [--json]
+ * Figures are medians where a measurement repeats; ratios are the point, absolute numbers belong to the machine.
+ */
+
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpus, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type Child, runCommand, startUntilLine } from '../../src/cli/demo/process.js';
+import { packageRoot } from '../../src/cli/installed.js';
+
+const MIB = 1 << 20;
+const main = join(packageRoot(), 'dist', 'src', 'cli', 'main.js');
+const source = join(packageRoot(), 'test', 'bench', 'syscalls.c');
+
+interface Options {
+  readonly sizeMib: number;
+  readonly files: number;
+  readonly streamGib: number;
+}
+
+interface Figure {
+  readonly name: string;
+  readonly unit: string;
+  readonly holdfast: number;
+  readonly ext4?: number;
+  readonly goal: string;
+  readonly met: boolean;
+}
+
+function option(name: string, fallback: number): number {
+  const at = process.argv.indexOf(`--${name}`);
+  return at < 0 ? fallback : Number(process.argv[at + 1]);
+}
+
+function sh(command: string, ...args: string[]): string {
+  return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] }).trim();
+}
+
+/** Amount a second of one run of the C program. */
+function rate(tool: string, ...args: string[]): number {
+  const [amount = 0, seconds = 1] = sh(tool, ...args)
+    .split(' ')
+    .map(Number);
+  return amount / seconds;
+}
+
+function median(run: () => number, times = 3): number {
+  const all = Array.from({ length: times }, run).sort((a, b) => a - b);
+  return all[Math.floor(times / 2)] ?? 0;
+}
+
+function dropCaches(): void {
+  sh('sync');
+  writeFileSync('/proc/sys/vm/drop_caches', '3');
+}
+
+/** Kilobytes of a field of /proc/PID/status. */
+function memoryKib(pid: number, field: string): number {
+  const line = readFileSync(`/proc/${pid}/status`, 'utf8').match(new RegExp(`^${field}:\\s+(\\d+)`, 'm'));
+  return Number(line?.[1] ?? 0);
+}
+
+interface Rates {
+  write: number;
+  coldRead: number;
+  warmRead: number;
+  stat: number;
+}
+
+/** @param cold empties every cache between server and application. */
+async function measure(
+  tool: string,
+  folder: string,
+  sizeMib: number,
+  cold: () => Promise<void>,
+): Promise<Rates> {
+  const file = join(folder, 'stream');
+  const writes: number[] = [];
+  for (let run = 0; run < 3; run++) writes.push(rate(tool, 'write', file, String(sizeMib)));
+  const reads: number[] = [];
+  for (let run = 0; run < 3; run++) {
+    await cold();
+    reads.push(rate(tool, 'read', file));
+  }
+  const middle = (all: number[]): number => all.sort((a, b) => a - b)[1] ?? 0;
+  return {
+    write: middle(writes),
+    coldRead: middle(reads),
+    warmRead: median(() => rate(tool, 'read', file)),
+    stat: median(() => rate(tool, 'stat', file, '1')),
+  };
+}
+
+async function measureExt4(tool: string, device: string, folder: string, options: Options): Promise<Rates> {
+  const mountpoint = join(folder, 'ext4');
+  mkdirSync(mountpoint);
+  const loop = sh('losetup', '--find', '--show', device);
+  try {
+    sh('mkfs.ext4', '-q', '-F', '-E', 'lazy_itable_init=0,lazy_journal_init=0', loop);
+    sh('mount', loop, mountpoint);
+    try {
+      return await measure(tool, mountpoint, options.sizeMib, async () => dropCaches());
+    } finally {
+      sh('umount', mountpoint);
+    }
+  } finally {
+    sh('losetup', '-d', loop);
+  }
+}
+
+async function startServer(
+  devices: readonly string[],
+  address: string,
+): Promise<{ child: Child; address: string; ms: number }> {
+  const [meta = '', data = ''] = devices;
+  const before = performance.now();
+  const { child, ready } = startUntilLine(
+    'serve',
+    main,
+    ['serve', '--meta', meta, '--data', data, '--listen', address],
+    /^holdfast: serving \S+ on (\S+),/,
+  );
+  const match = await ready;
+  return { child, address: match[1] ?? '', ms: performance.now() - before };
+}
+
+async function stopServer(child: Child): Promise<void> {
+  child.process.kill('SIGTERM');
+  const { code } = await child.exited;
+  if (code !== 0) throw new Error(`shutdown failed: ${child.stderrTail()}`);
+}
+
+async function measureHoldfast(
+  tool: string,
+  devices: readonly string[],
+  folder: string,
+  options: Options,
+  ext4: Rates,
+): Promise<Figure[]> {
+  const figures: Figure[] = [];
+  const ratio = (name: string, unit: string, ours: number, theirs: number, goal: number): void => {
+    figures.push({
+      name,
+      unit,
+      holdfast: ours,
+      ext4: theirs,
+      goal: `${goal} of ext4`,
+      met: ours >= goal * theirs,
+    });
+  };
+  const limit = (name: string, unit: string, value: number, most: number): void => {
+    figures.push({ name, unit, holdfast: value, goal: `< ${most} ${unit}`, met: value < most });
+  };
+  const least = (name: string, unit: string, value: number, bound: number): void => {
+    figures.push({ name, unit, holdfast: value, goal: `> ${bound} ${unit}`, met: value > bound });
+  };
+  await runCommand('mkfs', main, [
+    'mkfs',
+    '--meta',
+    devices[0] ?? '',
+    '--data',
+    devices[1] ?? '',
+    '--force',
+    '--label',
+    'bench',
+  ]);
+  let server = await startServer(devices, '127.0.0.1:0');
+  const mountpoint = join(folder, 'holdfast');
+  mkdirSync(mountpoint);
+  let mountMs = 0;
+  let client: Child | undefined;
+  const mount = async (): Promise<void> => {
+    const before = performance.now();
+    const started = startUntilLine(
+      'mount',
+      main,
+      ['mount', server.address, mountpoint, '--foreground'],
+      /^holdfast: mounted/,
+    );
+    client = started.child;
+    await started.ready;
+    mountMs = performance.now() - before;
+  };
+  const umount = async (): Promise<void> => {
+    await runCommand('umount', main, ['umount', mountpoint]);
+    await client?.exited;
+  };
+  try {
+    await mount();
+    const rates = await measure(tool, mountpoint, options.sizeMib, async () => {
+      await umount();
+      await stopServer(server.child);
+      dropCaches();
+      server = await startServer(devices, server.address);
+      await mount();
+    });
+    const perMib = (bytes: number): number => bytes / MIB;
+    ratio('sequential write + fsync', 'MiB/s', perMib(rates.write), perMib(ext4.write), 0.5);
+    ratio('cold sequential read', 'MiB/s', perMib(rates.coldRead), perMib(ext4.coldRead), 0.5);
+    ratio('warm sequential read', 'MiB/s', perMib(rates.warmRead), perMib(ext4.warmRead), 0.8);
+    ratio('cached stat', '/s', rates.stat, ext4.stat, 0.8);
+    const names = join(mountpoint, 'create');
+    sh('mkdir', names);
+    least('create of 1 KiB files, one process', '/s', rate(tool, 'create', names, '20000', '1024'), 2000);
+    least(
+      'GETATTR without RPC, four processes',
+      '/s',
+      median(() => rate(tool, 'fstat', join(mountpoint, 'stream'), '2', '4')),
+      60_000,
+    );
+    if (options.streamGib > 0) {
+      const rate8 = rate(tool, 'write', join(mountpoint, 'big'), String(options.streamGib * 1024), 'nosync');
+      rate(tool, 'read', join(mountpoint, 'big'));
+      const kib = memoryKib(client?.process.pid ?? 0, 'VmHWM');
+      limit(
+        `client memory, ${options.streamGib} GiB streamed (${Math.round(rate8 / MIB)} MiB/s)`,
+        'MiB',
+        kib / 1024,
+        256 + 200,
+      );
+      sh('rm', join(mountpoint, 'big'));
+    }
+    if (options.files > 0) {
+      for (let folderNumber = 0; folderNumber * 10_000 < options.files; folderNumber++) {
+        const each = join(mountpoint, `many-${folderNumber}`);
+        sh('mkdir', each);
+        rate(tool, 'create', each, '10000', '0');
+      }
+      limit(
+        `server memory (RssAnon), ${options.files} files`,
+        'MiB',
+        memoryKib(server.child.process.pid ?? 0, 'RssAnon') / 1024,
+        400,
+      );
+    }
+    await umount();
+    await mount();
+    limit('mount', 'ms', mountMs, 500);
+    await umount();
+    await stopServer(server.child);
+    server = await startServer(devices, server.address);
+    limit('start of a cleanly stopped server', 'ms', server.ms, 500);
+    await stopServer(server.child);
+  } catch (thrown) {
+    if (client?.process.exitCode === null) {
+      await runCommand('umount', main, ['umount', '--force', mountpoint]).catch(() => undefined);
+      client.process.kill('SIGKILL');
+    }
+    if (server.child.process.exitCode === null) server.child.process.kill('SIGKILL');
+    throw thrown;
+  }
+  return figures;
+}
+
+async function bench(): Promise<void> {
+  const options: Options = {
+    sizeMib: option('size', 1024),
+    files: option('files', 200_000),
+    streamGib: option('stream', 8),
+  };
+  const folder = mkdtempSync(join(tmpdir(), 'holdfast-bench-'));
+  try {
+    const tool = join(folder, 'syscalls');
+    sh('cc', '-O2', '-o', tool, source);
+    const devices = [join(folder, 'meta.img'), join(folder, 'data.img')];
+    const dataMib = Math.max(options.sizeMib * 3, (options.streamGib + 1) * 1024) + 1024;
+    for (const [path, mib] of [
+      [devices[0] ?? '', 2048],
+      [devices[1] ?? '', dataMib],
+    ] as const) {
+      writeFileSync(path, '');
+      truncateSync(path, mib * MIB);
+      statSync(path);
+    }
+    const ext4 = await measureExt4(tool, devices[1] ?? '', folder, options);
+    const figures = await measureHoldfast(tool, devices, folder, options, ext4);
+    if (process.argv.includes('--json')) {
+      process.stdout.write(
+        `${JSON.stringify({ cpus: cpus().length, node: process.version, options, figures })}\n`,
+      );
+      return;
+    }
+    process.stdout.write(
+      `${cpus().length} CPUs, node ${process.version}, stream of ${options.sizeMib} MiB; both sides on this machine\n`,
+    );
+    for (const figure of figures) {
+      const against =
+        figure.ext4 === undefined
+          ? ''
+          : `ext4 ${figure.ext4.toFixed(0)}, ratio ${(figure.holdfast / figure.ext4).toFixed(2)}`;
+      process.stdout.write(
+        `${figure.met ? 'met   ' : 'MISSED'} ${figure.name.padEnd(48)} ${figure.holdfast.toFixed(0).padStart(8)} ${figure.unit.padEnd(5)} ${against.padEnd(32)} goal ${figure.goal}\n`,
+      );
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await bench();

@@ -1,0 +1,144 @@
+/*
+ * One system call in a loop, timed: what a benchmark in JavaScript would hide behind its own cost.
+ *   syscalls stat PATH SECONDS [PROCESSES]       stat(2)
+ *   syscalls fstat PATH SECONDS [PROCESSES]      statx(AT_STATX_FORCE_SYNC) on an open file: never the kernel's cache
+ *   syscalls create FOLDER COUNT BYTES           open(O_CREAT), write, close
+ *   syscalls write PATH MIB [nosync]             1 MiB write(2)s, then fsync
+ *   syscalls read PATH                           1 MiB read(2)s to the end
+ * Prints operations (or bytes), seconds and the longest single call in microseconds.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void die(const char *what) {
+  fprintf(stderr, "%s: %s\n", what, strerror(errno));
+  exit(1);
+}
+
+static void print(double amount, double seconds, double longest) {
+  printf("%.0f %.6f %.1f\n", amount, seconds, longest * 1e6);
+}
+
+static void stat_loop(const char *path, double seconds, int sync, double *counts, double *longest) {
+  int fd = open(path, O_RDONLY);
+  if (fd < 0) die(path);
+  double start = now(), count = 0, before = start, worst = 0;
+  while (before - start < seconds) {
+    for (int i = 0; i < 64; i++) {
+      struct stat st;
+      struct statx sx;
+      int failed = sync ? statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &sx) : stat(path, &st);
+      if (failed) die("stat");
+    }
+    double after = now();
+    if ((after - before) / 64 > worst) worst = (after - before) / 64;
+    before = after;
+    count += 64;
+  }
+  *counts = count;
+  *longest = worst;
+}
+
+static void run_stat(const char *path, double seconds, int processes, int sync) {
+  double *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  double start = now();
+  for (int i = 0; i < processes; i++) {
+    if (fork() == 0) {
+      stat_loop(path, seconds, sync, &shared[2 * i], &shared[2 * i + 1]);
+      _exit(0);
+    }
+  }
+  int status;
+  while (wait(&status) > 0) {
+    if (status != 0) exit(1);
+  }
+  double elapsed = now() - start, total = 0, worst = 0;
+  for (int i = 0; i < processes; i++) {
+    total += shared[2 * i];
+    if (shared[2 * i + 1] > worst) worst = shared[2 * i + 1];
+  }
+  print(total, elapsed, worst);
+}
+
+static void run_create(const char *folder, int count, size_t bytes) {
+  char *data = malloc(bytes + 1);
+  memset(data, 'x', bytes);
+  double start = now(), worst = 0;
+  for (int i = 0; i < count; i++) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/file-%06d", folder, i);
+    double before = now();
+    int fd = open(path, O_CREAT | O_WRONLY | O_EXCL, 0644);
+    if (fd < 0 || write(fd, data, bytes) != (ssize_t)bytes || close(fd) != 0) die(path);
+    double took = now() - before;
+    if (took > worst) worst = took;
+  }
+  print(count, now() - start, worst);
+}
+
+static void run_write(const char *path, long mib, int sync) {
+  char *data = malloc(1 << 20);
+  for (size_t i = 0; i < 1 << 20; i += 8) memcpy(data + i, &i, 8);
+  double start = now(), worst = 0;
+  int fd = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0644);
+  if (fd < 0) die(path);
+  for (long i = 0; i < mib; i++) {
+    memcpy(data, &i, sizeof i);
+    double before = now();
+    if (write(fd, data, 1 << 20) != 1 << 20) die("write");
+    double took = now() - before;
+    if (took > worst) worst = took;
+  }
+  if (sync && fsync(fd) != 0) die("fsync");
+  if (close(fd) != 0) die("close");
+  print((double)mib * (1 << 20), now() - start, worst);
+}
+
+static void run_read(const char *path) {
+  char *data = malloc(1 << 20);
+  double start = now(), worst = 0, total = 0;
+  int fd = open(path, O_RDONLY);
+  if (fd < 0) die(path);
+  for (;;) {
+    double before = now();
+    ssize_t got = read(fd, data, 1 << 20);
+    if (got < 0) die("read");
+    if (got == 0) break;
+    total += got;
+    double took = now() - before;
+    if (took > worst) worst = took;
+  }
+  print(total, now() - start, worst);
+}
+
+int main(int argc, char **argv) {
+  if (argc >= 4 && (!strcmp(argv[1], "stat") || !strcmp(argv[1], "fstat"))) {
+    run_stat(argv[2], atof(argv[3]), argc > 4 ? atoi(argv[4]) : 1, argv[1][0] == 'f');
+  } else if (argc == 5 && !strcmp(argv[1], "create")) {
+    run_create(argv[2], atoi(argv[3]), (size_t)atol(argv[4]));
+  } else if (argc >= 4 && !strcmp(argv[1], "write")) {
+    run_write(argv[2], atol(argv[3]), argc == 4);
+  } else if (argc == 3 && !strcmp(argv[1], "read")) {
+    run_read(argv[2]);
+  } else {
+    fprintf(stderr, "see the comment in syscalls.c\n");
+    return 2;
+  }
+  return 0;
+}
