@@ -80,8 +80,8 @@ export function namespaceOperations(vfs: VfsContext): NamespaceHandlers {
 
     symlink(request, parent, name, target) {
       if (target.length > SYMLINK_MAX) throw new FsError('ENAMETOOLONG');
-      // The kernel's buffer dies when this returns.
-      return make(request, parent, name, { mode: S_IFLNK | 0o777, umask: 0, target: target.slice() });
+      // A copy: the request buffer dies when this returns.
+      return make(request, parent, name, { mode: S_IFLNK | 0o777, umask: 0, target: Buffer.from(target) });
     },
 
     mknod(request, parent, name, { mode, umask, rdev }) {
@@ -124,7 +124,7 @@ export function namespaceOperations(vfs: VfsContext): NamespaceHandlers {
     },
 
     setxattr(request, nodeid, name, value, flags, killSgid) {
-      return vfs.client.setxattr(request, nodeid as Fid, name, value.slice(), flags, killSgid);
+      return vfs.client.setxattr(request, nodeid as Fid, name, Buffer.from(value), flags, killSgid);
     },
 
     listxattr(request, nodeid) {
