@@ -22,17 +22,12 @@ import {
   UNIQUE_INTERRUPT,
   UNIQUE_RESEND_HIGH,
 } from './constants.js';
-import { Cursor, Writer } from './cursor.js';
+import { Cursor, type Writer } from './cursor.js';
 import type { FuseDevice, FuseHandlers, InterruptPolicy } from './handlers.js';
 import { type Negotiated, negotiate, putInit, putInitOffer, readInit } from './init.js';
 import { Interrupts, type RetryTimers } from './interrupts.js';
-import {
-  errnoWithoutOperation,
-  FIXED_REPLY_BYTES,
-  OPERATIONS,
-  type Operation,
-  SETXATTR_COMPAT,
-} from './operations.js';
+import { errnoWithoutOperation, OPERATIONS, type Operation, SETXATTR_COMPAT } from './operations.js';
+import { Replies } from './replies.js';
 import { Request, requestKey } from './request.js';
 import { uniqueText } from './structs_in.js';
 
@@ -51,9 +46,6 @@ export interface FuseDispatcherOptions {
   readonly log?: Log;
 }
 
-/** Read answers up to this go through the slab: a copy is cheaper than a send of their own. */
-const COPY_TO_SLAB_BYTES = 8192;
-const REPLY_ROOM = SIZE.OUT_HEADER + FIXED_REPLY_BYTES;
 const NODEID_HIGH_LIMIT = 0x20_0000;
 const TWO_32 = 0x1_0000_0000;
 
@@ -67,18 +59,13 @@ export interface DispatcherStats {
 
 export class FuseDispatcher {
   readonly #handlers: FuseHandlers;
-  readonly #device: FuseDevice;
   readonly #log: Log;
   readonly #initOptions: { maxBackground: number; congestionThreshold: number; withoutFlags: bigint };
   readonly #interrupts: Interrupts;
   readonly #pending = new Map<number, Request>();
   readonly #cursor = new Cursor();
-  readonly #slab: Writer;
-  /** Where answers are encoded that do not go into the slab; copied out before anything else happens. */
-  readonly #scratch = new Writer(Buffer.alloc(REPLY_ROOM));
+  readonly #replies: Replies;
   readonly #drainWaiters: (() => void)[] = [];
-  #slabUsed = 0;
-  #inBatch = false;
   #tracing = false;
   #batchBytes: Buffer | undefined = undefined;
   #batchView: DataView = new DataView(new ArrayBuffer(0));
@@ -94,9 +81,8 @@ export class FuseDispatcher {
 
   constructor(handlers: FuseHandlers, device: FuseDevice, options: FuseDispatcherOptions) {
     this.#handlers = handlers;
-    this.#device = device;
     this.#log = options.log ?? logger('fuse');
-    this.#slab = new Writer(device.replySlab);
+    this.#replies = new Replies(device);
     this.#initOptions = {
       maxBackground: options.maxBackground ?? 128,
       congestionThreshold: options.congestionThreshold ?? 96,
@@ -107,7 +93,7 @@ export class FuseDispatcher {
       policy: options.interruptPolicy ?? (() => true),
       retryMs: options.interruptRetryMs ?? 30,
       log: this.#log,
-      askAgain: (high, low) => this.#sendError(high, low, ERRNO.EAGAIN),
+      askAgain: (high, low) => this.#replies.sendError(high, low, ERRNO.EAGAIN),
     });
   }
 
@@ -132,9 +118,7 @@ export class FuseDispatcher {
 
   /** Bytes in the reply slab that have to be sent now; the slab counts as empty afterwards. */
   takeReplyBytes(): number {
-    const used = this.#slabUsed;
-    this.#slabUsed = 0;
-    return used;
+    return this.#replies.takeBytes();
   }
 
   /**
@@ -148,7 +132,7 @@ export class FuseDispatcher {
     }
     const view = this.#batchView;
     this.#tracing = this.#log.enabled;
-    this.#inBatch = true;
+    this.#replies.inBatch = true;
     try {
       let at = 0;
       while (usedBytes - at >= SIZE.IN_HEADER) {
@@ -159,7 +143,7 @@ export class FuseDispatcher {
       }
       if (at < usedBytes) this.#malformedRest(usedBytes - at);
     } finally {
-      this.#inBatch = false;
+      this.#replies.inBatch = false;
     }
   }
 
@@ -241,16 +225,12 @@ export class FuseDispatcher {
   }
 
   #answer(request: Request, operation: Operation, result: unknown): void {
-    // Nothing has left before the encoder is through: a result that is not what its type says can still fail.
+    // Nothing leaves before the encoder is through: a result that is not what its type says can still fail.
     let bodyBytes = 0;
     let chunks: readonly Uint8Array[] | undefined;
     try {
       if (operation.put !== undefined) {
-        if (this.#slabHasRoom(REPLY_ROOM)) {
-          bodyBytes = operation.put(this.#slab, this.#slabUsed + SIZE.OUT_HEADER, result);
-        } else {
-          bodyBytes = operation.put(this.#scratch, SIZE.OUT_HEADER, result);
-        }
+        bodyBytes = this.#replies.encodeFixed(operation.put, result);
       } else if (operation.chunks !== undefined) {
         chunks = operation.chunks(result);
         bodyBytes = totalBytes(chunks, request.replyLimitBytes);
@@ -259,61 +239,19 @@ export class FuseDispatcher {
       this.#fail(request, error);
       return;
     }
-    if (chunks === undefined) this.#answerFixed(request, bodyBytes);
-    else this.#answerChunks(request, chunks, bodyBytes);
-  }
-
-  #slabHasRoom(sizeBytes: number): boolean {
-    return this.#inBatch && this.#slabUsed + sizeBytes <= this.#slab.bytes.length;
-  }
-
-  /** Puts the header before a body of that size, already in the slab or in the scratch; a negative size is an errno. */
-  #answerFixed(request: Request, bodyBytes: number): void {
-    const errno = bodyBytes < 0 ? -bodyBytes : 0;
-    const lenBytes = SIZE.OUT_HEADER + Math.max(bodyBytes, 0);
-    this.#done(request, errno, lenBytes);
-    if (this.#slabHasRoom(REPLY_ROOM)) {
-      this.#putHeader(this.#slab, this.#slabUsed, request, errno, lenBytes);
-      this.#slabUsed += (lenBytes + 7) & ~7;
-    } else {
-      this.#putHeader(this.#scratch, 0, request, errno, lenBytes);
-      this.#device.send([Buffer.from(this.#scratch.bytes.subarray(0, lenBytes))]);
-    }
-  }
-
-  #answerChunks(request: Request, chunks: readonly Uint8Array[], bodyBytes: number): void {
-    const lenBytes = SIZE.OUT_HEADER + bodyBytes;
-    this.#done(request, 0, lenBytes);
-    if (bodyBytes <= COPY_TO_SLAB_BYTES && this.#slabHasRoom((lenBytes + 7) & ~7)) {
-      this.#putHeader(this.#slab, this.#slabUsed, request, 0, lenBytes);
-      let at = this.#slabUsed + SIZE.OUT_HEADER;
-      for (const chunk of chunks) {
-        this.#slab.bytes.set(chunk, at);
-        at += chunk.length;
-      }
-      this.#slabUsed += (lenBytes + 7) & ~7;
+    if (bodyBytes < 0) {
+      this.#answerErrno(request, -bodyBytes);
       return;
     }
-    const header = new Writer(Buffer.allocUnsafe(SIZE.OUT_HEADER));
-    this.#putHeader(header, 0, request, 0, lenBytes);
-    this.#device.send([header.bytes, ...chunks]);
+    this.#done(request, 0, bodyBytes);
+    if (chunks === undefined) this.#replies.sendFixed(request, 0, bodyBytes);
+    else this.#replies.sendChunks(request, chunks, bodyBytes);
   }
 
-  /** fuse_out_header, 16 bytes: len, error (negative errno), unique. */
-  #putHeader(w: Writer, at: number, request: Request, errno: number, lenBytes: number): void {
-    w.u32(at, lenBytes);
-    w.u32(at + 4, -errno);
-    w.u32(at + 8, request.uniqueLow);
-    w.u32(at + 12, request.uniqueHigh);
-  }
-
-  #sendError(uniqueHigh: number, uniqueLow: number, errno: number): void {
-    const w = new Writer(Buffer.allocUnsafe(SIZE.OUT_HEADER));
-    w.u32(0, SIZE.OUT_HEADER);
-    w.u32(4, -errno);
-    w.u32(8, uniqueLow);
-    w.u32(12, uniqueHigh);
-    this.#device.send([w.bytes]);
+  /** @param errno 0: done, and there is nothing more to say. */
+  #answerErrno(request: Request, errno: number): void {
+    this.#done(request, errno, 0);
+    this.#replies.sendFixed(request, errno, 0);
   }
 
   #fail(request: Request, error: unknown): void {
@@ -328,16 +266,16 @@ export class FuseDispatcher {
       // The kernel would never ask again, but what a server cannot do today it can do after its upgrade.
       errno = ERRNO.EOPNOTSUPP;
     }
-    this.#answerFixed(request, -errno);
+    this.#answerErrno(request, errno);
   }
 
   /** Bookkeeping of every answer, before it is written. */
-  #done(request: Request, errno: number, lenBytes: number): void {
+  #done(request: Request, errno: number, bodyBytes: number): void {
     request.answered = true;
     if (this.#pending.size !== 0) this.#forgetPending(request);
     this.#interrupts.requestDone(request);
     if (errno !== 0) this.stats.errors++;
-    if (this.#tracing) this.#log('%s -> %d, %d bytes', this.#describe(request), -errno, lenBytes);
+    if (this.#tracing) this.#log('%s -> %d, %d bytes', this.#describe(request), -errno, bodyBytes);
   }
 
   #forgetPending(request: Request): void {
@@ -357,7 +295,7 @@ export class FuseDispatcher {
   #malformed(request: Request): void {
     this.stats.malformed++;
     this.#log('%s: impossible header', this.#describe(request));
-    if (!hasNoReply(request.opcode)) this.#answerFixed(request, -ERRNO.EINVAL);
+    if (!hasNoReply(request.opcode)) this.#answerErrno(request, ERRNO.EINVAL);
   }
 
   /** Requests that are about the connection, not about files. */
@@ -378,13 +316,13 @@ export class FuseDispatcher {
           return;
         case OPCODE.DESTROY:
           this.#destroyHandlers();
-          this.#answerFixed(request, 0);
+          this.#answerErrno(request, 0);
           return;
         case OPCODE.NOTIFY_REPLY:
           return; // answers NOTIFY_RETRIEVE, which we never send
         default:
           this.#log('%s: not supported', this.#describe(request));
-          this.#answerFixed(request, -errnoWithoutOperation(request.opcode));
+          this.#answerErrno(request, errnoWithoutOperation(request.opcode));
       }
     } catch (error) {
       if (!hasNoReply(request.opcode)) this.#fail(request, error);
@@ -423,7 +361,7 @@ export class FuseDispatcher {
     const answer = negotiate(offered, this.#initOptions);
     if (answer.kind === 'refused') {
       this.#log('the kernel speaks FUSE %d.%d, too old for us', offered.major, offered.minor);
-      this.#answerFixed(request, -ERRNO.EPROTO);
+      this.#answerErrno(request, ERRNO.EPROTO);
       return;
     }
     if (answer.kind === 'offerOurs') {
@@ -456,7 +394,7 @@ export class FuseDispatcher {
   /** Answers all waiting requests with that error and ends their handlers' waits; what those say later is dropped. */
   failPending(code: Errno): void {
     for (const request of [...this.#pending.values()]) {
-      this.#answerFixed(request, -ERRNO[code]);
+      this.#answerErrno(request, ERRNO[code]);
       request.interrupt();
     }
   }
