@@ -13,13 +13,13 @@ import { fileURLToPath } from 'node:url';
 import { FsError } from '../src/base/errno.js';
 
 export interface FuseChannel {
-  /** Writes the replies that stand in the reply slab so far. More may be put behind them. */
-  flush(): void;
+  /** Writes the replies that take so many bytes from the start of the reply slab, which is free again then. */
+  flush(replyBytes: number): void;
   /** One whole reply, or a notification that never waits (INC_EPOCH). @returns 0 or the errno of the write. */
   send(chunks: readonly Uint8Array[]): number;
   /**
-   * Queues a copy of a notification for a thread of its own; replies in the slab leave first. @returns 0, and
-   * onNotified(id) follows, or an errno, and it does not.
+   * Queues a copy of a notification for a thread of its own. Replies that must arrive before it have to be flushed.
+   * @returns 0, and onNotified(id) follows, or an errno, and it does not.
    */
   notify(id: number, message: Uint8Array): number;
   /** No callback but onNotified follows. The descriptor is closed when its last user is done. Idempotent. */
@@ -30,10 +30,10 @@ export interface FuseChannelConstructor {
   /**
    * Serves an open /dev/fuse descriptor, freshly mounted or taken over, and owns it from then on (not when it throws).
    * @param requestSlab 8-byte aligned, at least maxRequestBytes; more for larger batches.
-   * @param replySlab 8-byte aligned, all zero. Replies stand one behind the other from its start, each at a multiple of 8;
-   *   they are written when onBatch returns, and the slab is zero again for the next batch.
+   * @param replySlab 8-byte aligned. Replies stand one behind the other from its start, each at a multiple of 8.
    * @param maxRequestBytes largest request the kernel may send: max_write + 4096.
-   * @param onBatch `bytes` of the request slab hold `count` requests, each at a multiple of 8. Valid until it returns.
+   * @param onBatch `bytes` of the request slab hold `count` requests, each at a multiple of 8, until it returns. It returns
+   *   how many bytes of the reply slab hold replies; they are written before promise continuations run.
    * @param onReplyFailed the kernel refused a reply that stood in the slab (a bug of whoever encoded it).
    * @param onNotified the kernel did (errno 0) or refused the notification; ECANCELED: closed before it was begun.
    * @param onClosed the mount is gone (ENODEV) or the device failed; the channel is closed. At most once.
@@ -43,7 +43,7 @@ export interface FuseChannelConstructor {
     requestSlab: Buffer,
     replySlab: Buffer,
     maxRequestBytes: number,
-    onBatch: (bytes: number, count: number) => void,
+    onBatch: (bytes: number, count: number) => number,
     onReplyFailed: (errno: number, unique: bigint) => void,
     onNotified: (id: number, errno: number) => void,
     onClosed: (errno: number) => void,
@@ -76,6 +76,8 @@ export interface NativeBinding {
    * and must not keep that server from dying.
    */
   umount(target: string, flags: number): Promise<void>;
+  /** umount2(2) of this process, which must not be the one that serves the mount. */
+  umountHere(target: string, flags: number): void;
   /** Two connected UNIX sockets, for fusermount3 to pass a descriptor through. */
   socketPair(): [number, number];
   /** The descriptor that waits in a socket. EAGAIN when there is none, EPROTO when the message holds none. */

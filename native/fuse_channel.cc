@@ -4,8 +4,7 @@
 // - Requests are read until there are none, packed at 8-byte alignment into the request slab, and JavaScript is called
 //   once for all of them. The slab is overwritten by the next batch.
 // - Replies that JavaScript put into the reply slab, one behind the other at 8-byte alignment, are written when the
-//   batch callback returns, before promise continuations run, or earlier by flush(). A length field of 0 ends them: the
-//   part that was used is zeroed after each batch, so no count has to be handed over.
+//   batch callback returns how many bytes they take, before promise continuations run, or earlier by flush(bytes).
 // - At most kRoundsPerPoll batches a poll event: sockets and timers get their turn under load.
 // - The JavaScript object is kept alive while the channel is open.
 
@@ -52,10 +51,10 @@ class FuseChannel {
   // @returns 0, EAGAIN when there is nothing more to read, or the errno that ended the channel.
   int ReadBatch(size_t* used, uint32_t* count);
   void Deliver(size_t used, uint32_t count);
-  void FlushReplies();
+  void FlushReplies(size_t bytes);
   void ReportFailedReply(int error, uint64_t unique);
   void ReportClosed(int error);
-  void Call(napi_ref callback, size_t argc, const napi_value* argv);
+  napi_value Call(napi_ref callback, size_t argc, const napi_value* argv);
   void Shut();
   bool KeepArguments(const Arguments& args);
 
@@ -76,7 +75,6 @@ class FuseChannel {
   size_t request_slab_bytes_ = 0;
   uint8_t* reply_slab_ = nullptr;
   size_t reply_slab_bytes_ = 0;
-  size_t reply_cursor_ = 0;  // replies before it are written
   uint32_t max_request_bytes_ = 0;
 };
 
@@ -145,7 +143,6 @@ napi_value FuseChannel::Construct(napi_env env, napi_callback_info info) {
   const auto finalize = [](napi_env final_env, void* data, void*) {
     std::unique_ptr<FuseChannel> dead(static_cast<FuseChannel*>(data));
     if (dead->context_ != nullptr) napi_async_destroy(final_env, dead->context_);
-    if (dead->reply_slab_ref_ != nullptr) napi_delete_reference(final_env, dead->reply_slab_ref_);
   };
   HOLDFAST_NAPI(env, napi_wrap(env, args.self(), channel.get(), finalize, nullptr, nullptr));
   FuseChannel* self = channel.release();  // from here the JavaScript object owns it
@@ -217,44 +214,47 @@ void FuseChannel::Deliver(size_t used, uint32_t count) {
       napi_open_callback_scope(env_, resource, context_, &scope) != napi_ok) {
     napi_fatal_error("FuseChannel::Deliver", NAPI_AUTO_LENGTH, "cannot call back", NAPI_AUTO_LENGTH);
   }
-  reply_cursor_ = 0;
-  Call(on_batch_, 2, args);
-  if (poll_ != nullptr) FlushReplies();
-  memset(reply_slab_, 0, reply_cursor_);
-  reply_cursor_ = 0;
+  uint32_t reply_bytes = 0;
+  napi_value result = Call(on_batch_, 2, args);
+  if (result != nullptr && napi_get_value_uint32(env_, result, &reply_bytes) == napi_ok) FlushReplies(reply_bytes);
   napi_close_callback_scope(env_, scope);
 }
 
 // An exception is our bug; it goes to 'uncaughtException' as if the event loop had called the function itself.
-void FuseChannel::Call(napi_ref callback, size_t argc, const napi_value* argv) {
+napi_value FuseChannel::Call(napi_ref callback, size_t argc, const napi_value* argv) {
   napi_value function;
-  if (napi_get_reference_value(env_, callback, &function) != napi_ok) return;
-  if (napi_call_function(env_, Undefined(env_), function, argc, argv, nullptr) == napi_pending_exception) {
-    napi_value thrown;
-    if (napi_get_and_clear_last_exception(env_, &thrown) == napi_ok) napi_fatal_exception(env_, thrown);
+  napi_value result = nullptr;
+  if (napi_get_reference_value(env_, callback, &function) != napi_ok) return nullptr;
+  const napi_status status = napi_call_function(env_, Undefined(env_), function, argc, argv, &result);
+  if (status == napi_ok) return result;
+  napi_value thrown;
+  if (status == napi_pending_exception && napi_get_and_clear_last_exception(env_, &thrown) == napi_ok) {
+    napi_fatal_exception(env_, thrown);
   }
+  return nullptr;
 }
 
-void FuseChannel::FlushReplies() {
-  while (reply_slab_bytes_ - reply_cursor_ >= kReplyHeaderBytes) {
-    uint8_t* reply = reply_slab_ + reply_cursor_;
+// Writes the replies of [0, bytes) of the slab.
+void FuseChannel::FlushReplies(size_t bytes) {
+  if (bytes > reply_slab_bytes_) bytes = reply_slab_bytes_;
+  size_t cursor = 0;
+  // Looks at poll_ each time: reporting a failure may close the channel.
+  while (bytes - cursor >= kReplyHeaderBytes && poll_ != nullptr) {
+    uint8_t* reply = reply_slab_ + cursor;
     uint32_t length;
     uint64_t unique;
     memcpy(&length, reply, sizeof length);
-    if (length == 0) return;
     memcpy(&unique, reply + 8, sizeof unique);
-    if (length < kReplyHeaderBytes || length > reply_slab_bytes_ - reply_cursor_) {
+    if (length < kReplyHeaderBytes || length > bytes - cursor) {
       // No telling where the next one starts.
-      reply_cursor_ = reply_slab_bytes_;
       ReportFailedReply(EMSGSIZE, unique);
       return;
     }
-    iovec iov = {reply, length};
+    const iovec iov = {reply, length};
     const int error = WriteReply(fd_->get(), &iov, 1);
-    reply_cursor_ += Align8(length);
-    if (reply_cursor_ > reply_slab_bytes_) reply_cursor_ = reply_slab_bytes_;
+    cursor += Align8(length);
     if (error != 0 && !IsHarmless(error)) ReportFailedReply(error, unique);
-    if (poll_ == nullptr) return;  // the report may have closed the channel
+    if (cursor > bytes) return;
   }
 }
 
@@ -283,8 +283,8 @@ void FuseChannel::ReportClosed(int error) {
   napi_close_callback_scope(env_, scope);
 }
 
-// Stops everything that can be stopped now. Idempotent. May run inside the batch callback, so what Deliver still needs
-// after it (reply slab, async context) goes with the object.
+// Stops everything that can be stopped now. Idempotent. May run inside the batch callback, so the async context that
+// Deliver still needs goes with the object.
 void FuseChannel::Shut() {
   if (poll_ == nullptr) return;
   uv_poll_stop(poll_);
@@ -299,7 +299,7 @@ void FuseChannel::Shut() {
   notify_ = nullptr;
   if (cleanup_ != nullptr) napi_remove_async_cleanup_hook(cleanup_);
   cleanup_ = nullptr;
-  for (napi_ref* ref : {&on_batch_, &on_reply_failed_, &on_closed_, &request_slab_ref_, &self_}) {
+  for (napi_ref* ref : {&on_batch_, &on_reply_failed_, &on_closed_, &request_slab_ref_, &reply_slab_ref_, &self_}) {
     if (*ref != nullptr) napi_delete_reference(env_, *ref);
     *ref = nullptr;
   }
@@ -328,12 +328,13 @@ void FuseChannel::OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void*
   });
 }
 
-// flush(): writes the replies that are in the slab so far. The slab may be filled further behind them.
+// flush(bytes): writes the replies that take so many bytes from the start of the slab, which is free then.
 napi_value FuseChannel::Flush(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   FuseChannel* self = Of(env, args.self());
-  if (self == nullptr) return nullptr;
-  if (self->poll_ != nullptr) self->FlushReplies();
+  uint32_t bytes;
+  if (self == nullptr || !args.Uint32(0, &bytes)) return nullptr;
+  self->FlushReplies(bytes);
   return Undefined(env);
 }
 
@@ -388,8 +389,6 @@ napi_value FuseChannel::Notify(napi_env env, napi_callback_info info) {
   if (self == nullptr || !args.Uint32(0, &id) || !args.Bytes(1, &message, &length)) return nullptr;
   int error = ENODEV;
   if (self->notify_ != nullptr) {
-    // What the kernel is told must not overtake a reply that was formed before.
-    self->FlushReplies();
     error = self->notify_->Submit(id, std::vector<uint8_t>(message, message + length));
   }
   napi_value result;

@@ -75,6 +75,16 @@ napi_value Umount(napi_env env, napi_callback_info info) {
   return RunInBackground(env, "umount", target, [target, flags] { return UmountInChild(target, flags); });
 }
 
+// umountHere(target, flags): umount2(2) of this process. Not for one that serves the mount: it would wait for itself.
+napi_value UmountHere(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  std::string target;
+  int32_t flags;
+  if (!args.String(0, &target) || !args.Int32(1, &flags)) return nullptr;
+  if (umount2(target.c_str(), flags) != 0) return ThrowErrno(env, errno, "umount", target);
+  return Undefined(env);
+}
+
 // socketPair(): two connected descriptors, the way fusermount3 hands /dev/fuse over (_FUSE_COMMFD).
 napi_value SocketPair(napi_env env, napi_callback_info) {
   int fds[2];
@@ -123,6 +133,7 @@ napi_value ReceiveFd(napi_env env, napi_callback_info info) {
 
 bool RegisterMount(napi_env env, napi_value exports) {
   return DefineFunction(env, exports, "mount", Mount) && DefineFunction(env, exports, "umount", Umount) &&
+         DefineFunction(env, exports, "umountHere", UmountHere) &&
          DefineFunction(env, exports, "socketPair", SocketPair) &&
          DefineFunction(env, exports, "receiveFd", ReceiveFd);
 }

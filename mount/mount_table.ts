@@ -1,0 +1,51 @@
+/**
+ * The mounts this process can see (/proc/self/mountinfo). Reading the table touches no mount, so it is safe in the process
+ * that serves one and with mounts that do not answer.
+ */
+
+import { readFileSync } from 'node:fs';
+
+export interface MountEntry {
+  /** st_dev of everything in it, as MAJOR:MINOR. */
+  readonly device: string;
+  readonly mountpoint: string;
+  readonly type: string;
+  readonly source: string;
+}
+
+/** Type of our mounts in the table, whichever driver made them. */
+export const FILESYSTEM_TYPE = 'fuse.holdfast';
+
+/** proc_pid_mountinfo(5): ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [OPTIONAL...] - TYPE SOURCE SUPER. */
+export function parseMountTable(text: string): MountEntry[] {
+  const entries: MountEntry[] = [];
+  for (const line of text.split('\n')) {
+    const [left = '', right = ''] = line.split(' - ', 2);
+    const [, , device, , mountpoint] = left.split(' ');
+    const [type, source] = right.split(' ');
+    if (device === undefined || mountpoint === undefined || type === undefined) continue;
+    entries.push({
+      device,
+      mountpoint: unescapeOctal(mountpoint),
+      type,
+      source: unescapeOctal(source ?? ''),
+    });
+  }
+  return entries;
+}
+
+/** Space, tab, newline and backslash stand there as three octal digits. */
+function unescapeOctal(text: string): string {
+  return text.replace(/\\([0-7]{3})/g, (_, digits: string) =>
+    String.fromCharCode(Number.parseInt(digits, 8)),
+  );
+}
+
+export function mountTable(): MountEntry[] {
+  return parseMountTable(readFileSync('/proc/self/mountinfo', 'utf8'));
+}
+
+/** What is seen at a mount point: the last one mounted there. */
+export function mountAt(mountpoint: string): MountEntry | undefined {
+  return mountTable().findLast((entry) => entry.mountpoint === mountpoint);
+}

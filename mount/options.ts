@@ -1,0 +1,142 @@
+/** `-o` of mount: what can be said, and what holds when nothing is said. docs/OPERATIONS.md has the table for users. */
+
+import { MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID, MS_RDONLY } from '../native/binding.js';
+import { FsError } from '../src/base/errno.js';
+import type { IntrMode } from './signals.js';
+
+export interface MountOptions {
+  /** Limit of the client's page cache. */
+  readonly cacheBytes: number;
+  readonly intr: IntrMode;
+  /** Keep trying when no server answers. */
+  readonly retry: boolean;
+  readonly driver: 'native' | 'fuse-native';
+  readonly readOnly: boolean;
+  /** Users other than the one who mounts may enter. */
+  readonly allowOther: boolean;
+  /** The client's name in the server's status; undefined: the host's name. */
+  readonly name: string | undefined;
+  /** MS_* of mount(2), MS_RDONLY included. */
+  readonly mountFlags: number;
+}
+
+export const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
+const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;
+
+/** Flags of mount(2) by the words that set and clear them. */
+const FLAG_WORDS: Readonly<Record<string, { readonly flag: number; readonly set: boolean }>> = {
+  ro: { flag: MS_RDONLY, set: true },
+  rw: { flag: MS_RDONLY, set: false },
+  nosuid: { flag: MS_NOSUID, set: true },
+  suid: { flag: MS_NOSUID, set: false },
+  nodev: { flag: MS_NODEV, set: true },
+  dev: { flag: MS_NODEV, set: false },
+  noexec: { flag: MS_NOEXEC, set: true },
+  exec: { flag: MS_NOEXEC, set: false },
+  noatime: { flag: MS_NOATIME, set: true },
+  atime: { flag: MS_NOATIME, set: false },
+  nodiratime: { flag: MS_NODIRATIME, set: true },
+  diratime: { flag: MS_NODIRATIME, set: false },
+};
+
+const KNOWN = [
+  'cache=SIZE',
+  'intr=fatal|all',
+  'retry',
+  'driver=native|fuse-native',
+  'allow_other',
+  'noallow_other',
+  'name=NAME',
+  ...Object.keys(FLAG_WORDS),
+].join(', ');
+
+/**
+ * @param text comma-separated words; later ones win.
+ * @param root root mounts for everybody, and may keep suid and device files; others may not.
+ * @throws FsError EINVAL, one line that names the word and what is known.
+ */
+export function parseMountOptions(text: string, root: boolean): MountOptions {
+  let cacheBytes = DEFAULT_CACHE_BYTES;
+  let intr: IntrMode = 'fatal';
+  let retry = false;
+  let driver: MountOptions['driver'] = 'native';
+  let allowOther = root;
+  let name: string | undefined;
+  let mountFlags = root ? 0 : MS_NOSUID | MS_NODEV;
+  for (const word of text.split(',').filter((part) => part !== '')) {
+    const equals = word.indexOf('=');
+    const key = equals < 0 ? word : word.slice(0, equals);
+    const value = equals < 0 ? undefined : word.slice(equals + 1);
+    const flag = Object.hasOwn(FLAG_WORDS, key) ? FLAG_WORDS[key] : undefined;
+    if (flag !== undefined) {
+      refuseValue(key, value);
+      mountFlags = flag.set ? mountFlags | flag.flag : mountFlags & ~flag.flag;
+      continue;
+    }
+    switch (key) {
+      case 'cache':
+        cacheBytes = parseSize(key, value);
+        break;
+      case 'intr':
+        intr = oneOf(key, value, ['fatal', 'all']);
+        break;
+      case 'driver':
+        driver = oneOf(key, value, ['native', 'fuse-native']);
+        break;
+      case 'retry':
+      case 'allow_other':
+      case 'noallow_other':
+        refuseValue(key, value);
+        if (key === 'retry') retry = true;
+        else allowOther = key === 'allow_other';
+        break;
+      case 'name':
+        if (value === undefined || value === '' || value.length > 64) {
+          throw new FsError('EINVAL', 'mount option name needs a value of 1 to 64 characters: name=NAME');
+        }
+        name = value;
+        break;
+      default:
+        throw new FsError('EINVAL', `unknown mount option ${JSON.stringify(key)}; known are ${KNOWN}`);
+    }
+  }
+  const readOnly = (mountFlags & MS_RDONLY) !== 0;
+  return { cacheBytes, intr, retry, driver, readOnly, allowOther, name, mountFlags };
+}
+
+function refuseValue(key: string, value: string | undefined): void {
+  if (value !== undefined) throw new FsError('EINVAL', `mount option ${key} takes no value`);
+}
+
+function oneOf<T extends string>(key: string, value: string | undefined, choices: readonly T[]): T {
+  const found = choices.find((choice) => choice === value);
+  if (found === undefined) {
+    throw new FsError(
+      'EINVAL',
+      `mount option ${key} is ${choices.join(' or ')}, not ${JSON.stringify(value ?? '')}`,
+    );
+  }
+  return found;
+}
+
+const UNIT_BYTES: Readonly<Record<string, number>> = {
+  '': 1,
+  k: 2 ** 10,
+  m: 2 ** 20,
+  g: 2 ** 30,
+  t: 2 ** 40,
+};
+
+function parseSize(key: string, value: string | undefined): number {
+  const match = /^(\d+)([kmgt]?)$/i.exec(value ?? '');
+  const bytes =
+    match === null ? Number.NaN : Number(match[1]) * (UNIT_BYTES[match[2]?.toLowerCase() ?? ''] ?? 1);
+  if (!Number.isSafeInteger(bytes)) {
+    throw new FsError(
+      'EINVAL',
+      `mount option ${key} is a size like 256m or 1g, not ${JSON.stringify(value ?? '')}`,
+    );
+  }
+  if (bytes < SMALLEST_CACHE_BYTES) throw new FsError('EINVAL', `mount option ${key} must be at least 4m`);
+  return bytes;
+}

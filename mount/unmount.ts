@@ -1,0 +1,77 @@
+/**
+ * Mounts of Holdfast on this host, as seen from outside their client processes: for commands, after a client was killed,
+ * and for clean-up.
+ */
+
+import { spawnSync } from 'node:child_process';
+import { MNT_DETACH, MNT_FORCE, nativeBinding, UMOUNT_NOFOLLOW } from '../native/binding.js';
+import { FsError } from '../src/base/errno.js';
+import { FILESYSTEM_TYPE, mountAt, mountTable } from './mount_table.js';
+
+/** Mount points of all mounts of Holdfast that this process can see. */
+export function listMounts(): string[] {
+  return mountTable()
+    .filter((entry) => entry.type === FILESYSTEM_TYPE)
+    .map((entry) => entry.mountpoint);
+}
+
+/** @param mountpoint absolute, without symbolic links. Nothing of the mount is touched. */
+export function isMounted(mountpoint: string): boolean {
+  return mountAt(mountpoint)?.type === FILESYSTEM_TYPE;
+}
+
+/**
+ * @param how plain: EBUSY while files are open. detach: at once; requests that wait are ended, and what is
+ *   open fails from then on.
+ * @throws FsError EBUSY, EINVAL (not a mount point), EPERM.
+ */
+export function unmountPath(mountpoint: string, how: 'plain' | 'detach'): void {
+  if (process.getuid?.() !== 0) {
+    const made = spawnSync('fusermount3', [how === 'detach' ? '-uz' : '-u', '--', mountpoint], {
+      encoding: 'utf8',
+    });
+    if (made.status !== 0) throw fusermountFailure(mountpoint, made.error, made.stderr);
+    return;
+  }
+  try {
+    nativeBinding().umountHere(mountpoint, UMOUNT_NOFOLLOW | (how === 'detach' ? MNT_DETACH | MNT_FORCE : 0));
+  } catch (error) {
+    throw unmountFailure(mountpoint, error);
+  }
+}
+
+export function unmountFailure(mountpoint: string, error: unknown): FsError {
+  if (error instanceof FsError) return error;
+  const code = error instanceof Error && 'code' in error ? error.code : undefined;
+  const cause = { cause: error };
+  switch (code) {
+    case 'EBUSY':
+      return new FsError(
+        'EBUSY',
+        `${mountpoint} is in use: programs have files or their directory in it`,
+        cause,
+      );
+    case 'EINVAL':
+      return new FsError('EINVAL', `${mountpoint} is not a mount point`, cause);
+    case 'EPERM':
+      return new FsError('EPERM', `unmounting ${mountpoint} needs root, or the user who mounted it`, cause);
+    default:
+      return new FsError(
+        'EIO',
+        `cannot unmount ${mountpoint}: ${error instanceof Error ? error.message : error}`,
+        cause,
+      );
+  }
+}
+
+export function fusermountFailure(mountpoint: string, error: Error | undefined, stderr: string): FsError {
+  if (error !== undefined) {
+    return new FsError('ENOENT', `mounting without root needs fusermount3: apt-get install fuse3`, {
+      cause: error,
+    });
+  }
+  const line = stderr.trim().split('\n')[0] ?? '';
+  if (/busy/i.test(line))
+    return unmountFailure(mountpoint, Object.assign(new Error(line), { code: 'EBUSY' }));
+  return new FsError('EPERM', line === '' ? `fusermount3 failed for ${mountpoint}` : line);
+}
