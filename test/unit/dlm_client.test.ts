@@ -1,0 +1,258 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { AssertionFailure } from '../../src/base/assert.js';
+import type { LockHandle } from '../../src/base/ids.js';
+import type { CachedLock, LockSpec } from '../../src/dlm/api.js';
+import { LockClient } from '../../src/dlm/lock_client.js';
+import { active, data, fid, inode } from './dlm_world.js';
+
+const handle = (number: number): LockHandle => number as LockHandle;
+
+async function turn(): Promise<void> {
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+}
+
+/** Releases end when told, if `hold` is set; else at once. */
+function start(options: { maxLocks?: number; hold?: boolean } = {}) {
+  const released: number[] = [];
+  const cancelled: (readonly LockHandle[])[] = [];
+  const held = new Map<
+    LockHandle,
+    { readonly resolve: () => void; readonly reject: (error: Error) => void }
+  >();
+  const locks = new LockClient({
+    maxLocks: options.maxLocks ?? 100,
+    callbacks: {
+      release(lock) {
+        released.push(lock.handle);
+        if (options.hold !== true) return Promise.resolve();
+        return new Promise((resolve, reject) => held.set(lock.handle, { resolve, reject }));
+      },
+      cancel: (handles) => cancelled.push(handles),
+    },
+  });
+  let next = 1;
+  return {
+    locks,
+    released,
+    cancelled,
+    add: (spec: LockSpec, number = next++): CachedLock => locks.add({ ...spec, handle: handle(number) }),
+    finish: (lock: CachedLock) => held.get(lock.handle)?.resolve(),
+    fail: (lock: CachedLock) => held.get(lock.handle)?.reject(new Error('broken')),
+  };
+}
+
+test('match finds a lock that covers mode and bits', () => {
+  const { locks, add } = start();
+  const update = add(inode(5, 'PR', 1));
+  const both = add(inode(5, 'PR', 3));
+  const writer = add(data(5, 'PW'));
+  assert.equal(locks.match('inode', fid(5), 'PR', 2), both);
+  assert.ok([update, both].includes(locks.match('inode', fid(5), 'PR', 1) as CachedLock));
+  assert.equal(locks.match('data', fid(5), 'PR', 0), writer);
+  assert.equal(locks.match('data', fid(5), 'EX', 0), undefined);
+  assert.equal(locks.match('inode', fid(5), 'PW', 1), undefined);
+  assert.equal(locks.match('inode', fid(6), 'PR', 1), undefined);
+  assert.deepEqual(
+    [locks.holds('inode', fid(5)), locks.holds('inode', fid(6)), locks.size],
+    [true, false, 3],
+  );
+});
+
+test('a lock called back is released, then given back, and no longer matched', async () => {
+  const { locks, add, released, cancelled, finish } = start({ hold: true });
+  const lock = add(data(5, 'PW'));
+  locks.called(lock.handle);
+  locks.called(lock.handle);
+  assert.deepEqual([released, lock.cancelling], [[1], true]);
+  assert.equal(locks.match('data', fid(5), 'PR', 0), undefined);
+  assert.equal(locks.find('data', fid(5), 'PR', 0), lock);
+  await turn();
+  assert.deepEqual(cancelled, []);
+  finish(lock);
+  await turn();
+  assert.deepEqual([cancelled, locks.size, locks.holds('data', fid(5))], [[[1]], 0, false]);
+  assert.throws(() => locks.addRef(lock), AssertionFailure);
+});
+
+test('find prefers a lock that is not being cancelled', () => {
+  const { locks, add } = start({ hold: true });
+  const younger = add(data(5, 'PR'));
+  const older = add(data(5, 'PR'));
+  locks.called(older.handle);
+  assert.equal(locks.find('data', fid(5), 'PR', 0), younger);
+});
+
+test('references keep a lock from being given back, release is told of them by unused()', async () => {
+  const { locks, add, cancelled } = start();
+  const lock = add(data(5, 'PW'));
+  assert.equal(locks.unused(lock), undefined);
+  locks.addRef(lock);
+  locks.addRef(lock);
+  const unused = locks.unused(lock);
+  let quiet = false;
+  void Promise.resolve(unused).then(() => {
+    quiet = true;
+  });
+  locks.called(lock.handle);
+  locks.dropRef(lock);
+  await turn();
+  assert.deepEqual([quiet, cancelled], [false, []]);
+  locks.dropRef(lock);
+  await turn();
+  assert.deepEqual([quiet, cancelled], [true, [[1]]]);
+  assert.throws(() => locks.dropRef(lock), AssertionFailure);
+});
+
+test('a reference taken under a lock that is being released delays it again', async () => {
+  const { locks, add, cancelled, finish } = start({ hold: true });
+  const lock = add(data(5, 'PR'));
+  locks.called(lock.handle);
+  locks.addRef(lock);
+  finish(lock);
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[], 1]);
+  locks.dropRef(lock);
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[[1]], 0]);
+});
+
+test('locks given back in one turn travel in one batch', async () => {
+  const { locks, add, cancelled } = start();
+  for (let i = 1; i <= 3; i++) add(inode(i, 'PR'));
+  for (let i = 1; i <= 3; i++) locks.called(handle(i));
+  await turn();
+  assert.deepEqual(cancelled, [[1, 2, 3]]);
+});
+
+test('a failing release is a bug, but the lock goes back all the same', async () => {
+  const { locks, add, cancelled, fail } = start({ hold: true });
+  const lock = add(data(5, 'PW'));
+  locks.called(lock.handle);
+  fail(lock);
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[[1]], 0]);
+});
+
+test('a BAST before its grant is honoured when the grant comes; the operation that asked can still use it', async () => {
+  const { locks, add, released, cancelled } = start();
+  locks.called(handle(7));
+  const lock = add(data(5, 'PW'), 7);
+  assert.deepEqual([lock.cancelling, released], [true, []]);
+  locks.addRef(lock);
+  assert.equal(locks.match('data', fid(5), 'PR', 0), undefined);
+  await turn();
+  assert.deepEqual([released, cancelled], [[7], []]);
+  locks.dropRef(lock);
+  await turn();
+  assert.deepEqual(cancelled, [[7]]);
+});
+
+test('over the limit the oldest unused lock goes, never one in use or the new one', async () => {
+  const { locks, add, released, cancelled } = start({ maxLocks: 3 });
+  const first = add(inode(1, 'PR'));
+  add(inode(2, 'PR'));
+  add(inode(3, 'PR'));
+  locks.match('inode', fid(2), 'PR', 1);
+  locks.addRef(first);
+  add(inode(4, 'PR'));
+  assert.deepEqual(released, [3]);
+  add(inode(5, 'PR'));
+  assert.deepEqual(released, [3, 2]);
+  await turn();
+  assert.deepEqual([cancelled.flat(), locks.size], [[3, 2], 3]);
+});
+
+test('when all are in use the limit is passed', () => {
+  const { locks, add, released } = start({ maxLocks: 2 });
+  for (let i = 1; i <= 5; i++) locks.addRef(add(inode(i, 'PR')));
+  assert.deepEqual([released, locks.size], [[], 5]);
+});
+
+test('a long scan over many locks cancels in batches', async () => {
+  const { add, cancelled } = start({ maxLocks: 320 });
+  for (let i = 1; i <= 420; i++) {
+    add(inode(i, 'PR'));
+    await turn();
+  }
+  assert.ok(cancelled.length <= 10 && cancelled.flat().length >= 100);
+});
+
+test('a drain releases all, waits for users, and hands over every handle once', async () => {
+  const { locks, add, released, cancelled, finish } = start({ hold: true });
+  const used = add(data(1, 'PW'));
+  const called = add(data(2, 'PR'));
+  locks.addRef(used);
+  locks.called(called.handle);
+  let drained: readonly LockHandle[] | undefined;
+  void locks.cancelAll().then((handles) => {
+    drained = handles;
+  });
+  assert.deepEqual(released, [2, 1]);
+  // A grant that was under way.
+  const late = add(inode(3, 'PR'));
+  finish(used);
+  finish(called);
+  await turn();
+  assert.equal(drained, undefined);
+  locks.dropRef(used);
+  await turn();
+  finish(late);
+  await turn();
+  assert.deepEqual([...(drained ?? [])].sort(), [1, 2, 3]);
+  assert.deepEqual([cancelled, locks.size], [[], 0]);
+  locks.called(add(inode(4, 'PR')).handle);
+  await turn();
+  assert.deepEqual(released, [2, 1, 3, 4]);
+});
+
+test('a drain of nothing ends at once', async () => {
+  assert.deepEqual(await start().locks.cancelAll(), []);
+});
+
+test('forgotten locks are released and not given back; their handles may come again', async () => {
+  const { locks, add, released, cancelled, finish } = start({ hold: true });
+  const old = add(data(5, 'PW'));
+  const called = add(inode(5, 'PR'));
+  locks.called(called.handle);
+  locks.addRef(old);
+  let done = false;
+  const forgotten = locks.forgetAll().then(() => {
+    done = true;
+  });
+  assert.deepEqual([released, locks.size], [[2, 1], 0]);
+  const fresh = add(data(5, 'PW'), 1);
+  assert.equal(locks.match('data', fid(5), 'PW', 0), fresh);
+  finish(old);
+  await turn();
+  assert.equal(done, false);
+  finish(called);
+  await forgotten;
+  locks.dropRef(old);
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[], 1]);
+  assert.equal(locks.find('data', fid(5), 'PR', 0), fresh);
+});
+
+test('a drain that ends in an eviction hands over nothing, and leaves the locks of the next connection alone', async () => {
+  const { locks, add, cancelled, released, finish } = start({ hold: true });
+  const old = add(data(5, 'PW'));
+  const drained = locks.cancelAll();
+  const forgotten = locks.forgetAll();
+  add(data(6, 'PW'), 1);
+  finish(old);
+  await forgotten;
+  assert.deepEqual([await drained, cancelled, released, locks.size], [[], [], [1], 1]);
+});
+
+test('the active lock is none of the cache locks', () => {
+  const { add } = start();
+  assert.throws(() => add(active('PR')), AssertionFailure);
+});
+
+test('what is remembered of BASTs for unknown locks is bounded, the newest are kept', () => {
+  const { locks, add } = start();
+  for (let i = 1; i <= 5000; i++) locks.called(handle(i));
+  assert.equal(add(inode(1, 'PR'), 1).cancelling, false);
+  assert.equal(add(inode(2, 'PR'), 5000).cancelling, true);
+});
