@@ -427,7 +427,7 @@ const INIT_AGREED: Operation = {
 function totalBytes(chunks: readonly Uint8Array[], limitBytes: number): number {
   let total = 0;
   for (const chunk of chunks) total += chunk.length;
-  if (total > limitBytes) throw new Error(`handler gave ${total} bytes where ${limitBytes} fit`);
+  if (!(total <= limitBytes)) throw new Error(`handler gave ${total} bytes where ${limitBytes} fit`);
   return total;
 }
 
