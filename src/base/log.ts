@@ -9,6 +9,15 @@ export interface Log {
 }
 
 /**
+ * For bugs of ours: what is thrown and is no FsError. Written whatever DEBUG says, because its user sees EIO only.
+ */
+export function bugLogger(room: string): Log {
+  const log = createDebug(`holdfast:bug:${room}`);
+  log.enabled = true;
+  return log;
+}
+
+/**
  * @param room name of the folder under src/, perhaps with a topic: 'server', 'client:gate'.
  */
 export function logger(room: string): Log {

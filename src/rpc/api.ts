@@ -31,9 +31,12 @@ export interface Link {
   protocol: number;
   /** Bytes not yet taken by the peer. */
   readonly bufferedBytes: number;
-  /** Grows with everything that arrives: how a pinger knows that the peer lives. */
-  readonly receivedBytes: number;
-  /** We do not read at the moment, so the peer's silence means nothing. */
+  /**
+   * A number that changes with every sign of life: bytes that arrive, and while we do not read because of what the peer
+   * has not taken, bytes that it takes. For the pinger.
+   */
+  readonly lifeSigns: number;
+  /** The owner has paused the link, so the peer's silence means nothing. */
   readonly paused: boolean;
   /** Ended, destroyed or lost; send() does nothing. */
   readonly isClosed: boolean;

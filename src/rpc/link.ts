@@ -49,6 +49,7 @@ export class FrameLink implements Link, ConnectionEvents {
   #outputBytes = 0;
   #flushQueued = false;
   #receivedBytes = 0;
+  #writtenBytes = 0;
   #pauses = 0;
   #pausedByOutput = false;
   #delivering = false;
@@ -78,12 +79,13 @@ export class FrameLink implements Link, ConnectionEvents {
     return this.#outputBytes + this.#connection.bufferedBytes;
   }
 
-  get receivedBytes(): number {
-    return this.#receivedBytes;
+  get lifeSigns(): number {
+    if (!this.#pausedByOutput) return this.#receivedBytes;
+    return this.#receivedBytes + this.#writtenBytes - this.#connection.bufferedBytes;
   }
 
   get paused(): boolean {
-    return this.#pauses > 0;
+    return this.#pauses - (this.#pausedByOutput ? 1 : 0) > 0;
   }
 
   get isClosed(): boolean {
@@ -213,6 +215,7 @@ export class FrameLink implements Link, ConnectionEvents {
     this.#flushQueued = false;
     if (this.#output.length === 0) return;
     const chunks = this.#output;
+    this.#writtenBytes += this.#outputBytes;
     this.#output = [];
     this.#outputBytes = 0;
     if (this.#connection.write(chunks)) return;

@@ -1,7 +1,7 @@
 /**
  * Pinger: finds out that a peer is gone although its connection stands.
  *
- * It looks once an interval: if nothing came since the last look it pings; if nothing came for three intervals the
+ * It looks once an interval: without a sign of life since the last look it pings; without one for three intervals the
  * peer is declared dead. It counts looks, not time: a process that was itself stopped for an hour takes its
  * connections for idle, not for dead. While we do not read from the peer, its silence means nothing.
  */
@@ -13,7 +13,7 @@ import type { Link } from './api.js';
 const SILENT_LOOKS = 3;
 
 export interface PingerOptions {
-  readonly link: Pick<Link, 'receivedBytes' | 'paused'>;
+  readonly link: Pick<Link, 'lifeSigns' | 'paused'>;
   readonly intervalMs: number;
   /** Sends something that will be answered. Absent: only watch (the other side pings). */
   readonly ping?: (() => void) | undefined;
@@ -28,13 +28,13 @@ export interface Pinger {
 
 export function startPinger(runtime: Pick<Runtime, 'timers'>, options: PingerOptions): Pinger {
   const { link, intervalMs } = options;
-  let received = link.receivedBytes;
+  let seen = link.lifeSigns;
   let silent = 0;
   let stopped = false;
   let timer: Timer;
   const look = (): void => {
-    if (link.receivedBytes !== received || link.paused) {
-      received = link.receivedBytes;
+    if (link.lifeSigns !== seen || link.paused) {
+      seen = link.lifeSigns;
       silent = 0;
     } else {
       silent += 1;

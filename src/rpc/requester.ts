@@ -9,13 +9,14 @@
 
 import { errnoName, FsError } from '../base/errno.js';
 import type { Transno, Xid } from '../base/ids.js';
-import { logger } from '../base/log.js';
+import { bugLogger, logger } from '../base/log.js';
 import { FLAG_RESENT, KIND } from '../wire/header.js';
 import { ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
 import type { Answer, CallOptions, Frame, Link, RequesterApi } from './api.js';
 
 const log = logger('rpc:requester');
+const bug = bugLogger('rpc:requester');
 
 const NO_TRANSNO = 0 as Transno;
 const NO_XID = 0 as Xid;
@@ -138,7 +139,7 @@ export class Requester implements RequesterApi {
     try {
       call.resolve(this.#answer(call, frame));
     } catch (error) {
-      if (!(error instanceof FsError)) log('%s, xid %d: %O', call.operation.name, call.xid, error);
+      if (!(error instanceof FsError)) bug('%s, xid %d: %O', call.operation.name, call.xid, error);
       call.reject(error);
     }
     this.#checkIdle();

@@ -14,7 +14,7 @@
 import type { ByteBudget } from '../base/budget.js';
 import { errnoOf, FsError } from '../base/errno.js';
 import type { Transno } from '../base/ids.js';
-import { logger } from '../base/log.js';
+import { bugLogger, logger } from '../base/log.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import { KIND } from '../wire/header.js';
 import { ErrorReply, type Operation } from '../wire/operation.js';
@@ -22,6 +22,7 @@ import { decode, encode } from '../wire/schema.js';
 import type { Frame, Handler, Incoming, Link, Outcome, ServiceApi, ServiceHooks } from './api.js';
 
 const log = logger('rpc:service');
+const bug = bugLogger('rpc:service');
 
 export const UNANSWERED_MAX = 65_536;
 const ERROR_TEXT_MAX = 500;
@@ -177,7 +178,7 @@ class Exchange implements Incoming {
   fail(error: unknown): void {
     this.#done?.();
     const expected = error instanceof FsError;
-    if (!expected) log('bug in %s: %O', this.#name, error);
+    if (!expected) bug('%s: %O', this.#name, error);
     if (this.#answered) {
       if (expected) log('%s failed after its answer: %s', this.#name, error.message);
       return;
