@@ -199,6 +199,22 @@ test('two readers that both upgrade: the second gets EDEADLK and keeps its read 
   assert.deepEqual(world.told(), [`cast client-a ${first.handle}`]);
 });
 
+test('a wait that is over, granted or cancelled, leads to no EDEADLK later', () => {
+  const world = startWorld();
+  const [a, b] = [on(world, A), on(world, B)];
+  on(world, C).write('p', 9);
+  b.write('p', 0, 1);
+  const granted = a.write('p', 0, 1);
+  const cancelled = a.write('p', 0, 1);
+  a.cancel(cancelled.handle);
+  b.unlock('p', 0, 1);
+  assert.deepEqual(world.told(), [`cast client-a ${granted.handle}`]);
+  a.unlock('p', 0, 1);
+  b.write('p', 0, 1);
+  a.write('p', 5, 6);
+  assert.equal(b.write('p', 5, 6).granted, false);
+});
+
 test('no deadlock is seen through ofd and flock owners', () => {
   const world = startWorld();
   for (const kind of ['ofd', 'flock'] as const) {
