@@ -32,19 +32,24 @@ export function registerMkfs(program: Command): void {
       const { openTargetDevices, resolveDevices } = await import('./target_devices.js');
       const { nodeRuntime } = await import('../runtime/node_runtime.js');
       const { formatTarget } = await import('../storage/mkfs.js');
-      const devices = await openTargetDevices(await resolveDevices(options));
+      const pair = await resolveDevices(options);
       try {
-        const made = await formatTarget(nodeRuntime(), devices, {
-          label: options.label,
-          force: options.force === true,
-        });
-        for (const line of made.destroyed) process.stderr.write(`holdfast: destroyed ${line}\n`);
-        process.stdout.write(
-          `holdfast: made ${made.superblock.label} (${made.superblock.targetUuid}): ` +
-            `metadata ${formatBytes(devices.metaSizeBytes)}, data ${formatBytes(devices.data.sizeBytes)}\n`,
-        );
+        const devices = await openTargetDevices(pair);
+        try {
+          const made = await formatTarget(nodeRuntime(), devices, {
+            label: options.label,
+            force: options.force === true,
+          });
+          for (const line of made.destroyed) process.stderr.write(`holdfast: destroyed: ${line}\n`);
+          process.stdout.write(
+            `holdfast: made ${made.superblock.label} (${made.superblock.targetUuid}): ` +
+              `metadata ${formatBytes(devices.metaSizeBytes)}, data ${formatBytes(devices.data.sizeBytes)}\n`,
+          );
+        } finally {
+          await devices.close();
+        }
       } finally {
-        await devices.close();
+        await pair.release();
       }
     });
 }

@@ -2,8 +2,12 @@
 
 import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { openBlockDevice, resolveDevice } from '../runtime/node_block.js';
-import type { BlockDevice } from '../runtime/ports.js';
+import {
+  type NodeBlockDevice,
+  openBlockDevice,
+  type ResolvedDevice,
+  resolveDevice,
+} from '../runtime/node_block.js';
 import type { TargetDevices } from '../storage/api.js';
 import { CliError } from './common.js';
 import { runtimeDir } from './installed.js';
@@ -13,30 +17,51 @@ export interface DevicePaths {
   readonly data: string;
 }
 
-/** The two block devices behind what the user named: regular files are attached to loop devices. */
-export async function resolveDevices(paths: DevicePaths): Promise<DevicePaths> {
+/** The block devices behind what the user named. Loop devices stay attached until release(). */
+export interface ResolvedPair {
+  readonly meta: ResolvedDevice;
+  readonly data: ResolvedDevice;
+  release(): Promise<void>;
+}
+
+export async function resolveDevices(paths: DevicePaths): Promise<ResolvedPair> {
   const meta = await resolveDevice(paths.meta);
-  const data = await resolveDevice(paths.data);
-  if (meta.path === data.path) throw new CliError('--meta and --data name the same device; give two');
-  return { meta: meta.path, data: data.path };
+  try {
+    const data = await resolveDevice(paths.data);
+    const pair: ResolvedPair = {
+      meta,
+      data,
+      release: async () => {
+        await data.release();
+        await meta.release();
+      },
+    };
+    if (meta.path !== data.path) return pair;
+    await data.release();
+    throw new CliError('--meta and --data name the same device; give two');
+  } catch (thrown) {
+    await meta.release();
+    throw thrown;
+  }
 }
 
 export interface OpenDevices extends TargetDevices {
-  readonly meta: BlockDevice;
+  readonly meta: NodeBlockDevice;
+  readonly data: NodeBlockDevice;
   close(): Promise<void>;
 }
 
 /** @throws FsError EBUSY when one of them is in use. Nothing stays open then. */
-export async function openTargetDevices(paths: DevicePaths): Promise<OpenDevices> {
-  const meta = await openBlockDevice(paths.meta, { exclusive: true });
+export async function openTargetDevices(pair: ResolvedPair): Promise<OpenDevices> {
+  const meta = await openBlockDevice(pair.meta.path, { exclusive: true });
   try {
-    const data = await openBlockDevice(paths.data, { exclusive: true });
-    const folder = join(runtimeDir(), 'targets', basename(paths.meta));
+    const data = await openBlockDevice(pair.data.path, { exclusive: true });
+    const folder = join(runtimeDir(), 'targets', basename(pair.meta.path));
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     return {
       meta,
       data,
-      metaPath: paths.meta,
+      metaPath: pair.meta.path,
       metaSizeBytes: meta.sizeBytes,
       runtimeDir: folder,
       close: async () => {

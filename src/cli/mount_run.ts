@@ -1,0 +1,174 @@
+/**
+ * The client process behind `holdfast mount`.
+ *
+ * Order of start: checks that cost nothing, vfs, client (connected and recovered), mount, control socket, ready. Order
+ * of end, whoever unmounted: the kernel sends no more requests, everything is flushed to the server, goodbye, exit.
+ */
+
+import { hostname } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { BackgroundFailure, backgroundReporter, startInBackground } from '../../mount/daemonize.js';
+import type { FuseMount } from '../../mount/fuse_mount.js';
+import { checkMountpoint } from '../../mount/mountpoint.js';
+import { type MountOptions, parseMountOptions } from '../../mount/options.js';
+import { logger } from '../base/log.js';
+import type { FsClient } from '../client/api.js';
+import type { NodeRuntime } from '../runtime/node_runtime.js';
+import type { Address } from '../runtime/ports.js';
+import type { Vfs } from '../vfs/vfs.js';
+import { CliError, describeFailure, formatAddress } from './common.js';
+import { controlPath, serveControl } from './control.js';
+import { installedVersion } from './installed.js';
+
+const log = logger('cli:mount');
+
+const CONNECT_TIMEOUT_MS = 10_000;
+/** How often `holdfast umount` is told how much is left. */
+const PROGRESS_MS = 200;
+
+/** @returns when the mount is usable (background), or when it has ended (foreground). */
+export async function mount(
+  servers: readonly Address[],
+  path: string,
+  optionText: string,
+  foreground: boolean,
+): Promise<void> {
+  const options = parseMountOptions(optionText, process.getuid?.() === 0);
+  const mountpoint = await checkMountpoint(path);
+  const reporter = backgroundReporter();
+  if (!foreground && reporter === undefined) {
+    await startBackground(servers, mountpoint, optionText);
+    return;
+  }
+  try {
+    const running = await startMount(servers, mountpoint, options);
+    if (reporter !== undefined) reporter.ready();
+    else process.stdout.write(`holdfast: mounted ${servers.map(formatAddress).join(',')} on ${mountpoint}\n`);
+    await running.ended;
+  } catch (thrown) {
+    const { line, exitCode } = describeFailure(thrown);
+    reporter?.failed(line, exitCode);
+    throw thrown;
+  }
+}
+
+async function startBackground(
+  servers: readonly Address[],
+  mountpoint: string,
+  optionText: string,
+): Promise<void> {
+  const main = fileURLToPath(new URL('./main.js', import.meta.url));
+  const argv = [main, 'mount', servers.map(formatAddress).join(','), mountpoint];
+  if (optionText !== '') argv.push('-o', optionText);
+  try {
+    await startInBackground({ argv, logPath: controlPath(mountpoint).replace(/\.sock$/, '.log') });
+  } catch (thrown) {
+    if (thrown instanceof BackgroundFailure) throw new CliError(thrown.message, thrown.exitCode);
+    throw thrown;
+  }
+}
+
+interface RunningMount {
+  /** Unmounted and everything on the server; rejects when that failed. */
+  readonly ended: Promise<void>;
+}
+
+async function startMount(
+  servers: readonly Address[],
+  mountpoint: string,
+  options: MountOptions,
+): Promise<RunningMount> {
+  const { nodeRuntime } = await import('../runtime/node_runtime.js');
+  const { createVfs } = await import('../vfs/vfs.js');
+  const { startClient } = await import('../client/client.js');
+  const runtime = nodeRuntime();
+  const vfs = createVfs();
+  const client = await startClient(runtime, {
+    addresses: servers,
+    name: options.name ?? `${hostname()}:${mountpoint}`,
+    softwareVersion: installedVersion(),
+    cacheBytes: options.cacheBytes,
+    connectTimeoutMs: options.retry ? undefined : CONNECT_TIMEOUT_MS,
+    kernel: vfs.kernelCache,
+    onState: (text) => log('%s', text),
+  });
+  vfs.attach(client);
+  let kernel: FuseMount;
+  try {
+    kernel = await startKernelMount(runtime, vfs, servers, mountpoint, options);
+  } catch (thrown) {
+    await client.unmount();
+    throw thrown;
+  }
+  vfs.bind(kernel.notifier);
+  return serveMount(runtime, client, kernel, mountpoint);
+}
+
+async function startKernelMount(
+  runtime: NodeRuntime,
+  vfs: Vfs,
+  servers: readonly Address[],
+  mountpoint: string,
+  options: MountOptions,
+): Promise<FuseMount> {
+  const source = servers.map(formatAddress).join(',');
+  const { intr, allowOther, mountFlags } = options;
+  if (options.driver === 'fuse-native') {
+    const { FUSE_NATIVE_LIMITS, startFuseNativeMount } = await import('../../mount/fuse_native_driver.js');
+    for (const limit of FUSE_NATIVE_LIMITS) process.stderr.write(`holdfast: driver fuse-native: ${limit}\n`);
+    return startFuseNativeMount(vfs.handlers, { mountpoint, source, allowOther, readOnly: options.readOnly });
+  }
+  const { startNativeMount } = await import('../../mount/native_driver.js');
+  return startNativeMount(vfs.handlers, {
+    mountpoint,
+    source,
+    intr,
+    allowOther,
+    mountFlags,
+    timers: runtime.timers,
+  });
+}
+
+async function serveMount(
+  runtime: NodeRuntime,
+  client: FsClient,
+  kernel: FuseMount,
+  mountpoint: string,
+): Promise<RunningMount> {
+  const flushed = kernel.closed.then(() => client.unmount());
+  // Looked at below and by the control socket; until then nobody may be listening.
+  flushed.catch((thrown: unknown) => log('unmount: %O', thrown));
+  const control = await serveControl(mountpoint, async (request, progress) => {
+    if (request.command === 'status') return { ...client.status(), mountpoint };
+    await kernel.unmount(request.force ? 'force' : 'plain');
+    const stop = reportEvery(runtime, () => progress({ dirtyBytes: dirtyBytes(client) }));
+    try {
+      await flushed;
+    } finally {
+      stop();
+    }
+    return {};
+  });
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      kernel.unmount('plain').catch((thrown: unknown) => {
+        process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
+      });
+    });
+  }
+  const ended = flushed.finally(() => control.close());
+  return { ended };
+}
+
+function dirtyBytes(client: FsClient): number {
+  return client.status().targets.reduce((sum, target) => sum + target.dirtyBytes, 0);
+}
+
+function reportEvery(runtime: NodeRuntime, report: () => void): () => void {
+  let timer = runtime.timers.after(PROGRESS_MS, tick, true);
+  function tick(): void {
+    report();
+    timer = runtime.timers.after(PROGRESS_MS, tick, true);
+  }
+  return () => timer.cancel();
+}
