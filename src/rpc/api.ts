@@ -75,6 +75,7 @@ export interface Answer<R> {
 }
 
 export interface CallOptions<R> {
+  /** Must not change until the call has left the table: it may be sent again. */
   readonly bulk?: readonly Uint8Array[] | undefined;
   readonly flags?: number | undefined;
   readonly transno?: Transno | undefined;
@@ -83,7 +84,10 @@ export interface CallOptions<R> {
    * (a reply to an interrupted create still grants locks).
    */
   readonly apply?: ((answer: Answer<R>) => void) | undefined;
-  /** Ends the caller's wait with EINTR; the request itself stays in the table until its reply or failAll. */
+  /**
+   * Ends the caller's wait with EINTR. A request that was sent stays in the table until its reply or failAll; one that
+   * was not is forgotten, and never takes effect.
+   */
   readonly signal?: AbortSignal | undefined;
   /**
    * Means this connection and no other (CONNECT, PING, recovery): fails with ENOTCONN when there is none, and when it

@@ -2,8 +2,8 @@
  * Requester: the xid table of one peer. Outlives connections.
  *
  * - xids grow for the life of the object, over reconnects too; the table is in xid order by construction.
- * - A call leaves the table by its reply or by failAll(), never because its caller gave up: the reply to an interrupted
- *   create still brings locks, and its apply() runs.
+ * - A call that was sent leaves the table by its reply or by failAll(), never because its caller gave up: the reply to
+ *   an interrupted create still brings locks, and its apply() runs.
  * - apply() runs while the reply frame is handled, so caches follow frames in their order.
  */
 
@@ -91,7 +91,7 @@ export class Requester implements RequesterApi {
         unlisten: undefined,
       } as unknown as Call;
       this.#calls.set(xid, call);
-      if (signal !== undefined) listen(call, signal);
+      if (signal !== undefined) this.#listen(call, signal);
       if (this.#link !== undefined) this.#send(call, this.#link);
     });
   }
@@ -105,6 +105,7 @@ export class Requester implements RequesterApi {
   }
 
   attach(link: Link, options: { readonly resend: boolean }): void {
+    if (this.#link !== undefined && this.#link !== link) this.detach();
     this.#link = link;
     if (!options.resend) return;
     for (const call of this.#calls.values()) {
@@ -199,6 +200,17 @@ export class Requester implements RequesterApi {
     return this.#lowestXid;
   }
 
+  #listen(call: Call, signal: AbortSignal): void {
+    const onAbort = (): void => {
+      // What was never sent has no reply to wait for. Else the call stays; its later resolve() changes nothing.
+      if (call.sentThrough === undefined) this.#calls.delete(call.xid);
+      call.reject(interrupted(call.operation));
+      this.#checkIdle();
+    };
+    signal.addEventListener('abort', onAbort, { once: true });
+    call.unlisten = () => signal.removeEventListener('abort', onAbort);
+  }
+
   #fail(call: Call, error: FsError): void {
     this.#calls.delete(call.xid);
     call.unlisten?.();
@@ -212,13 +224,6 @@ export class Requester implements RequesterApi {
     this.#idleWaiters = [];
     for (const waiter of waiters) waiter();
   }
-}
-
-/** From now on an abort ends the caller's wait. The call stays in the table; its later resolve() changes nothing. */
-function listen(call: Call, signal: AbortSignal): void {
-  const onAbort = (): void => call.reject(interrupted(call.operation));
-  signal.addEventListener('abort', onAbort, { once: true });
-  call.unlisten = () => signal.removeEventListener('abort', onAbort);
 }
 
 function interrupted(operation: { readonly name: string }): FsError {

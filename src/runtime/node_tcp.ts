@@ -1,7 +1,9 @@
 /**
  * Transport over node:net. Owns the sockets and the translation of their errors to FsError.
  *
- * - Received chunks are made by the stream for one read each and never written again, so the receiver owns them.
+ * - Received chunks are made by the stream for one read each and never written again, so the receiver owns them. A
+ *   buffer of our own (`onread`) was measured with 64 KiB to 1 MiB, reused and fresh: bulks of 1 MiB arrive no faster
+ *   (2.5 to 3.0 GB/s either way), though with a third of the reads.
  * - Several chunks of one write leave as one writev.
  * - end() closes in order: what is buffered goes out, then FIN, then we wait a little for the peer's FIN. Closing a
  *   socket that has unread input sends RST instead, and the kernel may drop the last message (an EVICTED notice).

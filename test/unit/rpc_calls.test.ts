@@ -284,6 +284,23 @@ test('a call that means one connection fails with it', async () => {
   assert.equal(await seek, 'EIO evicted');
 });
 
+test('a call interrupted before it was sent never takes effect', async () => {
+  const { requester, service, connect, arrived } = world();
+  service.on(Seek, (_context, { offset }) => ({ reply: { offset } }));
+  const aborter = new AbortController();
+  const interrupted = failure(requester.call(Seek, seekFrom(1), { signal: aborter.signal }));
+  const idle = requester.idle();
+  aborter.abort();
+  await idle;
+  assert.equal(await interrupted, 'EINTR SEEK was interrupted');
+  connect();
+  await requester.call(Seek, seekFrom(2));
+  assert.deepEqual(
+    arrived.map((header) => [header.xid, header.ackXidOrCommitted]),
+    [[2, 2]],
+  );
+});
+
 test('failAll ends those that the filter picks, and their late replies are dropped', async () => {
   const { requester, service, connect } = world();
   connect();
