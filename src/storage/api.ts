@@ -55,6 +55,8 @@ export interface Reader {
 
 /** The changes of one operation. Valid only while `run` runs. */
 export interface Tx extends Reader {
+  /** What this operation gets if it changes anything: for client records and reply data. */
+  readonly transno: Transno;
   putInode(inode: Inode): void;
   /** Removes the inode with its xattrs, target and data; its blocks become free when this commits. */
   destroyInode(fid: Fid): void;

@@ -1,0 +1,299 @@
+/**
+ * Blocks of files on the data device: reading with checksums verified, and storing new content.
+ *
+ * Copy on write. Content never goes where the last committed transaction has content: a block that is overwritten gets a
+ * new place, and the old one is free again when the transaction that replaced it is durable. So after a crash every
+ * block is as its checksum says. Allocated, unwritten blocks are the exception: nothing reads them before the
+ * transaction that calls them written, so they are written in place (and fallocate() keeps its promise of space).
+ */
+
+import { FsError } from '../base/errno.js';
+import type { Fid } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { BlockDevice, Checksum } from '../runtime/ports.js';
+import type { Extent, ExtentAllocator } from './extent_allocator.js';
+import type { Overlay } from './overlay.js';
+import { BLOCK_BYTES, runLength, WINDOW_BLOCKS, type Window } from './window.js';
+import type { WindowEdit } from './window_edit.js';
+
+const log = logger('storage');
+
+/** A read that meets blocks moving under it this often has met a bug. */
+const READ_ATTEMPTS = 1000;
+
+/** Content for consecutive blocks of a file. Each chunk is whole blocks. */
+export interface BlockRun {
+  readonly block: number;
+  readonly chunks: readonly Uint8Array[];
+}
+
+/** Content on the device that no executed operation names yet. */
+export interface Stored {
+  readonly block: number;
+  readonly places: Float64Array;
+  readonly crcs: Uint32Array;
+}
+
+interface Segment {
+  readonly block: number;
+  readonly count: number;
+  /** As in Window. */
+  readonly place: number;
+  readonly crcs: Uint32Array;
+}
+
+export interface BlockIoHost {
+  readonly overlay: Overlay;
+  readonly device: BlockDevice;
+  readonly checksum: Checksum;
+  /** Resolves when all that was executed is durable: blocks freed by it can be handed out. */
+  sync(): Promise<void>;
+  /** Content was written that the next commit must flush first. */
+  dataWritten(): void;
+}
+
+export class BlockIo {
+  readonly #host: BlockIoHost;
+  readonly #space: ExtentAllocator;
+  /** Blocks kept back for what makes room: the edge blocks of truncate and punch. */
+  readonly #reserveBlocks: number;
+
+  constructor(host: BlockIoHost) {
+    this.#host = host;
+    this.#space = host.overlay.space;
+    this.#reserveBlocks = Math.min(256, Math.floor(this.#space.totalBlocks / 64));
+  }
+
+  /** Blocks that writes may still use, those about to be free included: a write waits for them. */
+  get availableBlocks(): number {
+    return Math.max(0, this.#space.freeBlocks + this.#space.freedNotDurable - this.#reserveBlocks);
+  }
+
+  /** Where the blocks [start, end) of a file lie now. */
+  segments(fid: Fid, start: number, end: number): Segment[] {
+    const segments: Segment[] = [];
+    for (let block = start; block < end; ) {
+      const index = Math.floor(block / WINDOW_BLOCKS);
+      const windowEnd = Math.min(end, (index + 1) * WINDOW_BLOCKS);
+      const window: Window | undefined = this.#host.overlay.window(fid, index);
+      if (window === undefined) {
+        segments.push({ block, count: windowEnd - block, place: 0, crcs: new Uint32Array() });
+        block = windowEnd;
+        continue;
+      }
+      while (block < windowEnd) {
+        const at = block - index * WINDOW_BLOCKS;
+        const count = runLength(window, at, windowEnd - index * WINDOW_BLOCKS);
+        const crcs = window.crc.subarray(at, at + count);
+        segments.push({ block, count, place: window.place[at] ?? 0, crcs });
+        block += count;
+      }
+    }
+    return segments;
+  }
+
+  /** Blocks [start, end) of a file; undefined when all of it is zeros. @throws FsError EIO checksum wrong, or the device. */
+  async read(fid: Fid, start: number, end: number): Promise<Buffer | undefined> {
+    for (let attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+      const segments = this.segments(fid, start, end);
+      if (segments.every((segment) => segment.place <= 0)) return undefined;
+      const target = Buffer.allocUnsafeSlow((end - start) * BLOCK_BYTES);
+      const reads = segments.map((segment) => {
+        const from = (segment.block - start) * BLOCK_BYTES;
+        const part = target.subarray(from, from + segment.count * BLOCK_BYTES);
+        if (segment.place <= 0) {
+          part.fill(0);
+          return undefined;
+        }
+        return this.#host.device.read(segment.place * BLOCK_BYTES, part);
+      });
+      await Promise.all(reads);
+      const bad = this.#mismatch(segments, start, target);
+      if (bad === undefined) return target;
+      // The file changed while the device was read, and the block belongs to someone else by now: read it anew.
+      const [now] = this.segments(fid, bad.block, bad.block + 1);
+      if (now?.place !== bad.place || now.crcs[0] !== bad.crc) continue;
+      const text = `checksum wrong: fid ${fid}, block ${bad.block}, device offset ${bad.place * BLOCK_BYTES}`;
+      log('%s (%s)', text, this.#host.device.path);
+      throw new FsError('EIO', text);
+    }
+    throw new FsError('EIO', `fid ${fid} changes faster than it can be read`);
+  }
+
+  #mismatch(
+    segments: readonly Segment[],
+    start: number,
+    target: Buffer,
+  ): { readonly block: number; readonly place: number; readonly crc: number } | undefined {
+    for (const { block, count, place, crcs } of segments) {
+      if (place <= 0) continue;
+      const from = (block - start) * BLOCK_BYTES;
+      const found = this.#host.checksum.crc32cBlocks(
+        target.subarray(from, from + count * BLOCK_BYTES),
+        BLOCK_BYTES,
+      );
+      for (let index = 0; index < count; index++) {
+        const crc = crcs[index] ?? 0;
+        if (found[index] !== crc) return { block: block + index, place: place + index, crc };
+      }
+    }
+    return undefined;
+  }
+
+  /**
+   * Hands out blocks; waits for a commit when blocks that were freed are about to be free.
+   * @param shrinking the operation makes room: it may use what is kept back.
+   * @throws FsError ENOSPC
+   */
+  async reserve(count: number, hint: number, shrinking: boolean): Promise<Extent[]> {
+    const kept = shrinking ? 0 : this.#reserveBlocks;
+    for (;;) {
+      const extents = this.#space.freeBlocks - kept >= count ? this.#space.reserve(count, hint) : undefined;
+      if (extents !== undefined) return extents;
+      if (
+        this.#space.freedNotDurable === 0 ||
+        this.#space.freeBlocks + this.#space.freedNotDurable - kept < count
+      ) {
+        throw new FsError('ENOSPC', 'no space left on the data device');
+      }
+      await this.#host.sync();
+    }
+  }
+  unreserve(extents: readonly Extent[]): void {
+    for (const extent of extents) this.#space.release(extent, 'unused');
+  }
+
+  /**
+   * Writes runs to new places (unwritten blocks: where they are) and calls `execute` with what it takes to name them.
+   * When that or anything before it fails, the places are free again.
+   * @param extra blocks to hand out beside, for `execute` to use.
+   */
+  async store<R>(
+    fid: Fid,
+    runs: readonly BlockRun[],
+    options: { readonly shrinking: boolean; readonly extraBlocks?: number },
+    execute: (stored: readonly Stored[], extra: readonly Extent[], use: () => void) => R,
+  ): Promise<R> {
+    const plans = runs.map((run) => this.#plan(fid, run));
+    const needed = plans.reduce((sum, plan) => sum + plan.needed, 0);
+    const extra = options.extraBlocks ?? 0;
+    const first = runs[0];
+    const hint = first === undefined ? 0 : this.#hint(fid, first.block);
+    const extents = needed + extra === 0 ? [] : await this.reserve(needed + extra, hint, options.shrinking);
+    try {
+      const pool = new ExtentPool(extents);
+      for (const { places } of plans) {
+        for (let index = 0; index < places.length; index++) {
+          places[index] = places[index] === 0 ? pool.next() : Math.abs(places[index] ?? 0);
+        }
+      }
+      const stored = await Promise.all(plans.map((plan) => this.#write(plan.run, plan.places)));
+      return execute(stored, pool.rest(), () => {
+        for (const extent of extents) this.#host.overlay.useExtent(extent);
+      });
+    } catch (thrown) {
+      this.unreserve(extents);
+      throw thrown;
+    }
+  }
+
+  /** The device block behind the one where the file's previous block lies. */
+  #hint(fid: Fid, block: number): number {
+    if (block === 0) return 0;
+    const place = this.segments(fid, block - 1, block)[0]?.place ?? 0;
+    return place === 0 ? 0 : Math.abs(place) + 1;
+  }
+
+  #plan(
+    fid: Fid,
+    run: BlockRun,
+  ): { readonly run: BlockRun; readonly places: Float64Array; readonly needed: number } {
+    const count = run.chunks.reduce((sum, chunk) => sum + chunk.length, 0) / BLOCK_BYTES;
+    const places = new Float64Array(count);
+    let needed = count;
+    for (const segment of this.segments(fid, run.block, run.block + count)) {
+      if (segment.place >= 0) continue;
+      for (let index = 0; index < segment.count; index++) {
+        places[segment.block - run.block + index] = segment.place - index;
+      }
+      needed -= segment.count;
+    }
+    return { run, places, needed };
+  }
+
+  async #write(run: BlockRun, places: Float64Array): Promise<Stored> {
+    const crcs = new Uint32Array(places.length);
+    let at = 0;
+    for (const chunk of run.chunks) {
+      crcs.set(this.#host.checksum.crc32cBlocks(chunk, BLOCK_BYTES), at);
+      at += chunk.length / BLOCK_BYTES;
+    }
+    const writes: Promise<void>[] = [];
+    for (let start = 0; start < places.length; ) {
+      const place = places[start] ?? 0;
+      let count = 1;
+      while (start + count < places.length && places[start + count] === place + count) count++;
+      const part = slice(run.chunks, start * BLOCK_BYTES, (start + count) * BLOCK_BYTES);
+      writes.push(this.#host.device.write(place * BLOCK_BYTES, part));
+      start += count;
+    }
+    try {
+      await Promise.all(writes);
+    } finally {
+      // Those that go on after one failed must have ended before their blocks are handed out again.
+      await Promise.allSettled(writes);
+    }
+    this.#host.dataWritten();
+    return { block: run.block, places, crcs };
+  }
+}
+
+/** Names stored content in a file's windows. */
+export function nameStored(edit: WindowEdit, stored: readonly Stored[]): void {
+  for (const { block, places, crcs } of stored) {
+    for (let index = 0; index < places.length; index++) {
+      edit.set(block + index, places[index] ?? 0, crcs[index] ?? 0);
+    }
+  }
+}
+
+class ExtentPool {
+  readonly #extents: Extent[];
+  #at = 0;
+  constructor(extents: readonly Extent[]) {
+    this.#extents = [...extents];
+  }
+  next(): number {
+    const extent = this.#extents[0];
+    if (extent === undefined) throw new Error('more blocks are used than were reserved');
+    const block = extent.start + this.#at;
+    this.#at++;
+    if (this.#at === extent.count) {
+      this.#extents.shift();
+      this.#at = 0;
+    }
+    return block;
+  }
+  rest(): Extent[] {
+    const [first, ...others] = this.#extents;
+    if (first === undefined) return [];
+    return [{ start: first.start + this.#at, count: first.count - this.#at }, ...others];
+  }
+}
+
+/** Device blocks of extents, in order. */
+export function* blocksOf(extents: readonly Extent[]): Generator<number> {
+  for (const { start, count } of extents) for (let index = 0; index < count; index++) yield start + index;
+}
+
+function slice(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array[] {
+  const parts: Uint8Array[] = [];
+  let at = 0;
+  for (const chunk of chunks) {
+    const from = Math.max(start - at, 0);
+    const to = Math.min(end - at, chunk.length);
+    if (from < to) parts.push(chunk.subarray(from, to));
+    at += chunk.length;
+  }
+  return parts;
+}

@@ -1,0 +1,159 @@
+/**
+ * The meta device's database: lmdb on the raw device. The only file that knows lmdb.
+ *
+ * - One unnamed tree, raw binary keys and values.
+ * - `overlappingSync` is off: a commit is then lmdb's own (pages, fdatasync, meta page written through), runs on a worker
+ *   thread, and its promise means *durable*. With it on, the promise would mean "visible", the flush comes later, and the
+ *   newest transactions of a crashed host are given up at the next open.
+ * - The device is opened through a link in runtimeDir, because lmdb puts its lock file beside the path it is given.
+ * - The map is as large as the device, so lmdb never has to grow it; how full the device is, the caller watches
+ *   (usedPages): past its end a commit fails as a whole.
+ */
+
+import { mkdirSync, rmSync, symlinkSync } from 'node:fs';
+import { open as openFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { open, type RootDatabase } from 'lmdb';
+import { FsError } from '../base/errno.js';
+import type { ReadAt } from './meta_probe.js';
+
+export interface Writer {
+  /** `value` must not change until the commit is over. */
+  put(key: Buffer, value: Buffer): void;
+  remove(key: Buffer): void;
+}
+
+interface TreeStats {
+  readonly treeBranchPageCount: number;
+  readonly treeLeafPageCount: number;
+  readonly overflowPages: number;
+}
+interface Stats extends TreeStats {
+  readonly lastPageNumber: number;
+  readonly free: TreeStats;
+}
+
+function pagesOf(tree: TreeStats): number {
+  return tree.treeBranchPageCount + tree.treeLeafPageCount + tree.overflowPages;
+}
+
+export class MetaDatabase {
+  readonly #db: RootDatabase<Buffer, Buffer>;
+  readonly #link: string;
+
+  /**
+   * @param path the meta device, looked at by probeSuperblock before (or wiped by mkfs): lmdb trusts what it finds.
+   */
+  constructor(path: string, sizeBytes: number, runtimeDir: string) {
+    mkdirSync(runtimeDir, { recursive: true });
+    this.#link = join(runtimeDir, 'meta');
+    rmSync(this.#link, { force: true });
+    symlinkSync(path, this.#link);
+    const options = {
+      path: this.#link,
+      noSubdir: true,
+      mapSize: sizeBytes,
+      keyEncoding: 'binary' as const,
+      encoding: 'binary' as const,
+      overlappingSync: false,
+      eventTurnBatching: false,
+      noReadAhead: true,
+      maxDbs: 1,
+    };
+    this.#db = open<Buffer, Buffer>(options);
+  }
+
+  /** @returns a view that the next call overwrites. */
+  get(key: Buffer): Buffer | undefined {
+    const value: unknown = this.#db.getBinaryFast(key);
+    if (value === undefined || Buffer.isBuffer(value)) return value;
+    // A large value comes as a view into the map: gone with the read transaction.
+    return Buffer.from(value as Uint8Array);
+  }
+
+  /** Records with start <= key < end, in key order, at most limit. Keys and values are copies. */
+  range(
+    start: Buffer,
+    end: Buffer,
+    limit: number = Number.POSITIVE_INFINITY,
+  ): Iterable<{ key: Buffer; value: Buffer }> {
+    return this.#db.getRange(limit === Number.POSITIVE_INFINITY ? { start, end } : { start, end, limit });
+  }
+
+  /** All that `write` puts and removes, in one transaction. Resolves when it is durable. @throws what lmdb says. */
+  async commit(write: (writer: Writer) => void): Promise<void> {
+    const writer: Writer = {
+      put: (key, value) => {
+        void this.#db.put(key, value);
+      },
+      remove: (key) => {
+        void this.#db.remove(key);
+      },
+    };
+    try {
+      await this.#db.batch(() => write(writer));
+    } catch (thrown) {
+      throw await reasonOf(thrown);
+    }
+    // Reads from here on see the commit.
+    (this.#db as unknown as { resetReadTxn(): void }).resetReadTxn();
+  }
+
+  /** Pages of the device in use: the tree's, the free list's own, and the two meta pages. */
+  usedPages(): number {
+    const stats = this.#db.getStats() as unknown as Stats;
+    return 2 + pagesOf(stats) + pagesOf(stats.free);
+  }
+
+  /** Waits for a commit under way. The link and the lock file go. */
+  async close(): Promise<void> {
+    await this.#db.close();
+    rmSync(this.#link, { force: true });
+    rmSync(`${this.#link}-lock`, { force: true });
+  }
+}
+
+/** lmdb-js rejects with a general error at once and with the reason a little later, in a second promise. */
+async function reasonOf(thrown: unknown): Promise<Error> {
+  const late = (thrown as { commitError?: Promise<unknown> }).commitError;
+  try {
+    await late;
+  } catch (reason) {
+    return new FsError('EIO', `commit on the meta device failed: ${(reason as Error).message}`, {
+      cause: reason,
+    });
+  }
+  return thrown as Error;
+}
+
+/** Reads the meta device past lmdb. */
+export async function withRawReader<R>(path: string, use: (read: ReadAt) => Promise<R>): Promise<R> {
+  const file = await openFile(path, 'r');
+  try {
+    return await use(async (offset, target) => {
+      const { bytesRead } = await file.read(target, 0, target.length, offset);
+      if (bytesRead !== target.length) throw new FsError('EIO', `short read of ${path} at ${offset}`);
+    });
+  } finally {
+    await file.close();
+  }
+}
+
+/** Writes these pieces to the meta device past lmdb, durably. */
+export async function writeRaw(
+  path: string,
+  pieces: readonly { readonly offset: number; readonly bytes: Buffer }[],
+): Promise<void> {
+  const file = await openFile(path, 'r+');
+  try {
+    for (const { offset, bytes } of pieces) {
+      for (let done = 0; done < bytes.length; ) {
+        const { bytesWritten } = await file.write(bytes, done, bytes.length - done, offset + done);
+        done += bytesWritten;
+      }
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,182 @@
+/**
+ * Reads the superblock record of a meta device without lmdb, by following the database's pages from their start.
+ *
+ * lmdb trusts what it maps: a damaged first page makes it format the device anew (raw partitions), and a page number
+ * beyond the device is a SIGBUS. So nothing is handed to lmdb before this has looked at it. It only reads; a standby uses
+ * it to look at a target that another server is writing.
+ *
+ * Layout read here (lmdb 0.9.90 as shipped in lmdb 3.x, data version 2, 64 bit): page header 24 bytes (u64 page, u64
+ * transaction, u16 pad, u16 flags, u16 lower, u16 upper, the latter two and the node offsets that follow counted from the
+ * header's end); a meta page holds from 24 on: u32 magic, u32 version, u64
+ * address, u64 map size, two trees of 48 bytes (u32 page size or 0, u16 flags, u16 depth, u64 branch, leaf and overflow
+ * pages, u64 entries, u64 root), u64 last page, u64 transaction.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { Checksum } from '../runtime/ports.js';
+import { KEY } from './keys.js';
+import { getU64, putU64 } from './records.js';
+import { decodeSuperblock, isDataHeader, type SuperblockRecord } from './superblock.js';
+
+export const LMDB_PAGE_BYTES = 4096;
+const LMDB_MAGIC = 0xbeef_c0de;
+const LMDB_DATA_VERSION = 2;
+const PAGE_HEADER = 24;
+const NODE_HEADER = 8;
+const P_BRANCH = 0x01;
+const P_LEAF = 0x02;
+const P_META = 0x08;
+const MDB_INTEGERKEY = 0x08;
+const MDB_NOSUBDIR = 0x4000;
+const F_BIGDATA = 0x01;
+const NO_ROOT = 2 ** 64;
+const DEPTH_MAX = 32;
+
+/**
+ * The two meta pages of an empty database. lmdb would make them itself on a raw partition whose first page is none of
+ * its own, but not in a regular file of full size; so that both behave the same, mkfs writes them.
+ */
+export function emptyDatabase(mapBytes: number): Buffer {
+  const pages = Buffer.alloc(2 * LMDB_PAGE_BYTES);
+  for (const number of [0, 1]) {
+    const page = pages.subarray(number * LMDB_PAGE_BYTES, (number + 1) * LMDB_PAGE_BYTES);
+    putU64(page, number, 0);
+    page.writeUInt16LE(P_META, 18);
+    page.writeUInt32LE(LMDB_MAGIC, 24);
+    page.writeUInt32LE(LMDB_DATA_VERSION, 28);
+    putU64(page, mapBytes, 40);
+    page.writeUInt32LE(LMDB_PAGE_BYTES, 48);
+    page.writeUInt16LE(MDB_NOSUBDIR | MDB_INTEGERKEY, 52);
+    page.fill(0xff, 48 + 40, 96);
+    page.fill(0xff, 96 + 40, 144);
+    putU64(page, 1, 144);
+  }
+  return pages;
+}
+
+/** Fills target from offset, whole. */
+export type ReadAt = (offset: number, target: Buffer) => Promise<void>;
+
+interface MetaPage {
+  readonly transaction: number;
+  readonly lastPage: number;
+  readonly freeRoot: number;
+  readonly mainRoot: number;
+}
+
+function decodeMeta(page: Buffer): MetaPage | undefined {
+  if ((page.readUInt16LE(18) & P_META) === 0) return undefined;
+  if (page.readUInt32LE(24) !== LMDB_MAGIC) return undefined;
+  if ((page.readUInt32LE(28) & 0xffff) !== LMDB_DATA_VERSION) return undefined;
+  if (page.readUInt32LE(48) !== LMDB_PAGE_BYTES) return undefined;
+  return {
+    freeRoot: getU64(page, 48 + 40),
+    mainRoot: getU64(page, 96 + 40),
+    lastPage: getU64(page, 144),
+    transaction: getU64(page, 152),
+  };
+}
+
+/**
+ * @returns the superblock, checked; undefined when the device holds nothing of ours (no database and no trace of one).
+ * @throws FsError EIO with one line when it does, damaged or cut short.
+ */
+export async function probeSuperblock(
+  read: ReadAt,
+  device: string,
+  sizeBytes: number,
+  checksum: Checksum,
+): Promise<SuperblockRecord | undefined> {
+  if (sizeBytes < 2 * LMDB_PAGE_BYTES) return undefined;
+  const first = Buffer.alloc(LMDB_PAGE_BYTES);
+  const second = Buffer.alloc(LMDB_PAGE_BYTES);
+  await read(0, first);
+  await read(LMDB_PAGE_BYTES, second);
+  if (isDataHeader(first)) {
+    throw new FsError('ENODEV', `${device} is a Holdfast data device; it was given as the meta device`);
+  }
+  const metas = [decodeMeta(first), decodeMeta(second)];
+  const [meta0, meta1] = metas;
+  if (meta0 === undefined && meta1 === undefined) return undefined;
+  if (meta0 === undefined || meta1 === undefined) {
+    throw new FsError('EIO', `the start of the meta device ${device} is damaged`);
+  }
+  const meta = meta0.transaction >= meta1.transaction ? meta0 : meta1;
+  if ((meta.lastPage + 1) * LMDB_PAGE_BYTES > sizeBytes) {
+    throw new FsError(
+      'EIO',
+      `the meta device ${device} is cut short: ${sizeBytes} bytes, but it uses ${(meta.lastPage + 1) * LMDB_PAGE_BYTES}`,
+    );
+  }
+  const pages = new PageReader(read, meta.lastPage, device);
+  if (meta.freeRoot < NO_ROOT) await pages.page(meta.freeRoot, P_BRANCH | P_LEAF);
+  const value = meta.mainRoot < NO_ROOT ? await pages.firstValue(meta.mainRoot) : undefined;
+  if (value === undefined)
+    throw new FsError('ENODEV', `${device} holds an lmdb database that is not Holdfast's`);
+  const superblock = decodeSuperblock(value, checksum, device);
+  if (superblock.metaSizeBytes > sizeBytes) {
+    throw new FsError(
+      'EIO',
+      `the meta device ${device} is cut short: ${sizeBytes} bytes, made with ${superblock.metaSizeBytes}`,
+    );
+  }
+  return superblock;
+}
+
+class PageReader {
+  readonly #read: ReadAt;
+  readonly #lastPage: number;
+  readonly #device: string;
+  constructor(read: ReadAt, lastPage: number, device: string) {
+    this.#read = read;
+    this.#lastPage = lastPage;
+    this.#device = device;
+  }
+
+  #damaged(number: number): FsError {
+    return new FsError(
+      'EIO',
+      `the meta device ${this.#device} is damaged: database page ${number} is not what it should be`,
+    );
+  }
+
+  async page(number: number, kinds: number): Promise<Buffer> {
+    if (number < 2 || number > this.#lastPage) throw this.#damaged(number);
+    const page = Buffer.alloc(LMDB_PAGE_BYTES);
+    await this.#read(number * LMDB_PAGE_BYTES, page);
+    const lower = page.readUInt16LE(20);
+    const upper = page.readUInt16LE(22);
+    const sound =
+      getU64(page, 0) === number &&
+      (page.readUInt16LE(18) & kinds) !== 0 &&
+      lower <= upper &&
+      PAGE_HEADER + upper <= LMDB_PAGE_BYTES;
+    if (!sound) throw this.#damaged(number);
+    return page;
+  }
+
+  /** Value of the tree's first key if that is the superblock's. */
+  async firstValue(root: number): Promise<Buffer | undefined> {
+    let number = root;
+    for (let depth = 0; depth < DEPTH_MAX; depth++) {
+      const page = await this.page(number, P_BRANCH | P_LEAF);
+      const node = PAGE_HEADER + page.readUInt16LE(PAGE_HEADER);
+      const empty = page.readUInt16LE(20) === 0;
+      if (empty || node + NODE_HEADER > LMDB_PAGE_BYTES) {
+        throw this.#damaged(number);
+      }
+      const low = page.readUInt32LE(node);
+      const flags = page.readUInt16LE(node + 4);
+      const keyBytes = page.readUInt16LE(node + 6);
+      if ((page.readUInt16LE(18) & P_BRANCH) !== 0) {
+        number = low + flags * 2 ** 32;
+        continue;
+      }
+      const valueAt = node + NODE_HEADER + keyBytes;
+      if ((flags & F_BIGDATA) !== 0 || valueAt + low > LMDB_PAGE_BYTES) throw this.#damaged(number);
+      if (keyBytes !== 1 || page[node + NODE_HEADER] !== KEY.superblock) return undefined;
+      return page.subarray(valueAt, valueAt + low);
+    }
+    throw this.#damaged(number);
+  }
+}

@@ -1,0 +1,201 @@
+/**
+ * Makes a target on two devices: looks at what they hold, wipes their starts and ends, then writes the data header and
+ * the database with the superblock and the root directory, the latter last: a mkfs that was interrupted leaves no target.
+ */
+
+import type { Attr } from '../base/attr.js';
+import { S_IFDIR } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
+import { FIRST_OBJECT, ROOT_FID, TARGET_INDEX_MAX, type TargetUuid, type Transno } from '../base/ids.js';
+import type { Runtime } from '../runtime/ports.js';
+import type { Inode, Superblock, TargetDevices } from './api.js';
+import { bareKey, fidKey, KEY } from './keys.js';
+import { MetaDatabase, withRawReader, writeRaw } from './lmdb_store.js';
+import { emptyDatabase, probeSuperblock, type ReadAt } from './meta_probe.js';
+import { COUNTERS_BYTES, encodeCounters, encodeInode, INODE_BYTES } from './records.js';
+import { knownSignature, SIGNATURE_BYTES } from './signatures.js';
+import {
+  DATA_MIN_BYTES,
+  decodeDataHeader,
+  encodeDataHeader,
+  encodeSuperblock,
+  FORMAT_VERSION,
+  isDataHeader,
+  META_MIN_BYTES,
+  type SuperblockRecord,
+} from './superblock.js';
+import { BLOCK_BYTES } from './window.js';
+
+/** Wiped at the start of a device and at its end (backup partition tables, RAID members). */
+const WIPE_BYTES = 1 << 20;
+
+export interface FormatOptions {
+  readonly label: string;
+  readonly force: boolean;
+  readonly targetIndex?: number | undefined;
+}
+
+export interface Formatted {
+  readonly superblock: Superblock;
+  /** One line for each thing that `force` destroyed. */
+  readonly destroyed: readonly string[];
+}
+
+/**
+ * @throws FsError EEXIST without force when a device holds something; EINVAL too small or a bad label.
+ */
+export async function formatTarget(
+  runtime: Pick<Runtime, 'clock' | 'rng' | 'checksum'>,
+  devices: TargetDevices,
+  options: FormatOptions,
+): Promise<Formatted> {
+  const targetIndex = options.targetIndex ?? 0;
+  if (targetIndex > TARGET_INDEX_MAX)
+    throw new FsError('EINVAL', `the target index is above ${TARGET_INDEX_MAX}`);
+  checkSize('meta', devices.metaPath, devices.metaSizeBytes, META_MIN_BYTES);
+  checkSize('data', devices.data.path, devices.data.sizeBytes, DATA_MIN_BYTES);
+  const superblock: SuperblockRecord = {
+    formatVersion: FORMAT_VERSION,
+    featuresIncompat: 0,
+    filesystemUuid: runtime.rng.uuid(),
+    targetUuid: runtime.rng.uuid() as TargetUuid,
+    targetIndex,
+    label: options.label,
+    softwareVersion: '',
+    instance: 0,
+    clean: true,
+    metaSizeBytes: devices.metaSizeBytes,
+    dataSizeBytes: Math.floor(devices.data.sizeBytes / BLOCK_BYTES) * BLOCK_BYTES,
+  };
+  // Encodes, so that a bad label is refused before anything is wiped.
+  const value = encodeSuperblock(superblock, runtime.checksum);
+  const destroyed = await contents(runtime, devices);
+  if (destroyed.length > 0 && !options.force) {
+    throw new FsError('EEXIST', `${destroyed.join('; ')}: nothing was changed, --force destroys it`);
+  }
+  await writeRaw(devices.metaPath, edges(devices.metaSizeBytes));
+  const { data } = devices;
+  for (const { offset, bytes } of edges(data.sizeBytes)) await data.write(offset, [bytes]);
+  const header = { ...superblock, sizeBytes: superblock.dataSizeBytes };
+  await data.write(0, [encodeDataHeader(header, runtime.checksum)]);
+  await data.flush();
+  await writeDatabase(runtime, devices, superblock, value);
+  return { superblock, destroyed };
+}
+
+function checkSize(which: string, path: string, sizeBytes: number, minBytes: number): void {
+  if (sizeBytes >= minBytes) return;
+  throw new FsError(
+    'EINVAL',
+    `the ${which} device ${path} is too small: ${sizeBytes} bytes, at least ${minBytes >> 20} MiB are needed`,
+  );
+}
+
+function edges(sizeBytes: number): { readonly offset: number; readonly bytes: Buffer }[] {
+  const bytes = Buffer.alloc(WIPE_BYTES);
+  return [
+    { offset: 0, bytes },
+    { offset: sizeBytes - WIPE_BYTES, bytes },
+  ];
+}
+
+/** What is on the devices, a line for each that holds something. */
+async function contents(runtime: Pick<Runtime, 'checksum'>, devices: TargetDevices): Promise<string[]> {
+  const { data } = devices;
+  return [
+    ...(await withRawReader(devices.metaPath, (read) =>
+      contentsOf(runtime, read, devices.metaPath, devices.metaSizeBytes),
+    )),
+    ...(await contentsOf(runtime, (offset, target) => data.read(offset, target), data.path, data.sizeBytes)),
+  ];
+}
+
+async function contentsOf(
+  runtime: Pick<Runtime, 'checksum'>,
+  read: ReadAt,
+  path: string,
+  sizeBytes: number,
+): Promise<string[]> {
+  const start = Buffer.alloc(SIGNATURE_BYTES);
+  await read(0, start);
+  const holdfast = isDataHeader(start)
+    ? dataDeviceText(runtime, start, path)
+    : await metaDeviceText(runtime, read, path, sizeBytes);
+  const found = holdfast ?? knownSignature(start);
+  return found === undefined ? [] : [`${path} holds ${found}`];
+}
+
+function dataDeviceText(runtime: Pick<Runtime, 'checksum'>, start: Buffer, path: string): string {
+  try {
+    const header = decodeDataHeader(start.subarray(0, BLOCK_BYTES), runtime.checksum, path);
+    return `the data of Holdfast target ${header.targetUuid}`;
+  } catch {
+    return 'the data of a Holdfast target (damaged header)';
+  }
+}
+
+async function metaDeviceText(
+  runtime: Pick<Runtime, 'checksum'>,
+  read: ReadAt,
+  path: string,
+  sizeBytes: number,
+): Promise<string | undefined> {
+  try {
+    const superblock = await probeSuperblock(read, path, sizeBytes, runtime.checksum);
+    return superblock && `the metadata of Holdfast target ${superblock.label} (${superblock.targetUuid})`;
+  } catch (thrown) {
+    return `a database that cannot be read (${(thrown as Error).message})`;
+  }
+}
+
+async function writeDatabase(
+  runtime: Pick<Runtime, 'clock'>,
+  devices: TargetDevices,
+  superblock: SuperblockRecord,
+  value: Buffer,
+): Promise<void> {
+  const root = superblock.targetIndex === 0 ? rootDirectory(runtime) : undefined;
+  const counters = Buffer.alloc(COUNTERS_BYTES);
+  encodeCounters(
+    {
+      lastTransno: 0 as Transno,
+      nextObject: FIRST_OBJECT,
+      nextCookie: 1,
+      inodes: root === undefined ? 0 : 1,
+    },
+    counters,
+  );
+  await writeRaw(devices.metaPath, [{ offset: 0, bytes: emptyDatabase(devices.metaSizeBytes) }]);
+  const db = new MetaDatabase(devices.metaPath, devices.metaSizeBytes, devices.runtimeDir);
+  try {
+    await db.commit((writer) => {
+      writer.put(bareKey(KEY.superblock), value);
+      writer.put(bareKey(KEY.counters), counters);
+      if (root === undefined) return;
+      const inode = Buffer.alloc(INODE_BYTES);
+      encodeInode(root, inode);
+      writer.put(fidKey(KEY.inode, root.fid), inode);
+    });
+  } finally {
+    await db.close();
+  }
+}
+
+function rootDirectory(runtime: Pick<Runtime, 'clock'>): Inode {
+  const now = runtime.clock.wall();
+  const attr: Attr = {
+    fid: ROOT_FID,
+    mode: S_IFDIR | 0o755,
+    nlink: 2,
+    uid: 0,
+    gid: 0,
+    rdev: 0,
+    sizeBytes: 0,
+    blocks: 0,
+    atime: now,
+    mtime: now,
+    ctime: now,
+    btime: now,
+  };
+  return { ...attr, parent: ROOT_FID };
+}

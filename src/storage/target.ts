@@ -1,0 +1,324 @@
+/**
+ * A target's store: TargetStore of api.ts, put together from the overlay, the committer and the file data.
+ *
+ * Opening looks at both devices before lmdb gets to see the meta device, and changes nothing on either before begin().
+ */
+
+import { assert } from '../base/assert.js';
+import { FsError } from '../base/errno.js';
+import type { Fid, Name, Transno } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { Runtime } from '../runtime/ports.js';
+import type { StatfsMessage } from '../wire/meta.js';
+import type {
+  ClientRecord,
+  Dirent,
+  Executed,
+  FileData,
+  Inode,
+  StoreOptions,
+  Superblock,
+  TargetDevices,
+  TargetStore,
+  Tx,
+} from './api.js';
+import { Committer } from './committer.js';
+import { ExtentAllocator } from './extent_allocator.js';
+import { StoredFileData } from './file_data.js';
+import { afterPrefix, bareKey, KEY } from './keys.js';
+import { MetaDatabase, withRawReader } from './lmdb_store.js';
+import { probeSuperblock } from './meta_probe.js';
+import { MetaSpace } from './meta_space.js';
+import { Overlay } from './overlay.js';
+import { damaged, decodeCounters } from './records.js';
+import { decodeDataHeader, encodeSuperblock, FIRST_DATA_BLOCK, type SuperblockRecord } from './superblock.js';
+import { BLOCK_BYTES } from './window.js';
+
+const log = logger('storage');
+
+const COMMIT_INTERVAL_MS = 10;
+const INSTANCE_MAX = 2 ** 20;
+/** Transno of an instance's first change: those of an earlier instance are all below it. */
+const TRANSNOS_PER_INSTANCE = 2 ** 32;
+
+export type StorageRuntime = Pick<Runtime, 'clock' | 'timers' | 'checksum' | 'metrics'>;
+
+/**
+ * @throws FsError with a one-line message: ENODEV not formatted or swapped, EIO damaged or cut short, EPROTO another
+ *   format or unknown features, EINVAL not a pair.
+ */
+export async function openTarget(
+  runtime: StorageRuntime,
+  devices: TargetDevices,
+  options: StoreOptions = {},
+): Promise<TargetStore> {
+  const superblock = await readSuperblock(runtime, devices);
+  const db = new MetaDatabase(devices.metaPath, devices.metaSizeBytes, devices.runtimeDir);
+  try {
+    return new Target(runtime, devices, db, superblock, options);
+  } catch (thrown) {
+    await db.close();
+    throw thrown;
+  }
+}
+
+/**
+ * Superblock of a target after all checks that opening makes: readable, known format, a pair. Only reads.
+ * @throws FsError as openTarget.
+ */
+export async function readSuperblock(
+  runtime: Pick<Runtime, 'checksum'>,
+  devices: TargetDevices,
+): Promise<SuperblockRecord> {
+  const { metaPath, metaSizeBytes, data } = devices;
+  const superblock = await withRawReader(metaPath, (read) =>
+    probeSuperblock(read, metaPath, metaSizeBytes, runtime.checksum),
+  );
+  if (superblock === undefined) {
+    throw new FsError(
+      'ENODEV',
+      `${metaPath} is not formatted as a Holdfast meta device; holdfast mkfs makes one`,
+    );
+  }
+  if (data.sizeBytes < BLOCK_BYTES) throw new FsError('ENODEV', `${data.path} is not a Holdfast data device`);
+  const block = Buffer.alloc(BLOCK_BYTES);
+  await data.read(0, block);
+  const header = decodeDataHeader(block, runtime.checksum, data.path);
+  if (header.targetUuid !== superblock.targetUuid || header.filesystemUuid !== superblock.filesystemUuid) {
+    throw new FsError(
+      'EINVAL',
+      `${metaPath} and ${data.path} are from different targets (${superblock.targetUuid}, ${header.targetUuid})`,
+    );
+  }
+  if (data.sizeBytes < superblock.dataSizeBytes) {
+    throw new FsError(
+      'EIO',
+      `the data device ${data.path} is cut short: ${data.sizeBytes} bytes, made with ${superblock.dataSizeBytes}`,
+    );
+  }
+  return superblock;
+}
+
+function loadSpace(db: MetaDatabase, superblock: SuperblockRecord): ExtentAllocator {
+  const space = new ExtentAllocator(Math.floor(superblock.dataSizeBytes / BLOCK_BYTES), FIRST_DATA_BLOCK);
+  const prefix = bareKey(KEY.spaceGroup);
+  for (const { key, value } of db.range(prefix, afterPrefix(prefix))) space.load(key.readUInt32BE(1), value);
+  return space;
+}
+
+class Target implements TargetStore {
+  readonly #runtime: StorageRuntime;
+  readonly #devices: TargetDevices;
+  readonly #db: MetaDatabase;
+  readonly #overlay: Overlay;
+  readonly #committer: Committer;
+  readonly #metaSpace: MetaSpace;
+  readonly #data: StoredFileData;
+  #superblock: SuperblockRecord;
+  #begun = false;
+  #lastTransno: Transno;
+  #destroying: Promise<void> | undefined;
+  #closed: Promise<void> | undefined;
+
+  constructor(
+    runtime: StorageRuntime,
+    devices: TargetDevices,
+    db: MetaDatabase,
+    superblock: SuperblockRecord,
+    options: StoreOptions,
+  ) {
+    this.#runtime = runtime;
+    this.#devices = devices;
+    this.#db = db;
+    this.#superblock = superblock;
+    const counters = db.get(bareKey(KEY.counters));
+    if (counters === undefined) throw damaged('counters');
+    const space = loadSpace(db, superblock);
+    this.#overlay = new Overlay(
+      db,
+      runtime.checksum,
+      superblock.targetIndex,
+      decodeCounters(counters),
+      space,
+    );
+    this.#lastTransno = this.#overlay.lastTransno;
+    this.#metaSpace = new MetaSpace(db, this.#overlay, superblock.metaSizeBytes);
+    this.#committer = new Committer(runtime, db, this.#overlay, devices.data, {
+      commitIntervalMs: options.commitIntervalMs ?? COMMIT_INTERVAL_MS,
+      recordsAtOnce: this.#metaSpace.recordsAtOnce,
+    });
+    this.#committer.onCommit(() => this.#metaSpace.refresh());
+    this.#data = new StoredFileData({
+      overlay: this.#overlay,
+      device: devices.data,
+      checksum: runtime.checksum,
+      execute: (run, executeOptions) => this.execute(run, executeOptions),
+      sync: () => this.sync(),
+      dataWritten: () => this.#committer.dataWritten(),
+      breathe: () => new Promise((resolve) => runtime.timers.soon(resolve)),
+      check: () => this.#check(),
+    });
+    runtime.metrics.gauge('storage_free_bytes', 'Bytes that data may still use', () => this.availableBytes());
+    runtime.metrics.gauge('storage_meta_free_bytes', 'Bytes that metadata may still use', () =>
+      this.#metaSpace.freeBytes(),
+    );
+  }
+
+  get superblock(): Superblock {
+    return this.#superblock;
+  }
+  get data(): FileData {
+    return this.#data;
+  }
+  get lastTransno(): Transno {
+    return this.#lastTransno;
+  }
+  get lastCommitted(): Transno {
+    return this.#committer.lastCommitted;
+  }
+  get failed(): Promise<Error> {
+    return this.#committer.failed;
+  }
+  onCommit(listener: (lastCommitted: Transno) => void): void {
+    this.#committer.onCommit(listener);
+  }
+
+  execute<R>(run: (tx: Tx) => R, options: { readonly reserve?: boolean } = {}): Executed<R> {
+    this.#check();
+    assert(this.#begun, 'begin() comes before the first operation');
+    const transno = (this.#lastTransno + 1) as Transno;
+    this.#overlay.begin(transno, () => this.#metaSpace.check(options.reserve ?? false));
+    let result: R;
+    try {
+      result = run(this.#overlay);
+    } catch (thrown) {
+      this.#overlay.rollback();
+      throw thrown;
+    }
+    if (!this.#overlay.finish()) return { result, transno: 0 as Transno };
+    this.#lastTransno = transno;
+    this.#committer.changed();
+    if (this.#overlay.takeDoomed()) this.#destroyInBackground();
+    return { result, transno };
+  }
+
+  async sync(): Promise<void> {
+    this.#check();
+    await this.#committer.sync();
+  }
+
+  statfs(): StatfsMessage {
+    const { totalBlocks, freeBlocks, freedNotDurable } = this.#overlay.space;
+    const inodesFree = this.#metaSpace.inodesFree();
+    return {
+      blockBytes: BLOCK_BYTES,
+      blocks: totalBlocks - FIRST_DATA_BLOCK,
+      blocksFree: freeBlocks + freedNotDurable,
+      blocksAvailable: this.availableBytes() / BLOCK_BYTES,
+      inodes: this.#overlay.inodes + inodesFree,
+      inodesFree,
+    };
+  }
+  availableBytes(): number {
+    return this.#data.availableBytes;
+  }
+
+  async begin(softwareVersion: string): Promise<void> {
+    this.#check();
+    assert(!this.#begun, 'begin() is called once');
+    const instance = this.#superblock.instance + 1;
+    if (instance >= INSTANCE_MAX) throw new FsError('EOVERFLOW', 'the target has been started too often');
+    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
+    this.#lastTransno = (instance * TRANSNOS_PER_INSTANCE) as Transno;
+    this.#begun = true;
+    if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
+  }
+
+  async markClean(): Promise<void> {
+    this.#check();
+    // A file being removed in the background may go on with the next instance.
+    await this.#committer.sync();
+    await this.#committer.flushData();
+    await this.#writeSuperblock({ ...this.#superblock, clean: true });
+  }
+
+  async #writeSuperblock(superblock: SuperblockRecord): Promise<void> {
+    const value = encodeSuperblock(superblock, this.#runtime.checksum);
+    await this.#committer.commitWith(
+      (writer) => writer.put(bareKey(KEY.superblock), value),
+      superblock.clean,
+    );
+    this.#superblock = superblock;
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= (async () => {
+      await this.#committer.close();
+      await this.#destroying;
+      await this.#db.close();
+      log('closed %s', this.#devices.metaPath);
+    })();
+    return this.#closed;
+  }
+
+  #check(): void {
+    if (this.#committer.failure !== undefined) throw this.#committer.failure;
+  }
+
+  /** Removes the data of large destroyed files, a step at a time, while everything else goes on. */
+  #destroyInBackground(): void {
+    this.#destroying ??= (async () => {
+      try {
+        for (let [fid] = this.#overlay.doomed(); fid !== undefined; [fid] = this.#overlay.doomed()) {
+          for (let done = false; !done && this.#committer.failure === undefined; ) {
+            done = this.#data.destroyStep(fid);
+            await new Promise<void>((resolve) => this.#runtime.timers.soon(resolve));
+          }
+          if (this.#committer.failure !== undefined) return;
+        }
+      } catch (thrown) {
+        // What is left is found again at the next start.
+        log('removing destroyed files stopped: %O', thrown);
+      } finally {
+        this.#destroying = undefined;
+      }
+    })();
+  }
+
+  inode(fid: Fid): Inode | undefined {
+    this.#check();
+    return this.#overlay.inode(fid);
+  }
+  dirent(parent: Fid, name: Name): Dirent | undefined {
+    this.#check();
+    return this.#overlay.dirent(parent, name);
+  }
+  dirents(parent: Fid, after: number, limit: number): Dirent[] {
+    this.#check();
+    return this.#overlay.dirents(parent, after, limit);
+  }
+  directoryEmpty(parent: Fid): boolean {
+    this.#check();
+    return this.#overlay.directoryEmpty(parent);
+  }
+  xattr(fid: Fid, name: string): Buffer | undefined {
+    this.#check();
+    return this.#overlay.xattr(fid, name);
+  }
+  xattrNames(fid: Fid): string[] {
+    this.#check();
+    return this.#overlay.xattrNames(fid);
+  }
+  symlinkTarget(fid: Fid): Buffer | undefined {
+    this.#check();
+    return this.#overlay.symlinkTarget(fid);
+  }
+  orphans(): Fid[] {
+    this.#check();
+    return this.#overlay.orphans();
+  }
+  clients(): ClientRecord[] {
+    this.#check();
+    return this.#overlay.clients();
+  }
+}
