@@ -115,7 +115,10 @@ export interface LockClientApi {
   find(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
   /** Any lock on it, being cancelled or not. */
   holds(type: 'inode' | 'data', fid: Fid): boolean;
-  /** An inode or data lock was granted. The active lock is not kept here: it belongs to the gate. */
+  /**
+   * An inode or data lock was granted. Whoever is to use it takes a reference in the same turn: it may have been called
+   * back already, and is then given back soon. The active lock is not kept here: it belongs to the gate.
+   */
   add(lock: LockSpec & { readonly handle: LockHandle }): CachedLock;
   /** While at least one reference is held the lock is not given back (release may already be under way). */
   addRef(lock: CachedLock): void;
