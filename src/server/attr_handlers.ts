@@ -1,0 +1,107 @@
+/** SETATTR: chmod, chown, truncate, utimensat, and the loss of privileges at a write. */
+
+import { isDir, isRegular, isSymlink, S_IFMT, S_ISGID, S_ISUID, type Timespec } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
+import { andThen } from '../base/maybe_promise.js';
+import type { LockSpec } from '../dlm/api.js';
+import type { Incoming } from '../rpc/api.js';
+import type { Inode, Tx } from '../storage/api.js';
+import { BIT_ATTR } from '../wire/lock.js';
+import type { Setattr } from '../wire/meta.js';
+import type { ReplyOf, RequestOf } from '../wire/operation.js';
+import { ACL_ACCESS, aclAfterChmod, encodeAcl, parseAcl } from './acl.js';
+import type { Call } from './call.js';
+import { checkSize } from './file_size.js';
+import { type Answered, dataLock, inodeLock, locked } from './locked.js';
+import { needInode } from './look.js';
+
+type Request = RequestOf<typeof Setattr>;
+
+const PERMISSIONS = 0o7777;
+const S_IXGRP = 0o010;
+const CAPABILITY = 'security.capability';
+
+export function setattr(
+  call: Call,
+  request: Request,
+  incoming: Incoming<ReplyOf<typeof Setattr>>,
+): Answered<ReplyOf<typeof Setattr>> {
+  const { target } = call;
+  const { store } = target;
+  const { fid, sizeBytes } = request;
+  return locked(
+    call,
+    incoming,
+    () => locksFor(request, needInode(store, fid)),
+    () => {
+      const before = needInode(store, fid);
+      const now = target.runtime.clock.wall();
+      if (sizeBytes === undefined) {
+        const { result, transno } = call.execute((tx) => {
+          const after = changed(before, request, now);
+          applyTies(tx, before, after, request);
+          tx.putInode(after);
+          return after;
+        });
+        return { reply: { attr: result }, transno };
+      }
+      if (isDir(before.mode)) throw new FsError('EISDIR');
+      if (!isRegular(before.mode)) throw new FsError('EINVAL', 'it has no size');
+      checkSize(sizeBytes);
+      const truncated = store.data.truncate(fid, sizeBytes, now, (tx, inode) => {
+        const after = changed(inode, request, now);
+        applyTies(tx, inode, after, request);
+        tx.putInode(after);
+        call.writeRecord(tx);
+      });
+      return andThen(truncated, ({ transno }) => ({ reply: { attr: needInode(store, fid) }, transno }));
+    },
+  );
+}
+
+/**
+ * Data EX where size or mtime are set: a client that writes into its cache is the authority on both, and would set its
+ * own mtime over this one at its next flush.
+ */
+function locksFor(request: Request, inode: Inode): readonly LockSpec[] {
+  const attr = inodeLock(request.fid, 'EX', BIT_ATTR);
+  const setsMtime = request.mtime !== undefined || request.mtimeNow === true;
+  const needsData = isRegular(inode.mode) && (request.sizeBytes !== undefined || setsMtime);
+  return needsData ? [attr, dataLock(request.fid, 'EX')] : [attr];
+}
+
+function changed(inode: Inode, request: Request, now: Timespec): Inode {
+  let { mode } = inode;
+  if (request.mode !== undefined) mode = (mode & S_IFMT) | (request.mode & PERMISSIONS);
+  if (request.killSuidgid === true && !isDir(mode)) mode = withoutPrivileges(mode);
+  return {
+    ...inode,
+    mode,
+    uid: request.uid ?? inode.uid,
+    gid: request.gid ?? inode.gid,
+    atime: request.atimeNow === true ? now : (request.atime ?? inode.atime),
+    mtime: request.mtimeNow === true ? now : (request.mtime ?? inode.mtime),
+    ctime: request.ctime ?? now,
+  };
+}
+
+/** S_ISGID without group execution is mandatory locking's mark, no privilege, and stays. */
+export function withoutPrivileges(mode: number): number {
+  const kept = mode & ~S_ISUID;
+  return (kept & S_IXGRP) !== 0 ? kept & ~S_ISGID : kept;
+}
+
+/** What hangs on mode and owner: the access ACL follows a chmod; file capabilities do not survive a new owner or size. */
+function applyTies(tx: Tx, before: Inode, after: Inode, request: Request): void {
+  if (after.mode !== before.mode && request.mode !== undefined && !isSymlink(after.mode)) {
+    const stored = tx.xattr(after.fid, ACL_ACCESS);
+    const acl = stored === undefined ? undefined : parseAcl(stored);
+    if (acl !== undefined) tx.putXattr(after.fid, ACL_ACCESS, encodeAcl(aclAfterChmod(acl, after.mode)));
+  }
+  const owned = request.uid !== undefined || request.gid !== undefined;
+  if (owned || request.sizeBytes !== undefined || request.killSuidgid === true) dropCapability(tx, after);
+}
+
+export function dropCapability(tx: Tx, inode: Inode): void {
+  if (tx.xattr(inode.fid, CAPABILITY) !== undefined) tx.removeXattr(inode.fid, CAPABILITY);
+}

@@ -1,0 +1,140 @@
+/**
+ * Call: one request of a client while it is executed. It is the context that handlers get, and it carries what must
+ * happen around the reply:
+ *
+ * - Server locks are given back only after the reply was sent: otherwise the next operation's reply could leave first,
+ *   and the client would apply the two in the wrong order (docs/LOCKING.md, "Order").
+ * - The reply goes to the connection on which the request was last sent.
+ * - A reply that changed or granted something is kept until the client says that it arrived.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { Transno, Xid } from '../base/ids.js';
+import type { Frame, Link, ServiceHooks } from '../rpc/api.js';
+import type { Executed, Tx } from '../storage/api.js';
+import { KIND } from '../wire/header.js';
+import type { Export } from './export.js';
+import type { Target } from './target.js';
+
+type SentReply = Parameters<NonNullable<ServiceHooks['onReply']>>[1];
+
+export class Call implements ServiceHooks {
+  readonly target: Target;
+  readonly export: Export;
+  readonly frame: Frame;
+  /** Changes something: a shutdown waits for it. */
+  readonly modifies: boolean;
+  /** Through which the request came first. */
+  readonly link: Link;
+  /** Through which it came again; its reply goes there too. */
+  resentLink: Link | undefined;
+  #keepReply: boolean;
+  #forgotten = false;
+  #started = false;
+  #releases: (() => void)[] = [];
+
+  constructor(target: Target, owner: Export, frame: Frame, link: Link, modifies: boolean) {
+    this.target = target;
+    this.export = owner;
+    this.frame = frame;
+    this.link = link;
+    this.modifies = modifies;
+    this.#keepReply = modifies;
+  }
+
+  get xid(): Xid {
+    return this.frame.header.xid;
+  }
+
+  /** Its handler runs now. Before that (bulks wait for room in memory) a resend finds nothing, and takes its place. */
+  started(): void {
+    this.#started = true;
+    this.export.calls.set(this.xid, this);
+    if (this.modifies) this.target.modifying += 1;
+  }
+
+  /** The reply grants something: it must reach the client even if the connection breaks now. */
+  keepReply(): void {
+    this.#keepReply = true;
+  }
+
+  /** As if the request had never come: when it is sent again it is executed anew. */
+  forget(): void {
+    this.#forgotten = true;
+    this.export.calls.delete(this.xid);
+  }
+
+  releaseAfterReply(release: () => void): void {
+    this.#releases.push(release);
+  }
+
+  /** @throws FsError ESHUTDOWN when the client was evicted while the request waited. */
+  assertLive(): void {
+    if (this.export.goneReason !== undefined) throw new FsError('ESHUTDOWN', this.export.goneReason);
+  }
+
+  /**
+   * Executes a change for this client, its record in the same transaction.
+   * @param reserve only for changes that free space.
+   */
+  execute<R>(run: (tx: Tx) => R, options?: { readonly reserve?: boolean }): Executed<R> {
+    this.assertLive();
+    return this.target.store.execute((tx) => {
+      const result = run(tx);
+      this.writeRecord(tx);
+      return result;
+    }, options);
+  }
+
+  /** For changes that are executed elsewhere (file data): the client record goes into their transaction. */
+  writeRecord(tx: Tx): void {
+    const owner = this.export;
+    if (owner.goneReason !== undefined) return;
+    owner.lastXid = Math.max(owner.lastXid, this.xid);
+    owner.lastTransno = tx.transno;
+    tx.putClient(owner.record());
+  }
+
+  // ServiceHooks.
+
+  lastCommitted(): Transno {
+    return this.target.store.lastCommitted;
+  }
+
+  onReply(frame: Frame, reply: SentReply): void {
+    const { header } = frame;
+    if (this.export.calls.get(header.xid) === this) this.export.calls.delete(header.xid);
+    this.export.casts.replied(header.xid);
+    if (this.#keepReply && !this.#forgotten && this.export.goneReason === undefined) {
+      this.export.replies.store(header.xid, {
+        opcode: header.opcode,
+        errno: reply.errno,
+        transno: reply.transno,
+        body: reply.body,
+      });
+    }
+    if (this.resentLink !== undefined && !this.#forgotten) {
+      this.resentLink.send(
+        {
+          kind: KIND.reply,
+          opcode: header.opcode,
+          errno: reply.errno,
+          xid: header.xid,
+          ackXidOrCommitted: this.lastCommitted(),
+          transno: reply.transno,
+        },
+        reply.body,
+        reply.bulk,
+      );
+    }
+    // The reply is sent in this turn, right after this returns.
+    if (this.#releases.length > 0) queueMicrotask(() => this.finish());
+    if (this.#started && this.modifies) this.target.modifyingEnded();
+  }
+
+  finish(): void {
+    const releases = this.#releases;
+    this.#releases = [];
+    for (const release of releases) release();
+  }
+}

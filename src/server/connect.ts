@@ -1,0 +1,187 @@
+/**
+ * CONNECT: who the peer is, what the server still has of it, and what both speak.
+ *
+ * | the server has            | the client was here before | outcome |
+ * |---------------------------|----------------------------|---------|
+ * | its export                | in this instance           | resumed |
+ * | its export                | never (its first CONNECT's reply was lost) | new |
+ * | its export, recovered     | in the instance it recovered from (the end of it was lost) | recover |
+ * | its record, window open   | in an earlier instance     | recover |
+ * | nothing                   | never                      | new     |
+ * | nothing                   | in whatever instance       | evicted |
+ * | not active                | whenever                   | wait    |
+ */
+
+import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
+import { Requester } from '../rpc/requester.js';
+import type { ClientRecord } from '../storage/api.js';
+import { type Negotiated, negotiate, ownAbilities } from '../wire/negotiate.js';
+import { type ConnectReply, type ConnectRequest, FEATURE } from '../wire/session.js';
+import { evict, goodbye } from './eviction.js';
+import { Export } from './export.js';
+import type { Host } from './host.js';
+import type { Session } from './session.js';
+import type { Target } from './target.js';
+
+const log = logger('server:connect');
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+type Agreed = Extract<Negotiated, { readonly agreed: true }>;
+type Verdict = Pick<ConnectReply, 'outcome' | 'reason'>;
+
+/**
+ * @throws FsError EPROTO (no common protocol, no UUID), ENODEV (another target), EAGAIN (an older connection's CONNECT).
+ */
+export function connect(host: Host, session: Session, request: ConnectRequest): ConnectReply {
+  const agreed = negotiate(request, ownAbilities(host.settings.softwareVersion));
+  if (!agreed.agreed) throw new FsError('EPROTO', agreed.refusal);
+  if (session.role === 'client') throw new FsError('EPROTO', 'this connection is connected already');
+  session.link.connCount = request.connCount;
+  session.link.protocol = agreed.protocol;
+  if (request.role === 'admin') {
+    session.role = 'admin';
+    return { ...common(host, agreed), outcome: 'new' };
+  }
+  if (!UUID.test(request.uuid)) throw new FsError('EPROTO', 'a client needs a UUID');
+  const { target } = host;
+  if (target === undefined) return { ...common(host, agreed), outcome: 'wait', reason: notActive(host) };
+  const { superblock } = target.store;
+  if (request.targetUuid !== undefined && request.targetUuid !== superblock.targetUuid) {
+    throw new FsError(
+      'ENODEV',
+      `this is target ${superblock.label} (${superblock.targetUuid}), not the one meant`,
+    );
+  }
+  const verdict = admit(host, target, session, request, agreed);
+  log('%s %s from %s: %s', request.name, request.uuid, session.link.peer, verdict.outcome);
+  const owner = session.export;
+  if (owner === undefined) return { ...common(host, agreed), ...verdict };
+  const fresh = verdict.outcome !== 'resumed';
+  const granted = fresh && (owner.features & FEATURE.grants) !== 0 ? target.grants.refill(owner) : 0;
+  return {
+    ...common(host, agreed),
+    ...verdict,
+    fids: fresh ? target.allocateFids() : undefined,
+    grantBytes: granted,
+  };
+}
+
+function common(host: Host, agreed: Agreed): Omit<ConnectReply, 'outcome'> {
+  const superblock = host.target?.store.superblock;
+  return {
+    protocol: agreed.protocol,
+    features: agreed.features,
+    softwareVersion: host.settings.softwareVersion,
+    label: superblock?.label,
+    targetUuid: superblock?.targetUuid,
+    targetIndex: superblock?.targetIndex,
+    instance: superblock?.instance,
+    pingIntervalMs: host.settings.pingIntervalMs,
+    lockTimeoutMs: host.settings.lockTimeoutMs,
+  };
+}
+
+function notActive(host: Host): string {
+  switch (host.state) {
+    case 'standby':
+      return 'not active yet: this server is the standby';
+    case 'starting':
+      return 'not active yet: the server is starting';
+    default:
+      return 'the server is shutting down';
+  }
+}
+
+/** Finds or makes the export and ties the session to it, or says why not. */
+function admit(
+  host: Host,
+  target: Target,
+  session: Session,
+  request: ConnectRequest,
+  agreed: Agreed,
+): Verdict {
+  const { instance } = target.store.superblock;
+  const existing = target.exports.get(request.uuid);
+  const here = request.previousInstance === instance;
+  if (existing !== undefined && request.connCount <= existing.connCount) {
+    throw new FsError('EAGAIN', `a later connection of this client (${existing.connCount}) is there`);
+  }
+  const open = host.state === 'active' || host.state === 'recovering';
+  // A client that lost its connection in the middle of the drain must be able to finish it.
+  if (!open && !(host.state === 'draining' && existing !== undefined && here)) {
+    return { outcome: 'wait', reason: notActive(host) };
+  }
+  if (target.leaving.has(request.uuid)) {
+    return { outcome: 'wait', reason: 'what is left of this client is being cleaned up' };
+  }
+  if (existing !== undefined) {
+    if (here) return attached(session, existing, request, agreed, 'resumed');
+    if (request.previousInstance !== undefined && request.previousInstance === existing.recoveredFrom) {
+      // The end of its recovery did not reach it. Replays are idempotent, but waiting flocks would wait twice.
+      if (host.recovery?.isOpen === true) target.locks.dropClient(existing.uuid);
+      return attached(session, existing, request, agreed, 'recover');
+    }
+    if (request.previousInstance === undefined) goodbye(target, existing);
+    else evict(target, existing, 'it came back as a client of an earlier instance after its recovery');
+  }
+  if (request.previousInstance === undefined) {
+    const owner = newExport(target, request);
+    target.store.execute((tx) => tx.putClient(owner.record()), { reserve: true });
+    return attached(session, owner, request, agreed, 'new');
+  }
+  const record = here ? undefined : host.recovery?.known(request.uuid);
+  if (record === undefined) {
+    const reason = target.exports.evictionReason(request.uuid);
+    return { outcome: 'evicted', reason: reason ?? 'the server knows nothing of this client any more' };
+  }
+  return recover(host, target, session, request, agreed, record);
+}
+
+function recover(
+  host: Host,
+  target: Target,
+  session: Session,
+  request: ConnectRequest,
+  agreed: Agreed,
+  record: ClientRecord,
+): Verdict {
+  const owner = newExport(target, request);
+  owner.lastTransno = record.lastTransno;
+  owner.lastXid = record.lastXid;
+  if (request.hasMoreThanOpens === true) {
+    // A drained client has nothing else; of what an undrained one has, only a full replay could tell what took effect.
+    const reason = 'it has operations to replay that were not completed before the server stopped';
+    evict(target, owner, reason);
+    return { outcome: 'evicted', reason };
+  }
+  owner.recovering = true;
+  owner.recoveredFrom = request.previousInstance;
+  host.recovery?.came(request.uuid);
+  return attached(session, owner, request, agreed, 'recover');
+}
+
+function newExport(target: Target, request: ConnectRequest): Export {
+  const owner = new Export(request, new Requester(), target.runtime.clock.nowMs());
+  target.exports.add(owner);
+  return owner;
+}
+
+function attached(
+  session: Session,
+  owner: Export,
+  request: ConnectRequest,
+  agreed: Agreed,
+  outcome: 'new' | 'resumed' | 'recover',
+): Verdict {
+  const previous = owner.link;
+  owner.link = undefined;
+  previous?.destroy(new FsError('ECANCELED', 'replaced by a later connection'));
+  owner.connCount = request.connCount;
+  owner.features = agreed.features;
+  owner.name = request.name;
+  owner.softwareVersion = request.softwareVersion;
+  session.attach(owner);
+  return { outcome };
+}

@@ -1,0 +1,204 @@
+/**
+ * READ, WRITE, SYNC, FALLOCATE, SEEK, COPY_RANGE.
+ *
+ * READ and WRITE wait for no lock: the client holds a data lock, and a client that gives one back must get its flush
+ * through whatever else is waiting here (docs/LOCKING.md, "Who waits for whom").
+ */
+
+import { FsError } from '../base/errno.js';
+import { andThen, type MaybePromise } from '../base/maybe_promise.js';
+import type { Incoming, Outcome } from '../rpc/api.js';
+import type { Executed, Inode, Within } from '../storage/api.js';
+import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../wire/data.js';
+import { BULK_MAX } from '../wire/header.js';
+import { BIT_ATTR } from '../wire/lock.js';
+import type { ReplyOf, RequestOf } from '../wire/operation.js';
+import { dropCapability } from './attr_handlers.js';
+import type { Call } from './call.js';
+import { noteWrite } from './eviction.js';
+import { checkSize } from './file_size.js';
+import { type Answered, answered, dataLock, inodeLock, locked } from './locked.js';
+import { needRegular } from './look.js';
+import { truncationLocks } from './open_handlers.js';
+import { blocksBytes } from './space_grants.js';
+
+export function read(
+  call: Call,
+  request: RequestOf<typeof Read>,
+  incoming: Incoming<ReplyOf<typeof Read>>,
+): Answered<ReplyOf<typeof Read>> {
+  const { store } = call.target;
+  const { fid, offset, length } = request;
+  needRegular(store, fid);
+  if (length > BULK_MAX) throw new FsError('EINVAL', `${length} bytes do not fit a reply`);
+  const outcome = (bulk: readonly Uint8Array[]): Outcome<ReplyOf<typeof Read>> => {
+    return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk };
+  };
+  return answered(incoming, andThen(store.data.read(fid, offset, length), outcome));
+}
+
+export function write(
+  call: Call,
+  request: RequestOf<typeof Write>,
+  incoming: Incoming<ReplyOf<typeof Write>>,
+): Answered<ReplyOf<typeof Write>> {
+  const { target, export: owner } = call;
+  const { fid, offset, mtime } = request;
+  const data = incoming.bulk;
+  needRegular(target.store, fid);
+  checkSize(offset + data.length);
+  const paid = target.grants.spend(owner, request.grantUsed);
+  const unpaid = blocksBytes(offset, data.length) - paid;
+  noteWrite(target, owner, fid);
+  const execute = (): MaybePromise<Executed<Inode>> =>
+    target.store.data.write(fid, offset, data, mtime, (tx, inode) => {
+      dropCapability(tx, inode);
+      call.writeRecord(tx);
+    });
+  const outcome = ({ result, transno }: Executed<Inode>): Outcome<ReplyOf<typeof Write>> => {
+    return { reply: { blocks: result.blocks, grantBytes: target.grants.refill(owner) }, transno };
+  };
+  return answered(
+    incoming,
+    andThen(
+      inFlight(call, () => withSpace(call, unpaid, execute)),
+      outcome,
+    ),
+  );
+}
+
+/** Counts it, so that an eviction waits for what the store already works on. */
+function inFlight<T>(call: Call, run: () => MaybePromise<T>): MaybePromise<T> {
+  const { export: owner } = call;
+  const running = run();
+  if (!(running instanceof Promise)) return running;
+  owner.writesInFlight += 1;
+  return running.finally(() => {
+    owner.writesInFlight -= 1;
+    if (owner.writesInFlight > 0) return;
+    const idle = owner.writesIdle;
+    owner.writesIdle = undefined;
+    idle?.();
+  });
+}
+
+/** @param unpaid bytes beyond the client's grant, which must not eat up what was promised to others. */
+function withSpace<T>(call: Call, unpaid: number, run: () => MaybePromise<T>): MaybePromise<T> {
+  const { target } = call;
+  if (unpaid <= 0 || target.grants.fitsUnpromised(unpaid)) return run();
+  return afterFreeing(call, unpaid, run);
+}
+
+/** Blocks that were freed become free with the next commit. */
+async function afterFreeing<T>(call: Call, unpaid: number, run: () => MaybePromise<T>): Promise<T> {
+  const { target } = call;
+  await target.store.sync();
+  call.assertLive();
+  if (!target.grants.fitsUnpromised(unpaid)) throw new FsError('ENOSPC', 'the rest is promised to clients');
+  return await run();
+}
+
+export async function sync(
+  call: Call,
+  _request: RequestOf<typeof Sync>,
+  incoming: Incoming<ReplyOf<typeof Sync>>,
+): Promise<undefined> {
+  await call.target.store.sync();
+  incoming.answer({ reply: {} });
+  return undefined;
+}
+
+const KEEP_SIZE = 1;
+const PUNCH_HOLE = 2;
+const ZERO_RANGE = 16;
+
+export function fallocate(
+  call: Call,
+  request: RequestOf<typeof Fallocate>,
+  incoming: Incoming<ReplyOf<typeof Fallocate>>,
+): Answered<ReplyOf<typeof Fallocate>> {
+  const { store, runtime } = call.target;
+  const { fid, mode, offset, length } = request;
+  const keepSize = (mode & KEEP_SIZE) !== 0;
+  const kind = mode & ~KEEP_SIZE;
+  if (kind !== 0 && kind !== PUNCH_HOLE && kind !== ZERO_RANGE)
+    throw new FsError('EOPNOTSUPP', `mode ${mode}`);
+  if (kind === PUNCH_HOLE && !keepSize) throw new FsError('EOPNOTSUPP', 'punch hole needs keep size');
+  if (length === 0) throw new FsError('EINVAL', 'nothing to allocate');
+  checkSize(offset + length);
+  return locked(
+    call,
+    incoming,
+    () => {
+      needRegular(store, fid);
+      return truncationLocks(fid);
+    },
+    () => {
+      const now = runtime.clock.wall();
+      const within: Within = (tx, inode) => {
+        dropCapability(tx, inode);
+        call.writeRecord(tx);
+      };
+      const change = (): MaybePromise<Executed<Inode>> => {
+        if (kind === 0) return store.data.allocate(fid, offset, length, keepSize, now, within);
+        const how = kind === PUNCH_HOLE ? 'punch' : 'zero';
+        return store.data.clear(fid, offset, length, how, keepSize, now, within);
+      };
+      // Only an upper bound: what is allocated already is not allocated again. The store knows, and says ENOSPC.
+      const needed = kind === 0 ? 0 : Math.min(blocksBytes(offset, length), 2 * blocksBytes(0, 1));
+      return andThen(
+        inFlight(call, () => withSpace(call, kind === PUNCH_HOLE ? 0 : needed, change)),
+        ({ result, transno }) => ({ reply: { attr: result }, transno }),
+      );
+    },
+  );
+}
+
+export function seek(call: Call, request: RequestOf<typeof Seek>): Outcome<ReplyOf<typeof Seek>> {
+  const { store } = call.target;
+  needRegular(store, request.fid);
+  const offset = store.data.seek(request.fid, request.offset, request.what);
+  if (offset === undefined) throw new FsError('ENXIO', 'past the end');
+  return { reply: { offset } };
+}
+
+/** At once; copy_file_range(2) may copy less than it was asked to. Locks are not held for longer than this takes. */
+const COPY_BYTES_MAX = 64 << 20;
+
+export function copyRange(
+  call: Call,
+  request: RequestOf<typeof CopyRange>,
+  incoming: Incoming<ReplyOf<typeof CopyRange>>,
+): Answered<ReplyOf<typeof CopyRange>> {
+  const { store, runtime } = call.target;
+  const { fromFid, fromOffset, toFid, toOffset } = request;
+  const length = Math.min(request.length, COPY_BYTES_MAX);
+  if (fromFid === toFid && fromOffset < toOffset + request.length && toOffset < fromOffset + request.length) {
+    throw new FsError('EINVAL', 'the ranges overlap');
+  }
+  checkSize(toOffset + length);
+  return locked(
+    call,
+    incoming,
+    () => {
+      needRegular(store, fromFid);
+      needRegular(store, toFid);
+      const source = fromFid === toFid ? [] : [dataLock(fromFid, 'PR')];
+      return [inodeLock(toFid, 'EX', BIT_ATTR), dataLock(toFid, 'EX'), ...source];
+    },
+    () => {
+      const now = runtime.clock.wall();
+      const left = Math.max(0, needRegular(store, fromFid).sizeBytes - fromOffset);
+      const needed = blocksBytes(toOffset, Math.min(left, length));
+      const copy = (): ReturnType<typeof store.data.copy> =>
+        store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, (tx, inode) => {
+          dropCapability(tx, inode);
+          call.writeRecord(tx);
+        });
+      return andThen(
+        inFlight(call, () => withSpace(call, needed, copy)),
+        ({ result, transno, copied }) => ({ reply: { copied, attr: result }, transno }),
+      );
+    },
+  );
+}

@@ -1,0 +1,107 @@
+/**
+ * Export: what the server has of one client. It outlives connections, not the server: across restarts only the
+ * ClientRecord in the store remains.
+ *
+ * Invariants:
+ * - At most one link at a time; frames of any other are dropped.
+ * - Once goneReason is set (evicted, or said goodbye) nothing is executed for it any more, and it is in no table.
+ */
+
+import type { ClientUuid, Fh, Fid, LockHandle, Transno, Xid } from '../base/ids.js';
+import type { Frame, Link, RequesterApi } from '../rpc/api.js';
+import type { Timer } from '../runtime/ports.js';
+import type { ClientRecord } from '../storage/api.js';
+import type { Call } from './call.js';
+import { ReplyData } from './reply_data.js';
+import { UnconfirmedCasts } from './unconfirmed_casts.js';
+
+export interface OpenHandle {
+  readonly fid: Fid;
+  readonly flags: number;
+}
+
+export interface ExportIdentity {
+  readonly uuid: ClientUuid;
+  readonly name: string;
+  readonly softwareVersion: string;
+}
+
+/** What the client last said of its drain. */
+export interface DrainProgressReport {
+  readonly dirtyBytes: number;
+  readonly rpcsInFlight: number;
+  readonly locks: number;
+}
+
+export class Export {
+  readonly uuid: ClientUuid;
+  name: string;
+  softwareVersion: string;
+  /** Requests from the server to this client (glimpses) and notices. */
+  readonly requester: RequesterApi;
+
+  link: Link | undefined;
+  connCount = 0;
+  /** Of the connection; aborted when it is gone. */
+  connected = new AbortController();
+  features = 0;
+  lastHeardMs: number;
+  /** Set while there is no link. */
+  disconnectedAtMs: number | undefined;
+
+  /** It must replay its opens before anything new of it is executed; shown until the window ends. */
+  recovering = false;
+  /** The instance it recovered from. It may say so once more: the end of its recovery may not have reached it. */
+  recoveredFrom: number | undefined;
+  goneReason: string | undefined;
+
+  /** Changed by OpenTable only. */
+  readonly opens = new Map<Fh, OpenHandle>();
+  readonly replies = new ReplyData();
+  readonly casts = new UnconfirmedCasts();
+  /** Requests being executed. */
+  readonly calls = new Map<Xid, Call>();
+  /** Requests that wait for the recovery window to end, or for the server that comes after this one. */
+  held: Frame[] = [];
+  heldBytes = 0;
+  heldPause = false;
+  /** Its handles of the active server lock: not drained while there is one. */
+  readonly activeLocks = new Set<LockHandle>();
+  /** BASTs that it is late to answer but shows progress on. */
+  readonly prolonged = new Map<LockHandle, Timer>();
+  /** Data locks it was asked to give back. */
+  readonly calledBack = new Map<LockHandle, Fid>();
+  /** When its last WRITE to each of those files came: it is flushing. See eviction.ts. */
+  readonly lastWriteMs = new Map<Fid, number>();
+  writesInFlight = 0;
+  writesIdle: (() => void) | undefined;
+
+  /** Changed by SpaceGrants only. */
+  grantBytes = 0;
+  lastTransno = 0 as Transno;
+  lastXid = 0;
+  progress: DrainProgressReport | undefined;
+
+  constructor(identity: ExportIdentity, requester: RequesterApi, nowMs: number) {
+    this.uuid = identity.uuid;
+    this.name = identity.name;
+    this.softwareVersion = identity.softwareVersion;
+    this.requester = requester;
+    this.lastHeardMs = nowMs;
+  }
+
+  record(): ClientRecord {
+    return {
+      uuid: this.uuid,
+      name: this.name,
+      softwareVersion: this.softwareVersion,
+      lastTransno: this.lastTransno,
+      lastXid: this.lastXid,
+    };
+  }
+
+  /** For messages: name and the start of the UUID. */
+  get label(): string {
+    return `${this.name} (${this.uuid.slice(0, 8)})`;
+  }
+}

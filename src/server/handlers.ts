@@ -1,0 +1,92 @@
+/** Which function handles which operation. */
+
+import type { Handler } from '../rpc/api.js';
+import type { Service } from '../rpc/service.js';
+import { DrainProgress } from '../wire/admin.js';
+import { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../wire/data.js';
+import { Cancel, Enqueue, TestFlock, Unflock } from '../wire/lock.js';
+import {
+  Close,
+  Create,
+  Getattr,
+  Getxattr,
+  Link,
+  Listxattr,
+  Lookup,
+  Open,
+  Readdir,
+  Readlink,
+  Removexattr,
+  Rename,
+  Setattr,
+  Setxattr,
+  Statfs,
+  Unlink,
+} from '../wire/meta.js';
+import type { Operation } from '../wire/operation.js';
+import { Disconnect, GetFids, Ping, RecoveryDone, ReplayOpens } from '../wire/session.js';
+import { setattr } from './attr_handlers.js';
+import type { Call } from './call.js';
+import { create } from './create_handlers.js';
+import { copyRange, fallocate, read, seek, sync, write } from './data_handlers.js';
+import type { Host } from './host.js';
+import { cancel, enqueue, testFlock, unflock } from './lock_handlers.js';
+import { getattr, lookup, readdir, readlink, statfs } from './lookup_handlers.js';
+import { close, open } from './open_handlers.js';
+import { rename } from './rename_handler.js';
+import { disconnect, getFids, ping, recoveryDone, replayOpens } from './session_handlers.js';
+import { link, unlink } from './unlink_handlers.js';
+import { getxattr, listxattr, removexattr, setxattr } from './xattr_handlers.js';
+
+/** @returns the opcodes of operations that change something. */
+export function registerHandlers(service: Service<Call>, host: Host): ReadonlySet<number> {
+  const modifying = new Set<number>();
+  const on = <Q, R>(operation: Operation<Q, R>, handler: Handler<Call, Q, R>): void => {
+    if (operation.modifies) modifying.add(operation.opcode);
+    service.on(operation, (call, request, incoming) => {
+      call.started();
+      return handler(call, request, incoming);
+    });
+  };
+  on(Ping, ping);
+  on(Disconnect, disconnect);
+  on(GetFids, getFids);
+  on(ReplayOpens, replayOpens);
+  on(RecoveryDone, (call, _request, incoming) => recoveryDone(call, host.recovery, incoming));
+
+  on(Enqueue, enqueue);
+  on(Cancel, cancel);
+  on(TestFlock, testFlock);
+  on(Unflock, unflock);
+
+  on(Lookup, lookup);
+  on(Getattr, getattr);
+  on(Setattr, setattr);
+  on(Readlink, readlink);
+  on(Create, create);
+  on(Open, open);
+  on(Close, close);
+  on(Unlink, unlink);
+  on(Rename, rename);
+  on(Link, link);
+  on(Readdir, readdir);
+  on(Getxattr, getxattr);
+  on(Setxattr, setxattr);
+  on(Listxattr, listxattr);
+  on(Removexattr, removexattr);
+  on(Statfs, statfs);
+
+  on(Read, read);
+  on(Write, write);
+  on(Sync, sync);
+  on(Fallocate, fallocate);
+  on(Seek, seek);
+  on(CopyRange, copyRange);
+
+  // A notice: it has no xid of its own, so it is not entered among the calls.
+  service.on(DrainProgress, (call, progress) => {
+    call.export.progress = progress;
+    return undefined;
+  });
+  return modifying;
+}

@@ -1,0 +1,27 @@
+/** The server as its parts see it: state that outlives a target, and the target once there is one. */
+
+import type { Runtime } from '../runtime/ports.js';
+import type { ServerStateName } from '../wire/admin.js';
+import type { RecoveryWindow } from './recovery_window.js';
+import type { Target } from './target.js';
+
+export interface ServerSettings {
+  /** Of the running program; stands in its package.json and nowhere else. */
+  readonly softwareVersion: string;
+  readonly forceStart: boolean;
+  readonly drainTimeoutMs: number;
+  readonly lockTimeoutMs: number;
+  readonly recoverySoftMs: number;
+  readonly recoveryHardMs: number;
+  readonly pingIntervalMs: number;
+  readonly disconnectedMs: number;
+  readonly pid: number | undefined;
+}
+
+export interface Host {
+  readonly runtime: Runtime;
+  readonly settings: ServerSettings;
+  readonly state: ServerStateName;
+  readonly target: Target | undefined;
+  readonly recovery: RecoveryWindow | undefined;
+}

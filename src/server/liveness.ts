@@ -1,0 +1,55 @@
+/**
+ * Who is still there: one sweep a second over all connections and exports, cheap however many are idle.
+ *
+ * - A connection that does not say CONNECT is closed. (One that did and falls silent is closed by its pinger: its
+ *   client, if it lives, connects again and resumes.)
+ * - A client without a connection is evicted after disconnectedMs; earlier if somebody needs a lock it holds (lock
+ *   timeout), for it cannot answer a BAST.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { Timer } from '../runtime/ports.js';
+import { evict } from './eviction.js';
+import type { Host } from './host.js';
+import type { Session } from './session.js';
+
+const SWEEP_MS = 1000;
+const CONNECT_WITHIN_MS = 10_000;
+
+export class Liveness {
+  readonly #host: Host;
+  readonly #sessions: ReadonlySet<Session>;
+  #timer: Timer | undefined;
+
+  constructor(host: Host, sessions: ReadonlySet<Session>) {
+    this.#host = host;
+    this.#sessions = sessions;
+    this.#arm();
+  }
+
+  stop(): void {
+    this.#timer?.cancel();
+  }
+
+  #arm(): void {
+    this.#timer = this.#host.runtime.timers.after(SWEEP_MS, () => this.#sweep(), true);
+  }
+
+  #sweep(): void {
+    this.#arm();
+    const now = this.#host.runtime.clock.nowMs();
+    for (const session of this.#sessions) {
+      if (session.role === 'none' && now - session.sinceMs > CONNECT_WITHIN_MS) {
+        session.link.destroy(new FsError('ETIMEDOUT', `it did not connect within ${CONNECT_WITHIN_MS} ms`));
+      }
+    }
+    const { target } = this.#host;
+    if (target === undefined) return;
+    const { disconnectedMs } = target.options;
+    for (const owner of [...target.exports]) {
+      const since = owner.disconnectedAtMs;
+      if (since === undefined || now - since <= disconnectedMs) continue;
+      evict(target, owner, `it had no connection for ${disconnectedMs} ms`);
+    }
+  }
+}

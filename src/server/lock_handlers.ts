@@ -1,0 +1,112 @@
+/** ENQUEUE, CANCEL and the application locks (flock, fcntl, OFD). */
+
+import { FsError } from '../base/errno.js';
+import type { Fid, LockHandle } from '../base/ids.js';
+import { isPromise } from '../base/maybe_promise.js';
+import type { LockSpec } from '../dlm/api.js';
+import type { Incoming, Outcome } from '../rpc/api.js';
+import {
+  BIT_ATTR,
+  BIT_UPDATE,
+  type Cancel,
+  type Enqueue,
+  type TestFlock,
+  type Unflock,
+} from '../wire/lock.js';
+import type { ReplyOf, RequestOf } from '../wire/operation.js';
+import type { Call } from './call.js';
+import { noteCancelled } from './eviction.js';
+import type { Answered } from './locked.js';
+import { needInode } from './look.js';
+
+type Request = RequestOf<typeof Enqueue>;
+type Reply = ReplyOf<typeof Enqueue>;
+
+export function enqueue(call: Call, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
+  // Lost with its reply, a grant could never be given back.
+  call.keepReply();
+  if (request.type === 'flock') return flock(call, request);
+  const spec = specOf(request);
+  if (spec.type !== 'active') needInode(call.target.store, spec.fid as Fid);
+  const owner = call.export;
+  const handle = call.target.locks.enqueue(owner.uuid, spec, owner.connected.signal);
+  if (!isPromise(handle)) return granted(call, spec, handle);
+  // When the connection breaks the client asks again, and waits its turn from there.
+  const gaveUp = (): void => call.forget();
+  owner.connected.signal.addEventListener('abort', gaveUp, { once: true });
+  return handle
+    .finally(() => owner.connected.signal.removeEventListener('abort', gaveUp))
+    .then((late) => {
+      incoming.answer(granted(call, spec, late));
+      return undefined;
+    });
+}
+
+function specOf(request: Request): LockSpec {
+  const { type, mode } = request;
+  if (type === 'active') {
+    if (mode !== 'PR') throw new FsError('EINVAL', `a client holds the active lock PR, not ${mode}`);
+    return { type, fid: 0, mode, bits: 0 };
+  }
+  if (request.fid === undefined) throw new FsError('EPROTO', 'a lock on nothing');
+  if (type === 'inode') {
+    const bits = request.bits ?? 0;
+    if (mode !== 'PR' || bits === 0 || (bits & ~(BIT_UPDATE | BIT_ATTR)) !== 0) {
+      throw new FsError('EINVAL', `a client does not hold inode locks ${mode} on bits ${bits}`);
+    }
+    return { type, fid: request.fid, mode, bits };
+  }
+  if (type !== 'data' || (mode !== 'PR' && mode !== 'PW')) {
+    throw new FsError('EINVAL', `a client does not hold ${type} locks ${mode}`);
+  }
+  return { type, fid: request.fid, mode, bits: 0 };
+}
+
+function granted(call: Call, spec: LockSpec, handle: LockHandle): Outcome<Reply> {
+  const { export: owner, target } = call;
+  if (spec.type === 'active') {
+    owner.activeLocks.add(handle);
+    return { reply: { handle, granted: true } };
+  }
+  const attr = target.store.inode(spec.fid as Fid);
+  if (attr === undefined) {
+    target.locks.cancel(owner.uuid, [handle]);
+    throw new FsError('ESTALE', `inode ${spec.fid} went away while its lock was waited for`);
+  }
+  return { reply: { handle, granted: true, attr } };
+}
+
+/** Answered at once; a lock that waits is told of by CAST. */
+function flock(call: Call, request: Request): Outcome<Reply> {
+  const { fid, flock: range } = request;
+  if (fid === undefined || range === undefined) throw new FsError('EPROTO', 'a flock of nothing');
+  needInode(call.target.store, fid);
+  const grant = call.target.locks.flock(
+    call.export.uuid,
+    fid,
+    range,
+    request.wait === true,
+    request.sequence,
+  );
+  return { reply: { handle: grant.handle, granted: grant.granted, sequence: grant.sequence } };
+}
+
+export function cancel(call: Call, request: RequestOf<typeof Cancel>): Outcome<ReplyOf<typeof Cancel>> {
+  const { export: owner, target } = call;
+  for (const handle of request.handles) noteCancelled(owner, handle);
+  target.locks.cancel(owner.uuid, request.handles);
+  target.clientCancelled(owner);
+  return { reply: {} };
+}
+
+export function testFlock(
+  call: Call,
+  request: RequestOf<typeof TestFlock>,
+): Outcome<ReplyOf<typeof TestFlock>> {
+  return { reply: { conflict: call.target.locks.testFlock(call.export.uuid, request.fid, request.flock) } };
+}
+
+export function unflock(call: Call, request: RequestOf<typeof Unflock>): Outcome<ReplyOf<typeof Unflock>> {
+  call.target.locks.unflock(call.export.uuid, request.fid, request.flock);
+  return { reply: {} };
+}

@@ -1,0 +1,91 @@
+/** OPEN and CLOSE. Handles are kept for each client; the last CLOSE of an inode without a name destroys it. */
+
+import { isDir, isRegular, O_TRUNC, opensForWrite } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
+import type { Fh, Fid } from '../base/ids.js';
+import { andThen, type MaybePromise } from '../base/maybe_promise.js';
+import type { LockSpec } from '../dlm/api.js';
+import type { Incoming, Outcome } from '../rpc/api.js';
+import type { Inode } from '../storage/api.js';
+import { BIT_ATTR, type GrantMessage } from '../wire/lock.js';
+import type { Close, Open } from '../wire/meta.js';
+import type { ReplyOf, RequestOf } from '../wire/operation.js';
+import type { Call } from './call.js';
+import { type Answered, dataLock, inodeLock, locked } from './locked.js';
+import { needInode } from './look.js';
+import { deadAmong, destroyAll } from './orphans.js';
+import { attrBits, grantData, grantInode } from './wants.js';
+
+export interface OpenInode {
+  readonly fid: Fid;
+  readonly fh: Fh;
+  readonly flags: number;
+  readonly want: number;
+}
+
+export function truncationLocks(fid: Fid): readonly LockSpec[] {
+  return [inodeLock(fid, 'EX', BIT_ATTR), dataLock(fid, 'EX')];
+}
+
+export function open(
+  call: Call,
+  request: RequestOf<typeof Open>,
+  incoming: Incoming<ReplyOf<typeof Open>>,
+): Answered<ReplyOf<typeof Open>> {
+  const { store } = call.target;
+  return locked(
+    call,
+    incoming,
+    () => {
+      const { mode } = needInode(store, request.fid);
+      const truncates = isRegular(mode) && (request.flags & O_TRUNC) !== 0;
+      return truncates ? truncationLocks(request.fid) : [inodeLock(request.fid, 'PR', attrBits(mode))];
+    },
+    () =>
+      openInode(call, request, (attr, locks) => {
+        return { attr, locks };
+      }),
+  );
+}
+
+/**
+ * Opens an inode under the locks that its truncation needs if flags ask for one.
+ * Its size is exact only when a data lock was granted: nobody is asked for it (fstat asks).
+ * @throws FsError EISDIR when a directory is to be written.
+ */
+export function openInode<R>(
+  call: Call,
+  request: OpenInode,
+  reply: (inode: Inode, locks: GrantMessage[]) => R,
+): MaybePromise<Outcome<R>> {
+  const { target } = call;
+  const { fid, fh, flags, want } = request;
+  const inode = needInode(target.store, fid);
+  if (isDir(inode.mode) && (opensForWrite(flags) || (flags & O_TRUNC) !== 0)) throw new FsError('EISDIR');
+  const opened = (): Outcome<R> => {
+    const locks: GrantMessage[] = [];
+    const now = needInode(target.store, fid);
+    target.opens.add(call.export, fh, fid, flags);
+    grantData(call, want, now, locks);
+    grantInode(call, want, now, locks);
+    return { reply: reply(now, locks) };
+  };
+  if (!isRegular(inode.mode) || (flags & O_TRUNC) === 0) return opened();
+  const truncated = target.store.data.truncate(fid, 0, target.runtime.clock.wall(), (tx) =>
+    call.writeRecord(tx),
+  );
+  return andThen(truncated, ({ transno }) => ({ ...opened(), transno }));
+}
+
+export function close(call: Call, request: RequestOf<typeof Close>): Outcome<ReplyOf<typeof Close>> {
+  const { target } = call;
+  const unused: Fid[] = [];
+  for (const fh of request.fhs) {
+    const fid = target.opens.remove(call.export, fh);
+    if (fid !== undefined) unused.push(fid);
+  }
+  const dead = deadAmong(target, unused);
+  if (dead.length === 0) return { reply: {} };
+  const { transno } = call.execute((tx) => destroyAll(tx, dead), { reserve: true });
+  return { reply: {}, transno };
+}

@@ -1,0 +1,405 @@
+/**
+ * The server of one target: standby -> starting -> recovering -> active -> draining -> committing -> stopped.
+ *
+ * It owns the listener, the sessions and, from activate() on, the store. A standby listens already and answers CONNECT
+ * with "wait"; activate() hands it the target. Nothing on the devices changes before the version gate said yes.
+ */
+
+import { ByteBudget } from '../base/budget.js';
+import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
+import { LockServer } from '../dlm/lock_server.js';
+import { FrameLink } from '../rpc/link.js';
+import { Service } from '../rpc/service.js';
+import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
+import type { ClientRecord, TargetStore } from '../storage/api.js';
+import { Evict, type ServerStateName, Shutdown, Status, type StatusReply } from '../wire/admin.js';
+import { Bast, Cast } from '../wire/lock.js';
+import { Connect } from '../wire/session.js';
+import { Admission } from './admission.js';
+import type { Call } from './call.js';
+import { connect } from './connect.js';
+import { evict, forgetPrevious, lockExpired, noteCalledBack } from './eviction.js';
+import { registerHandlers } from './handlers.js';
+import type { Host, ServerSettings } from './host.js';
+import { Liveness } from './liveness.js';
+import { sweepOrphans } from './orphans.js';
+import { RecoveryWindow } from './recovery_window.js';
+import { Session, type SessionServices } from './session.js';
+import { ControlledShutdown } from './shutdown.js';
+import { statusOf } from './status.js';
+import { Target } from './target.js';
+import { decideStart } from './version_gate.js';
+
+const log = logger('server');
+
+/** Of all bulks that are being written at one time. */
+const BULK_BYTES_MAX = 256 << 20;
+/** A client that does not take its replies is not read from: what it asks for would only pile up here. */
+const OUTPUT_PAUSE_BYTES = 16 << 20;
+/** Handles of each instance are its own: a CANCEL of an earlier instance must not name a lock of this one. */
+const HANDLES_PER_INSTANCE = 2 ** 36;
+const INSTANCES = 2 ** 16;
+
+export interface ServerOptions {
+  readonly listen: Address;
+  readonly softwareVersion: string;
+  readonly forceStart?: boolean | undefined;
+  /** A client that is not drained after this is evicted. Default 30 s. */
+  readonly drainTimeoutMs?: number | undefined;
+  /** Default 20 s. */
+  readonly lockTimeoutMs?: number | undefined;
+  /** Default 30 s and 90 s: for clients that do not come back, and for those that do not finish. */
+  readonly recoverySoftMs?: number | undefined;
+  readonly recoveryHardMs?: number | undefined;
+  /** Default 5 s. */
+  readonly pingIntervalMs?: number | undefined;
+  /** Default 60 s. */
+  readonly disconnectedMs?: number | undefined;
+  /** Shown by STATUS. */
+  readonly pid?: number | undefined;
+  /** Told in one line of what the server does, for people. */
+  readonly onState?: ((text: string) => void) | undefined;
+}
+
+function settingsOf(options: ServerOptions): ServerSettings {
+  return {
+    softwareVersion: options.softwareVersion,
+    forceStart: options.forceStart ?? false,
+    drainTimeoutMs: options.drainTimeoutMs ?? 30_000,
+    lockTimeoutMs: options.lockTimeoutMs ?? 20_000,
+    recoverySoftMs: options.recoverySoftMs ?? 30_000,
+    recoveryHardMs: options.recoveryHardMs ?? 90_000,
+    pingIntervalMs: options.pingIntervalMs ?? 5000,
+    disconnectedMs: options.disconnectedMs ?? 60_000,
+    pid: options.pid,
+  };
+}
+
+export class Server implements Host {
+  readonly runtime: Runtime;
+  readonly settings: ServerSettings;
+  /** Resolves when the server has stopped, however it did. */
+  readonly closed: Promise<void>;
+  readonly #options: ServerOptions;
+  readonly #startedMs: number;
+  readonly #sessions = new Set<Session>();
+  readonly #services: SessionServices;
+  readonly #liveness: Liveness;
+  #state: ServerStateName = 'standby';
+  #target: Target | undefined;
+  #recovery: RecoveryWindow | undefined;
+  #shutdown: ControlledShutdown | undefined;
+  #listener: Listener | undefined;
+  #failure: Error | undefined;
+  #setClosed: () => void = () => undefined;
+
+  constructor(runtime: Runtime, options: ServerOptions) {
+    this.runtime = runtime;
+    this.settings = settingsOf(options);
+    this.#options = options;
+    this.#startedMs = runtime.clock.nowMs();
+    this.closed = new Promise((resolve) => {
+      this.#setClosed = resolve;
+    });
+    const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
+    const clients = new Service<Call>({ bulkBudget });
+    this.#services = {
+      sessions: this.#sessionService(),
+      clients,
+      modifying: registerHandlers(clients, this),
+      admission: new Admission(this),
+    };
+    this.#liveness = new Liveness(this, this.#sessions);
+    this.#registerMetrics(bulkBudget);
+  }
+
+  get state(): ServerStateName {
+    return this.#state;
+  }
+  get target(): Target | undefined {
+    return this.#target;
+  }
+  get recovery(): RecoveryWindow | undefined {
+    return this.#recovery;
+  }
+  /** Why it stopped by itself, when it did. */
+  get failure(): Error | undefined {
+    return this.#failure;
+  }
+  /** Where it listens, with the port that was really bound. */
+  get address(): Address {
+    return this.#listener?.address ?? this.#options.listen;
+  }
+
+  /** @throws FsError EBUSY when the port is in use, EINVAL for an address that is none. */
+  async listen(): Promise<void> {
+    const { transport } = this.runtime;
+    this.#listener = await transport.listen(this.#options.listen, (connection) => this.#accept(connection));
+  }
+
+  /**
+   * Serves this target from now on. Owns the store: when this fails, it is closed.
+   * @param store opened, not begun.
+   * @throws FsError EPERM with the one-line message of the version gate; nothing was changed then.
+   */
+  async activate(store: TargetStore): Promise<void> {
+    const { softwareVersion, forceStart } = this.settings;
+    const decision = decideStart(store.superblock, softwareVersion, forceStart);
+    if (!decision.start) {
+      await store.close();
+      throw new FsError('EPERM', decision.message);
+    }
+    this.#setState('starting');
+    try {
+      await store.begin(softwareVersion);
+    } catch (error) {
+      this.#setState('standby');
+      await store.close();
+      throw error;
+    }
+    const target = new Target(this.runtime, store, this.settings, (made) => this.#makeLocks(made));
+    this.#target = target;
+    target.clientGone = (uuid) => this.#recovery?.gone(uuid);
+    // Also tells the target how far FIDs were handed out before.
+    target.allocateFids();
+    void store.failed.then((cause) => this.#fail(cause));
+    const known = store.clients();
+    if (known.length > 0 && decision.previousClients === 'evict') {
+      forgetPrevious(target, known, decision.reason);
+      this.#active();
+    } else if (known.length > 0) {
+      this.#recover(target, known);
+    } else {
+      this.#active();
+    }
+  }
+
+  status(): StatusReply {
+    return statusOf(this, this.#startedMs);
+  }
+
+  /** Controlled shutdown; joins the one under way. @throws FsError EIO when the target fails: there is no mark then. */
+  shutdown(options: { readonly drainTimeoutMs?: number | undefined } = {}): Promise<'clean' | 'cancelled'> {
+    if (this.#shutdown !== undefined) return this.#shutdown.result;
+    const target = this.#target;
+    if (target === undefined || target.stopped) return this.stop().then(() => 'clean');
+    const inRecovery = this.#recovery?.isOpen === true;
+    this.#recovery?.abandon();
+    this.#setState('draining');
+    const timeoutMs = options.drainTimeoutMs ?? this.settings.drainTimeoutMs;
+    const shutdown = new ControlledShutdown(target, timeoutMs, !inRecovery, {
+      committing: async () => {
+        await this.#listener?.close();
+        this.#setState('committing');
+      },
+      release: () => this.#release(target),
+      said: (text) => this.#say(text),
+    });
+    this.#shutdown = shutdown;
+    void shutdown.result.then(
+      (how) => this.#shutdownEnded(how),
+      (error) => this.#fail(error instanceof Error ? error : new Error(String(error))),
+    );
+    return shutdown.result;
+  }
+
+  /** @returns false when no shutdown is under way, or its last client is drained already. */
+  cancelShutdown(): boolean {
+    return this.#shutdown?.cancel() ?? false;
+  }
+
+  /** @throws FsError ENOENT, EINVAL; see ExportTable.find. */
+  evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string } {
+    const target = this.#target;
+    if (target === undefined) throw new FsError('ENOENT', 'the server is not active');
+    const owner = target.exports.find(idOrName);
+    evict(target, owner, reason);
+    return { uuid: owner.uuid, name: owner.name };
+  }
+
+  /** Stops without draining and without the clean mark, as a crash would, but in order. */
+  async stop(): Promise<void> {
+    if (this.#state === 'stopped') return this.closed;
+    await this.#listener?.close();
+    this.#recovery?.abandon();
+    await this.#release(this.#target);
+  }
+
+  #accept(connection: Connection): ConnectionEvents {
+    return new FrameLink(connection, { outputPauseBytes: OUTPUT_PAUSE_BYTES }, (link) => {
+      const session = new Session(this, this.#services, link, (ended) => {
+        this.#sessions.delete(ended);
+        this.#services.admission.forget(ended);
+      });
+      this.#sessions.add(session);
+      return session;
+    });
+  }
+
+  #sessionService(): Service<Session> {
+    const service = new Service<Session>();
+    service.on(Connect, (session, request) => ({ reply: connect(this, session, request) }));
+    service.on(Status, () => ({ reply: this.status() }));
+    service.on(Evict, (_session, { client, reason }) => {
+      return { reply: this.evict(client, reason ?? 'the administrator said so') };
+    });
+    service.on(Shutdown, (_session, { drainTimeoutMs, cancel }) => {
+      return { reply: cancel === true ? this.#cancelAsked() : this.#shutdownAsked(drainTimeoutMs) };
+    });
+    return service;
+  }
+
+  #cancelAsked(): { readonly accepted: boolean; readonly text: string } {
+    const accepted = this.cancelShutdown();
+    const refused =
+      this.#shutdown === undefined ? 'no shutdown is under way' : 'it is too late: all clients are drained';
+    return { accepted, text: accepted ? 'the shutdown is taken back' : refused };
+  }
+
+  #shutdownAsked(drainTimeoutMs: number | undefined): { readonly accepted: boolean; readonly text: string } {
+    if (this.#shutdown !== undefined) return { accepted: true, text: 'a shutdown is under way already' };
+    // Whether it succeeds is seen by the end of the connection and by the exit status of the server.
+    this.shutdown({ drainTimeoutMs }).catch((error: unknown) => log('shutdown: %O', error));
+    return { accepted: true, text: 'shutting down' };
+  }
+
+  #makeLocks(target: Target): LockServer {
+    const { timers, clock } = this.runtime;
+    return new LockServer({
+      timers,
+      clock,
+      lockTimeoutMs: this.settings.lockTimeoutMs,
+      firstHandle: (target.store.superblock.instance % INSTANCES) * HANDLES_PER_INSTANCE + 1,
+      callbacks: {
+        bast: (lock) => {
+          const owner = target.exports.get(lock.client);
+          if (owner === undefined) return;
+          noteCalledBack(owner, lock);
+          const { handle, type, fid } = lock;
+          owner.requester.notify(Bast, { handle, type, fid: fid === 0 ? undefined : fid });
+        },
+        cast: (client, handle, errno) => {
+          const owner = target.exports.get(client);
+          if (owner === undefined) return;
+          const cast = { handle, errno };
+          owner.casts.add(cast);
+          owner.requester.notify(Cast, cast);
+        },
+        expired: (client, lock) => lockExpired(target, client, lock),
+      },
+    });
+  }
+
+  #recover(target: Target, known: readonly ClientRecord[]): void {
+    // A lock that waited must not be granted before its holder has replayed it.
+    target.locks.holdFlockGrants(true);
+    const { recoverySoftMs, recoveryHardMs } = this.settings;
+    this.#recovery = new RecoveryWindow(this.runtime.timers, known, {
+      softMs: recoverySoftMs,
+      hardMs: recoveryHardMs,
+      expired: (client, reason) => {
+        const owner = target.exports.get(client.uuid);
+        if (owner === undefined) forgetPrevious(target, [client], reason);
+        else evict(target, owner, reason);
+      },
+      ended: () => {
+        for (const owner of target.exports) owner.recovering = false;
+        target.locks.holdFlockGrants(false);
+        this.#active();
+      },
+    });
+    this.#setState('recovering');
+    this.#say(`waits for ${known.length} clients to recover`);
+  }
+
+  #active(): void {
+    this.#setState('active');
+    if (this.#target !== undefined) sweepOrphans(this.#target);
+    this.#services.admission.release();
+  }
+
+  #shutdownEnded(how: 'clean' | 'cancelled'): void {
+    if (how === 'clean') return;
+    this.#shutdown = undefined;
+    this.#say('the shutdown was taken back');
+    this.#setState('active');
+    this.#services.admission.release();
+  }
+
+  /** Connections end in order, then the devices are free. */
+  async #release(target: Target | undefined): Promise<void> {
+    if (target !== undefined) target.stopped = true;
+    this.#liveness.stop();
+    for (const session of [...this.#sessions]) session.link.end();
+    try {
+      await target?.store.close();
+    } finally {
+      this.#setState('stopped');
+      this.#setClosed();
+    }
+  }
+
+  /** The target cannot commit any more: nothing may be answered as if it could. */
+  #fail(cause: Error): void {
+    if (this.#failure !== undefined || this.#state === 'stopped') return;
+    this.#failure = cause;
+    this.#say(`stops: ${cause.message}`);
+    this.stop().catch((error: unknown) => log('stopping after a failure: %O', error));
+  }
+
+  #setState(state: ServerStateName): void {
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#say(state);
+  }
+
+  #say(text: string): void {
+    log('%s', text);
+    this.#options.onState?.(text);
+  }
+
+  #registerMetrics(bulkBudget: ByteBudget): void {
+    const { metrics } = this.runtime;
+    metrics.gauge('holdfast_server_clients', 'Clients with an export', () => this.#target?.exports.size ?? 0);
+    metrics.gauge('holdfast_server_connections', 'Open connections', () => this.#sessions.size);
+    metrics.gauge(
+      'holdfast_server_held_requests',
+      'Requests held until recovery ends',
+      () => this.#services.admission.held,
+    );
+    metrics.gauge('holdfast_server_bulk_bytes', 'Bulks being written', () => bulkBudget.usedBytes);
+    metrics.gauge(
+      'holdfast_server_promised_bytes',
+      'Space granted to clients',
+      () => this.#target?.grants.promisedBytes ?? 0,
+    );
+  }
+}
+
+/** A server in standby: listen() and activate(store) in whatever order. */
+export function createServer(runtime: Runtime, options: ServerOptions): Server {
+  return new Server(runtime, options);
+}
+
+/** Listens, then serves. When one of the two fails, the store is closed and the port is free. */
+export async function startServer(
+  runtime: Runtime,
+  options: ServerOptions & { readonly store: TargetStore },
+): Promise<Server> {
+  const server = new Server(runtime, options);
+  try {
+    await server.listen();
+  } catch (error) {
+    await options.store.close();
+    await server.stop();
+    throw error;
+  }
+  try {
+    await server.activate(options.store);
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+  return server;
+}

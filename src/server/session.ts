@@ -1,0 +1,185 @@
+/**
+ * Session: one connection to the server, from accept to close. It becomes a client's or an administrator's by CONNECT.
+ *
+ * The frames of a client pass admission here: a resend is answered from reply data, what must wait for the end of the
+ * recovery window (or for the next server) is held, everything else is dispatched.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { Xid } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { Frame, LinkEvents, ServiceHooks } from '../rpc/api.js';
+import type { FrameLink } from '../rpc/link.js';
+import { type Pinger, startPinger } from '../rpc/pinger.js';
+import type { Service } from '../rpc/service.js';
+import { Evict, Shutdown, Status } from '../wire/admin.js';
+import { FLAG_RESENT, KIND } from '../wire/header.js';
+import { Cast } from '../wire/lock.js';
+import { Connect } from '../wire/session.js';
+import type { Admission } from './admission.js';
+import { Call } from './call.js';
+import { dropHeld, evict } from './eviction.js';
+import type { Export } from './export.js';
+import type { Host } from './host.js';
+
+const log = logger('server:session');
+
+const ADMIN_OPCODES: ReadonlySet<number> = new Set([Status.opcode, Shutdown.opcode, Evict.opcode]);
+
+export interface SessionServices {
+  /** CONNECT and the admin family. */
+  readonly sessions: Service<Session>;
+  /** Everything a client may ask for. */
+  readonly clients: Service<Call>;
+  /** Opcodes that change something. */
+  readonly modifying: ReadonlySet<number>;
+  readonly admission: Admission;
+}
+
+export class Session implements LinkEvents {
+  readonly link: FrameLink;
+  role: 'none' | 'client' | 'admin' = 'none';
+  export: Export | undefined;
+  /** When it connected, or last asked to: who says nothing is closed. */
+  sinceMs: number;
+  readonly #host: Host;
+  readonly #services: SessionServices;
+  readonly #ended: (session: Session) => void;
+  #justAttached = false;
+  /** The client pings; we watch. */
+  #pinger: Pinger | undefined;
+
+  constructor(host: Host, services: SessionServices, link: FrameLink, ended: (session: Session) => void) {
+    this.#host = host;
+    this.#services = services;
+    this.link = link;
+    this.#ended = ended;
+    this.sinceMs = host.runtime.clock.nowMs();
+  }
+
+  /** By CONNECT: this is the client's connection from now on. */
+  attach(owner: Export): void {
+    this.role = 'client';
+    this.export = owner;
+    owner.link = this.link;
+    owner.disconnectedAtMs = undefined;
+    owner.connected = new AbortController();
+    this.#justAttached = true;
+    this.#pinger?.stop();
+    const intervalMs = this.#host.settings.pingIntervalMs;
+    this.#pinger = startPinger(this.#host.runtime, {
+      link: this.link,
+      intervalMs,
+      dead: () => this.link.destroy(new FsError('ETIMEDOUT', `client ${owner.label} was silent`)),
+    });
+  }
+
+  // LinkEvents.
+
+  frame(frame: Frame): void {
+    const owner = this.export;
+    if (frame.header.opcode === Connect.opcode && frame.header.kind === KIND.request) {
+      this.#connect(frame);
+    } else if (owner !== undefined) {
+      this.#clientFrame(owner, frame);
+    } else if (this.role === 'admin' && ADMIN_OPCODES.has(frame.header.opcode)) {
+      this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
+    } else {
+      this.link.destroy(new FsError('EPROTO', `opcode ${frame.header.opcode} before CONNECT`));
+    }
+  }
+
+  closed(error?: Error): void {
+    if (error !== undefined) log('%s: %s', this.link.peer, error.message);
+    this.#ended(this);
+    this.#pinger?.stop();
+    const owner = this.export;
+    if (owner === undefined || owner.link !== this.link) return;
+    owner.link = undefined;
+    owner.disconnectedAtMs = this.#host.runtime.clock.nowMs();
+    this.#detached(owner);
+  }
+
+  readonly #hooks: ServiceHooks = { lastCommitted: () => this.#host.target?.store.lastCommitted ?? NOTHING };
+
+  #connect(frame: Frame): void {
+    const { clock } = this.#host.runtime;
+    this.sinceMs = clock.nowMs();
+    this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
+    const owner = this.export;
+    if (!this.#justAttached || owner === undefined) return;
+    // The reply has left; what follows it may be BASTs and glimpses of the time without a connection.
+    this.#justAttached = false;
+    owner.lastHeardMs = clock.nowMs();
+    owner.requester.attach(this.link, { resend: true });
+    for (const cast of owner.casts.again()) owner.requester.notify(Cast, cast);
+    this.#host.target?.locks.resend(owner.uuid);
+  }
+
+  /** Waits that the client will start anew end; frames it will send again are dropped. */
+  #detached(owner: Export): void {
+    owner.requester.detach();
+    owner.connected.abort(new FsError('ECANCELED', 'the connection is lost'));
+    dropHeld(owner);
+  }
+
+  #clientFrame(owner: Export, frame: Frame): void {
+    if (owner.link !== this.link || frame.header.connCount !== this.link.connCount) return;
+    owner.lastHeardMs = this.#host.runtime.clock.nowMs();
+    if (frame.header.kind === KIND.reply) {
+      owner.requester.reply(frame);
+      return;
+    }
+    if (frame.header.kind === KIND.request) {
+      owner.replies.acknowledge(frame.header.ackXidOrCommitted);
+      owner.casts.acknowledge(frame.header.ackXidOrCommitted);
+      if ((frame.header.flags & FLAG_RESENT) !== 0 && this.#answeredBefore(owner, frame)) return;
+    }
+    if (this.#services.admission.holds(this, owner, frame)) return;
+    this.dispatch(owner, frame);
+  }
+
+  dispatch(owner: Export, frame: Frame): void {
+    const { target } = this.#host;
+    if (target === undefined || target.stopped || owner.goneReason !== undefined) return;
+    const modifies = this.#services.modifying.has(frame.header.opcode);
+    const call = new Call(target, owner, frame, this.link, modifies);
+    this.#services.clients.dispatch(call, this.link, frame, call);
+  }
+
+  /** A request sent again: it has one effect and one answer. @returns whether there is nothing more to do. */
+  #answeredBefore(owner: Export, frame: Frame): boolean {
+    const { header } = frame;
+    const running = owner.calls.get(header.xid);
+    if (running !== undefined) {
+      running.resentLink = this.link;
+      return true;
+    }
+    const stored = owner.replies.find(header.xid);
+    if (stored !== undefined) {
+      this.#resendReply(header.xid, stored);
+      return true;
+    }
+    if (!owner.replies.mayHaveLost(header.xid) || !this.#services.modifying.has(header.opcode)) return false;
+    const { target } = this.#host;
+    if (target !== undefined)
+      evict(target, owner, 'it asked again for a reply that was dropped for want of room');
+    return true;
+  }
+
+  #resendReply(xid: Xid, stored: NonNullable<ReturnType<Export['replies']['find']>>): void {
+    this.link.send(
+      {
+        kind: KIND.reply,
+        opcode: stored.opcode,
+        errno: stored.errno,
+        xid,
+        ackXidOrCommitted: this.#hooks.lastCommitted(),
+        transno: stored.transno,
+      },
+      stored.body,
+    );
+  }
+}
+
+const NOTHING = 0 as ReturnType<ServiceHooks['lastCommitted']>;

@@ -1,0 +1,71 @@
+/**
+ * Space promised to clients: a write that a client cached under a grant finds its blocks when it is flushed.
+ *
+ * Units are bytes of whole 4 KiB blocks, and an overwrite counts like a new block (data is never overwritten in place).
+ * Grants are generous while there is plenty and dry up as free space less what is promised already gets small: a client
+ * without a grant writes through and gets its ENOSPC from write(2) itself. Nothing is taken back from a client that does
+ * not write; that is why no single grant may be a large part of what is left.
+ */
+
+import type { Export } from './export.js';
+
+export const BLOCK_BYTES = 4096;
+const CLIENT_MAX_BYTES = 64 << 20;
+/** Below this a grant is not worth its accounting. */
+const CLIENT_MIN_BYTES = 1 << 20;
+/** Never promised: metadata of the writes, and blocks that wait for a commit before they are free again. */
+const UNPROMISED_SHARE = 1 / 32;
+/** Of what is left one client gets at most this part. */
+const CLIENT_SHARE = 1 / 4;
+
+export function blocksBytes(offset: number, length: number): number {
+  if (length === 0) return 0;
+  const first = Math.floor(offset / BLOCK_BYTES);
+  const end = Math.ceil((offset + length) / BLOCK_BYTES);
+  return (end - first) * BLOCK_BYTES;
+}
+
+export class SpaceGrants {
+  readonly #availableBytes: () => number;
+  readonly #clients: () => number;
+  #promisedBytes = 0;
+
+  constructor(availableBytes: () => number, clients: () => number) {
+    this.#availableBytes = availableBytes;
+    this.#clients = clients;
+  }
+
+  get promisedBytes(): number {
+    return this.#promisedBytes;
+  }
+
+  /** Fills the client's grant up if it is half used. @returns bytes added. */
+  refill(owner: Export): number {
+    const available = this.#availableBytes();
+    const free = available - available * UNPROMISED_SHARE - this.#promisedBytes;
+    const share = (free * CLIENT_SHARE) / Math.max(1, this.#clients() / 4);
+    const target = Math.min(CLIENT_MAX_BYTES, share);
+    if (target < CLIENT_MIN_BYTES || owner.grantBytes > target / 2) return 0;
+    const added = Math.floor((target - owner.grantBytes) / BLOCK_BYTES) * BLOCK_BYTES;
+    owner.grantBytes += added;
+    this.#promisedBytes += added;
+    return added;
+  }
+
+  /** A write arrived that the client pays from its grant. @returns the bytes that were really promised to it. */
+  spend(owner: Export, usedBytes: number): number {
+    const spent = Math.min(usedBytes, owner.grantBytes);
+    owner.grantBytes -= spent;
+    this.#promisedBytes -= spent;
+    return spent;
+  }
+
+  /** Whether this much may be used without breaking what was promised to others. */
+  fitsUnpromised(bytes: number): boolean {
+    return bytes <= this.#availableBytes() - this.#promisedBytes;
+  }
+
+  drop(owner: Export): void {
+    this.spend(owner, owner.grantBytes);
+  }
+}

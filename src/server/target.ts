@@ -1,0 +1,99 @@
+/**
+ * Target: what one served target has in memory, shared by everything that handles requests. Made when the store was
+ * opened for serving, gone with the instance.
+ */
+
+import { FsError } from '../base/errno.js';
+import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../base/ids.js';
+import type { LockServerApi } from '../dlm/api.js';
+import type { Runtime } from '../runtime/ports.js';
+import type { TargetStore } from '../storage/api.js';
+import type { Export } from './export.js';
+import { ExportTable } from './exports.js';
+import { OpenTable } from './open_table.js';
+import { SpaceGrants } from './space_grants.js';
+
+export interface TargetOptions {
+  readonly softwareVersion: string;
+  /** A BAST or a glimpse not answered within this gets the client evicted. */
+  readonly lockTimeoutMs: number;
+  readonly pingIntervalMs: number;
+  /** A client without a connection is evicted after this, even if nobody needs its locks. */
+  readonly disconnectedMs: number;
+}
+
+/** FIDs a client gets at once. 2^43 are there; a thousand creates between two requests for more is enough. */
+const FID_RANGE = 16_384;
+
+export class Target {
+  readonly runtime: Runtime;
+  readonly store: TargetStore;
+  readonly options: TargetOptions;
+  readonly locks: LockServerApi;
+  readonly exports = new ExportTable();
+  readonly opens = new OpenTable();
+  readonly grants: SpaceGrants;
+  /** Clients whose last writes are still being executed; they cannot connect before their eviction is complete. */
+  readonly leaving = new Set<string>();
+  /** The store is closing or has failed: nothing is executed any more. */
+  stopped = false;
+  /** Told when a client's export is gone, evicted or not. */
+  clientGone: (uuid: ClientUuid) => void = () => undefined;
+  /** Told when a client gave locks back: a shutdown shows its progress. */
+  clientCancelled: (owner: Export) => void = () => undefined;
+  /** Requests under way that may change something. */
+  modifying = 0;
+  #quiet: (() => void)[] = [];
+  #fidEnd = 0;
+
+  /** @param makeLocks gets the target, because its callbacks need it. */
+  constructor(
+    runtime: Runtime,
+    store: TargetStore,
+    options: TargetOptions,
+    makeLocks: (target: Target) => LockServerApi,
+  ) {
+    this.runtime = runtime;
+    this.store = store;
+    this.options = options;
+    this.locks = makeLocks(this);
+    this.grants = new SpaceGrants(
+      () => store.availableBytes(),
+      () => this.exports.size,
+    );
+  }
+
+  modifyingEnded(): void {
+    this.modifying -= 1;
+    if (this.modifying > 0) return;
+    const quiet = this.#quiet;
+    this.#quiet = [];
+    for (const resolve of quiet) resolve();
+  }
+
+  /** Resolves when no request that may change something is under way. */
+  quiet(): Promise<void> {
+    if (this.modifying === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#quiet.push(resolve);
+    });
+  }
+
+  allocateFids(): { readonly start: Fid; readonly end: Fid } {
+    const range = this.store.execute((tx) => tx.allocateFids(FID_RANGE)).result;
+    this.#fidEnd = Math.max(this.#fidEnd, range.end);
+    return range;
+  }
+
+  /**
+   * Whether a client may name a new object so. The ranges themselves are not checked: a client keeps what is left of
+   * its range across a restart of the server, which does not remember it.
+   * @throws FsError EPROTO
+   */
+  assertNewFid(fid: Fid): void {
+    const ours = targetIndexOf(fid) === this.store.superblock.targetIndex;
+    if (!ours || objectOf(fid) < FIRST_OBJECT || fid >= this.#fidEnd) {
+      throw new FsError('EPROTO', `FID ${fid} is from no range of this target`);
+    }
+  }
+}
