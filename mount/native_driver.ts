@@ -25,6 +25,7 @@ import {
 } from '../native/binding.js';
 import { ERRNO, errnoName, FsError } from '../src/base/errno.js';
 import { logger } from '../src/base/log.js';
+import { INIT_FLAG } from '../src/fuse/constants.js';
 import { FuseDispatcher, type FuseDispatcherOptions } from '../src/fuse/dispatcher.js';
 import type { FuseHandlers } from '../src/fuse/handlers.js';
 import { READ_BUFFER_BYTES } from '../src/fuse/init.js';
@@ -51,6 +52,12 @@ export interface NativeMountOptions {
   /** For tests, and working around a kernel. */
   readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'interruptPolicy'>;
 }
+
+/**
+ * With ASYNC_DIO the kernel sends O_DIRECT reads and writes as background requests and waits for them in a state that
+ * no signal ends, SIGKILL neither (fuse_direct_IO; no INTERRUPT is sent for background requests).
+ */
+const UNINTERRUPTIBLE = INIT_FLAG.ASYNC_DIO;
 
 /** Four of the largest requests a batch. */
 const REQUEST_SLAB_BYTES = 4 * READ_BUFFER_BYTES;
@@ -121,7 +128,12 @@ class NativeMount implements FuseMount {
     this.#dispatcher = new FuseDispatcher(
       handlers,
       { replySlab, send: (chunks) => this.#send(chunks) },
-      { ...options.dispatcher, timers: options.timers, interruptPolicy: interruptPolicy(options.intr) },
+      {
+        withoutInitFlags: UNINTERRUPTIBLE,
+        ...options.dispatcher,
+        timers: options.timers,
+        interruptPolicy: interruptPolicy(options.intr),
+      },
     );
     this.notifier = new NativeNotifier(
       () => this.#channel,
