@@ -257,6 +257,7 @@ class FuseNativeMount implements FuseMount {
   /** The kernel's folder for this connection; there as long as the mount is anywhere, if fusectl is mounted. */
   readonly #connection: string | undefined;
   #resolveClosed: () => void = () => undefined;
+  #detached = false;
   #gone = false;
 
   constructor(
@@ -289,10 +290,14 @@ class FuseNativeMount implements FuseMount {
   async unmount(how: 'plain' | 'detach' | 'force' = 'plain'): Promise<void> {
     this.#check();
     if (this.#gone) return;
-    if (how === 'force' && this.#connection !== undefined) await abort(this.#connection);
-    await fusermount(this.mountpoint, how === 'plain' ? '-u' : '-uz');
-    if (how === 'force') this.#end();
-    else this.#check();
+    if (how === 'force') {
+      await takeAwayByForce(this.mountpoint, this.#connection);
+      this.#end();
+      return;
+    }
+    await run('fusermount', [how === 'plain' ? '-u' : '-uz', '--', this.mountpoint], this.mountpoint);
+    this.#detached = how === 'detach';
+    this.#check();
   }
 
   /** The timer keeps the process alive as long as the mount is there, as an open channel would. */
@@ -304,10 +309,14 @@ class FuseNativeMount implements FuseMount {
   }
 
   #check(): void {
-    if (this.#gone) return;
-    const there =
-      this.#connection === undefined ? mountAt(this.mountpoint) !== undefined : existsSync(this.#connection);
-    if (!there) this.#end();
+    if (!this.#gone && !this.#isThere()) this.#end();
+  }
+
+  #isThere(): boolean {
+    if (this.#connection !== undefined) return existsSync(this.#connection);
+    if (mountAt(this.mountpoint) !== undefined) return true;
+    // Without fusectl a detached mount cannot be seen; what we detached lives as long as its open files.
+    return this.#detached && this.#ops.openCount > 0;
   }
 
   #end(): void {
@@ -322,18 +331,26 @@ class FuseNativeMount implements FuseMount {
   }
 }
 
-async function abort(connection: string): Promise<void> {
+/** Ends what waits, and takes the mount out of sight. */
+async function takeAwayByForce(mountpoint: string, connection: string | undefined): Promise<void> {
+  if (process.getuid?.() === 0) {
+    // MNT_FORCE aborts the connection; no look at the path (-c) and no helper (-i), both would ask us.
+    await run('umount', ['-i', '-c', '-f', '-l', '--', mountpoint], mountpoint);
+    return;
+  }
   try {
-    await writeFile(`${connection}/abort`, '1');
+    if (connection !== undefined) await writeFile(`${connection}/abort`, '1');
   } catch (error) {
-    // Only its owner and root may: the mount is detached all the same, and what waits goes on waiting.
+    // The mount is detached all the same; what waits goes on waiting.
     log('cannot abort %s: %s', connection, error instanceof Error ? error.message : error);
   }
+  await run('fusermount', ['-uz', '--', mountpoint], mountpoint);
 }
 
-function fusermount(mountpoint: string, how: '-u' | '-uz'): Promise<void> {
+/** @throws FsError EBUSY, EPERM with what the command said. */
+function run(command: string, args: readonly string[], mountpoint: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn('fusermount', [how, '--', mountpoint], {
+    const child = spawn(command, args, {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, LC_ALL: 'C' },
     });

@@ -2,48 +2,19 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { S_IFREG } from '../../src/base/attr.js';
-import { type Fid, type Name, ROOT_FID } from '../../src/base/ids.js';
-import type { Inode, TargetStore } from '../../src/storage/api.js';
+import { type Name, ROOT_FID } from '../../src/base/ids.js';
 import { openTarget } from '../../src/storage/target.js';
-import { testTarget } from '../fixtures/storage_target.js';
+import { createFile, TEST_TIME, testTarget } from '../fixtures/storage_target.js';
 
-const TIME = { sec: 5, nsec: 6 };
-
-function newFile(fid: Fid): Inode {
-  return {
-    fid,
-    mode: S_IFREG | 0o644,
-    nlink: 1,
-    uid: 0,
-    gid: 0,
-    rdev: 0,
-    sizeBytes: 0,
-    blocks: 0,
-    atime: TIME,
-    mtime: TIME,
-    ctime: TIME,
-    btime: TIME,
-    parent: 0,
-  };
-}
-
-function create(store: TargetStore, name: string): Fid {
-  return store.execute((tx) => {
-    const { start } = tx.allocateFids(1);
-    tx.putInode(newFile(start));
-    tx.putDirent(ROOT_FID, name as Name, start, S_IFREG);
-    return start;
-  }).result;
-}
+const TIME = TEST_TIME;
 
 test('what was executed and synced is there after a crash, what was not is gone', async (t) => {
   const target = await testTarget(t);
   let store = await target.open({ commitIntervalMs: 1000 });
-  const kept = create(store, 'kept');
+  const kept = createFile(store, 'kept');
   await store.data.write(kept, 0, Buffer.from('hello'), TIME);
   await store.sync();
-  const lost = create(store, 'lost');
+  const lost = createFile(store, 'lost');
   assert.equal(store.dirent(ROOT_FID, 'lost' as Name)?.fid, lost);
   store = await target.crash();
   assert.deepEqual(
@@ -58,7 +29,7 @@ test('what was executed and synced is there after a crash, what was not is gone'
 test('opening changes nothing on the devices before begin', async (t) => {
   const target = await testTarget(t);
   const store = await target.open();
-  create(store, 'a');
+  createFile(store, 'a');
   await store.markClean();
   await store.close();
   const digest = (): string =>
