@@ -116,7 +116,7 @@ async function startKernelMount(
   if (options.driver === 'fuse-native') {
     const { FUSE_NATIVE_LIMITS, startFuseNativeMount } = await import('../../mount/fuse_native_driver.js');
     for (const limit of FUSE_NATIVE_LIMITS) process.stderr.write(`holdfast: driver fuse-native: ${limit}\n`);
-    return startFuseNativeMount(vfs.handlers, { mountpoint, source, allowOther, readOnly: options.readOnly });
+    return startFuseNativeMount(vfs.handlers, { mountpoint, source, allowOther });
   }
   const { startNativeMount } = await import('../../mount/native_driver.js');
   return startNativeMount(vfs.handlers, {
