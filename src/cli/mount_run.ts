@@ -111,22 +111,21 @@ async function startKernelMount(
   mountpoint: string,
   options: MountOptions,
 ): Promise<FuseMount> {
-  const source = servers.map(formatAddress).join(',');
   const { intr, allowOther, mountFlags } = options;
-  if (options.driver === 'fuse-native') {
-    const { FUSE_NATIVE_LIMITS, startFuseNativeMount } = await import('../../mount/fuse_native_driver.js');
-    for (const limit of FUSE_NATIVE_LIMITS) process.stderr.write(`holdfast: driver fuse-native: ${limit}\n`);
-    return startFuseNativeMount(vfs.handlers, { mountpoint, source, allowOther });
-  }
-  const { startNativeMount } = await import('../../mount/native_driver.js');
-  return startNativeMount(vfs.handlers, {
+  const common = {
     mountpoint,
-    source,
-    intr,
+    source: servers.map(formatAddress).join(','),
     allowOther,
     mountFlags,
     timers: runtime.timers,
-  });
+  };
+  if (options.driver === 'fuse-native') {
+    const { FUSE_NATIVE_LIMITS, startFuseNativeMount } = await import('../../mount/fuse_native_driver.js');
+    for (const limit of FUSE_NATIVE_LIMITS) process.stderr.write(`holdfast: driver fuse-native: ${limit}\n`);
+    return startFuseNativeMount(vfs.handlers, common);
+  }
+  const { startNativeMount } = await import('../../mount/native_driver.js');
+  return startNativeMount(vfs.handlers, { ...common, intr });
 }
 
 async function serveMount(
