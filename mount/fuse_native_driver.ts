@@ -33,7 +33,7 @@ export const FUSE_NATIVE_LIMITS: readonly string[] = [
   'every stat, lookup and read asks the client process: nothing is cached in the kernel',
   'files are created in the name of the user who mounted, whoever creates them',
   'fcntl and flock locks hold among the processes of this host only',
-  'no shared writable mappings (MAP_SHARED) on kernels that refuse them for direct I/O',
+  'no shared mappings (mmap with MAP_SHARED); private ones and executing programs work',
   'no O_TMPFILE, no fallocate, no renameat2 flags, no SEEK_HOLE; copy_file_range copies through this host',
   'a file that is removed while open stays visible as .fuse_hidden* until it is closed',
   'times are kept to the millisecond, none before 1970; setting times sets both to the access time',
