@@ -34,14 +34,19 @@ export function goodbye(target: Target, owner: Export): void {
   leave(target, owner, 'the client has disconnected');
 }
 
-function leave(target: Target, owner: Export, goneReason: string): void {
-  owner.goneReason = goneReason;
-  target.exports.remove(owner);
-  owner.connected.abort(new FsError('ECANCELED', goneReason));
-  owner.requester.failAll(new FsError('ESHUTDOWN', goneReason));
+/** Nothing of it is waited for any more. */
+export function silence(owner: Export, reason: string): void {
+  owner.connected.abort(new FsError('ECANCELED', reason));
+  owner.requester.failAll(new FsError('ESHUTDOWN', reason));
   dropHeld(owner);
   for (const timer of owner.prolonged.values()) timer.cancel();
   owner.prolonged.clear();
+}
+
+function leave(target: Target, owner: Export, goneReason: string): void {
+  owner.goneReason = goneReason;
+  target.exports.remove(owner);
+  silence(owner, goneReason);
   target.grants.drop(owner);
   target.clientGone(owner.uuid);
   if (owner.writesInFlight === 0) {
@@ -136,13 +141,9 @@ export function lockExpired(target: Target, uuid: ClientUuid, lock: HeldLock): v
   const lastWriteMs = lock.type === 'data' ? owner.lastWriteMs.get(lock.fid as Fid) : undefined;
   const now = target.runtime.clock.nowMs();
   if (lastWriteMs !== undefined && lastWriteMs > 0 && now - lastWriteMs < lockTimeoutMs / 2) {
-    const timer = target.runtime.timers.after(
-      lockTimeoutMs / 2,
-      () => {
-        if (owner.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock);
-      },
-      true,
-    );
+    const timer = target.runtime.timers.after(lockTimeoutMs / 2, () => {
+      if (owner.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock);
+    });
     owner.prolonged.set(lock.handle, timer);
     return;
   }

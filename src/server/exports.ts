@@ -34,7 +34,6 @@ export class ExportTable {
 
   add(owner: Export): void {
     this.#exports.set(owner.uuid, owner);
-    this.#evicted.delete(owner.uuid);
   }
 
   remove(owner: Export): void {

@@ -19,7 +19,7 @@ import { Connect } from '../wire/session.js';
 import { Admission } from './admission.js';
 import type { Call } from './call.js';
 import { connect } from './connect.js';
-import { evict, forgetPrevious, lockExpired, noteCalledBack } from './eviction.js';
+import { evict, forgetPrevious, lockExpired, noteCalledBack, silence } from './eviction.js';
 import { registerHandlers } from './handlers.js';
 import type { Host, ServerSettings } from './host.js';
 import { Liveness } from './liveness.js';
@@ -331,6 +331,7 @@ export class Server implements Host {
   async #release(target: Target | undefined): Promise<void> {
     if (target !== undefined) target.stopped = true;
     this.#liveness.stop();
+    for (const owner of target?.exports ?? []) silence(owner, 'the server stops');
     for (const session of [...this.#sessions]) session.link.end();
     try {
       await target?.store.close();
