@@ -183,9 +183,10 @@ export interface KernelCache {
   /**
    * Pages of the file are dropped; dirty mapped pages come back as writes with `writeback` first, and reads of the file
    * that arrive meanwhile are still answered (the lock is held until this resolves).
-   * @param keepPages write dirty mapped pages back if the kernel allows it without dropping; false drops all.
+   * @param ranges only these, half-open; all of the file when absent. The client leaves out what is under a READ or
+   *   WRITE that it holds back: the kernel would wait for that one's folios.
    */
-  dropPages(fid: Fid): Promise<void>;
+  dropPages(fid: Fid, ranges?: readonly { readonly start: number; readonly end: number }[]): Promise<void>;
   /** No kernel: for clients without a mount (tests, tools). */
 }
 

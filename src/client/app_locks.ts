@@ -1,0 +1,105 @@
+/**
+ * Application locks of one target (flock, fcntl, OFD), as the target holds them: what lock replay tells another
+ * instance. Granted ranges of one owner replace and split each other as POSIX says; waiting ones keep their sequence,
+ * so that they keep their turn.
+ */
+
+import type { FsError } from '../base/errno.js';
+import type { Fid, LockHandle } from '../base/ids.js';
+import type { FlockRangeMessage } from '../wire/lock.js';
+
+export interface GrantedLock {
+  readonly range: FlockRangeMessage;
+  readonly sequence: number;
+}
+
+export interface WaitingLock {
+  readonly fid: Fid;
+  readonly range: FlockRangeMessage;
+  /** Changes with a replay. */
+  handle: LockHandle;
+  sequence: number;
+  granted(): void;
+  failed(error: FsError): void;
+}
+
+function endOf(range: FlockRangeMessage): number {
+  return range.end ?? Number.POSITIVE_INFINITY;
+}
+
+function sameOwner(a: FlockRangeMessage, b: FlockRangeMessage): boolean {
+  return a.owner === b.owner && a.kind === b.kind;
+}
+
+/** The parts of `range` outside [start, end). */
+function outside(range: FlockRangeMessage, start: number, end: number): FlockRangeMessage[] {
+  const parts: FlockRangeMessage[] = [];
+  if (range.start < start) parts.push({ ...range, end: start });
+  if (endOf(range) > end) parts.push({ ...range, start: end });
+  return parts;
+}
+
+export class AppLocks {
+  readonly #granted = new Map<Fid, GrantedLock[]>();
+  readonly #waiting = new Map<LockHandle, WaitingLock>();
+
+  /** Granted and waiting. */
+  get size(): number {
+    let size = this.#waiting.size;
+    for (const locks of this.#granted.values()) size += locks.length;
+    return size;
+  }
+
+  grant(fid: Fid, range: FlockRangeMessage, sequence: number): void {
+    this.release(fid, range);
+    const locks = this.#granted.get(fid);
+    if (locks === undefined) this.#granted.set(fid, [{ range, sequence }]);
+    else locks.push({ range, sequence });
+  }
+
+  /** The owner's locks of this range are gone; what lies outside stays. */
+  release(fid: Fid, range: FlockRangeMessage): void {
+    const locks = this.#granted.get(fid);
+    if (locks === undefined) return;
+    const left = locks.flatMap((lock) => {
+      const apart = lock.range.start >= endOf(range) || endOf(lock.range) <= range.start;
+      if (apart || !sameOwner(lock.range, range)) return [lock];
+      return outside(lock.range, range.start, endOf(range)).map((part) => ({ ...lock, range: part }));
+    });
+    if (left.length === 0) this.#granted.delete(fid);
+    else this.#granted.set(fid, left);
+  }
+
+  /** Which kinds of locks the owner holds on the file. */
+  kindsOf(fid: Fid, owner: string): FlockRangeMessage['kind'][] {
+    const locks = this.#granted.get(fid) ?? [];
+    return [...new Set(locks.filter((lock) => lock.range.owner === owner).map((lock) => lock.range.kind))];
+  }
+
+  wait(lock: WaitingLock): void {
+    this.#waiting.set(lock.handle, lock);
+  }
+
+  /** @returns the lock that waited under this handle, which does not wait any more. */
+  stopWaiting(handle: LockHandle): WaitingLock | undefined {
+    const lock = this.#waiting.get(handle);
+    this.#waiting.delete(handle);
+    return lock;
+  }
+
+  waiting(): WaitingLock[] {
+    return [...this.#waiting.values()];
+  }
+
+  *granted(): Iterable<{ readonly fid: Fid } & GrantedLock> {
+    for (const [fid, locks] of this.#granted) for (const lock of locks) yield { fid, ...lock };
+  }
+
+  /** The target does not hold any of them any more. Waiters fail. */
+  clear(error: FsError): void {
+    this.#granted.clear();
+    const waiting = this.waiting();
+    this.#waiting.clear();
+    for (const lock of waiting) lock.failed(error);
+  }
+}

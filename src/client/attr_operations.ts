@@ -1,0 +1,196 @@
+/** Operations on one inode: attributes, symlink targets, extended attributes, statfs. */
+
+import type { Attr } from '../base/attr.js';
+import { type Fid, ROOT_FID } from '../base/ids.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import {
+  Getattr,
+  Getxattr,
+  Listxattr,
+  Readlink,
+  Removexattr,
+  Setattr,
+  Setxattr,
+  Statfs,
+  type StatfsMessage,
+} from '../wire/meta.js';
+import type { AttrChange, Caller, Known } from './api.js';
+import type { Core } from './core.js';
+import { exclusively } from './data_locks.js';
+import type { FileState } from './file_state.js';
+import type { Target } from './targets.js';
+import type { WriteBack } from './write_back.js';
+
+export class AttrOperations {
+  readonly #core: Core;
+  readonly #writeBack: WriteBack;
+
+  constructor(core: Core, writeBack: WriteBack) {
+    this.#core = core;
+    this.#writeBack = writeBack;
+  }
+
+  getattr(op: Caller, fid: Fid): MaybePromise<Known> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    const cached = core.cachedAttr(target, fid);
+    if (cached !== undefined) return cached;
+    return core.pass(target, op, async () => {
+      const answer = await target.call(
+        'operation',
+        Getattr,
+        { fid, want: core.wantAttr(target, fid) },
+        {
+          signal: op.signal,
+          apply: ({ reply }) => {
+            core.applyGrants(target, reply.locks);
+            core.applyAttr(target, reply.attr);
+          },
+        },
+      );
+      return core.known(target, answer.reply.attr, undefined);
+    });
+  }
+
+  setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<Known> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    return core.pass(target, op, async () => {
+      const timed = change.mtime !== undefined || change.atime !== undefined || change.ctime !== undefined;
+      const file = core.files.get(fid);
+      let attr: Attr;
+      if (change.sizeBytes !== undefined) {
+        attr = await this.#truncate(op, target, file ?? core.files.of(fid), change, change.sizeBytes);
+      } else if (timed && file !== undefined) {
+        // A WRITE that came after it would set the times once more.
+        attr = await exclusively(op, file, async () => {
+          await this.#writeBack.flush(target, file);
+          return this.#setattr(target, fid, change, true);
+        });
+      } else {
+        attr = await this.#setattr(target, fid, change, false, op.signal);
+      }
+      return core.known(target, attr, undefined);
+    });
+  }
+
+  #truncate(op: Caller, target: Target, file: FileState, change: AttrChange, size: number): Promise<Attr> {
+    return exclusively(op, file, async () => {
+      this.#core.dropPages(target, file, size);
+      this.#writeBack.dropped(file);
+      // Those under way could come after the cut and extend the file again.
+      await this.#writeBack.flush(target, file);
+      return this.#setattr(target, file.fid, change, true);
+    });
+  }
+
+  async #setattr(
+    target: Target,
+    fid: Fid,
+    change: AttrChange,
+    own: boolean,
+    signal?: AbortSignal,
+  ): Promise<Attr> {
+    const core = this.#core;
+    const { sizeBytes } = change;
+    const answer = await target.call(
+      'operation',
+      Setattr,
+      {
+        fid,
+        mode: change.mode,
+        uid: change.uid,
+        gid: change.gid,
+        sizeBytes,
+        atime: change.atime === 'now' ? undefined : change.atime,
+        mtime: change.mtime === 'now' ? undefined : change.mtime,
+        atimeNow: change.atime === 'now' ? true : undefined,
+        mtimeNow: change.mtime === 'now' ? true : undefined,
+        ctime: change.ctime,
+        killSuidgid: change.killSuidgid ? true : undefined,
+      },
+      {
+        signal,
+        apply: ({ reply }) => {
+          const file = sizeBytes === undefined ? undefined : core.files.get(fid);
+          if (file !== undefined) core.dropPages(target, file, sizeBytes);
+          core.applyAttr(target, reply.attr, own);
+        },
+      },
+    );
+    return answer.reply.attr;
+  }
+
+  readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array> {
+    const core = this.#core;
+    const cached = core.attrs.symlinkTarget(fid);
+    if (cached !== undefined) return cached;
+    const target = core.targets.of(fid);
+    return core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Readlink, { fid }, { signal: op.signal });
+      const link = Buffer.from(reply.target);
+      core.attrs.putSymlinkTarget(fid, link);
+      return link;
+    });
+  }
+
+  getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array> {
+    const target = this.#core.targets.of(fid);
+    return this.#core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Getxattr, { fid, name }, { signal: op.signal });
+      return reply.value;
+    });
+  }
+
+  setxattr(
+    op: Caller,
+    fid: Fid,
+    name: string,
+    value: Uint8Array,
+    flags: number,
+    killSgid: boolean,
+  ): MaybePromise<void> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    // The caller's bytes die with this turn.
+    const request = { fid, name, value: Buffer.from(value), flags, killSgid: killSgid ? true : undefined };
+    return core.pass(target, op, async () => {
+      await target.call('operation', Setxattr, request, {
+        signal: op.signal,
+        apply: ({ reply }) => core.applyAttr(target, reply.attr),
+      });
+    });
+  }
+
+  listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]> {
+    const target = this.#core.targets.of(fid);
+    return this.#core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Listxattr, { fid }, { signal: op.signal });
+      return reply.names;
+    });
+  }
+
+  removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    return core.pass(target, op, async () => {
+      await target.call(
+        'operation',
+        Removexattr,
+        { fid, name },
+        { signal: op.signal, apply: ({ reply }) => core.applyAttr(target, reply.attr) },
+      );
+    });
+  }
+
+  /** Of the root's target. While its gate is not open: the last known answer. */
+  statfs(op: Caller): MaybePromise<StatfsMessage> {
+    const target = this.#core.targets.of(ROOT_FID);
+    if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;
+    return this.#core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Statfs, {}, { signal: op.signal });
+      target.lastStatfs = reply;
+      return reply;
+    });
+  }
+}

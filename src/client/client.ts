@@ -1,0 +1,265 @@
+/**
+ * startClient(): puts the parts of a client together, connects, and hands out the filesystem (api.ts).
+ *
+ * What belongs to whom: Core the caches and tables, Target the calls and locks of one target, Import its connection,
+ * the operation classes what each system call does. This file wires them and answers what the server asks.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { ClientUuid, Fid, Transno } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { Frame, Link } from '../rpc/api.js';
+import { Service } from '../rpc/service.js';
+import type { Runtime, Timer } from '../runtime/ports.js';
+import { Bast, Cast, Glimpse } from '../wire/lock.js';
+import { Evicted } from '../wire/session.js';
+import type { ClientOptions, ClientStatus, FsClient } from './api.js';
+import { AttrOperations } from './attr_operations.js';
+import { Core } from './core.js';
+import { DataLocks } from './data_locks.js';
+import { DataOperations } from './data_operations.js';
+import { Drain } from './drain.js';
+import { Import } from './import.js';
+import { LockOperations } from './lock_operations.js';
+import { releaseLock } from './lock_release.js';
+import { NameOperations } from './ns_operations.js';
+import { OpenOperations } from './open_operations.js';
+import { Reader } from './readahead.js';
+import { Target } from './targets.js';
+import { WriteBack } from './write_back.js';
+
+const log = logger('client');
+
+/** One target with what drives it. */
+interface Member {
+  readonly target: Target;
+  readonly connection: Import;
+  readonly drain: Drain;
+}
+
+const NO_TRANSNO = 0 as Transno;
+
+/**
+ * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused.
+ *   While a server says that it is not active yet, the time begins anew.
+ */
+export async function startClient(runtime: Runtime, options: ClientOptions): Promise<FsClient> {
+  const client = new Client(runtime, options);
+  await client.connect();
+  return client.filesystem();
+}
+
+class Client {
+  readonly #runtime: Runtime;
+  readonly #options: ClientOptions;
+  readonly #uuid: ClientUuid;
+  readonly #core: Core;
+  readonly #writeBack: WriteBack;
+  readonly #data: DataOperations;
+  readonly #appLocks: LockOperations;
+  readonly #members: Member[] = [];
+  readonly #service = new Service<Member>();
+  #unmounting: Promise<void> | undefined;
+
+  constructor(runtime: Runtime, options: ClientOptions) {
+    this.#runtime = runtime;
+    this.#options = options;
+    this.#uuid = runtime.rng.uuid() as ClientUuid;
+    this.#core = new Core(runtime, options);
+    this.#writeBack = new WriteBack(this.#core);
+    this.#data = new DataOperations(
+      this.#core,
+      new DataLocks(this.#core),
+      new Reader(this.#core),
+      this.#writeBack,
+    );
+    this.#appLocks = new LockOperations(this.#core);
+    this.#answerServer();
+  }
+
+  /** Connects to the one target there is for now. */
+  connect(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { connectTimeoutMs } = this.#options;
+      let timer: Timer | undefined;
+      let why = 'no server answered';
+      const give = (error: FsError): void => {
+        timer?.cancel();
+        this.#writeBack.stop();
+        void member.connection.stop().then(() => reject(error));
+      };
+      const restart = (): void => {
+        timer?.cancel();
+        if (connectTimeoutMs === undefined) return;
+        timer = this.#runtime.timers.after(connectTimeoutMs, () => {
+          const seconds = connectTimeoutMs / 1000;
+          give(new FsError('ETIMEDOUT', `${why} within ${seconds} s (${this.#addresses()})`));
+        });
+      };
+      let isReady = false;
+      const member = this.#addMember({
+        ready: () => {
+          isReady = true;
+          timer?.cancel();
+          resolve();
+        },
+        answered: (reason, error) => {
+          if (isReady) return;
+          why = reason;
+          if (error === undefined) restart();
+          else give(error);
+        },
+      });
+      restart();
+      member.connection.start();
+    });
+  }
+
+  filesystem(): FsClient {
+    const core = this.#core;
+    const data = this.#data;
+    const appLocks = this.#appLocks;
+    const names = new NameOperations(core, this.#writeBack);
+    const attrs = new AttrOperations(core, this.#writeBack);
+    const opens = new OpenOperations(core, names, appLocks, this.#writeBack);
+    return {
+      lookup: names.lookup.bind(names),
+      create: names.create.bind(names),
+      link: names.link.bind(names),
+      unlink: names.unlink.bind(names),
+      rename: names.rename.bind(names),
+      readdir: names.readdir.bind(names),
+      getattr: attrs.getattr.bind(attrs),
+      setattr: attrs.setattr.bind(attrs),
+      readlink: attrs.readlink.bind(attrs),
+      getxattr: attrs.getxattr.bind(attrs),
+      setxattr: attrs.setxattr.bind(attrs),
+      listxattr: attrs.listxattr.bind(attrs),
+      removexattr: attrs.removexattr.bind(attrs),
+      statfs: attrs.statfs.bind(attrs),
+      open: opens.open.bind(opens),
+      createAndOpen: opens.createAndOpen.bind(opens),
+      flush: opens.flush.bind(opens),
+      release: opens.release.bind(opens),
+      read: data.read.bind(data),
+      write: data.write.bind(data),
+      fsync: data.fsync.bind(data),
+      fallocate: data.fallocate.bind(data),
+      seek: data.seek.bind(data),
+      copyRange: data.copyRange.bind(data),
+      testLock: appLocks.testLock.bind(appLocks),
+      setLock: appLocks.setLock.bind(appLocks),
+      unlock: appLocks.unlock.bind(appLocks),
+      lastKnownAttr: (fid) => core.attrs.lastKnown(fid),
+      holdsDataLock: (fid: Fid) => core.targets.of(fid).locks.holds('data', fid),
+      unmount: () => {
+        this.#unmounting ??= this.#unmount();
+        return this.#unmounting;
+      },
+      status: () => this.#status(),
+    };
+  }
+
+  #addresses(): string {
+    return this.#options.addresses.map(({ host, port }) => `${host}:${port}`).join(', ');
+  }
+
+  #addMember(events: { ready(): void; answered(reason: string, error: FsError | undefined): void }): Member {
+    const core = this.#core;
+    const target = new Target(this.#runtime.timers, (lock) =>
+      releaseLock(core, this.#writeBack, target, lock),
+    );
+    const connection = new Import(core, target, this.#writeBack, this.#uuid, {
+      ...events,
+      incoming: (link: Link, frame: Frame) =>
+        this.#service.dispatch(member, link, frame, { lastCommitted: () => NO_TRANSNO }),
+    });
+    const drain = new Drain(core, target, this.#writeBack, () => connection.drained());
+    const member: Member = { target, connection, drain };
+    core.targets.add(target);
+    this.#members.push(member);
+    return member;
+  }
+
+  /** BAST, CAST, GLIMPSE and EVICTED, each in the order of the frames. */
+  #answerServer(): void {
+    const nothing = { reply: {} };
+    this.#service.on(Bast, ({ target, connection, drain }, { handle, type }) => {
+      if (type === 'active') {
+        connection.sawActive(handle);
+        drain.start();
+      } else {
+        target.locks.called(handle);
+      }
+      return nothing;
+    });
+    this.#service.on(Cast, ({ target }, { handle, errno }) => {
+      this.#appLocks.cast(target, handle, errno);
+      return nothing;
+    });
+    this.#service.on(Glimpse, ({ target }, { fid }) => {
+      const seen = this.#data.glimpse(target, fid);
+      if (seen === undefined) throw new FsError('ENOENT', 'the lock was given back');
+      return { reply: seen };
+    });
+    this.#service.on(Evicted, ({ connection }, { reason }) => {
+      connection.evicted(reason);
+      return nothing;
+    });
+  }
+
+  /** Every byte to the servers, every lock back, goodbye. */
+  async #unmount(): Promise<void> {
+    await Promise.all(this.#members.map((member) => this.#leave(member)));
+    this.#writeBack.stop();
+  }
+
+  async #leave({ target, connection, drain }: Member): Promise<void> {
+    const { handles, files } = this.#core;
+    for (const handle of handles.ofTarget(target.index)) {
+      handles.remove(handle.fh);
+      target.close(handle.fh);
+    }
+    log('unmount: %d bytes dirty', this.#core.dirtyBytes(target));
+    // A drain gives everything back on its own.
+    await drain.ended();
+    const locks = await target.locks.cancelAll();
+    for (const file of files.values()) if (!file.pages.isClean) await this.#writeBack.flush(target, file);
+    target.sendCloses();
+    if (target.gate.state !== 'CLOSED') {
+      target.cancel(locks);
+      await target.idle('operation', 'data', 'closing');
+    }
+    await connection.stop();
+  }
+
+  #status(): ClientStatus {
+    const core = this.#core;
+    return {
+      uuid: this.#uuid,
+      softwareVersion: this.#options.softwareVersion,
+      targets: this.#members.map(({ target, connection }) => ({
+        index: target.index,
+        label: target.label,
+        address: connection.address,
+        importState: connection.state,
+        gate: target.gate.state,
+        instance: target.instance,
+        serverVersion: target.serverVersion,
+        parked: target.gate.parked,
+        rpcsInFlight: target.inFlight('operation') + target.inFlight('data') + target.inFlight('closing'),
+        dirtyBytes: core.dirtyBytes(target),
+        locks: target.locks.size,
+        opens: core.handles.ofTarget(target.index).length,
+        appLocks: target.appLocks.size,
+        history: [...connection.history],
+      })),
+      cache: {
+        limitBytes: core.pages.limitBytes,
+        pageBytes: core.pages.bytes,
+        attrs: core.attrs.size,
+        names: core.names.size,
+      },
+    };
+  }
+}

@@ -1,0 +1,246 @@
+/**
+ * How a read or write of the kernel gets to work: through the gate, and under a data lock.
+ *
+ * While it waits for either, the kernel keeps the folios of its range locked, so it stands in FileState.held: whoever
+ * drops the kernel's pages leaves its range out, or, when it is too late for that, serves it under the lock that is
+ * being given back (lock_release.ts).
+ */
+
+import { FsError } from '../base/errno.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import type { CachedLock } from '../dlm/api.js';
+import { Enqueue } from '../wire/lock.js';
+import { Getattr } from '../wire/meta.js';
+import type { Core } from './core.js';
+import type { FileState, Held } from './file_state.js';
+import type { Passenger } from './gate.js';
+import type { Handle } from './open_files.js';
+import { interruptible, type Target } from './targets.js';
+
+/** One READ or WRITE. */
+export interface Io {
+  readonly op: Passenger;
+  readonly target: Target;
+  readonly file: FileState;
+  readonly handle: Handle | undefined;
+  readonly mode: 'PR' | 'PW';
+  readonly start: number;
+  readonly end: number;
+  readonly write: boolean;
+}
+
+/** A lock with a reference taken. */
+interface Ready {
+  readonly lock: CachedLock;
+  /** It passed the gate, and has to leave it. */
+  readonly entered: boolean;
+}
+
+export class DataLocks {
+  readonly #core: Core;
+
+  constructor(core: Core) {
+    this.#core = core;
+  }
+
+  /** A lock that a request of the kernel may be served under now. */
+  usable(target: Target, file: FileState, mode: 'PR' | 'PW'): CachedLock | undefined {
+    const { locks } = target;
+    return (
+      locks.match('data', file.fid, mode, 0) ??
+      (file.giving === 'serving' ? locks.find('data', file.fid, mode, 0) : undefined)
+    );
+  }
+
+  /**
+   * Runs it under a data lock, inside the gate unless a drain has to let it pass.
+   * @param run gets a lock that stays until it ends; a weaker one than asked for only when an invalidation is stuck.
+   */
+  async under<T>(io: Io, run: (lock: CachedLock) => Promise<T>): Promise<T> {
+    const { target, file, handle } = io;
+    const { gate, locks } = target;
+    const { ready, crossed } = this.#readyNow(io) ?? (await this.#heldBack(io));
+    try {
+      if (handle?.dead !== undefined) throw handle.dead;
+      return await run(ready.lock);
+    } finally {
+      locks.dropRef(ready.lock);
+      if (ready.entered) gate.leave();
+      if (crossed) this.#dropAfter(file, io.start, io.end);
+    }
+  }
+
+  /** Under the lock for an operation that is inside the gate already and holds no folios. */
+  async locked<T>(
+    op: Passenger,
+    target: Target,
+    file: FileState,
+    mode: 'PR' | 'PW',
+    run: () => Promise<T>,
+  ): Promise<T> {
+    const lock = await this.#acquire(op, target, file, mode);
+    try {
+      return await run();
+    } finally {
+      target.locks.dropRef(lock);
+    }
+  }
+
+  /** The size under a lock whose grant did not bring it. */
+  async learnSize(op: Passenger, target: Target, file: FileState): Promise<void> {
+    while (!file.sizeKnown) {
+      const asked = target.call(
+        'data',
+        Getattr,
+        { fid: file.fid, want: 0 },
+        { apply: ({ reply }) => this.#core.applyAttr(target, reply.attr) },
+      );
+      await interruptible(asked, op.signal);
+      if (!target.locks.holds('data', file.fid)) throw new FsError('EIO', 'the data lock was lost');
+    }
+  }
+
+  /** What a request left in the kernel is dropped once its answer is there. Nothing waits for it. */
+  #dropAfter(file: FileState, start: number, end: number): void {
+    this.#core.runtime.timers.soon(() => void this.#core.kernel.dropPages(file.fid, [{ start, end }]));
+  }
+
+  #readyNow(io: Io): { ready: Ready; crossed: boolean } | undefined {
+    const { gate, locks } = io.target;
+    if (!gate.isOpen && !gate.isDraining) return undefined;
+    const lock = this.usable(io.target, io.file, io.mode);
+    if (lock === undefined) return undefined;
+    const entered = gate.isOpen;
+    if (entered) gate.enter(io.op);
+    locks.addRef(lock);
+    return { ready: { lock, entered }, crossed: false };
+  }
+
+  async #heldBack(io: Io): Promise<{ ready: Ready; crossed: boolean }> {
+    const { target, file } = io;
+    let settled = false;
+    const held: Held = {
+      start: io.start,
+      end: io.end,
+      write: io.write,
+      crossed: false,
+      serve: () => undefined,
+    };
+    file.held.add(held);
+    try {
+      const ready = await new Promise<Ready>((resolve, reject) => {
+        held.serve = (lock) => {
+          if (settled) return;
+          settled = true;
+          target.locks.addRef(lock);
+          resolve({ lock, entered: false });
+        };
+        this.#enterAndLock(io).then(
+          (usual) => {
+            if (settled) {
+              target.locks.dropRef(usual.lock);
+              target.gate.leave();
+              return;
+            }
+            settled = true;
+            resolve(usual);
+          },
+          (error: unknown) => {
+            if (settled) return;
+            settled = true;
+            reject(error);
+          },
+        );
+      });
+      return { ready, crossed: io.write && held.crossed };
+    } finally {
+      settled = true;
+      file.held.delete(held);
+    }
+  }
+
+  async #enterAndLock(io: Io): Promise<Ready> {
+    const { op, target, file, handle, mode } = io;
+    const wait = target.gate.enter(op, handle);
+    if (wait !== undefined) await wait;
+    try {
+      if (handle?.dead !== undefined) throw handle.dead;
+      return { lock: await this.#acquire(op, target, file, mode), entered: true };
+    } catch (error) {
+      target.gate.leave();
+      throw error;
+    }
+  }
+
+  /** @returns a lock with a reference for the caller. */
+  #acquire(op: Passenger, target: Target, file: FileState, mode: 'PR' | 'PW'): MaybePromise<CachedLock> {
+    const lock = this.usable(target, file, mode);
+    if (lock === undefined) return this.#await(op, target, file, mode);
+    target.locks.addRef(lock);
+    return lock;
+  }
+
+  async #await(op: Passenger, target: Target, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
+    const enqueued = file.enqueues.get(mode) ?? this.#enqueue(target, file, mode);
+    const mine = enqueued.then((lock) => {
+      target.locks.addRef(lock);
+      return lock;
+    });
+    try {
+      return await interruptible(mine, op.signal);
+    } catch (error) {
+      // The lock stays, but not for this caller.
+      mine.then(
+        (lock) => target.locks.dropRef(lock),
+        () => undefined,
+      );
+      throw error;
+    }
+  }
+
+  /** Those who want the same lock wait for one ENQUEUE. */
+  #enqueue(target: Target, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
+    const { fid } = file;
+    let lock: CachedLock | undefined;
+    const enqueued = target
+      .call(
+        'operation',
+        Enqueue,
+        { type: 'data', fid, mode },
+        {
+          apply: ({ reply }) => {
+            file.enqueues.delete(mode);
+            lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
+            // A BAST may be right behind: the lock stays at least until those who wait for it have used it.
+            target.locks.addRef(lock);
+            if (reply.attr !== undefined) this.#core.applyAttr(target, reply.attr);
+          },
+        },
+      )
+      .then(() => {
+        if (lock === undefined) throw new FsError('EIO', 'a lock was granted and not added');
+        return lock;
+      });
+    file.enqueues.set(mode, enqueued);
+    enqueued.then(
+      (granted) => this.#core.runtime.timers.soon(() => target.locks.dropRef(granted)),
+      () => file.enqueues.delete(mode),
+    );
+    return enqueued;
+  }
+}
+
+/** One at a time: operations that change a file as a whole, and keep writes out meanwhile. */
+export async function exclusively<T>(op: Passenger, file: FileState, run: () => Promise<T>): Promise<T> {
+  while (file.exclusive !== undefined) await interruptible(file.exclusive, op.signal);
+  let done = (): void => undefined;
+  file.exclusive = new Promise((resolve) => {
+    done = resolve;
+  });
+  // Until it is through, whether its caller waits for it or not.
+  const result = run().finally(() => {
+    file.exclusive = undefined;
+    done();
+  });
+  return interruptible(result, op.signal);
+}

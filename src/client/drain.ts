@@ -1,0 +1,106 @@
+/**
+ * The client's part in a controlled shutdown: the server called the active lock back (docs/RECOVERY.md, "Client").
+ *
+ * In order: the gate drains, operations inside end, the kernel's caches are emptied and with them ours, dirty pages are
+ * written, closes are sent, the gate is closed, all cache locks go back in one batch, then the active lock, which is
+ * asked for again at once: it is granted when the shutdown is cancelled, and asked for in vain when the server leaves.
+ *
+ * The drain does not care about the connection: its calls wait for the next one when it breaks. It ends early when what
+ * it drains is void: another instance serves, or this client was evicted.
+ */
+
+import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
+import { DrainProgress } from '../wire/admin.js';
+import type { Core } from './core.js';
+import type { Target } from './targets.js';
+import type { WriteBack } from './write_back.js';
+
+const log = logger('client:drain');
+
+const PROGRESS_MS = 100;
+
+export class Drain {
+  readonly #core: Core;
+  readonly #target: Target;
+  readonly #writeBack: WriteBack;
+  /** The active lock was given back: the import asks for it again. */
+  readonly #drained: () => void;
+  #running: Promise<void> | undefined;
+
+  constructor(core: Core, target: Target, writeBack: WriteBack, drained: () => void) {
+    this.#core = core;
+    this.#target = target;
+    this.#writeBack = writeBack;
+    this.#drained = drained;
+  }
+
+  /** The active lock was called back. Said again after a reconnect: one drain is enough. */
+  start(): void {
+    if (this.#running !== undefined) return;
+    const { generation } = this.#target;
+    this.#running = this.#run(generation)
+      .catch((error: unknown) => {
+        if (this.#target.generation === generation || !(error instanceof FsError)) log('%O', error);
+      })
+      .finally(() => {
+        this.#running = undefined;
+      });
+  }
+
+  /** Resolves when no drain is under way. */
+  async ended(): Promise<void> {
+    await this.#running;
+  }
+
+  async #run(generation: number): Promise<void> {
+    const target = this.#target;
+    const { gate } = target;
+    log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#core.dirtyBytes(target));
+    gate.setDrain('draining');
+    this.#core.options.onState?.('draining for a controlled shutdown');
+    const stopProgress = this.#reportProgress();
+    try {
+      await gate.idle();
+      await target.idle('operation');
+      if (target.generation !== generation) return;
+      // Kernel first, then dirty pages: the release of each lock does both (lock_release.ts).
+      const handles = await target.locks.cancelAll();
+      if (target.generation !== generation) return;
+      await this.#writeBack.flushAll(target);
+      target.sendCloses();
+      await target.idle('operation', 'data', 'closing');
+      if (target.generation !== generation) return;
+      gate.setDrain('drained');
+      this.#report();
+      target.cancel(handles);
+      target.cancel([...target.activeHandles]);
+      target.activeHandles.clear();
+      log('done: %d cache locks given back', handles.length);
+      this.#core.options.onState?.('drained: waiting for the server to come back');
+      this.#drained();
+    } finally {
+      stopProgress();
+    }
+  }
+
+  #reportProgress(): () => void {
+    const { timers } = this.#core.runtime;
+    const again = (): void => {
+      this.#report();
+      timer = timers.after(PROGRESS_MS, again, true);
+    };
+    let timer = timers.after(0, again, true);
+    return () => timer.cancel();
+  }
+
+  #report(): void {
+    const target = this.#target;
+    if (!target.requester.attached) return;
+    target.requester.notify(DrainProgress, {
+      dirtyBytes: this.#core.dirtyBytes(target),
+      rpcsInFlight: target.inFlight('operation') + target.inFlight('data'),
+      locks: target.locks.size,
+    });
+  }
+}

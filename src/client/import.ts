@@ -1,0 +1,384 @@
+/**
+ * The import of one target: owns the connection, drives the state machine (import_state.ts) and applies its effects.
+ *
+ * Events are handled one at a time; an effect that causes an event queues it. Frames of a connection that was replaced
+ * are dropped. CONNECT has a requester of its own: calls that wait in the target's must not go out before it is
+ * answered.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { ClientUuid, LockHandle } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { Frame, Link } from '../rpc/api.js';
+import { FrameLink } from '../rpc/link.js';
+import { type Pinger, startPinger } from '../rpc/pinger.js';
+import { Requester } from '../rpc/requester.js';
+import type { Timer } from '../runtime/ports.js';
+import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../wire/header.js';
+import { Enqueue } from '../wire/lock.js';
+import { Connect, type ConnectReply, Disconnect, FEATURES_ALL, Ping } from '../wire/session.js';
+import type { Core } from './core.js';
+import { type ImportEffect, type ImportEvent, type ImportState, INITIAL, step } from './import_state.js';
+import * as recovery from './recovery.js';
+import type { Target } from './targets.js';
+import type { WriteBack } from './write_back.js';
+
+const log = logger('client:import');
+
+const CONNECT_TIMEOUT_MS = 3000;
+const PING_MS = 2000;
+const HISTORY_MAX = 16;
+
+export interface ImportEvents {
+  /** Requests and notices of the server. */
+  incoming(link: Link, frame: Frame): void;
+  /** The target may be used for the first time. */
+  ready(): void;
+  /** A server was reached: it refused for good (`error`), or said what to wait for. */
+  answered(reason: string, error: FsError | undefined): void;
+}
+
+interface Attempt {
+  readonly link: FrameLink;
+  readonly requester: Requester;
+  reply: ConnectReply | undefined;
+}
+
+export class Import {
+  readonly #core: Core;
+  readonly #target: Target;
+  readonly #writeBack: WriteBack;
+  readonly #uuid: ClientUuid;
+  readonly #events: ImportEvents;
+  #state: ImportState = INITIAL;
+  readonly #history: { state: string; atMs: number }[] = [];
+  readonly #queue: ImportEvent[] = [];
+  #handling = false;
+  /** Instance this client has an export with; undefined: none. */
+  #instance: number | undefined;
+  #connCount = 0;
+  #addressIndex = 0;
+  #attempt: Attempt | undefined;
+  #connecting: AbortController | undefined;
+  #retry: Timer | undefined;
+  #pinger: Pinger | undefined;
+  #wasReady = false;
+  #goodbye: Promise<void> = Promise.resolve();
+
+  constructor(core: Core, target: Target, writeBack: WriteBack, uuid: ClientUuid, events: ImportEvents) {
+    this.#core = core;
+    this.#target = target;
+    this.#writeBack = writeBack;
+    this.#uuid = uuid;
+    this.#events = events;
+  }
+
+  get state(): ImportState['name'] {
+    return this.#state.name;
+  }
+
+  /** Newest last, 16 at most. */
+  get history(): readonly { readonly state: string; readonly atMs: number }[] {
+    return this.#history;
+  }
+
+  /** host:port that is used or tried. */
+  get address(): string {
+    const { addresses } = this.#core.options;
+    const address = addresses[this.#addressIndex % addresses.length];
+    return address === undefined ? '' : `${address.host}:${address.port}`;
+  }
+
+  start(): void {
+    this.dispatch({ type: 'start' });
+  }
+
+  drained(): void {
+    this.dispatch({ type: 'drained' });
+  }
+
+  evicted(reason: string): void {
+    this.dispatch({ type: 'evictedNotice', epoch: this.#state.epoch, reason });
+  }
+
+  /** Says goodbye if there is a connection, ends it, and never connects again. */
+  async stop(): Promise<void> {
+    this.dispatch({ type: 'stop' });
+    await this.#goodbye;
+  }
+
+  dispatch(event: ImportEvent): void {
+    this.#queue.push(event);
+    if (this.#handling) return;
+    this.#handling = true;
+    try {
+      for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) this.#handle(next);
+    } finally {
+      this.#handling = false;
+    }
+  }
+
+  #handle(event: ImportEvent): void {
+    const { state, effects } = step(this.#state, event);
+    if (state.name !== this.#state.name) {
+      log('%s -> %s (%s)', this.#state.name, state.name, event.type);
+      this.#history.push({ state: state.name, atMs: this.#core.runtime.clock.nowMs() });
+      if (this.#history.length > HISTORY_MAX) this.#history.shift();
+      this.#core.options.onState?.(`${this.address}: ${state.name}`);
+    }
+    this.#state = state;
+    for (const effect of effects) this.#apply(effect);
+  }
+
+  #apply(effect: ImportEffect): void {
+    const core = this.#core;
+    const target = this.#target;
+    switch (effect.do) {
+      case 'connect':
+        if (effect.nextAddress) this.#addressIndex += 1;
+        this.#connect(effect.epoch);
+        return;
+      case 'retryAfter':
+        this.#retry?.cancel();
+        this.#retry = core.runtime.timers.after(effect.ms, () =>
+          this.dispatch({ type: 'retryDue', epoch: effect.epoch }),
+        );
+        return;
+      case 'closeGate':
+        target.gate.setConnected(false);
+        return;
+      case 'openGate':
+        this.#openGate();
+        return;
+      case 'adoptNew':
+        this.#adopt(false);
+        return;
+      case 'resume':
+        if (this.#attempt !== undefined) target.requester.attach(this.#attempt.link, { resend: true });
+        return;
+      case 'adoptRecover':
+        recovery.forgetLocks(core, target);
+        this.#adopt(true);
+        return;
+      case 'replayOpens':
+        this.#recover(effect.epoch, 'opensReplayed', recovery.replayOpens(core, target));
+        return;
+      case 'replayLocks':
+        this.#recover(effect.epoch, 'locksReplayed', recovery.replayLocks(target));
+        return;
+      case 'sayRecovered':
+        this.#recover(effect.epoch, 'recovered', recovery.sayRecovered(target));
+        return;
+      case 'enqueueActive':
+        this.#recover(effect.epoch, 'activeGranted', this.#enqueueActive());
+        return;
+      case 'dropEverything':
+        recovery.dropEverything(core, target, this.#writeBack, effect.reason);
+        this.#instance = undefined;
+        return;
+      case 'hangUp':
+        this.#hangUp(new FsError('ECANCELED', 'given up'));
+        return;
+      case 'reconnect':
+        this.dispatch({ type: 'dropped' });
+        return;
+      case 'disconnect':
+        this.#goodbye = this.#disconnect();
+        return;
+      default:
+        effect satisfies never;
+    }
+  }
+
+  #adopt(recovering: boolean): void {
+    const attempt = this.#attempt;
+    if (attempt?.reply === undefined) return;
+    this.#target.adopt(attempt.reply);
+    this.#instance = attempt.reply.instance;
+    // What waits from before is sent after recovery, when the gate opens.
+    this.#target.requester.attach(attempt.link, { resend: !recovering });
+  }
+
+  #openGate(): void {
+    const target = this.#target;
+    if (this.#attempt !== undefined) target.requester.attach(this.#attempt.link, { resend: true });
+    // Granted again after a drain: the shutdown was cancelled, or another instance serves.
+    if (!target.gate.isDraining) target.gate.setDrain('no');
+    target.gate.setConnected(true);
+    target.sendDeferred();
+    if (this.#wasReady) return;
+    this.#wasReady = true;
+    this.#events.ready();
+  }
+
+  /** One step of recovery: its end is an event of this epoch, its failure ends the connection. */
+  #recover(
+    epoch: number,
+    done: 'opensReplayed' | 'locksReplayed' | 'recovered' | 'activeGranted',
+    work: Promise<void>,
+  ): void {
+    work.then(
+      () => this.dispatch({ type: done, epoch }),
+      (error: unknown) => {
+        if (this.#state.epoch !== epoch) return;
+        if (!(error instanceof FsError && error.code === 'ENOTCONN')) log('recovery: %O', error);
+        this.#attempt?.link.destroy(error instanceof Error ? error : undefined);
+      },
+    );
+  }
+
+  async #enqueueActive(): Promise<void> {
+    const { activeHandles } = this.#target;
+    if (activeHandles.size > 0) return;
+    await this.#target.call(
+      'session',
+      Enqueue,
+      { type: 'active', mode: 'PR' },
+      { connectionOnly: true, apply: ({ reply }) => void activeHandles.add(reply.handle) },
+    );
+  }
+
+  /** A BAST for the active lock names a handle whose grant we may not have seen. */
+  sawActive(handle: LockHandle): void {
+    this.#target.activeHandles.add(handle);
+  }
+
+  #connect(epoch: number): void {
+    const { transport } = this.#core.runtime;
+    const { addresses } = this.#core.options;
+    const address = addresses[this.#addressIndex % addresses.length];
+    if (address === undefined) throw new FsError('EINVAL', 'no server address');
+    this.#connCount += 1;
+    const connCount = this.#connCount;
+    const abort = new AbortController();
+    this.#connecting = abort;
+    transport
+      .connect(
+        address,
+        (connection) =>
+          new FrameLink(connection, { connCount, outputLimitBytes: Number.POSITIVE_INFINITY }, (link) =>
+            this.#opened(link, epoch),
+          ),
+        { timeoutMs: CONNECT_TIMEOUT_MS, signal: abort.signal },
+      )
+      .then(
+        () => this.#sayConnect(epoch),
+        (error: unknown) => {
+          log('%s: %s', this.address, error instanceof Error ? error.message : error);
+          this.dispatch({ type: 'connectFailed', epoch });
+        },
+      );
+  }
+
+  #opened(link: FrameLink, epoch: number) {
+    const attempt: Attempt = { link, requester: new Requester(), reply: undefined };
+    if (this.#state.epoch === epoch) this.#attempt = attempt;
+    return {
+      frame: (frame: Frame): void => {
+        if (this.#attempt === attempt) this.#frame(attempt, frame);
+      },
+      closed: (error?: Error): void => {
+        log('connection %d to %s ended: %s', link.connCount, link.peer, error?.message ?? 'in order');
+        attempt.requester.detach();
+        if (this.#attempt === attempt) this.#lost();
+        this.dispatch({ type: 'connectionLost', epoch });
+      },
+    };
+  }
+
+  #lost(): void {
+    this.#attempt = undefined;
+    this.#pinger?.stop();
+    this.#pinger = undefined;
+    this.#target.gate.setConnected(false);
+    this.#target.requester.detach();
+  }
+
+  #hangUp(reason: FsError): void {
+    const attempt = this.#attempt;
+    if (attempt === undefined) return;
+    this.#lost();
+    attempt.requester.detach();
+    attempt.link.destroy(reason);
+  }
+
+  #frame(attempt: Attempt, frame: Frame): void {
+    if (frame.header.kind !== KIND.reply) this.#events.incoming(attempt.link, frame);
+    else if (attempt.reply === undefined) attempt.requester.reply(frame);
+    else this.#target.requester.reply(frame);
+  }
+
+  #sayConnect(epoch: number): void {
+    const attempt = this.#attempt;
+    if (attempt === undefined || this.#state.epoch !== epoch) return;
+    const { options } = this.#core;
+    attempt.requester.attach(attempt.link, { resend: false });
+    attempt.requester
+      .call(
+        Connect,
+        {
+          uuid: this.#uuid,
+          name: options.name,
+          protocolMin: PROTOCOL_MIN,
+          protocolMax: PROTOCOL_MAX,
+          features: FEATURES_ALL,
+          softwareVersion: options.softwareVersion,
+          connCount: this.#connCount,
+          previousInstance: this.#instance,
+          targetUuid: this.#target.targetUuid,
+          role: 'client',
+          hasMoreThanOpens: recovery.hasMoreThanOpens(this.#core, this.#target),
+        },
+        { connectionOnly: true, apply: ({ reply }) => this.#answered(attempt, epoch, reply) },
+      )
+      .catch((error: unknown) => {
+        const refusal =
+          error instanceof FsError ? error : new FsError('EIO', 'CONNECT failed', { cause: error });
+        if (refusal.code !== 'ENOTCONN') {
+          log('%s refused: %s', this.address, refusal.message);
+          // Another protocol, or another target: trying again will not help.
+          const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV';
+          this.#events.answered(refusal.message, final ? refusal : undefined);
+        }
+        this.dispatch({ type: 'connectFailed', epoch });
+      });
+  }
+
+  /** In the turn in which the reply is handled: what follows it on the connection finds the state that it brought. */
+  #answered(attempt: Attempt, epoch: number, reply: ConnectReply): void {
+    if (this.#attempt !== attempt) return;
+    const { link } = attempt;
+    link.protocol = reply.protocol;
+    attempt.reply = reply;
+    this.#events.answered(reply.reason ?? reply.outcome, undefined);
+    if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
+      this.#pinger = startPinger(this.#core.runtime, {
+        link,
+        intervalMs: reply.pingIntervalMs ?? PING_MS,
+        ping: () => {
+          this.#target.call('session', Ping, {}, { connectionOnly: true }).catch(() => undefined);
+        },
+        dead: () => link.destroy(new FsError('ETIMEDOUT', `${link.peer} does not answer`)),
+      });
+    }
+    this.dispatch({ type: 'connected', epoch, outcome: reply.outcome, reason: reply.reason ?? '' });
+  }
+
+  async #disconnect(): Promise<void> {
+    this.#retry?.cancel();
+    this.#connecting?.abort(new FsError('ECANCELED', 'unmounted'));
+    const attempt = this.#attempt;
+    if (attempt !== undefined && this.#target.requester.attached) {
+      try {
+        await this.#target.call('session', Disconnect, {}, { connectionOnly: true });
+      } catch (error) {
+        // The server finds out by itself, and evicts what is left of us.
+        log('goodbye: %s', error);
+      }
+    }
+    this.#pinger?.stop();
+    this.#pinger = undefined;
+    attempt?.link.end();
+    this.#target.requester.failAll(new FsError('EIO', 'unmounted'));
+  }
+}

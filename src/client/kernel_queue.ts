@@ -1,0 +1,68 @@
+/**
+ * What the kernel must forget, gathered over one turn: a hundred locks called back together cost one epoch bump and
+ * one list of inodes, not a hundred.
+ *
+ * A failure of the kernel's cache is not the operation's failure: it is logged, and the lock is given back anyway
+ * (keeping it would stop another client for ever).
+ */
+
+import type { Fid } from '../base/ids.js';
+import type { Range } from '../base/interval_set.js';
+import { logger } from '../base/log.js';
+import type { KernelCache } from './api.js';
+
+const log = logger('client:kernel');
+
+export class KernelQueue {
+  readonly #kernel: KernelCache;
+  #attrs = new Set<Fid>();
+  #names = false;
+  #pending: Promise<void> | undefined;
+
+  constructor(kernel: KernelCache) {
+    this.#kernel = kernel;
+  }
+
+  /** Resolves when the kernel has dropped the inode's attributes. */
+  dropAttrs(fid: Fid): Promise<void> {
+    this.#attrs.add(fid);
+    return this.#schedule();
+  }
+
+  /** Resolves when the kernel asks for every name again. */
+  dropNames(): Promise<void> {
+    this.#names = true;
+    return this.#schedule();
+  }
+
+  async dropPages(fid: Fid, ranges?: readonly Range[]): Promise<void> {
+    try {
+      await this.#kernel.dropPages(fid, ranges);
+    } catch (error) {
+      log('pages of %d: %O', fid, error);
+    }
+  }
+
+  #schedule(): Promise<void> {
+    this.#pending ??= this.#run();
+    return this.#pending;
+  }
+
+  async #run(): Promise<void> {
+    // The rest of this turn may add to it.
+    await Promise.resolve();
+    const attrs = [...this.#attrs];
+    const names = this.#names;
+    this.#attrs = new Set();
+    this.#names = false;
+    this.#pending = undefined;
+    try {
+      await Promise.all([
+        attrs.length > 0 ? this.#kernel.dropAttrs(attrs) : undefined,
+        names ? this.#kernel.dropNames() : undefined,
+      ]);
+    } catch (error) {
+      log('%O', error);
+    }
+  }
+}

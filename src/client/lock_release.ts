@@ -1,0 +1,145 @@
+/**
+ * What must happen before a cache lock goes back to the target: one function for each kind. docs/LOCKING.md has the
+ * rules; this file has the order.
+ *
+ * The hard part is the kernel's pages. Dropping them waits for folios that are locked under an unanswered READ or WRITE,
+ * so a request of the kernel must never wait for a lock while an invalidation waits for that request:
+ * - While the pages are dropped the first time ('serving'), the kernel's requests are still served under the lock.
+ * - Then ('holding') new ones wait for the next lock. What was served meanwhile may have stayed in the kernel and is
+ *   dropped once more, leaving out ranges under requests that are held back: a READ brings new pages under the new
+ *   lock, and what a held WRITE leaves in the kernel is dropped after its answer (FileState.held, data_operations.ts).
+ * - A request that is caught in between after all (it came while the invalidation was already at its folios) is served
+ *   when the invalidation has not come through for a while.
+ */
+
+import { IntervalSet, type Range } from '../base/interval_set.js';
+import type { CachedLock } from '../dlm/api.js';
+import { BIT_ATTR, BIT_UPDATE } from '../wire/lock.js';
+import type { Core } from './core.js';
+import type { FileState } from './file_state.js';
+import type { Target } from './targets.js';
+import type { WriteBack } from './write_back.js';
+
+/** An invalidation usually takes microseconds. One that takes this long waits for a request that we hold back. */
+const STUCK_MS = 5;
+const FILE_END = Number.MAX_SAFE_INTEGER;
+
+/** The LockClient's release callback. */
+export async function releaseLock(
+  core: Core,
+  writeBack: WriteBack,
+  target: Target,
+  lock: CachedLock,
+): Promise<void> {
+  if (lock.fid === 0) return;
+  if (lock.type === 'inode') await releaseInode(core, target, lock);
+  else await releaseData(core, writeBack, target, lock);
+}
+
+/** Attributes, and names under UPDATE, are not believed from this moment on: match() does not find the lock. */
+async function releaseInode(core: Core, target: Target, lock: CachedLock): Promise<void> {
+  const { fid, bits } = lock;
+  if (fid === 0) return;
+  const dropped: Promise<void>[] = [];
+  if ((bits & BIT_UPDATE) !== 0 && target.locks.match('inode', fid, 'PR', BIT_UPDATE) === undefined) {
+    core.names.drop(fid);
+    dropped.push(core.kernel.dropNames());
+  }
+  const attrBits = bits & (BIT_ATTR | BIT_UPDATE);
+  if (target.locks.match('inode', fid, 'PR', attrBits) === undefined) {
+    core.attrs.delete(fid);
+    dropped.push(core.kernel.dropAttrs(fid));
+  }
+  await Promise.all(dropped);
+}
+
+async function releaseData(
+  core: Core,
+  writeBack: WriteBack,
+  target: Target,
+  lock: CachedLock,
+): Promise<void> {
+  if (lock.fid === 0) return;
+  const file = core.files.of(lock.fid);
+  // One after the other: PR and PW may be called back together.
+  while (file.giving !== 'no') await file.given;
+  // Another lock, not called back, covers the same.
+  if (target.locks.match('data', file.fid, lock.mode, 0) !== undefined) return;
+  let done = (): void => undefined;
+  file.given = new Promise((resolve) => {
+    done = resolve;
+  });
+  try {
+    await give(core, writeBack, target, file, lock);
+  } finally {
+    file.giving = 'no';
+    done();
+    core.forgetFileIfUnused(target, file);
+  }
+}
+
+async function give(
+  core: Core,
+  writeBack: WriteBack,
+  target: Target,
+  file: FileState,
+  lock: CachedLock,
+): Promise<void> {
+  const { generation } = target;
+  file.giving = 'serving';
+  file.delivered = [];
+  // First, so that few dirty mapped pages are left: the kernel brings those one at a time.
+  await writeBack.flush(target, file);
+  await dropPages(core, target, file, file.held.size === 0 ? undefined : without([wholeFile], file));
+  file.giving = 'holding';
+  await target.locks.unused(lock);
+  for (;;) {
+    const again = without(file.delivered, file);
+    file.delivered = [];
+    if (again.length === 0 || target.generation !== generation) break;
+    await dropPages(core, target, file, again);
+    await target.locks.unused(lock);
+  }
+  // What the invalidation brought back.
+  await writeBack.flush(target, file);
+  // A lock that came meanwhile keeps what is here: nobody else had one in between.
+  if (target.locks.match('data', file.fid, 'PR', 0) === undefined) {
+    core.dropPages(target, file);
+    file.sizeKnown = false;
+  }
+  await core.kernel.dropAttrs(file.fid);
+}
+
+const wholeFile: Range = { start: 0, end: FILE_END };
+
+/** The ranges without those under requests that are held back. */
+function without(ranges: readonly Range[], file: FileState): Range[] {
+  const left = new IntervalSet();
+  for (const { start, end } of ranges) left.add(start, end);
+  for (const held of file.held) {
+    if (left.remove(held.start, held.end) > 0) held.crossed = true;
+  }
+  return [...left];
+}
+
+/** Drops the kernel's pages, and serves held requests that turn out to be in the way. */
+async function dropPages(
+  core: Core,
+  target: Target,
+  file: FileState,
+  ranges: readonly Range[] | undefined,
+): Promise<void> {
+  if (ranges?.length === 0) return;
+  const { timers } = core.runtime;
+  const unstick = (): void => {
+    const lock = target.locks.find('data', file.fid, 'PW', 0) ?? target.locks.find('data', file.fid, 'PR', 0);
+    if (lock !== undefined) for (const held of file.held) held.serve(lock);
+    timer = timers.after(STUCK_MS, unstick);
+  };
+  let timer = timers.after(STUCK_MS, unstick);
+  try {
+    await core.kernel.dropPages(file.fid, ranges);
+  } finally {
+    timer.cancel();
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * The open-handle table: what open(2) made and the last close(2) has not yet ended.
+ *
+ * It is what open replay tells another instance of a target: a handle is in here from the reply that opened it until
+ * release(). A handle whose inode was lost, or whose client was evicted, stays until it is closed and answers EIO.
+ * fh values count up for the life of the client, so a replayed open keeps its number and none is used twice.
+ */
+
+import { type Attr, isDir, opensForWrite } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
+import { type Fh, type Fid, targetIndexOf } from '../base/ids.js';
+
+export interface Handle {
+  readonly fh: Fh;
+  readonly fid: Fid;
+  /** open(2) flags, as OPEN sent them. */
+  readonly flags: number;
+  readonly directory: boolean;
+  /** Why everything on it fails from now on. */
+  dead: FsError | undefined;
+  /** A write-back error not yet reported through this handle; fsync, close or the next write reports it once. */
+  writeError: FsError | undefined;
+  /** Where the next sequential read begins. */
+  nextRead: number;
+  /** Reads that came where the one before had ended. */
+  sequentialReads: number;
+}
+
+export class OpenFiles {
+  readonly #handles = new Map<Fh, Handle>();
+  readonly #byFid = new Map<Fid, Set<Handle>>();
+  #nextFh = 1;
+
+  get size(): number {
+    return this.#handles.size;
+  }
+
+  newFh(): Fh {
+    const fh = this.#nextFh as Fh;
+    this.#nextFh += 1;
+    return fh;
+  }
+
+  add(fh: Fh, fid: Fid, flags: number, attr: Attr): Handle {
+    const handle: Handle = {
+      fh,
+      fid,
+      flags,
+      directory: isDir(attr.mode),
+      dead: undefined,
+      writeError: undefined,
+      nextRead: 0,
+      sequentialReads: 0,
+    };
+    this.#handles.set(fh, handle);
+    const ofFile = this.#byFid.get(fid);
+    if (ofFile === undefined) this.#byFid.set(fid, new Set([handle]));
+    else ofFile.add(handle);
+    return handle;
+  }
+
+  /** @throws FsError EBADF for a handle that is not open. */
+  get(fh: Fh): Handle {
+    const handle = this.#handles.get(fh);
+    if (handle === undefined) throw new FsError('EBADF', `no open handle ${fh}`);
+    return handle;
+  }
+
+  /** @throws FsError EBADF, or why the handle is dead. */
+  live(fh: Fh): Handle {
+    const handle = this.get(fh);
+    if (handle.dead !== undefined) throw handle.dead;
+    return handle;
+  }
+
+  peek(fh: Fh): Handle | undefined {
+    return this.#handles.get(fh);
+  }
+
+  remove(fh: Fh): Handle | undefined {
+    const handle = this.#handles.get(fh);
+    if (handle === undefined) return undefined;
+    this.#handles.delete(fh);
+    const ofFile = this.#byFid.get(handle.fid);
+    ofFile?.delete(handle);
+    if (ofFile?.size === 0) this.#byFid.delete(handle.fid);
+    return handle;
+  }
+
+  isOpen(fid: Fid): boolean {
+    return this.#byFid.has(fid);
+  }
+
+  of(fid: Fid): Iterable<Handle> {
+    return this.#byFid.get(fid) ?? [];
+  }
+
+  /** Handles of one target, those that are dead already left out. */
+  ofTarget(index: number): Handle[] {
+    return [...this.#handles.values()].filter(
+      (handle) => targetIndexOf(handle.fid) === index && handle.dead === undefined,
+    );
+  }
+
+  /** A write-back of the file failed: whoever may have written it is told, once each. */
+  writeFailed(fid: Fid, error: FsError): void {
+    for (const handle of this.of(fid)) if (opensForWrite(handle.flags)) handle.writeError = error;
+  }
+}
+
+/** Reports a write-back error once. @throws it. */
+export function reportWriteError(handle: Handle): void {
+  const error = handle.writeError;
+  if (error === undefined) return;
+  handle.writeError = undefined;
+  throw error;
+}

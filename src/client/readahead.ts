@@ -1,0 +1,135 @@
+/**
+ * Reads from the target into the page cache, and ahead of who reads in order.
+ *
+ * A range that is under a READ already is waited for, not read twice. A sequential reader has up to 8 MiB of READs of
+ * 1 MiB in flight ahead of it. What was written or cut while a READ was under way is not taken from its reply.
+ * Files larger than half the cache are dropped behind a sequential reader: the kernel has those pages, and keeping them
+ * would push out everything else.
+ */
+
+import { IntervalSet, type Range } from '../base/interval_set.js';
+import { logger } from '../base/log.js';
+import { Read } from '../wire/data.js';
+import type { Core } from './core.js';
+import type { Fetch, FileState } from './file_state.js';
+import type { Handle } from './open_files.js';
+import { GRANULE_BYTES } from './page_cache.js';
+import type { Target } from './targets.js';
+
+const log = logger('client:read');
+
+const WINDOW_MAX_BYTES = 8 << 20;
+const FIRST_WINDOW_BYTES = 128 << 10;
+/** The kernel sends the reads of one stream in parallel: not exactly where the last ended is still in order. */
+const SEQUENTIAL_SLACK_BYTES = 1 << 20;
+const ALIGN_BYTES = 4096;
+
+export class Reader {
+  readonly #core: Core;
+
+  constructor(core: Core) {
+    this.#core = core;
+  }
+
+  /** A read was served or is about to be: keeps the reader's window filled. */
+  advance(target: Target, file: FileState, handle: Handle, start: number, end: number): void {
+    const inOrder = Math.abs(start - handle.nextRead) <= SEQUENTIAL_SLACK_BYTES;
+    handle.sequentialReads = inOrder ? handle.sequentialReads + 1 : 0;
+    handle.nextRead = inOrder ? Math.max(handle.nextRead, end) : end;
+    if (handle.sequentialReads < 2) return;
+    const granule = Math.floor(start / GRANULE_BYTES);
+    if (Math.floor(end / GRANULE_BYTES) === granule && start % GRANULE_BYTES !== 0) return;
+    const window = Math.min(WINDOW_MAX_BYTES, FIRST_WINDOW_BYTES << Math.min(handle.sequentialReads, 10));
+    const stop = Math.min(file.sizeBytes, Math.ceil((end + window) / GRANULE_BYTES) * GRANULE_BYTES);
+    // Failures are not ours to report: who needs the range reads it again, and is told.
+    for (const fetch of this.#fetch(target, file, end, stop)) fetch.done.catch(() => undefined);
+    if (file.sizeBytes > this.#core.pages.limitBytes / 2) {
+      for (let index = granule - 2; index >= Math.max(0, granule - 4); index -= 1) {
+        file.pages.dropClean(index);
+      }
+    }
+  }
+
+  /**
+   * Reads what is missing of [start, end). The caller holds a reference to a data lock.
+   * @throws FsError of the READ
+   */
+  async need(target: Target, file: FileState, start: number, end: number): Promise<void> {
+    const from = start - (start % ALIGN_BYTES);
+    const to = Math.min(Math.max(end, file.sizeBytes), Math.ceil(end / ALIGN_BYTES) * ALIGN_BYTES);
+    await Promise.all(this.#fetch(target, file, from, to).map((fetch) => fetch.done));
+  }
+
+  /** READs that together bring what is missing of the range, those under way included. */
+  #fetch(target: Target, file: FileState, start: number, end: number): Fetch[] {
+    if (start >= end) return [];
+    const fetches: Fetch[] = [];
+    for (const gap of file.pages.missing(start, end)) {
+      const uncovered = new IntervalSet();
+      uncovered.add(gap.start, gap.end);
+      for (const fetch of file.fetches) {
+        if (fetch.start >= gap.end || fetch.end <= gap.start) continue;
+        uncovered.remove(fetch.start, fetch.end);
+        fetches.push(fetch);
+      }
+      for (const range of uncovered) fetches.push(...this.#readRange(target, file, range));
+    }
+    return fetches;
+  }
+
+  #readRange(target: Target, file: FileState, range: Range): Fetch[] {
+    const fetches: Fetch[] = [];
+    for (let at = range.start; at < range.end; ) {
+      const stop = Math.min(range.end, (Math.floor(at / GRANULE_BYTES) + 1) * GRANULE_BYTES);
+      const fetch = this.#read(target, file, at, stop);
+      if (fetch === undefined) break;
+      fetches.push(fetch);
+      at = stop;
+    }
+    return fetches;
+  }
+
+  /** @returns undefined without a data lock: only readahead asks so, and it can be left. */
+  #read(target: Target, file: FileState, start: number, end: number): Fetch | undefined {
+    const lock = target.locks.find('data', file.fid, 'PR', 0);
+    if (lock === undefined) return undefined;
+    const fetch: Fetch = { start, end, stale: [], done: Promise.resolve() };
+    const { generation } = target;
+    target.locks.addRef(lock);
+    file.fetches.add(fetch);
+    fetch.done = target
+      .call(
+        'data',
+        Read,
+        { fid: file.fid, offset: start, length: end - start },
+        {
+          apply: ({ bulk }) => {
+            if (target.generation === generation) land(file, fetch, bulk);
+          },
+        },
+      )
+      .then(() => undefined)
+      .finally(() => {
+        file.fetches.delete(fetch);
+        target.locks.dropRef(lock);
+      });
+    if (log.enabled) log('READ %d [%d, %d)', file.fid, start, end);
+    return fetch;
+  }
+}
+
+function land(file: FileState, fetch: Fetch, bulk: Buffer): void {
+  // A small view would keep all of the memory alive that it was received in.
+  const data = bulk.length * 2 < bulk.buffer.byteLength ? Buffer.from(bulk) : bulk;
+  const fresh = new IntervalSet();
+  fresh.add(fetch.start, fetch.end);
+  for (const { start, end } of fetch.stale) fresh.remove(start, end);
+  const read = fetch.start + data.length;
+  for (const { start, end } of fresh) {
+    if (start < read)
+      file.pages.fill(start, data.subarray(start - fetch.start, Math.min(end, read) - fetch.start));
+    // Past the end of the file as the target has it, and before its end here: what lies between was never written.
+    const zerosTo = Math.min(end, file.sizeBytes);
+    if (zerosTo > Math.max(start, read)) file.pages.fillZeros(Math.max(start, read), zerosTo);
+  }
+}

@@ -1,0 +1,225 @@
+/**
+ * What a client holds for one target: its calls, locks, gate, FIDs and grants. A FID's high bits say which target it
+ * lives on, and nothing here or above assumes that there is one.
+ *
+ * Calls are counted by kind until their reply, also when their caller was interrupted: a drain waits for all of them.
+ *   operation  of a caller that passed the gate
+ *   data       READ and WRITE of the page cache: what a drain depends on
+ *   closing    CLOSE, CANCEL, UNFLOCK, GET_FIDS: a drain waits for them too, but another instance need not hear of them
+ *   session    what the connection itself needs, and what is void without it
+ */
+
+import { FsError } from '../base/errno.js';
+import { type Fh, type Fid, type LockHandle, type TargetUuid, targetIndexOf } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { LockClientCallbacks } from '../dlm/api.js';
+import { LockClient } from '../dlm/lock_client.js';
+import type { Answer, CallOptions } from '../rpc/api.js';
+import { Requester } from '../rpc/requester.js';
+import type { Timers } from '../runtime/ports.js';
+import { Cancel, Unflock } from '../wire/lock.js';
+import { Close, type StatfsMessage } from '../wire/meta.js';
+import type { Operation } from '../wire/operation.js';
+import { type ConnectReply, FEATURE, GetFids, Ping } from '../wire/session.js';
+import { AppLocks } from './app_locks.js';
+import { FidPool } from './fid_pool.js';
+import { Gate } from './gate.js';
+
+const log = logger('client:target');
+
+export type CallKind = 'operation' | 'data' | 'closing' | 'session';
+
+/** Cache locks held on one target. Each keeps a little memory on both sides. */
+const LOCKS_MAX = 100_000;
+/** Handles in one CLOSE or CANCEL. */
+const HANDLES_MAX = 10_000;
+
+/** Of these nothing is left to do when another instance takes over: what they would end it does not have. */
+const VOID_AFTER_RESTART = new Set<number>([
+  Close.opcode,
+  Cancel.opcode,
+  Unflock.opcode,
+  GetFids.opcode,
+  Ping.opcode,
+]);
+
+export class Target {
+  readonly requester = new Requester();
+  readonly gate = new Gate();
+  readonly appLocks = new AppLocks();
+  readonly locks: LockClient;
+  readonly fids: FidPool;
+  /** -1 until the first CONNECT was answered. */
+  index = -1;
+  label = '';
+  instance = 0;
+  serverVersion = '';
+  targetUuid: TargetUuid | undefined;
+  /** Bytes that the target promised to find room for. */
+  grantBytes = 0;
+  /** No grants in the protocol with this server: it finds room, or does not, at each WRITE. */
+  grantsUsed = true;
+  /** Handles of the active lock: one, or two for a moment when a connection broke at the wrong time. */
+  readonly activeHandles = new Set<LockHandle>();
+  /** Grows when all that the target held for us is void. Who waited meanwhile compares. */
+  generation = 0;
+  lastStatfs: StatfsMessage | undefined;
+  readonly #timers: Timers;
+  readonly #counts: Record<CallKind, number> = { operation: 0, data: 0, closing: 0, session: 0 };
+  readonly #idleWaiters: { readonly kinds: readonly CallKind[]; readonly done: () => void }[] = [];
+  #closes: Fh[] = [];
+  #closing = false;
+  #deferred: (() => void)[] = [];
+
+  constructor(timers: Timers, releaseLock: LockClientCallbacks['release']) {
+    this.#timers = timers;
+    this.locks = new LockClient({
+      callbacks: { release: releaseLock, cancel: (handles) => this.cancel(handles) },
+      maxLocks: LOCKS_MAX,
+    });
+    this.fids = new FidPool(async () => (await this.call('closing', GetFids, {})).reply);
+  }
+
+  /** @throws FsError of the reply, EIO when the client was evicted meanwhile, EINTR when the signal aborts first. */
+  call<Q, R>(
+    kind: CallKind,
+    operation: Operation<Q, R>,
+    request: Q,
+    options: CallOptions<R> = {},
+  ): Promise<Answer<R>> {
+    const { signal, ...rest } = options;
+    this.#counts[kind] += 1;
+    const answered = this.requester.call(operation, request, rest);
+    const done = (): void => this.#done(kind);
+    answered.then(done, done);
+    return signal === undefined ? answered : interruptible(answered, signal);
+  }
+
+  inFlight(kind: CallKind): number {
+    return this.#counts[kind];
+  }
+
+  /** Resolves when no call of these kinds is in flight. */
+  idle(...kinds: CallKind[]): Promise<void> {
+    if (kinds.every((kind) => this.#counts[kind] === 0)) return Promise.resolve();
+    return new Promise((done) => {
+      this.#idleWaiters.push({ kinds, done });
+    });
+  }
+
+  #done(kind: CallKind): void {
+    this.#counts[kind] -= 1;
+    if (this.#counts[kind] > 0 || this.#idleWaiters.length === 0) return;
+    for (const waiter of this.#idleWaiters.splice(0)) {
+      if (waiter.kinds.every((each) => this.#counts[each] === 0)) waiter.done();
+      else this.#idleWaiters.push(waiter);
+    }
+  }
+
+  /** Takes what CONNECT said of the target. */
+  adopt(reply: ConnectReply): void {
+    this.index = reply.targetIndex ?? 0;
+    this.label = reply.label ?? '';
+    this.instance = reply.instance ?? 0;
+    this.serverVersion = reply.softwareVersion;
+    this.targetUuid = reply.targetUuid;
+    this.grantsUsed = (reply.features & FEATURE.grants) !== 0;
+    this.grantBytes = reply.grantBytes ?? 0;
+    if (reply.fids !== undefined) this.fids.add(reply.fids);
+  }
+
+  /** Gives locks back. Failure means that they are gone already. */
+  cancel(handles: readonly LockHandle[]): void {
+    for (let at = 0; at < handles.length; at += HANDLES_MAX) {
+      this.#background(
+        this.call('closing', Cancel, { handles: handles.slice(at, at + HANDLES_MAX) }),
+        'CANCEL',
+      );
+    }
+  }
+
+  /** The handle is closed. Those of one turn go out together. */
+  close(fh: Fh): void {
+    this.#closes.push(fh);
+    if (this.#closing) return;
+    this.#closing = true;
+    this.#timers.soon(() => {
+      this.#closing = false;
+      this.sendCloses();
+    });
+  }
+
+  /** Closes go out unless the gate is closed: then the target learns of them when it opens, or need not. */
+  sendCloses(): void {
+    if (this.#closes.length === 0 || this.gate.state === 'CLOSED') return;
+    const fhs = this.#closes;
+    this.#closes = [];
+    for (let at = 0; at < fhs.length; at += HANDLES_MAX) {
+      this.#background(this.call('closing', Close, { fhs: fhs.slice(at, at + HANDLES_MAX) }), 'CLOSE');
+    }
+  }
+
+  /**
+   * Runs it now, or when the gate opens again while the same instance serves; never if another one takes over, which
+   * learns from the replay what is left.
+   */
+  whenOpen(send: () => void): void {
+    if (this.gate.state === 'CLOSED') this.#deferred.push(send);
+    else send();
+  }
+
+  /** The gate has opened. */
+  sendDeferred(): void {
+    this.sendCloses();
+    for (const send of this.#deferred.splice(0)) send();
+  }
+
+  /** Another instance serves: what ends something that it does not have is void. */
+  forgetSession(): void {
+    this.generation += 1;
+    this.#closes = [];
+    this.#deferred = [];
+    this.activeHandles.clear();
+    this.fids.clear();
+    this.requester.failAll(new FsError('ECANCELED', 'another instance of the target serves'), (operation) =>
+      VOID_AFTER_RESTART.has(operation.opcode),
+    );
+  }
+
+  #background(answered: Promise<unknown>, what: string): void {
+    answered.catch((error: unknown) => log('%s: %s', what, error));
+  }
+}
+
+/** The targets of a filesystem, by the index in their FIDs. */
+export class Targets {
+  readonly #targets: Target[] = [];
+
+  add(target: Target): void {
+    this.#targets.push(target);
+  }
+
+  /** @throws FsError ENXIO for a FID of a target that this client does not know. */
+  of(fid: Fid): Target {
+    const index = targetIndexOf(fid);
+    for (const target of this.#targets) if (target.index === index) return target;
+    throw new FsError('ENXIO', `no target ${index}`);
+  }
+
+  all(): readonly Target[] {
+    return this.#targets;
+  }
+}
+
+/** The promise, or EINTR as soon as the signal aborts. What the promise does after that is nobody's concern. */
+export function interruptible<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  if (signal.aborted) {
+    promise.catch(() => undefined);
+    return Promise.reject(new FsError('EINTR', 'interrupted'));
+  }
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => reject(new FsError('EINTR', 'interrupted'));
+    signal.addEventListener('abort', onAbort, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
+  });
+}
