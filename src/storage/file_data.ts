@@ -151,7 +151,9 @@ export class StoredFileData implements FileData {
       if (inline !== undefined) {
         const size = ending.size(inode.sizeBytes);
         if (size <= INLINE_MAX) {
-          return this.#putInline(fid, inline, size, ending, (content) => content.fill(0, offset, end));
+          return this.#putInline(fid, inline, size, ending, (content) =>
+            content.fill(0, Math.min(offset, size), Math.min(end, size)),
+          );
         }
         await this.#spill(fid);
       }

@@ -30,7 +30,7 @@ import { MetaDatabase, withRawReader } from './lmdb_store.js';
 import { probeSuperblock } from './meta_probe.js';
 import { MetaSpace } from './meta_space.js';
 import { Overlay } from './overlay.js';
-import { damaged, decodeCounters } from './records.js';
+import { type Counters, damaged, decodeCounters } from './records.js';
 import { decodeDataHeader, encodeSuperblock, FIRST_DATA_BLOCK, type SuperblockRecord } from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
 
@@ -99,6 +99,12 @@ export async function readSuperblock(
   return superblock;
 }
 
+function loadCounters(db: MetaDatabase): Counters {
+  const value = db.get(bareKey(KEY.counters));
+  if (value === undefined) throw damaged('counters');
+  return decodeCounters(value);
+}
+
 function loadSpace(db: MetaDatabase, superblock: SuperblockRecord): ExtentAllocator {
   const space = new ExtentAllocator(Math.floor(superblock.dataSizeBytes / BLOCK_BYTES), FIRST_DATA_BLOCK);
   const prefix = bareKey(KEY.spaceGroup);
@@ -131,16 +137,9 @@ class Target implements TargetStore {
     this.#devices = devices;
     this.#db = db;
     this.#superblock = superblock;
-    const counters = db.get(bareKey(KEY.counters));
-    if (counters === undefined) throw damaged('counters');
+    const counters = loadCounters(db);
     const space = loadSpace(db, superblock);
-    this.#overlay = new Overlay(
-      db,
-      runtime.checksum,
-      superblock.targetIndex,
-      decodeCounters(counters),
-      space,
-    );
+    this.#overlay = new Overlay(db, runtime.checksum, superblock.targetIndex, counters, space);
     this.#lastTransno = this.#overlay.lastTransno;
     this.#metaSpace = new MetaSpace(db, this.#overlay, superblock.metaSizeBytes);
     this.#committer = new Committer(runtime, db, this.#overlay, devices.data, {
