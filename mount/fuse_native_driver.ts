@@ -5,12 +5,12 @@
  * at every mount, and is in docs/SEMANTICS.md. The kernel caches nothing of such a mount: all timeouts are 0 and all I/O is
  * direct, because there is no way to invalidate anything.
  *
- * Invariants: as of the native driver. `closed` is found out by looking once a second whether the kernel still has the mount:
- * libfuse 2 tells fuse-native of no end.
+ * Invariants: as of the native driver. `closed` is found out by looking whether libfuse still has its descriptor of
+ * /dev/fuse, which it closes when the kernel ends the connection: fuse-native is told of no end.
  */
 
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync, readlinkSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
@@ -20,7 +20,8 @@ import { logger } from '../src/base/log.js';
 import type { FuseDispatcherOptions } from '../src/fuse/dispatcher.js';
 import type { FuseHandlers, KernelNotifier } from '../src/fuse/handlers.js';
 import type { FuseMount, WaitingRequest } from './fuse_mount.js';
-import { type Callback, FuseNativeOps } from './fuse_native_ops.js';
+import type { Callback } from './fuse_native_calls.js';
+import { FuseNativeOps } from './fuse_native_ops.js';
 import { mountAt } from './mount_table.js';
 import { checkMountpoint } from './mountpoint.js';
 import { fusermountFailure } from './unmount.js';
@@ -72,6 +73,8 @@ const REQUEST_BYTES_MAX = 131072;
 /** libfuse 2.9 speaks 7.19: no flags that we know matter to anyone. */
 const LIBFUSE2_MINOR = 19;
 const CLOSED_CHECK_MS = 1000;
+/** While an unmount of our own is under way. */
+const LEAVING_CHECK_MS = 10;
 
 /**
  * Mounts, and resolves when the mount can be used.
@@ -94,12 +97,29 @@ export async function startFuseNativeMount(
     fsname: [escapeOption(options.source), ...libfuseOptions(options)].join(','),
   });
   replaceFaulty(fuse, ops);
+  const before = fuseDescriptors();
   await new Promise<void>((resolve, reject) => {
     fuse.mount((error) => (error === null ? resolve() : reject(mountFailure(mountpoint, error))));
   });
   handlers.init?.({ minor: LIBFUSE2_MINOR, flags: 0n, maxWrite: REQUEST_BYTES_MAX });
   for (const limit of FUSE_NATIVE_LIMITS) log('driver fuse-native: %s', limit);
-  return new FuseNativeMount(handlers, ops, fuse, addon, mountpoint, options.timers);
+  const descriptor = fuseDescriptors().find((path) => !before.includes(path));
+  return new FuseNativeMount(handlers, ops, fuse, addon, mountpoint, descriptor, options.timers);
+}
+
+/** Paths below /proc of this process's descriptors of /dev/fuse. */
+function fuseDescriptors(): string[] {
+  return readdirSync('/proc/self/fd')
+    .map((number) => `/proc/self/fd/${number}`)
+    .filter(isFuseDescriptor);
+}
+
+function isFuseDescriptor(path: string): boolean {
+  try {
+    return readlinkSync(path) === '/dev/fuse';
+  } catch {
+    return false; // closed
+  }
 }
 
 const FLAG_WORDS: readonly (readonly [number, string])[] = [
@@ -254,10 +274,11 @@ class FuseNativeMount implements FuseMount {
   readonly #fuse: FuseNativeInstance;
   readonly #addon: FuseNativeAddon;
   readonly #timers: FuseDispatcherOptions['timers'];
-  /** The kernel's folder for this connection; there as long as the mount is anywhere, if fusectl is mounted. */
-  readonly #connection: string | undefined;
+  /** libfuse's descriptor of /dev/fuse, as a path. */
+  readonly #descriptor: string | undefined;
   #resolveClosed: () => void = () => undefined;
-  #detached = false;
+  #nextCheck: { cancel(): void } | undefined = undefined;
+  #leaving = false;
   #gone = false;
 
   constructor(
@@ -266,6 +287,7 @@ class FuseNativeMount implements FuseMount {
     fuse: FuseNativeInstance,
     addon: FuseNativeAddon,
     mountpoint: string,
+    descriptor: string | undefined,
     timers: FuseDispatcherOptions['timers'],
   ) {
     this.#handlers = handlers;
@@ -274,9 +296,7 @@ class FuseNativeMount implements FuseMount {
     this.#addon = addon;
     this.mountpoint = mountpoint;
     this.#timers = timers;
-    const minor = mountAt(mountpoint)?.device.split(':')[1];
-    const connection = `/sys/fs/fuse/connections/${minor}`;
-    this.#connection = existsSync(connection) ? connection : undefined;
+    this.#descriptor = descriptor;
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
@@ -291,37 +311,37 @@ class FuseNativeMount implements FuseMount {
     this.#check();
     if (this.#gone) return;
     if (how === 'force') {
-      await takeAwayByForce(this.mountpoint, this.#connection);
+      await takeAwayByForce(this.mountpoint);
+      // Not when libfuse has noticed: its threads wait for our answers, and end() is what gives them.
       this.#end();
       return;
     }
     await run('fusermount', [how === 'plain' ? '-u' : '-uz', '--', this.mountpoint], this.mountpoint);
-    this.#detached = how === 'detach';
-    this.#check();
+    this.#leaving = true;
+    this.#checkLater();
   }
 
   /** The timer keeps the process alive as long as the mount is there, as an open channel would. */
   #checkLater(): void {
-    this.#timers.after(CLOSED_CHECK_MS, () => {
+    this.#nextCheck?.cancel();
+    this.#nextCheck = this.#timers.after(this.#leaving ? LEAVING_CHECK_MS : CLOSED_CHECK_MS, () => {
       this.#check();
       if (!this.#gone) this.#checkLater();
     });
   }
 
   #check(): void {
-    if (!this.#gone && !this.#isThere()) this.#end();
-  }
-
-  #isThere(): boolean {
-    if (this.#connection !== undefined) return existsSync(this.#connection);
-    if (mountAt(this.mountpoint) !== undefined) return true;
-    // Without fusectl a detached mount cannot be seen; what we detached lives as long as its open files.
-    return this.#detached && this.#ops.openCount > 0;
+    const there =
+      this.#descriptor === undefined
+        ? mountAt(this.mountpoint) !== undefined
+        : isFuseDescriptor(this.#descriptor);
+    if (!there) this.#end();
   }
 
   #end(): void {
     if (this.#gone) return;
     this.#gone = true;
+    this.#nextCheck?.cancel();
     // Releases the event loop, which the addon holds; the memory behind _thread stays with this object.
     if (this.#fuse._thread !== null) this.#addon.fuse_native_unmount(this.mountpoint, this.#fuse._thread);
     this.#ops.end();
@@ -332,17 +352,20 @@ class FuseNativeMount implements FuseMount {
 }
 
 /** Ends what waits, and takes the mount out of sight. */
-async function takeAwayByForce(mountpoint: string, connection: string | undefined): Promise<void> {
+async function takeAwayByForce(mountpoint: string): Promise<void> {
   if (process.getuid?.() === 0) {
-    // MNT_FORCE aborts the connection; no look at the path (-c) and no helper (-i), both would ask us.
+    // MNT_FORCE aborts the connection; no look at the path (-c) and no helper (-i): both would ask us.
     await run('umount', ['-i', '-c', '-f', '-l', '--', mountpoint], mountpoint);
     return;
   }
+  // Users may abort their own connections where fusectl is mounted.
+  const minor = mountAt(mountpoint)?.device.split(':')[1];
+  const abort = `/sys/fs/fuse/connections/${minor}/abort`;
   try {
-    if (connection !== undefined) await writeFile(`${connection}/abort`, '1');
+    await writeFile(abort, '1');
   } catch (error) {
-    // The mount is detached all the same; what waits goes on waiting.
-    log('cannot abort %s: %s', connection, error instanceof Error ? error.message : error);
+    // The mount is detached all the same; what waits goes on waiting until we answer.
+    log('cannot abort by %s: %s', abort, error instanceof Error ? error.message : error);
   }
   await run('fusermount', ['-uz', '--', mountpoint], mountpoint);
 }
