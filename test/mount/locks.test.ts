@@ -1,0 +1,215 @@
+/** flock(2), fcntl(2) and OFD locks, within one mount and across two. */
+
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { type Agent, AgentGone, LOCK, O } from '../fixtures/agent.js';
+import { sharedCluster } from '../fixtures/shared_cluster.js';
+
+const shared = sharedCluster({ mounts: 2 });
+const BUSY = { code: 'EAGAIN' };
+
+interface Pair {
+  readonly one: Agent;
+  readonly two: Agent;
+}
+
+/** The same test between processes of one mount, and of two. */
+function bothWays(
+  name: string,
+  body: (pair: Pair, more: (mountIndex?: number) => Agent) => Promise<void>,
+): void {
+  test(`${name} (one mount)`, async (t) => {
+    const { a, more } = await shared.place(t);
+    await body({ one: a, two: more(0) }, more);
+  });
+  test(`${name} (two mounts)`, async (t) => {
+    const { a, b, more } = await shared.place(t);
+    await body({ one: a, two: b }, more);
+  });
+}
+
+async function openBoth({ one, two }: Pair, flags: number = O.RDWR): Promise<[number, number]> {
+  await one.writeFile('f', '.'.repeat(100));
+  return [await one.open('f', flags), await two.open('f', flags)];
+}
+
+bothWays(
+  'flock: exclusive excludes all, shared excludes exclusive, and an unlock lets the next in',
+  async (pair) => {
+    const { one, two } = pair;
+    const [f1, f2] = await openBoth(pair, O.RDONLY);
+    await one.flock(f1, LOCK.EX);
+    await assert.rejects(two.flock(f2, LOCK.SH | LOCK.NB), BUSY);
+    await one.flock(f1, LOCK.SH);
+    await two.flock(f2, LOCK.SH | LOCK.NB);
+    await assert.rejects(two.flock(f2, LOCK.EX | LOCK.NB), BUSY);
+    await one.flock(f1, LOCK.UN);
+    await two.flock(f2, LOCK.EX | LOCK.NB);
+  },
+);
+
+bothWays('flock: a lock belongs to the open file description and ends with its last close', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  const copy = await one.call<number>('dup', { fd: f1 });
+  await one.flock(f1, LOCK.EX);
+  await one.close(f1);
+  await assert.rejects(two.flock(f2, LOCK.EX | LOCK.NB), BUSY);
+  await one.close(copy);
+  await two.flock(f2, LOCK.EX | LOCK.NB);
+});
+
+bothWays('flock: a waiting lock is granted when the holder gives way', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.flock(f1, LOCK.EX);
+  const waits = two.flock(f2, LOCK.EX);
+  await two.blocked();
+  await one.flock(f1, LOCK.UN);
+  await waits;
+  await assert.rejects(one.flock(f1, LOCK.SH | LOCK.NB), BUSY);
+});
+
+bothWays('flock: a lock ends with its process', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.flock(f1, LOCK.EX);
+  const waits = two.flock(f2, LOCK.EX);
+  await two.blocked();
+  await one.dies('SIGKILL');
+  await waits;
+});
+
+bothWays('fcntl: ranges exclude each other where they overlap, and readers share', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  const set = (
+    agent: Agent,
+    fd: number,
+    type: 'read' | 'write',
+    start: number,
+    length: number,
+  ): Promise<void> => agent.lock(fd, { type, how: 'set', start, length });
+  await set(one, f1, 'write', 0, 10);
+  await set(one, f1, 'read', 10, 10);
+  await assert.rejects(set(two, f2, 'write', 9, 1), BUSY);
+  await assert.rejects(set(two, f2, 'read', 0, 1), BUSY);
+  await assert.rejects(set(two, f2, 'write', 19, 1), BUSY);
+  await set(two, f2, 'read', 15, 100);
+  await set(two, f2, 'write', 20, 0);
+  await assert.rejects(set(one, f1, 'read', 1_000_000, 1), BUSY);
+});
+
+bothWays('fcntl: F_GETLK names who is in the way, with range and process', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.lock(f1, { type: 'write', how: 'set', start: 10, length: 10 });
+  const conflict = await two.testLock(f2, { type: 'read', start: 0, length: 0 });
+  const none = await two.testLock(f2, { type: 'read', start: 20, length: 5 });
+  assert.deepEqual([conflict, none.type], [{ type: 'write', start: 10, length: 10, pid: one.pid }, 'unlock']);
+});
+
+bothWays('fcntl: unlocking the middle of a range leaves both ends locked', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.lock(f1, { type: 'write', how: 'set', start: 0, length: 30 });
+  await one.lock(f1, { type: 'unlock', how: 'set', start: 10, length: 10 });
+  await two.lock(f2, { type: 'write', how: 'set', start: 10, length: 10 });
+  await assert.rejects(two.lock(f2, { type: 'write', how: 'set', start: 9, length: 1 }), BUSY);
+  await assert.rejects(two.lock(f2, { type: 'write', how: 'set', start: 20, length: 1 }), BUSY);
+});
+
+bothWays('fcntl: any close of the file by the process drops its locks', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.lock(f1, { type: 'write', how: 'set' });
+  await one.close(await one.open('f', O.RDONLY));
+  await two.lock(f2, { type: 'write', how: 'set' });
+});
+
+bothWays('fcntl: a waiting lock is granted in turn, also when the holder dies', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.lock(f1, { type: 'write', how: 'set', start: 5, length: 5 });
+  const waits = two.lock(f2, { type: 'write', how: 'wait', start: 0, length: 100 });
+  await two.blocked();
+  await one.dies('SIGKILL');
+  await waits;
+});
+
+bothWays('fcntl: two processes that would wait for each other get EDEADLK', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.lock(f1, { type: 'write', how: 'set', start: 0, length: 1 });
+  await two.lock(f2, { type: 'write', how: 'set', start: 1, length: 1 });
+  const waits = one.lock(f1, { type: 'write', how: 'wait', start: 1, length: 1 });
+  await one.blocked();
+  await assert.rejects(two.lock(f2, { type: 'write', how: 'wait', start: 0, length: 1 }), {
+    code: 'EDEADLK',
+  });
+  await two.lock(f2, { type: 'unlock', how: 'set', start: 1, length: 1 });
+  await waits;
+});
+
+bothWays('a process that waits for a lock is ended by a signal, and its wait with it', async (pair, more) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  for (const signal of ['SIGINT', 'SIGKILL'] as const) {
+    await one.lock(f1, { type: 'write', how: 'set' });
+    const waiter = more(two.root === one.root ? 0 : 1);
+    const fd = await waiter.open('f', O.RDWR);
+    const waits = waiter.lock(fd, { type: 'write', how: 'wait' });
+    await waiter.blocked();
+    const { ms } = await waiter.dies(signal);
+    await assert.rejects(waits, AgentGone);
+    assert.ok(ms < 1000, `${signal} took ${ms} ms`);
+    await one.lock(f1, { type: 'unlock', how: 'set' });
+    // Were the dead waiter's lock granted, nobody would ever get it back.
+    await two.lock(f2, { type: 'write', how: 'set' });
+    await two.lock(f2, { type: 'unlock', how: 'set' });
+  }
+});
+
+bothWays(
+  'OFD locks: two descriptions of one process exclude each other, and end with the last close',
+  async (pair) => {
+    const { one, two } = pair;
+    const [f1, f2] = await openBoth(pair);
+    const again = await one.open('f', O.RDWR);
+    await one.lock(f1, { type: 'write', how: 'set', kind: 'ofd', start: 0, length: 10 });
+    await assert.rejects(
+      one.lock(again, { type: 'write', how: 'set', kind: 'ofd', start: 5, length: 1 }),
+      BUSY,
+    );
+    await assert.rejects(two.lock(f2, { type: 'write', how: 'set', kind: 'ofd', start: 5, length: 1 }), BUSY);
+    await assert.rejects(two.lock(f2, { type: 'write', how: 'set', start: 5, length: 1 }), BUSY);
+    await one.close(again);
+    await assert.rejects(two.lock(f2, { type: 'write', how: 'set', start: 5, length: 1 }), BUSY);
+    await one.close(f1);
+    await two.lock(f2, { type: 'write', how: 'set', start: 5, length: 1 });
+  },
+);
+
+bothWays('flock and fcntl locks do not see each other', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.flock(f1, LOCK.EX);
+  await two.lock(f2, { type: 'write', how: 'set' });
+});
+
+bothWays('what one wrote under a lock, the next holder reads', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  await one.pwrite(f1, 0, '0'.padStart(10));
+  const increment = async (agent: Agent, fd: number): Promise<void> => {
+    await agent.lock(fd, { type: 'write', how: 'wait' });
+    const value = Number(await agent.pread(fd, 0, 10));
+    await agent.pwrite(fd, 0, String(value + 1).padStart(10));
+    await agent.lock(fd, { type: 'unlock', how: 'set' });
+  };
+  const many = async (agent: Agent, fd: number): Promise<void> => {
+    for (let round = 0; round < 25; round++) await increment(agent, fd);
+  };
+  await Promise.all([many(one, f1), many(two, f2)]);
+  assert.equal(Number(await one.pread(f1, 0, 10)), 50);
+});

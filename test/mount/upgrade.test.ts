@@ -1,0 +1,335 @@
+/** What applications have open, hold and have written lives through upgrades, and who comes meanwhile waits. */
+
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { type Agent, LOCK, O, SEEK } from '../fixtures/agent.js';
+import { type Cluster, startCluster } from '../fixtures/cluster.js';
+import { MIB } from '../fixtures/devices.js';
+import { until, within } from '../fixtures/until.js';
+
+const BUSY = { code: 'EAGAIN' };
+
+test('an unlinked open file goes on through two upgrades, and its space is freed on the last close', async (t) => {
+  const cluster = await startCluster(t, { dataBytes: 256 * MIB });
+  const agent = cluster.agent();
+  const before = (await cluster.status()).blocksFree;
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  await agent.call('write_pattern', { fd, seed: 1, offset: 0, length: 32 * MIB });
+  await agent.fsync(fd);
+  await agent.unlink('f');
+  const check = (length: number): Promise<unknown> =>
+    agent.call('check_pattern', { fd, seed: 1, offset: 0, length });
+  await cluster.upgrade();
+  assert.equal(await check(32 * MIB), null);
+  await agent.call('write_pattern', { fd, seed: 1, offset: 32 * MIB, length: MIB });
+  await cluster.upgrade();
+  const stat = await agent.fstat(fd);
+  const used = await cluster.status();
+  assert.deepEqual([await check(33 * MIB), stat.nlink, stat.size, used.orphans], [null, 0, 33 * MIB, 1]);
+  assert.ok(before - used.blocksFree >= (33 * MIB) / used.blockBytes);
+  await agent.close(fd);
+  await until('the space is free again', async () => {
+    const now = await cluster.status();
+    return now.orphans === 0 && before - now.blocksFree < MIB / now.blockBytes;
+  });
+});
+
+test('handles keep their position, their append mode and their directory position', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  await agent.writeFile('f', 'abcdefgh');
+  await agent.mkdir('d');
+  const names = Array.from({ length: 300 }, (_, at) => `entry ${at}`);
+  for (const name of names) await agent.writeFile(`d/${name}`, '');
+  const reader = await agent.open('f', O.RDONLY);
+  const appender = await agent.open('f', O.WRONLY | O.APPEND);
+  const directory = await agent.open('d', O.RDONLY | O.DIRECTORY);
+  const temporary = await agent.open('', O.TMPFILE | O.RDWR);
+  assert.equal(await agent.read(reader, 3), 'abc');
+  await agent.write(temporary, 'nameless');
+  const seen = (await agent.getdents(directory, 800)).map((entry) => entry.name);
+  await cluster.upgrade();
+  await agent.write(appender, 'ij');
+  for (;;) {
+    const more = await agent.getdents(directory, 800);
+    if (more.length === 0) break;
+    seen.push(...more.map((entry) => entry.name));
+  }
+  await agent.call('link_fd', { fd: temporary, to: 'named' });
+  assert.deepEqual(
+    [await agent.read(reader, 10), await agent.readFile('named'), seen.sort()],
+    ['defghij', 'nameless', ['.', '..', ...names].sort()],
+  );
+});
+
+test('flock and fcntl locks stay exclusive against a second client before, during and after', async (t) => {
+  const cluster = await startCluster(t, { mounts: 2 });
+  const [holder, rival] = [cluster.agent(0), cluster.agent(1)];
+  await holder.writeFile('f', '.'.repeat(100));
+  await holder.writeFile('g', '.'.repeat(100));
+  const [held, heldRange] = [await holder.open('f', O.RDWR), await holder.open('g', O.RDWR)];
+  const [wanted, wantedRange] = [await rival.open('f', O.RDWR), await rival.open('g', O.RDWR)];
+  await holder.flock(held, LOCK.EX);
+  await holder.lock(heldRange, { type: 'write', how: 'set', start: 10, length: 10 });
+  await holder.lock(heldRange, { type: 'read', how: 'set', start: 50, length: 10, kind: 'ofd' });
+  const refused = async (agent: Agent): Promise<void> => {
+    await assert.rejects(agent.flock(wanted, LOCK.SH | LOCK.NB), BUSY);
+    const range = (start: number, type: 'read' | 'write'): Promise<void> =>
+      agent.lock(wantedRange, { type, how: 'set', start, length: 1 });
+    await assert.rejects(range(15, 'read'), BUSY);
+    await assert.rejects(range(55, 'write'), BUSY);
+    await range(30, 'write');
+  };
+  await refused(rival);
+  for (let round = 0; round < 2; round++) {
+    let during: Promise<void> = Promise.resolve();
+    await cluster.upgrade(async () => {
+      during = rival.flock(wanted, LOCK.SH | LOCK.NB);
+      await rival.blocked();
+    });
+    await assert.rejects(during, BUSY);
+    await refused(rival);
+  }
+  await holder.flock(held, LOCK.UN);
+  await holder.lock(heldRange, { type: 'unlock', how: 'set' });
+  await rival.flock(wanted, LOCK.EX | LOCK.NB);
+  await rival.lock(wantedRange, { type: 'write', how: 'set', start: 15, length: 1 });
+});
+
+test('a waiting lock is still waiting after an upgrade, then granted, in its turn', async (t) => {
+  const cluster = await startCluster(t, { mounts: 2 });
+  const [holder, first, second] = [cluster.agent(0), cluster.agent(1), cluster.agent(0)];
+  await holder.writeFile('f', '');
+  const fds = await Promise.all([holder, first, second].map((agent) => agent.open('f', O.RDWR)));
+  const [fd0 = -1, fd1 = -1, fd2 = -1] = fds;
+  await holder.lock(fd0, { type: 'write', how: 'set' });
+  const order: string[] = [];
+  const wait = (agent: Agent, fd: number, name: string): Promise<unknown> =>
+    agent.lock(fd, { type: 'write', how: 'wait' }).then(() => order.push(name));
+  const waits1 = wait(first, fd1, 'first');
+  await first.blocked();
+  const waits2 = wait(second, fd2, 'second');
+  await second.blocked();
+  await cluster.upgrade();
+  await holder.stat('f');
+  assert.deepEqual(order, []);
+  await holder.lock(fd0, { type: 'unlock', how: 'set' });
+  await within('the first waiter', waits1);
+  await first.lock(fd1, { type: 'unlock', how: 'set' });
+  await within('the second waiter', waits2);
+  assert.deepEqual(order, ['first', 'second']);
+});
+
+test('a lock that waits during an upgrade dies with its process', async (t) => {
+  const cluster = await startCluster(t, { mounts: 2 });
+  const [holder, waiter, next] = [cluster.agent(0), cluster.agent(1), cluster.agent(1)];
+  await holder.writeFile('f', '');
+  const [fd, waiting, wanted] = await Promise.all(
+    [holder, waiter, next].map((agent) => agent.open('f', O.RDWR)),
+  );
+  await holder.lock(fd ?? -1, { type: 'write', how: 'set' });
+  waiter.lock(waiting ?? -1, { type: 'write', how: 'wait' }).catch(() => undefined);
+  await waiter.blocked();
+  await cluster.upgrade(async () => {
+    const { ms } = await waiter.dies('SIGINT');
+    assert.ok(ms < 500, `${ms} ms`);
+  });
+  await holder.lock(fd ?? -1, { type: 'unlock', how: 'set' });
+  await next.lock(wanted ?? -1, { type: 'write', how: 'set' });
+});
+
+test('stores to shared mappings are on the server before the clean mark', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  await agent.ftruncate(fd, 64 * 4096);
+  const map = await agent.call<number>('mmap', { fd, length: 64 * 4096 });
+  for (let page = 0; page < 64; page += 3) {
+    await agent.call('map_write', { map, offset: page * 4096 + page, data: `page ${page}` });
+  }
+  await cluster.shutdown();
+  // The client is gone for good: what is there now was there at the mark.
+  cluster.mounts[0]?.child.kill('SIGKILL');
+  cluster.abortMounts();
+  await cluster.serve({ tree: cluster.newerTree(), args: ['--force-start'] });
+  await cluster.addMount();
+  const witness = cluster.agent(1);
+  const found = await witness.readFile('f');
+  for (let page = 0; page < 64; page += 3) {
+    assert.equal(
+      found.slice(page * 4096 + page, page * 4096 + page + 7),
+      `page ${page}`.padEnd(7, '\0').slice(0, 7),
+    );
+  }
+});
+
+test('a mapping goes on through an upgrade: it is read, stored to and seen', async (t) => {
+  const cluster = await startCluster(t);
+  const [agent, other] = [cluster.agent(), cluster.agent()];
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  await agent.pwrite(fd, 0, 'x'.repeat(8192));
+  const map = await agent.call<number>('mmap', { fd, length: 8192 });
+  await agent.call('map_write', { map, offset: 0, data: 'before' });
+  await cluster.upgrade();
+  await agent.call('map_write', { map, offset: 4096, data: 'after' });
+  await agent.call('msync', { map });
+  const text = await other.readFile('f');
+  assert.deepEqual(
+    [await agent.call('map_read', { map, offset: 0, length: 8 }), text.slice(0, 8), text.slice(4096, 4102)],
+    ['beforexx', 'beforexx', 'afterx'],
+  );
+});
+
+test('an appender that never stops loses no record and repeats none, over three upgrades', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const fd = await agent.open('log', O.CREAT | O.WRONLY | O.APPEND);
+  let written = 0;
+  let stop = false;
+  let longestMs = 0;
+  const appender = (async () => {
+    while (!stop) {
+      const began = performance.now();
+      await agent.write(fd, `record ${written}\n`);
+      longestMs = Math.max(longestMs, performance.now() - began);
+      written += 1;
+    }
+  })();
+  for (let round = 0; round < 3; round++) {
+    await cluster.upgrade();
+    const before = written;
+    await until('the appender goes on', () => written > before + 20);
+  }
+  stop = true;
+  await appender;
+  const lines = (await agent.readFile('log')).split('\n').slice(0, -1);
+  assert.deepEqual(
+    lines,
+    Array.from({ length: written }, (_, at) => `record ${at}`),
+  );
+  t.diagnostic(`${written} records, longest write ${longestMs.toFixed(0)} ms`);
+});
+
+test('dirty data of many files is on the server after an upgrade, byte for byte', async (t) => {
+  const cluster = await startCluster(t, { mounts: 2 });
+  const [agent, other] = [cluster.agent(0), cluster.agent(1)];
+  const files = Array.from({ length: 40 }, (_, at) => ({ name: `f${at}`, length: at * 100_000 + at }));
+  for (const [seed, { name, length }] of files.entries()) {
+    const fd = await agent.open(name, O.CREAT | O.RDWR);
+    await agent.call('write_pattern', { fd, seed, offset: 0, length });
+  }
+  await cluster.upgrade();
+  for (const [seed, { name, length }] of files.entries()) {
+    const fd = await other.open(name, O.RDONLY);
+    const stat = await other.fstat(fd);
+    assert.deepEqual(
+      [stat.size, await other.call('check_pattern', { fd, seed, offset: 0, length })],
+      [length, null],
+      name,
+    );
+  }
+});
+
+test('with a standby of the next version the pause is short, and clients hear both addresses', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  const standby = cluster.startServer({ tree: cluster.newerTree(), args: ['--standby'] });
+  await standby.standingBy();
+  let longestMs = 0;
+  let stop = false;
+  const worker = (async () => {
+    for (let at = 0; !stop; at++) {
+      const began = performance.now();
+      await agent.pwrite(fd, at % 1000, 'x');
+      await agent.stat('f');
+      longestMs = Math.max(longestMs, performance.now() - began);
+    }
+  })();
+  await cluster.shutdown();
+  await standby.ready();
+  cluster.adopt(standby);
+  await agent.call('mkdir', { path: 'after' }).catch(() => undefined);
+  stop = true;
+  await worker;
+  const status = await cluster.status();
+  assert.deepEqual([status.softwareVersion, status.clients.length], [standby.tree.version, 1]);
+  t.diagnostic(`longest pause ${longestMs.toFixed(0)} ms`);
+});
+
+test('a client that mounts while the server shuts down or is away waits, and gets in after', async (t) => {
+  const cluster = await startCluster(t);
+  await cluster.agent().writeFile('f', 'there');
+  let late = cluster.startMount();
+  await late.ready();
+  await cluster.upgrade(async () => {
+    late = cluster.startMount(['retry']);
+  });
+  await late.ready();
+  assert.equal(await cluster.agent(2).readFile('f'), 'there');
+});
+
+test('a shutdown can be called off while a client still drains, and work goes on', async (t) => {
+  const cluster = await startCluster(t, { mounts: 2, serveArgs: ['--drain-timeout', '60'] });
+  const [agent, other] = [cluster.agent(0), cluster.agent(1)];
+  const [, slow] = cluster.mounts;
+  assert.ok(slow !== undefined);
+  await other.writeFile('g', '');
+  slow.child.kill('SIGSTOP');
+  await agent.writeFile('f', 'x');
+  const shutdown = cluster.cli(['shutdown', cluster.address]);
+  await until('one client is drained', async () =>
+    (await cluster.status()).clients.some((client) => client.state === 'drained'),
+  );
+  const blocked = agent.stat('f');
+  await agent.blocked();
+  await cluster.cliOk(['shutdown', cluster.address, '--cancel']);
+  await within('the blocked call goes on', blocked);
+  slow.child.kill('SIGCONT');
+  await other.writeFile('g', 'y');
+  const done = await shutdown;
+  assert.deepEqual([done.code, (await cluster.status()).state], [1, 'active']);
+});
+
+test('SIGTERM to serve is a controlled shutdown, and a clean server starts in any version again', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  await agent.write(fd, 'text');
+  for (let round = 0; round < 2; round++) {
+    cluster.server.child.kill('SIGTERM');
+    await cluster.serverEnded();
+    await cluster.serve({ tree: cluster.newerTree() });
+    assert.equal(await agent.pread(fd, 0, 10), 'text');
+  }
+  await agent.lseek(fd, 0, SEEK.END);
+});
+
+test('several upgrades under a mixed load on two mounts bring no error', async (t) => {
+  const cluster = await startCluster(t, { mounts: 2 });
+  let stop = false;
+  let operations = 0;
+  const worker = async (cluster: Cluster, mountIndex: number, name: string): Promise<void> => {
+    const agent = cluster.agent(mountIndex);
+    await agent.mkdir(name);
+    for (let round = 0; !stop; round++) {
+      const path = `${name}/${round}`;
+      await agent.writeFile(path, `content ${round}`);
+      await agent.rename(path, `${path} moved`);
+      assert.equal(await agent.readFile(`${path} moved`), `content ${round}`);
+      assert.deepEqual(await agent.list(name), [`${round} moved`]);
+      await agent.unlink(`${path} moved`);
+      operations += 5;
+    }
+    await agent.rmdir(name);
+  };
+  const workers = [0, 1, 0, 1].map((mountIndex, at) => worker(cluster, mountIndex, `w${at}`));
+  for (let round = 0; round < 4; round++) {
+    await cluster.upgrade();
+    const before = operations;
+    await until('the work goes on', () => operations > before + 40);
+  }
+  stop = true;
+  await Promise.all(workers);
+  t.diagnostic(`${operations} operations`);
+});
