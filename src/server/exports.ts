@@ -58,24 +58,27 @@ export class ExportTable {
   evicted(): EvictedClient[] {
     return [...this.#evicted.values()].slice(-SHOWN_MAX);
   }
+}
 
-  /**
-   * By UUID, prefix of a UUID, or name.
-   * @throws FsError ENOENT, or EINVAL when more than one fits.
-   */
-  find(idOrName: string): Export {
-    const wanted = idOrName.toLowerCase();
-    const fitting = [...this.#exports.values()].filter(
-      (one) => one.name === idOrName || (wanted !== '' && one.uuid.startsWith(wanted)),
+/**
+ * By UUID, prefix of a UUID, or name.
+ * @throws FsError ENOENT, or EINVAL when more than one fits.
+ */
+export function findClient<C extends { readonly uuid: ClientUuid; readonly name: string }>(
+  clients: readonly C[],
+  idOrName: string,
+): C {
+  const wanted = idOrName.toLowerCase();
+  const fitting = clients.filter(
+    (one) => one.name === idOrName || (wanted !== '' && one.uuid.startsWith(wanted)),
+  );
+  const [first] = fitting;
+  if (first === undefined) throw new FsError('ENOENT', `no client ${JSON.stringify(idOrName)}`);
+  if (fitting.length > 1) {
+    throw new FsError(
+      'EINVAL',
+      `${fitting.length} clients fit ${JSON.stringify(idOrName)}: name one by UUID`,
     );
-    const [first] = fitting;
-    if (first === undefined) throw new FsError('ENOENT', `no client ${JSON.stringify(idOrName)}`);
-    if (fitting.length > 1) {
-      throw new FsError(
-        'EINVAL',
-        `${fitting.length} clients fit ${JSON.stringify(idOrName)}: name one by UUID`,
-      );
-    }
-    return first;
   }
+  return first;
 }

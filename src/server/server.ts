@@ -8,18 +8,16 @@
 import { ByteBudget } from '../base/budget.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
-import { LockServer } from '../dlm/lock_server.js';
 import { FrameLink } from '../rpc/link.js';
 import { Service } from '../rpc/service.js';
 import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
 import type { ClientRecord, TargetStore } from '../storage/api.js';
-import { Evict, type ServerStateName, Shutdown, Status, type StatusReply } from '../wire/admin.js';
-import { Bast, Cast } from '../wire/lock.js';
-import { Connect } from '../wire/session.js';
+import type { ServerStateName, StatusReply } from '../wire/admin.js';
+import { sessionService } from './admin_handlers.js';
 import { Admission } from './admission.js';
 import type { Call } from './call.js';
-import { connect } from './connect.js';
-import { evict, forgetPrevious, lockExpired, noteCalledBack, silence } from './eviction.js';
+import { evict, forgetPrevious, silence } from './eviction.js';
+import { findClient } from './exports.js';
 import { registerHandlers } from './handlers.js';
 import type { Host, ServerSettings } from './host.js';
 import { Liveness } from './liveness.js';
@@ -29,6 +27,7 @@ import { Session, type SessionServices } from './session.js';
 import { ControlledShutdown } from './shutdown.js';
 import { statusOf } from './status.js';
 import { Target } from './target.js';
+import { lockServerOf } from './target_locks.js';
 import { decideStart } from './version_gate.js';
 
 const log = logger('server');
@@ -37,10 +36,6 @@ const log = logger('server');
 const BULK_BYTES_MAX = 256 << 20;
 /** A client that does not take its replies is not read from: what it asks for would only pile up here. */
 const OUTPUT_PAUSE_BYTES = 16 << 20;
-/** Handles of each instance are its own: a CANCEL of an earlier instance must not name a lock of this one. */
-const HANDLES_PER_INSTANCE = 2 ** 36;
-const INSTANCES = 2 ** 16;
-
 export interface ServerOptions {
   readonly listen: Address;
   readonly softwareVersion: string;
@@ -105,7 +100,7 @@ export class Server implements Host {
     const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
     const clients = new Service<Call>({ bulkBudget });
     this.#services = {
-      sessions: this.#sessionService(),
+      sessions: sessionService(this),
       clients,
       modifying: registerHandlers(clients, this),
       admission: new Admission(this),
@@ -138,6 +133,10 @@ export class Server implements Host {
     this.#listener = await transport.listen(this.#options.listen, (connection) => this.#accept(connection));
   }
 
+  get isShuttingDown(): boolean {
+    return this.#shutdown !== undefined;
+  }
+
   /**
    * Serves this target from now on. Owns the store: when this fails, it is closed.
    * @param store opened, not begun.
@@ -158,7 +157,7 @@ export class Server implements Host {
       await store.close();
       throw error;
     }
-    const target = new Target(this.runtime, store, this.settings, (made) => this.#makeLocks(made));
+    const target = new Target(this.runtime, store, this.settings, lockServerOf);
     this.#target = target;
     target.clientGone = (uuid) => this.#recovery?.gone(uuid);
     // Also tells the target how far FIDs were handed out before.
@@ -209,13 +208,23 @@ export class Server implements Host {
     return this.#shutdown?.cancel() ?? false;
   }
 
-  /** @throws FsError ENOENT, EINVAL; see ExportTable.find. */
+  /**
+   * A client that is waited for in the recovery window too, which may end it.
+   * @throws FsError ENOENT, or EINVAL when more than one fits.
+   */
   evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string } {
     const target = this.#target;
-    if (target === undefined) throw new FsError('ENOENT', 'the server is not active');
-    const owner = target.exports.find(idOrName);
-    evict(target, owner, reason);
-    return { uuid: owner.uuid, name: owner.name };
+    if (target === undefined || target.stopped) throw new FsError('ENOENT', 'the server is not active');
+    const away = this.#recovery?.isOpen === true ? this.#recovery.missing() : [];
+    const found = findClient([...target.exports, ...away], idOrName);
+    const owner = target.exports.get(found.uuid);
+    if (owner !== undefined) {
+      evict(target, owner, reason);
+    } else {
+      forgetPrevious(target, [found], reason);
+      this.#recovery?.gone(found.uuid);
+    }
+    return { uuid: found.uuid, name: found.name };
   }
 
   /** Stops without draining and without the clean mark, as a crash would, but in order. */
@@ -223,6 +232,7 @@ export class Server implements Host {
     if (this.#state === 'stopped') return this.closed;
     await this.#listener?.close();
     this.#recovery?.abandon();
+    this.#shutdown?.abort(this.#failure ?? new FsError('ECANCELED', 'the server was stopped'));
     await this.#release(this.#target);
   }
 
@@ -234,60 +244,6 @@ export class Server implements Host {
       });
       this.#sessions.add(session);
       return session;
-    });
-  }
-
-  #sessionService(): Service<Session> {
-    const service = new Service<Session>();
-    service.on(Connect, (session, request) => ({ reply: connect(this, session, request) }));
-    service.on(Status, () => ({ reply: this.status() }));
-    service.on(Evict, (_session, { client, reason }) => {
-      return { reply: this.evict(client, reason ?? 'the administrator said so') };
-    });
-    service.on(Shutdown, (_session, { drainTimeoutMs, cancel }) => {
-      return { reply: cancel === true ? this.#cancelAsked() : this.#shutdownAsked(drainTimeoutMs) };
-    });
-    return service;
-  }
-
-  #cancelAsked(): { readonly accepted: boolean; readonly text: string } {
-    const accepted = this.cancelShutdown();
-    const refused =
-      this.#shutdown === undefined ? 'no shutdown is under way' : 'it is too late: all clients are drained';
-    return { accepted, text: accepted ? 'the shutdown is taken back' : refused };
-  }
-
-  #shutdownAsked(drainTimeoutMs: number | undefined): { readonly accepted: boolean; readonly text: string } {
-    if (this.#shutdown !== undefined) return { accepted: true, text: 'a shutdown is under way already' };
-    // Whether it succeeds is seen by the end of the connection and by the exit status of the server.
-    this.shutdown({ drainTimeoutMs }).catch((error: unknown) => log('shutdown: %O', error));
-    return { accepted: true, text: 'shutting down' };
-  }
-
-  #makeLocks(target: Target): LockServer {
-    const { timers, clock } = this.runtime;
-    return new LockServer({
-      timers,
-      clock,
-      lockTimeoutMs: this.settings.lockTimeoutMs,
-      firstHandle: (target.store.superblock.instance % INSTANCES) * HANDLES_PER_INSTANCE + 1,
-      callbacks: {
-        bast: (lock) => {
-          const owner = target.exports.get(lock.client);
-          if (owner === undefined) return;
-          noteCalledBack(owner, lock);
-          const { handle, type, fid } = lock;
-          owner.requester.notify(Bast, { handle, type, fid: fid === 0 ? undefined : fid });
-        },
-        cast: (client, handle, errno) => {
-          const owner = target.exports.get(client);
-          if (owner === undefined) return;
-          const cast = { handle, errno };
-          owner.casts.add(cast);
-          owner.requester.notify(Cast, cast);
-        },
-        expired: (client, lock) => lockExpired(target, client, lock),
-      },
     });
   }
 
@@ -320,7 +276,7 @@ export class Server implements Host {
   }
 
   #shutdownEnded(how: 'clean' | 'cancelled'): void {
-    if (how === 'clean') return;
+    if (how === 'clean' || this.#target?.stopped === true) return;
     this.#shutdown = undefined;
     this.#say('the shutdown was taken back');
     this.#setState('active');
@@ -343,7 +299,7 @@ export class Server implements Host {
 
   /** The target cannot commit any more: nothing may be answered as if it could. */
   #fail(cause: Error): void {
-    if (this.#failure !== undefined || this.#state === 'stopped') return;
+    if (this.#failure !== undefined || this.#target?.stopped === true || this.#state === 'stopped') return;
     this.#failure = cause;
     this.#say(`stops: ${cause.message}`);
     this.stop().catch((error: unknown) => log('stopping after a failure: %O', error));

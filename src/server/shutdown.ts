@@ -29,6 +29,7 @@ export class ControlledShutdown {
   readonly #steps: ShutdownSteps;
   readonly #taken = new AbortController();
   #cancellable: boolean;
+  #aborted: Error | undefined;
   /** Rejects only when the target fails on the way: then no mark is there. */
   readonly result: Promise<'clean' | 'cancelled'>;
 
@@ -48,6 +49,13 @@ export class ControlledShutdown {
     return true;
   }
 
+  /** The server stops without it. */
+  abort(cause: Error): void {
+    this.#cancellable = false;
+    this.#aborted = cause;
+    this.#taken.abort(new FsError('ECANCELED', cause.message));
+  }
+
   async #run(drainTimeoutMs: number): Promise<'clean' | 'cancelled'> {
     const target = this.#target;
     const timer = target.runtime.timers.after(drainTimeoutMs, () => this.#evictLate(drainTimeoutMs));
@@ -57,6 +65,7 @@ export class ControlledShutdown {
       if (late.length > 0) this.#steps.said(`waits for ${late.length} clients to drain`);
       await waiting;
     } catch (error) {
+      if (this.#aborted !== undefined) throw this.#aborted;
       if (this.#taken.signal.aborted) return 'cancelled';
       throw error;
     } finally {

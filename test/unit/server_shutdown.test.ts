@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
+import { FsError } from '../../src/base/errno.js';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import { createServer, type Server, type ServerOptions } from '../../src/server/server.js';
 import { openTarget } from '../../src/storage/target.js';
@@ -325,4 +326,42 @@ test('a standby answers "not active yet", then serves', async (t) => {
   await server.activate(await openTarget(world.runtime, world.target.devices));
   assert.equal((await client.connect()).outcome, 'new');
   await server.stop();
+});
+
+test('a server stopped hard in the middle of a shutdown leaves no mark', async (t) => {
+  const { world, server, a } = await twoClients(t);
+  const result = server.shutdown();
+  await drained(a);
+  await server.stop();
+  await assert.rejects(result, { code: 'ECANCELED' });
+  assert.deepEqual([server.state, server.failure, await isClean(world)], ['stopped', undefined, false]);
+});
+
+test('a target that fails stops the server, without the mark, and says why', async (t) => {
+  const { world, server, a, b } = await twoClients(t);
+  const result = server.shutdown();
+  await drained(a);
+  const { fid } = (await b.create('f')).attr;
+  const bulk = [Buffer.alloc(1 << 20, 'x')];
+  await b.call(Write, { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 }, { bulk });
+  world.target.devices.data.failing = new FsError('EIO', 'the disk is gone');
+  await b.giveUpActive();
+  await assert.rejects(result, { code: 'EIO' });
+  await server.closed;
+  world.target.devices.data.failing = undefined;
+  assert.match(server.failure?.message ?? '', /the disk is gone/);
+  assert.equal(await isClean(world), false);
+});
+
+test('an administrator may evict a client that is still waited for', async (t) => {
+  const { world, server, a, b } = await twoClients(t);
+  const result = server.shutdown();
+  await drained(a, b);
+  await result;
+  const next = await world.server();
+  await a.connect();
+  const done = a.recover();
+  assert.deepEqual(next.evict('b', 'it was scrapped'), { uuid: b.uuid, name: 'b' });
+  await done;
+  assert.equal(next.state, 'active');
 });

@@ -1,0 +1,43 @@
+/** CONNECT, and what an administrator may ask for: STATUS, SHUTDOWN, EVICT. Served in every state. */
+
+import { logger } from '../base/log.js';
+import { Service } from '../rpc/service.js';
+import { Evict, Shutdown, Status } from '../wire/admin.js';
+import { Connect } from '../wire/session.js';
+import { connect } from './connect.js';
+import type { Server } from './server.js';
+import type { Session } from './session.js';
+
+const log = logger('server:admin');
+
+interface ShutdownAnswer {
+  readonly accepted: boolean;
+  readonly text: string;
+}
+
+export function sessionService(server: Server): Service<Session> {
+  const service = new Service<Session>();
+  service.on(Connect, (session, request) => ({ reply: connect(server, session, request) }));
+  service.on(Status, () => ({ reply: server.status() }));
+  service.on(Evict, (_session, { client, reason }) => {
+    return { reply: server.evict(client, reason ?? 'the administrator said so') };
+  });
+  service.on(Shutdown, (_session, { drainTimeoutMs, cancel }) => {
+    return { reply: cancel === true ? cancelShutdown(server) : shutdown(server, drainTimeoutMs) };
+  });
+  return service;
+}
+
+function cancelShutdown(server: Server): ShutdownAnswer {
+  const underWay = server.isShuttingDown;
+  if (server.cancelShutdown()) return { accepted: true, text: 'the shutdown is taken back' };
+  const text = underWay ? 'it is too late to take the shutdown back' : 'no shutdown is under way';
+  return { accepted: false, text };
+}
+
+/** Answered at once: whether it succeeds is seen by the end of the connection and by the exit status of the server. */
+function shutdown(server: Server, drainTimeoutMs: number | undefined): ShutdownAnswer {
+  if (server.isShuttingDown) return { accepted: true, text: 'a shutdown is under way already' };
+  server.shutdown({ drainTimeoutMs }).catch((error: unknown) => log('shutdown: %O', error));
+  return { accepted: true, text: 'shutting down' };
+}

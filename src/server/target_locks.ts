@@ -1,0 +1,38 @@
+/** The lock server of a target, and what becomes of its callbacks. */
+
+import { LockServer } from '../dlm/lock_server.js';
+import { Bast, Cast } from '../wire/lock.js';
+import { lockExpired, noteCalledBack } from './eviction.js';
+import type { Target } from './target.js';
+
+/** Handles of each instance are its own: a CANCEL sent to an earlier one must not name a lock of this one. */
+const HANDLES_PER_INSTANCE = 2 ** 36;
+const INSTANCES = 2 ** 16;
+
+export function lockServerOf(target: Target): LockServer {
+  const { timers, clock } = target.runtime;
+  return new LockServer({
+    timers,
+    clock,
+    lockTimeoutMs: target.options.lockTimeoutMs,
+    firstHandle: (target.store.superblock.instance % INSTANCES) * HANDLES_PER_INSTANCE + 1,
+    callbacks: {
+      bast: (lock) => {
+        const owner = target.exports.get(lock.client);
+        if (owner === undefined) return;
+        noteCalledBack(owner, lock);
+        const { handle, type, fid } = lock;
+        // Without a connection it is lost; it is said again when the client is back.
+        owner.requester.notify(Bast, { handle, type, fid: fid === 0 ? undefined : fid });
+      },
+      cast: (client, handle, errno) => {
+        const owner = target.exports.get(client);
+        if (owner === undefined) return;
+        const cast = { handle, errno };
+        owner.casts.add(cast);
+        owner.requester.notify(Cast, cast);
+      },
+      expired: (client, lock) => lockExpired(target, client, lock),
+    },
+  });
+}
