@@ -34,7 +34,7 @@ export class DataOperations {
     this.#writeBack = writeBack;
   }
 
-  read(op: Caller, fh: Fh, offset: number, length: number): MaybePromise<readonly Uint8Array[]> {
+  read(op: Caller, fh: Fh, _fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]> {
     const handle = this.#core.handles.live(fh);
     const target = this.#core.targets.of(handle.fid);
     // The kernel does not tell when a mapped page gets dirty: who could do that reads under PW (docs/LOCKING.md).

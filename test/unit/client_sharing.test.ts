@@ -1,0 +1,164 @@
+/** Two clients of one server: what one does is at once true for the other. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { clientWorld, errnoOf, O_RDONLY, O_RDWR, O_WRONLY } from './client_world.js';
+
+test('what one client wrote is read by the other, unflushed and without a close', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const mine = await a.create('f');
+  await a.write(mine, 0, 'hello');
+  const theirs = await b.open('f');
+  assert.equal(await b.text(theirs), 'hello');
+  await a.write(mine, 5, ' world');
+  assert.deepEqual([await b.size(mine.fid), await b.text(theirs)], [11, 'hello world']);
+  await b.close(theirs);
+  await a.close(mine);
+});
+
+test('two appenders never write over each other', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const fa = await a.create('log', O_WRONLY);
+  const fb = await b.open('log', O_WRONLY);
+  const append = async (client: typeof a, file: typeof fa, tag: string): Promise<void> => {
+    for (let i = 0; i < 50; i += 1)
+      await client.write(file, 0, `${tag}${String(i).padStart(2, '0')}\n`, true);
+  };
+  await Promise.all([append(a, fa, 'a'), append(b, fb, 'b')]);
+  const lines = (await a.text(await a.open('log'))).trimEnd().split('\n');
+  const expected = (tag: string) =>
+    Array.from({ length: 50 }, (_, i) => `${tag}${String(i).padStart(2, '0')}`);
+  assert.deepEqual(
+    [lines.filter((line) => line[0] === 'a'), lines.filter((line) => line[0] === 'b')],
+    [expected('a'), expected('b')],
+  );
+});
+
+test('names made, renamed and removed by one client are so for the other, cached negatives included', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  assert.equal(await b.lookup('x'), undefined);
+  assert.equal(await b.lookup('x'), undefined);
+  const x = await a.create('x');
+  assert.equal((await b.lookup('x'))?.attr.fid, x.fid);
+  const dir = await a.mkdir('d');
+  await a.fs.rename(a.op, 1 as never, 'x' as never, dir, 'y' as never, 0);
+  assert.deepEqual([await b.lookup('x'), (await b.lookup('y', dir))?.attr.fid], [undefined, x.fid]);
+  await b.unlink('y', dir);
+  assert.deepEqual(
+    [await a.lookup('y', dir), await a.names(dir), (await a.names()).sort()],
+    [undefined, [], ['d']],
+  );
+});
+
+test('truncate by one client is seen by the other, and cached pages beyond are gone', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const fa = await a.create('f');
+  await a.write(fa, 0, 'x'.repeat(10_000));
+  const fb = await b.open('f', O_RDWR);
+  assert.equal((await b.read(fb, 0, 20_000)).length, 10_000);
+  await a.setattr(fa.fid, { sizeBytes: 4 });
+  assert.equal(await b.text(fb), 'xxxx');
+  await b.write(fb, 8, 'end');
+  assert.equal(await a.text(fa), 'xxxx\0\0\0\0end');
+});
+
+test('mode and times set by one client are seen by the other; utimes survives the write-back', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const f = await a.create('f');
+  await a.write(f, 0, 'data');
+  await a.setattr(f.fid, { mtime: { sec: 1000, nsec: 7 } });
+  await a.setattr(f.fid, { mode: 0o600 });
+  await a.close(f);
+  const seen = await b.fs.getattr(b.op, f.fid);
+  assert.deepEqual(
+    [seen.attr.mode & 0o777, seen.attr.mtime, seen.attr.sizeBytes],
+    [0o600, { sec: 1000, nsec: 7 }, 4],
+  );
+});
+
+test('getattr, lookup and read under locks answer without a promise', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const dir = await a.mkdir('d');
+  const f = await a.create('f', O_RDWR, dir);
+  await a.write(f, 0, 'abc');
+  const values = [
+    a.fs.getattr(a.op, f.fid),
+    a.fs.getattr(a.op, dir),
+    a.fs.lookup(a.op, dir, 'f' as never),
+    a.fs.lookup(a.op, dir, 'never made' as never),
+    a.fs.read(a.op, f.fh, f.fid, 0, 10),
+  ];
+  assert.deepEqual(
+    values.map((value) => value instanceof Promise),
+    [false, false, false, false, false],
+  );
+});
+
+test('an unlinked open file is still read and written, and gone with its last close', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const f = await a.create('f');
+  await a.write(f, 0, 'one');
+  await a.unlink('f');
+  await a.write(f, 3, 'two');
+  assert.deepEqual([await a.text(f), (await a.fs.getattr(a.op, f.fid)).attr.nlink], ['onetwo', 0]);
+  await a.close(f);
+  assert.equal(await a.lookup('f'), undefined);
+});
+
+test('a large file is written and read through a small cache', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a', { cacheBytes: 16 << 20 });
+  const b = await world.client('b', { cacheBytes: 16 << 20 });
+  const f = await a.create('big', O_WRONLY);
+  const piece = 1 << 18;
+  const count = 96;
+  for (let i = 0; i < count; i += 1) await a.write(f, i * piece, Buffer.alloc(piece, i));
+  await a.fs.fsync(a.op, f.fh);
+  const g = await b.open('big', O_RDONLY);
+  for (let i = 0; i < count; i += 1) {
+    const got = await b.read(g, i * piece, piece);
+    assert.ok(got.length === piece && got.every((byte) => byte === i % 256), `piece ${i}`);
+  }
+  const { cache } = b.fs.status();
+  assert.ok(cache.pageBytes <= cache.limitBytes, `${cache.pageBytes} bytes cached`);
+});
+
+test('application locks of two clients exclude each other, wait, and are released by close', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const fa = await a.create('f');
+  const fb = await b.open('f', O_RDWR);
+  const lock = {
+    kind: 'posix',
+    owner: '00000000000000aa',
+    pid: 1,
+    exclusive: true,
+    start: 0,
+    end: undefined,
+  } as const;
+  await a.fs.setLock(a.op, fa.fh, lock, false);
+  assert.equal(await errnoOf(() => b.fs.setLock(b.op, fb.fh, lock, false)), 'EAGAIN');
+  assert.equal((await b.fs.testLock(b.op, fb.fh, lock))?.pid, 1);
+  const { op, interrupt } = b.interruptible();
+  const waits = errnoOf(() => b.fs.setLock(op, fb.fh, lock, true));
+  await new Promise((resolve) => setImmediate(resolve));
+  interrupt();
+  assert.equal(await waits, 'EINTR');
+  const granted = b.fs.setLock(b.op, fb.fh, lock, true);
+  await a.close(fa, lock.owner);
+  await granted;
+  assert.deepEqual([a.target.appLocks, b.target.appLocks], [0, 1]);
+});
