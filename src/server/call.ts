@@ -68,8 +68,9 @@ export class Call implements ServiceHooks {
     this.#releases.push(release);
   }
 
-  /** @throws FsError ESHUTDOWN when the client was evicted while the request waited. */
+  /** @throws FsError ESHUTDOWN when the client was evicted while the request waited, or the server is stopping. */
   assertLive(): void {
+    if (this.target.stopped) throw new FsError('ESHUTDOWN', 'the server is stopping');
     if (this.export.goneReason !== undefined) throw new FsError('ESHUTDOWN', this.export.goneReason);
   }
 

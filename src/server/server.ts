@@ -287,7 +287,11 @@ export class Server implements Host {
   async #release(target: Target | undefined): Promise<void> {
     if (target !== undefined) target.stopped = true;
     this.#liveness.stop();
-    for (const owner of target?.exports ?? []) silence(owner, 'the server stops');
+    for (const owner of target?.exports ?? []) {
+      silence(owner, 'the server stops');
+      // Its BASTs have time limits, which would keep the process waiting.
+      target?.locks.dropClient(owner.uuid);
+    }
     for (const session of [...this.#sessions]) session.link.end();
     try {
       await target?.store.close();
