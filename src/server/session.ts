@@ -144,7 +144,7 @@ export class Session implements LinkEvents {
     if (target === undefined || target.stopped || owner.goneReason !== undefined) return;
     const modifies = this.#services.modifying.has(frame.header.opcode);
     const call = new Call(target, owner, frame, this.link, modifies);
-    this.#services.clients.dispatch(call, this.link, frame, call);
+    call.during(() => this.#services.clients.dispatch(call, this.link, frame, call));
   }
 
   /** A request sent again: it has one effect and one answer. @returns whether there is nothing more to do. */

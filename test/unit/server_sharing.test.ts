@@ -134,21 +134,21 @@ test('a holder that ignores its BAST is evicted, alone; what it had open is clos
 });
 
 test('a holder that is flushing is given time beyond the limit', async (t) => {
-  const { a, b, server } = await twoClients(t, { lockTimeoutMs: 80 });
+  const { a, b, server } = await twoClients(t, { lockTimeoutMs: 1000 });
   const { fid } = (await a.create('f')).attr;
   a.yields = false;
   const held = await holdData(a, fid, 'PW');
   const waiting = holdData(b, fid, 'PR');
-  for (let round = 0; round < 12; round += 1) {
+  for (let round = 0; round < 30; round += 1) {
     await a.call(
       Write,
       { fid, offset: round, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 },
       { bulk: [Buffer.from('x')] },
     );
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, 50));
   }
   await a.call(Cancel, { handles: [held.handle] });
-  assert.deepEqual([(await waiting).attr?.sizeBytes, server.status().evicted], [12, []]);
+  assert.deepEqual([(await waiting).attr?.sizeBytes, server.status().evicted], [30, []]);
 });
 
 test('a request that comes from an evicted client is not executed', async (t) => {
