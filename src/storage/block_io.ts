@@ -49,7 +49,7 @@ export interface BlockIoHost {
   /** Resolves when all that was executed is durable: blocks freed by it can be handed out. */
   sync(): Promise<void>;
   /** Content was written that the next commit must flush first. */
-  dataWritten(): void;
+  dataWritten(bytes: number): void;
 }
 
 export class BlockIo {
@@ -243,7 +243,7 @@ export class BlockIo {
       // Those that go on after one failed must have ended before their blocks are handed out again.
       await Promise.allSettled(writes);
     }
-    this.#host.dataWritten();
+    this.#host.dataWritten(places.length * BLOCK_BYTES);
     return { block: run.block, places, crcs };
   }
 }

@@ -5,7 +5,7 @@
  * go to the database in one transaction, durable when lmdb says so; the blocks that the batch freed may be handed out;
  * lastCommitted advances; whoever waits is told. So nothing durable names content that is not.
  *
- * A commit starts commitIntervalMs after the first change, or at once when somebody waits or the batch is large. When one
+ * A commit starts an interval after the first change, or at once when somebody waits or the batch is large. When one
  * fails nobody can know what is on the devices: the target stops, for good.
  */
 
@@ -21,6 +21,12 @@ const log = logger('storage:commit');
 /** Records in a batch above which it is committed at once: putting them blocks the event loop for about 4 ms. */
 const RECORDS_AT_ONCE = 2048;
 const BYTES_AT_ONCE = 4 << 20;
+/**
+ * A commit with file content flushes the data device, which costs more than lmdb's part: when nobody waits, content
+ * collects for longer, up to an amount whose flush does not stall what comes behind it.
+ */
+const DATA_INTERVAL_MS = 100;
+const DATA_BYTES_AT_ONCE = 32 << 20;
 
 interface Waiter {
   resolve(): void;
@@ -55,7 +61,8 @@ export class Committer {
   #inFlight: Promise<void> | undefined;
   /** Something is collected that no commit has sealed. */
   #collected = false;
-  #dataWritten = false;
+  /** Content written to the device since its last flush began. */
+  #dataBytes = 0;
   #lastCommitted: Transno;
   #failure: FsError | undefined;
   #fail!: (cause: Error) => void;
@@ -91,8 +98,8 @@ export class Committer {
   }
 
   /** Content was written that the next commit must flush. */
-  dataWritten(): void {
-    this.#dataWritten = true;
+  dataWritten(bytes: number): void {
+    this.#dataBytes += bytes;
   }
 
   /** An operation changed something. */
@@ -100,11 +107,14 @@ export class Committer {
     this.#collected = true;
     if (
       this.#overlay.collectedRecords >= Math.min(RECORDS_AT_ONCE, this.#options.recordsAtOnce) ||
-      this.#overlay.pendingBytes >= BYTES_AT_ONCE
+      this.#overlay.pendingBytes >= BYTES_AT_ONCE ||
+      this.#dataBytes >= DATA_BYTES_AT_ONCE
     ) {
       this.#startSoon();
     } else if (this.#inFlight === undefined && this.#timer === undefined) {
-      this.#timer = this.#runtime.timers.after(this.#options.commitIntervalMs, () => {
+      const { commitIntervalMs } = this.#options;
+      const ms = this.#dataBytes > 0 ? Math.max(commitIntervalMs, DATA_INTERVAL_MS) : commitIntervalMs;
+      this.#timer = this.#runtime.timers.after(ms, () => {
         this.#timer = undefined;
         this.#start();
       });
@@ -179,8 +189,8 @@ export class Committer {
     const transno = this.#overlay.lastTransno;
     this.#overlay.seal(extras.some((extra) => extra.final));
     try {
-      if (this.#dataWritten) {
-        this.#dataWritten = false;
+      if (this.#dataBytes > 0) {
+        this.#dataBytes = 0;
         await this.#data.flush();
       }
       await this.#db.commit((writer) => {

@@ -53,6 +53,8 @@ export class StoredFileData implements FileData {
   readonly #overlay: Overlay;
   readonly #blocks: BlockIo;
   readonly #locks = new RangeLocks();
+  /** Operations that wait for the device or for their turn. */
+  readonly #underWay = new Set<Promise<unknown>>();
 
   constructor(host: FileDataHost) {
     this.#host = host;
@@ -63,8 +65,9 @@ export class StoredFileData implements FileData {
   get availableBytes(): number {
     return this.#blocks.availableBlocks * BLOCK_BYTES;
   }
-  get idle(): boolean {
-    return this.#locks.idle;
+  /** Resolves when no operation is under way: the device may be closed. */
+  async idle(): Promise<void> {
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
   }
 
   read(fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]> {
@@ -75,10 +78,12 @@ export class StoredFileData implements FileData {
     const inline = this.#overlay.inlineData(fid);
     if (inline !== undefined) return [inline.subarray(offset, end)];
     const first = Math.floor(offset / BLOCK_BYTES);
-    return this.#blocks.read(fid, first, Math.ceil(end / BLOCK_BYTES)).then((content) => {
-      if (content === undefined) return zeros(end - offset);
-      return [content.subarray(offset - first * BLOCK_BYTES, end - first * BLOCK_BYTES)];
-    });
+    return this.#tracked(
+      this.#blocks.read(fid, first, Math.ceil(end / BLOCK_BYTES)).then((content) => {
+        if (content === undefined) return zeros(end - offset);
+        return [content.subarray(offset - first * BLOCK_BYTES, end - first * BLOCK_BYTES)];
+      }),
+    );
   }
 
   write(
@@ -248,6 +253,15 @@ export class StoredFileData implements FileData {
     return inode;
   }
 
+  #tracked<R>(operation: Promise<R>): Promise<R> {
+    this.#underWay.add(operation);
+    const over = (): void => {
+      this.#underWay.delete(operation);
+    };
+    operation.then(over, over);
+    return operation;
+  }
+
   /** Small files are locked as a whole: a change may move them between the database and blocks. */
   #wantsWhole(fid: Fid, end: number): boolean {
     return this.#overlay.hasInlineData(fid) || (end <= INLINE_MAX && this.#inode(fid).blocks === 0);
@@ -273,7 +287,7 @@ export class StoredFileData implements FileData {
         release();
         throw thrown;
       }
-      if (isPromise(result)) return result.finally(release);
+      if (isPromise(result)) return this.#tracked(result.finally(release));
       release();
       return result;
     });

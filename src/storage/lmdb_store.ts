@@ -80,18 +80,21 @@ export class MetaDatabase {
     return this.#db.getRange(limit === Number.POSITIVE_INFINITY ? { start, end } : { start, end, limit });
   }
 
-  /** All that `write` puts and removes, in one transaction. Resolves when it is durable. @throws what lmdb says. */
+  /** All that `write` puts and removes, in one transaction. Resolves when it is durable. @throws FsError EIO */
   async commit(write: (writer: Writer) => void): Promise<void> {
-    const writer: Writer = {
-      put: (key, value) => {
-        void this.#db.put(key, value);
-      },
-      remove: (key) => {
-        void this.#db.remove(key);
-      },
-    };
+    // Collected first: a batch that throws half way is committed half way by lmdb-js.
+    const changes: { readonly key: Buffer; readonly value: Buffer | undefined }[] = [];
+    write({
+      put: (key, value) => changes.push({ key, value }),
+      remove: (key) => changes.push({ key, value: undefined }),
+    });
     try {
-      await this.#db.batch(() => write(writer));
+      await this.#db.batch(() => {
+        for (const { key, value } of changes) {
+          if (value === undefined) void this.#db.remove(key);
+          else void this.#db.put(key, value);
+        }
+      });
     } catch (thrown) {
       throw await reasonOf(thrown);
     }

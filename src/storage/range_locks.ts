@@ -36,11 +36,6 @@ export class RangeLocks {
     });
   }
 
-  /** Whether any range of any file is held. */
-  get idle(): boolean {
-    return this.#files.size === 0;
-  }
-
   #release(fid: Fid, entry: Entry): void {
     const entries = (this.#files.get(fid) ?? []).filter((other) => other !== entry);
     if (entries.length === 0) {

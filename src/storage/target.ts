@@ -124,6 +124,7 @@ class Target implements TargetStore {
   #begun = false;
   #lastTransno: Transno;
   #destroying: Promise<void> | undefined;
+  #stopping = false;
   #closed: Promise<void> | undefined;
 
   constructor(
@@ -153,7 +154,7 @@ class Target implements TargetStore {
       checksum: runtime.checksum,
       execute: (run, executeOptions) => this.execute(run, executeOptions),
       sync: () => this.sync(),
-      dataWritten: () => this.#committer.dataWritten(),
+      dataWritten: (bytes) => this.#committer.dataWritten(bytes),
       breathe: () => new Promise((resolve) => runtime.timers.soon(resolve)),
       check: () => this.#check(),
     });
@@ -235,7 +236,9 @@ class Target implements TargetStore {
 
   async markClean(): Promise<void> {
     this.#check();
-    // A file being removed in the background may go on with the next instance.
+    // What is left of a file being removed is the next instance's: nothing may change behind the mark.
+    this.#stopping = true;
+    await this.#destroying;
     await this.#committer.sync();
     await this.#committer.flushData();
     await this.#writeSuperblock({ ...this.#superblock, clean: true });
@@ -252,8 +255,10 @@ class Target implements TargetStore {
 
   close(): Promise<void> {
     this.#closed ??= (async () => {
+      this.#stopping = true;
       await this.#committer.close();
       await this.#destroying;
+      await this.#data.idle();
       await this.#db.close();
       log('closed %s', this.#devices.metaPath);
     })();
@@ -266,22 +271,25 @@ class Target implements TargetStore {
 
   /** Removes the data of large destroyed files, a step at a time, while everything else goes on. */
   #destroyInBackground(): void {
-    this.#destroying ??= (async () => {
-      try {
-        for (let [fid] = this.#overlay.doomed(); fid !== undefined; [fid] = this.#overlay.doomed()) {
-          for (let done = false; !done && this.#committer.failure === undefined; ) {
-            done = this.#data.destroyStep(fid);
-            await new Promise<void>((resolve) => this.#runtime.timers.soon(resolve));
-          }
-          if (this.#committer.failure !== undefined) return;
-        }
-      } catch (thrown) {
+    this.#destroying ??= this.#destroyDoomed()
+      .catch((thrown: unknown) => {
         // What is left is found again at the next start.
         log('removing destroyed files stopped: %O', thrown);
-      } finally {
+      })
+      .finally(() => {
         this.#destroying = undefined;
+      });
+  }
+  async #destroyDoomed(): Promise<void> {
+    for (;;) {
+      const [fid] = this.#overlay.doomed();
+      if (fid === undefined) return;
+      for (let done = false; !done; ) {
+        if (this.#stopping) return;
+        done = this.#data.destroyStep(fid);
+        await new Promise<void>((resolve) => this.#runtime.timers.soon(resolve));
       }
-    })();
+    }
   }
 
   inode(fid: Fid): Inode | undefined {

@@ -11,7 +11,6 @@ import {
   knownOf,
   requestOf,
   scriptedClient,
-  turns,
 } from '../fixtures/scripted_client.js';
 
 const NEW_KERNEL = { minor: 45, flags: INIT_FLAG.DIRECT_IO_ALLOW_MMAP, maxWrite: 1 << 20 };
@@ -162,64 +161,35 @@ test('pages are dropped when the kernel has read some, and only then', async () 
   assert.deepEqual([before, during, kernel.taken()], [[], ['flush', `data ${F} 0+0`], []]);
 });
 
-test('reads during a drop are answered, what they delivered is dropped again, and other reads wait for the end', async () => {
-  const { vfs, kernel, read, reads } = readerOf();
+test('ranges of a file are dropped as asked for, and the rest of it later still', async () => {
+  const { vfs, kernel, read } = readerOf();
   read(0);
-  let over = false;
-  const drop = vfs.kernelCache.dropPages(F).then(() => {
-    over = true;
-  });
-  read(1 << 20, 8192); // round 1 covers the file: answered, noted
-  kernel.taken();
-  await kernel.endData();
-  const round2 = kernel.taken();
-  read((1 << 20) + 100, 10); // in a page of round 2
-  const waits = read(4 << 20) as Promise<unknown>; // elsewhere
-  const answered = [...reads];
-  await kernel.endData();
-  const round3 = kernel.taken();
-  const overBefore = over;
-  await kernel.endData();
-  await drop;
-  await waits;
+  void vfs.kernelCache.dropPages(F, [
+    { start: 0, end: 4096 },
+    { start: 8192, end: 1 << 20 },
+  ]);
+  const ranges = kernel.taken();
+  void vfs.kernelCache.dropPages(F);
+  const whole = kernel.taken();
   assert.deepEqual(
-    { round2, answered, round3, overBefore, over, reads },
-    {
-      round2: ['flush', `data ${F} ${1 << 20}+8192`],
-      answered: [0, 1 << 20, (1 << 20) + 100],
-      round3: ['flush', `data ${F} ${1 << 20}+4096`],
-      overBefore: false,
-      over: true,
-      reads: [0, 1 << 20, (1 << 20) + 100, 4 << 20],
-    },
+    [ranges, whole],
+    [
+      ['flush', `data ${F} 0+4096`, `data ${F} 8192+${(1 << 20) - 8192}`],
+      ['flush', `data ${F} 0+0`],
+    ],
   );
 });
 
-test('a read that waits for a drop is interrupted at once', async () => {
-  const { vfs, kernel, read, reads } = readerOf();
+test('pages read while they are dropped are dropped at the next time again', async () => {
+  const { vfs, kernel, read } = readerOf();
   read(0);
   const drop = vfs.kernelCache.dropPages(F);
   read(0);
   await kernel.endData();
-  const interrupt = new AbortController();
-  const waits = read(1 << 20, 4096, interrupt.signal) as Promise<unknown>;
-  interrupt.abort();
-  await assert.rejects(waits, { code: 'EINTR' });
-  await kernel.endData();
   await drop;
-  assert.deepEqual(reads, [0, 0]);
-});
-
-test('a second drop of the same file ends with the first', async () => {
-  const { vfs, kernel, read } = readerOf();
-  read(0);
-  const ends: number[] = [];
-  void vfs.kernelCache.dropPages(F).then(() => ends.push(1));
-  void vfs.kernelCache.dropPages(F).then(() => ends.push(2));
-  await turns();
-  const before = [...ends];
-  await kernel.endData();
-  assert.deepEqual([before, ends, kernel.taken()], [[], [1, 2], ['flush', `data ${F} 0+0`]]);
+  kernel.taken();
+  void vfs.kernelCache.dropPages(F);
+  assert.deepEqual(kernel.taken(), ['flush', `data ${F} 0+0`]);
 });
 
 test('a read whose answer is pending when the drop begins is waited for by the kernel, because it was marked before', async () => {
