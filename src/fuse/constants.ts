@@ -165,6 +165,7 @@ export const OPEN_KILL_SUIDGID = 1 << 0;
 export const RELEASE_FLUSH = 1 << 0;
 export const RELEASE_FLOCK_UNLOCK = 1 << 1;
 export const LK_FLOCK = 1 << 0;
+export const READ_LOCKOWNER = 1 << 1;
 export const WRITE_CACHE = 1 << 0;
 export const WRITE_LOCKOWNER = 1 << 1;
 export const WRITE_KILL_SUIDGID = 1 << 2;

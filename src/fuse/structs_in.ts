@@ -7,7 +7,16 @@
  */
 
 import { FsError } from '../base/errno.js';
-import { F_RDLCK, F_UNLCK, F_WRLCK, FATTR, LK_FLOCK, WRITE_CACHE, WRITE_KILL_SUIDGID } from './constants.js';
+import {
+  F_RDLCK,
+  F_UNLCK,
+  F_WRLCK,
+  FATTR,
+  LK_FLOCK,
+  READ_LOCKOWNER,
+  WRITE_CACHE,
+  WRITE_KILL_SUIDGID,
+} from './constants.js';
 import type { Cursor } from './cursor.js';
 import type { LockIn, ReadIn, ReleaseIn, SetattrIn, WriteIn } from './handlers.js';
 
@@ -65,10 +74,11 @@ export function readRead(c: Cursor): ReadIn {
   // Clamped, not refused: a read beyond every possible file is a read beyond its end.
   const offset = c.u64Clamped();
   const sizeBytes = c.u32();
-  c.skip(12);
+  const direct = (c.u32() & READ_LOCKOWNER) !== 0;
+  c.skip(8);
   const flags = c.u32();
   c.skip(4);
-  return { fh, offset, sizeBytes, flags };
+  return { fh, offset, sizeBytes, flags, direct };
 }
 
 /** fuse_write_in, 40 bytes: fh, offset, size, write_flags, lock_owner, flags; the data follows. */

@@ -1,16 +1,15 @@
 /** Operations on open files. */
 
-import { O_APPEND, S_IFREG } from '../base/attr.js';
+import { O_APPEND, O_TRUNC, S_IFREG, S_ISGID, S_ISUID } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fh, Fid, Name } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { Known } from '../client/api.js';
-import type { CreateIn, EntryOut, FuseHandlers, OpenOut, ReadIn, RequestContext } from '../fuse/handlers.js';
+import type { CreateIn, EntryOut, FuseHandlers, OpenOut, RequestContext } from '../fuse/handlers.js';
 import { checkName, type VfsContext } from './context.js';
 import type { AsOf } from './invalidation.js';
 import { isDirect, O_DSYNC, openFlags } from './open_flags.js';
-import { interruptible } from './wait.js';
 
 type FileHandlers = Pick<
   FuseHandlers,
@@ -29,6 +28,14 @@ type FileHandlers = Pick<
 
 const log = logger('vfs:file');
 
+const SET_ID = S_ISUID | S_ISGID;
+
+/** What the client answers to an open that creates. */
+interface Made {
+  readonly known: Known;
+  readonly fh: Fh;
+}
+
 export function fileOperations(vfs: VfsContext): FileHandlers {
   const { kernel, lockOwners } = vfs;
 
@@ -42,35 +49,47 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     request: RequestContext,
     parent: number,
     name: Name | undefined,
-    create: CreateIn & { readonly flags: number },
+    create: CreateIn & { readonly flags: number; readonly killSuidgid?: boolean },
   ): MaybePromise<EntryOut & OpenOut> {
     const object = { mode: S_IFREG | (create.mode & 0o7777), umask: create.umask };
-    const out = (made: { readonly known: Known; readonly fh: Fh }, since?: AsOf): EntryOut & OpenOut => ({
+    const out = (made: Made, since?: AsOf): EntryOut & OpenOut => ({
       ...kernel.entryOut(made.known, since),
       fh: made.fh,
       openFlags: openFlags(vfs.openPolicy, create.flags, vfs.client.holdsDataLock(made.known.attr.fid)),
     });
     const made = vfs.client.createAndOpen(request, parent as Fid, name, object, create.flags);
+    if (create.killSuidgid === true && (create.flags & O_TRUNC) !== 0) {
+      return truncatedExisting(request, made, create.mode, out);
+    }
     if (!isPromise(made)) return out(made);
     const since = kernel.asOf();
     return made.then((later) => out(later, since));
   }
 
-  function read(request: RequestContext, fid: Fid, read: ReadIn): MaybePromise<readonly Uint8Array[]> {
-    // A direct read locks no folio of the kernel and leaves nothing in its cache.
-    const wait = read.direct === true ? undefined : kernel.admitRead(fid, read.offset, read.sizeBytes);
-    if (wait === undefined) return vfs.client.read(request, read.fh as Fh, fid, read.offset, read.sizeBytes);
-    return readAfter(wait, request, fid, read);
+  /** Set-id bits that were not asked for are those of a file that existed and is truncated by this open. */
+  async function truncatedExisting(
+    request: RequestContext,
+    answer: MaybePromise<Made>,
+    mode: number,
+    out: (made: Made, since: AsOf) => EntryOut & OpenOut,
+  ): Promise<EntryOut & OpenOut> {
+    const made = await answer;
+    let { known } = made;
+    try {
+      if ((known.attr.mode & SET_ID & ~mode) !== 0) {
+        known = await vfs.client.setattr(request, known.attr.fid, { killSuidgid: true });
+      }
+    } catch (thrown) {
+      vfs.client.release(made.fh, undefined);
+      throw thrown;
+    }
+    return out({ known, fh: made.fh }, kernel.asOf());
   }
 
-  async function readAfter(
-    wait: Promise<void>,
-    request: RequestContext,
-    fid: Fid,
-    again: ReadIn,
-  ): Promise<readonly Uint8Array[]> {
-    await interruptible(wait, request.signal);
-    return read(request, fid, again);
+  /** The kernel asks for every O_TRUNC of a caller without CAP_FSETID; few files have such bits. */
+  function mayHaveSetId(fid: Fid): boolean {
+    const attr = vfs.client.lastKnownAttr(fid);
+    return attr === undefined || (attr.mode & SET_ID) !== 0;
   }
 
   /** @returns what the reply of a write(2) that was applied must wait for. */
@@ -82,8 +101,14 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
   }
 
   return {
-    open(request, nodeid, flags) {
+    open(request, nodeid, flags, killSuidgid) {
       const fid = nodeid as Fid;
+      if (killSuidgid === true && mayHaveSetId(fid)) {
+        // First, so that a failure leaves no handle behind.
+        return Promise.resolve(vfs.client.setattr(request, fid, { killSuidgid: true }))
+          .then(() => vfs.client.open(request, fid, flags))
+          .then((fh) => opened(fid, fh, flags));
+      }
       const fh = vfs.client.open(request, fid, flags);
       return isPromise(fh) ? fh.then((later) => opened(fid, later, flags)) : opened(fid, fh, flags);
     },
@@ -96,8 +121,11 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
       return createAndOpen(request, parent, undefined, create);
     },
 
-    read(request, nodeid, readIn) {
-      return read(request, nodeid as Fid, readIn);
+    read(request, nodeid, read) {
+      const fid = nodeid as Fid;
+      // A direct read locks no folio of the kernel and leaves nothing in its cache.
+      if (read.direct !== true) kernel.readsPages(fid);
+      return vfs.client.read(request, read.fh as Fh, fid, read.offset, read.sizeBytes);
     },
 
     write(request, nodeid, write) {

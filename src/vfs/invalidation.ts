@@ -17,12 +17,12 @@
 
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
+import type { Range } from '../base/interval_set.js';
 import { type Log, logger } from '../base/log.js';
 import type { KernelCache, Known } from '../client/api.js';
 import { MINOR_WITH_INC_EPOCH } from '../fuse/constants.js';
 import type { AttrOut, EntryOut, KernelNotifier } from '../fuse/handlers.js';
 import type { NodeTable } from './nodes.js';
-import { PageDrop } from './page_drop.js';
 
 /** Validity of what is under a lock. Long: it ends by invalidation, not by time. */
 export const LOCKED_VALID_SEC = 3600;
@@ -46,7 +46,6 @@ export class Invalidation implements KernelCache {
   #attrDrops = 0;
   #nameDrops = 0;
   readonly #suspects = new Set<Fid>();
-  readonly #pageDrops = new Map<Fid, { readonly drop: PageDrop; readonly end: Promise<void> }>();
 
   constructor(nodes: NodeTable) {
     this.#nodes = nodes;
@@ -157,28 +156,26 @@ export class Invalidation implements KernelCache {
     }
   }
 
-  dropPages(fid: Fid): Promise<void> {
-    // One under way covers this call: it drops whatever is delivered until its end.
-    const running = this.#pageDrops.get(fid);
-    if (running !== undefined) return running.end;
+  /**
+   * Which ranges, and again how often, the client decides: it knows which READs it answers meanwhile and which it holds
+   * back (client/lock_release.ts).
+   */
+  async dropPages(fid: Fid, ranges?: readonly Range[]): Promise<void> {
     const notifier = this.#notifier;
-    if (!this.#nodes.dropPages(fid) || notifier === undefined) return Promise.resolve();
+    if (notifier === undefined || !this.#nodes.hasPages(fid)) return;
+    // READs from here on mark it again.
+    if (ranges === undefined) this.#nodes.dropPages(fid);
     notifier.flushReplies();
-    const drop = new PageDrop(fid, notifier);
-    const end = drop.run(() => this.#pageDrops.delete(fid));
-    this.#pageDrops.set(fid, { drop, end });
-    return end;
+    const all = ranges ?? [{ start: 0, end: 0 }];
+    await Promise.all(all.map(({ start, end }) => notifier.invalidateData(fid, start, end - start)));
   }
 
   /**
-   * The kernel reads into its page cache, its folios locked until we answer.
-   * @returns undefined: ask the client now; else wait for this, then call again.
+   * The kernel reads into its page cache. Called before the client is asked: a drop that comes while the answer is
+   * awaited then waits for the folios of this READ.
    */
-  admitRead(fid: Fid, offset: number, lengthBytes: number): Promise<void> | undefined {
-    // Marked before the data is there: a drop that comes meanwhile then waits for the folios of this READ.
+  readsPages(fid: Fid): void {
     this.#nodes.gavePages(fid);
-    if (this.#pageDrops.size === 0) return undefined;
-    return this.#pageDrops.get(fid)?.drop.admit(offset, lengthBytes);
   }
 
   /**

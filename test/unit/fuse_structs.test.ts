@@ -132,7 +132,7 @@ const REQUESTS: [golden: string, call: unknown[]][] = [
   ['open', ['open', WHO, 18, 0o1002, true]],
   ['create', ['create', WHO, 1, 'new', { flags: 2, mode: 0o100666, umask: 0o22, killSuidgid: false }]],
   ['tmpfile', ['tmpfile', WHO, 1, { flags: 2, mode: 0o100600, umask: 0o22, killSuidgid: false }]],
-  ['read', ['read', WHO, 18, { fh: 99, offset: 0x123456000, sizeBytes: 8, flags: 0o100000 }]],
+  ['read', ['read', WHO, 18, { fh: 99, offset: 0x123456000, sizeBytes: 8, flags: 0o100000, direct: true }]],
   [
     'write',
     [

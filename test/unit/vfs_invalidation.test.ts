@@ -5,13 +5,7 @@ import type { FsClient } from '../../src/client/api.js';
 import { INIT_FLAG } from '../../src/fuse/constants.js';
 import type { EntryOut, NegativeEntry } from '../../src/fuse/handlers.js';
 import { createVfs, type Vfs } from '../../src/vfs/vfs.js';
-import {
-  attrOf,
-  DrivenNotifier,
-  knownOf,
-  requestOf,
-  scriptedClient,
-} from '../fixtures/scripted_client.js';
+import { attrOf, DrivenNotifier, knownOf, requestOf, scriptedClient } from '../fixtures/scripted_client.js';
 
 const NEW_KERNEL = { minor: 45, flags: INIT_FLAG.DIRECT_IO_ALLOW_MMAP, maxWrite: 1 << 20 };
 const F = 20 as Fid;

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { S_IFDIR, S_IFLNK, S_IFREG } from '../../src/base/attr.js';
 import type { Fh, Fid, Name } from '../../src/base/ids.js';
-import type { DirEntry, FsClient } from '../../src/client/api.js';
+import type { DirEntry, FsClient, Known } from '../../src/client/api.js';
 import { FOPEN, INIT_FLAG } from '../../src/fuse/constants.js';
 import type { DirEntryOut, FuseHandlers, LockIn } from '../../src/fuse/handlers.js';
 import { createVfs } from '../../src/vfs/vfs.js';
@@ -115,6 +115,30 @@ test('open flags follow from how the file is opened, what the kernel can do and 
       locked: FOPEN.KEEP_CACHE,
     },
   );
+});
+
+test('an open that truncates for somebody without CAP_FSETID drops set-id bits, where there are some', async () => {
+  const seen: unknown[] = [];
+  const suid = { ...knownOf(F), attr: { ...knownOf(F).attr, mode: S_IFREG | 0o4755 } };
+  const script = (known: Known): Partial<FsClient> => ({
+    lastKnownAttr: () => known.attr,
+    setattr: (_op, _fid, change) => {
+      seen.push(change);
+      return knownOf(F);
+    },
+    open: () => 3 as Fh,
+    createAndOpen: () => ({ known, fh: 4 as Fh }),
+  });
+  const create = { mode: S_IFREG | 0o755, umask: 0, flags: 0o1001, killSuidgid: true };
+  for (const known of [knownOf(F), suid]) {
+    const handlers = handlersOf(script(known));
+    const open = await handlers.open(requestOf(), F, 0o1001, true);
+    const made = await handlers.create(requestOf(), 1, 'f', create);
+    assert.deepEqual([open.fh, made.fh, made.attr.mode], [3, 4, S_IFREG | 0o644]);
+  }
+  // A new file keeps what was asked for.
+  await handlersOf(script(suid)).create(requestOf(), 1, 'f', { ...create, mode: S_IFREG | 0o4755 });
+  assert.deepEqual(seen, [{ killSuidgid: true }, { killSuidgid: true }]);
 });
 
 test('a write tells the client whether it appends, is synchronous, or comes from a mapping', () => {
