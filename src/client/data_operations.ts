@@ -159,7 +159,8 @@ export class DataOperations {
       file.sizeBytes = Math.max(file.sizeBytes, end);
       file.mtime = this.#core.runtime.clock.wall();
       file.ctime = file.mtime;
-      if (file.giving !== 'no') file.delivered.push({ start, end });
+      // The kernel drops a page that it wrote back by itself.
+      if (file.giving !== 'no' && !options.writeback) file.delivered.push({ start, end });
       this.#writeBack.dirtied(target, file, start, end);
     }
     // The kernel put the bytes where it took the end to be; another client had moved it.

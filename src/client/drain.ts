@@ -1,8 +1,8 @@
 /**
  * The client's part in a controlled shutdown: the server called the active lock back (docs/RECOVERY.md, "Client").
  *
- * In order: the gate drains, operations inside end, the kernel's caches are emptied and with them ours, dirty pages are
- * written, closes are sent, the gate is closed, all cache locks go back in one batch, then the active lock, which is
+ * In order: the gate drains, operations inside end, dirty pages are written, the kernel's caches are emptied, what they
+ * bring back is written, our caches are emptied, closes are sent, the gate is closed, all cache locks go back in one batch, then the active lock, which is
  * asked for again at once: it is granted when the shutdown is cancelled, and asked for in vain when the server leaves.
  *
  * The drain does not care about the connection: its calls wait for the next one when it breaks. It ends early when what
@@ -63,8 +63,10 @@ export class Drain {
     try {
       await gate.idle();
       await target.idle('operation');
+      // Most of what is dirty goes while locks that others call back still leave one by one, in time.
+      await this.#writeBack.flushAll(target);
       if (target.generation !== generation) return;
-      // Kernel first, then dirty pages: the release of each lock does both (lock_release.ts).
+      // The kernel's caches, what they bring back, then ours: the release of each lock does it (lock_release.ts).
       const handles = await target.locks.cancelAll();
       if (target.generation !== generation) return;
       await this.#writeBack.flushAll(target);

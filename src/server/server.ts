@@ -287,12 +287,15 @@ export class Server implements Host {
   async #release(target: Target | undefined): Promise<void> {
     if (target !== undefined) target.stopped = true;
     this.#liveness.stop();
+    // Dropping a holder's application locks would grant them to who waits, and say so: a client would replay it as held.
+    target?.locks.holdFlockGrants(true);
+    // First of all: what happens to locks from here on is no client's business, its next server has them all.
+    for (const session of [...this.#sessions]) session.link.end();
     for (const owner of target?.exports ?? []) {
       silence(owner, 'the server stops');
       // Its BASTs have time limits, which would keep the process waiting.
       target?.locks.dropClient(owner.uuid);
     }
-    for (const session of [...this.#sessions]) session.link.end();
     try {
       await target?.store.close();
     } finally {

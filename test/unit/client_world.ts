@@ -45,7 +45,10 @@ export class TestClient {
   readonly kernel: RecordingKernel;
   readonly #world: ClientWorld;
   readonly connections: Set<Connection>;
-  readonly op: Caller = { uid: 1000, gid: 1000, signal: new AbortController().signal };
+  /** A caller that nobody interrupts. Each call has a signal of its own, as those of the kernel have. */
+  get op(): Caller {
+    return { uid: 1000, gid: 1000, signal: new AbortController().signal };
+  }
 
   constructor(world: ClientWorld, fs: FsClient, kernel: RecordingKernel, connections: Set<Connection>) {
     this.#world = world;
