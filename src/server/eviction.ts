@@ -36,7 +36,7 @@ export function goodbye(target: Target, owner: Export): void {
 
 /** Nothing of it is waited for any more. */
 export function silence(owner: Export, reason: string): void {
-  owner.connected.abort(new FsError('ECANCELED', reason));
+  owner.endWaits(new FsError('ECANCELED', reason));
   owner.requester.failAll(new FsError('ESHUTDOWN', reason));
   dropHeld(owner);
   for (const timer of owner.prolonged.values()) timer.cancel();

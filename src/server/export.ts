@@ -7,6 +7,7 @@
  * - Once goneReason is set (evicted, or said goodbye) nothing is executed for it any more, and it is in no table.
  */
 
+import type { FsError } from '../base/errno.js';
 import type { ClientUuid, Fh, Fid, LockHandle, Transno, Xid } from '../base/ids.js';
 import type { Frame, Link, RequesterApi } from '../rpc/api.js';
 import type { Timer } from '../runtime/ports.js';
@@ -42,8 +43,8 @@ export class Export {
 
   link: Link | undefined;
   connCount = 0;
-  /** Of the connection; aborted when it is gone. */
-  connected = new AbortController();
+  /** Waits for cache locks, ended with the connection: the client asks again through the next. */
+  readonly waits = new Set<AbortController>();
   features = 0;
   lastHeardMs: number;
   /** Set while there is no link. */
@@ -98,6 +99,11 @@ export class Export {
       lastTransno: this.lastTransno,
       lastXid: this.lastXid,
     };
+  }
+
+  endWaits(reason: FsError): void {
+    for (const wait of this.waits) wait.abort(reason);
+    this.waits.clear();
   }
 
   /** For messages: name and the start of the UUID. */

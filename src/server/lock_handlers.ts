@@ -2,7 +2,6 @@
 
 import { FsError } from '../base/errno.js';
 import type { Fid, LockHandle } from '../base/ids.js';
-import { isPromise } from '../base/maybe_promise.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
 import {
@@ -28,18 +27,23 @@ export function enqueue(call: Call, request: Request, incoming: Incoming<Reply>)
   if (request.type === 'flock') return flock(call, request);
   const spec = specOf(request);
   if (spec.type !== 'active') needInode(call.target.store, spec.fid as Fid);
-  const owner = call.export;
-  const handle = call.target.locks.enqueue(owner.uuid, spec, owner.connected.signal);
-  if (!isPromise(handle)) return granted(call, spec, handle);
+  const { export: owner, target } = call;
+  const atOnce = target.locks.tryEnqueue(owner.uuid, spec);
+  return atOnce === undefined ? enqueueLater(call, spec, incoming) : granted(call, spec, atOnce);
+}
+
+async function enqueueLater(call: Call, spec: LockSpec, incoming: Incoming<Reply>): Promise<undefined> {
+  const { export: owner, target } = call;
+  const wait = new AbortController();
+  owner.waits.add(wait);
   // When the connection breaks the client asks again, and waits its turn from there.
-  const gaveUp = (): void => call.forget();
-  owner.connected.signal.addEventListener('abort', gaveUp, { once: true });
-  return handle
-    .finally(() => owner.connected.signal.removeEventListener('abort', gaveUp))
-    .then((late) => {
-      incoming.answer(granted(call, spec, late));
-      return undefined;
-    });
+  wait.signal.addEventListener('abort', () => call.forget(), { once: true });
+  try {
+    const handle = await target.locks.enqueue(owner.uuid, spec, wait.signal);
+    incoming.answer(granted(call, spec, handle));
+  } finally {
+    owner.waits.delete(wait);
+  }
 }
 
 function specOf(request: Request): LockSpec {

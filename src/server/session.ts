@@ -63,7 +63,6 @@ export class Session implements LinkEvents {
     this.export = owner;
     owner.link = this.link;
     owner.disconnectedAtMs = undefined;
-    owner.connected = new AbortController();
     this.#justAttached = true;
     this.#pinger?.stop();
     const intervalMs = this.#host.settings.pingIntervalMs;
@@ -119,7 +118,7 @@ export class Session implements LinkEvents {
   /** Waits that the client will start anew end; frames it will send again are dropped. */
   #detached(owner: Export): void {
     owner.requester.detach();
-    owner.connected.abort(new FsError('ECANCELED', 'the connection is lost'));
+    owner.endWaits(new FsError('ECANCELED', 'the connection is lost'));
     dropHeld(owner);
   }
 

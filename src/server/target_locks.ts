@@ -19,7 +19,7 @@ export function lockServerOf(target: Target): LockServer {
     callbacks: {
       bast: (lock) => {
         const owner = target.exports.get(lock.client);
-        if (owner === undefined) return;
+        if (owner === undefined || target.stopped) return;
         noteCalledBack(owner, lock);
         const { handle, type, fid } = lock;
         // Without a connection it is lost; it is said again when the client is back.
@@ -27,7 +27,7 @@ export function lockServerOf(target: Target): LockServer {
       },
       cast: (client, handle, errno) => {
         const owner = target.exports.get(client);
-        if (owner === undefined) return;
+        if (owner === undefined || target.stopped) return;
         const cast = { handle, errno };
         owner.casts.add(cast);
         owner.requester.notify(Cast, cast);

@@ -353,6 +353,22 @@ test('a target that fails stops the server, without the mark, and says why', asy
   assert.equal(await isClean(world), false);
 });
 
+test('a stopping server grants no application lock that was waited for', async (t) => {
+  const { server, a, b } = await twoClients(t);
+  const { fid } = (await a.create('f')).attr;
+  await a.call(Enqueue, { type: 'flock', fid, mode: 'EX', flock, wait: false });
+  const other = { ...flock, owner: '00000000000000bb' };
+  assert.equal(
+    (await b.call(Enqueue, { type: 'flock', fid, mode: 'EX', flock: other, wait: true })).granted,
+    false,
+  );
+  const result = server.shutdown();
+  await drained(a, b);
+  await result;
+  await until('the connections are closed', () => a.closed && b.closed);
+  assert.deepEqual(b.casts, []);
+});
+
 test('an administrator may evict a client that is still waited for', async (t) => {
   const { world, server, a, b } = await twoClients(t);
   const result = server.shutdown();
