@@ -224,7 +224,7 @@ class Client {
     // A drain gives everything back on its own.
     await drain.ended();
     const locks = await target.locks.cancelAll();
-    for (const file of files.values()) if (!file.pages.isClean) await this.#writeBack.flush(target, file);
+    for (const file of files.values()) if (!file.isClean) await this.#writeBack.flush(target, file);
     target.sendCloses();
     if (target.gate.state !== 'CLOSED') {
       target.cancel(locks);

@@ -149,7 +149,7 @@ export class Core {
   /** Dirty bytes of one target, those in flight included. */
   dirtyBytes(target: Target): number {
     let bytes = 0;
-    for (const file of this.filesOf(target)) bytes += file.pages.unwrittenBytes;
+    for (const file of this.filesOf(target)) bytes += file.unwrittenBytes;
     return bytes;
   }
 
@@ -168,6 +168,7 @@ export class Core {
   /** Drops cached pages, dirty ones too, and gives back what was paid for them. @returns dirty bytes dropped. */
   dropPages(target: Target, file: FileState, start = 0, end: number = Number.MAX_SAFE_INTEGER): number {
     file.spoil(start, end);
+    if (file.isEmpty) return 0;
     const lost = file.pages.drop(start, end);
     if (file.pages.dirtyBytes === 0) target.grantBytes += file.pages.refund();
     return lost;
@@ -208,7 +209,7 @@ function applySize(target: Target, file: FileState, attr: Attr, own: boolean): v
 /** Attributes of a file under a data lock: size and times are ours to say. */
 function withSize(attr: Attr, file: FileState): Attr {
   // Never 0 for a file with data: archivers take that for a hole.
-  const unwritten = Math.ceil(file.pages.unwrittenBytes / 4096) * 8;
+  const unwritten = Math.ceil(file.unwrittenBytes / 4096) * 8;
   return {
     ...attr,
     sizeBytes: file.sizeBytes,

@@ -12,7 +12,7 @@ import type { CachedLock } from '../dlm/api.js';
 import { Enqueue } from '../wire/lock.js';
 import { Getattr } from '../wire/meta.js';
 import type { Core } from './core.js';
-import type { FileState, Held } from './file_state.js';
+import { type FileState, type Held, take } from './file_state.js';
 import type { Passenger } from './gate.js';
 import type { Handle } from './open_files.js';
 import { interruptible, type Target } from './targets.js';
@@ -126,7 +126,7 @@ export class DataLocks {
       crossed: false,
       serve: () => undefined,
     };
-    file.held.add(held);
+    file.held.push(held);
     try {
       const ready = await new Promise<Ready>((resolve, reject) => {
         held.serve = (lock) => {
@@ -155,7 +155,7 @@ export class DataLocks {
       return { ready, crossed: io.write && held.crossed };
     } finally {
       settled = true;
-      file.held.delete(held);
+      take(file.held, held);
     }
   }
 
@@ -181,7 +181,7 @@ export class DataLocks {
   }
 
   async #await(op: Passenger, target: Target, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
-    const enqueued = file.enqueues.get(mode) ?? this.#enqueue(target, file, mode);
+    const enqueued = file.enqueues[mode] ?? this.#enqueue(target, file, mode);
     const mine = enqueued.then((lock) => {
       target.locks.addRef(lock);
       return lock;
@@ -209,7 +209,7 @@ export class DataLocks {
         { type: 'data', fid, mode },
         {
           apply: ({ reply }) => {
-            file.enqueues.delete(mode);
+            file.enqueues[mode] = undefined;
             lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
             // A BAST may be right behind: the lock stays at least until those who wait for it have used it.
             target.locks.addRef(lock);
@@ -221,10 +221,12 @@ export class DataLocks {
         if (lock === undefined) throw new FsError('EIO', 'a lock was granted and not added');
         return lock;
       });
-    file.enqueues.set(mode, enqueued);
+    file.enqueues[mode] = enqueued;
     enqueued.then(
       (granted) => this.#core.runtime.timers.soon(() => target.locks.dropRef(granted)),
-      () => file.enqueues.delete(mode),
+      () => {
+        file.enqueues[mode] = undefined;
+      },
     );
     return enqueued;
   }

@@ -343,6 +343,6 @@ export class DataOperations {
     const file = this.#core.files.get(fid);
     if (!file?.sizeKnown || target.locks.find('data', fid, 'PW', 0) === undefined) return undefined;
     const { sizeBytes, mtime, ctime } = file;
-    return { sizeBytes, mtime, ctime, dirtyBytes: file.pages.unwrittenBytes };
+    return { sizeBytes, mtime, ctime, dirtyBytes: file.unwrittenBytes };
   }
 }

@@ -8,8 +8,9 @@
 import type { Attr, Timespec } from '../base/attr.js';
 import type { Fid } from '../base/ids.js';
 import type { Range } from '../base/interval_set.js';
-import type { CachedLock, Mode } from '../dlm/api.js';
-import { FilePages, type PageCache } from './page_cache.js';
+import type { CachedLock } from '../dlm/api.js';
+import { FilePages } from './file_pages.js';
+import type { PageCache } from './page_cache.js';
 
 /** A READ RPC under way. */
 export interface Fetch extends Range {
@@ -29,7 +30,8 @@ export interface Held extends Range {
 
 export class FileState {
   readonly fid: Fid;
-  readonly pages: FilePages;
+  readonly #cache: PageCache;
+  #pages: FilePages | undefined;
   sizeKnown = false;
   sizeBytes = 0;
   blocks = 0;
@@ -41,9 +43,9 @@ export class FileState {
   dirtySinceMs = 0;
   /** Write back everything, not only full granules. write_back.ts owns it. */
   flushing = false;
-  readonly fetches = new Set<Fetch>();
+  readonly fetches: Fetch[] = [];
   /** Enqueues of data locks under way, by mode. */
-  readonly enqueues = new Map<Mode, Promise<CachedLock>>();
+  readonly enqueues: { PR?: Promise<CachedLock> | undefined; PW?: Promise<CachedLock> | undefined } = {};
   /** Who waits until all writes up to `seq` are on the target. */
   readonly flushWaiters: { readonly seq: number; readonly done: () => void }[] = [];
 
@@ -52,14 +54,34 @@ export class FileState {
    * lock_release.ts owns these.
    */
   giving: 'no' | 'serving' | 'holding' = 'no';
-  given: Promise<void> = Promise.resolve();
+  given: Promise<void> | undefined;
   /** What was served while a lock was being given back: the kernel may have kept it. */
   delivered: Range[] = [];
-  readonly held = new Set<Held>();
+  readonly held: Held[] = [];
 
   constructor(fid: Fid, cache: PageCache) {
     this.fid = fid;
-    this.pages = new FilePages(cache);
+    this.#cache = cache;
+  }
+
+  /** Made on first use: of most files that are looked at nothing is read. */
+  get pages(): FilePages {
+    this.#pages ??= new FilePages(this.#cache);
+    return this.#pages;
+  }
+
+  /** Dirty bytes, those in flight included. */
+  get unwrittenBytes(): number {
+    return this.#pages?.unwrittenBytes ?? 0;
+  }
+
+  /** Nothing is dirty, no WRITE under way. */
+  get isClean(): boolean {
+    return this.#pages?.isClean ?? true;
+  }
+
+  get isEmpty(): boolean {
+    return this.#pages?.isEmpty ?? true;
   }
 
   /** Takes size, times and blocks as the target has them. */
@@ -80,6 +102,12 @@ export class FileState {
 }
 
 /** Files with something to remember. Others are forgotten: nothing can be believed of them without a lock. */
+/** Removes an item that is in the list. */
+export function take<T>(list: T[], item: T): void {
+  const index = list.indexOf(item);
+  if (index >= 0) list.splice(index, 1);
+}
+
 export class FileTable {
   readonly #files = new Map<Fid, FileState>();
   readonly #cache: PageCache;
@@ -107,8 +135,9 @@ export class FileTable {
 
   /** @param inUse a lock or a handle of it is held. */
   forgetIfUnused(file: FileState, inUse: boolean): void {
-    if (inUse || !file.pages.isEmpty || file.fetches.size > 0 || file.giving !== 'no') return;
-    if (file.exclusive !== undefined || file.enqueues.size > 0 || file.held.size > 0) return;
+    if (inUse || !file.isEmpty || file.fetches.length > 0 || file.giving !== 'no') return;
+    const { PR, PW } = file.enqueues;
+    if (file.exclusive !== undefined || PR !== undefined || PW !== undefined || file.held.length > 0) return;
     this.#files.delete(file.fid);
   }
 }

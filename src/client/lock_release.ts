@@ -22,6 +22,8 @@ import type { WriteBack } from './write_back.js';
 
 /** An invalidation usually takes microseconds. One that takes this long waits for a request that we hold back. */
 const STUCK_MS = 5;
+/** The kernel drops, and waits for, whole pages. */
+const PAGE_BYTES = 4096;
 const FILE_END = Number.MAX_SAFE_INTEGER;
 
 /** The LockClient's release callback. */
@@ -90,7 +92,7 @@ async function give(
   file.delivered = [];
   // First, so that few dirty mapped pages are left: the kernel brings those one at a time.
   await writeBack.flush(target, file);
-  await dropPages(core, target, file, file.held.size === 0 ? undefined : without([wholeFile], file));
+  await dropPages(core, target, file, file.held.length === 0 ? undefined : without([wholeFile], file));
   file.giving = 'holding';
   await target.locks.unused(lock);
   for (;;) {
@@ -117,7 +119,9 @@ function without(ranges: readonly Range[], file: FileState): Range[] {
   const left = new IntervalSet();
   for (const { start, end } of ranges) left.add(start, end);
   for (const held of file.held) {
-    if (left.remove(held.start, held.end) > 0) held.crossed = true;
+    const start = Math.floor(held.start / PAGE_BYTES) * PAGE_BYTES;
+    const end = Math.ceil(held.end / PAGE_BYTES) * PAGE_BYTES;
+    if (left.remove(start, end) > 0) held.crossed = true;
   }
   return [...left];
 }
@@ -133,7 +137,7 @@ async function dropPages(
   const { timers } = core.runtime;
   const unstick = (): void => {
     const lock = target.locks.find('data', file.fid, 'PW', 0) ?? target.locks.find('data', file.fid, 'PR', 0);
-    if (lock !== undefined) for (const held of file.held) held.serve(lock);
+    if (lock !== undefined) for (const held of [...file.held]) held.serve(lock);
     timer = timers.after(STUCK_MS, unstick);
   };
   let timer = timers.after(STUCK_MS, unstick);

@@ -11,9 +11,9 @@ import { IntervalSet, type Range } from '../base/interval_set.js';
 import { logger } from '../base/log.js';
 import { Read } from '../wire/data.js';
 import type { Core } from './core.js';
-import type { Fetch, FileState } from './file_state.js';
+import { type Fetch, type FileState, take } from './file_state.js';
+import { GRANULE_BYTES } from './granule.js';
 import type { Handle } from './open_files.js';
-import { GRANULE_BYTES } from './page_cache.js';
 import type { Target } from './targets.js';
 
 const log = logger('client:read');
@@ -96,7 +96,7 @@ export class Reader {
     const fetch: Fetch = { start, end, stale: [], done: Promise.resolve() };
     const { generation } = target;
     target.locks.addRef(lock);
-    file.fetches.add(fetch);
+    file.fetches.push(fetch);
     fetch.done = target
       .call(
         'data',
@@ -110,7 +110,7 @@ export class Reader {
       )
       .then(() => undefined)
       .finally(() => {
-        file.fetches.delete(fetch);
+        take(file.fetches, fetch);
         target.locks.dropRef(lock);
       });
     if (log.enabled) log('READ %d [%d, %d)', file.fid, start, end);

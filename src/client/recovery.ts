@@ -115,7 +115,7 @@ export function dropEverything(core: Core, target: Target, writeBack: WriteBack,
   const dead = new Set(core.handles.ofTarget(target.index));
   for (const handle of dead) {
     handle.dead = error;
-    if ((core.files.get(handle.fid)?.pages.unwrittenBytes ?? 0) > 0) {
+    if ((core.files.get(handle.fid)?.unwrittenBytes ?? 0) > 0) {
       core.handles.writeFailed(handle.fid, error);
     }
   }
@@ -142,7 +142,7 @@ function dropCaches(core: Core, target: Target): void {
   core.attrs.clear();
   for (const file of core.filesOf(target)) {
     file.sizeKnown = false;
-    if (file.pages.isClean) file.pages.dropAll();
+    if (file.isClean) file.pages.dropAll();
   }
 }
 

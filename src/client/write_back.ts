@@ -18,7 +18,7 @@ import { Getattr } from '../wire/meta.js';
 import type { Core } from './core.js';
 import type { FileState } from './file_state.js';
 import type { Passenger } from './gate.js';
-import type { Batch } from './page_cache.js';
+import type { Batch } from './granule.js';
 import { interruptible, type Target } from './targets.js';
 
 const log = logger('client:write_back');
@@ -73,7 +73,7 @@ export class WriteBack {
 
   /** Resolves when all that is dirty now is written or dropped; undefined when nothing is. */
   flush(target: Target, file: FileState): Promise<void> | undefined {
-    if (file.pages.isClean) return undefined;
+    if (file.isClean) return undefined;
     const { seq } = file.pages;
     if (file.pages.isWritten(seq)) return undefined;
     const written = new Promise<void>((done) => {
@@ -152,7 +152,7 @@ export class WriteBack {
     let bytes = 0;
     for (const [file, target] of this.#dirty) {
       if (bytes > this.#core.dirtyLimitBytes / 4) return;
-      bytes += file.pages.unwrittenBytes;
+      bytes += file.unwrittenBytes;
       this.start(target, file);
     }
   }
@@ -223,13 +223,13 @@ export class WriteBack {
     if (file.pages.dirtyBytes > 0) (file.flushing ? lane.whole : lane.full).add(file);
     this.#wake();
     this.#pump(target);
-    if (file.pages.isClean) this.#core.forgetFileIfUnused(target, file);
+    if (file.isClean) this.#core.forgetFileIfUnused(target, file);
   }
 
   /** Tells those who waited for what is written now. */
   #settle(file: FileState): void {
     if (file.pages.dirtyBytes === 0) file.flushing = false;
-    if (file.pages.isClean) this.#dirty.delete(file);
+    if (file.isClean) this.#dirty.delete(file);
     if (file.flushWaiters.length === 0) return;
     for (const waiter of file.flushWaiters.splice(0)) {
       if (file.pages.isWritten(waiter.seq)) waiter.done();
