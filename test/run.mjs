@@ -32,10 +32,18 @@ if (files.length === 0) {
   console.error('no test file matches');
   process.exit(1);
 }
+// Of one file: a test that spins cannot end itself, the runner ends its process.
+const FILE_TIMEOUT_MS = 300_000;
 const concurrency = suites.includes('mount') ? 1 : availableParallelism();
 const run = spawnSync(
   process.execPath,
-  ['--test', `--test-concurrency=${concurrency}`, '--test-reporter=spec', ...files],
+  [
+    '--test',
+    `--test-timeout=${FILE_TIMEOUT_MS}`,
+    `--test-concurrency=${concurrency}`,
+    '--test-reporter=spec',
+    ...files,
+  ],
   { stdio: 'inherit', cwd: root },
 );
 process.exit(run.status ?? 1);
