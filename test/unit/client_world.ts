@@ -243,8 +243,9 @@ export class ClientWorld {
 export async function clientWorld(
   t: TestContext,
   options: Partial<ServerOptions> = {},
+  sizes: { readonly dataBytes?: number } = {},
 ): Promise<ClientWorld> {
-  const world = new ClientWorld(await testTarget(t, { metaBytes: 32 << 20, dataBytes: 256 << 20 }));
+  const world = new ClientWorld(await testTarget(t, { metaBytes: 32 << 20, dataBytes: 256 << 20, ...sizes }));
   t.after(() => world.end());
   await world.start(options);
   return world;

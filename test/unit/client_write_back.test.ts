@@ -1,0 +1,102 @@
+/** When dirty data goes to the server, and what happens when it cannot. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { until, within } from '../fixtures/until.js';
+import { clientWorld, errnoOf, O_RDWR, O_WRONLY } from './client_world.js';
+
+test('dirty data goes out by itself within little more than a second', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const f = await a.create('f');
+  await a.write(f, 0, 'small');
+  assert.equal(a.target.dirtyBytes, 5);
+  await until('it is written', () => a.target.dirtyBytes === 0, 2000);
+});
+
+test('close starts the write-back and does not wait for it', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const f = await a.create('f');
+  await a.write(f, 0, 'small');
+  assert.equal(a.fs.flush(a.op, f.fh, '1'), undefined);
+  await until('it is written', () => a.target.dirtyBytes === 0, 500);
+});
+
+test('a full device: write(2) itself fails with ENOSPC, and unlinking makes room again', async (t) => {
+  const world = await clientWorld(t, {}, { dataBytes: 24 << 20 });
+  const a = await world.client('a');
+  const f = await a.create('f', O_WRONLY);
+  const piece = Buffer.alloc(1 << 20, 7);
+  let errors = 0;
+  let written = 0;
+  for (let i = 0; i < 40; i += 1) {
+    const errno = await errnoOf(() => a.write(f, written, piece));
+    if (errno === 'ENOSPC') errors += 1;
+    else if (errno === 'no error') written += piece.length;
+    else assert.fail(errno);
+  }
+  assert.ok(errors > 5, `${errors} errors`);
+  await errnoOf(() => a.fs.fsync(a.op, f.fh));
+  await a.close(f).catch(() => undefined);
+  await a.unlink('f');
+  const g = await a.create('g', O_RDWR);
+  await until('there is room again', async () => {
+    if ((await errnoOf(() => a.write(g, 0, piece))) !== 'no error') return false;
+    return (await errnoOf(() => a.fs.fsync(a.op, g.fh))) === 'no error';
+  });
+  assert.equal((await a.read(g, 0, 4))[3], 7);
+});
+
+test('a writer that is faster than the server waits, within the bounds of the cache, and can be interrupted', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a', { cacheBytes: 16 << 20 });
+  const f = await a.create('f', O_WRONLY);
+  const piece = Buffer.alloc(1 << 20);
+  let most = 0;
+  for (let i = 0; i < 40; i += 1) {
+    await a.write(f, i * piece.length, piece);
+    most = Math.max(most, a.target.dirtyBytes);
+  }
+  assert.ok(most <= 8 << 20, `${most} bytes were dirty`);
+  a.breakConnection();
+  await world.server?.stop();
+  await until(
+    'the server is gone',
+    () => a.target.importState === 'DISCON' || a.target.importState === 'CONNECTING',
+  );
+  const { op, interrupt } = a.interruptible();
+  const options = { append: false, writeback: false, sync: false, killSuidgid: false };
+  const waits = errnoOf(() => a.fs.write(op, f.fh, f.fid, 0, piece, options));
+  await new Promise((resolve) => setImmediate(resolve));
+  interrupt();
+  assert.equal(await within('interrupted', waits, 1000), 'EINTR');
+  await world.start();
+});
+
+test('O_SYNC writes are on the server when they return', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const f = await a.create('f', O_WRONLY);
+  const options = { append: false, writeback: false, sync: true, killSuidgid: false };
+  await a.fs.write(a.op, f.fh, f.fid, 0, Buffer.from('sync'), options);
+  assert.deepEqual([a.target.dirtyBytes, world.server?.target?.store.inode(f.fid)?.sizeBytes], [0, 4]);
+});
+
+test('fallocate, lseek and copy_file_range see what is only in the cache', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const f = await a.create('f');
+  const g = await a.create('g');
+  await a.write(f, 65536, 'data');
+  assert.deepEqual(
+    [await a.fs.seek(a.op, f.fh, 0, 'data'), await a.fs.seek(a.op, f.fh, 65536, 'hole')],
+    [65536, 65540],
+  );
+  assert.equal(await a.fs.copyRange(a.op, f.fh, 65536, g.fh, 0, 4), 4);
+  assert.equal(await a.text(g), 'data');
+  await a.fs.fallocate(a.op, f.fh, 3, 65536, 2);
+  assert.equal((await a.read(f, 65536, 10)).toString(), '\0\0ta');
+  await a.fs.fallocate(a.op, f.fh, 0, 0, 100_000);
+  assert.equal(await a.size(f.fid), 100_000);
+});
