@@ -89,8 +89,11 @@ export type Within = (tx: Tx, inode: Inode) => void;
  * The inode must be a regular file (the caller checked). ENOSPC: nothing changed. EIO: a checksum was wrong.
  */
 export interface FileData {
-  /** Chunks, together length bytes, or fewer at the end of the file; holes are zeros. */
-  read(fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]>;
+  /**
+   * Chunks, together length bytes, or fewer at the end of the file; holes are zeros.
+   * @param memory may be read into, if it is large enough; the chunks are then views of it.
+   */
+  read(fid: Fid, offset: number, length: number, memory?: Buffer): MaybePromise<readonly Uint8Array[]>;
   /** Extends the file if needed, sets mtime and ctime. Owns `data` until it resolves. */
   write(
     fid: Fid,

@@ -7,6 +7,7 @@
  * transaction that calls them written, so they are written in place (and fallocate() keeps its promise of space).
  */
 
+import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import { logger } from '../base/log.js';
@@ -92,12 +93,20 @@ export class BlockIo {
     return segments;
   }
 
-  /** Blocks [start, end) of a file; undefined when all of it is zeros. @throws FsError EIO checksum wrong, or the device. */
-  async read(fid: Fid, start: number, end: number): Promise<Buffer | undefined> {
+  /**
+   * Blocks [start, end) of a file; undefined when all of it is zeros.
+   * @param memory to read into, if it is large enough.
+   * @throws FsError EIO checksum wrong, or the device.
+   */
+  async read(fid: Fid, start: number, end: number, memory?: Buffer): Promise<Buffer | undefined> {
+    const lengthBytes = (end - start) * BLOCK_BYTES;
     for (let attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
       const segments = this.segments(fid, start, end);
       if (segments.every((segment) => segment.place <= 0)) return undefined;
-      const target = Buffer.allocUnsafeSlow((end - start) * BLOCK_BYTES);
+      const target =
+        memory !== undefined && memory.length >= lengthBytes
+          ? memory.subarray(0, lengthBytes)
+          : Buffer.allocUnsafeSlow(lengthBytes);
       const reads = segments.map((segment) => {
         const from = (segment.block - start) * BLOCK_BYTES;
         const part = target.subarray(from, from + segment.count * BLOCK_BYTES);
@@ -166,31 +175,30 @@ export class BlockIo {
   /**
    * Writes runs to new places (unwritten blocks: where they are) and calls `execute` with what it takes to name them.
    * When that or anything before it fails, the places are free again.
-   * @param extra blocks to hand out beside, for `execute` to use.
+   * @param execute takes extra blocks from `space` if it wants; what it used is in use when it returns.
    */
   async store<R>(
     fid: Fid,
     runs: readonly BlockRun[],
-    options: { readonly shrinking: boolean; readonly extraBlocks?: number },
-    execute: (stored: readonly Stored[], extra: readonly Extent[], use: () => void) => R,
+    options: { readonly shrinking: boolean; readonly extraBlocks: number },
+    execute: (stored: readonly Stored[], space: ReservedSpace) => R,
   ): Promise<R> {
     const plans = runs.map((run) => this.#plan(fid, run));
-    const needed = plans.reduce((sum, plan) => sum + plan.needed, 0);
-    const extra = options.extraBlocks ?? 0;
+    const needed = plans.reduce((sum, plan) => sum + plan.needed, options.extraBlocks);
     const first = runs[0];
     const hint = first === undefined ? 0 : this.#hint(fid, first.block);
-    const extents = needed + extra === 0 ? [] : await this.reserve(needed + extra, hint, options.shrinking);
+    const extents = needed === 0 ? [] : await this.reserve(needed, hint, options.shrinking);
+    const space = new ReservedSpace(this.#host.overlay, extents);
     try {
-      const pool = new ExtentPool(extents);
       for (const { places } of plans) {
         for (let index = 0; index < places.length; index++) {
-          places[index] = places[index] === 0 ? pool.next() : Math.abs(places[index] ?? 0);
+          places[index] = places[index] === 0 ? space.next() : Math.abs(places[index] ?? 0);
         }
       }
       const stored = await Promise.all(plans.map((plan) => this.#write(plan.run, plan.places)));
-      return execute(stored, pool.rest(), () => {
-        for (const extent of extents) this.#host.overlay.useExtent(extent);
-      });
+      const result = execute(stored, space);
+      this.unreserve(space.rest());
+      return result;
     } catch (thrown) {
       this.unreserve(extents);
       throw thrown;
@@ -257,33 +265,42 @@ export function nameStored(edit: WindowEdit, stored: readonly Stored[]): void {
   }
 }
 
-class ExtentPool {
-  readonly #extents: Extent[];
+/** Blocks handed out for one operation, taken one by one. */
+export class ReservedSpace {
+  readonly #overlay: Overlay;
+  readonly #extents: readonly Extent[];
+  #index = 0;
   #at = 0;
-  constructor(extents: readonly Extent[]) {
-    this.#extents = [...extents];
+
+  constructor(overlay: Overlay, extents: readonly Extent[]) {
+    this.#overlay = overlay;
+    this.#extents = extents;
   }
   next(): number {
-    const extent = this.#extents[0];
-    if (extent === undefined) throw new Error('more blocks are used than were reserved');
+    const extent = this.#extents[this.#index];
+    assert(extent !== undefined, 'more blocks are used than were reserved');
     const block = extent.start + this.#at;
     this.#at++;
     if (this.#at === extent.count) {
-      this.#extents.shift();
+      this.#index++;
       this.#at = 0;
     }
     return block;
   }
-  rest(): Extent[] {
-    const [first, ...others] = this.#extents;
-    if (first === undefined) return [];
-    return [{ start: first.start + this.#at, count: first.count - this.#at }, ...others];
+  /** Inside the operation: what was taken is the operation's. */
+  use(): void {
+    this.#extents.slice(0, this.#index).forEach((extent) => {
+      this.#overlay.useExtent(extent);
+    });
+    const partly = this.#extents[this.#index];
+    if (partly !== undefined && this.#at > 0)
+      this.#overlay.useExtent({ start: partly.start, count: this.#at });
   }
-}
-
-/** Device blocks of extents, in order. */
-export function* blocksOf(extents: readonly Extent[]): Generator<number> {
-  for (const { start, count } of extents) for (let index = 0; index < count; index++) yield start + index;
+  rest(): Extent[] {
+    const [partly, ...others] = this.#extents.slice(this.#index);
+    if (partly === undefined) return [];
+    return [{ start: partly.start + this.#at, count: partly.count - this.#at }, ...others];
+  }
 }
 
 function slice(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array[] {

@@ -15,7 +15,7 @@ import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { Executed, FileData, Inode, Tx, Within } from './api.js';
-import { BlockIo, type BlockIoHost, type BlockRun, blocksOf, nameStored, type Stored } from './block_io.js';
+import { BlockIo, type BlockIoHost, type BlockRun, nameStored, type Stored } from './block_io.js';
 import type { Overlay } from './overlay.js';
 import { RangeLocks } from './range_locks.js';
 import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from './window.js';
@@ -70,7 +70,7 @@ export class StoredFileData implements FileData {
     while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
   }
 
-  read(fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]> {
+  read(fid: Fid, offset: number, length: number, memory?: Buffer): MaybePromise<readonly Uint8Array[]> {
     this.#host.check();
     const { sizeBytes } = this.#inode(fid);
     const end = Math.min(sizeBytes, offset + length);
@@ -79,7 +79,7 @@ export class StoredFileData implements FileData {
     if (inline !== undefined) return [inline.subarray(offset, end)];
     const first = Math.floor(offset / BLOCK_BYTES);
     return this.#tracked(
-      this.#blocks.read(fid, first, Math.ceil(end / BLOCK_BYTES)).then((content) => {
+      this.#blocks.read(fid, first, Math.ceil(end / BLOCK_BYTES), memory).then((content) => {
         if (content === undefined) return zeros(end - offset);
         return [content.subarray(offset - first * BLOCK_BYTES, end - first * BLOCK_BYTES)];
       }),
@@ -383,27 +383,33 @@ export class StoredFileData implements FileData {
       readonly ending: Ending;
       readonly clearInline?: boolean;
       readonly shrinking?: boolean;
+      /** Blocks that `also` may take beside: at most this many. */
+      readonly fillBlocks?: number;
       /** More changes of the same operation. */
-      readonly also?: (edit: WindowEdit) => void;
+      readonly also?: (edit: WindowEdit, free: () => number) => void;
     },
   ): Promise<Executed<Inode>> {
-    const shrinking = options.shrinking ?? false;
-    return await this.#blocks.store(fid, runs, { shrinking }, (stored: readonly Stored[], _extra, use) =>
-      this.#host.execute(
-        (tx) => {
-          // The file may be gone: then its blocks must not come to life again.
-          this.#inode(fid);
-          use();
-          const edit = new WindowEdit(this.#overlay, fid);
-          options.also?.(edit);
-          nameStored(edit, stored);
-          const sectors = edit.finish();
-          if (options.clearInline) this.#overlay.setInlineData(fid, null);
-          // What lay in the database was counted too; from now on blocks are.
-          return this.#end(tx, fid, sectors, options.ending, options.clearInline ? sectors : undefined);
-        },
-        { reserve: shrinking },
-      ),
+    const { shrinking = false, clearInline = false, ending, also } = options;
+    return await this.#blocks.store(
+      fid,
+      runs,
+      { shrinking, extraBlocks: options.fillBlocks ?? 0 },
+      (stored: readonly Stored[], space) =>
+        this.#host.execute(
+          (tx) => {
+            // The file may be gone: then its blocks must not come to life again.
+            this.#inode(fid);
+            const edit = new WindowEdit(this.#overlay, fid);
+            also?.(edit, () => space.next());
+            nameStored(edit, stored);
+            const sectors = edit.finish();
+            space.use();
+            if (clearInline) this.#overlay.setInlineData(fid, null);
+            // What lay in the database was counted too; from now on blocks are.
+            return this.#end(tx, fid, sectors, ending, clearInline ? sectors : undefined);
+          },
+          { reserve: shrinking },
+        ),
     );
   }
 
@@ -439,9 +445,12 @@ export class StoredFileData implements FileData {
   async #shrink(inode: Inode, sizeBytes: number, ending: Ending): Promise<Executed<Inode>> {
     const { fid } = inode;
     const keptBlocks = Math.ceil(sizeBytes / BLOCK_BYTES);
-    const keptWindows = Math.ceil(keptBlocks / WINDOW_BLOCKS);
-    const indexes = await this.#windowIndexes(fid, keptWindows, Number.POSITIVE_INFINITY);
-    while (indexes.length > 0) {
+    const indexes = await this.#windowIndexes(
+      fid,
+      Math.floor(keptBlocks / WINDOW_BLOCKS),
+      Number.POSITIVE_INFINITY,
+    );
+    while (indexes.length > WINDOWS_PER_STEP) {
       const step = indexes.splice(-WINDOWS_PER_STEP);
       const [lowest] = step;
       if (lowest === undefined) break;
@@ -452,7 +461,11 @@ export class StoredFileData implements FileData {
     return await this.#storeRuns(fid, edges, {
       ending,
       shrinking: true,
-      also: (edit) => edit.clear(keptBlocks, keptWindows * WINDOW_BLOCKS),
+      also: (edit) => {
+        for (const index of indexes) {
+          edit.clear(Math.max(keptBlocks, index * WINDOW_BLOCKS), (index + 1) * WINDOW_BLOCKS);
+        }
+      },
     });
   }
 
@@ -504,29 +517,24 @@ export class StoredFileData implements FileData {
       const isLast = to === end;
       const now: Ending = isLast ? ending : { time: ending.time, within: undefined, size: (size) => size };
       const segments = this.#blocks.segments(fid, from, to).filter((segment) => segment.place === 0);
-      const executed = await this.#blocks.store(
-        fid,
-        [],
-        { shrinking: false, extraBlocks: holes(segments) },
-        (_stored, extra, use) =>
-          this.#host.execute((tx) => {
-            this.#inode(fid);
-            use();
-            const edit = new WindowEdit(this.#overlay, fid);
-            const free = blocksOf(extra);
-            for (const { block, count } of segments) {
-              for (let index = 0; index < count; index++) {
-                edit.set(block + index, -(free.next().value as number), 0);
-              }
-            }
-            return this.#end(tx, fid, edit.finish(), now);
-          }),
-      );
+      const executed = await this.#storeRuns(fid, [], {
+        ending: now,
+        fillBlocks: holes(segments),
+        also: (edit, free) => {
+          for (const { block, count } of segments) {
+            for (let index = 0; index < count; index++) edit.set(block + index, -free(), 0);
+          }
+        },
+      });
       if (isLast) return executed;
       await this.#host.breathe();
     }
   }
 
+  /**
+   * Makes holes of the whole blocks in [offset, end) and zeros the edges; for 'zero' what is then a hole is allocated
+   * again, unwritten. Short ranges are one transaction.
+   */
   async #clearBlocks(
     fid: Fid,
     offset: number,
@@ -538,33 +546,63 @@ export class StoredFileData implements FileData {
     // Behind the end of the file there are zeros anyway, so its last block may go as a whole.
     const last =
       end >= this.#inode(fid).sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES);
+    const edges = await this.#zeroedEdges(fid, offset, Math.max(last * BLOCK_BYTES, end));
+    const steps = await this.#clearSteps(
+      fid,
+      Math.floor(offset / BLOCK_BYTES),
+      Math.ceil(end / BLOCK_BYTES),
+      how,
+    );
     const quiet: Ending = { time: ending.time, within: undefined, size: (now) => now };
-    if (first < last) {
-      const indexes = await this.#windowIndexes(
-        fid,
-        Math.floor(first / WINDOW_BLOCKS),
-        Math.ceil(last / WINDOW_BLOCKS),
-      );
-      while (indexes.length > 0) {
-        const step = indexes.splice(0, WINDOWS_PER_STEP);
-        this.#host.execute(
-          (tx) => {
-            const edit = new WindowEdit(this.#overlay, fid);
-            for (const index of step) {
-              const from = Math.max(first, index * WINDOW_BLOCKS);
-              edit.clear(from, Math.min(last, (index + 1) * WINDOW_BLOCKS));
-            }
-            this.#end(tx, fid, edit.finish(), quiet);
-          },
-          { reserve: true },
-        );
-        await this.#host.breathe();
-      }
+    for (let index = 0; ; index++) {
+      const step = steps[index];
+      const isLast = index >= steps.length - 1;
+      const runs = edges.filter(({ block }) => step !== undefined && block >= step.start && block < step.end);
+      const fill = how === 'zero' && step !== undefined ? step.end - step.start : 0;
+      const executed = await this.#storeRuns(fid, runs, {
+        ending: isLast ? ending : quiet,
+        shrinking: how === 'punch',
+        fillBlocks: fill,
+        also: (edit, free) => {
+          if (step === undefined) return;
+          edit.clear(Math.max(first, step.start), Math.min(last, step.end));
+          for (let block = step.start; fill > 0 && block < step.end; block++) {
+            const isEdge = runs.some((run) => run.block === block);
+            if (!isEdge && edit.place(block) === 0) edit.set(block, -free(), 0);
+          }
+        },
+      });
+      if (isLast) return executed;
+      await this.#host.breathe();
     }
-    const edges = await this.#zeroedEdges(fid, offset, end);
-    if (how === 'punch') return await this.#storeRuns(fid, edges, { ending, shrinking: true });
-    await this.#storeRuns(fid, edges, { ending: quiet, shrinking: true });
-    return await this.#fill(fid, Math.floor(offset / BLOCK_BYTES), Math.ceil(end / BLOCK_BYTES), ending);
+  }
+
+  /** The ranges of blocks that one transaction each clears; for 'punch' only where there is something. */
+  async #clearSteps(
+    fid: Fid,
+    start: number,
+    end: number,
+    how: 'punch' | 'zero',
+  ): Promise<{ readonly start: number; readonly end: number }[]> {
+    const windowStart = Math.floor(start / WINDOW_BLOCKS);
+    const windowEnd = Math.ceil(end / WINDOW_BLOCKS);
+    const clip = (first: number, last: number): { readonly start: number; readonly end: number } => ({
+      start: Math.max(start, first * WINDOW_BLOCKS),
+      end: Math.min(end, (last + 1) * WINDOW_BLOCKS),
+    });
+    const steps: { readonly start: number; readonly end: number }[] = [];
+    if (how === 'zero') {
+      for (let index = windowStart; index < windowEnd; index += WINDOWS_PER_STEP) {
+        steps.push(clip(index, index + WINDOWS_PER_STEP - 1));
+      }
+      return steps;
+    }
+    const indexes = await this.#windowIndexes(fid, windowStart, windowEnd);
+    while (indexes.length > 0) {
+      const step = indexes.splice(0, WINDOWS_PER_STEP);
+      steps.push(clip(step[0] ?? 0, step.at(-1) ?? 0));
+    }
+    return steps;
   }
 }
 
