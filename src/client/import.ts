@@ -194,7 +194,8 @@ export class Import {
     const attempt = this.#attempt;
     if (attempt?.reply === undefined) return;
     this.#target.adopt(attempt.reply);
-    this.#instance = attempt.reply.instance;
+    // Until the window has ended this client is one of the old instance: it would have to replay again.
+    if (!recovering) this.#instance = attempt.reply.instance;
     // What waits from before is sent after recovery, when the gate opens.
     this.#target.requester.attach(attempt.link, { resend: !recovering });
   }
@@ -218,7 +219,10 @@ export class Import {
     work: Promise<void>,
   ): void {
     work.then(
-      () => this.dispatch({ type: done, epoch }),
+      () => {
+        if (done === 'recovered' && this.#state.epoch === epoch) this.#instance = this.#target.instance;
+        this.dispatch({ type: done, epoch });
+      },
       (error: unknown) => {
         if (this.#state.epoch !== epoch) return;
         if (!(error instanceof FsError && error.code === 'ENOTCONN')) log('recovery: %O', error);
@@ -256,8 +260,10 @@ export class Import {
       .connect(
         address,
         (connection) =>
-          new FrameLink(connection, { connCount, outputLimitBytes: Number.POSITIVE_INFINITY }, (link) =>
-            this.#opened(link, epoch),
+          new FrameLink(
+            connection,
+            { connCount, outputLimitBytes: Number.POSITIVE_INFINITY, slabs: this.#core.slabs },
+            (link) => this.#opened(link, epoch),
           ),
         { timeoutMs: CONNECT_TIMEOUT_MS, signal: abort.signal },
       )
