@@ -27,7 +27,7 @@ test('a client stopped during a controlled shutdown is evicted after the drain t
   await cluster.shutdown(['--timeout', '2']);
   const tookMs = performance.now() - began;
   assert.ok(tookMs > 1900 && tookMs < 8000, `${tookMs} ms`);
-  await cluster.serve({ tree: cluster.newerTree() });
+  await cluster.serve({ tree: cluster.otherTree() });
   assert.equal(await good.pread(goodFd, 0, 10), 'good');
   child.kill('SIGCONT');
   await until('the old handle fails', () =>

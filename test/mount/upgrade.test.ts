@@ -147,11 +147,13 @@ test('stores to shared mappings are on the server before the clean mark', async 
   for (let page = 0; page < 64; page += 3) {
     await agent.call('map_write', { map, offset: page * 4096 + page, data: `page ${page}` });
   }
+  const { uuid } = await cluster.mountStatus();
   await cluster.shutdown();
   // The client is gone for good: what is there now was there at the mark.
   cluster.mounts[0]?.child.kill('SIGKILL');
   cluster.abortMounts();
-  await cluster.serve({ tree: cluster.newerTree(), args: ['--force-start'] });
+  await cluster.serve({ tree: cluster.otherTree() });
+  await cluster.cliOk(['evict', cluster.address, uuid]);
   await cluster.addMount();
   const witness = cluster.agent(1);
   const found = await witness.readFile('f');
@@ -234,7 +236,7 @@ test('with a standby of the next version the pause is short, and clients hear bo
   const cluster = await startCluster(t);
   const agent = cluster.agent();
   const fd = await agent.open('f', O.CREAT | O.RDWR);
-  const standby = cluster.startServer({ tree: cluster.newerTree(), args: ['--standby'] });
+  const standby = cluster.startServer({ tree: cluster.otherTree(), args: ['--standby'] });
   await standby.standingBy();
   let longestMs = 0;
   let stop = false;
@@ -275,8 +277,9 @@ test('a shutdown can be called off while a client still drains, and work goes on
   const [, slow] = cluster.mounts;
   assert.ok(slow !== undefined);
   await other.writeFile('g', '');
-  slow.child.kill('SIGSTOP');
   await agent.writeFile('f', 'x');
+  await other.stat('f');
+  slow.child.kill('SIGSTOP');
   const shutdown = cluster.cli(['shutdown', cluster.address]);
   await until('one client is drained', async () =>
     (await cluster.status()).clients.some((client) => client.state === 'drained'),
@@ -299,7 +302,7 @@ test('SIGTERM to serve is a controlled shutdown, and a clean server starts in an
   for (let round = 0; round < 2; round++) {
     cluster.server.child.kill('SIGTERM');
     await cluster.serverEnded();
-    await cluster.serve({ tree: cluster.newerTree() });
+    await cluster.serve({ tree: cluster.otherTree() });
     assert.equal(await agent.pread(fd, 0, 10), 'text');
   }
   await agent.lseek(fd, 0, SEEK.END);

@@ -42,7 +42,7 @@ for (const changed of [false, true]) {
     const { agent, fd } = await withOpenFile(cluster);
     const { instance } = cluster.server;
     await cluster.shutdown();
-    await cluster.serve(changed ? { tree: cluster.newerTree() } : {});
+    await cluster.serve(changed ? { tree: cluster.otherTree() } : {});
     assert.deepEqual([await agent.pread(fd, 0, 10), cluster.server.instance > instance], ['text', true]);
   });
 }
@@ -80,7 +80,7 @@ test('killed and changed: it refuses, names both versions, the mark and the way 
   await cluster.killServer();
   await released(cluster);
   const before = await digests(cluster);
-  const newer = cluster.newerTree();
+  const newer = cluster.otherTree();
   const refused = cluster.startServer({ tree: newer });
   const exit = await within('the refusal', refused.child.exited);
   await released(cluster);
@@ -101,7 +101,7 @@ test('killed and changed, forced: it starts and evicts the clients from before',
   const cluster = await startCluster(t);
   const { agent, fd } = await withOpenFile(cluster);
   await cluster.killServer();
-  await cluster.serve({ tree: cluster.newerTree(), args: ['--force-start'] });
+  await cluster.serve({ tree: cluster.otherTree(), args: ['--force-start'] });
   await assertEvicted(cluster, agent, fd);
 });
 
@@ -111,7 +111,7 @@ test('a client that was away during a clean shutdown and has only opens comes ba
   const [mount] = cluster.mounts;
   await cluster.shutdown();
   mount?.child.kill('SIGSTOP');
-  await cluster.serve({ tree: cluster.newerTree() });
+  await cluster.serve({ tree: cluster.otherTree() });
   mount?.child.kill('SIGCONT');
   assert.equal(await agent.pread(fd, 0, 10), 'text');
 });
@@ -130,7 +130,7 @@ test('killed in the middle of a controlled shutdown, whenever: the mark is not t
     await new Promise((resolve) => setTimeout(resolve, delayMs));
     child.kill('SIGKILL');
     const { code } = await child.exited;
-    const newer = cluster.newerTree();
+    const newer = cluster.otherTree();
     const next = cluster.startServer({ tree: newer });
     const started = await Promise.race([
       next.ready().then(

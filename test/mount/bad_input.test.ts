@@ -1,0 +1,254 @@
+/** Mistakes of users and peers: one line that says what is wrong, nothing changed, nobody else disturbed. */
+
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdirSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
+import { createConnection, createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import test from 'node:test';
+import { encodeHeader, HEADER_SIZE } from '../../src/wire/header.js';
+import { runOk } from '../fixtures/child.js';
+import { type Cluster, prepareCluster, startCluster } from '../fixtures/cluster.js';
+import { MIB, makeDevices } from '../fixtures/devices.js';
+import { loopsUnder } from '../fixtures/leftovers.js';
+import { until, within } from '../fixtures/until.js';
+
+const digest = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
+
+/** Small devices, so that whole ones can be compared. */
+const SMALL = { metaBytes: 64 * MIB, dataBytes: 64 * MIB };
+
+/** The command fails with that status and one line that matches, and the devices stay as they were. */
+async function refuses(cluster: Cluster, args: readonly string[], text: RegExp, status = 1): Promise<void> {
+  const files = [cluster.devices.meta, cluster.devices.data];
+  const before = files.map(digest);
+  const done = await cluster.cli(args);
+  const lines = done.stderr.split('\n').filter((line) => line !== '');
+  const what = `holdfast ${args.join(' ')}: ${done.stderr}`;
+  assert.equal(done.code, status, what);
+  assert.match(done.stderr, text, what);
+  if (status === 1) assert.equal(lines.length, 1, what);
+  await until('the devices are released', () => loopsUnder(cluster.folder).length === 0);
+  assert.deepEqual(files.map(digest), before, `${what}: devices unchanged`);
+}
+
+test('mkfs refuses what is too small, missing, the same twice, or in use', async (t) => {
+  const cluster = prepareCluster(t, SMALL);
+  const { meta, data } = cluster.devices;
+  const tiny = join(cluster.folder, 'tiny.img');
+  writeFileSync(tiny, '');
+  truncateSync(tiny, 100_000);
+  await refuses(cluster, ['mkfs', '--meta', tiny, '--data', data], /too small/);
+  await refuses(cluster, ['mkfs', '--meta', meta, '--data', tiny], /too small/);
+  await refuses(cluster, ['mkfs', '--meta', meta, '--data', meta], /same/);
+  await refuses(cluster, ['mkfs', '--meta', meta, '--data', join(cluster.folder, 'nothing')], /nothing/);
+  await refuses(cluster, ['mkfs', '--meta', meta, '--data', cluster.folder], /director|device/i);
+  await refuses(cluster, ['mkfs', '--meta', meta], /--data/, 2);
+  await refuses(cluster, ['mkfs', '--meta', meta, '--data', data, '--label', 'two words'], /label/i, 2);
+  await refuses(cluster, ['nonsense'], /nonsense/, 2);
+});
+
+test('mkfs refuses a device with something on it, says what --force destroys, and then does it', async (t) => {
+  const cluster = prepareCluster(t, SMALL);
+  await runOk('mkfs.ext4', ['-q', '-F', cluster.devices.meta]);
+  await refuses(cluster, ['mkfs', ...cluster.deviceArgs], /ext4.*--force|--force.*ext4/);
+  const forced = await cluster.cli(['mkfs', ...cluster.deviceArgs, '--force']);
+  assert.equal(forced.code, 0, forced.stderr);
+  assert.match(forced.stderr, /ext4/);
+  await refuses(cluster, ['mkfs', ...cluster.deviceArgs], /formatted|holdfast/i);
+});
+
+test('mkfs and serve refuse devices that are served or mounted, and do not disturb them', async (t) => {
+  const cluster = await startCluster(t, SMALL);
+  const agent = cluster.agent();
+  await agent.writeFile('f', 'x');
+  for (const command of [
+    ['mkfs', '--force'],
+    ['serve', '--listen', '127.0.0.1:0'],
+  ]) {
+    const done = await cluster.cli([...command, ...cluster.deviceArgs]);
+    assert.deepEqual([done.code, done.stderr.split('\n').length], [1, 1], done.stderr);
+    assert.match(done.stderr, /in use/);
+  }
+  await agent.writeFile('g', 'y');
+  const other = makeDevices(cluster.folder, 'other-', 64 * MIB, 64 * MIB);
+  await runOk('mkfs.ext4', ['-q', '-F', other.meta]);
+  const mountpoint = join(cluster.folder, 'ext4');
+  mkdirSync(mountpoint);
+  await runOk('mount', ['-o', 'loop', other.meta, mountpoint]);
+  try {
+    const done = await cluster.cli(['mkfs', '--force', '--meta', other.meta, '--data', other.data]);
+    assert.equal(done.code, 1, done.stderr);
+    assert.match(done.stderr, /mounted|in use/);
+  } finally {
+    await runOk('umount', [mountpoint]);
+  }
+  assert.equal(await agent.readFile('g'), 'y');
+});
+
+test('serve refuses devices that are not formatted, swapped, or of two targets', async (t) => {
+  const cluster = prepareCluster(t, SMALL);
+  const { meta, data } = cluster.devices;
+  const serve = (metaPath: string, dataPath: string): string[] => [
+    'serve',
+    '--meta',
+    metaPath,
+    '--data',
+    dataPath,
+    '--listen',
+    '127.0.0.1:0',
+  ];
+  await refuses(cluster, serve(meta, data), /not formatted|mkfs/);
+  await cluster.cliOk(['mkfs', ...cluster.deviceArgs]);
+  const other = makeDevices(cluster.folder, 'other-', 64 * MIB, 64 * MIB);
+  await cluster.cliOk(['mkfs', '--meta', other.meta, '--data', other.data]);
+  await refuses(cluster, serve(data, meta), /swapped|--meta|metadata/);
+  await refuses(cluster, serve(meta, other.data), /different|another|target/);
+});
+
+test('serve refuses superblocks that are damaged, cut off, or of an unknown format, and says which', async (t) => {
+  const cluster = prepareCluster(t, SMALL);
+  await cluster.cliOk(['mkfs', ...cluster.deviceArgs]);
+  const { meta, data } = cluster.devices;
+  const serve = ['serve', ...cluster.deviceArgs, '--listen', '127.0.0.1:0'];
+  const [metaWas, dataWas] = [readFileSync(meta), readFileSync(data)];
+  const damage = async (path: string, offset: number, bytes: Buffer): Promise<void> => {
+    const fd = openSync(path, 'r+');
+    writeSync(fd, bytes, 0, bytes.length, offset);
+    await refuses(cluster, serve, /./);
+    writeFileSync(meta, metaWas);
+    writeFileSync(data, dataWas);
+  };
+  await damage(meta, 0, Buffer.alloc(8192, 0xff));
+  await damage(meta, 4096, Buffer.alloc(64 * 1024));
+  await damage(data, 0, Buffer.alloc(4096));
+  await damage(data, 16, Buffer.from([0xff, 0xff, 0xff, 0xff]));
+  truncateSync(data, 32 * MIB);
+  await refuses(cluster, serve, /./);
+});
+
+test('a port in use, an address that is none, and a server that is not there are named', async (t) => {
+  const cluster = await startCluster(t, { ...SMALL, mounts: 0 });
+  const other = makeDevices(cluster.folder, 'other-', 64 * MIB, 64 * MIB);
+  const devices = ['--meta', other.meta, '--data', other.data];
+  await cluster.cliOk(['mkfs', ...devices]);
+  const taken = await cluster.cli(['serve', ...devices, '--listen', cluster.address]);
+  assert.deepEqual([taken.code, /in use/.test(taken.stderr)], [1, true], taken.stderr);
+  const bad = await cluster.cli(['serve', ...devices, '--listen', 'what ever']);
+  assert.equal(bad.code, 2, bad.stderr);
+  for (const command of ['status', 'shutdown']) {
+    const gone = await cluster.cli([command, '127.0.0.1:1']);
+    assert.deepEqual([gone.code, gone.stderr.split('\n').length], [1, 1], gone.stderr);
+  }
+});
+
+test('mount names what is wrong with the mount point, and gives up on a silent host after ten seconds', async (t) => {
+  const cluster = await startCluster(t, SMALL);
+  const file = join(cluster.folder, 'file');
+  writeFileSync(file, '');
+  const full = join(cluster.folder, 'empty');
+  mkdirSync(full);
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  for (const [where, text] of [
+    [join(cluster.folder, 'missing'), /missing|does not exist|no such/i],
+    [file, /not a directory/],
+    [mount.dir, /busy|already|mounted/],
+  ] as const) {
+    const done = await cluster.cli(['mount', cluster.address, where]);
+    assert.deepEqual([done.code, done.stderr.split('\n').length], [1, 1], done.stderr);
+    assert.match(done.stderr, text);
+  }
+  const silent = createServer(() => undefined);
+  await new Promise<void>((resolve) => {
+    silent.listen(0, '127.0.0.1', resolve);
+  });
+  const { port } = silent.address() as { port: number };
+  const began = performance.now();
+  const done = await cluster.cli(['mount', `127.0.0.1:${port}`, full]);
+  silent.close();
+  const tookMs = performance.now() - began;
+  assert.deepEqual([done.code, done.stderr.split('\n').length], [1, 1], done.stderr);
+  assert.ok(tookMs > 8000 && tookMs < 14_000, `${tookMs} ms`);
+  const unknown = await cluster.cli(['mount', cluster.address, full, '-o', 'nonsense']);
+  assert.deepEqual([unknown.code === 1 || unknown.code === 2, /nonsense/.test(unknown.stderr)], [true, true]);
+});
+
+/** Opens a connection, writes, and resolves when the server closes it. */
+function abuse(cluster: Cluster, bytes: Uint8Array): Promise<void> {
+  const { port } = new URL(`tcp://${cluster.address}`);
+  return new Promise((resolve) => {
+    const socket = createConnection(Number(port), '127.0.0.1', () => socket.write(bytes));
+    socket.on('error', () => resolve());
+    socket.on('close', () => resolve());
+    socket.resume();
+  });
+}
+
+test('random bytes, absurd lengths, unknown opcodes and old versions cost their sender the connection, nobody else', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const fd = await agent.open('f', 0o102);
+  let seed = 7;
+  const random = Buffer.from(
+    Array.from({ length: 100_000 }, () => {
+      seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+      return seed >>> 24;
+    }),
+  );
+  const frame = (change: Partial<Parameters<typeof encodeHeader>[0]>, body = Buffer.alloc(0)): Buffer =>
+    Buffer.concat([
+      encodeHeader({
+        version: 1,
+        type: 'request',
+        opcode: 1,
+        flags: 0,
+        xid: 1 as never,
+        connCount: 1,
+        bodyLength: body.length,
+        bulkLength: 0,
+        status: 0,
+        transno: 0 as never,
+        lastCommitted: 0 as never,
+        ...change,
+      } as Parameters<typeof encodeHeader>[0]),
+      body,
+    ]);
+  const cases: Record<string, Buffer> = {
+    random,
+    'a short header': random.subarray(0, HEADER_SIZE - 1),
+    'an absurd body': frame({ bodyLength: 0xffff_fff0 }),
+    'an absurd bulk': frame({ bulkLength: 0xffff_fff0 }),
+    'an unknown opcode': frame({ opcode: 9999 }),
+    'a body of the wrong type': frame({}, Buffer.from([0x93, 1, 2, 3])),
+    'a truncated body': frame({ bodyLength: 100 }, Buffer.from([0x81])),
+    'an old version': frame({ version: 0 } as never),
+  };
+  for (const [name, bytes] of Object.entries(cases)) {
+    const closed = abuse(cluster, bytes);
+    // What could still become a whole frame may be waited for; it must not hold anybody else up.
+    await Promise.race([closed, agent.write(fd, 'x')]);
+    await within(`an operation after ${name}`, agent.writeFile('g', name), 5000);
+  }
+  assert.equal(await agent.readFile('g'), 'an old version');
+});
+
+test('a thousand connections that say nothing, and one that stops reading, hold nobody up', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const { port } = new URL(`tcp://${cluster.address}`);
+  const sockets: Socket[] = [];
+  const opened = Array.from(
+    { length: 1000 },
+    () =>
+      new Promise<void>((resolve) => {
+        const socket = createConnection(Number(port), '127.0.0.1', resolve);
+        socket.on('error', () => resolve());
+        sockets.push(socket);
+      }),
+  );
+  await within('the connections are made', Promise.all(opened));
+  for (let at = 0; at < 20; at++) await within('an operation', agent.writeFile(`f${at}`, 'x'), 5000);
+  assert.equal((await cluster.status()).clients.length, 1);
+  for (const socket of sockets) socket.destroy();
+});

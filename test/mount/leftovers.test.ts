@@ -1,0 +1,93 @@
+/** What commands leave behind when they end: nothing. */
+
+import assert from 'node:assert/strict';
+import { mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'node:test';
+import { prepareCluster, startCluster } from '../fixtures/cluster.js';
+import { loopsUnder, mountsUnder, processesUnder } from '../fixtures/leftovers.js';
+import { until } from '../fixtures/until.js';
+
+test('mkfs leaves no loop device', async (t) => {
+  const cluster = prepareCluster(t);
+  await cluster.cliOk(['mkfs', ...cluster.deviceArgs]);
+  assert.deepEqual(loopsUnder(cluster.folder), []);
+});
+
+test('mount in the background returns when the mount is usable, and umount leaves no process', async (t) => {
+  const cluster = await startCluster(t, { mounts: 0 });
+  const dir = join(cluster.folder, 'background');
+  mkdirSync(dir);
+  await cluster.cliOk(['mount', cluster.address, dir]);
+  assert.deepEqual(mountsUnder(cluster.folder), [dir]);
+  const clients = processesUnder(dir);
+  assert.equal(clients.length, 1, JSON.stringify(clients));
+  await cluster.cliOk(['umount', dir]);
+  await until('the client process is gone', () => processesUnder(dir).length === 0);
+  assert.deepEqual([mountsUnder(cluster.folder), (await cluster.status()).clients], [[], []]);
+});
+
+test('a plain umount(8) flushes what was written, and the client process ends', async (t) => {
+  const { run } = await import('../fixtures/child.js');
+  const cluster = await startCluster(t);
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  const agent = cluster.agent();
+  await agent.writeFile('f', 'x'.repeat(3_000_000));
+  await agent.dies('SIGKILL');
+  const done = await run('umount', [mount.dir]);
+  assert.equal(done.code, 0, done.stderr);
+  assert.deepEqual(await mount.child.exited, { code: 0, signal: null });
+  await cluster.addMount();
+  assert.equal((await cluster.agent(1).readFile('f')).length, 3_000_000);
+});
+
+test('umount refuses while files are open, and says so', async (t) => {
+  const cluster = await startCluster(t);
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  const agent = cluster.agent();
+  const fd = await agent.open('f', 0o102);
+  const done = await cluster.cli(['umount', mount.dir]);
+  assert.deepEqual([done.code, done.stderr.split('\n').length], [1, 1], done.stderr);
+  assert.match(done.stderr, /in use|busy/);
+  await agent.write(fd, 'still works');
+  assert.equal(await agent.readFile('f'), 'still works');
+});
+
+test('SIGTERM to a foreground mount unmounts it', async (t) => {
+  const cluster = await startCluster(t);
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  const agent = cluster.agent();
+  await agent.writeFile('f', 'x');
+  await agent.dies('SIGKILL');
+  mount.child.kill('SIGTERM');
+  assert.deepEqual(await mount.child.exited, { code: 0, signal: null });
+  assert.deepEqual(mountsUnder(cluster.folder), []);
+});
+
+test('a killed server leaves no loop device, and a killed client a mount that umount removes', async (t) => {
+  const cluster = await startCluster(t);
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  await cluster.killServer();
+  await until('the loop devices are gone', () => loopsUnder(cluster.folder).length === 0);
+  mount.child.kill('SIGKILL');
+  await mount.child.exited;
+  await cluster.cliOk(['umount', mount.dir]);
+  assert.deepEqual(mountsUnder(cluster.folder), []);
+});
+
+test('the runtime folder holds no socket or lock of what has ended', async (t) => {
+  const cluster = await startCluster(t);
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  await cluster.umount(mount);
+  await cluster.shutdown();
+  const left = readdirSync(join(cluster.folder, 'run'), { recursive: true }).map(String);
+  assert.deepEqual(
+    left.filter((path) => /sock|\.log$/.test(path)),
+    [],
+  );
+});

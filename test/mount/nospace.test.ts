@@ -1,0 +1,90 @@
+/** A full device: ENOSPC where space is needed, deletes always work, and freed space is usable. */
+
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { FALLOC, O, SyscallError } from '../fixtures/agent.js';
+import { startCluster } from '../fixtures/cluster.js';
+import { MIB } from '../fixtures/devices.js';
+import { until } from '../fixtures/until.js';
+
+const codeOf = (thrown: unknown): string => (thrown instanceof SyscallError ? thrown.code : String(thrown));
+
+test('a full data device gives ENOSPC to write or fsync, and nothing that was acknowledged durable is lost', async (t) => {
+  const cluster = await startCluster(t, { metaBytes: 64 * MIB, dataBytes: 64 * MIB });
+  const agent = cluster.agent();
+  const kept = await agent.open('kept', O.CREAT | O.RDWR);
+  await agent.call('write_pattern', { fd: kept, seed: 3, offset: 0, length: 4 * MIB });
+  await agent.fsync(kept);
+  const fd = await agent.open('full', O.CREAT | O.RDWR);
+  let failure = '';
+  for (let at = 0; failure === '' && at < 128; at++) {
+    try {
+      await agent.call('write_pattern', { fd, seed: 4, offset: at * MIB, length: MIB });
+      if (at % 8 === 7) await agent.fsync(fd);
+    } catch (thrown) {
+      failure = codeOf(thrown);
+    }
+  }
+  assert.equal(failure, 'ENOSPC');
+  assert.equal(await agent.call('check_pattern', { fd: kept, seed: 3, offset: 0, length: 4 * MIB }), null);
+  await agent.close(fd).catch(() => undefined);
+  await agent.unlink('full');
+  await until('the space is free', async () => {
+    const found = await agent.call<{ blocksFree: number; blocks: number }>('statvfs');
+    return found.blocksFree > found.blocks / 2;
+  });
+  const again = await agent.open('again', O.CREAT | O.RDWR);
+  await agent.call('write_pattern', { fd: again, seed: 5, offset: 0, length: 16 * MIB });
+  await agent.fsync(again);
+  assert.equal(await agent.call('check_pattern', { fd: again, seed: 5, offset: 0, length: 16 * MIB }), null);
+});
+
+test('reserving and copying more than there is fails with ENOSPC, truncating makes room', async (t) => {
+  const cluster = await startCluster(t, { metaBytes: 64 * MIB, dataBytes: 64 * MIB });
+  const agent = cluster.agent();
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  await assert.rejects(agent.call('fallocate', { fd, mode: 0, offset: 0, length: 1024 * MIB }), {
+    code: 'ENOSPC',
+  });
+  await agent.call('fallocate', { fd, mode: FALLOC.KEEP_SIZE, offset: 0, length: 32 * MIB });
+  await agent.ftruncate(fd, 0);
+  const other = await agent.open('g', O.CREAT | O.RDWR);
+  await agent.call('write_pattern', { fd: other, seed: 1, offset: 0, length: 40 * MIB });
+  await agent.fsync(other);
+});
+
+test('a full meta device gives ENOSPC to create, and unlink works and makes room', async (t) => {
+  const cluster = await startCluster(t, { metaBytes: 16 * MIB, dataBytes: 64 * MIB });
+  const agent = cluster.agent();
+  await agent.mkdir('d');
+  let made = 0;
+  let failure = '';
+  const content = 'x'.repeat(3000);
+  while (failure === '' && made < 20_000) {
+    const batch = Array.from({ length: 20 }, (_, at) => agent.writeFile(`d/${made + at}`, content));
+    for (const result of await Promise.allSettled(batch)) {
+      if (result.status === 'fulfilled') made += 1;
+      else failure = codeOf(result.reason);
+    }
+  }
+  assert.equal(failure, 'ENOSPC', `${made} files were made`);
+  const names = await agent.list('d');
+  for (const name of names) await agent.unlink(`d/${name}`);
+  assert.deepEqual(await agent.list('d'), []);
+  await agent.writeFile('after', 'works');
+  await agent.fsync(await agent.open('after', O.RDONLY));
+  assert.equal(await agent.readFile('after'), 'works');
+});
+
+test('a full filesystem shuts down cleanly and is served by another version', async (t) => {
+  const cluster = await startCluster(t, { metaBytes: 64 * MIB, dataBytes: 64 * MIB });
+  const agent = cluster.agent();
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  await agent.call('fallocate', { fd, mode: 0, offset: 0, length: 40 * MIB });
+  await agent.call('write_pattern', { fd, seed: 9, offset: 0, length: 40 * MIB });
+  await agent
+    .call('write_pattern', { fd, seed: 9, offset: 40 * MIB, length: 30 * MIB })
+    .catch(() => undefined);
+  await cluster.upgrade();
+  assert.equal(await agent.call('check_pattern', { fd, seed: 9, offset: 0, length: 40 * MIB }), null);
+});
