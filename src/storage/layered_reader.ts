@@ -1,0 +1,208 @@
+/**
+ * Reads of what the database holds under what the two layers of changes say: the collecting layer first, then the
+ * committing one, then the database. Decoded inodes are kept at hand.
+ */
+
+import { LRUCache } from 'lru-cache';
+import { FsError } from '../base/errno.js';
+import type { ClientUuid, Fid, Name } from '../base/ids.js';
+import { logger } from '../base/log.js';
+import type { Checksum } from '../runtime/ports.js';
+import type { ClientRecord, Dirent, Inode, Reader } from './api.js';
+import type { BatchTables } from './batch.js';
+import { afterPrefix, bareKey, fidKey, fidNameKey, fidNumberKey, KEY, readU64 } from './keys.js';
+import type { MetaDatabase } from './lmdb_store.js';
+import {
+  decodeBytes,
+  decodeClient,
+  decodeDirentByCookie,
+  decodeDirentByName,
+  decodeInline,
+  decodeInode,
+  uuidFromBytes,
+} from './records.js';
+import { crc32c } from './superblock.js';
+import { FidTable, Table } from './tables.js';
+import { decodeWindow, type Window } from './window.js';
+
+const log = logger('storage');
+
+const INODE_CACHE_MAX = 50_000;
+
+export class LayeredReader implements Reader {
+  readonly #db: MetaDatabase;
+  readonly #checksum: Checksum;
+  protected readonly tables: BatchTables = {
+    inodes: new Table<Fid, Inode>(),
+    names: new FidTable<Name, Dirent>(),
+    cookies: new FidTable<number, Dirent>(),
+    xattrs: new FidTable<string, Buffer>(),
+    symlinks: new Table<Fid, Buffer>(),
+    inline: new Table<Fid, Buffer>(),
+    windows: new FidTable<number, Window>(),
+    orphans: new Table<Fid, true>(),
+    doomed: new Table<Fid, true>(),
+    clients: new Table<ClientUuid, ClientRecord>(),
+  };
+  /** Inodes as the database has them; the layers are asked first. */
+  readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
+
+  constructor(db: MetaDatabase, checksum: Checksum) {
+    this.#db = db;
+    this.#checksum = checksum;
+  }
+
+  /** The sealed layer is in the database now. */
+  protected keepSealedInodes(): void {
+    for (const [fid, inode] of this.tables.inodes.sealed) {
+      if (inode === null) this.#inodeCache.delete(fid);
+      else this.#inodeCache.set(fid, inode);
+    }
+  }
+
+  inode(fid: Fid): Inode | undefined {
+    const changed = this.tables.inodes.get(fid);
+    if (changed !== undefined) return changed ?? undefined;
+    const cached = this.#inodeCache.get(fid);
+    if (cached !== undefined) return cached;
+    const value = this.#db.get(fidKey(KEY.inode, fid));
+    if (value === undefined) return undefined;
+    const inode = decodeInode(fid, value);
+    this.#inodeCache.set(fid, inode);
+    return inode;
+  }
+  dirent(parent: Fid, name: Name): Dirent | undefined {
+    const changed = this.tables.names.get(parent, name);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidNameKey(KEY.direntByName, parent, name));
+    return value === undefined ? undefined : decodeDirentByName(name, value);
+  }
+  dirents(parent: Fid, after: number, limit: number): Dirent[] {
+    const changes = this.tables.cookies.changes(parent);
+    const found: Dirent[] = [];
+    if (limit <= 0) return found;
+    const start = fidNumberKey(KEY.direntByCookie, parent, after + 1);
+    const end = afterPrefix(fidKey(KEY.direntByCookie, parent));
+    for (const { key, value } of this.#db.range(start, end)) {
+      const cookie = readU64(key, 9);
+      // Changed entries come below: a batch may be in the database already and not settled yet.
+      if (changes?.has(cookie)) continue;
+      found.push(decodeDirentByCookie(cookie, value));
+      if (found.length === limit) return found;
+    }
+    // Cookies only grow, so entries of the layers come after those of the database, in the order they were made.
+    for (const [cookie, dirent] of changes ?? []) {
+      if (dirent === null || cookie <= after) continue;
+      found.push(dirent);
+      if (found.length === limit) break;
+    }
+    return found;
+  }
+  directoryEmpty(parent: Fid): boolean {
+    return this.dirents(parent, 0, 1).length === 0;
+  }
+  xattr(fid: Fid, name: string): Buffer | undefined {
+    const changed = this.tables.xattrs.get(fid, name);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidNameKey(KEY.xattr, fid, name));
+    return value === undefined ? undefined : decodeBytes(value, `xattr of ${fid}`);
+  }
+  xattrNames(fid: Fid): string[] {
+    const changes = this.tables.xattrs.changes(fid);
+    const names: string[] = [];
+    const prefix = fidKey(KEY.xattr, fid);
+    for (const { key } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const name = key.toString('latin1', 9, key.length);
+      if (!changes?.has(name)) names.push(name);
+    }
+    for (const [name, value] of changes ?? []) if (value !== null) names.push(name);
+    return names;
+  }
+  symlinkTarget(fid: Fid): Buffer | undefined {
+    const changed = this.tables.symlinks.get(fid);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidKey(KEY.symlink, fid));
+    return value === undefined ? undefined : decodeBytes(value, `symlink ${fid}`);
+  }
+  orphans(): Fid[] {
+    return this.#marked(KEY.orphan, this.tables.orphans);
+  }
+  clients(): ClientRecord[] {
+    const changes = this.tables.clients.changes();
+    const found: ClientRecord[] = [];
+    const prefix = bareKey(KEY.client);
+    for (const { key, value } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const uuid = uuidFromBytes(key.subarray(1, 17)) as ClientUuid;
+      if (!changes.has(uuid)) found.push(decodeClient(uuid, value));
+    }
+    for (const record of changes.values()) if (record !== null) found.push(record);
+    return found;
+  }
+  /** Content of a file that lies in the database. @throws FsError EIO when its checksum is wrong. */
+  inlineData(fid: Fid): Buffer | undefined {
+    const changed = this.tables.inline.get(fid);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidKey(KEY.inlineData, fid));
+    if (value === undefined) return undefined;
+    const { bytes, crc } = decodeInline(fid, value);
+    if (crc32c(this.#checksum, bytes) !== crc) {
+      log('checksum wrong: inline data of fid %d', fid);
+      throw new FsError('EIO', `checksum wrong: inline data of ${fid}`);
+    }
+    return bytes;
+  }
+  /** Whether its content lies in the database, without looking at it. */
+  hasInlineData(fid: Fid): boolean {
+    const changed = this.tables.inline.get(fid);
+    return changed === undefined ? this.#db.get(fidKey(KEY.inlineData, fid)) !== undefined : changed !== null;
+  }
+  window(fid: Fid, index: number): Window | undefined {
+    const changed = this.tables.windows.get(fid, index);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidNumberKey(KEY.window, fid, index));
+    return value === undefined ? undefined : decodeWindow(value, `window ${index} of ${fid}`);
+  }
+  /** Windows that are not empty, from index `first` on, in order, at most limit. */
+  windowsFrom(fid: Fid, first: number, limit: number): [index: number, window: Window][] {
+    const changes = this.tables.windows.changes(fid);
+    const newer = [...(changes ?? [])]
+      .filter((entry): entry is [number, Window] => entry[1] !== null && entry[0] >= first)
+      .sort((a, b) => a[0] - b[0]);
+    const found: [number, Window][] = [];
+    const takeNewer = (below: number): void => {
+      for (
+        let next = newer[0];
+        next !== undefined && next[0] < below && found.length < limit;
+        next = newer[0]
+      ) {
+        found.push(next);
+        newer.shift();
+      }
+    };
+    const end = afterPrefix(fidKey(KEY.window, fid));
+    for (const { key, value } of this.#db.range(fidNumberKey(KEY.window, fid, first), end)) {
+      const index = readU64(key, 9);
+      takeNewer(index);
+      if (found.length === limit) return found;
+      if (changes?.has(index)) continue;
+      found.push([index, decodeWindow(value, `window ${index} of ${fid}`)]);
+    }
+    takeNewer(Number.POSITIVE_INFINITY);
+    return found;
+  }
+  /** Files whose data is still to be removed in the background. */
+  doomed(): Fid[] {
+    return this.#marked(KEY.doomed, this.tables.doomed);
+  }
+  #marked(type: typeof KEY.orphan | typeof KEY.doomed, table: Table<Fid, true>): Fid[] {
+    const changes = table.changes();
+    const found: Fid[] = [];
+    const prefix = bareKey(type);
+    for (const { key } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const fid = readU64(key, 1) as Fid;
+      if (!changes.has(fid)) found.push(fid);
+    }
+    for (const [fid, there] of changes) if (there !== null) found.push(fid);
+    return found;
+  }
+}
