@@ -1,0 +1,86 @@
+/** What every BlockDevice keeps to: the one in memory and the real one on a loop device. */
+
+import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import { type TestContext, test } from 'node:test';
+import { openBlockDevice, resolveDevice } from '../../src/runtime/node_block.js';
+import type { BlockDevice } from '../../src/runtime/ports.js';
+import { makeDevices, makeFolder } from '../fixtures/devices.js';
+import { MemoryDevice } from '../fixtures/memory_device.js';
+
+const MIB = 1 << 20;
+const SIZE = 8 * MIB;
+
+async function loopDevice(t: TestContext): Promise<BlockDevice> {
+  const folder = makeFolder();
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  const resolved = await resolveDevice(makeDevices(folder, '', SIZE, SIZE).data);
+  t.after(() => resolved.release());
+  return await openBlockDevice(resolved.path, { exclusive: true });
+}
+
+const SUITES: readonly [
+  name: string,
+  make: (t: TestContext) => Promise<BlockDevice>,
+  skip: string | false,
+][] = [
+  ['in memory', async () => new MemoryDevice(SIZE), false],
+  ['a loop device', loopDevice, process.getuid?.() === 0 ? false : 'needs root'],
+];
+
+for (const [name, make, skip] of SUITES) {
+  test(`block device, ${name}`, { skip }, async (t) => {
+    const device = await make(t);
+    t.after(() => device.close());
+    const bytes = Buffer.from(Array.from({ length: 3 * 4096 }, (_, at) => (at * 7) & 0xff));
+
+    await t.test('has the size it was made with', () => assert.equal(device.sizeBytes, SIZE));
+
+    await t.test('chunks of any length lie back to back', async () => {
+      const chunks = [
+        bytes.subarray(0, 1),
+        bytes.subarray(1, 4097),
+        bytes.subarray(4097, 4097),
+        bytes.subarray(4097),
+      ];
+      await device.write(MIB, chunks);
+      const read = Buffer.alloc(bytes.length + 2);
+      await device.read(MIB - 1, read);
+      assert.deepEqual(read, Buffer.concat([Buffer.alloc(1), bytes, Buffer.alloc(1)]));
+    });
+
+    await t.test('many writes at once all arrive', async () => {
+      await Promise.all(
+        Array.from({ length: 64 }, (_, at) =>
+          device.write(2 * MIB + at * 4096, [Buffer.alloc(4096, at + 1)]),
+        ),
+      );
+      const read = Buffer.alloc(64 * 4096);
+      await device.read(2 * MIB, read);
+      assert.ok(read.every((byte, at) => byte === Math.floor(at / 4096) + 1));
+    });
+
+    await t.test('4 MiB in one call, of many chunks', async () => {
+      const chunks = Array.from({ length: 2048 }, (_, at) => Buffer.alloc(2048, at & 0xff));
+      await device.write(3 * MIB, chunks);
+      const read = Buffer.alloc(4 * MIB);
+      await device.read(3 * MIB, read);
+      assert.ok(read.equals(Buffer.concat(chunks)));
+    });
+
+    await t.test('the end is the end: EIO for a read or write beyond it', async () => {
+      await device.write(SIZE - 4096, [Buffer.alloc(4096, 9)]);
+      await assert.rejects(device.read(SIZE - 10, Buffer.alloc(20)), { code: 'EIO' });
+      await assert.rejects(device.write(SIZE - 10, [Buffer.alloc(20)]), { code: 'EIO' });
+    });
+
+    await t.test('flush and discard are done', async () => {
+      await device.flush();
+      await device.discard(2 * MIB, MIB);
+      const read = Buffer.alloc(4096);
+      await device.read(SIZE - 4096, read);
+      // What was refused for its end may have been written up to the end.
+      assert.ok(read.subarray(0, 4086).every((byte) => byte === 9));
+    });
+  });
+}
