@@ -131,6 +131,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     write(request, nodeid, write) {
       const fid = nodeid as Fid;
       const { flags, writeback, offset } = write;
+      const dropsSetId = write.killSuidgid && mayHaveSetId(fid);
       const answer = vfs.client.write(
         request,
         // The kernel sends any handle of the file with mapped pages that it writes back.
@@ -148,6 +149,8 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
       if (writeback) return answer;
       if (isPromise(answer)) {
         return answer.then(async (written) => {
+          // The reply of a WRITE carries no attributes: the kernel would go on believing the mode that it has.
+          if (dropsSetId) await kernel.dropAttrs([fid]);
           await settle(fid, flags, offset, written);
           return written;
         });
