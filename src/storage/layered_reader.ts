@@ -28,6 +28,8 @@ import { decodeWindow, type Window } from './window.js';
 const log = logger('storage');
 
 const INODE_CACHE_MAX = 50_000;
+/** Of 3 KiB each; together they cover 2 GiB of file content. */
+const WINDOW_CACHE_MAX = 2048;
 
 export class LayeredReader implements Reader {
   readonly #db: MetaDatabase;
@@ -46,6 +48,8 @@ export class LayeredReader implements Reader {
   };
   /** Inodes as the database has them; the layers are asked first. */
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
+  /** Decoded windows: decoding one takes as long as all the rest of a small read. */
+  readonly #windowCache = new LRUCache<string, Window>({ max: WINDOW_CACHE_MAX });
 
   constructor(db: MetaDatabase, checksum: Checksum) {
     this.#db = db;
@@ -53,10 +57,16 @@ export class LayeredReader implements Reader {
   }
 
   /** The sealed layer is in the database now. */
-  protected keepSealedInodes(): void {
+  protected keepSealed(): void {
     for (const [fid, inode] of this.tables.inodes.sealed) {
       if (inode === null) this.#inodeCache.delete(fid);
       else this.#inodeCache.set(fid, inode);
+    }
+    for (const [fid, windows] of this.tables.windows.sealed) {
+      for (const [index, window] of windows) {
+        if (window === null) this.#windowCache.delete(`${fid}/${index}`);
+        else this.#windowCache.set(`${fid}/${index}`, window);
+      }
     }
   }
 
@@ -159,8 +169,14 @@ export class LayeredReader implements Reader {
   window(fid: Fid, index: number): Window | undefined {
     const changed = this.tables.windows.get(fid, index);
     if (changed !== undefined) return changed ?? undefined;
+    const name = `${fid}/${index}`;
+    const cached = this.#windowCache.get(name);
+    if (cached !== undefined) return cached;
     const value = this.#db.get(fidNumberKey(KEY.window, fid, index));
-    return value === undefined ? undefined : decodeWindow(value, `window ${index} of ${fid}`);
+    if (value === undefined) return undefined;
+    const window = decodeWindow(value, `window ${index} of ${fid}`);
+    this.#windowCache.set(name, window);
+    return window;
   }
   /** Windows that are not empty, from index `first` on, in order, at most limit. */
   windowsFrom(fid: Fid, first: number, limit: number): [index: number, window: Window][] {

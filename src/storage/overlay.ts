@@ -164,7 +164,7 @@ export class Overlay extends LayeredReader implements Tx {
   }
   /** The sealed layer is durable: it is forgotten, and the blocks it freed may be handed out. */
   settle(): void {
-    this.keepSealedInodes();
+    this.keepSealed();
     for (const table of Object.values(this.tables)) table.settle();
     for (const extent of this.#sealedFreed) this.space.release(extent, 'freed');
     this.#sealedFreed = [];
