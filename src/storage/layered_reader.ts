@@ -27,7 +27,7 @@ import { decodeWindow, type Window } from './window.js';
 
 const log = logger('storage');
 
-const INODE_CACHE_MAX = 50_000;
+const INODE_CACHE_MAX = 20_000;
 /** Of 3 KiB each; together they cover 2 GiB of file content. */
 const WINDOW_CACHE_MAX = 2048;
 
