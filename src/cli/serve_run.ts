@@ -27,13 +27,15 @@ export async function serve(options: ServeOptions): Promise<void> {
   const runtime = nodeRuntime();
   const version = installedVersion();
   const pair = await resolveDevices(options);
+  let failed = false;
   const server = createServer(runtime, {
     listen: options.listen,
     softwareVersion: version,
     forceStart: options.forceStart,
     drainTimeoutMs: options.drainTimeout,
     pid: process.pid,
-    onState: (text) => process.stderr.write(`holdfast: ${text}\n`),
+    // After a failure its message is the one line that the user gets.
+    onState: (text) => failed || process.stderr.write(`holdfast: ${text}\n`),
   });
   const stopping = new AbortController();
   const stopped = stopOnSignals(server, stopping);
@@ -58,6 +60,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     await stopped.failed();
     if (server.failure !== undefined) throw new CliError(`the target failed: ${server.failure.message}`);
   } catch (thrown) {
+    failed = true;
     await server.stop();
     throw thrown;
   } finally {
