@@ -144,14 +144,19 @@ export function packageRoot(): string {
   }
 }
 
+/** What was loaded: a constant once it is there. Finding it reads package.json, too dear for each checksum. */
+let loaded: NativeBinding | undefined;
+
 /**
- * Loads the addon; loading it again is cheap, the runtime keeps modules.
+ * The addon, loaded at the first call.
  * @throws FsError ENOENT when it was never built, ENODEV when it cannot be loaded.
  */
 export function nativeBinding(): NativeBinding {
+  if (loaded !== undefined) return loaded;
   const path = join(packageRoot(), 'native', 'build', 'Release', 'holdfast_native.node');
   try {
-    return createRequire(import.meta.url)(path) as NativeBinding;
+    loaded = createRequire(import.meta.url)(path) as NativeBinding;
+    return loaded;
   } catch (error) {
     const missing = !existsSync(path);
     throw new FsError(
