@@ -27,6 +27,8 @@ export interface Io {
   readonly start: number;
   readonly end: number;
   readonly write: boolean;
+  /** Must be done before the lock is asked for: it may wait on the target for who wants the lock. */
+  readonly prepare?: (() => Promise<void>) | undefined;
 }
 
 /** A lock with a reference taken. */
@@ -108,6 +110,7 @@ export class DataLocks {
   #readyNow(io: Io): { ready: Ready; crossed: boolean } | undefined {
     const { gate, locks } = io.target;
     if (!gate.isOpen && !gate.isDraining) return undefined;
+    if (io.prepare !== undefined || (io.write && io.file.exclusive !== undefined)) return undefined;
     const lock = this.usable(io.target, io.file, io.mode);
     if (lock === undefined) return undefined;
     const entered = gate.isOpen;
@@ -160,12 +163,19 @@ export class DataLocks {
   }
 
   async #enterAndLock(io: Io): Promise<Ready> {
-    const { op, target, file, handle, mode } = io;
+    const { op, target, file, handle, mode, write } = io;
     const wait = target.gate.enter(op, handle);
     if (wait !== undefined) await wait;
     try {
       if (handle?.dead !== undefined) throw handle.dead;
-      return { lock: await this.#acquire(op, target, file, mode), entered: true };
+      await io.prepare?.();
+      for (;;) {
+        // Never with a lock in hand: what has the file for itself may wait on the target for who wants that lock.
+        while (write && file.exclusive !== undefined) await interruptible(file.exclusive, op.signal);
+        const lock = await this.#acquire(op, target, file, mode);
+        if (!write || file.exclusive === undefined) return { lock, entered: true };
+        target.locks.dropRef(lock);
+      }
     } catch (error) {
       target.gate.leave();
       throw error;

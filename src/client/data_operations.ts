@@ -1,12 +1,12 @@
 /** read, write, fsync, fallocate, lseek, copy_file_range: file contents under data locks, through the page cache. */
 
-import { O_ACCMODE, O_RDWR, type Timespec } from '../base/attr.js';
+import { type Attr, O_ACCMODE, O_RDWR, S_ISGID, S_ISUID, type Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fh, Fid } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { CachedLock } from '../dlm/api.js';
 import { CopyRange, Fallocate, Seek, Sync, Write } from '../wire/data.js';
-import { Setattr } from '../wire/meta.js';
+import { Getattr, Setattr, WANT_ATTR } from '../wire/meta.js';
 import type { Caller, FsClient } from './api.js';
 import type { Core } from './core.js';
 import { type DataLocks, exclusively, type Io } from './data_locks.js';
@@ -99,13 +99,17 @@ export class DataOperations {
     if (offset + data.length > FILE_SIZE_MAX)
       throw new FsError('EFBIG', `write up to ${offset + data.length}`);
     const target = this.#core.targets.of(fid);
-    if (!options.sync && !options.killSuidgid) {
+    const prepare =
+      options.killSuidgid && mayHaveSetId(this.#core.attrs.get(fid))
+        ? () => this.#killSuidgid(op, target, fid)
+        : undefined;
+    if (!options.sync && prepare === undefined) {
       const written = this.#writeNow(target, fid, offset, data, options);
       if (written !== undefined) return written;
     }
     const file = this.#core.files.of(fid);
     const end = offset + data.length;
-    const io: Io = { op, target, file, handle, mode: 'PW', start: offset, end, write: true };
+    const io: Io = { op, target, file, handle, mode: 'PW', start: offset, end, write: true, prepare };
     // The caller's buffer dies with this turn.
     const copy = Buffer.from(data);
     return this.#locks.under(io, (lock) =>
@@ -186,8 +190,6 @@ export class DataOperations {
     data: Buffer,
     options: WriteOptions,
   ): Promise<number> {
-    if (options.killSuidgid) await this.#killSuidgid(op, target, file.fid);
-    while (file.exclusive !== undefined) await interruptible(file.exclusive, op.signal);
     if (!file.sizeKnown) await this.#locks.learnSize(op, target, file);
     if (lock.mode !== 'PW') return this.#writeThrough(op, target, file, offset, data, options);
     let through = options.sync;
@@ -244,12 +246,28 @@ export class DataOperations {
     return data.length;
   }
 
+  /** The kernel asks for it with every write of a caller without CAP_FSETID; few files have such bits. */
   async #killSuidgid(op: Caller, target: Target, fid: Fid): Promise<void> {
+    const core = this.#core;
+    const { signal } = op;
+    const { reply } = await target.call(
+      'operation',
+      Getattr,
+      { fid, want: WANT_ATTR },
+      {
+        signal,
+        apply: (answer) => {
+          core.applyGrants(target, answer.reply.locks);
+          core.applyAttr(target, answer.reply.attr);
+        },
+      },
+    );
+    if (!mayHaveSetId(reply.attr)) return;
     await target.call(
       'operation',
       Setattr,
       { fid, killSuidgid: true },
-      { signal: op.signal, apply: ({ reply }) => this.#core.applyAttr(target, reply.attr) },
+      { signal, apply: (answer) => core.applyAttr(target, answer.reply.attr) },
     );
   }
 
@@ -345,4 +363,9 @@ export class DataOperations {
     const { sizeBytes, mtime, ctime } = file;
     return { sizeBytes, mtime, ctime, dirtyBytes: file.unwrittenBytes };
   }
+}
+
+/** @param attr undefined: not known. */
+function mayHaveSetId(attr: Attr | undefined): boolean {
+  return attr === undefined || (attr.mode & (S_ISUID | S_ISGID)) !== 0;
 }

@@ -63,10 +63,15 @@ async function releaseData(
 ): Promise<void> {
   if (lock.fid === 0) return;
   const file = core.files.of(lock.fid);
-  // One after the other: PR and PW may be called back together.
-  while (file.giving !== 'no') await file.given;
-  // Another lock, not called back, covers the same.
-  if (target.locks.match('data', file.fid, lock.mode, 0) !== undefined) return;
+  for (;;) {
+    // One after the other: PR and PW may be called back together.
+    while (file.giving !== 'no') await file.given;
+    // Another lock, not called back, covers the same. It may be called back before those who use this one are done.
+    if (target.locks.match('data', file.fid, lock.mode, 0) === undefined) break;
+    const unused = target.locks.unused(lock);
+    if (unused === undefined) return;
+    await unused;
+  }
   let done = (): void => undefined;
   file.given = new Promise((resolve) => {
     done = resolve;
@@ -104,8 +109,9 @@ async function give(
   }
   // What the invalidation brought back.
   await writeBack.flush(target, file);
-  // A lock that came meanwhile keeps what is here: nobody else had one in between.
-  if (target.locks.match('data', file.fid, 'PR', 0) === undefined) {
+  // Another lock keeps what is here, and if it was called back too, its own release drops it. It may be in use: a read
+  // under it that found the size forgotten would have to ask the target, and could wait there for whoever wants the lock.
+  if (target.locks.isLast(lock)) {
     core.dropPages(target, file);
     file.sizeKnown = false;
   }

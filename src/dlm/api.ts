@@ -115,6 +115,8 @@ export interface LockClientApi {
   find(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
   /** Any lock on it, being cancelled or not. */
   holds(type: 'inode' | 'data', fid: Fid): boolean;
+  /** No other lock on the same thing is held, called back or not, whose release() has not ended. */
+  isLast(lock: CachedLock): boolean;
   /**
    * An inode or data lock was granted. Whoever is to use it takes a reference in the same turn: it may have been called
    * back already, and is then given back soon. The active lock is not kept here: it belongs to the gate.

@@ -128,6 +128,14 @@ export class LockClient implements LockClientApi {
     return this.#chains(type).has(fid);
   }
 
+  isLast(lock: CachedLock): boolean {
+    const mine = this.#own(lock);
+    for (let other = this.#chains(mine.type).get(mine.fid); other !== undefined; other = other.next) {
+      if (other !== mine && !other.released) return false;
+    }
+    return true;
+  }
+
   add(spec: LockSpec & { readonly handle: LockHandle }): CachedLock {
     const lock = new Lock(spec);
     assert(!this.#byHandle.has(lock.handle), 'a lock is added twice');
