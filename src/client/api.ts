@@ -103,8 +103,8 @@ export interface FsClient {
   /** Last close. Never parked, never fails. @param flockOwner set: drop its flock locks. */
   release(fh: Fh, flockOwner: string | undefined): void;
   /**
-   * @returns chunks that together are at most length bytes, fewer only at the end of the file. Chunks are not changed
-   *   after they were returned (a later write to the same range makes new memory or copies).
+   * @returns chunks that together are at most length bytes, fewer only at the end of the file. Later writes do not
+   *   change them; but their memory may be used again when the events under way are over: send or copy them before.
    */
   read(op: Caller, fh: Fh, fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]>;
   /**

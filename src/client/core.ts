@@ -11,6 +11,7 @@ import { type Attr, compareTime, isDir, isRegular } from '../base/attr.js';
 import type { FsError } from '../base/errno.js';
 import { type Fid, type Name, ROOT_FID } from '../base/ids.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import { SLAB_BYTES, SlabPool } from '../base/slab_pool.js';
 import type { Runtime } from '../runtime/ports.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../wire/lock.js';
 import { WANT_ATTR, WANT_DATA_READ, WANT_PARENT } from '../wire/meta.js';
@@ -27,6 +28,8 @@ import { type Target, Targets } from './targets.js';
 /** Below this the machinery of readahead and write-back would fight over single granules. */
 const CACHE_MIN_BYTES = 16 << 20;
 const DIRTY_MAX_BYTES = 128 << 20;
+/** As much as a stream has under way at once. */
+const SLABS = 32;
 
 export class Core {
   readonly runtime: Runtime;
@@ -35,6 +38,8 @@ export class Core {
   readonly attrs = new AttrCache();
   readonly names = new DentryCache();
   readonly handles = new OpenFiles();
+  /** Memory of large transfers and of the page cache, used in turn. */
+  readonly slabs = new SlabPool(SLABS);
   readonly pages: PageCache;
   readonly files: FileTable;
   readonly kernel: KernelQueue;
@@ -45,7 +50,10 @@ export class Core {
     this.runtime = runtime;
     this.options = options;
     const limit = Math.max(options.cacheBytes, CACHE_MIN_BYTES);
-    this.pages = new PageCache(limit);
+    this.pages = new PageCache(limit, {
+      take: () => this.slabs.take(SLAB_BYTES),
+      retire: (slab) => runtime.timers.soon(() => this.slabs.give(slab)),
+    });
     this.files = new FileTable(this.pages);
     this.kernel = new KernelQueue(options.kernel);
     this.dirtyLimitBytes = Math.min(limit / 2, DIRTY_MAX_BYTES);

@@ -91,11 +91,16 @@ export class FilePages implements GranuleOwner {
     return gaps;
   }
 
-  /** Clean data from the target, kept without a copy. What is here already is newer, and stays. */
-  fill(start: number, data: Uint8Array): void {
+  /**
+   * Clean data from the target, kept without a copy. What is here already is newer, and stays.
+   * @param slab the memory of data, if it is nobody else's.
+   */
+  fill(start: number, data: Uint8Array, slab?: Buffer): void {
     for (const gap of this.missing(start, start + data.length)) {
       const granule = this.#granule(Math.floor(gap.start / GRANULE_BYTES));
-      granule.insertClean(gap.start, data.subarray(gap.start - start, gap.end - start));
+      const whole = gap.end - gap.start === data.length;
+      const part = whole ? data : data.subarray(gap.start - start, gap.end - start);
+      granule.insertClean(gap.start, part, whole ? slab : undefined);
       this.#account(granule, gap.end - gap.start, 0);
       granule.compact();
     }
@@ -134,7 +139,7 @@ export class FilePages implements GranuleOwner {
       const piece = data.subarray(at, at + granule.end - offset);
       if (!granule.append(offset, piece)) {
         this.#cut(granule, offset, offset + piece.length);
-        granule.insertDirty(offset, piece, this.#seq);
+        granule.insertDirty(offset, piece, this.#seq, this.#cache.memory.take);
       }
       this.#dirtyBytes += piece.length;
       this.#dirty.add(granule);
@@ -227,6 +232,7 @@ export class FilePages implements GranuleOwner {
   /** The cache let go of it. */
   evicted(granule: Granule): void {
     this.#granules.delete(granule.index);
+    for (const { slab } of granule.segments) if (slab !== undefined) this.#cache.memory.retire(slab);
     granule.segments = [];
     granule.bytes = 0;
   }

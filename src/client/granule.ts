@@ -2,14 +2,22 @@
  * One granule of a file's pages: 1 MiB as sorted, disjoint segments, each one view of memory.
  *
  * Bytes that a segment showed once never change: a write makes new memory and cuts the old segment, or fills spare room
- * behind what was ever shown. So views that were handed out, and those under a WRITE, stay what they were.
+ * behind what was ever shown. So views that were handed out, and those under a WRITE, stay what they were; but for the
+ * memory of an evicted segment, see PageMemory.
  */
+
+import { SLAB_BYTES } from '../base/slab_pool.js';
 
 export const GRANULE_BYTES = 1 << 20;
 /** More segments than this in one granule are copied together. */
 const SEGMENTS_MAX = 128;
 /** First room for a segment that grows by appending. */
 const APPEND_ROOM_BYTES = 4096;
+/**
+ * A write of this much gets room for the rest of its granule: one of 1 MiB from memory that is not aligned comes from
+ * the kernel as two, the second of a few bytes.
+ */
+const SLAB_WORTH_BYTES = (GRANULE_BYTES / 8) * 7;
 
 /** One WRITE to be sent. */
 export interface Batch {
@@ -33,6 +41,8 @@ export interface Segment {
   seq: number;
   /** Memory that begins with data and has room behind it; undefined when there is none. */
   backing: Buffer | undefined;
+  /** The memory of data where no other segment shows any of it: used again when the segment is evicted. */
+  slab: Buffer | undefined;
 }
 
 /** Whom a granule belongs to, as far as the cache needs to know. */
@@ -86,8 +96,8 @@ export class Granule {
     }
   }
 
-  /** Clean data where nothing is. */
-  insertClean(start: number, data: Uint8Array): void {
+  /** Clean data where nothing is. @param slab the memory of data, if it is nobody else's. */
+  insertClean(start: number, data: Uint8Array, slab: Buffer | undefined): void {
     this.#insert({
       start,
       end: start + data.length,
@@ -96,14 +106,17 @@ export class Granule {
       flight: undefined,
       seq: 0,
       backing: undefined,
+      slab,
     });
   }
 
   /** Dirty data where nothing is; copied. */
-  insertDirty(start: number, data: Uint8Array, seq: number): void {
-    const copy = Buffer.from(data);
+  insertDirty(start: number, data: Uint8Array, seq: number, takeSlab: () => Buffer): void {
     const end = start + data.length;
-    this.#insert({ start, end, data: copy, state: 'dirty', flight: undefined, seq, backing: undefined });
+    const slab = data.length >= SLAB_WORTH_BYTES ? takeSlab() : undefined;
+    slab?.set(data);
+    const copy = slab?.subarray(0, data.length) ?? Buffer.from(data);
+    this.#insert({ start, end, data: copy, state: 'dirty', flight: undefined, seq, backing: slab, slab });
   }
 
   /** The common case of a stream: the write begins where the last, dirty segment ends. @returns false: it does not. */
@@ -116,6 +129,7 @@ export class Granule {
       const room = Math.min(this.end - last.start, Math.max(needed, used * 2, APPEND_ROOM_BYTES));
       last.backing = Buffer.allocUnsafeSlow(room);
       last.backing.set(last.data, 0);
+      last.slab = room === SLAB_BYTES ? last.backing : undefined;
     }
     last.backing.set(data, used);
     last.data = last.backing.subarray(0, needed);
@@ -217,6 +231,7 @@ function joined(run: readonly Segment[]): Segment {
     data: Buffer.concat(run.map((segment) => segment.data)),
     seq: Math.min(...run.map((segment) => segment.seq)),
     backing: undefined,
+    slab: undefined,
   };
 }
 
@@ -225,10 +240,12 @@ function remains(segment: Segment, from: number, to: number): Segment[] {
   const parts: Segment[] = [];
   const { start, end, data } = segment;
   if (start < from) {
-    parts.push({ ...segment, end: from, data: data.subarray(0, from - start), backing: undefined });
+    const left = data.subarray(0, from - start);
+    parts.push({ ...segment, end: from, data: left, backing: undefined, slab: undefined });
   }
   if (to < end) {
-    parts.push({ ...segment, start: to, data: data.subarray(to - start), backing: undefined });
+    const right = data.subarray(to - start);
+    parts.push({ ...segment, start: to, data: right, backing: undefined, slab: undefined });
   }
   return parts;
 }

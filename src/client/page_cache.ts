@@ -6,16 +6,28 @@
  */
 
 import { LRUCache } from 'lru-cache';
+import { SLAB_BYTES } from '../base/slab_pool.js';
 import { GRANULE_BYTES, type Granule } from './granule.js';
+
+/** Where granules have their memory from, and where it goes when they are evicted. */
+export interface PageMemory {
+  take(): Buffer;
+  /** Views of it that were handed out in this turn may still be looked at until the events under way are over. */
+  retire(slab: Buffer): void;
+}
+
+const FRESH: PageMemory = { take: () => Buffer.allocUnsafeSlow(SLAB_BYTES), retire: () => undefined };
 
 export class PageCache {
   readonly limitBytes: number;
+  readonly memory: PageMemory;
   readonly #clean: LRUCache<Granule, Granule>;
   #pinnedBytes = 0;
   #dirtyBytes = 0;
 
-  constructor(limitBytes: number) {
+  constructor(limitBytes: number, memory: PageMemory = FRESH) {
     this.limitBytes = limitBytes;
+    this.memory = memory;
     this.#clean = new LRUCache({
       maxSize: Math.max(limitBytes, GRANULE_BYTES),
       dispose: (_value, granule, reason) => {

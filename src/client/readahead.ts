@@ -126,8 +126,11 @@ function land(file: FileState, fetch: Fetch, bulk: Buffer): void {
   for (const { start, end } of fetch.stale) fresh.remove(start, end);
   const read = fetch.start + data.length;
   for (const { start, end } of fresh) {
-    if (start < read)
-      file.pages.fill(start, data.subarray(start - fetch.start, Math.min(end, read) - fetch.start));
+    if (start < read) {
+      const all = start === fetch.start && end >= read;
+      const fresh = all ? data : data.subarray(start - fetch.start, Math.min(end, read) - fetch.start);
+      file.pages.fill(start, fresh, all && data.length === data.buffer.byteLength ? data : undefined);
+    }
     // Past the end of the file as the target has it, and before its end here: what lies between was never written.
     const zerosTo = Math.min(end, file.sizeBytes);
     if (zerosTo > Math.max(start, read)) file.pages.fillZeros(Math.max(start, read), zerosTo);

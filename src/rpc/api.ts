@@ -52,6 +52,8 @@ export interface Link {
     },
     body: Uint8Array,
     bulk?: readonly Uint8Array[],
+    /** The bulk has left our memory. Never called when the connection breaks before, or is closed already. */
+    sent?: () => void,
   ): void;
   /** Stops reading from the peer, and goes on: backpressure. Counted: as many resumes as pauses. */
   pause(): void;
@@ -138,6 +140,8 @@ export interface Outcome<R> {
   readonly reply: R;
   readonly bulk?: readonly Uint8Array[] | undefined;
   readonly transno?: Transno | undefined;
+  /** The bulk has left our memory, which can be used for something else. Not called when the connection breaks. */
+  readonly sent?: (() => void) | undefined;
 }
 
 /**

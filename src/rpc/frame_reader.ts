@@ -5,8 +5,11 @@
  *   is allocated when its first byte is there, once, at the announced length.
  * - A part that lies within one chunk is handed out as a view of it, unless that would keep much more memory alive than
  *   the part has: bulks stay in page caches for long.
+ * - The transport may read into space(): the rest of a large bulk arrives where it belongs, everything else in scratch
+ *   memory, of which no byte is used twice (bodies are views of it).
  */
 
+import type { SlabPool } from '../base/slab_pool.js';
 import { decodeHeader, HEADER_SIZE, type Header } from '../wire/header.js';
 import type { Frame } from './api.js';
 
@@ -15,8 +18,12 @@ const EMPTY = Buffer.alloc(0);
 const VIEW_WASTE_FACTOR = 2;
 /** Parts below this live as long as their message is decoded; a view never costs more than a copy. */
 const VIEW_ALWAYS_BYTES = 1024;
+const SCRATCH_BYTES = 64 << 10;
+/** Less than this is not worth a read. */
+const SPACE_MIN_BYTES = 16 << 10;
 
 export class FrameReader {
+  readonly #slabs: SlabPool | undefined;
   readonly #chunks: Buffer[] = [];
   /** Bytes of the first chunk that are used up. */
   #offset = 0;
@@ -26,10 +33,36 @@ export class FrameReader {
   /** A body or bulk that spans chunks, and how much of it is there. */
   #part: Buffer | undefined;
   #partBytes = 0;
+  #scratch = EMPTY;
+  /** Bytes of the scratch memory that were filled. */
+  #scratchBytes = 0;
+
+  /** @param slabs where the memory of large bulks comes from; whoever gets them may give them back. */
+  constructor(slabs?: SlabPool) {
+    this.#slabs = slabs;
+  }
+
+  /** Memory for the next bytes; what is pushed next is a view of its beginning, or memory of its own. */
+  space(): Buffer {
+    const part = this.#part;
+    if (part !== undefined && this.#queuedBytes === 0 && part.length - this.#partBytes >= SPACE_MIN_BYTES) {
+      return part.subarray(this.#partBytes);
+    }
+    if (this.#scratch.length - this.#scratchBytes < SPACE_MIN_BYTES) {
+      this.#scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+      this.#scratchBytes = 0;
+    }
+    return this.#scratch.subarray(this.#scratchBytes);
+  }
 
   /** @param chunk belongs to the reader from now on. */
   push(chunk: Buffer): void {
     if (chunk.length === 0) return;
+    if (this.#part !== undefined && chunk.buffer === this.#part.buffer) {
+      this.#partBytes += chunk.length;
+      return;
+    }
+    if (chunk.buffer === this.#scratch.buffer) this.#scratchBytes += chunk.length;
     this.#chunks.push(chunk);
     this.#queuedBytes += chunk.length;
   }
@@ -87,7 +120,7 @@ export class FrameReader {
         return view;
       }
       // Of its own: the pool of small buffers would be kept alive by it.
-      this.#part = Buffer.allocUnsafeSlow(lengthBytes);
+      this.#part = this.#slabs?.take(lengthBytes) ?? Buffer.allocUnsafeSlow(lengthBytes);
       this.#partBytes = 0;
     }
     this.#partBytes = this.#fill(this.#part, this.#partBytes);

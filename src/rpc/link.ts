@@ -14,6 +14,7 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
+import type { SlabPool } from '../base/slab_pool.js';
 import type { Connection, ConnectionEvents } from '../runtime/ports.js';
 import { HEADER_SIZE, PROTOCOL_MIN, putHeader } from '../wire/header.js';
 import type { Frame, Link, LinkEvents } from './api.js';
@@ -33,6 +34,8 @@ export interface LinkOptions {
   readonly outputLimitBytes?: number;
   /** Reading stops while more than this is unsent. Default: never. */
   readonly outputPauseBytes?: number;
+  /** Memory for large bulks that arrive. */
+  readonly slabs?: SlabPool;
 }
 
 export class FrameLink implements Link, ConnectionEvents {
@@ -44,9 +47,11 @@ export class FrameLink implements Link, ConnectionEvents {
   readonly #events: LinkEvents;
   readonly #outputLimitBytes: number;
   readonly #outputPauseBytes: number;
-  readonly #reader = new FrameReader();
+  readonly #reader: FrameReader;
   #output: Uint8Array[] = [];
   #outputBytes = 0;
+  /** To be told when what is in the output has left. */
+  #outputSent: (() => void)[] = [];
   #flushQueued = false;
   #receivedBytes = 0;
   #writtenBytes = 0;
@@ -58,6 +63,7 @@ export class FrameLink implements Link, ConnectionEvents {
   /** @param open makes the receiver of the frames. */
   constructor(connection: Connection, options: LinkOptions, open: (link: FrameLink) => LinkEvents) {
     this.#connection = connection;
+    this.#reader = new FrameReader(options.slabs);
     this.peer = connection.peer;
     this.connCount = options.connCount ?? 0;
     this.#outputLimitBytes = options.outputLimitBytes ?? OUTPUT_LIMIT_BYTES;
@@ -92,7 +98,12 @@ export class FrameLink implements Link, ConnectionEvents {
     return this.#closed;
   }
 
-  send(frame: Parameters<Link['send']>[0], body: Uint8Array, bulk?: readonly Uint8Array[]): void {
+  send(
+    frame: Parameters<Link['send']>[0],
+    body: Uint8Array,
+    bulk?: readonly Uint8Array[],
+    sent?: () => void,
+  ): void {
     if (this.#closed) return;
     let bulkLength = 0;
     if (bulk !== undefined) for (const chunk of bulk) bulkLength += chunk.length;
@@ -116,6 +127,7 @@ export class FrameLink implements Link, ConnectionEvents {
     else this.#output.push(body);
     if (bulk !== undefined) for (const chunk of bulk) if (chunk.length > 0) this.#output.push(chunk);
     this.#outputBytes += HEADER_SIZE + body.length + bulkLength;
+    if (sent !== undefined) this.#outputSent.push(sent);
     if (this.#outputBytes >= FLUSH_BYTES) {
       this.#flush();
     } else if (!this.#flushQueued) {
@@ -156,10 +168,15 @@ export class FrameLink implements Link, ConnectionEvents {
     this.#closed = true;
     this.#output = [];
     this.#outputBytes = 0;
+    this.#outputSent = [];
     this.#connection.destroy(error);
   }
 
   // ConnectionEvents.
+
+  space(): Buffer {
+    return this.#reader.space();
+  }
 
   data(chunk: Buffer): void {
     if (this.#closed) return;
@@ -178,6 +195,7 @@ export class FrameLink implements Link, ConnectionEvents {
     this.#closed = true;
     this.#output = [];
     this.#outputBytes = 0;
+    this.#outputSent = [];
     this.#events.closed(error);
   }
 
@@ -216,9 +234,15 @@ export class FrameLink implements Link, ConnectionEvents {
     if (this.#output.length === 0) return;
     const chunks = this.#output;
     this.#writtenBytes += this.#outputBytes;
+    const sent = this.#outputSent;
     this.#output = [];
     this.#outputBytes = 0;
-    if (this.#connection.write(chunks)) return;
+    if (sent.length > 0) this.#outputSent = [];
+    const tell = (): void => {
+      for (const done of sent) done();
+    };
+    const told = sent.length === 0 ? undefined : tell;
+    if (this.#connection.write(chunks, told)) return;
     const behind = this.#connection.bufferedBytes;
     if (behind > this.#outputLimitBytes) {
       log('%s takes nothing: %d bytes wait for it; closing this connection', this.peer, behind);

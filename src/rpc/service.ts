@@ -9,6 +9,7 @@
  *   used up the link is not read until there is room. Only bulks count, never requests: a WRITE waits for no lock, so
  *   what holds the budget always ends, while a CANCEL stuck behind counted ENQUEUEs would wait for itself.
  * - A peer that has more unanswered requests than any client would is closed.
+ * - The memory of a bulk is used again when its handler has succeeded; a handler keeps no view of it.
  */
 
 import type { ByteBudget } from '../base/budget.js';
@@ -16,6 +17,7 @@ import { errnoOf, FsError } from '../base/errno.js';
 import type { Transno } from '../base/ids.js';
 import { bugLogger, logger } from '../base/log.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import type { SlabPool } from '../base/slab_pool.js';
 import { KIND } from '../wire/header.js';
 import { ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
@@ -34,6 +36,8 @@ export interface ServiceOptions {
   readonly bulkBudget?: ByteBudget;
   /** Default UNANSWERED_MAX. */
   readonly unansweredMax?: number;
+  /** Where the memory of bulks goes when their requests are done. */
+  readonly slabs?: SlabPool;
 }
 
 interface Entry<Context> {
@@ -45,12 +49,14 @@ export class Service<Context> implements ServiceApi<Context> {
   readonly #entries = new Map<number, Entry<Context>>();
   readonly #bulkBudget: ByteBudget | undefined;
   readonly #unansweredMax: number;
+  readonly #slabs: SlabPool | undefined;
   /** Requests of each link whose handlers have not answered. */
   readonly #unanswered = new WeakMap<Link, number>();
 
   constructor(options: ServiceOptions = {}) {
     this.#bulkBudget = options.bulkBudget;
     this.#unansweredMax = options.unansweredMax ?? UNANSWERED_MAX;
+    this.#slabs = options.slabs;
   }
 
   on<Q, R>(operation: Operation<Q, R>, handler: Handler<Context, Q, R>): void {
@@ -101,7 +107,7 @@ export class Service<Context> implements ServiceApi<Context> {
       return;
     }
     if (!isPromise(outcome)) {
-      exchange.finish(outcome);
+      if (exchange.finish(outcome)) this.#slabs?.give(frame.bulk);
       return;
     }
     const waiting = (this.#unanswered.get(link) ?? 0) + 1;
@@ -112,7 +118,7 @@ export class Service<Context> implements ServiceApi<Context> {
     outcome.then(
       (value) => {
         this.#unanswered.set(link, (this.#unanswered.get(link) ?? 1) - 1);
-        exchange.finish(value);
+        if (exchange.finish(value)) this.#slabs?.give(frame.bulk);
       },
       (error) => {
         this.#unanswered.set(link, (this.#unanswered.get(link) ?? 1) - 1);
@@ -158,20 +164,27 @@ class Exchange implements Incoming {
     // Encoded first: if that fails, the request is still unanswered and gets its EIO.
     const body = this.header.kind === KIND.notice ? undefined : encode(operation.reply, outcome.reply);
     this.#answered = true;
-    if (body !== undefined) this.#reply(0, outcome.transno ?? NO_TRANSNO, body, outcome.bulk ?? NO_BULK);
+    if (body !== undefined) {
+      this.#reply(0, outcome.transno ?? NO_TRANSNO, body, outcome.bulk ?? NO_BULK, outcome.sent);
+    }
   }
 
-  /** The handler is through. @param outcome undefined: it has answered by itself. */
-  finish(outcome: Outcome<unknown> | undefined): void {
+  /**
+   * The handler is through.
+   * @param outcome undefined: it has answered by itself.
+   * @returns whether it did its work: nothing it began is under way any more.
+   */
+  finish(outcome: Outcome<unknown> | undefined): boolean {
     try {
       if (outcome !== undefined) this.answer(outcome);
       else if (!this.#answered && this.header.kind !== KIND.notice)
         throw new Error(`${this.#name} was not answered`);
     } catch (error) {
       this.fail(error);
-      return;
+      return false;
     }
     this.#done?.();
+    return true;
   }
 
   /** The handler threw. */
@@ -198,7 +211,13 @@ class Exchange implements Incoming {
     return this.#operation?.name ?? `opcode ${this.header.opcode}`;
   }
 
-  #reply(errno: number, transno: Transno, body: Buffer, bulk: readonly Uint8Array[]): void {
+  #reply(
+    errno: number,
+    transno: Transno,
+    body: Buffer,
+    bulk: readonly Uint8Array[],
+    sent?: () => void,
+  ): void {
     this.#hooks.onReply?.(this.#frame, { errno, transno, body, bulk });
     this.#link.send(
       {
@@ -211,6 +230,7 @@ class Exchange implements Incoming {
       },
       body,
       bulk,
+      sent,
     );
   }
 }

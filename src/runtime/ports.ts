@@ -43,6 +43,11 @@ export interface ConnectionEvents {
    * Bytes in order. The buffer belongs to the receiver from then on: the transport never writes to it again.
    */
   data(chunk: Buffer): void;
+  /**
+   * Where the transport may put the bytes that come next, asked for once each data(), which then gets a view of the
+   * beginning of it. Saves a copy of what is large. A transport need not ask; never empty.
+   */
+  space?(): Buffer;
   /** Everything written so far has left our memory. Called after write() returned false. */
   drain(): void;
   /** Exactly once, after which nothing else is called. `error` is absent when either side closed in order. */
@@ -56,9 +61,10 @@ export interface Connection {
   readonly bufferedBytes: number;
   /**
    * Sends the chunks in order as one write where it can (writev). They must not change until sent.
+   * @param sent called when all of them have left our memory; never when the connection breaks before.
    * @returns false when the peer is behind: the caller should pause until drain().
    */
-  write(chunks: readonly Uint8Array[]): boolean;
+  write(chunks: readonly Uint8Array[], sent?: () => void): boolean;
   /** Stops and restarts reading: backpressure on a peer that sends faster than we work. */
   pause(): void;
   resume(): void;

@@ -127,7 +127,8 @@ export class Call implements ServiceHooks {
           transno: reply.transno,
         },
         reply.body,
-        reply.bulk,
+        // Copies: what the first connection has sent is used again, and it may not have broken yet.
+        reply.bulk.map((chunk) => Buffer.from(chunk)),
       );
     }
     this.#replied = true;

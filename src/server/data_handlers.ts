@@ -7,6 +7,7 @@
 
 import { FsError } from '../base/errno.js';
 import { andThen, type MaybePromise } from '../base/maybe_promise.js';
+import { SLAB_BYTES } from '../base/slab_pool.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
 import type { Executed, Inode, Within } from '../storage/api.js';
 import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../wire/data.js';
@@ -31,10 +32,14 @@ export function read(
   const { fid, offset, length } = request;
   needRegular(store, fid);
   if (length > BULK_MAX) throw new FsError('EINVAL', `${length} bytes do not fit a reply`);
+  const { slabs } = call.target;
+  const slab = length === SLAB_BYTES ? slabs.take(length) : undefined;
   const outcome = (bulk: readonly Uint8Array[]): Outcome<ReplyOf<typeof Read>> => {
-    return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk };
+    const sent = slab === undefined ? undefined : () => slabs.give(slab);
+    return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk, sent };
   };
-  return answered(incoming, andThen(store.data.read(fid, offset, length), outcome));
+  // When the read fails its slab is not given back: other parts of it may still be read into.
+  return answered(incoming, andThen(store.data.read(fid, offset, length, slab), outcome));
 }
 
 export function write(

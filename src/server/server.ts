@@ -8,6 +8,7 @@
 import { ByteBudget } from '../base/budget.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import { SlabPool } from '../base/slab_pool.js';
 import { FrameLink } from '../rpc/link.js';
 import { Service } from '../rpc/service.js';
 import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
@@ -34,6 +35,7 @@ const log = logger('server');
 
 /** Of all bulks that are being written at one time. */
 const BULK_BYTES_MAX = 256 << 20;
+const WRITE_SLABS = 32;
 /** A client that does not take its replies is not read from: what it asks for would only pile up here. */
 const OUTPUT_PAUSE_BYTES = 16 << 20;
 export interface ServerOptions {
@@ -82,6 +84,8 @@ export class Server implements Host {
   readonly #services: SessionServices;
   readonly #liveness: Liveness;
   #state: ServerStateName = 'standby';
+  /** Memory that the bulks of WRITEs are received in. */
+  readonly #slabs = new SlabPool(WRITE_SLABS);
   #target: Target | undefined;
   #recovery: RecoveryWindow | undefined;
   #shutdown: ControlledShutdown | undefined;
@@ -98,7 +102,7 @@ export class Server implements Host {
       this.#setClosed = resolve;
     });
     const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
-    const clients = new Service<Call>({ bulkBudget });
+    const clients = new Service<Call>({ bulkBudget, slabs: this.#slabs });
     this.#services = {
       sessions: sessionService(this),
       clients,
@@ -237,7 +241,7 @@ export class Server implements Host {
   }
 
   #accept(connection: Connection): ConnectionEvents {
-    return new FrameLink(connection, { outputPauseBytes: OUTPUT_PAUSE_BYTES }, (link) => {
+    return new FrameLink(connection, { outputPauseBytes: OUTPUT_PAUSE_BYTES, slabs: this.#slabs }, (link) => {
       const session = new Session(this, this.#services, link, (ended) => {
         this.#sessions.delete(ended);
         this.#services.admission.forget(ended);

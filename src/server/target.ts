@@ -5,6 +5,7 @@
 
 import { FsError } from '../base/errno.js';
 import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../base/ids.js';
+import { SlabPool } from '../base/slab_pool.js';
 import type { LockServerApi } from '../dlm/api.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { TargetStore } from '../storage/api.js';
@@ -24,6 +25,7 @@ export interface TargetOptions {
 
 /** FIDs a client gets at once. 2^43 are there; a thousand creates between two requests for more is enough. */
 const FID_RANGE = 16_384;
+const READ_SLABS = 32;
 
 export class Target {
   readonly runtime: Runtime;
@@ -33,6 +35,8 @@ export class Target {
   readonly exports = new ExportTable();
   readonly opens = new OpenTable();
   readonly grants: SpaceGrants;
+  /** Memory that READs of a stream are answered from. */
+  readonly slabs = new SlabPool(READ_SLABS);
   /** Clients whose last writes are still being executed; they cannot connect before their eviction is complete. */
   readonly leaving = new Set<string>();
   /** The store is closing or has failed: nothing is executed any more. */

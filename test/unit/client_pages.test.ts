@@ -193,3 +193,47 @@ test('pages: a stream of small writes becomes whole granules', () => {
   const batch = pages.takeDirty(true);
   assert.deepEqual([batch?.start, batch?.end, batch?.chunks.length], [0, GRANULE_BYTES, 1]);
 });
+
+test('memory of an evicted granule is used again, but not what views of a part of it may show', () => {
+  const retired: Buffer[] = [];
+  const memory = {
+    take: () => Buffer.allocUnsafeSlow(GRANULE_BYTES),
+    retire: (slab: Buffer) => retired.push(slab),
+  };
+  const cache = new PageCache(2 * GRANULE_BYTES, memory);
+  const pages = new FilePages(cache);
+  const read = Buffer.allocUnsafeSlow(GRANULE_BYTES);
+  pages.fill(0, read, read);
+  const cut = Buffer.allocUnsafeSlow(GRANULE_BYTES);
+  pages.fill(GRANULE_BYTES, cut, cut);
+  pages.drop(GRANULE_BYTES, GRANULE_BYTES + 4096);
+  pages.fill(2 * GRANULE_BYTES, Buffer.allocUnsafeSlow(GRANULE_BYTES));
+  pages.fill(3 * GRANULE_BYTES, Buffer.allocUnsafeSlow(GRANULE_BYTES));
+  assert.deepEqual(pages.missing(0, 2 * GRANULE_BYTES), [
+    { start: 0, end: GRANULE_BYTES },
+    { start: GRANULE_BYTES, end: 2 * GRANULE_BYTES },
+  ]);
+  assert.deepEqual(retired, [read]);
+});
+
+test('memory of what was written is used again only when the target has it and the cache let go of it', () => {
+  const retired: Buffer[] = [];
+  const memory = {
+    take: () => Buffer.allocUnsafeSlow(GRANULE_BYTES),
+    retire: (slab: Buffer) => retired.push(slab),
+  };
+  const pages = new FilePages(new PageCache(GRANULE_BYTES, memory));
+  // As the kernel sends one write(2) of memory that is not aligned.
+  pages.write(0, Buffer.alloc(GRANULE_BYTES - 16, 1), true);
+  pages.write(GRANULE_BYTES - 16, Buffer.alloc(16, 2), true);
+  const batch = pages.takeDirty(true);
+  assert.equal(batch?.chunks.length, 1);
+  pages.fill(GRANULE_BYTES, Buffer.allocUnsafeSlow(GRANULE_BYTES));
+  assert.equal(retired.length, 0);
+  if (batch !== undefined) pages.written(batch);
+  pages.fill(2 * GRANULE_BYTES, Buffer.allocUnsafeSlow(GRANULE_BYTES));
+  assert.deepEqual(
+    retired.map((slab) => slab.buffer),
+    [batch?.chunks[0]?.buffer],
+  );
+});

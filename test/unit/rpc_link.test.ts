@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { FsError } from '../../src/base/errno.js';
 import type { Transno, Xid } from '../../src/base/ids.js';
+import { SLAB_BYTES, SlabPool } from '../../src/base/slab_pool.js';
 import type { Frame, LinkEvents } from '../../src/rpc/api.js';
 import { FrameReader } from '../../src/rpc/frame_reader.js';
 import { FrameLink, type LinkOptions } from '../../src/rpc/link.js';
@@ -108,6 +109,35 @@ test('frames come out whole however the bytes are cut', () => {
       },
     ),
   );
+});
+
+test('bytes read into space() make the same frames, and bulks of a stream arrive in slabs', () => {
+  const slabs = new SlabPool(4);
+  const reader = new FrameReader(slabs);
+  const bulks = [0, SLAB_BYTES, 300_000, 10, SLAB_BYTES].map((length, index) =>
+    Buffer.alloc(length, index + 1),
+  );
+  const stream = Buffer.concat(bulks.map((bulk, xid) => frameBytes(xid, Buffer.alloc(20, xid), bulk)));
+  const frames: Frame[] = [];
+  for (let at = 0; at < stream.length; ) {
+    const space = reader.space();
+    assert.ok(space.length > 0);
+    const read = stream.copy(space, 0, at, Math.min(stream.length, at + space.length, at + 100_000));
+    reader.push(space.subarray(0, read));
+    at += read;
+    for (let frame = reader.next(); frame !== undefined; frame = reader.next()) frames.push(frame);
+  }
+  assert.equal(reader.busy, false);
+  assert.deepEqual(
+    frames.map(({ header, body, bulk }) => [
+      header.xid,
+      body.equals(Buffer.alloc(20, header.xid)),
+      bulk.equals(bulks[header.xid] ?? body),
+    ]),
+    bulks.map((_bulk, xid) => [xid, true, true]),
+  );
+  for (const { bulk } of frames) slabs.give(bulk);
+  assert.equal(slabs.free, 2);
 });
 
 test('a bulk keeps at most twice its size alive, and a bulk of most of a chunk is not copied', () => {
