@@ -29,8 +29,11 @@ const P_META = 0x08;
 const MDB_INTEGERKEY = 0x08;
 const MDB_NOSUBDIR = 0x4000;
 const F_BIGDATA = 0x01;
-const NO_ROOT = 2 ** 64;
 const DEPTH_MAX = 32;
+/** A device of 16 TiB. More than the device has is "cut short", more than any has is damage. */
+const LAST_PAGE_MAX = 2 ** 32;
+/** One, unless meta pages were lost with their device's cache. */
+const TRANSACTIONS_APART_MAX = 1024;
 
 /**
  * The two meta pages of an empty database. lmdb would make them itself on a raw partition whose first page is none of
@@ -57,24 +60,54 @@ export function emptyDatabase(mapBytes: number): Buffer {
 /** Fills target from offset, whole. */
 export type ReadAt = (offset: number, target: Buffer) => Promise<void>;
 
+interface Tree {
+  readonly flags: number;
+  /** undefined: the tree is empty. */
+  readonly root: number | undefined;
+  readonly pages: number;
+}
+
 interface MetaPage {
   readonly transaction: number;
   readonly lastPage: number;
-  readonly freeRoot: number;
-  readonly mainRoot: number;
+  readonly free: Tree;
+  readonly main: Tree;
 }
 
-function decodeMeta(page: Buffer): MetaPage | undefined {
+/** @returns undefined when it cannot be what lmdb wrote. lmdb has no checksums: this is what can be told. */
+function decodeTree(page: Buffer, at: number, lastPage: number): Tree | undefined {
+  const depth = page.readUInt16LE(at + 6);
+  const empty = page.subarray(at + 40, at + 48).every((byte) => byte === 0xff);
+  const root = getU64(page, at + 40);
+  const counts = [getU64(page, at + 8), getU64(page, at + 16), getU64(page, at + 24)];
+  const pages = counts.reduce((sum, count) => sum + count, 0);
+  if (depth > DEPTH_MAX || empty !== (depth === 0) || pages > lastPage) return undefined;
+  if (!empty && (root < 2 || root > lastPage)) return undefined;
+  return { flags: page.readUInt16LE(at + 4), root: empty ? undefined : root, pages };
+}
+
+/** @param index 0 or 1: transactions take turns. */
+function decodeMeta(page: Buffer, index: number): MetaPage | undefined {
   if ((page.readUInt16LE(18) & P_META) === 0) return undefined;
   if (page.readUInt32LE(24) !== LMDB_MAGIC) return undefined;
   if ((page.readUInt32LE(28) & 0xffff) !== LMDB_DATA_VERSION) return undefined;
   if (page.readUInt32LE(48) !== LMDB_PAGE_BYTES) return undefined;
-  return {
-    freeRoot: getU64(page, 48 + 40),
-    mainRoot: getU64(page, 96 + 40),
-    lastPage: getU64(page, 144),
-    transaction: getU64(page, 152),
-  };
+  const transaction = getU64(page, 152);
+  if (transaction !== 0 && transaction % 2 !== index) return undefined;
+  const lastPage = getU64(page, 144);
+  if (lastPage > LAST_PAGE_MAX) return undefined;
+  const free = decodeTree(page, 48, lastPage);
+  const main = decodeTree(page, 96, lastPage);
+  return free === undefined || main === undefined ? undefined : { transaction, lastPage, free, main };
+}
+
+/** Both pages are of one database, and one follows the other. The flags never change. */
+function agree(one: MetaPage, other: MetaPage): boolean {
+  return (
+    Math.abs(one.transaction - other.transaction) <= TRANSACTIONS_APART_MAX &&
+    one.free.flags === other.free.flags &&
+    one.main.flags === other.main.flags
+  );
 }
 
 /**
@@ -95,10 +128,10 @@ export async function probeSuperblock(
   if (isDataHeader(first)) {
     throw new FsError('ENODEV', `${device} is a Holdfast data device; it was given as the meta device`);
   }
-  const metas = [decodeMeta(first), decodeMeta(second)];
-  const [meta0, meta1] = metas;
-  if (meta0 === undefined && meta1 === undefined) return undefined;
-  if (meta0 === undefined || meta1 === undefined) {
+  if (![first, second].some((page) => page.readUInt32LE(24) === LMDB_MAGIC)) return undefined;
+  const meta0 = decodeMeta(first, 0);
+  const meta1 = decodeMeta(second, 1);
+  if (meta0 === undefined || meta1 === undefined || !agree(meta0, meta1)) {
     throw new FsError('EIO', `the start of the meta device ${device} is damaged`);
   }
   const meta = meta0.transaction >= meta1.transaction ? meta0 : meta1;
@@ -109,8 +142,8 @@ export async function probeSuperblock(
     );
   }
   const pages = new PageReader(read, meta.lastPage, device);
-  if (meta.freeRoot < NO_ROOT) await pages.page(meta.freeRoot, P_BRANCH | P_LEAF);
-  const value = meta.mainRoot < NO_ROOT ? await pages.firstValue(meta.mainRoot) : undefined;
+  if (meta.free.root !== undefined) await pages.page(meta.free.root, P_BRANCH | P_LEAF);
+  const value = meta.main.root === undefined ? undefined : await pages.firstValue(meta.main.root);
   if (value === undefined)
     throw new FsError('ENODEV', `${device} holds an lmdb database that is not Holdfast's`);
   const superblock = decodeSuperblock(value, checksum, device);
