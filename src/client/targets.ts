@@ -27,6 +27,10 @@ import { Gate } from './gate.js';
 
 const log = logger('client:target');
 
+/** Short beside what anyone notices of an unlinked file's space. */
+const CLOSE_DELAY_MS = 5;
+const CLOSES_AT_ONCE = 512;
+
 export type CallKind = 'operation' | 'data' | 'closing' | 'session';
 
 /** Cache locks held on one target. Each keeps a little memory on both sides. */
@@ -138,12 +142,19 @@ export class Target {
     }
   }
 
-  /** The handle is closed. Those of one turn go out together. */
+  /**
+   * The handle is closed. Nobody waits for the target to hear of it, so closes collect for a moment: one message for
+   * many files, where each would cost as much as the create that comes next.
+   */
   close(fh: Fh): void {
     this.#closes.push(fh);
+    if (this.#closes.length >= CLOSES_AT_ONCE) {
+      this.sendCloses();
+      return;
+    }
     if (this.#closing) return;
     this.#closing = true;
-    this.#timers.soon(() => {
+    this.#timers.after(CLOSE_DELAY_MS, () => {
       this.#closing = false;
       this.sendCloses();
     });
