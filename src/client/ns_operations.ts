@@ -36,6 +36,8 @@ export class NameOperations {
   readonly #core: Core;
   readonly #writeBack: WriteBack;
   readonly #scans = new Map<Fh, Scan>();
+  /** Where handles have seen the end of their directory. */
+  readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
 
   constructor(core: Core, writeBack: WriteBack) {
     this.#core = core;
@@ -214,6 +216,9 @@ export class NameOperations {
     if (!handle.directory) throw new FsError('ENOTDIR', `handle ${fh} is no directory's`);
     const { fid } = handle;
     const target = core.targets.of(fid);
+    // Over is over until rewinddir: new names come last, so who makes one for each that it reads would never end.
+    const over = this.#ends.get(fh);
+    if (cookie !== 0 && cookie === over?.cookie) return { entries: [], end: true, parent: over.parent };
     return core.pass(
       target,
       op,
@@ -226,6 +231,9 @@ export class NameOperations {
           { fid, cookie, limit, plus, want },
           { signal: op.signal, apply: (answer) => this.#applyListing(target, fh, fid, cookie, answer.reply) },
         );
+        this.#ends.delete(fh);
+        const last = reply.entries.at(-1)?.cookie ?? cookie;
+        if (reply.end) this.#ends.set(fh, { cookie: last, parent: reply.parent });
         return { entries: this.#entries(target, fid, reply), end: reply.end, parent: reply.parent };
       },
       handle,
@@ -234,6 +242,7 @@ export class NameOperations {
 
   closed(fh: Fh): void {
     this.#scans.delete(fh);
+    this.#ends.delete(fh);
   }
 
   #entries(target: Target, parent: Fid, reply: ReaddirReply): DirEntry[] {

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { ROOT_FID } from '../../src/base/ids.js';
 import { clientWorld, errnoOf, O_RDONLY, O_RDWR, O_WRONLY } from './client_world.js';
 
 test('what one client wrote is read by the other, unflushed and without a close', async (t) => {
@@ -161,4 +162,25 @@ test('application locks of two clients exclude each other, wait, and are release
   await a.close(fa, lock.owner);
   await granted;
   assert.deepEqual([a.target.appLocks, b.target.appLocks], [0, 1]);
+});
+
+test('who makes a name for each that it reads comes to the end of the directory; rewinding shows the new ones', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  for (let i = 0; i < 5; i += 1) await a.mkdir(`d${i}`);
+  const fh = await a.fs.open(a.op, ROOT_FID, 0);
+  let cookie = 0;
+  const seen: string[] = [];
+  for (let round = 0; round < 100; round += 1) {
+    const { entries } = await a.fs.readdir(a.op, fh, cookie, 2, false);
+    if (entries.length === 0) break;
+    seen.push(...entries.map((entry) => entry.name));
+    cookie = entries.at(-1)?.cookie ?? cookie;
+    await a.mkdir(`new${round}`);
+    if (round > 0) await a.fs.unlink(a.op, ROOT_FID, `new${round - 1}` as never, true);
+  }
+  assert.deepEqual(seen.slice(0, 5), ['d0', 'd1', 'd2', 'd3', 'd4']);
+  assert.ok(seen.length < 10, seen.join());
+  const again = await a.fs.readdir(a.op, fh, 0, 100, false);
+  assert.equal(again.entries.length, 6);
 });
