@@ -111,7 +111,8 @@ export class StoredFileData implements FileData {
       }
       if (inline !== undefined)
         return this.#changes.storeRuns(fid, [spilled(inline)], { ending, clearInline: true });
-      if (sizeBytes >= inode.sizeBytes || inode.blocks === 0) return this.#changes.executeOnly(fid, ending);
+      // To the same size too: it gives back what was reserved behind the end.
+      if (sizeBytes > inode.sizeBytes || inode.blocks === 0) return this.#changes.executeOnly(fid, ending);
       return this.#changes.shrink(inode, sizeBytes, ending);
     });
   }
