@@ -8,7 +8,7 @@
  */
 
 import { spawn } from 'node:child_process';
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import {
   type FuseChannel,
@@ -235,7 +235,9 @@ function mountAsRoot(mountpoint: string, options: NativeMountOptions): number {
 
 function openFuseDevice(): number {
   try {
-    return openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK);
+    const fd = openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK);
+    if (fstatSync(fd).isCharacterDevice()) return fd;
+    closeSync(fd);
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : 'EIO';
     const cause = { cause: error };
@@ -249,6 +251,7 @@ function openFuseDevice(): number {
     const missing = code === 'ENOENT' ? 'does not exist' : `cannot be opened (${code})`;
     throw new FsError('ENODEV', `/dev/fuse ${missing}: modprobe fuse`, cause);
   }
+  throw new FsError('ENODEV', '/dev/fuse is no character device: mknod -m 666 /dev/fuse c 10 229');
 }
 
 const FLAG_WORDS: readonly (readonly [number, string])[] = [

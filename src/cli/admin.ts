@@ -19,7 +19,7 @@ export interface AdminConnection {
   close(): void;
 }
 
-/** @throws CliError when nobody answers at the address. */
+/** @throws CliError when nobody, or something else than a Holdfast server, answers at the address. */
 export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<AdminConnection> {
   const runtime = nodeRuntime();
   const requester = new Requester();
@@ -56,15 +56,29 @@ export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<
   if (link === undefined) throw new CliError(`connection to ${formatAddress(address)} did not open`);
   const opened = link;
   requester.attach(opened, { resend: false });
-  await requester.call(Connect, {
-    uuid: runtime.rng.uuid() as ClientUuid,
-    name: 'admin',
-    protocolMin: PROTOCOL_MIN,
-    protocolMax: PROTOCOL_MAX,
-    features: FEATURES_ALL,
-    softwareVersion: installedVersion(),
-    connCount: 1,
-    role: 'admin',
+  const late = runtime.timers.after(timeoutMs, () => {
+    requester.failAll(new FsError('ETIMEDOUT', `no answer within ${timeoutMs / 1000} s`));
   });
+  try {
+    await requester.call(Connect, {
+      uuid: runtime.rng.uuid() as ClientUuid,
+      name: 'admin',
+      protocolMin: PROTOCOL_MIN,
+      protocolMax: PROTOCOL_MAX,
+      features: FEATURES_ALL,
+      softwareVersion: installedVersion(),
+      connCount: 1,
+      role: 'admin',
+    });
+  } catch (cause) {
+    opened.destroy();
+    throw new CliError(
+      `what listens at ${formatAddress(address)} does not answer as a Holdfast server: ${(cause as Error).message}`,
+      1,
+      { cause },
+    );
+  } finally {
+    late.cancel();
+  }
   return { requester, closed, close: () => opened.end() };
 }

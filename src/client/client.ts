@@ -19,7 +19,7 @@ import { Core } from './core.js';
 import { DataLocks } from './data_locks.js';
 import { DataOperations } from './data_operations.js';
 import { Drain } from './drain.js';
-import { Import } from './import.js';
+import { Import, type ImportEvents } from './import.js';
 import { LockOperations } from './lock_operations.js';
 import { releaseLock } from './lock_release.js';
 import { NameOperations } from './ns_operations.js';
@@ -103,11 +103,15 @@ class Client {
           timer?.cancel();
           resolve();
         },
-        answered: (reason, error) => {
+        answered: (reason) => {
           if (isReady) return;
           why = reason;
-          if (error === undefined) restart();
-          else give(error);
+          restart();
+        },
+        refused: (error, final) => {
+          if (isReady) return;
+          why = `no server took the mount (${error.message})`;
+          if (final) give(error);
         },
       });
       restart();
@@ -164,7 +168,7 @@ class Client {
     return this.#options.addresses.map(({ host, port }) => `${host}:${port}`).join(', ');
   }
 
-  #addMember(events: { ready(): void; answered(reason: string, error: FsError | undefined): void }): Member {
+  #addMember(events: Omit<ImportEvents, 'incoming'>): Member {
     const core = this.#core;
     const target = new Target(this.#runtime.timers, (lock) =>
       releaseLock(core, this.#writeBack, target, lock),

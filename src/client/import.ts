@@ -34,8 +34,10 @@ export interface ImportEvents {
   incoming(link: Link, frame: Frame): void;
   /** The target may be used for the first time. */
   ready(): void;
-  /** A server was reached: it refused for good (`error`), or said what to wait for. */
-  answered(reason: string, error: FsError | undefined): void;
+  /** A server was reached and said what to wait for. */
+  answered(reason: string): void;
+  /** Whoever was reached refused. @param final trying again will not help. */
+  refused(error: FsError, final: boolean): void;
 }
 
 interface Attempt {
@@ -342,9 +344,9 @@ export class Import {
           error instanceof FsError ? error : new FsError('EIO', 'CONNECT failed', { cause: error });
         if (refusal.code !== 'ENOTCONN') {
           log('%s refused: %s', this.address, refusal.message);
-          // Another protocol, or another target: trying again will not help.
+          // Another protocol, or another target.
           const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV';
-          this.#events.answered(refusal.message, final ? refusal : undefined);
+          this.#events.refused(refusal, final);
         }
         this.dispatch({ type: 'connectFailed', epoch });
       });
@@ -356,7 +358,7 @@ export class Import {
     const { link } = attempt;
     link.protocol = reply.protocol;
     attempt.reply = reply;
-    this.#events.answered(reply.reason ?? reply.outcome, undefined);
+    this.#events.answered(reply.reason ?? reply.outcome);
     if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
       this.#pinger = startPinger(this.#core.runtime, {
         link,

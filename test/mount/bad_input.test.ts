@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import test from 'node:test';
 import type { Transno, Xid } from '../../src/base/ids.js';
 import { encodeHeader, HEADER_SIZE, type Header, KIND } from '../../src/wire/header.js';
-import { runOk } from '../fixtures/child.js';
+import { run, runOk } from '../fixtures/child.js';
 import { type Cluster, prepareCluster, startCluster } from '../fixtures/cluster.js';
 import { MIB, makeDevices } from '../fixtures/devices.js';
 import { loopsUnder } from '../fixtures/leftovers.js';
@@ -173,6 +173,68 @@ test('mount names what is wrong with the mount point, and gives up on a silent h
   assert.ok(tookMs > 8000 && tookMs < 14_000, `${tookMs} ms`);
   const unknown = await cluster.cli(['mount', cluster.address, full, '-o', 'nonsense']);
   assert.deepEqual([unknown.code === 1 || unknown.code === 2, /nonsense/.test(unknown.stderr)], [true, true]);
+});
+
+test('mount and the admin commands give up on what listens and is no Holdfast server', async (t) => {
+  const cluster = prepareCluster(t);
+  const dir = join(cluster.folder, 'empty');
+  mkdirSync(dir);
+  const listening = async (answer: (socket: Socket) => void): Promise<string> => {
+    const server = createServer((socket) => {
+      socket.on('error', () => undefined);
+      answer(socket);
+    });
+    t.after(() => server.close());
+    await new Promise<void>((resolve) => {
+      server.listen(0, '127.0.0.1', resolve);
+    });
+    return `127.0.0.1:${(server.address() as { port: number }).port}`;
+  };
+  const hosts = [
+    await listening(() => undefined),
+    // What we said comes back: our own CONNECT as a request, our answer to it as an answer.
+    await listening((socket) => socket.pipe(socket)),
+    await listening((socket) => socket.write(Buffer.alloc(100_000, 0xa5))),
+    await listening((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n')),
+  ];
+  const commands = hosts.flatMap((host) => [
+    ['mount', host, dir],
+    ['status', host],
+    ['shutdown', host],
+    ['evict', host, 'someone'],
+  ]);
+  for (const args of commands.filter(([command]) => command !== 'mount')) await givesUp(cluster, args, 5000);
+  await Promise.all(
+    commands.filter(([command]) => command === 'mount').map((args) => givesUp(cluster, args, 10_000)),
+  );
+});
+
+async function givesUp(cluster: Cluster, args: readonly string[], limitMs: number): Promise<void> {
+  const began = performance.now();
+  const done = await cluster.cli(args);
+  const what = `holdfast ${args.join(' ')}: ${done.stderr}`;
+  assert.deepEqual([done.code, done.stderr.trim().split('\n').length], [1, 1], what);
+  const tookMs = performance.now() - began;
+  assert.ok(tookMs < limitMs + 5000, `${what} after ${tookMs} ms`);
+}
+
+test('a /dev/fuse that is missing or something else is named', async (t) => {
+  const cluster = await startCluster(t, { ...SMALL, mounts: 0 });
+  const dir = join(cluster.folder, 'empty');
+  mkdirSync(dir);
+  for (const [prepare, text] of [
+    [
+      'mount -t tmpfs tmpfs /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/urandom c 1 9',
+      /modprobe fuse/,
+    ],
+    ['mount --bind /etc/passwd /dev/fuse', /no character device/],
+  ] as const) {
+    const command = `${prepare} && exec "$@"`;
+    const argv = [process.execPath, cluster.tree.main, 'mount', cluster.address, dir];
+    const done = await run('unshare', ['-m', 'sh', '-c', command, 'sh', ...argv], { env: cluster.env });
+    assert.deepEqual([done.code, done.stderr.trim().split('\n').length], [1, 1], done.stderr);
+    assert.match(done.stderr, text);
+  }
 });
 
 /** Opens a connection, writes, and resolves when the server closes it. */
