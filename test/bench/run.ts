@@ -13,7 +13,8 @@ import { type Child, runCommand, startUntilLine } from '../../src/cli/demo/proce
 import { packageRoot } from '../../src/cli/installed.js';
 
 const MIB = 1 << 20;
-const main = join(packageRoot(), 'dist', 'src', 'cli', 'main.js');
+// Of the tree that this file was built into, whatever its name.
+const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 const source = join(packageRoot(), 'test', 'bench', 'syscalls.c');
 
 interface Options {
