@@ -38,6 +38,8 @@ interface Member {
 }
 
 const NO_TRANSNO = 0 as Transno;
+/** An unmount waits so long for a server that is away, when nothing is dirty. */
+const GOODBYE_WAIT_MS = 10_000;
 
 /**
  * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused.
@@ -227,6 +229,7 @@ class Client {
     log('unmount: %d bytes dirty', this.#core.dirtyBytes(target));
     // A drain gives everything back on its own.
     await drain.ended();
+    await this.#reachable(target);
     const locks = await target.locks.cancelAll();
     for (const file of files.values()) if (!file.isClean) await this.#writeBack.flush(target, file);
     target.sendCloses();
@@ -235,6 +238,20 @@ class Client {
       await target.idle('operation', 'data', 'closing');
     }
     await connection.stop();
+  }
+
+  /** A server that is away would wait, when it is back, for a client that left without a goodbye. */
+  async #reachable(target: Target): Promise<void> {
+    const abort = new AbortController();
+    const timer = this.#runtime.timers.after(GOODBYE_WAIT_MS, () => abort.abort());
+    try {
+      await target.gate.enter({ signal: abort.signal });
+      target.gate.leave();
+    } catch (error) {
+      log('unmount without the server: %s', error);
+    } finally {
+      timer.cancel();
+    }
   }
 
   #status(): ClientStatus {
