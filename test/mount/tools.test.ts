@@ -161,10 +161,9 @@ test('dd, truncate, tail -f and a pipeline do what they do anywhere', async (t) 
     dd if=random of=copy bs=1000 conv=fsync status=none; cmp random copy
     truncate -s 1G sparse; test "$(du -k sparse | cut -f1)" -lt 100; cp --sparse=always sparse sparse2
     (for n in $(seq 50); do echo line $n; done) > lines; tac lines | sort -k2n | cmp - lines
-    timeout 20 tail -n +1 -f followed 2>/dev/null > got & true
     touch followed; timeout 20 tail -n +1 -f followed > got & tail=$!
     for n in $(seq 20); do echo $n >> followed; done
-    timeout 10 bash -c 'until [ "$(wc -l < got)" = 20 ]; do read -t 0.05 <> <(:) || true; done'; kill $tail; cmp got followed
+    timeout 10 bash -c 'until [ "$(wc -l < got)" = 20 ]; do read -t 0.05 <> <(:) || true; done'; kill $tail; wait $tail || true; cmp got followed
   `);
 });
 
