@@ -86,10 +86,18 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     return out({ known, fh: made.fh }, kernel.asOf());
   }
 
-  /** The kernel asks for every O_TRUNC of a caller without CAP_FSETID; few files have such bits. */
-  function mayHaveSetId(fid: Fid): boolean {
-    const attr = vfs.client.lastKnownAttr(fid);
-    return attr === undefined || (attr.mode & SET_ID) !== 0;
+  /**
+   * The kernel asks for the loss of set-id bits with every write and O_TRUNC of a caller without CAP_FSETID; few files
+   * have such bits. Only attributes under a lock can say that there are none: another client may set them.
+   */
+  function mayHaveSetId(request: RequestContext, fid: Fid): boolean {
+    const known = vfs.client.getattr(request, fid);
+    if (isPromise(known)) {
+      // Not waited for: what is in hand is done the long way, and the next write finds the attributes there.
+      known.catch((thrown) => log('attributes of %d: %O', fid, thrown));
+      return true;
+    }
+    return !known.attrCacheable || (known.attr.mode & SET_ID) !== 0;
   }
 
   /** @returns what the reply of a write(2) that was applied must wait for. */
@@ -103,7 +111,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
   return {
     open(request, nodeid, flags, killSuidgid) {
       const fid = nodeid as Fid;
-      if (killSuidgid === true && mayHaveSetId(fid)) {
+      if (killSuidgid === true && mayHaveSetId(request, fid)) {
         // First, so that a failure leaves no handle behind.
         return Promise.resolve(vfs.client.setattr(request, fid, { killSuidgid: true }))
           .then(() => vfs.client.open(request, fid, flags))
@@ -131,7 +139,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     write(request, nodeid, write) {
       const fid = nodeid as Fid;
       const { flags, writeback, offset } = write;
-      const dropsSetId = write.killSuidgid && mayHaveSetId(fid);
+      const dropsSetId = write.killSuidgid && mayHaveSetId(request, fid);
       const answer = vfs.client.write(
         request,
         // The kernel sends any handle of the file with mapped pages that it writes back.
@@ -143,7 +151,8 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
           append: !writeback && (flags & O_APPEND) !== 0,
           writeback,
           sync: !writeback && (flags & O_DSYNC) !== 0,
-          killSuidgid: write.killSuidgid,
+          // The kernel asks with every write of a caller without CAP_FSETID, and each would cost an RPC.
+          killSuidgid: dropsSetId,
         },
       );
       if (writeback) return answer;

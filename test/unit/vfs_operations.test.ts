@@ -121,7 +121,7 @@ test('an open that truncates for somebody without CAP_FSETID drops set-id bits, 
   const seen: unknown[] = [];
   const suid = { ...knownOf(F), attr: { ...knownOf(F).attr, mode: S_IFREG | 0o4755 } };
   const script = (known: Known): Partial<FsClient> => ({
-    lastKnownAttr: () => known.attr,
+    getattr: () => known,
     setattr: (_op, _fid, change) => {
       seen.push(change);
       return knownOf(F);
@@ -144,6 +144,7 @@ test('an open that truncates for somebody without CAP_FSETID drops set-id bits, 
 test('a write tells the client whether it appends, is synchronous, or comes from a mapping', () => {
   const seen: unknown[] = [];
   const handlers = handlersOf({
+    getattr: () => knownOf(F),
     write: (_op, fh, _fid, offset, data, options) => {
       seen.push([fh, offset, data.length, options]);
       return data.length;
@@ -162,10 +163,28 @@ test('a write tells the client whether it appends, is synchronous, or comes from
   write(0o4010002, false);
   write(0o2002, true);
   assert.deepEqual(seen, [
-    [7, 4096, 4, { append: true, writeback: false, sync: false, killSuidgid: true }],
-    [7, 4096, 4, { append: false, writeback: false, sync: true, killSuidgid: true }],
+    [7, 4096, 4, { append: true, writeback: false, sync: false, killSuidgid: false }],
+    [7, 4096, 4, { append: false, writeback: false, sync: true, killSuidgid: false }],
     [undefined, 4096, 4, { append: false, writeback: true, sync: false, killSuidgid: false }],
   ]);
+});
+
+test('a write by somebody without CAP_FSETID drops set-id bits where there may be some, and no others pay for it', async () => {
+  const asked: boolean[] = [];
+  const plain = knownOf(F);
+  const suid = { ...plain, attr: { ...plain.attr, mode: S_IFREG | 0o4755 } };
+  for (const known of [plain, suid, knownOf(F, false), Promise.resolve(plain)]) {
+    const handlers = handlersOf({
+      getattr: () => known,
+      write: (_op, _fh, _fid, _offset, data, options) => {
+        asked.push(options.killSuidgid);
+        return Promise.resolve(data.length);
+      },
+    });
+    const write = { fh: 7, offset: 0, data: Buffer.from('x'), flags: 1, writeback: false, killSuidgid: true };
+    assert.equal(await handlers.write(requestOf(), F, write), 1);
+  }
+  assert.deepEqual(asked, [false, true, true, true]);
 });
 
 /** Reads a directory as the kernel does, `fit` entries a reply. */
