@@ -1,6 +1,7 @@
 /** Which function handles which operation. */
 
-import type { Handler } from '../rpc/api.js';
+import { isPromise } from '../base/maybe_promise.js';
+import type { Handler, Incoming } from '../rpc/api.js';
 import type { Service } from '../rpc/service.js';
 import { DrainProgress } from '../wire/admin.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../wire/data.js';
@@ -38,6 +39,26 @@ import { disconnect, getFids, ping, recoveryDone, replayOpens } from './session_
 import { link, unlink } from './unlink_handlers.js';
 import { getxattr, listxattr, removexattr, setxattr } from './xattr_handlers.js';
 
+/** The meta device is nearly full: after a commit it may be less so. Answers in the turn in which it executes. */
+async function whenRoom<R>(
+  first: Promise<void>,
+  call: Call,
+  handle: () => ReturnType<Handler<Call, unknown, R>>,
+  incoming: Incoming<R>,
+): Promise<undefined> {
+  for (let wait: Promise<void> | undefined = first; wait !== undefined; wait = call.target.store.room()) {
+    await wait;
+  }
+  const outcome = handle();
+  if (isPromise(outcome)) {
+    const late = await outcome;
+    if (late !== undefined) incoming.answer(late);
+  } else if (outcome !== undefined) {
+    incoming.answer(outcome);
+  }
+  return undefined;
+}
+
 /** @returns the opcodes of operations that change something. */
 export function registerHandlers(service: Service<Call>, host: Host): ReadonlySet<number> {
   const modifying = new Set<number>();
@@ -45,7 +66,10 @@ export function registerHandlers(service: Service<Call>, host: Host): ReadonlySe
     if (operation.modifies) modifying.add(operation.opcode);
     service.on(operation, (call, request, incoming) => {
       call.started();
-      return handler(call, request, incoming);
+      const wait = operation.modifies ? call.target.store.room() : undefined;
+      return wait === undefined
+        ? handler(call, request, incoming)
+        : whenRoom(wait, call, () => handler(call, request, incoming), incoming);
     });
   };
   on(Ping, ping);

@@ -160,6 +160,11 @@ export interface TargetStore extends Reader {
   readonly lastCommitted: Transno;
   /** @param reserve may use the space kept back for deletes. @throws what run throws; FsError ENOSPC, EIO. */
   execute<R>(run: (tx: Tx) => R, options?: { readonly reserve?: boolean }): Executed<R>;
+  /**
+   * undefined: go on. Else the meta device is nearly full as far as can be known before the next commit: wait, and ask
+   * again before executing. ENOSPC from an operation that asked is the truth.
+   */
+  room(): Promise<void> | undefined;
   /** Resolves when all that was executed before the call is durable. @throws FsError EIO when the target failed. */
   sync(): Promise<void>;
   onCommit(listener: (lastCommitted: Transno) => void): void;

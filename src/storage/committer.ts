@@ -44,6 +44,8 @@ export interface CommitterOptions {
   readonly commitIntervalMs: number;
   /** Pages that batches may take beyond what they add; smaller devices commit smaller batches. */
   readonly recordsAtOnce: number;
+  /** A batch of so many records is durable. */
+  readonly committed: (records: number) => void;
 }
 
 export class Committer {
@@ -202,7 +204,9 @@ export class Committer {
       for (const waiter of waiters) waiter.reject(failure);
       return;
     }
+    const records = this.#overlay.sealedRecords;
     this.#overlay.settle();
+    this.#options.committed(records);
     this.#lastCommitted = transno;
     this.#seconds.observe((this.#runtime.clock.nowMs() - started) / 1000);
     for (const listener of this.#listeners) listener(transno);

@@ -5,7 +5,10 @@
  *   | used | what operations may fill | deletes may use, too | copies that commits make |
  *
  * The last tier is never promised to anyone: a commit writes every page it touches to a new place, and the old ones come
- * free two transactions later. It must hold three batches' worth of touched pages, so small devices commit small batches.
+ * free two transactions later. It holds three batches' worth of touched pages: the one that collects, the one that is
+ * being committed, and the one before. How large a batch gets while another is committed nobody can say before, so the
+ * tier grows with what they really hold. Who finds no room by that count, the dearest there is, may find it after a
+ * commit or two: `isPressed` says when that is worth a wait.
  */
 
 import { FsError } from '../base/errno.js';
@@ -15,6 +18,12 @@ import type { Overlay } from './overlay.js';
 
 /** Pages of a B-tree are about two thirds full; what is pending may double that while it waits. */
 const BYTES_PER_PAGE = 2048;
+/** A record touches a leaf of its own in the worst case; the branches above it are shared. */
+const PAGES_PER_RECORD = 1.25;
+/** Counters, space bitmaps, the list of free pages: touched by every commit. */
+const PAGES_PER_COMMIT = 32;
+/** More than one operation may need. */
+const ROOM_PAGES = 64;
 /** For statfs: an inode with two entries and a little content. */
 const BYTES_PER_INODE = 1024;
 
@@ -25,6 +34,8 @@ export class MetaSpace {
   readonly #copyPages: number;
   readonly #deletePages: number;
   #usedPages: number;
+  /** Records of the last batch that was committed. */
+  #committedRecords = 0;
   /** Records of a batch: each touches a leaf of its own in the worst case, and the branches above are shared. */
   readonly recordsAtOnce: number;
 
@@ -38,9 +49,16 @@ export class MetaSpace {
     this.#usedPages = db.usedPages();
   }
 
-  /** After a commit. */
-  refresh(): void {
+  /** After a commit. @param records what it wrote. */
+  refresh(records: number): void {
     this.#usedPages = this.#db.usedPages();
+    this.#committedRecords = records;
+  }
+
+  /** Operations may be refused for lack of room that a commit would give back. */
+  get isPressed(): boolean {
+    const recent = this.#overlay.collectedRecords + this.#overlay.sealedRecords + this.#committedRecords;
+    return recent > 0 && this.#left() < this.#deletePages + ROOM_PAGES;
   }
 
   /** @throws FsError ENOSPC when an operation (one that makes room: `reserve`) must not begin. */
@@ -59,6 +77,15 @@ export class MetaSpace {
 
   #left(): number {
     const pending = Math.ceil(this.#overlay.pendingBytes / BYTES_PER_PAGE);
-    return this.#totalPages - this.#usedPages - pending - this.#copyPages;
+    const copies =
+      this.#touched(this.#overlay.collectedRecords) +
+      this.#touched(this.#overlay.sealedRecords) +
+      this.#touched(this.#committedRecords);
+    return this.#totalPages - this.#usedPages - pending - Math.max(this.#copyPages, copies);
+  }
+
+  /** Pages that a batch writes anew, at most. */
+  #touched(records: number): number {
+    return PAGES_PER_COMMIT + Math.min(Math.ceil(records * PAGES_PER_RECORD), this.#usedPages);
   }
 }

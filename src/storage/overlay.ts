@@ -55,6 +55,7 @@ export class Overlay extends LayeredReader implements Tx {
   #doomedNow = false;
   #sealedFreed: Extent[] = [];
   #sealedBytes = 0;
+  #sealedRecords = 0;
   #sealedGroups: { readonly group: number; readonly record: Buffer | undefined }[] = [];
   #sealedCounters: Counters | undefined;
 
@@ -97,6 +98,10 @@ export class Overlay extends LayeredReader implements Tx {
   /** Records changed and not sealed yet; and a rough size of all that is not durable, for the fill level of the device. */
   get collectedRecords(): number {
     return this.#records;
+  }
+  /** Records of the batch that is being committed. */
+  get sealedRecords(): number {
+    return this.#sealedRecords;
   }
   get pendingBytes(): number {
     return this.#bytes + this.#sealedBytes;
@@ -144,6 +149,7 @@ export class Overlay extends LayeredReader implements Tx {
     this.#sealedFreed = this.#freed;
     this.#freed = [];
     this.#sealedBytes = this.#bytes;
+    this.#sealedRecords = this.#records;
     this.#bytes = 0;
     this.#records = 0;
     this.#sealedGroups = this.space.takeDirtyGroups();
@@ -169,6 +175,7 @@ export class Overlay extends LayeredReader implements Tx {
     for (const extent of this.#sealedFreed) this.space.release(extent, 'freed');
     this.#sealedFreed = [];
     this.#sealedBytes = 0;
+    this.#sealedRecords = 0;
     this.#sealedGroups = [];
     if (this.#sealedCounters !== undefined) this.#counterLimits = this.#sealedCounters;
     this.#sealedCounters = undefined;

@@ -146,8 +146,8 @@ class Target implements TargetStore {
     this.#committer = new Committer(runtime, db, this.#overlay, devices.data, {
       commitIntervalMs: options.commitIntervalMs ?? COMMIT_INTERVAL_MS,
       recordsAtOnce: this.#metaSpace.recordsAtOnce,
+      committed: (records) => this.#metaSpace.refresh(records),
     });
-    this.#committer.onCommit(() => this.#metaSpace.refresh());
     this.#data = new StoredFileData({
       overlay: this.#overlay,
       device: devices.data,
@@ -205,6 +205,12 @@ class Target implements TargetStore {
   async sync(): Promise<void> {
     this.#check();
     await this.#committer.sync();
+  }
+
+  room(): Promise<void> | undefined {
+    if (!this.#metaSpace.isPressed || this.#committer.failure !== undefined) return undefined;
+    // Commits whatever there is: pages come free only as transactions pass.
+    return this.#committer.commitWith(() => {}, false);
   }
 
   statfs(): StatfsMessage {

@@ -104,6 +104,7 @@ test('a meta device is filled to ENOSPC, emptied and filled again, and no commit
   let made = 0;
   const fill = async (): Promise<number> => {
     for (let count = 0; ; count++) {
+      for (let wait = store.room(); wait !== undefined; wait = store.room()) await wait;
       try {
         const fid = createFile(store, `${made++}-${'n'.repeat(made % 200)}`);
         await store.data.write(fid, 0, Buffer.alloc((made * 997) % 4000), TEST_TIME);
@@ -120,13 +121,14 @@ test('a meta device is filled to ENOSPC, emptied and filled again, and no commit
     await store.sync();
     // Every third one first: pages get emptier without coming free.
     const entries = store.dirents(ROOT_FID, 0, 1_000_000);
-    const remove = ({
+    const remove = async ({
       name,
       fid,
     }: {
       readonly name: (typeof entries)[number]['name'];
       readonly fid: Fid;
-    }): void => {
+    }): Promise<void> => {
+      for (let wait = store.room(); wait !== undefined; wait = store.room()) await wait;
       store.execute(
         (tx) => {
           tx.removeDirent(ROOT_FID, name);
@@ -135,7 +137,9 @@ test('a meta device is filled to ENOSPC, emptied and filled again, and no commit
         { reserve: true },
       );
     };
-    for (const rest of [0, 1, 2]) entries.filter((_, index) => index % 3 === rest).forEach(remove);
+    for (const rest of [0, 1, 2]) {
+      for (const entry of entries.filter((_, index) => index % 3 === rest)) await remove(entry);
+    }
     await store.sync();
     assert.equal(store.directoryEmpty(ROOT_FID), true);
   }
