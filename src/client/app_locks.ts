@@ -42,6 +42,8 @@ function outside(range: FlockRangeMessage, start: number, end: number): FlockRan
 export class AppLocks {
   readonly #granted = new Map<Fid, GrantedLock[]>();
   readonly #waiting = new Map<LockHandle, WaitingLock>();
+  /** Replayed, and not answered: they may wait on the target even if nobody here does any more. */
+  #unanswered = new Set<WaitingLock>();
 
   /** Granted and waiting. */
   get size(): number {
@@ -87,6 +89,22 @@ export class AppLocks {
     return lock;
   }
 
+  /** All that replay asks to wait for: also what was given up since, while its replay was not answered. */
+  replayWaiting(): WaitingLock[] {
+    const locks = [...new Set([...this.#waiting.values(), ...this.#unanswered])];
+    this.#unanswered = new Set(locks);
+    return locks.sort((one, other) => one.sequence - other.sequence);
+  }
+
+  replayAnswered(lock: WaitingLock): void {
+    this.#unanswered.delete(lock);
+  }
+
+  /** Another instance serves: it has seen no replay yet. */
+  forgetReplay(): void {
+    this.#unanswered.clear();
+  }
+
   waiting(): WaitingLock[] {
     return [...this.#waiting.values()];
   }
@@ -98,6 +116,7 @@ export class AppLocks {
   /** The target does not hold any of them any more. Waiters fail. */
   clear(error: FsError): void {
     this.#granted.clear();
+    this.#unanswered.clear();
     const waiting = this.waiting();
     this.#waiting.clear();
     for (const lock of waiting) lock.failed(error);

@@ -159,7 +159,6 @@ export class Import {
         if (this.#attempt !== undefined) target.requester.attach(this.#attempt.link, { resend: true });
         return;
       case 'adoptRecover':
-        recovery.forgetLocks(core, target);
         this.#adopt(true);
         return;
       case 'replayOpens':
@@ -195,6 +194,9 @@ export class Import {
   #adopt(recovering: boolean): void {
     const attempt = this.#attempt;
     if (attempt?.reply === undefined) return;
+    // Of the instance that it recovers with already: recovery begins again, and what waits for its end is as true as before.
+    const again = recovering && attempt.reply.instance === this.#target.instance;
+    if (recovering && !again) recovery.forgetLocks(this.#core, this.#target);
     this.#target.adopt(attempt.reply);
     // Until the window has ended this client is one of the old instance: it would have to replay again.
     if (!recovering) this.#instance = attempt.reply.instance;

@@ -56,7 +56,8 @@ export async function replayOpens(core: Core, target: Target): Promise<void> {
 /** Granted locks first, in the order they were granted, then those that wait, in theirs. */
 export async function replayLocks(target: Target): Promise<void> {
   const granted = [...target.appLocks.granted()].sort((a, b) => a.sequence - b.sequence);
-  const waiting = target.appLocks.waiting().sort((a, b) => a.sequence - b.sequence);
+  const { appLocks } = target;
+  const waiting = appLocks.replayWaiting();
   const replays = granted.map(({ fid, range, sequence }) =>
     target
       .call('session', Enqueue, replayOf(fid, range, sequence, false), RECOVERY_CALL)
@@ -73,6 +74,7 @@ export async function replayLocks(target: Target): Promise<void> {
         .call('session', Enqueue, replayOf(lock.fid, lock.range, lock.sequence, true), {
           ...RECOVERY_CALL,
           apply: ({ reply }) => {
+            appLocks.replayAnswered(lock);
             // Interrupted meanwhile: nobody waits for it.
             if (target.appLocks.stopWaiting(lock.handle) === undefined) {
               target.cancel([reply.handle]);
@@ -90,6 +92,7 @@ export async function replayLocks(target: Target): Promise<void> {
         .then(() => undefined)
         .catch((error: unknown) => {
           if (isLostConnection(error)) throw error;
+          appLocks.replayAnswered(lock);
           target.appLocks.stopWaiting(lock.handle);
           lock.failed(error instanceof FsError ? error : new FsError('EIO'));
         }),

@@ -128,7 +128,7 @@ export class Target {
     this.serverVersion = reply.softwareVersion;
     this.targetUuid = reply.targetUuid;
     this.grantsUsed = (reply.features & FEATURE.grants) !== 0;
-    this.grantBytes = reply.grantBytes ?? 0;
+    this.grantBytes += reply.grantBytes ?? 0;
     if (reply.fids !== undefined) this.fids.add(reply.fids);
   }
 
@@ -192,6 +192,8 @@ export class Target {
     this.#deferred = [];
     this.activeHandles.clear();
     this.fids.clear();
+    this.grantBytes = 0;
+    this.appLocks.forgetReplay();
     this.requester.failAll(new FsError('ECANCELED', 'another instance of the target serves'), (operation) =>
       VOID_AFTER_RESTART.has(operation.opcode),
     );

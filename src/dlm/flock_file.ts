@@ -110,6 +110,11 @@ export class FlockFile {
     this.waiting.splice(index, 0, call);
   }
 
+  /** The call of this owner that waits with this sequence: there is one at most. */
+  waitsAs(owner: Owner, sequence: number): FlockCall | undefined {
+    return this.waiting.find((call) => call.sequence === sequence && call.owner.key === owner.key);
+  }
+
   unqueue(call: FlockCall): void {
     const index = this.waiting.indexOf(call);
     if (index >= 0) this.waiting.splice(index, 1);

@@ -68,24 +68,23 @@ export class FlockTable {
     return this.#files.size;
   }
 
-  lock(
-    client: ClientUuid,
-    fid: Fid,
-    range: FlockRangeMessage,
-    wait: boolean,
-    sequence = this.#nextSequence,
-  ): FlockGrant {
+  lock(client: ClientUuid, fid: Fid, range: FlockRangeMessage, wait: boolean, replayed?: number): FlockGrant {
     const bounds = boundsOf(range);
+    const sequence = replayed ?? this.#nextSequence;
     if (sequence > SEQUENCE_MAX) throw new FsError('EINVAL', `lock sequence ${sequence} is out of range`);
     if ((this.#calls.get(client)?.size ?? 0) >= FLOCKS_MAX) {
       throw new FsError('ENOLCK', `a client has ${FLOCKS_MAX} application locks`);
     }
+    const owner = ownerOf(client, range);
+    const waits = replayed === undefined ? undefined : this.#files.get(fid)?.waitsAs(owner, replayed);
+    // Said twice, when the connection broke in a recovery: it waits once.
+    if (waits !== undefined) return { handle: waits.handle, granted: false, sequence };
     this.#nextSequence = Math.max(this.#nextSequence, sequence + 1);
     const file = this.#file(fid);
     const call: FlockCall = {
       handle: this.#newHandle(),
       file,
-      owner: ownerOf(client, range),
+      owner,
       pid: range.pid,
       exclusive: range.exclusive,
       ...bounds,

@@ -119,8 +119,8 @@ function admit(
   if (existing !== undefined) {
     if (here) return attached(session, existing, request, agreed, 'resumed');
     if (request.previousInstance !== undefined && request.previousInstance === existing.recoveredFrom) {
-      // The end of its recovery did not reach it. Replays are idempotent, but waiting flocks would wait twice.
-      if (host.recovery?.isOpen === true) target.locks.dropClient(existing.uuid);
+      // The end of its recovery did not reach it, and it replays again, which changes nothing. Nothing is dropped for it: it
+      // may be counted as recovered, and its locks must stand when the window ends.
       return attached(session, existing, request, agreed, 'recover');
     }
     if (request.previousInstance === undefined) goodbye(target, existing);

@@ -231,6 +231,63 @@ test('a connection that breaks in every phase of an upgrade does not lose anythi
   }
 });
 
+test('a connection that breaks in the middle of recovery leaves no lock behind that nobody waits for or holds', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  let breakAt: { readonly state: string; readonly turns: number } | undefined;
+  const b = await world.client('b', {
+    onState: (text) => {
+      if (breakAt === undefined || !text.endsWith(breakAt.state)) return;
+      const { turns } = breakAt;
+      breakAt = undefined;
+      void broken(turns);
+    },
+  });
+  const broken = async (turns: number): Promise<void> => {
+    for (let turn = 0; turn < turns; turn += 1) await Promise.resolve();
+    b.breakConnection();
+  };
+  const [fa, ga] = [await a.create('f'), await a.create('g')];
+  for (let round = 0; round < 80; round += 1) {
+    const [fb, gb] = [await b.open('f', O_RDWR), await b.open('g', O_RDWR)];
+    await a.fs.setLock(a.op, fa.fh, EXCLUSIVE, false);
+    await b.fs.setLock(b.op, gb.fh, EXCLUSIVE, false);
+    const waits = b.fs.setLock(b.op, fb.fh, EXCLUSIVE, true) as Promise<void>;
+    const { op, interrupt } = b.interruptible();
+    const other = { ...EXCLUSIVE, owner: '00000000000000cc' };
+    const gives = b.fs.setLock(op, fb.fh, other, true) as Promise<void>;
+    const gaveUp = assert.rejects(gives, { code: 'EINTR' });
+    await until('b waits', () => b.target.appLocks === 3);
+    const state =
+      (['REPLAY_OPENS', 'REPLAY_LOCKS', 'WAIT_RECOVERED', 'ACTIVE_LOCK'] as const)[round % 4] ?? '';
+    breakAt = { state, turns: Math.floor(round / 4) };
+    await world.upgrade(`2.0.${round}`);
+    await until('the connection broke', () => breakAt === undefined);
+    interrupt();
+    await b.close(gb, EXCLUSIVE.owner);
+    await Promise.all([full(a), full(b), gaveUp]);
+    await a.fs.unlock(a.op, fa.fh, EXCLUSIVE);
+    await within('the waiting lock is granted', waits);
+    assert.equal(await errnoOf(() => a.fs.setLock(a.op, fa.fh, EXCLUSIVE, false)), 'EAGAIN');
+    await b.close(fb, EXCLUSIVE.owner);
+    // What waited twice would be granted now, to nobody.
+    for (const [file, name] of [
+      [fa, 'f'],
+      [ga, 'g'],
+    ] as const) {
+      assert.equal(
+        await errnoOf(() => a.fs.setLock(a.op, file.fh, EXCLUSIVE, false)),
+        'no error',
+        `${name}, round ${round}`,
+      );
+      await a.fs.unlock(a.op, file.fh, EXCLUSIVE);
+    }
+    const opens = (): number =>
+      world.server?.status().clients.reduce((sum, client) => sum + client.opens, 0) ?? 0;
+    await until('closes reach the server', () => opens() === 2);
+  }
+});
+
 test('an evicted client: old handles fail with EIO, lost data is told once, new operations work', async (t) => {
   const world = await clientWorld(t);
   const a = await world.client('a');

@@ -50,6 +50,16 @@ function layout(world: World, kind: FlockRangeMessage['kind'] = 'posix'): string
   }
 }
 
+test('a wait that is replayed twice, by its sequence, waits once', () => {
+  const world = startWorld();
+  on(world, A).write('p');
+  const replay = () => world.server.flock(B, F, range('posix', 'q', 0, END, true), true, 7);
+  assert.deepEqual(replay(), replay());
+  on(world, A).unlock('p');
+  on(world, B).unlock('q');
+  assert.equal(layout(world), '');
+});
+
 test('a posix lock replaces, splits, upgrades and downgrades what its owner had', () => {
   const world = startWorld();
   const a = on(world, A);
