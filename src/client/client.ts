@@ -42,8 +42,8 @@ const NO_TRANSNO = 0 as Transno;
 const GOODBYE_WAIT_MS = 10_000;
 
 /**
+ * Waits without limit once a server has answered, even if it goes away then: that is an upgrade, or a recovery.
  * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused.
- *   While a server says that it is not active yet, the time begins anew.
  */
 export async function startClient(runtime: Runtime, options: ClientOptions): Promise<FsClient> {
   const client = new Client(runtime, options);
@@ -85,19 +85,18 @@ class Client {
       const { connectTimeoutMs } = this.#options;
       let timer: Timer | undefined;
       let why = 'no server answered';
+      let hasAnswered = false;
       const give = (error: FsError): void => {
         timer?.cancel();
         this.#writeBack.stop();
         void member.connection.stop().then(() => reject(error));
       };
-      const restart = (): void => {
-        timer?.cancel();
-        if (connectTimeoutMs === undefined) return;
+      if (connectTimeoutMs !== undefined) {
         timer = this.#runtime.timers.after(connectTimeoutMs, () => {
           const seconds = connectTimeoutMs / 1000;
           give(new FsError('ETIMEDOUT', `${why} within ${seconds} s (${this.#addresses()})`));
         });
-      };
+      }
       let isReady = false;
       const member = this.#addMember({
         ready: () => {
@@ -106,9 +105,11 @@ class Client {
           resolve();
         },
         answered: (reason) => {
-          if (isReady) return;
-          why = reason;
-          restart();
+          if (isReady || hasAnswered) return;
+          // There is a filesystem, being upgraded or recovering: its clients wait for it as long as it takes.
+          hasAnswered = true;
+          timer?.cancel();
+          this.#options.onState?.(`waits for the server: ${reason}`);
         },
         refused: (error, final) => {
           if (isReady) return;
@@ -116,7 +117,6 @@ class Client {
           if (final) give(error);
         },
       });
-      restart();
       member.connection.start();
     });
   }
