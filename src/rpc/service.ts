@@ -3,8 +3,8 @@
  *
  * - A request is decoded, handled and answered in one turn where its handler needs no promise; Incoming.answer() keeps
  *   replies in the order of execution where it does.
- * - Whatever a peer sends is answered: EPROTO for a body that does not fit its message, EOPNOTSUPP for an unknown
- *   opcode. A handler's bug is logged with its stack and answered EIO.
+ * - Whatever a peer sends is answered: EPROTO for a body that does not fit its message or a notice that should be a
+ *   request, EOPNOTSUPP for an unknown opcode. A handler's bug is logged with its stack and answered EIO.
  * - Backpressure: the bulk of a request counts against a budget from here until it is answered. When the budget is
  *   used up the link is not read until there is room. Only bulks count, never requests: a WRITE waits for no lock, so
  *   what holds the budget always ends, while a CANCEL stuck behind counted ENQUEUEs would wait for itself.
@@ -100,6 +100,10 @@ export class Service<Context> implements ServiceApi<Context> {
     let outcome: MaybePromise<Outcome<unknown> | undefined>;
     try {
       if (entry === undefined) throw new FsError('EOPNOTSUPP', `unknown opcode ${frame.header.opcode}`);
+      if (entry.operation.notice !== (frame.header.kind === KIND.notice)) {
+        // A request that nobody answers would keep what is given back with its reply: locks, the count of changes.
+        throw new FsError('EPROTO', `${entry.operation.name}: a notice and a request are not the same`);
+      }
       const request = decode(entry.operation.request, frame.body);
       outcome = entry.handler(context, request, exchange);
     } catch (error) {

@@ -88,6 +88,7 @@ export const DrainProgress = operation(
     locks: req(3, uint),
   }),
   Empty,
+  'notice',
 );
 export type StatusReply = Of<typeof Status.reply>;
 export type ClientStatusMessage = Of<typeof ClientStatus>;

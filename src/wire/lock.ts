@@ -111,6 +111,7 @@ export const Bast = operation(
   'BAST',
   message('BastNotice', { handle: req(1, lockHandle), type: req(2, resourceType), fid: opt(3, fid) }),
   Empty,
+  'notice',
 );
 /** Notice: a waiting flock is granted. errno set (EDEADLK) when it never will be. */
 export const Cast = operation(
@@ -118,6 +119,7 @@ export const Cast = operation(
   'CAST',
   message('CastNotice', { handle: req(1, lockHandle), errno: opt(2, u32) }),
   Empty,
+  'notice',
 );
 /** Request to the holder of a PW data lock: size and times as its applications see them. ENOENT: lock just given back. */
 export const Glimpse = operation(

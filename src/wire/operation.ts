@@ -10,6 +10,8 @@ export interface Operation<Request, Reply> {
   readonly reply: Message<Reply>;
   /** Changes the target: gets a transno, and a resend of it is answered from reply data. */
   readonly modifies: boolean;
+  /** Always sent as a notice, never as a request; all others the other way round. */
+  readonly notice: boolean;
 }
 
 export type RequestOf<O> = O extends Operation<infer R, unknown> ? R : never;
@@ -21,9 +23,9 @@ export function operation<Request, Reply>(
   name: string,
   request: Message<Request>,
   reply: Message<Reply>,
-  modifies: 'modifies' | 'reads' = 'reads',
+  kind: 'modifies' | 'reads' | 'notice' = 'reads',
 ): Operation<Request, Reply> {
-  return { opcode, name, request, reply, modifies: modifies === 'modifies' };
+  return { opcode, name, request, reply, modifies: kind === 'modifies', notice: kind === 'notice' };
 }
 
 export const Empty = message('Empty', {});

@@ -118,6 +118,7 @@ export const Evicted = operation(
   'EVICTED',
   message('EvictedNotice', { reason: req(1, text(500)) }),
   Empty,
+  'notice',
 );
 
 export type ConnectRequest = Of<typeof Connect.request>;

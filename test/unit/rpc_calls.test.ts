@@ -15,7 +15,7 @@ import { Bast, Cancel, Enqueue } from '../../src/wire/lock.js';
 import { Getattr, Readlink } from '../../src/wire/meta.js';
 import { operation } from '../../src/wire/operation.js';
 import { message, req, text } from '../../src/wire/schema.js';
-import { GetFids, Ping } from '../../src/wire/session.js';
+import { Evicted, GetFids, Ping } from '../../src/wire/session.js';
 import { memoryPair } from '../fixtures/memory_connection.js';
 
 const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
@@ -332,16 +332,16 @@ test('failAll ends those that the filter picks, and their late replies are dropp
 test('notices are handled and not answered, and their failures stay with the receiver', async () => {
   const { requester, service, connect, replies } = world();
   const seen: unknown[] = [];
-  service.on(Cancel, (_context, request) => {
-    seen.push(request.handles);
+  service.on(Evicted, (_context, request) => {
+    seen.push(request.reason);
     throw new FsError('EINVAL', 'nobody is told');
   });
-  requester.notify(Cancel, { handles: [] }); // not connected: dropped
+  requester.notify(Evicted, { reason: 'x' }); // not connected: dropped
   connect();
-  requester.notify(Cancel, { handles: [] });
+  requester.notify(Evicted, { reason: 'x' });
   service.on(Ping, () => ({ reply: {} }));
   await requester.call(Ping, {});
-  assert.deepEqual([seen, replies.length], [[[]], 1]);
+  assert.deepEqual([seen, replies.length], [['x'], 1]);
 });
 
 test('bulks in hand are limited: the link is not read until there is room, and cancels never count', async () => {

@@ -3,9 +3,9 @@ import { type TestContext, test } from 'node:test';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import { FrameLink } from '../../src/rpc/link.js';
 import { blocksBytes } from '../../src/server/space_grants.js';
-import { Status } from '../../src/wire/admin.js';
+import { DrainProgress, Status } from '../../src/wire/admin.js';
 import { Sync, Write } from '../../src/wire/data.js';
-import { Unlink } from '../../src/wire/meta.js';
+import { Setattr, Unlink } from '../../src/wire/meta.js';
 import { memoryPair } from '../fixtures/memory_connection.js';
 import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../fixtures/server_world.js';
 import { until } from '../fixtures/until.js';
@@ -103,4 +103,14 @@ test('who asks for anything before CONNECT, or for too much after it, is refused
   void admin.lookup('f');
   await until('its connection is closed', () => admin.closed);
   assert.ok(await client.lookup('f'));
+});
+
+test('a change that is sent as a notice is not made, and a notice sent as a request is refused', async (t) => {
+  const world = await withServer(t, 32 * MIB);
+  const [rude, other] = [await world.connected('rude'), await world.connected('other')];
+  rude.requester.notify(Setattr, { fid: ROOT_FID, mode: 0 });
+  assert.equal(await rude.errno(DrainProgress, { dirtyBytes: 0, rpcsInFlight: 0, locks: 0 }), 'EPROTO');
+  // Nobody would have been told that it is done: its lock on the root would have been held for ever.
+  const { attr } = await other.call(Setattr, { fid: ROOT_FID, mode: 0o700 });
+  assert.equal(attr.mode & 0o7777, 0o700);
 });
