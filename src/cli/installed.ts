@@ -7,25 +7,8 @@
 
 import { mkdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-
-/** Folder of the installed package: the nearest one above this file whose package.json is ours. */
-export function packageRoot(from: string = fileURLToPath(import.meta.url)): string {
-  for (let folder = dirname(from); ; folder = dirname(folder)) {
-    if (readName(folder) === 'holdfast') return folder;
-    if (folder === dirname(folder)) throw new Error(`no package.json of holdfast above ${from}`);
-  }
-}
-
-function readName(folder: string): string | undefined {
-  try {
-    return (JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as { name?: string }).name;
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw cause;
-  }
-}
+import { join } from 'node:path';
+import { packageRoot } from '../../native/binding.js';
 
 /** Version in package.json of the installed tree. */
 export function installedVersion(root: string = packageRoot()): string {

@@ -9,8 +9,8 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, w
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { packageRoot } from '../../native/binding.js';
 import { type Child, runCommand, startUntilLine } from '../../src/cli/demo/process.js';
-import { packageRoot } from '../../src/cli/installed.js';
 
 const MIB = 1 << 20;
 // Of the tree that this file was built into, whatever its name.

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { packageRoot } from '../../src/cli/installed.js';
+import { packageRoot } from '../../native/binding.js';
 import { runOk } from '../fixtures/child.js';
 import { type Place, sharedCluster } from '../fixtures/shared_cluster.js';
 

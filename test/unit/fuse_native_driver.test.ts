@@ -14,9 +14,9 @@ import {
 } from '../../mount/fuse_native_driver.js';
 import { FuseNativeOps } from '../../mount/fuse_native_ops.js';
 import { mountAt } from '../../mount/mount_table.js';
+import { packageRoot } from '../../native/binding.js';
 import { S_IFIFO, S_IFMT } from '../../src/base/attr.js';
 import { FsError } from '../../src/base/errno.js';
-import { packageRoot } from '../../src/cli/installed.js';
 import { nodeTimers } from '../../src/runtime/node_clock.js';
 import { Agent, LOCK, O } from '../fixtures/agent.js';
 import { runOk } from '../fixtures/child.js';

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
 import { test } from 'node:test';
-import { packageRoot } from '../../src/cli/installed.js';
+import { packageRoot } from '../../native/binding.js';
 
 const root = packageRoot();
 

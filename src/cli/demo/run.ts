@@ -7,11 +7,12 @@ import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { packageRoot } from '../../../native/binding.js';
 import { nodeRuntime } from '../../runtime/node_runtime.js';
 import { sleep } from '../../runtime/ports.js';
 import { CliError } from '../common.js';
 import type { DemoOptions } from '../demo.js';
-import { installedVersion, packageRoot } from '../installed.js';
+import { installedVersion } from '../installed.js';
 import { type Child, runCommand, startChild, startUntilLine } from './process.js';
 import type { RoleName } from './roles.js';
 import { installAs, nextVersion } from './tree.js';

@@ -10,7 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join, relative } from 'node:path';
-import { packageRoot } from '../installed.js';
+import { packageRoot } from '../../../native/binding.js';
 
 /**
  * Copies the running installation to `target` with another version in its package.json.
