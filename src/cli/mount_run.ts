@@ -16,13 +16,15 @@ import type { FsClient } from '../client/api.js';
 import type { NodeRuntime } from '../runtime/node_runtime.js';
 import type { Address } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
-import { CliError, describeFailure, formatAddress } from './common.js';
+import { CliError, describeFailure, formatAddress, formatBytes } from './common.js';
 import { controlPath, serveControl } from './control.js';
 import { installedVersion } from './installed.js';
 
 const log = logger('cli:mount');
 
 const CONNECT_TIMEOUT_MS = 10_000;
+/** An unmount by force waits so long for a server that may answer; a program that wants to be rid of the mount, too. */
+const FORCED_FLUSH_MS = 2000;
 /** How often `holdfast umount` is told how much is left. */
 const PROGRESS_MS = 200;
 
@@ -48,6 +50,11 @@ export async function mount(
   } catch (thrown) {
     const { line, exitCode } = describeFailure(thrown);
     reporter?.failed(line, exitCode);
+    if (thrown instanceof GivenUp) {
+      // The client goes on trying to reach its server for as long as there is a process.
+      process.stderr.write(`holdfast: ${line}\n`);
+      process.exit(exitCode);
+    }
     throw thrown;
   }
 }
@@ -66,6 +73,11 @@ async function startBackground(
     if (thrown instanceof BackgroundFailure) throw new CliError(thrown.message, thrown.exitCode);
     throw thrown;
   }
+}
+
+/** Unmounted by force, and the server did not take what was left. */
+class GivenUp extends CliError {
+  override name = 'GivenUp';
 }
 
 interface RunningMount {
@@ -137,12 +149,24 @@ async function serveMount(
   const flushed = kernel.closed.then(() => client.unmount());
   // Looked at below and by the control socket; until then nobody may be listening.
   flushed.catch((thrown: unknown) => log('unmount: %O', thrown));
+  let giveUp: (why: GivenUp) => void = () => undefined;
+  const givenUp = new Promise<never>((_, reject) => {
+    giveUp = reject;
+  });
+  givenUp.catch(() => undefined);
   const control = await serveControl(mountpoint, async (request, progress) => {
     if (request.command === 'status') return { ...client.status(), mountpoint };
     await kernel.unmount(request.force ? 'force' : 'plain');
     const stop = reportEvery(runtime, () => progress({ dirtyBytes: dirtyBytes(client) }));
     try {
-      await flushed;
+      if (!request.force) await flushed;
+      else if (!(await settledWithin(runtime, flushed, FORCED_FLUSH_MS))) {
+        const lostBytes = dirtyBytes(client);
+        const text = `unmounted by force; ${formatBytes(lostBytes)} were not written to the server`;
+        // The answer leaves first.
+        setImmediate(() => giveUp(new GivenUp(text)));
+        return { lostBytes };
+      }
     } finally {
       stop();
     }
@@ -155,8 +179,16 @@ async function serveMount(
       });
     });
   }
-  const ended = flushed.finally(() => control.close());
+  const ended = Promise.race([flushed, givenUp]).finally(() => control.close());
   return { ended };
+}
+
+/** @returns whether it was; its failure is the caller's as well. */
+function settledWithin(runtime: NodeRuntime, work: Promise<void>, ms: number): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const timer = runtime.timers.after(ms, () => resolve(false));
+    work.then(() => resolve(true), reject).finally(() => timer.cancel());
+  });
 }
 
 function dirtyBytes(client: FsClient): number {

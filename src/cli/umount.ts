@@ -22,7 +22,14 @@ export function registerUmount(program: Command): void {
         if (process.stderr.isTTY)
           process.stderr.write(`\rholdfast: ${formatBytes(dirtyBytes)} left to write   `);
       });
-      if (answer !== undefined) return;
+      if (answer !== undefined) {
+        const { lostBytes } = answer.data as { lostBytes?: number };
+        if (lostBytes === undefined) return;
+        process.stderr.write(
+          `holdfast: the server did not answer: ${formatBytes(lostBytes)} that were not written are lost\n`,
+        );
+        return;
+      }
       // No client process: what is left of the mount can only be detached.
       if (!isMounted(mountpoint)) throw new CliError(`${path} is not a mount of Holdfast`);
       unmountPath(mountpoint, force ? 'detach' : 'plain');

@@ -217,3 +217,21 @@ test('a client process whose server is away ends by umount --force, and its user
     assert.equal(isAlive(mount.child.pid), false);
   });
 });
+
+test('umount --force does not wait for a server that is there and does not answer; it says what is lost', async (t) => {
+  const cluster = await startCluster(t, { serveArgs: ['--drain-timeout', '1'] });
+  const agent = cluster.agent();
+  const fd = await agent.open('f', O.CREAT | O.RDWR);
+  await agent.write(fd, 'x');
+  await agent.fsync(fd);
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  cluster.server.child.kill('SIGSTOP');
+  t.after(() => cluster.server.child.kill('SIGCONT'));
+  await agent.write(fd, 'never to be seen');
+  const forced = await within('umount --force', cluster.cli(['umount', '--force', mount.dir]), 10_000);
+  assert.deepEqual([forced.code, /lost/.test(forced.stderr)], [0, true], forced.stderr);
+  const exit = await within('the client process ends', mount.child.exited);
+  assert.equal(exit.code, 1, mount.child.tail());
+  cluster.server.child.kill('SIGCONT');
+});
