@@ -16,17 +16,19 @@ import {
 } from '../wire/meta.js';
 import type { AttrChange, Caller, Known } from './api.js';
 import type { Core } from './core.js';
-import { exclusively } from './data_locks.js';
+import { type DataLocks, exclusively } from './data_locks.js';
 import type { FileState } from './file_state.js';
 import type { Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
 
 export class AttrOperations {
   readonly #core: Core;
+  readonly #locks: DataLocks;
   readonly #writeBack: WriteBack;
 
-  constructor(core: Core, writeBack: WriteBack) {
+  constructor(core: Core, locks: DataLocks, writeBack: WriteBack) {
     this.#core = core;
+    this.#locks = locks;
     this.#writeBack = writeBack;
   }
 
@@ -80,13 +82,14 @@ export class AttrOperations {
   }
 
   #truncate(op: Caller, target: Target, file: FileState, change: AttrChange, size: number): Promise<Attr> {
-    return exclusively(op, file, async () => {
+    const cut = async (): Promise<Attr> => {
       this.#core.dropPages(target, file, size);
       this.#writeBack.dropped(file);
       // Those under way could come after the cut and extend the file again.
       await this.#writeBack.flush(target, file);
       return this.#setattr(target, file.fid, change, true);
-    });
+    };
+    return exclusively(op, file, () => this.#locks.toCut(op, target, file, cut));
   }
 
   async #setattr(

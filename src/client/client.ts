@@ -57,6 +57,7 @@ class Client {
   readonly #uuid: ClientUuid;
   readonly #core: Core;
   readonly #writeBack: WriteBack;
+  readonly #locks: DataLocks;
   readonly #data: DataOperations;
   readonly #appLocks: LockOperations;
   readonly #members: Member[] = [];
@@ -69,12 +70,8 @@ class Client {
     this.#uuid = runtime.rng.uuid() as ClientUuid;
     this.#core = new Core(runtime, options);
     this.#writeBack = new WriteBack(this.#core);
-    this.#data = new DataOperations(
-      this.#core,
-      new DataLocks(this.#core),
-      new Reader(this.#core),
-      this.#writeBack,
-    );
+    this.#locks = new DataLocks(this.#core);
+    this.#data = new DataOperations(this.#core, this.#locks, new Reader(this.#core), this.#writeBack);
     this.#appLocks = new LockOperations(this.#core);
     this.#answerServer();
   }
@@ -126,8 +123,8 @@ class Client {
     const data = this.#data;
     const appLocks = this.#appLocks;
     const names = new NameOperations(core, this.#writeBack);
-    const attrs = new AttrOperations(core, this.#writeBack);
-    const opens = new OpenOperations(core, names, appLocks, this.#writeBack);
+    const attrs = new AttrOperations(core, this.#locks, this.#writeBack);
+    const opens = new OpenOperations(core, names, appLocks, this.#locks, this.#writeBack);
     return {
       lookup: names.lookup.bind(names),
       create: names.create.bind(names),

@@ -88,6 +88,30 @@ export class DataLocks {
     }
   }
 
+  /**
+   * Under PW for a truncate. The kernel writes no page of the file back until it has the truncate's answer
+   * (FUSE_NOWRITE), so an invalidation of dirty pages waits for it: it must wait on the target for nobody who waits for a
+   * lock of ours. With PW in hand it does not (docs/LOCKING.md, "Truncates").
+   */
+  async toCut<T>(op: Passenger, target: Target, file: FileState, run: () => Promise<T>): Promise<T> {
+    let lock: CachedLock;
+    file.waitsToCut = true;
+    try {
+      lock = await this.#acquire(op, target, file, 'PW');
+    } finally {
+      file.waitsToCut = false;
+    }
+    try {
+      return await run();
+    } finally {
+      target.locks.dropRef(lock);
+      if (file.cutCrossed) {
+        file.cutCrossed = false;
+        this.#dropAfter(file, 0, Number.MAX_SAFE_INTEGER);
+      }
+    }
+  }
+
   /** The size under a lock whose grant did not bring it. */
   async learnSize(op: Passenger, target: Target, file: FileState): Promise<void> {
     while (!file.sizeKnown) {

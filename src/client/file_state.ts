@@ -39,6 +39,10 @@ export class FileState {
   ctime: Timespec = { sec: 0, nsec: 0 };
   /** A truncate, fallocate or copy is under way: writes wait. */
   exclusive: Promise<void> | undefined;
+  /** A truncate asks for its PW lock, and until it is done the kernel writes no page of the file back. */
+  waitsToCut = false;
+  /** A lock went back meanwhile without the kernel's pages: they are dropped when the truncate is done. */
+  cutCrossed = false;
   /** When the oldest dirty page became dirty. */
   dirtySinceMs = 0;
   /** Write back everything, not only full granules. write_back.ts owns it. */

@@ -132,7 +132,10 @@ function without(ranges: readonly Range[], file: FileState): Range[] {
   return [...left];
 }
 
-/** Drops the kernel's pages, and serves held requests that turn out to be in the way. */
+/**
+ * Drops the kernel's pages, and serves held requests that turn out to be in the way. Pages that a mapping dirtied under
+ * PR, just before a truncate began to wait for PW, cannot come before the truncate is done: they are dropped after it.
+ */
 async function dropPages(
   core: Core,
   target: Target,
@@ -141,14 +144,22 @@ async function dropPages(
 ): Promise<void> {
   if (ranges?.length === 0) return;
   const { timers } = core.runtime;
+  let pass = (): void => undefined;
+  const passed = new Promise<void>((resolve) => {
+    pass = resolve;
+  });
   const unstick = (): void => {
     const lock = target.locks.find('data', file.fid, 'PW', 0) ?? target.locks.find('data', file.fid, 'PR', 0);
     if (lock !== undefined) for (const held of [...file.held]) held.serve(lock);
+    if (file.waitsToCut) {
+      file.cutCrossed = true;
+      pass();
+    }
     timer = timers.after(STUCK_MS, unstick);
   };
   let timer = timers.after(STUCK_MS, unstick);
   try {
-    await core.kernel.dropPages(file.fid, ranges);
+    await Promise.race([core.kernel.dropPages(file.fid, ranges), passed]);
   } finally {
     timer.cancel();
   }

@@ -6,7 +6,7 @@ import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import { Create, Open, WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE } from '../wire/meta.js';
 import type { Caller, Known, NewObject } from './api.js';
 import type { Core } from './core.js';
-import { exclusively } from './data_locks.js';
+import { type DataLocks, exclusively } from './data_locks.js';
 import type { LockOperations } from './lock_operations.js';
 import { applyCreate, type NameOperations } from './ns_operations.js';
 import { reportWriteError } from './open_files.js';
@@ -21,10 +21,18 @@ export class OpenOperations {
   readonly #core: Core;
   readonly #names: NameOperations;
   readonly #appLocks: LockOperations;
+  readonly #locks: DataLocks;
   readonly #writeBack: WriteBack;
 
-  constructor(core: Core, names: NameOperations, appLocks: LockOperations, writeBack: WriteBack) {
+  constructor(
+    core: Core,
+    names: NameOperations,
+    appLocks: LockOperations,
+    locks: DataLocks,
+    writeBack: WriteBack,
+  ) {
     this.#core = core;
+    this.#locks = locks;
     this.#names = names;
     this.#appLocks = appLocks;
     this.#writeBack = writeBack;
@@ -36,13 +44,14 @@ export class OpenOperations {
     return core.pass(target, op, () => {
       if ((flags & O_TRUNC) === 0) return this.#open(op, target, fid, flags);
       const file = core.files.of(fid);
-      return exclusively(op, file, async () => {
+      const cut = async (): Promise<Fh> => {
         // What is dirty would only be cut off; but no WRITE may come after the cut.
         core.dropPages(target, file);
         this.#writeBack.dropped(file);
         await this.#writeBack.flush(target, file);
         return this.#open(op, target, fid, flags);
-      });
+      };
+      return exclusively(op, file, () => this.#locks.toCut(op, target, file, cut));
     });
   }
 

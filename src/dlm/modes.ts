@@ -85,7 +85,11 @@ export function overlapOf(type: LockSpec['type']): Overlap {
   }
 }
 
-const TYPE_RANK: Readonly<Record<LockSpec['type'], number>> = { active: 0, inode: 1, data: 2 };
+/**
+ * Data before inodes: a client may need long to give a data lock back, and a truncate of its own may have to come first
+ * (docs/LOCKING.md, "Truncates"), which must find the inode free.
+ */
+const TYPE_RANK: Readonly<Record<LockSpec['type'], number>> = { active: 0, data: 1, inode: 2 };
 
 /** The order in which an operation takes its locks: type, then FID. Two operations cannot then wait for each other. */
 export function compareSpecs(a: LockSpec, b: LockSpec): number {

@@ -12,7 +12,7 @@ import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import { ACL_ACCESS, aclAfterChmod, encodeAcl, parseAcl } from './acl.js';
 import type { Call } from './call.js';
 import { checkSize } from './file_size.js';
-import { type Answered, dataLock, inodeLock, locked } from './locked.js';
+import { type Answered, dataToSet, inodeLock, locked } from './locked.js';
 import { needInode } from './look.js';
 
 type Request = RequestOf<typeof Setattr>;
@@ -32,7 +32,7 @@ export function setattr(
   return locked(
     call,
     incoming,
-    () => locksFor(request, needInode(store, fid)),
+    () => locksFor(call, request, needInode(store, fid)),
     () => {
       const before = needInode(store, fid);
       const now = target.runtime.clock.wall();
@@ -63,11 +63,11 @@ export function setattr(
  * Data EX where size or mtime are set: a client that writes into its cache is the authority on both, and would set its
  * own mtime over this one at its next flush.
  */
-function locksFor(request: Request, inode: Inode): readonly LockSpec[] {
+function locksFor(call: Call, request: Request, inode: Inode): readonly LockSpec[] {
   const attr = inodeLock(request.fid, 'EX', BIT_ATTR);
   const setsMtime = request.mtime !== undefined || request.mtimeNow === true;
   const needsData = isRegular(inode.mode) && (request.sizeBytes !== undefined || setsMtime);
-  return needsData ? [attr, dataLock(request.fid, 'EX')] : [attr];
+  return needsData ? [attr, ...dataToSet(call, request.fid)] : [attr];
 }
 
 function changed(inode: Inode, request: Request, now: Timespec): Inode {

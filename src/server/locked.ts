@@ -21,6 +21,16 @@ export function dataLock(fid: Fid, mode: Mode): LockSpec {
 }
 
 /**
+ * The data of a file for an operation that sets its size or times. A client that holds PW needs no more: nobody else has
+ * a data lock then, and it keeps its own until it has the reply.
+ */
+export function dataToSet(call: Call, fid: Fid): readonly LockSpec[] {
+  return call.target.locks.dataWriter(fid, undefined)?.client === call.export.uuid
+    ? []
+    : [dataLock(fid, 'EX')];
+}
+
+/**
  * @param plan the locks needed as things are now; throws FsError when the operation cannot be done at all.
  * @param run executes the operation under them; what it finds is what the last plan saw.
  */

@@ -11,7 +11,7 @@ import { BIT_ATTR, type GrantMessage } from '../wire/lock.js';
 import type { Close, Open } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import type { Call } from './call.js';
-import { type Answered, dataLock, inodeLock, locked } from './locked.js';
+import { type Answered, dataLock, dataToSet, inodeLock, locked } from './locked.js';
 import { needInode } from './look.js';
 import { deadAmong, destroyAll } from './orphans.js';
 import { attrBits, grantData, grantInode } from './wants.js';
@@ -39,7 +39,8 @@ export function open(
     () => {
       const { mode } = needInode(store, request.fid);
       const truncates = isRegular(mode) && (request.flags & O_TRUNC) !== 0;
-      return truncates ? truncationLocks(request.fid) : [inodeLock(request.fid, 'PR', attrBits(mode))];
+      if (truncates) return [inodeLock(request.fid, 'EX', BIT_ATTR), ...dataToSet(call, request.fid)];
+      return [inodeLock(request.fid, 'PR', attrBits(mode))];
     },
     () =>
       openInode(call, request, (attr, locks) => {

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { clientWorld, O_RDWR, type TestClient } from './client_world.js';
+import { clientWorld, O_RDWR, O_TRUNC, type TestClient } from './client_world.js';
 
 const ROUNDS = 60;
 const SIZE = 300_000;
@@ -54,6 +54,29 @@ test('writes that take set-id bits away do not wait for a truncate of another cl
   ]);
   await writeAsUser(a, file, 0);
   assert.equal((await b.lookup('f'))?.attr.mode, 0o100755);
+});
+
+test('truncates of two clients come to an end though the kernel drops no dirty page before its own is answered', async (t) => {
+  const world = await clientWorld(t, { lockTimeoutMs: 2000 });
+  const clients = [await world.client('a'), await world.client('b')];
+  const made = await clients[0]?.create('f');
+  assert.ok(made !== undefined);
+  const one = async (client: TestClient): Promise<void> => {
+    const file = await client.open('f', O_RDWR);
+    let answered: Promise<unknown> = Promise.resolve();
+    client.kernel.onDropPages = async () => {
+      await answered;
+    };
+    await rounds(async (round) => {
+      await client.write(file, round, 'mapped');
+      answered = client.setattr(file.fid, { sizeBytes: 10_000 + round });
+      await answered;
+      await client.fs.setattr(client.op, file.fid, { mtime: 'now', killSuidgid: false });
+      answered = client.open('f', O_RDWR | O_TRUNC).then((cut) => client.close(cut));
+      await answered;
+    });
+  };
+  await Promise.all(clients.map(one));
 });
 
 test('a write waits for a truncate of its own client without a lock that another client wants', async (t) => {

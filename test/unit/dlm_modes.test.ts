@@ -51,7 +51,7 @@ test('specs are ordered by type, then FID, and joined where they name one resour
       active('PR'),
       inode(9, 'EX', 2),
     ]),
-    [active('PR'), inode(2, 'PR', 2), inode(9, 'EX', 3), data(4, 'EX')],
+    [active('PR'), data(4, 'EX'), inode(2, 'PR', 2), inode(9, 'EX', 3)],
   );
 });
 

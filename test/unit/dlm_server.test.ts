@@ -150,13 +150,13 @@ test('a BAST never overtakes the reply that tells of the grant', async () => {
 test('an operation that waits for its second lock keeps its first', async () => {
   const { server, time, told } = startWorld();
   const blocker = now(server.enqueue(B, inode(7, 'PR')));
-  const rename = new Outcome(server.acquire(A, [inode(7, 'EX'), inode(5, 'EX'), data(3, 'EX')]));
+  const rename = new Outcome(server.acquire(A, [inode(9, 'EX'), inode(7, 'EX'), data(3, 'EX')]));
   assert.deepEqual(told(), ['bast client-b inode 7 PR']);
-  assert.equal(server.tryEnqueue(C, inode(5, 'PR')), undefined);
-  assert.notEqual(server.tryEnqueue(C, data(3, 'PR')), undefined);
+  assert.equal(server.tryEnqueue(C, data(3, 'PR')), undefined);
+  assert.notEqual(server.tryEnqueue(C, inode(9, 'PR')), undefined);
   server.cancel(B, [blocker]);
   await time.turn();
-  assert.deepEqual([rename.state, told()], ['waiting', ['bast client-c data 3 PR']]);
+  assert.deepEqual([rename.state, told()], ['waiting', ['bast client-c inode 9 PR']]);
   server.dropClient(C);
   await time.turn();
   rename.value?.();
