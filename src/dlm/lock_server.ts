@@ -41,7 +41,12 @@ export interface LockServerOptions {
    * name a lock of this one: give each instance a range of its own.
    */
   readonly firstHandle?: number;
+  /** Cache locks of one client, held and waited for. Default CACHE_LOCKS_MAX. */
+  readonly maxCacheLocks?: number;
 }
+
+/** Several times what a client of ours keeps: only one that never gives anything back comes here. */
+export const CACHE_LOCKS_MAX = 500_000;
 
 /** What one client holds and waits for, application locks aside. */
 interface ClientLocks {
@@ -71,6 +76,7 @@ export class LockServer implements LockServerApi {
   readonly #outbox: ServerLock[] = [];
   /** Granted to waiting enqueues in this turn. */
   #fresh: ServerLock[] = [];
+  readonly #maxCacheLocks: number;
   #flushing = false;
   #nextHandle: number;
 
@@ -78,6 +84,7 @@ export class LockServer implements LockServerApi {
     this.#timers = options.timers;
     this.#callbacks = options.callbacks;
     this.#nextHandle = options.firstHandle ?? 1;
+    this.#maxCacheLocks = options.maxCacheLocks ?? CACHE_LOCKS_MAX;
     this.#deadlines = new BastDeadlines(options.timers, options.clock, options.lockTimeoutMs, (lock) => {
       if (lock.state === 'granted') this.#callbacks.expired(lock.client, lock);
     });
@@ -89,6 +96,9 @@ export class LockServer implements LockServerApi {
 
   enqueue(client: ClientUuid, spec: LockSpec, signal?: AbortSignal): MaybePromise<LockHandle> {
     if (signal?.aborted) throw cancelled('the request was given up');
+    if (this.#hasTooMany(client, spec)) {
+      throw new FsError('ENOLCK', `a client has ${this.#maxCacheLocks} locks and gives none back`);
+    }
     const lock = this.#newClientLock(client, spec);
     if (lock.resource.free(lock)) {
       this.#hold(lock);
@@ -122,6 +132,7 @@ export class LockServer implements LockServerApi {
   }
 
   tryEnqueue(client: ClientUuid, spec: LockSpec): LockHandle | undefined {
+    if (this.#hasTooMany(client, spec)) return undefined;
     const lock = this.#newClientLock(client, spec);
     if (!lock.resource.free(lock)) return undefined;
     this.#hold(lock);
@@ -280,6 +291,10 @@ export class LockServer implements LockServerApi {
       this.#clients.set(client, known);
     }
     return known;
+  }
+
+  #hasTooMany(client: ClientUuid, spec: LockSpec): boolean {
+    return spec.type !== 'active' && (this.#clients.get(client)?.locks.size ?? 0) >= this.#maxCacheLocks;
   }
 
   #forgetIfIdle(client: ClientUuid): void {

@@ -17,6 +17,20 @@ test('what conflicts with nothing is granted without a promise', () => {
   assert.deepEqual(server.size, EMPTY);
 });
 
+test('a client that takes locks and gives none back gets no more, alone; the active lock is not counted', () => {
+  const { server } = startWorld({ maxCacheLocks: 2 });
+  const held = [now(server.enqueue(A, inode(5, 'PR'))), now(server.enqueue(A, inode(5, 'PR')))];
+  assert.equal(server.tryEnqueue(A, inode(6, 'PR')), undefined);
+  assert.throws(() => server.enqueue(A, inode(6, 'PR')), { code: 'ENOLCK' });
+  now(server.enqueue(A, active('PR')));
+  now(server.enqueue(B, inode(6, 'PR')));
+  server.cancel(A, held);
+  now(server.enqueue(A, inode(6, 'PR')));
+  server.dropClient(A);
+  server.dropClient(B);
+  assert.deepEqual(server.size, EMPTY);
+});
+
 test('a conflicting enqueue calls the holder back and is granted when it cancels', async () => {
   const { server, told, time } = startWorld();
   const held = now(server.enqueue(A, data(5, 'PW')));

@@ -73,7 +73,12 @@ export interface World {
 }
 
 export function startWorld(
-  options: { lockTimeoutMs?: number; onBast?: (lock: HeldLock) => void; firstHandle?: number } = {},
+  options: {
+    lockTimeoutMs?: number;
+    onBast?: (lock: HeldLock) => void;
+    firstHandle?: number;
+    maxCacheLocks?: number;
+  } = {},
 ): World {
   const time = new ManualTime();
   let said: string[] = [];
@@ -83,6 +88,7 @@ export function startWorld(
     clock: time,
     lockTimeoutMs: options.lockTimeoutMs ?? 1000,
     ...(options.firstHandle === undefined ? {} : { firstHandle: options.firstHandle }),
+    ...(options.maxCacheLocks === undefined ? {} : { maxCacheLocks: options.maxCacheLocks }),
     callbacks: {
       bast(lock) {
         said.push(`bast ${lock.client} ${lock.type} ${lock.fid} ${lock.mode}`);
