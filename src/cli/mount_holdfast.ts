@@ -1,12 +1,13 @@
 #!/usr/bin/env node
 /**
  * mount.holdfast: what mount(8) runs for `mount -t holdfast` and /etc/fstab.
- *   mount.holdfast SOURCE MOUNTPOINT [-sfnv] [-N namespace] [-o OPTIONS] [-t TYPE]
+ *   mount.holdfast SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS] [-t TYPE]
  * Options of mount(8) itself (defaults, auto, _netdev, ...) are left out, the rest is `holdfast mount -o`.
  */
 
 import { Command, CommanderError } from 'commander';
-import { describeFailure, parseAddresses } from './common.js';
+import type { Address } from '../runtime/ports.js';
+import { CliError, describeFailure, parseAddresses } from './common.js';
 
 /** Words of fstab that are mount(8)'s business, not the filesystem's. */
 const MOUNT_WORDS = new Set([
@@ -34,22 +35,32 @@ export function filesystemOptions(options: string): string {
     .join(',');
 }
 
+/** The parser's error is commander's, which has printed its own: this one is ours to print. */
+function addressesOf(source: string): readonly Address[] {
+  try {
+    return parseAddresses(source);
+  } catch (cause) {
+    throw new CliError((cause as Error).message, 1, { cause });
+  }
+}
+
 async function run(argv: readonly string[]): Promise<number> {
   const command = new Command('mount.holdfast')
     .argument('<source>', 'HOST:PORT[,HOST:PORT...]')
     .argument('<mountpoint>')
-    .option('-s', 'tolerate unknown options')
+    .option('-s', 'accepted, without effect')
     .option('-f', 'fake: check the arguments only')
     .option('-n', 'accepted, without effect')
     .option('-v', 'accepted, without effect')
     .option('-t <type>', 'accepted, without effect')
     .option('-o <options>', 'mount options', '')
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'mount.holdfast: ')) })
     .exitOverride();
   try {
     command.parse([...argv]);
     const [source = '', mountpoint = ''] = command.args;
     const options = command.opts<{ o: string; f?: boolean }>();
-    const servers = parseAddresses(source);
+    const servers = addressesOf(source);
     if (options.f === true) return 0;
     const { mount } = await import('./mount_run.js');
     await mount(servers, mountpoint, filesystemOptions(options.o), false);

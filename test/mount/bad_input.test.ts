@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdirSync, openSync, readFileSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import test from 'node:test';
 import type { Transno, Xid } from '../../src/base/ids.js';
 import { encodeHeader, HEADER_SIZE, type Header, KIND } from '../../src/wire/header.js';
@@ -235,6 +235,33 @@ test('a /dev/fuse that is missing or something else is named', async (t) => {
     assert.deepEqual([done.code, done.stderr.trim().split('\n').length], [1, 1], done.stderr);
     assert.match(done.stderr, text);
   }
+});
+
+test('mount.holdfast leaves out what is the business of mount(8), and says what is wrong with the rest', async (t) => {
+  const cluster = await startCluster(t, { ...SMALL, mounts: 0 });
+  const dir = join(cluster.folder, 'dir');
+  mkdirSync(dir);
+  const helper = join(dirname(cluster.tree.main), 'mount_holdfast.js');
+  const mount = (...args: string[]) => run(process.execPath, [helper, ...args], { env: cluster.env });
+  for (const [args, code, text] of [
+    [['nowhere:', dir], 32, /"nowhere:" is not HOST:PORT/],
+    [[cluster.address, join(dir, 'missing')], 32, /does not exist/],
+    [[cluster.address, dir, '-o', 'rw,nonsense'], 32, /nonsense/],
+    [[cluster.address], 1, /missing required argument/],
+  ] as const) {
+    const done = await mount(...args);
+    assert.deepEqual([done.code, done.stderr.trim().split('\n').length], [code, 1], done.stderr);
+    assert.match(done.stderr, text);
+  }
+  const done = await mount(
+    cluster.address,
+    dir,
+    '-n',
+    '-o',
+    'rw,_netdev,noauto,nofail,users,x-systemd.automount',
+  );
+  assert.equal(done.code, 0, done.stderr);
+  await cluster.cliOk(['umount', dir]);
 });
 
 /** Opens a connection, writes, and resolves when the server closes it. */
