@@ -29,7 +29,7 @@ export function registerMkfs(program: Command): void {
     .option('--label <name>', 'name for people', parseLabel, 'holdfast')
     .option('--force', 'destroy what is on the devices')
     .action(async (options: MkfsOptions) => {
-      const { openTargetDevices, resolveDevices } = await import('./target_devices.js');
+      const { openTargetDevices, resolveDevices, withNames } = await import('./target_devices.js');
       const { nodeRuntime } = await import('../runtime/node_runtime.js');
       const { formatTarget } = await import('../storage/mkfs.js');
       const pair = await resolveDevices(options);
@@ -40,7 +40,9 @@ export function registerMkfs(program: Command): void {
             label: options.label,
             force: options.force === true,
           });
-          for (const line of made.destroyed) process.stderr.write(`holdfast: destroyed: ${line}\n`);
+          for (const line of made.destroyed) {
+            process.stderr.write(`holdfast: destroyed: ${pair.named(line)}\n`);
+          }
           process.stdout.write(
             `holdfast: made ${made.superblock.label} (${made.superblock.targetUuid}): ` +
               `metadata ${formatBytes(devices.metaSizeBytes)}, data ${formatBytes(devices.data.sizeBytes)}\n`,
@@ -48,6 +50,8 @@ export function registerMkfs(program: Command): void {
         } finally {
           await devices.close();
         }
+      } catch (thrown) {
+        throw withNames(pair, thrown);
       } finally {
         await pair.release();
       }

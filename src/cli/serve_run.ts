@@ -16,7 +16,13 @@ import { openTarget } from '../storage/target.js';
 import { CliError, formatAddress } from './common.js';
 import { installedVersion } from './installed.js';
 import type { ServeOptions } from './serve.js';
-import { type OpenDevices, openTargetDevices, type ResolvedPair, resolveDevices } from './target_devices.js';
+import {
+  type OpenDevices,
+  openTargetDevices,
+  type ResolvedPair,
+  resolveDevices,
+  withNames,
+} from './target_devices.js';
 
 const log = logger('cli:serve');
 
@@ -62,7 +68,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   } catch (thrown) {
     failed = true;
     await server.stop();
-    throw thrown;
+    throw withNames(pair, thrown);
   } finally {
     metrics?.close();
     await devices?.close();

@@ -2,6 +2,7 @@
 
 import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { FsError } from '../base/errno.js';
 import {
   type NodeBlockDevice,
   openBlockDevice,
@@ -21,6 +22,8 @@ export interface DevicePaths {
 export interface ResolvedPair {
   readonly meta: ResolvedDevice;
   readonly data: ResolvedDevice;
+  /** A message about the devices in the user's words: the file that was named, not the loop device it has. */
+  named(text: string): string;
   release(): Promise<void>;
 }
 
@@ -31,6 +34,7 @@ export async function resolveDevices(paths: DevicePaths): Promise<ResolvedPair> 
     const pair: ResolvedPair = {
       meta,
       data,
+      named: (text) => named(named(text, meta, paths.meta), data, paths.data),
       release: async () => {
         await data.release();
         await meta.release();
@@ -43,6 +47,17 @@ export async function resolveDevices(paths: DevicePaths): Promise<ResolvedPair> 
     await meta.release();
     throw thrown;
   }
+}
+
+function named(text: string, device: ResolvedDevice, path: string): string {
+  // Whole paths only: /dev/loop1 is no part of /dev/loop10.
+  return device.loop ? text.replaceAll(new RegExp(`${device.path}(?![\\w])`, 'g'), () => path) : text;
+}
+
+/** A failure that has to do with the devices, said in the user's words. */
+export function withNames(pair: ResolvedPair, thrown: unknown): unknown {
+  if (!(thrown instanceof FsError)) return thrown;
+  return new FsError(thrown.code, pair.named(thrown.message), { cause: thrown });
 }
 
 export interface OpenDevices extends TargetDevices {
