@@ -3,7 +3,7 @@
  * status, never a leftover.
  */
 
-import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -26,6 +26,7 @@ const READY = /^holdfast: serving \S+ on (\S+), version (\S+), instance (\d+)/;
 const DOWN_MS = 1000;
 /** A blocked process must be gone this soon after SIGINT. */
 const INTERRUPT_LIMIT_MS = 1000;
+const BLOCKED_WITHIN_MS = 5000;
 
 interface Worker {
   readonly role: RoleName;
@@ -42,6 +43,8 @@ interface Stage {
   readonly mounts: string[];
   readonly workers: Worker[];
   readonly servers: Child[];
+  /** Others to be ended in any case. */
+  readonly children: Child[];
   address: string;
   version: string;
   phase: string;
@@ -63,6 +66,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
     mounts: [],
     workers: [],
     servers: [],
+    children: [],
     address: '127.0.0.1:0',
     version: installedVersion(),
     phase: 'start',
@@ -229,10 +233,16 @@ async function upgradeWithoutStandby(stage: Stage): Promise<void> {
   );
   setPhase(stage, `upgrade with the server down for ${DOWN_MS} ms`);
   const [, b = ''] = stage.mounts;
-  const victim = startChild('victim', WORKER, ['victim', join(b, 'work')], () => {});
-  await sleep(nodeRuntime().timers, 300);
+  let nowRunning: () => void = () => {};
+  const running = new Promise<void>((resolve) => {
+    nowRunning = resolve;
+  });
+  const victim = startChild('victim', WORKER, ['victim', join(b, 'work')], () => nowRunning());
+  stage.children.push(victim);
+  await Promise.race([running, victim.exited]);
   await stopServer(stage, stage.servers.at(-1));
   await sleep(nodeRuntime().timers, DOWN_MS / 2);
+  await untilBlocked(victim);
   const before = performance.now();
   victim.process.kill('SIGINT');
   const { signal } = await victim.exited;
@@ -244,6 +254,18 @@ async function upgradeWithoutStandby(stage: Stage): Promise<void> {
   await sleep(nodeRuntime().timers, DOWN_MS / 2);
   await startServer(stage, main);
   await settle(stage);
+}
+
+/** The process is inside a call that waits for the filesystem's answer; else ending it would show nothing. */
+async function untilBlocked(child: Child): Promise<void> {
+  const { timers } = nodeRuntime();
+  const deadline = performance.now() + BLOCKED_WITHIN_MS;
+  for (;;) {
+    const place = readFileSync(`/proc/${child.process.pid}/wchan`, 'latin1');
+    if (/request_wait|fuse/.test(place)) return;
+    if (performance.now() > deadline) throw new CliError(`${child.name} is not blocked (it is in ${place})`);
+    await sleep(timers, 10);
+  }
 }
 
 async function stopServer(stage: Stage, server: Child | undefined): Promise<void> {
@@ -307,6 +329,7 @@ function liveLines(stage: Stage): string[] {
 async function cleanUp(stage: Stage): Promise<void> {
   for (const worker of stage.workers)
     if (worker.child.process.exitCode === null) worker.child.process.kill('SIGKILL');
+  for (const child of stage.children) if (child.process.exitCode === null) child.process.kill('SIGKILL');
   for (const mountpoint of stage.mounts) {
     await runCommand('umount', stage.main, ['umount', '--force', mountpoint]).catch((thrown: unknown) => {
       process.stderr.write(`holdfast: ${(thrown as Error).message}\n`);
