@@ -4,16 +4,17 @@ import { nodeChecksum } from './node_checksum.js';
 import { NodeClock, nodeRng, nodeTimers } from './node_clock.js';
 import { NodeMetrics } from './node_metrics.js';
 import { nodeTransport } from './node_tcp.js';
-import type { Runtime } from './ports.js';
+import { type Faults, NO_FAULTS, type Runtime } from './ports.js';
 
 export interface NodeRuntime extends Runtime {
   /** All metrics of this runtime in Prometheus' text format. */
   renderMetrics(): Promise<string>;
 }
 
-export function nodeRuntime(): NodeRuntime {
+export function nodeRuntime(faults: Faults = NO_FAULTS): NodeRuntime {
   const metrics = new NodeMetrics();
   return {
+    faults,
     clock: new NodeClock(),
     timers: nodeTimers,
     rng: nodeRng,

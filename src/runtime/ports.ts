@@ -124,7 +124,20 @@ export interface Checksum {
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
 }
 
+/** A place in the product where a test may let something go wrong that could go wrong by itself. */
+export type FaultPoint =
+  /** The server goes on answering, and nothing is committed from now on. */
+  'commit.hold';
+
+export interface Faults {
+  /** Whether it goes wrong this time. In production never. */
+  strikes(point: FaultPoint): boolean;
+}
+
+export const NO_FAULTS: Faults = { strikes: () => false };
+
 export interface Runtime {
+  readonly faults: Faults;
   readonly clock: Clock;
   readonly timers: Timers;
   readonly rng: Rng;

@@ -22,7 +22,17 @@ import {
   Unlink,
 } from './meta.js';
 import type { Operation } from './operation.js';
-import { Connect, Disconnect, Evicted, GetFids, Ping, RecoveryDone, ReplayOpens } from './session.js';
+import {
+  Connect,
+  Disconnect,
+  Evicted,
+  GetFids,
+  Ping,
+  RecoveryDone,
+  Replayed,
+  ReplayLocks,
+  ReplayOpens,
+} from './session.js';
 
 export type AnyOperation = Operation<unknown, unknown>;
 
@@ -37,7 +47,17 @@ export const FAMILIES: readonly {
     name: 'session',
     first: 1,
     last: 15,
-    operations: [Connect, Disconnect, Ping, RecoveryDone, GetFids, ReplayOpens, Evicted],
+    operations: [
+      Connect,
+      Disconnect,
+      Ping,
+      RecoveryDone,
+      GetFids,
+      ReplayOpens,
+      Evicted,
+      Replayed,
+      ReplayLocks,
+    ],
   },
   {
     name: 'lock',

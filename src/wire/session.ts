@@ -26,8 +26,10 @@ export const FEATURE = {
   readdirPlus: 1,
   /** WRITE is paid for from a space grant. */
   grants: 2,
+  /** Full recovery: uncommitted operations and cache locks are replayed, reply data outlives the server. */
+  replay: 4,
 } as const;
-export const FEATURES_ALL = FEATURE.readdirPlus | FEATURE.grants;
+export const FEATURES_ALL = FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay;
 
 /** An unused run of FIDs [start, end) that the client may name new objects from. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });
@@ -78,6 +80,8 @@ export const Connect = operation(
     pingIntervalMs: opt(12, u32),
     /** A BAST not answered within this gets the client evicted. */
     lockTimeoutMs: opt(13, u32),
+    /** recover: operations up to this transno are durable and must not be replayed. Absent without FEATURE.replay. */
+    lastCommitted: opt(14, branded<Transno>('transno')),
   }),
 );
 
@@ -119,6 +123,36 @@ export const Evicted = operation(
   message('EvictedNotice', { reason: req(1, text(500)) }),
   Empty,
   'notice',
+);
+
+/**
+ * Every operation that was answered and is not committed has been sent again before this one, each with FLAG_REPLAY and
+ * its old transno. Answered when the last of them has been executed. FLAG_RECOVERY; FEATURE.replay.
+ */
+export const Replayed = operation(8, 'REPLAYED', Empty, Empty);
+
+/** Cache locks that the client goes on holding, granted again as they were. FLAG_RECOVERY; FEATURE.replay. */
+export const ReplayLocks = operation(
+  9,
+  'REPLAY_LOCKS',
+  message('ReplayLocksRequest', {
+    locks: req(
+      1,
+      list(
+        nested(
+          message('ReplayedLock', {
+            fid: req(1, fid),
+            type: req(2, oneOf('inode', 'data')),
+            mode: req(3, oneOf('PR', 'PW')),
+            bits: opt(4, u32),
+          }),
+        ),
+        10_000,
+      ),
+    ),
+  }),
+  /** A handle for each, in their order; 0: refused, the client drops the lock and what it covers. */
+  message('ReplayLocksReply', { handles: req(1, list(uint, 10_000)) }),
 );
 
 export type ConnectRequest = Of<typeof Connect.request>;
