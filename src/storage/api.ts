@@ -201,4 +201,6 @@ export interface TargetDevices {
   readonly data: import('../runtime/ports.js').BlockDevice;
   /** Folder for lmdb's lock file and the link to the device; never in /dev. */
   readonly runtimeDir: string;
+  /** Absent: lmdb on the device at metaPath. */
+  readonly metaMedium?: import('./meta_medium.js').MetaMedium | undefined;
 }

@@ -3,7 +3,7 @@
 import type { ClientUuid, Fid, Name } from '../base/ids.js';
 import type { ClientRecord, Dirent, Inode } from './api.js';
 import { bareKey, clientKey, fidKey, fidNameKey, fidNumberKey, KEY, spaceGroupKey } from './keys.js';
-import type { Writer } from './lmdb_store.js';
+import type { Writer } from './meta_medium.js';
 import {
   COUNTERS_BYTES,
   type Counters,

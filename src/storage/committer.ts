@@ -13,7 +13,7 @@ import { FsError } from '../base/errno.js';
 import type { Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import type { BlockDevice, Runtime, Timer } from '../runtime/ports.js';
-import type { MetaDatabase, Writer } from './lmdb_store.js';
+import type { MetaDatabase, Writer } from './meta_medium.js';
 import type { Overlay } from './overlay.js';
 
 const log = logger('storage:commit');

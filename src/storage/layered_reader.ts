@@ -11,7 +11,7 @@ import type { Checksum } from '../runtime/ports.js';
 import type { ClientRecord, Dirent, Inode, Reader } from './api.js';
 import type { BatchTables } from './batch.js';
 import { afterPrefix, bareKey, fidKey, fidNameKey, fidNumberKey, KEY, readU64 } from './keys.js';
-import type { MetaDatabase } from './lmdb_store.js';
+import type { MetaDatabase } from './meta_medium.js';
 import {
   decodeBytes,
   decodeClient,

@@ -15,13 +15,8 @@ import { open as openFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { FsError } from '../base/errno.js';
-import type { ReadAt } from './meta_probe.js';
-
-export interface Writer {
-  /** `value` must not change until the commit is over. */
-  put(key: Buffer, value: Buffer): void;
-  remove(key: Buffer): void;
-}
+import type { TargetDevices } from './api.js';
+import type { MetaDatabase, MetaMedium, ReadAt, Writer } from './meta_medium.js';
 
 interface TreeStats {
   readonly treeBranchPageCount: number;
@@ -37,7 +32,7 @@ function pagesOf(tree: TreeStats): number {
   return tree.treeBranchPageCount + tree.treeLeafPageCount + tree.overflowPages;
 }
 
-export class MetaDatabase {
+class LmdbDatabase implements MetaDatabase {
   readonly #db: RootDatabase<Buffer, Buffer>;
   readonly #link: string;
 
@@ -63,7 +58,6 @@ export class MetaDatabase {
     this.#db = open<Buffer, Buffer>(options);
   }
 
-  /** @returns a view that the next call overwrites. */
   get(key: Buffer): Buffer | undefined {
     const value: unknown = this.#db.getBinaryFast(key);
     if (value === undefined || Buffer.isBuffer(value)) return value;
@@ -71,7 +65,6 @@ export class MetaDatabase {
     return Buffer.from(value as Uint8Array);
   }
 
-  /** Records with start <= key < end, in key order, at most limit. Keys and values are copies. */
   range(
     start: Buffer,
     end: Buffer,
@@ -80,7 +73,6 @@ export class MetaDatabase {
     return this.#db.getRange(limit === Number.POSITIVE_INFINITY ? { start, end } : { start, end, limit });
   }
 
-  /** All that `write` puts and removes, in one transaction. Resolves when it is durable. @throws FsError EIO */
   async commit(write: (writer: Writer) => void): Promise<void> {
     // Collected first: a batch that throws half way is committed half way by lmdb-js.
     const changes: { readonly key: Buffer; readonly value: Buffer | undefined }[] = [];
@@ -102,13 +94,12 @@ export class MetaDatabase {
     (this.#db as unknown as { resetReadTxn(): void }).resetReadTxn();
   }
 
-  /** Pages of the device in use: the tree's, the free list's own, and the two meta pages. */
   usedPages(): number {
     const stats = this.#db.getStats() as unknown as Stats;
     return 2 + pagesOf(stats) + pagesOf(stats.free);
   }
 
-  /** Waits for a commit under way. The link and the lock file go. */
+  /** The link and the lock file go. */
   async close(): Promise<void> {
     await this.#db.close();
     rmSync(this.#link, { force: true });
@@ -129,8 +120,18 @@ async function reasonOf(thrown: unknown): Promise<Error> {
   return thrown as Error;
 }
 
-/** Reads the meta device past lmdb. */
-export async function withRawReader<R>(path: string, use: (read: ReadAt) => Promise<R>): Promise<R> {
+/** The medium of these devices: lmdb, unless they bring another. */
+export function metaMedium(devices: Omit<TargetDevices, 'data'>): MetaMedium {
+  const { metaPath, metaSizeBytes, runtimeDir } = devices;
+  if (devices.metaMedium !== undefined) return devices.metaMedium;
+  return {
+    open: () => new LmdbDatabase(metaPath, metaSizeBytes, runtimeDir),
+    withRawReader: (use) => withRawReader(metaPath, use),
+    writeRaw: (pieces) => writeRaw(metaPath, pieces),
+  };
+}
+
+async function withRawReader<R>(path: string, use: (read: ReadAt) => Promise<R>): Promise<R> {
   const file = await openFile(path, 'r');
   try {
     return await use(async (offset, target) => {
@@ -142,8 +143,7 @@ export async function withRawReader<R>(path: string, use: (read: ReadAt) => Prom
   }
 }
 
-/** Writes these pieces to the meta device past lmdb, durably. */
-export async function writeRaw(
+async function writeRaw(
   path: string,
   pieces: readonly { readonly offset: number; readonly bytes: Buffer }[],
 ): Promise<void> {

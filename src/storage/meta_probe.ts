@@ -15,6 +15,7 @@
 import { FsError } from '../base/errno.js';
 import type { Checksum } from '../runtime/ports.js';
 import { KEY } from './keys.js';
+import type { ReadAt } from './meta_medium.js';
 import { getU64, putU64 } from './records.js';
 import { decodeSuperblock, isDataHeader, type SuperblockRecord } from './superblock.js';
 
@@ -56,9 +57,6 @@ export function emptyDatabase(mapBytes: number): Buffer {
   }
   return pages;
 }
-
-/** Fills target from offset, whole. */
-export type ReadAt = (offset: number, target: Buffer) => Promise<void>;
 
 interface Tree {
   readonly flags: number;

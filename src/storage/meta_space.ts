@@ -12,7 +12,7 @@
  */
 
 import { FsError } from '../base/errno.js';
-import type { MetaDatabase } from './lmdb_store.js';
+import type { MetaDatabase } from './meta_medium.js';
 import { LMDB_PAGE_BYTES } from './meta_probe.js';
 import type { Overlay } from './overlay.js';
 

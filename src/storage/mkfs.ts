@@ -10,8 +10,9 @@ import { FIRST_OBJECT, ROOT_FID, TARGET_INDEX_MAX, type TargetUuid, type Transno
 import type { Runtime } from '../runtime/ports.js';
 import type { Inode, Superblock, TargetDevices } from './api.js';
 import { bareKey, fidKey, KEY } from './keys.js';
-import { MetaDatabase, withRawReader, writeRaw } from './lmdb_store.js';
-import { emptyDatabase, probeSuperblock, type ReadAt } from './meta_probe.js';
+import { metaMedium } from './lmdb_store.js';
+import type { ReadAt } from './meta_medium.js';
+import { emptyDatabase, probeSuperblock } from './meta_probe.js';
 import { COUNTERS_BYTES, encodeCounters, encodeInode, INODE_BYTES } from './records.js';
 import { knownSignature, SIGNATURE_BYTES } from './signatures.js';
 import {
@@ -73,7 +74,7 @@ export async function formatTarget(
   if (destroyed.length > 0 && !options.force) {
     throw new FsError('EEXIST', `${destroyed.join('; ')}: nothing was changed, --force destroys it`);
   }
-  await writeRaw(devices.metaPath, edges(devices.metaSizeBytes));
+  await metaMedium(devices).writeRaw(edges(devices.metaSizeBytes));
   const { data } = devices;
   for (const { offset, bytes } of edges(data.sizeBytes)) await data.write(offset, [bytes]);
   const header = { ...superblock, sizeBytes: superblock.dataSizeBytes };
@@ -103,7 +104,7 @@ function edges(sizeBytes: number): { readonly offset: number; readonly bytes: Bu
 async function contents(runtime: Pick<Runtime, 'checksum'>, devices: TargetDevices): Promise<string[]> {
   const { data } = devices;
   return [
-    ...(await withRawReader(devices.metaPath, (read) =>
+    ...(await metaMedium(devices).withRawReader((read) =>
       contentsOf(runtime, read, devices.metaPath, devices.metaSizeBytes),
     )),
     ...(await contentsOf(runtime, (offset, target) => data.read(offset, target), data.path, data.sizeBytes)),
@@ -165,8 +166,9 @@ async function writeDatabase(
     },
     counters,
   );
-  await writeRaw(devices.metaPath, [{ offset: 0, bytes: emptyDatabase(devices.metaSizeBytes) }]);
-  const db = new MetaDatabase(devices.metaPath, devices.metaSizeBytes, devices.runtimeDir);
+  const medium = metaMedium(devices);
+  await medium.writeRaw([{ offset: 0, bytes: emptyDatabase(devices.metaSizeBytes) }]);
+  const db = medium.open();
   try {
     await db.commit((writer) => {
       writer.put(bareKey(KEY.superblock), value);

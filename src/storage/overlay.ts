@@ -17,7 +17,7 @@ import type { ClientRecord, Dirent, Inode, Tx } from './api.js';
 import { writeBatch } from './batch.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import { LayeredReader } from './layered_reader.js';
-import type { MetaDatabase, Writer } from './lmdb_store.js';
+import type { MetaDatabase, Writer } from './meta_medium.js';
 import type { Counters } from './records.js';
 import { crc32c } from './superblock.js';
 import { Journal } from './tables.js';

@@ -26,7 +26,8 @@ import { Committer } from './committer.js';
 import { ExtentAllocator } from './extent_allocator.js';
 import { StoredFileData } from './file_data.js';
 import { afterPrefix, bareKey, KEY } from './keys.js';
-import { MetaDatabase, withRawReader } from './lmdb_store.js';
+import { metaMedium } from './lmdb_store.js';
+import type { MetaDatabase } from './meta_medium.js';
 import { probeSuperblock } from './meta_probe.js';
 import { MetaSpace } from './meta_space.js';
 import { Overlay } from './overlay.js';
@@ -53,7 +54,7 @@ export async function openTarget(
   options: StoreOptions = {},
 ): Promise<TargetStore> {
   const superblock = await readSuperblock(runtime, devices);
-  const db = new MetaDatabase(devices.metaPath, devices.metaSizeBytes, devices.runtimeDir);
+  const db = metaMedium(devices).open();
   try {
     return new Target(runtime, devices, db, superblock, options);
   } catch (thrown) {
@@ -71,7 +72,7 @@ export async function readSuperblock(
   devices: TargetDevices,
 ): Promise<SuperblockRecord> {
   const { metaPath, metaSizeBytes, data } = devices;
-  const superblock = await withRawReader(metaPath, (read) =>
+  const superblock = await metaMedium(devices).withRawReader((read) =>
     probeSuperblock(read, metaPath, metaSizeBytes, runtime.checksum),
   );
   if (superblock === undefined) {

@@ -1,0 +1,36 @@
+/**
+ * What the store needs of the meta device: one ordered tree of records with durable transactions, and the bytes below
+ * it, which are looked at before anything trusts them (meta_probe.ts). In use it is lmdb on the raw device
+ * (lmdb_store.ts); a simulator brings its own, with the crashes that a real one has.
+ */
+
+/** Fills target from offset, whole. */
+export type ReadAt = (offset: number, target: Buffer) => Promise<void>;
+
+export interface Writer {
+  /** `value` must not change until the commit is over. */
+  put(key: Buffer, value: Buffer): void;
+  remove(key: Buffer): void;
+}
+
+export interface MetaDatabase {
+  /** @returns a view that the next call overwrites. */
+  get(key: Buffer): Buffer | undefined;
+  /** Records with start <= key < end, in key order, at most limit. Keys and values are copies. */
+  range(start: Buffer, end: Buffer, limit?: number): Iterable<{ key: Buffer; value: Buffer }>;
+  /** All that `write` puts and removes, in one transaction. Resolves when it is durable. @throws FsError EIO */
+  commit(write: (writer: Writer) => void): Promise<void>;
+  /** Pages of the device in use: the tree's, the free list's own, and the two meta pages. */
+  usedPages(): number;
+  /** Waits for a commit under way. */
+  close(): Promise<void>;
+}
+
+export interface MetaMedium {
+  /** Only of a device that was looked at by probeSuperblock before, or wiped by mkfs. */
+  open(): MetaDatabase;
+  /** Reads the device past the database. */
+  withRawReader<R>(use: (read: ReadAt) => Promise<R>): Promise<R>;
+  /** Writes these pieces past the database, durably. */
+  writeRaw(pieces: readonly { readonly offset: number; readonly bytes: Buffer }[]): Promise<void>;
+}
