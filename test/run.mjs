@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /**
  * Runs compiled test files under node's test runner and ends with its summary.
- *   node test/run.mjs [unit|contract|sim|mount ...] [--only TEXT]
+ *   node test/run.mjs [unit|contract|sim|mount|ops|interop ...] [--only TEXT]
  * Files are named one by one: `node --test FOLDER` would run helpers as tests. Suites on real mounts run one file at a
  * time, the others in parallel, in one run with one summary.
  */
@@ -13,7 +13,9 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
-const SUITES = ['unit', 'contract', 'sim', 'mount'];
+const SUITES = ['unit', 'contract', 'sim', 'mount', 'ops', 'interop'];
+/** Real mounts and devices. */
+const ONE_BY_ONE = ['mount', 'ops', 'interop'];
 const args = process.argv.slice(2);
 const onlyAt = args.indexOf('--only');
 const only = onlyAt >= 0 ? args[onlyAt + 1] : undefined;
@@ -34,7 +36,7 @@ if (files.length === 0) {
 }
 // Of one file: a test that spins cannot end itself, the runner ends its process.
 const FILE_TIMEOUT_MS = 300_000;
-const concurrency = suites.includes('mount') ? 1 : availableParallelism();
+const concurrency = suites.some((suite) => ONE_BY_ONE.includes(suite)) ? 1 : availableParallelism();
 const run = spawnSync(
   process.execPath,
   [

@@ -19,6 +19,7 @@ import type { Vfs } from '../vfs/vfs.js';
 import { CliError, describeFailure, formatAddress, formatBytes } from './common.js';
 import { controlPath, serveControl } from './control.js';
 import { installedVersion } from './installed.js';
+import { announceReady } from './service_manager.js';
 
 const log = logger('cli:mount');
 
@@ -45,7 +46,11 @@ export async function mount(
   try {
     const running = await startMount(servers, mountpoint, options);
     if (reporter !== undefined) reporter.ready();
-    else process.stdout.write(`holdfast: mounted ${servers.map(formatAddress).join(',')} on ${mountpoint}\n`);
+    else {
+      const mounted = `mounted ${servers.map(formatAddress).join(',')} on ${mountpoint}`;
+      process.stdout.write(`holdfast: ${mounted}\n`);
+      announceReady(mounted);
+    }
     await running.ended;
   } catch (thrown) {
     const { line, exitCode } = describeFailure(thrown);

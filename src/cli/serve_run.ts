@@ -16,6 +16,7 @@ import { openTarget } from '../storage/target.js';
 import { CliError, formatAddress } from './common.js';
 import { installedVersion } from './installed.js';
 import type { ServeOptions } from './serve.js';
+import { announceReady } from './service_manager.js';
 import {
   type OpenDevices,
   openTargetDevices,
@@ -59,9 +60,9 @@ export async function serve(options: ServeOptions): Promise<void> {
     }
     await server.activate(await openTarget(runtime, devices));
     const { label, instance } = requireTarget(server).store.superblock;
-    process.stdout.write(
-      `holdfast: serving ${label} on ${formatAddress(server.address)}, version ${version}, instance ${instance}\n`,
-    );
+    const serving = `serving ${label} on ${formatAddress(server.address)}, version ${version}, instance ${instance}`;
+    process.stdout.write(`holdfast: ${serving}\n`);
+    announceReady(serving);
     await server.closed;
     await stopped.failed();
     if (server.failure !== undefined) throw new CliError(`the target failed: ${server.failure.message}`);
@@ -100,7 +101,9 @@ async function standBy(
   options: ServeOptions,
   signal: AbortSignal,
 ): Promise<OpenDevices | undefined> {
-  process.stdout.write(`holdfast: standing by for ${options.meta}, version ${installedVersion()}\n`);
+  const standingBy = `standing by for ${options.meta}, version ${installedVersion()}`;
+  process.stdout.write(`holdfast: ${standingBy}\n`);
+  announceReady(standingBy);
   const listening = untilFree(runtime, signal, () => server.listen());
   // Awaited below; until then a failure of it must not go unheard as a rejection nobody handles.
   listening.catch(() => {});

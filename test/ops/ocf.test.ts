@@ -14,7 +14,7 @@ import { type Cluster, prepareCluster } from '../fixtures/cluster.js';
 import { type Tree, thisTree } from '../fixtures/installed_tree.js';
 import { isAlive } from '../fixtures/leftovers.js';
 import { until, within } from '../fixtures/until.js';
-import { freePort, lacks, programOf } from './programs.js';
+import { cleanUpFirst, freePort, lacks, programOf } from './programs.js';
 
 const AGENT = join(packageRoot(), 'mount', 'ocf', 'holdfast');
 const NAME = 'holdfast-test';
@@ -97,15 +97,6 @@ async function resource(t: TestContext): Promise<Resource> {
     await made.expect('stop', OCF.success);
   });
   return made;
-}
-
-/** What is pushed runs, last first, before the cluster looks whether something was left behind. */
-function cleanUpFirst(t: TestContext): (() => Promise<unknown>)[] {
-  const steps: (() => Promise<unknown>)[] = [];
-  t.after(async () => {
-    for (const step of steps.reverse()) await step();
-  });
-  return steps;
 }
 
 /** A file on a loop device, so that the agent is given a block device. */

@@ -3,6 +3,7 @@
 import { accessSync, chmodSync, constants, mkdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import type { TestContext } from 'node:test';
 import { type Tree, thisTree } from '../fixtures/installed_tree.js';
 
 /** @returns what to give as `skip`: false, or why. .ci/run installs all of them. */
@@ -39,4 +40,13 @@ export function freePort(): Promise<number> {
       server.close(() => resolve(port));
     });
   });
+}
+
+/** What is pushed runs, last first, before the cluster looks whether something was left behind. */
+export function cleanUpFirst(t: TestContext): (() => Promise<unknown>)[] {
+  const steps: (() => Promise<unknown>)[] = [];
+  t.after(async () => {
+    for (const step of steps.reverse()) await step();
+  });
+  return steps;
 }
