@@ -20,6 +20,7 @@ struct Call {
   napi_deferred deferred = nullptr;
   const char* operation;
   std::string path;
+  std::function<napi_value(napi_env)> result;
   int error = 0;
 };
 using CallRef = std::shared_ptr<Call>;
@@ -35,7 +36,14 @@ void Settle(napi_env env, napi_value, void*, void* data) {
   const CallRef& call = *owned;
   if (env != nullptr) {
     if (call->error == 0) {
-      napi_resolve_deferred(env, call->deferred, Undefined(env));
+      napi_value value = call->result ? call->result(env) : Undefined(env);
+      if (value != nullptr) {
+        napi_resolve_deferred(env, call->deferred, value);
+      } else {
+        napi_value thrown = nullptr;
+        napi_get_and_clear_last_exception(env, &thrown);
+        napi_reject_deferred(env, call->deferred, thrown != nullptr ? thrown : Undefined(env));
+      }
     } else {
       napi_value reason = ErrnoError(env, call->error, call->operation, call->path);
       napi_reject_deferred(env, call->deferred, reason != nullptr ? reason : Undefined(env));
@@ -80,11 +88,13 @@ int StartDetached(std::function<void()>* start) {
   return error;
 }
 
-napi_value RunInBackground(napi_env env, const char* operation, std::string path, std::function<int()> work) {
+napi_value RunInBackground(napi_env env, const char* operation, std::string path, std::function<int()> work,
+                           std::function<napi_value(napi_env)> result) {
   auto call = std::make_shared<Call>();
   call->env = env;
   call->operation = operation;
   call->path = std::move(path);
+  call->result = std::move(result);
   napi_value promise;
   napi_value name;
   HOLDFAST_NAPI(env, napi_create_promise(env, &call->deferred, &promise));

@@ -13,7 +13,10 @@ namespace holdfast {
 
 // `work` runs on the thread and returns 0 or an errno. @returns a promise of undefined; it rejects with an errno Error
 // that names `operation` (a literal) and `path`.
-napi_value RunInBackground(napi_env env, const char* operation, std::string path, std::function<int()> work);
+// @param result makes what the promise resolves with instead, on the event loop's thread; nullptr with an exception
+// pending rejects it.
+napi_value RunInBackground(napi_env env, const char* operation, std::string path, std::function<int()> work,
+                           std::function<napi_value(napi_env)> result = nullptr);
 
 // Starts a detached thread. `start` is deleted by it. @returns 0 or an errno (then nothing was started nor deleted).
 int StartDetached(std::function<void()>* start);

@@ -87,6 +87,10 @@ export interface NativeBinding {
   blockDiscard(fd: number, offset: number, lengthBytes: number): Promise<void>;
   /** BLKFLSBUF: this host forgets what it cached of the device. */
   blockDropCache(fd: number): Promise<void>;
+  /** Reads on a thread of its own. fd was opened with O_DIRECT; offset and length are multiples of the sector. */
+  blockReadDirect(fd: number, offset: number, lengthBytes: number): Promise<Buffer>;
+  /** Writes on a thread of its own, a copy of the bytes. As above. */
+  blockWriteDirect(fd: number, offset: number, bytes: Uint8Array): Promise<void>;
   /** Zeroed memory for direct I/O. */
   alignedBuffer(lengthBytes: number, alignment: number): Buffer;
   /** flock(LOCK_EX), waits. Closing the descriptor releases the lock. */

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include <linux/fs.h>
 #include <linux/loop.h>
@@ -11,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "background.h"
 #include "napi_util.h"
@@ -95,6 +97,72 @@ napi_value AlignedBuffer(napi_env env, napi_callback_info info) {
     return ThrowNapiFailure(env);
   }
   return result;
+}
+
+// Memory that direct I/O may use, shared by the call and the thread: whichever ends first, the other still has it.
+using DirectMemory = std::shared_ptr<uint8_t>;
+
+// Fits every logical sector size that Linux has.
+constexpr size_t kDirectAlignment = 4096;
+
+DirectMemory MakeDirectMemory(size_t length) {
+  void* memory = nullptr;
+  if (posix_memalign(&memory, kDirectAlignment, length == 0 ? 1 : length) != 0) return nullptr;
+  return DirectMemory(static_cast<uint8_t*>(memory), free);
+}
+
+// Moves all of [0, length) by calls of `step`, which is pread or pwrite. @returns 0 or an errno; EIO at the device's end.
+template <typename Step>
+int MoveAll(size_t length, Step step) {
+  size_t done = 0;
+  while (done < length) {
+    const ssize_t moved = step(done, length - done);
+    if (moved < 0 && errno == EINTR) continue;
+    if (moved < 0) return errno;
+    if (moved == 0) return EIO;
+    done += static_cast<size_t>(moved);
+  }
+  return 0;
+}
+
+// blockReadDirect(fd, offset, length): a promise of the bytes. fd was opened with O_DIRECT.
+napi_value BlockReadDirect(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  uint64_t offset;
+  uint32_t length;
+  if (!args.Int32(0, &fd) || !args.Uint53(1, &offset) || !args.Uint32(2, &length)) return nullptr;
+  const DirectMemory memory = MakeDirectMemory(length);
+  if (memory == nullptr) return ThrowErrno(env, ENOMEM, "posix_memalign");
+  const auto work = [fd, offset, length, memory] {
+    return MoveAll(length, [&](size_t at, size_t rest) {
+      return pread(fd, memory.get() + at, rest, static_cast<off_t>(offset + at));
+    });
+  };
+  const auto result = [length, memory](napi_env result_env) -> napi_value {
+    napi_value bytes;
+    HOLDFAST_NAPI(result_env, napi_create_buffer_copy(result_env, length, memory.get(), nullptr, &bytes));
+    return bytes;
+  };
+  return RunInBackground(env, "pread", "", work, result);
+}
+
+// blockWriteDirect(fd, offset, bytes): fd was opened with O_DIRECT.
+napi_value BlockWriteDirect(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  uint64_t offset;
+  uint8_t* bytes;
+  size_t length;
+  if (!args.Int32(0, &fd) || !args.Uint53(1, &offset) || !args.Bytes(2, &bytes, &length)) return nullptr;
+  const DirectMemory memory = MakeDirectMemory(length);
+  if (memory == nullptr) return ThrowErrno(env, ENOMEM, "posix_memalign");
+  memcpy(memory.get(), bytes, length);
+  return RunInBackground(env, "pwrite", "", [fd, offset, length, memory] {
+    return MoveAll(length, [&](size_t at, size_t rest) {
+      return pwrite(fd, memory.get() + at, rest, static_cast<off_t>(offset + at));
+    });
+  });
 }
 
 // lockFile(fd): flock(LOCK_EX), in the background. Closing the descriptor releases it.
@@ -193,6 +261,8 @@ bool RegisterBlockDevice(napi_env env, napi_value exports) {
          DefineFunction(env, exports, "blockDiscard", BlockDiscard) &&
          DefineFunction(env, exports, "blockDropCache", BlockDropCache) &&
          DefineFunction(env, exports, "alignedBuffer", AlignedBuffer) &&
+         DefineFunction(env, exports, "blockReadDirect", BlockReadDirect) &&
+         DefineFunction(env, exports, "blockWriteDirect", BlockWriteDirect) &&
          DefineFunction(env, exports, "lockFile", LockFile) &&
          DefineFunction(env, exports, "loopGetFree", LoopGetFree) &&
          DefineFunction(env, exports, "loopAttach", LoopAttach) &&

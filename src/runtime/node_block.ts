@@ -20,6 +20,9 @@ const openFd = promisify(openCb);
 const closeFd = promisify(closeCb);
 const datasync = promisify(fdatasync);
 
+/** What readDirect and writeDirect are bound to: every sector size that Linux has divides it. */
+const DIRECT_BYTES = 4096;
+
 export interface ResolvedDevice {
   /** A block device, without symbolic links: equal paths are the same device. */
   readonly path: string;
@@ -92,7 +95,7 @@ export async function openBlockDevice(path: string, options: OpenOptions): Promi
       throw openFailure(path, error);
     });
     try {
-      return new OpenedDevice(resolved.path, fd, nativeBinding().blockGeometry(fd), options.direct === true);
+      return new OpenedDevice(resolved.path, fd, nativeBinding().blockGeometry(fd), options);
     } catch (error) {
       await closeFd(fd);
       throw openFailure(path, error);
@@ -139,13 +142,17 @@ class OpenedDevice implements NodeBlockDevice {
   readonly fd: number;
   readonly geometry: BlockGeometry;
   readonly #direct: boolean;
+  readonly #readOnly: boolean;
+  /** Opened with O_DIRECT beside `fd`, once it is needed. */
+  #directFd: Promise<number> | undefined;
   #open = true;
 
-  constructor(path: string, fd: number, geometry: BlockGeometry, direct: boolean) {
+  constructor(path: string, fd: number, geometry: BlockGeometry, options: OpenOptions) {
     this.path = path;
     this.fd = fd;
     this.geometry = geometry;
-    this.#direct = direct;
+    this.#direct = options.direct === true;
+    this.#readOnly = options.readOnly === true;
   }
 
   get sizeBytes(): number {
@@ -171,6 +178,44 @@ class OpenedDevice implements NodeBlockDevice {
     }
   }
 
+  async readDirect(offset: number, target: Uint8Array): Promise<void> {
+    const fd = await this.#openDirect('read', offset, target.length);
+    try {
+      target.set(await nativeBinding().blockReadDirect(fd, offset, target.length));
+    } catch (error) {
+      throw this.#failure('direct read', offset, error);
+    }
+  }
+
+  async writeDirect(offset: number, bytes: Uint8Array): Promise<void> {
+    const fd = await this.#openDirect('write', offset, bytes.length);
+    try {
+      await nativeBinding().blockWriteDirect(fd, offset, bytes);
+    } catch (error) {
+      throw this.#failure('direct write', offset, error);
+    }
+  }
+
+  /** A descriptor for calls that pass this host's caches: the one we have, or another one of the same device. */
+  async #openDirect(what: string, offset: number, length: number): Promise<number> {
+    assert(this.#open, `direct ${what} of ${this.path} after close`);
+    if (offset % DIRECT_BYTES !== 0 || length % DIRECT_BYTES !== 0) {
+      throw new FsError(
+        'EINVAL',
+        `direct ${what} of ${this.path} at ${offset}, ${length} bytes: not in units of ${DIRECT_BYTES}`,
+      );
+    }
+    if (this.#direct) return this.fd;
+    const access = this.#readOnly ? constants.O_RDONLY : constants.O_RDWR;
+    this.#directFd ??= openFd(this.path, access | constants.O_DIRECT);
+    try {
+      return await this.#directFd;
+    } catch (error) {
+      this.#directFd = undefined;
+      throw openFailure(this.path, error);
+    }
+  }
+
   async discard(offset: number, lengthBytes: number): Promise<void> {
     assert(this.#open, `discard of ${this.path} after close`);
     const sector = this.geometry.logicalSectorBytes;
@@ -193,6 +238,9 @@ class OpenedDevice implements NodeBlockDevice {
   async close(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
+    // A failure to open it was thrown where it was wanted.
+    const directFd = await this.#directFd?.catch(() => undefined);
+    if (directFd !== undefined) await closeFd(directFd);
     await closeFd(this.fd);
   }
 
@@ -268,7 +316,7 @@ class OpenedDevice implements NodeBlockDevice {
     await this.#writeFully(offset, [bounce]);
   }
 
-  #failure(what: string, offset: number, error: Error): FsError {
+  #failure(what: string, offset: number, error: unknown): FsError {
     return new FsError('EIO', `${what} of ${this.path} at ${offset} failed: ${messageOf(error)}`, {
       cause: error,
     });

@@ -106,6 +106,16 @@ export interface BlockDevice {
   write(offset: number, chunks: readonly Uint8Array[]): Promise<void>;
   /** Everything written before the call is durable after it (fdatasync). @throws FsError EIO. */
   flush(): Promise<void>;
+  /**
+   * Fills target past every cache of this host, for what other hosts write. Offset and length are multiples of 4096.
+   * @throws FsError EIO, EINVAL.
+   */
+  readDirect(offset: number, target: Uint8Array): Promise<void>;
+  /**
+   * Writes past every cache of this host: others see it once it is done. Not durable before flush(). Offset and length
+   * are multiples of 4096. Does not wait behind other calls of this device. @throws FsError EIO, EINVAL.
+   */
+  writeDirect(offset: number, bytes: Uint8Array): Promise<void>;
   /** Hint that the range holds nothing; never an error where the device cannot. */
   discard(offset: number, lengthBytes: number): Promise<void>;
   close(): Promise<void>;

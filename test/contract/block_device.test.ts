@@ -74,6 +74,27 @@ for (const [name, make, skip] of SUITES) {
       await assert.rejects(device.write(SIZE - 10, [Buffer.alloc(20)]), { code: 'EIO' });
     });
 
+    await t.test('direct calls and ordinary ones see what the other wrote', async () => {
+      const block = Buffer.alloc(4096, 0x5a);
+      await device.writeDirect(512 << 10, block);
+      const read = Buffer.alloc(4096);
+      await device.read(512 << 10, read);
+      assert.ok(read.equals(block));
+      await device.write((512 << 10) + 100, [Buffer.from('ordinary')]);
+      const direct = Buffer.alloc(8192, 1);
+      await device.readDirect(512 << 10, direct);
+      block.write('ordinary', 100);
+      assert.ok(direct.equals(Buffer.concat([block, Buffer.alloc(4096)])));
+    });
+
+    await t.test('direct calls take whole blocks within the device', async () => {
+      await assert.rejects(device.readDirect(512, Buffer.alloc(4096)), { code: 'EINVAL' });
+      await assert.rejects(device.readDirect(0, Buffer.alloc(512)), { code: 'EINVAL' });
+      await assert.rejects(device.writeDirect(4096, Buffer.alloc(100)), { code: 'EINVAL' });
+      await assert.rejects(device.readDirect(SIZE, Buffer.alloc(4096)), { code: 'EIO' });
+      await assert.rejects(device.writeDirect(SIZE, Buffer.alloc(4096)), { code: 'EIO' });
+    });
+
     await t.test('flush and discard are done', async () => {
       await device.flush();
       await device.discard(2 * MIB, MIB);
