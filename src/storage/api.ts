@@ -6,11 +6,12 @@
  *   It is all or nothing: when `run` throws, nothing of it remains.
  * - Executed operations are committed in groups, in transno order. lastCommitted advances when the database says
  *   *flushed*. Data is durable before the metadata that names it.
+ * - After a restart replays may be executed with the transnos they had, in their order, until endRecovery().
  * - A failed commit stops the target: every later call rejects with EIO, `failed` resolves with the cause.
  */
 
 import type { Attr, Timespec } from '../base/attr.js';
-import type { ClientUuid, Fid, Name, TargetUuid, Transno } from '../base/ids.js';
+import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { StatfsMessage } from '../wire/meta.js';
 
@@ -29,14 +30,33 @@ export interface Dirent {
   readonly cookie: number;
 }
 
-/** What the server remembers of a client across restarts; in the transaction of the operation that changed it. */
+/** A client that the server has to wait for after a restart. */
 export interface ClientRecord {
   readonly uuid: ClientUuid;
   readonly name: string;
   readonly softwareVersion: string;
-  /** Highest transno and xid that took effect for this client. */
+  /** Highest transno and xid that had taken effect for it when the record was written; replies say what came later. */
   readonly lastTransno: Transno;
   readonly lastXid: number;
+}
+
+/**
+ * That an operation of a client took effect, in the transaction of its effect. With the state it is enough to answer the
+ * operation when it is sent again after a restart.
+ */
+export interface ReplyRecord {
+  readonly xid: Xid;
+  readonly opcode: number;
+  readonly transno: Transno;
+  /** The inode that it made, removed or changed. */
+  readonly fid: Fid | 0;
+  /** COPY_RANGE: what was copied. Else 0. */
+  readonly copiedBytes: number;
+}
+
+/** Where the record lies: a client has slots 0 to 65,535. One whose reply has arrived at the client is used again. */
+export interface SlotReply extends ReplyRecord {
+  readonly slot: number;
 }
 
 export interface Reader {
@@ -51,11 +71,13 @@ export interface Reader {
   symlinkTarget(fid: Fid): Buffer | undefined;
   orphans(): Fid[];
   clients(): ClientRecord[];
+  /** In no order. */
+  replies(uuid: ClientUuid): SlotReply[];
 }
 
 /** The changes of one operation. Valid only while `run` runs. */
 export interface Tx extends Reader {
-  /** What this operation gets if it changes anything: for client records and reply data. */
+  /** What this operation gets if it changes anything: for reply data. */
   readonly transno: Transno;
   putInode(inode: Inode): void;
   /** Removes the inode with its xattrs, target and data; its blocks become free when this commits. */
@@ -70,15 +92,25 @@ export interface Tx extends Reader {
   putOrphan(fid: Fid): void;
   removeOrphan(fid: Fid): void;
   putClient(record: ClientRecord): void;
+  /** With its replies. */
   removeClient(uuid: ClientUuid): void;
+  /** Replaces what the slot holds. */
+  putReply(uuid: ClientUuid, slot: number, reply: ReplyRecord): void;
   /** A run of `count` FIDs never handed out before. */
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid };
 }
 
 export interface Executed<R> {
   readonly result: R;
-  /** 0 when nothing was changed. */
+  /** 0 when nothing was changed, and for what is no replay while the store recovers. */
   readonly transno: Transno;
+}
+
+export interface ExecuteOptions {
+  /** May use the space kept back for deletes. */
+  readonly reserve?: boolean | undefined;
+  /** Of a replay, while the store recovers: above that of the last one executed, below those of this instance. */
+  readonly transno?: Transno | undefined;
 }
 
 /** Runs inside the transaction of a data operation, after its own changes: for reply data and client records. */
@@ -87,6 +119,7 @@ export type Within = (tx: Tx, inode: Inode) => void;
 /**
  * File data. Offsets and lengths are bytes. Concurrent operations on one inode take effect one after the other.
  * The inode must be a regular file (the caller checked). ENOSPC: nothing changed. EIO: a checksum was wrong.
+ * `transno` as in ExecuteOptions: it is that of the last step of an operation that takes several.
  */
 export interface FileData {
   /**
@@ -101,9 +134,16 @@ export interface FileData {
     data: Uint8Array,
     mtime: Timespec,
     within?: Within,
+    transno?: Transno,
   ): MaybePromise<Executed<Inode>>;
   /** Shrinks or extends (by a hole); sets mtime and ctime. */
-  truncate(fid: Fid, sizeBytes: number, time: Timespec, within?: Within): MaybePromise<Executed<Inode>>;
+  truncate(
+    fid: Fid,
+    sizeBytes: number,
+    time: Timespec,
+    within?: Within,
+    transno?: Transno,
+  ): MaybePromise<Executed<Inode>>;
   /** Reserves space; unwritten space reads as zeros. keepSize: the size does not grow. */
   allocate(
     fid: Fid,
@@ -112,6 +152,7 @@ export interface FileData {
     keepSize: boolean,
     time: Timespec,
     within?: Within,
+    transno?: Transno,
   ): MaybePromise<Executed<Inode>>;
   /** punch: deallocates. zero: reads as zeros, stays allocated. The size grows only for zero without keepSize. */
   clear(
@@ -122,6 +163,7 @@ export interface FileData {
     keepSize: boolean,
     time: Timespec,
     within?: Within,
+    transno?: Transno,
   ): MaybePromise<Executed<Inode>>;
   /** The next offset at or after `offset` that is data, or a hole (the end of the file is one). undefined: ENXIO. */
   seek(fid: Fid, offset: number, what: 'data' | 'hole'): number | undefined;
@@ -134,6 +176,7 @@ export interface FileData {
     length: number,
     time: Timespec,
     within?: Within,
+    transno?: Transno,
   ): MaybePromise<Executed<Inode> & { readonly copied: number }>;
 }
 
@@ -158,8 +201,8 @@ export interface TargetStore extends Reader {
   readonly data: FileData;
   readonly lastTransno: Transno;
   readonly lastCommitted: Transno;
-  /** @param reserve may use the space kept back for deletes. @throws what run throws; FsError ENOSPC, EIO. */
-  execute<R>(run: (tx: Tx) => R, options?: { readonly reserve?: boolean }): Executed<R>;
+  /** @throws what run throws; FsError ENOSPC, EIO. */
+  execute<R>(run: (tx: Tx) => R, options?: ExecuteOptions): Executed<R>;
   /**
    * undefined: go on. Else the meta device is nearly full as far as can be known before the next commit: wait, and ask
    * again before executing. ENOSPC from an operation that asked is the truth.
@@ -175,8 +218,12 @@ export interface TargetStore extends Reader {
   readonly failed: Promise<Error>;
   /**
    * Makes this instance the serving one: durable before it resolves, sets version, instance + 1, clean = false.
+   * recovering: transnos go on where the last durable transaction left them, and only replays get one; everything else
+   * that is executed goes into their transactions without. Else the transnos of this instance begin at once.
    */
-  begin(softwareVersion: string): Promise<void>;
+  begin(softwareVersion: string, options?: { readonly recovering?: boolean }): Promise<void>;
+  /** No replay comes any more: the transnos of this instance begin, above all replays. Idempotent. */
+  endRecovery(): void;
   /** Commits everything, flushes the devices, then writes the clean mark, last of all, durably. */
   markClean(): Promise<void>;
   /** Releases the devices. Without markClean() before it the target is left unclean. */

@@ -1,8 +1,18 @@
 /** Writes a sealed layer of changes as records: one put or remove for each key that changed. */
 
 import type { ClientUuid, Fid, Name } from '../base/ids.js';
-import type { ClientRecord, Dirent, Inode } from './api.js';
-import { bareKey, clientKey, fidKey, fidNameKey, fidNumberKey, KEY, spaceGroupKey } from './keys.js';
+import type { ClientRecord, Dirent, Inode, ReplyRecord } from './api.js';
+import {
+  bareKey,
+  clientKey,
+  fidKey,
+  fidNameKey,
+  fidNumberKey,
+  KEY,
+  replyKey,
+  spaceGroupKey,
+  uuidKey,
+} from './keys.js';
 import type { Writer } from './meta_medium.js';
 import {
   COUNTERS_BYTES,
@@ -16,11 +26,13 @@ import {
   encodeDirentByName,
   encodeInline,
   encodeInode,
+  encodeReply,
   INLINE_HEADER,
   INODE_BYTES,
   MARK_RECORD,
+  REPLY_BYTES,
 } from './records.js';
-import type { FidTable, Table } from './tables.js';
+import type { FidTable, GroupTable, Table } from './tables.js';
 import { encodeWindow, type Window } from './window.js';
 
 export interface BatchTables {
@@ -34,6 +46,7 @@ export interface BatchTables {
   readonly orphans: Table<Fid, true>;
   readonly doomed: Table<Fid, true>;
   readonly clients: Table<ClientUuid, ClientRecord>;
+  readonly replies: GroupTable<ClientUuid, number, ReplyRecord>;
 }
 
 /** Memory for the values of one batch: lmdb holds on to them until its commit is over, so nothing is used twice. */
@@ -124,6 +137,14 @@ export function writeBatch(
   }
   for (const [uuid, record] of tables.clients.sealed) {
     set(clientKey(uuid), record === null ? undefined : encodeClient(record));
+  }
+  for (const [uuid, slots] of tables.replies.sealed) {
+    const prefix = uuidKey(KEY.reply, uuid);
+    for (const [slot, reply] of slots) {
+      const value =
+        reply === null ? undefined : arena.filled(REPLY_BYTES, (target) => encodeReply(reply, target));
+      set(replyKey(prefix, slot), value);
+    }
   }
   for (const { group, record } of groups) set(spaceGroupKey(group), record);
 }

@@ -49,7 +49,7 @@ export interface CommitterOptions {
 }
 
 export class Committer {
-  readonly #runtime: Pick<Runtime, 'clock' | 'timers' | 'metrics'>;
+  readonly #runtime: Pick<Runtime, 'clock' | 'timers' | 'metrics' | 'faults'>;
   readonly #db: MetaDatabase;
   readonly #overlay: Overlay;
   readonly #data: BlockDevice;
@@ -60,6 +60,8 @@ export class Committer {
   #extras: Extra[] = [];
   #timer: Timer | undefined;
   #soon = false;
+  /** By a fault of a test: nothing is committed any more. */
+  #held = false;
   #inFlight: Promise<void> | undefined;
   /** Something is collected that no commit has sealed. */
   #collected = false;
@@ -71,7 +73,7 @@ export class Committer {
   readonly failed: Promise<Error>;
 
   constructor(
-    runtime: Pick<Runtime, 'clock' | 'timers' | 'metrics'>,
+    runtime: Pick<Runtime, 'clock' | 'timers' | 'metrics' | 'faults'>,
     db: MetaDatabase,
     overlay: Overlay,
     data: BlockDevice,
@@ -174,6 +176,8 @@ export class Committer {
 
   #start(): void {
     if (this.#inFlight !== undefined || this.#failure !== undefined || !this.#collected) return;
+    this.#held ||= this.#runtime.faults.strikes('commit.hold');
+    if (this.#held) return;
     this.#timer?.cancel();
     this.#timer = undefined;
     this.#collected = false;

@@ -7,8 +7,8 @@
 
 import type { Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
-import type { Fid } from '../base/ids.js';
-import type { Executed, Inode, Tx, Within } from './api.js';
+import type { Fid, Transno } from '../base/ids.js';
+import type { Executed, ExecuteOptions, Inode, Tx, Within } from './api.js';
 import { type BlockIo, type BlockIoHost, type BlockRun, nameStored, type Stored } from './block_io.js';
 import type { Overlay } from './overlay.js';
 import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from './window.js';
@@ -20,7 +20,7 @@ export const INLINE_MAX = 4032;
 export const WINDOWS_PER_STEP = 64;
 
 export interface FileChangesHost extends BlockIoHost {
-  execute<R>(run: (tx: Tx) => R, options?: { readonly reserve?: boolean }): Executed<R>;
+  execute<R>(run: (tx: Tx) => R, options?: ExecuteOptions): Executed<R>;
   /** Lets other events run between the steps of a long operation. */
   breathe(): Promise<void>;
 }
@@ -29,6 +29,8 @@ export interface FileChangesHost extends BlockIoHost {
 export interface Ending {
   readonly time: Timespec;
   readonly within: Within | undefined;
+  /** Of a replay. The steps before the last have no transno of their own. */
+  readonly transno?: Transno | undefined;
   /** @param size the file's size now, which may have grown meanwhile. */
   size(now: number): number;
 }
@@ -71,7 +73,10 @@ export class FileChanges {
   }
 
   executeOnly(fid: Fid, ending: Ending): Executed<Inode> {
-    return this.#host.execute((tx) => this.#end(tx, fid, 0, ending), { reserve: true });
+    return this.#host.execute((tx) => this.#end(tx, fid, 0, ending), {
+      reserve: true,
+      transno: ending.transno,
+    });
   }
 
   putInline(
@@ -89,7 +94,7 @@ export class FileChanges {
         this.#overlay.setInlineData(fid, sizeBytes === 0 ? null : content);
         return this.#end(tx, fid, 0, ending, Math.ceil(sizeBytes / 512));
       },
-      { reserve: before !== undefined && sizeBytes <= before.length },
+      { reserve: before !== undefined && sizeBytes <= before.length, transno: ending.transno },
     );
   }
 
@@ -166,7 +171,7 @@ export class FileChanges {
             // What lay in the database was counted too; from now on blocks are.
             return this.#end(tx, fid, sectors, ending, clearInline ? sectors : undefined);
           },
-          { reserve: shrinking },
+          { reserve: shrinking, transno: ending.transno },
         ),
     );
   }

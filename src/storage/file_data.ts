@@ -12,7 +12,7 @@
 
 import type { Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
-import type { Fid } from '../base/ids.js';
+import type { Fid, Transno } from '../base/ids.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { Executed, FileData, Inode, Within } from './api.js';
 import { BlockIo } from './block_io.js';
@@ -86,9 +86,10 @@ export class StoredFileData implements FileData {
     data: Uint8Array,
     mtime: Timespec,
     within?: Within,
+    transno?: Transno,
   ): MaybePromise<Executed<Inode>> {
     const end = offset + data.length;
-    const ending: Ending = { time: mtime, within, size: (now) => Math.max(now, end) };
+    const ending: Ending = { time: mtime, within, transno, size: (now) => Math.max(now, end) };
     if (data.length === 0) return this.#changes.executeOnly(fid, { ...ending, size: (now) => now });
     return this.#locked(fid, offset, end, (inode) => {
       const inline = this.#overlay.inlineData(fid);
@@ -101,8 +102,14 @@ export class StoredFileData implements FileData {
     });
   }
 
-  truncate(fid: Fid, sizeBytes: number, time: Timespec, within?: Within): MaybePromise<Executed<Inode>> {
-    const ending: Ending = { time, within, size: () => sizeBytes };
+  truncate(
+    fid: Fid,
+    sizeBytes: number,
+    time: Timespec,
+    within?: Within,
+    transno?: Transno,
+  ): MaybePromise<Executed<Inode>> {
+    const ending: Ending = { time, within, transno, size: () => sizeBytes };
     return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
       if (sizeBytes > FILE_MAX_BYTES) throw new FsError('EFBIG');
       const inline = this.#overlay.inlineData(fid);
@@ -124,9 +131,10 @@ export class StoredFileData implements FileData {
     keepSize: boolean,
     time: Timespec,
     within?: Within,
+    transno?: Transno,
   ): MaybePromise<Executed<Inode>> {
     const end = offset + length;
-    const ending: Ending = { time, within, size: (now) => (keepSize ? now : Math.max(now, end)) };
+    const ending: Ending = { time, within, transno, size: (now) => (keepSize ? now : Math.max(now, end)) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async () => {
       if (end > FILE_MAX_BYTES) throw new FsError('EFBIG');
       await this.#changes.spill(fid);
@@ -147,10 +155,11 @@ export class StoredFileData implements FileData {
     keepSize: boolean,
     time: Timespec,
     within?: Within,
+    transno?: Transno,
   ): MaybePromise<Executed<Inode>> {
     const end = offset + length;
     const grows = how === 'zero' && !keepSize;
-    const ending: Ending = { time, within, size: (now) => (grows ? Math.max(now, end) : now) };
+    const ending: Ending = { time, within, transno, size: (now) => (grows ? Math.max(now, end) : now) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async (inode) => {
       if (end > FILE_MAX_BYTES) throw new FsError('EFBIG');
       const inline = this.#overlay.inlineData(fid);
@@ -201,6 +210,7 @@ export class StoredFileData implements FileData {
     length: number,
     time: Timespec,
     within?: Within,
+    transno?: Transno,
   ): Promise<Executed<Inode> & { readonly copied: number }> {
     const total = Math.max(0, Math.min(length, this.#changes.inode(from).sizeBytes - fromOffset));
     if (toOffset + total > FILE_MAX_BYTES) throw new FsError('EFBIG');
@@ -212,23 +222,26 @@ export class StoredFileData implements FileData {
       const isHole = data > at;
       const edge = isHole ? data : (this.seek(from, at, 'hole') ?? fromOffset + total);
       const step = Math.min(total - done, edge - at, isHole ? Number.POSITIVE_INFINITY : COPY_STEP_BYTES);
-      const last = done + step === total ? within : undefined;
+      const isLast = done + step === total;
+      const last = isLast ? within : undefined;
+      const lastTransno = isLast ? transno : undefined;
       if (isHole) {
         executed = await this.clear(to, toOffset + done, step, 'punch', true, time);
-        if (this.#changes.inode(to).sizeBytes < toOffset + done + step || last !== undefined) {
+        if (this.#changes.inode(to).sizeBytes < toOffset + done + step || isLast) {
           const end = toOffset + done + step;
-          executed = this.#changes.executeOnly(to, { time, within: last, size: (now) => Math.max(now, end) });
+          const ending = { time, within: last, transno: lastTransno };
+          executed = this.#changes.executeOnly(to, { ...ending, size: (now) => Math.max(now, end) });
         }
       } else {
         const chunks = await this.read(from, at, step);
         const content = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
         // The source was cut meanwhile: what is left of it was copied.
         if (content.length === 0) break;
-        executed = await this.write(to, toOffset + done, content, time, last);
+        executed = await this.write(to, toOffset + done, content, time, last, lastTransno);
       }
       done += step;
     }
-    executed ??= this.#changes.executeOnly(to, { time, within, size: (now) => now });
+    executed ??= this.#changes.executeOnly(to, { time, within, transno, size: (now) => now });
     return { ...executed, copied: done };
   }
 

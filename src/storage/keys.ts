@@ -20,6 +20,7 @@ export const KEY = {
   orphan: 0x18,
   client: 0x19,
   doomed: 0x1a,
+  reply: 0x1b,
 } as const;
 export type KeyType = (typeof KEY)[keyof typeof KEY];
 
@@ -76,7 +77,26 @@ export function spaceGroupKey(group: number): Buffer {
 }
 
 export function clientKey(uuid: ClientUuid): Buffer {
-  return Buffer.concat([bareKey(KEY.client), Buffer.from(uuid.replaceAll('-', ''), 'hex')]);
+  return uuidKey(KEY.client, uuid);
+}
+
+/** Type and a client: prefix of its replies. */
+export function uuidKey(type: KeyType, uuid: ClientUuid): Buffer {
+  return Buffer.concat([bareKey(type), Buffer.from(uuid.replaceAll('-', ''), 'hex')]);
+}
+
+const REPLY_KEY_BYTES = 19;
+
+/** @param prefix uuidKey(KEY.reply, uuid). */
+export function replyKey(prefix: Buffer, slot: number): Buffer {
+  const key = Buffer.allocUnsafe(REPLY_KEY_BYTES);
+  key.set(prefix, 0);
+  key.writeUInt16BE(slot, REPLY_KEY_BYTES - 2);
+  return key;
+}
+
+export function slotOf(key: Buffer): number {
+  return key.readUInt16BE(REPLY_KEY_BYTES - 2);
 }
 
 /** The least key above all keys that begin with `prefix` (whose last byte is below 0xff or which is a FID's). */

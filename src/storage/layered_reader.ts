@@ -8,9 +8,19 @@ import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Name } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import type { Checksum } from '../runtime/ports.js';
-import type { ClientRecord, Dirent, Inode, Reader } from './api.js';
+import type { ClientRecord, Dirent, Inode, Reader, ReplyRecord, SlotReply } from './api.js';
 import type { BatchTables } from './batch.js';
-import { afterPrefix, bareKey, fidKey, fidNameKey, fidNumberKey, KEY, readU64 } from './keys.js';
+import {
+  afterPrefix,
+  bareKey,
+  fidKey,
+  fidNameKey,
+  fidNumberKey,
+  KEY,
+  readU64,
+  slotOf,
+  uuidKey,
+} from './keys.js';
 import type { MetaDatabase } from './meta_medium.js';
 import {
   decodeBytes,
@@ -19,10 +29,11 @@ import {
   decodeDirentByName,
   decodeInline,
   decodeInode,
+  decodeReply,
   uuidFromBytes,
 } from './records.js';
 import { crc32c } from './superblock.js';
-import { FidTable, Table } from './tables.js';
+import { FidTable, GroupTable, Table } from './tables.js';
 import { decodeWindow, type Window } from './window.js';
 
 const log = logger('storage');
@@ -45,6 +56,7 @@ export class LayeredReader implements Reader {
     orphans: new Table<Fid, true>(),
     doomed: new Table<Fid, true>(),
     clients: new Table<ClientUuid, ClientRecord>(),
+    replies: new GroupTable<ClientUuid, number, ReplyRecord>(),
   };
   /** Inodes as the database has them; the layers are asked first. */
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
@@ -146,6 +158,17 @@ export class LayeredReader implements Reader {
       if (!changes.has(uuid)) found.push(decodeClient(uuid, value));
     }
     for (const record of changes.values()) if (record !== null) found.push(record);
+    return found;
+  }
+  replies(uuid: ClientUuid): SlotReply[] {
+    const changes = this.tables.replies.changes(uuid);
+    const found: SlotReply[] = [];
+    const prefix = uuidKey(KEY.reply, uuid);
+    for (const { key, value } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const slot = slotOf(key);
+      if (!changes?.has(slot)) found.push({ slot, ...decodeReply(`reply ${slot} of ${uuid}`, value) });
+    }
+    for (const [slot, reply] of changes ?? []) if (reply !== null) found.push({ slot, ...reply });
     return found;
   }
   /** Content of a file that lies in the database. @throws FsError EIO when its checksum is wrong. */

@@ -13,7 +13,7 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import { type ClientUuid, type Fid, fidOf, type Name, type Transno } from '../base/ids.js';
 import type { Checksum } from '../runtime/ports.js';
-import type { ClientRecord, Dirent, Inode, Tx } from './api.js';
+import type { ClientRecord, Dirent, Inode, ReplyRecord, Tx } from './api.js';
 import { writeBatch } from './batch.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import { LayeredReader } from './layered_reader.js';
@@ -143,6 +143,13 @@ export class Overlay extends LayeredReader implements Tx {
     return changed;
   }
 
+  /** What is executed from now on comes after this; the next commit says so. */
+  advance(transno: Transno): void {
+    assert(this.#operation === undefined, 'an operation is running');
+    assert(transno >= this.#counters.lastTransno, 'transnos never go back');
+    this.#counters = { ...this.#counters, lastTransno: transno };
+  }
+
   /** Closes the collecting layer: it is what the next write() writes. The one before it must have settled. */
   seal(final: boolean): void {
     for (const table of Object.values(this.tables)) table.seal();
@@ -259,6 +266,11 @@ export class Overlay extends LayeredReader implements Tx {
   removeClient(uuid: ClientUuid): void {
     this.#change(0);
     this.tables.clients.set(uuid, null, this.#journal);
+    for (const { slot } of this.replies(uuid)) this.tables.replies.set(uuid, slot, null, this.#journal);
+  }
+  putReply(uuid: ClientUuid, slot: number, reply: ReplyRecord): void {
+    this.#change(100);
+    this.tables.replies.set(uuid, slot, reply, this.#journal);
   }
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid } {
     this.#change(0);

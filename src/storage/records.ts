@@ -8,8 +8,8 @@
 
 import type { Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
-import type { ClientUuid, Fid, Name, Transno } from '../base/ids.js';
-import type { ClientRecord, Dirent, Inode } from './api.js';
+import type { ClientUuid, Fid, Name, Transno, Xid } from '../base/ids.js';
+import type { ClientRecord, Dirent, Inode, ReplyRecord } from './api.js';
 
 const VERSION = 1;
 const SPAN_32 = 2 ** 32;
@@ -179,6 +179,30 @@ export function decodeClient(uuid: ClientUuid, value: Buffer): ClientRecord {
     softwareVersion: value.toString('utf8', nameEnd + 2, versionEnd),
   };
 }
+
+/** reply, 40 bytes: 0 u8 version, 2 u16 opcode, 8 u64 xid, 16 u64 transno, 24 u64 fid, 32 u64 copied. */
+export const REPLY_BYTES = 40;
+
+export function encodeReply(reply: ReplyRecord, target: Buffer): void {
+  target.fill(0, 0, 8);
+  target[0] = VERSION;
+  target.writeUInt16LE(reply.opcode, 2);
+  putU64(target, reply.xid, 8);
+  putU64(target, reply.transno, 16);
+  putU64(target, reply.fid, 24);
+  putU64(target, reply.copiedBytes, 32);
+}
+export function decodeReply(what: string, value: Buffer): ReplyRecord {
+  check(value, REPLY_BYTES, what);
+  return {
+    opcode: value.readUInt16LE(2),
+    xid: getU64(value, 8) as Xid,
+    transno: getU64(value, 16) as Transno,
+    fid: getU64(value, 24) as Fid | 0,
+    copiedBytes: getU64(value, 32),
+  };
+}
+
 export function uuidFromBytes(bytes: Buffer): string {
   return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }

@@ -70,27 +70,27 @@ export class Table<K, V> {
   }
 }
 
-/** Records found by a FID and a second key, scanned by FID. */
-export class FidTable<K, V> {
-  #collecting = new Map<number, Map<K, V | null>>();
-  #committing: Map<number, Map<K, V | null>> | undefined;
+/** Records found by what they belong to, a FID or a client, and a second key; scanned by the former. */
+export class GroupTable<G, K, V> {
+  #collecting = new Map<G, Map<K, V | null>>();
+  #committing: Map<G, Map<K, V | null>> | undefined;
 
-  get(fid: number, key: K): V | null | undefined {
-    const value = this.#collecting.get(fid)?.get(key);
-    return value === undefined ? this.#committing?.get(fid)?.get(key) : value;
+  get(group: G, key: K): V | null | undefined {
+    const value = this.#collecting.get(group)?.get(key);
+    return value === undefined ? this.#committing?.get(group)?.get(key) : value;
   }
-  set(fid: number, key: K, value: V | null, journal: Journal): void {
-    let inner = this.#collecting.get(fid);
+  set(group: G, key: K, value: V | null, journal: Journal): void {
+    let inner = this.#collecting.get(group);
     if (inner === undefined) {
       inner = new Map();
-      this.#collecting.set(fid, inner);
+      this.#collecting.set(group, inner);
     }
     journal.set(inner, key, value);
   }
-  /** Changes under one FID, newer over older; undefined when there are none. */
-  changes(fid: number): ReadonlyMap<K, V | null> | undefined {
-    const newer = this.#collecting.get(fid);
-    const older = this.#committing?.get(fid);
+  /** Changes under one group, newer over older; undefined when there are none. */
+  changes(group: G): ReadonlyMap<K, V | null> | undefined {
+    const newer = this.#collecting.get(group);
+    const older = this.#committing?.get(group);
     if (older === undefined || newer === undefined) return newer ?? older;
     return new Map([...older, ...newer]);
   }
@@ -98,10 +98,12 @@ export class FidTable<K, V> {
     this.#committing = this.#collecting;
     this.#collecting = new Map();
   }
-  get sealed(): ReadonlyMap<number, ReadonlyMap<K, V | null>> {
+  get sealed(): ReadonlyMap<G, ReadonlyMap<K, V | null>> {
     return this.#committing ?? new Map();
   }
   settle(): void {
     this.#committing = undefined;
   }
 }
+
+export class FidTable<K, V> extends GroupTable<number, K, V> {}

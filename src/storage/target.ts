@@ -6,7 +6,7 @@
 
 import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
-import type { Fid, Name, Transno } from '../base/ids.js';
+import type { ClientUuid, Fid, Name, Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { StatfsMessage } from '../wire/meta.js';
@@ -14,8 +14,10 @@ import type {
   ClientRecord,
   Dirent,
   Executed,
+  ExecuteOptions,
   FileData,
   Inode,
+  SlotReply,
   StoreOptions,
   Superblock,
   TargetDevices,
@@ -42,7 +44,7 @@ const INSTANCE_MAX = 2 ** 20;
 /** Transno of an instance's first change: those of an earlier instance are all below it. */
 const TRANSNOS_PER_INSTANCE = 2 ** 32;
 
-export type StorageRuntime = Pick<Runtime, 'clock' | 'timers' | 'checksum' | 'metrics'>;
+export type StorageRuntime = Pick<Runtime, 'clock' | 'timers' | 'checksum' | 'metrics' | 'faults'>;
 
 /**
  * @throws FsError with a one-line message: ENODEV not formatted or swapped, EIO damaged or cut short, EPROTO another
@@ -123,6 +125,8 @@ class Target implements TargetStore {
   readonly #data: StoredFileData;
   #superblock: SuperblockRecord;
   #begun = false;
+  /** Replays are executed with their old transnos. */
+  #recovering = false;
   #lastTransno: Transno;
   #destroying: Promise<void> | undefined;
   #stopping = false;
@@ -184,11 +188,13 @@ class Target implements TargetStore {
     this.#committer.onCommit(listener);
   }
 
-  execute<R>(run: (tx: Tx) => R, options: { readonly reserve?: boolean } = {}): Executed<R> {
+  execute<R>(run: (tx: Tx) => R, options: ExecuteOptions = {}): Executed<R> {
     this.#check();
     assert(this.#begun, 'begin() comes before the first operation');
-    const transno = (this.#lastTransno + 1) as Transno;
-    this.#overlay.begin(transno, () => this.#metaSpace.check(options.reserve ?? false));
+    const transno = this.#transnoOf(options.transno);
+    // A replay found its room when it was executed first; what it needs beyond that is a matter of pages.
+    const reserve = options.reserve === true || options.transno !== undefined;
+    this.#overlay.begin(transno, () => this.#metaSpace.check(reserve));
     let result: R;
     try {
       result = run(this.#overlay);
@@ -200,7 +206,31 @@ class Target implements TargetStore {
     this.#lastTransno = transno;
     this.#committer.changed();
     if (this.#overlay.takeDoomed()) this.#destroyInBackground();
-    return { result, transno };
+    const isInternal = this.#recovering && options.transno === undefined;
+    return { result, transno: isInternal ? (0 as Transno) : transno };
+  }
+
+  #transnoOf(replayed: Transno | undefined): Transno {
+    if (!this.#recovering) {
+      assert(replayed === undefined, 'a replay outside recovery');
+      return (this.#lastTransno + 1) as Transno;
+    }
+    if (replayed === undefined) return this.#lastTransno;
+    assert(replayed > this.#lastTransno && replayed < this.#firstTransno, 'a replay out of order');
+    return replayed;
+  }
+
+  /** Transnos of this instance are above it. */
+  get #firstTransno(): Transno {
+    return (this.#superblock.instance * TRANSNOS_PER_INSTANCE) as Transno;
+  }
+
+  endRecovery(): void {
+    if (!this.#recovering) return;
+    this.#recovering = false;
+    this.#lastTransno = this.#firstTransno;
+    this.#overlay.advance(this.#lastTransno);
+    this.#committer.changed();
   }
 
   async sync(): Promise<void> {
@@ -230,13 +260,17 @@ class Target implements TargetStore {
     return this.#data.availableBytes;
   }
 
-  async begin(softwareVersion: string): Promise<void> {
+  async begin(softwareVersion: string, options: { readonly recovering?: boolean } = {}): Promise<void> {
     this.#check();
     assert(!this.#begun, 'begin() is called once');
     const instance = this.#superblock.instance + 1;
     if (instance >= INSTANCE_MAX) throw new FsError('EOVERFLOW', 'the target has been started too often');
+    this.#recovering = options.recovering ?? false;
+    if (!this.#recovering) {
+      this.#lastTransno = (instance * TRANSNOS_PER_INSTANCE) as Transno;
+      this.#overlay.advance(this.#lastTransno);
+    }
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
-    this.#lastTransno = (instance * TRANSNOS_PER_INSTANCE) as Transno;
     this.#begun = true;
     if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
   }
@@ -334,5 +368,9 @@ class Target implements TargetStore {
   clients(): ClientRecord[] {
     this.#check();
     return this.#overlay.clients();
+  }
+  replies(uuid: ClientUuid): SlotReply[] {
+    this.#check();
+    return this.#overlay.replies(uuid);
   }
 }

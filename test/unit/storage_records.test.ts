@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import type { ClientUuid, Fid, Name, TargetUuid, Transno } from '../../src/base/ids.js';
+import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../../src/base/ids.js';
 import {
   afterPrefix,
   clientKey,
@@ -11,7 +11,10 @@ import {
   fidNameKey,
   fidNumberKey,
   KEY,
+  replyKey,
+  slotOf,
   spaceGroupKey,
+  uuidKey,
 } from '../../src/storage/keys.js';
 import * as records from '../../src/storage/records.js';
 import {
@@ -41,6 +44,7 @@ test('keys', () => {
       fidNumberKey(KEY.window, FID, 2 ** 33),
       spaceGroupKey(513),
       clientKey('00112233-4455-6677-8899-aabbccddeeff' as ClientUuid),
+      replyKey(uuidKey(KEY.reply, '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid), 259),
     ].map(hex),
     [
       '100000080000000102',
@@ -49,8 +53,10 @@ test('keys', () => {
       '1600000800000001020000000200000000',
       '1700000201',
       '1900112233445566778899aabbccddeeff',
+      '1b00112233445566778899aabbccddeeff0103',
     ],
   );
+  assert.equal(slotOf(Buffer.from('1b00112233445566778899aabbccddeeff0103', 'hex')), 259);
 });
 
 test('keys order as numbers, and all of a prefix come before its end', () => {
@@ -132,6 +138,17 @@ test('bytes, inline data, clients, counters', () => {
   assert.deepEqual(records.decodeInline(FID, inline), { bytes: content, crc: 0x0102_0304 });
   assert.deepEqual(records.decodeClient(client.uuid, clientBytes), client);
   assert.deepEqual(records.decodeCounters(counterBytes), counters);
+});
+
+test('reply', () => {
+  const reply = { opcode: 68, xid: 9 as Xid, transno: (2 ** 32 + 7) as Transno, fid: FID, copiedBytes: 3 };
+  const bytes = filled(records.REPLY_BYTES, (target) => records.encodeReply(reply, target));
+  assert.equal(
+    hex(bytes),
+    '010044000000000009000000000000000700000001000000020100000008000003000000000000' + '00',
+  );
+  assert.deepEqual(records.decodeReply('x', bytes), reply);
+  assert.throws(() => records.decodeReply('reply 1', bytes.subarray(1)), { code: 'EIO' });
 });
 
 test('window', () => {

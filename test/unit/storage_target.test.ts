@@ -3,7 +3,14 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
-import { type ClientUuid, type Fid, type Name, ROOT_FID, type Transno } from '../../src/base/ids.js';
+import {
+  type ClientUuid,
+  type Fid,
+  type Name,
+  ROOT_FID,
+  type Transno,
+  type Xid,
+} from '../../src/base/ids.js';
 import type { ClientRecord, Tx } from '../../src/storage/api.js';
 import { openTarget } from '../../src/storage/target.js';
 import { createFile, MIB, TEST_TIME, testTarget } from '../fixtures/storage_target.js';
@@ -237,6 +244,39 @@ test('clients, orphans, symlinks and xattrs are kept', async (t) => {
   });
   store = await target.reopen();
   assert.deepEqual([store.clients(), store.orphans(), store.xattrNames(fid)], [[], [], []]);
+});
+
+test('replies lie in slots of their client, and go with it', async (t) => {
+  const target = await testTarget(t);
+  let store = await target.open({ commitIntervalMs: 10_000 });
+  const [a, b] = [
+    '00112233-4455-6677-8899-aabbccddeeff',
+    '00112233-4455-6677-8899-aabbccddef00',
+  ] as ClientUuid[];
+  assert.ok(a !== undefined && b !== undefined);
+  const reply = (xid: number, transno: Transno) => ({
+    xid: xid as Xid,
+    opcode: 68,
+    transno,
+    fid: 7 as Fid,
+    copiedBytes: 0,
+  });
+  const put = (uuid: ClientUuid, slot: number, xid: number): Transno =>
+    store.execute((tx) => tx.putReply(uuid, slot, reply(xid, tx.transno))).transno;
+  put(a, 0, 1);
+  const second = put(a, 65_535, 2);
+  const other = put(b, 0, 1);
+  store = await target.reopen({ commitIntervalMs: 10_000 });
+  const third = put(a, 0, 3);
+  const found = store.replies(a).sort((left, right) => left.slot - right.slot);
+  assert.deepEqual(found, [
+    { slot: 0, ...reply(3, third) },
+    { slot: 65_535, ...reply(2, second) },
+  ]);
+  store.execute((tx) => tx.removeClient(a));
+  assert.deepEqual([store.replies(a), store.replies(b)], [[], [{ slot: 0, ...reply(1, other) }]]);
+  store = await target.reopen();
+  assert.deepEqual([store.replies(a), store.replies(b)], [[], [{ slot: 0, ...reply(1, other) }]]);
 });
 
 test('close waits for what is under way and leaves no timer', async (t) => {
