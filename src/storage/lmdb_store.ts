@@ -39,7 +39,7 @@ class LmdbDatabase implements MetaDatabase {
   /**
    * @param path the meta device, looked at by probeSuperblock before (or wiped by mkfs): lmdb trusts what it finds.
    */
-  constructor(path: string, sizeBytes: number, runtimeDir: string) {
+  constructor(path: string, sizeBytes: number, runtimeDir: string, readOnly: boolean) {
     mkdirSync(runtimeDir, { recursive: true });
     this.#link = join(runtimeDir, 'meta');
     rmSync(this.#link, { force: true });
@@ -53,6 +53,7 @@ class LmdbDatabase implements MetaDatabase {
       overlappingSync: false,
       eventTurnBatching: false,
       noReadAhead: true,
+      readOnly,
       maxDbs: 1,
     };
     this.#db = open<Buffer, Buffer>(options);
@@ -125,7 +126,7 @@ export function metaMedium(devices: Omit<TargetDevices, 'data'>): MetaMedium {
   const { metaPath, metaSizeBytes, runtimeDir } = devices;
   if (devices.metaMedium !== undefined) return devices.metaMedium;
   return {
-    open: () => new LmdbDatabase(metaPath, metaSizeBytes, runtimeDir),
+    open: (options = {}) => new LmdbDatabase(metaPath, metaSizeBytes, runtimeDir, options.readOnly ?? false),
     withRawReader: (use) => withRawReader(metaPath, use),
     writeRaw: (pieces) => writeRaw(metaPath, pieces),
   };

@@ -28,7 +28,7 @@ export interface MetaDatabase {
 
 export interface MetaMedium {
   /** Only of a device that was looked at by probeSuperblock before, or wiped by mkfs. */
-  open(): MetaDatabase;
+  open(options?: { readonly readOnly?: boolean }): MetaDatabase;
   /** Reads the device past the database. */
   withRawReader<R>(use: (read: ReadAt) => Promise<R>): Promise<R>;
   /** Writes these pieces past the database, durably. */

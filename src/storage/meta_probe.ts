@@ -58,34 +58,50 @@ export function emptyDatabase(mapBytes: number): Buffer {
   return pages;
 }
 
-interface Tree {
+export interface LmdbTree {
   readonly flags: number;
   /** undefined: the tree is empty. */
   readonly root: number | undefined;
-  readonly pages: number;
+  /** Levels, the root's and the leaves' included. */
+  readonly depth: number;
+  readonly branchPages: number;
+  readonly leafPages: number;
+  readonly overflowPages: number;
+  readonly entries: number;
 }
 
-interface MetaPage {
+/** A meta page: where everything else is. */
+export interface LmdbMeta {
   readonly transaction: number;
   readonly lastPage: number;
-  readonly free: Tree;
-  readonly main: Tree;
+  readonly free: LmdbTree;
+  readonly main: LmdbTree;
 }
 
 /** @returns undefined when it cannot be what lmdb wrote. lmdb has no checksums: this is what can be told. */
-function decodeTree(page: Buffer, at: number, lastPage: number): Tree | undefined {
+function decodeTree(page: Buffer, at: number, lastPage: number): LmdbTree | undefined {
   const depth = page.readUInt16LE(at + 6);
   const empty = page.subarray(at + 40, at + 48).every((byte) => byte === 0xff);
   const root = getU64(page, at + 40);
-  const counts = [getU64(page, at + 8), getU64(page, at + 16), getU64(page, at + 24)];
-  const pages = counts.reduce((sum, count) => sum + count, 0);
+  const branchPages = getU64(page, at + 8);
+  const leafPages = getU64(page, at + 16);
+  const overflowPages = getU64(page, at + 24);
+  const pages = branchPages + leafPages + overflowPages;
   if (depth > DEPTH_MAX || empty !== (depth === 0) || pages > lastPage) return undefined;
   if (!empty && (root < 2 || root > lastPage)) return undefined;
-  return { flags: page.readUInt16LE(at + 4), root: empty ? undefined : root, pages };
+  return {
+    flags: page.readUInt16LE(at + 4),
+    root: empty ? undefined : root,
+    depth,
+    branchPages,
+    leafPages,
+    overflowPages,
+    entries: getU64(page, at + 32),
+  };
 }
 
 /** @param index 0 or 1: transactions take turns. */
-function decodeMeta(page: Buffer, index: number): MetaPage | undefined {
+function decodeMeta(page: Buffer, index: number): LmdbMeta | undefined {
   if ((page.readUInt16LE(18) & P_META) === 0) return undefined;
   if (page.readUInt32LE(24) !== LMDB_MAGIC) return undefined;
   if ((page.readUInt32LE(28) & 0xffff) !== LMDB_DATA_VERSION) return undefined;
@@ -100,7 +116,7 @@ function decodeMeta(page: Buffer, index: number): MetaPage | undefined {
 }
 
 /** Both pages are of one database, and one follows the other. The flags never change. */
-function agree(one: MetaPage, other: MetaPage): boolean {
+function agree(one: LmdbMeta, other: LmdbMeta): boolean {
   return (
     Math.abs(one.transaction - other.transaction) <= TRANSACTIONS_APART_MAX &&
     one.free.flags === other.free.flags &&
@@ -109,15 +125,14 @@ function agree(one: MetaPage, other: MetaPage): boolean {
 }
 
 /**
- * @returns the superblock, checked; undefined when the device holds nothing of ours (no database and no trace of one).
+ * @returns the meta page that counts; undefined when the device holds nothing of ours.
  * @throws FsError EIO with one line when it does, damaged or cut short.
  */
-export async function probeSuperblock(
+export async function readMeta(
   read: ReadAt,
   device: string,
   sizeBytes: number,
-  checksum: Checksum,
-): Promise<SuperblockRecord | undefined> {
+): Promise<LmdbMeta | undefined> {
   if (sizeBytes < 2 * LMDB_PAGE_BYTES) return undefined;
   const first = Buffer.alloc(LMDB_PAGE_BYTES);
   const second = Buffer.alloc(LMDB_PAGE_BYTES);
@@ -139,6 +154,21 @@ export async function probeSuperblock(
       `the meta device ${device} is cut short: ${sizeBytes} bytes, but it uses ${(meta.lastPage + 1) * LMDB_PAGE_BYTES}`,
     );
   }
+  return meta;
+}
+
+/**
+ * @returns the superblock, checked; undefined when the device holds nothing of ours (no database and no trace of one).
+ * @throws FsError EIO with one line when it does, damaged or cut short.
+ */
+export async function probeSuperblock(
+  read: ReadAt,
+  device: string,
+  sizeBytes: number,
+  checksum: Checksum,
+): Promise<SuperblockRecord | undefined> {
+  const meta = await readMeta(read, device, sizeBytes);
+  if (meta === undefined) return undefined;
   const pages = new PageReader(read, meta.lastPage, device);
   if (meta.free.root !== undefined) await pages.page(meta.free.root, P_BRANCH | P_LEAF);
   const value = meta.main.root === undefined ? undefined : await pages.firstValue(meta.main.root);

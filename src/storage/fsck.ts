@@ -1,0 +1,278 @@
+/**
+ * The check of a target: every record, against the others and against the data device.
+ *
+ * checkTarget() works on an open database, whatever it is; fsckTarget() begins with the devices, and looks at the pages
+ * of the database before it lets lmdb map them. Nothing is written unless `repair` is asked for. Then what can be
+ * repaired without guessing is, in rounds: a whole check, the repairs of one stage, and again, until a check finds
+ * nothing more to repair. What that last check finds is what is left, so a second run says the same.
+ *
+ * Memory: 34 bytes an inode, 8 bytes a name, a bit a block, and the findings that are kept.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { BlockDevice } from '../runtime/ports.js';
+import type { TargetDevices } from './api.js';
+import { checkBlocks } from './fsck_blocks.js';
+import { checkClients, checkCounters, checkReplies, readCounters } from './fsck_clients.js';
+import { checkContent, judgeGhosts } from './fsck_content.js';
+import { InodeIndex } from './fsck_inodes.js';
+import { checkNames } from './fsck_names.js';
+import { checkPages } from './fsck_pages.js';
+import { nameFindings } from './fsck_paths.js';
+import { RepairTx } from './fsck_repair.js';
+import {
+  FINDINGS_KEPT,
+  type Finding,
+  Findings,
+  type FsckCounts,
+  type FsckReport,
+  noCounts,
+  type ReportedFinding,
+} from './fsck_report.js';
+import { checkKeys, type FsckContext, type FsckPhase, type FsckRuntime } from './fsck_scan.js';
+import { BlockOwners, checkShared, checkSpace } from './fsck_space.js';
+import { checkTree } from './fsck_tree.js';
+import { bareKey, KEY } from './keys.js';
+import { metaMedium } from './lmdb_store.js';
+import type { MetaDatabase } from './meta_medium.js';
+import { probeSuperblock } from './meta_probe.js';
+import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from './superblock.js';
+import { BLOCK_BYTES } from './window.js';
+
+export interface FsckOptions {
+  /** Repairs what can be repaired without guessing. */
+  readonly repair?: boolean | undefined;
+  /** Repairs a target that was not stopped cleanly too, whose clients may still come back to it. */
+  readonly force?: boolean | undefined;
+  /** Compares every written block with its checksum. */
+  readonly checksums?: boolean | undefined;
+  /** @param total of that phase, as far as it is known: it may turn out to be more. */
+  readonly progress?: ((phase: FsckPhase, done: number, total: number) => void) | undefined;
+}
+
+/** Records that one transaction changes, about. */
+const CHANGES_AT_ONCE = 2000;
+/** Each stage may need several rounds when there is more to repair than a round keeps. */
+const ROUNDS_MAX = 100;
+
+/**
+ * Checks a target on its devices. The caller has opened them exclusively.
+ * @throws FsError ENODEV, EPROTO, EINVAL: no target, or none that this version may judge; EBUSY: not stopped cleanly, and
+ *   to be repaired; EIO: a device failed. Damage is no error: it is in the report.
+ */
+export async function fsckTarget(
+  runtime: FsckRuntime,
+  devices: TargetDevices,
+  options: FsckOptions = {},
+): Promise<FsckReport> {
+  const { metaPath, metaSizeBytes } = devices;
+  const medium = metaMedium(devices);
+  let superblock: SuperblockRecord | undefined;
+  try {
+    superblock = await medium.withRawReader((read) =>
+      probeSuperblock(read, metaPath, metaSizeBytes, runtime.checksum),
+    );
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
+    return brokenReport(undefined, [{ kind: 'superblock', text: thrown.message }], 0);
+  }
+  if (superblock === undefined) {
+    throw new FsError('ENODEV', `${metaPath} is not formatted as a Holdfast meta device`);
+  }
+  if (options.repair === true && !superblock.clean && options.force !== true) {
+    throw new FsError(
+      'EBUSY',
+      `${superblock.label} was not stopped cleanly: start its server and shut it down first, so that its clients recover; ` +
+        `--force repairs it as it is`,
+    );
+  }
+  // A simulator's medium has no pages of lmdb.
+  const pages =
+    devices.metaMedium !== undefined
+      ? { findings: [], pages: 0 }
+      : await medium.withRawReader((read) =>
+          checkPages(read, metaPath, metaSizeBytes, {
+            progress: (done, total) => options.progress?.('pages', done, total),
+          }),
+        );
+  if (pages.findings.length > 0) return brokenReport(superblock, pages.findings, pages.pages);
+  const db = medium.open({ readOnly: options.repair !== true });
+  try {
+    const report = await checkTarget(runtime, db, devices.data, options);
+    return { ...report, counts: { ...report.counts, pages: pages.pages } };
+  } finally {
+    await db.close();
+  }
+}
+
+/** The database cannot be opened: nothing behind was looked at. */
+function brokenReport(
+  superblock: SuperblockRecord | undefined,
+  findings: readonly Finding[],
+  pages: number,
+): FsckReport {
+  return {
+    superblock,
+    counts: { ...noCounts(), pages },
+    findings: findings.map((finding) => reported(finding)),
+    repaired: 0,
+    left: findings.length,
+    repairable: 0,
+    rounds: 1,
+  };
+}
+
+/**
+ * Checks what an open database says, and the data device.
+ * @throws FsError EPROTO, EINVAL as fsckTarget; EIO when a device fails.
+ */
+export async function checkTarget(
+  runtime: FsckRuntime,
+  db: MetaDatabase,
+  data: BlockDevice,
+  options: Omit<FsckOptions, 'force'> = {},
+): Promise<FsckReport> {
+  const value = db.get(bareKey(KEY.superblock));
+  let superblock: SuperblockRecord;
+  try {
+    if (value === undefined) throw new FsError('EIO', 'the superblock is missing');
+    superblock = decodeSuperblock(value.subarray(0, value.length), runtime.checksum, data.path);
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
+    return brokenReport(undefined, [{ kind: 'superblock', text: thrown.message }], 0);
+  }
+  const header = await checkHeader(runtime, data, superblock);
+  // With no way to tell whose data device it is, nothing is changed.
+  const repair = options.repair === true && header === undefined;
+  const repaired: Finding[] = [];
+  let repairedCount = 0;
+  for (let rounds = 1; ; rounds++) {
+    const round = await checkOnce(runtime, db, superblock, options);
+    if (header !== undefined) round.context.findings.add(header);
+    const { repairs } = round.context.findings;
+    if (!repair || repairs.length === 0 || rounds === ROUNDS_MAX) {
+      if (options.checksums === true && header === undefined) await round.blocks(data);
+      const kept = repaired.map((finding) => reported(finding, finding.repair?.done));
+      return await finish(round.context, kept, repairedCount, rounds);
+    }
+    await applyRepairs(db, repairs);
+    repairedCount += repairs.length;
+    repaired.push(...repairs.slice(0, FINDINGS_KEPT - repaired.length));
+  }
+}
+
+async function finish(
+  context: FsckContext,
+  repaired: readonly ReportedFinding[],
+  repairedCount: number,
+  rounds: number,
+): Promise<FsckReport> {
+  const { findings, counts, superblock } = context;
+  const all = [...repaired, ...findings.kept.map((finding) => reported(finding))];
+  return {
+    superblock,
+    counts,
+    findings: await nameFindings(context, all),
+    repaired: repairedCount,
+    left: findings.count,
+    repairable: findings.repairable,
+    rounds,
+  };
+}
+
+function reported({ kind, text, fid, repair }: Finding, done?: string): ReportedFinding {
+  return {
+    kind,
+    text,
+    ...(fid === undefined ? {} : { fid }),
+    repairable: repair !== undefined,
+    ...(done === undefined ? {} : { repaired: done }),
+  };
+}
+
+/** @returns what is wrong with the header of the data device. @throws FsError when the two are no pair. */
+async function checkHeader(
+  { checksum }: FsckRuntime,
+  data: BlockDevice,
+  superblock: SuperblockRecord,
+): Promise<Finding | undefined> {
+  if (data.sizeBytes < superblock.dataSizeBytes) {
+    const text = `the data device ${data.path} is cut short: ${data.sizeBytes} bytes, made with ${superblock.dataSizeBytes}`;
+    return { kind: 'data-header', text };
+  }
+  const block = Buffer.alloc(BLOCK_BYTES);
+  await data.read(0, block);
+  try {
+    const header = decodeDataHeader(block, checksum, data.path);
+    if (header.targetUuid === superblock.targetUuid && header.filesystemUuid === superblock.filesystemUuid) {
+      return undefined;
+    }
+    throw new FsError(
+      'EINVAL',
+      `${data.path} is of target ${header.targetUuid}, the meta device of ${superblock.targetUuid}`,
+    );
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
+    return { kind: 'data-header', text: thrown.message };
+  }
+}
+
+interface Round {
+  readonly context: FsckContext;
+  /** Reads the content. */
+  blocks(data: BlockDevice): Promise<void>;
+}
+
+/** One look at all records. */
+async function checkOnce(
+  runtime: FsckRuntime,
+  db: MetaDatabase,
+  superblock: SuperblockRecord,
+  options: FsckOptions,
+): Promise<Round> {
+  const counts: FsckCounts = noCounts();
+  const findings = new Findings();
+  let inodes = 0;
+  let blocks = 0;
+  const context: FsckContext = {
+    runtime,
+    db,
+    superblock,
+    findings,
+    counts,
+    progress: (phase, done) => options.progress?.(phase, done, phase === 'blocks' ? blocks : inodes),
+  };
+  await checkKeys(context);
+  const counters = readCounters(context);
+  inodes = counters?.inodes ?? 0;
+  const index = new InodeIndex();
+  const owners = new BlockOwners(Math.floor(superblock.dataSizeBytes / BLOCK_BYTES));
+  const content = await checkContent(context, index, owners);
+  inodes = counts.inodes;
+  const names = await checkNames(context, index);
+  judgeGhosts(context, content.ghosts, names.namedGhosts);
+  await checkTree(context, index);
+  await checkShared(context, owners);
+  await checkSpace(context, owners);
+  counts.blocks = owners.blocks;
+  blocks = owners.blocks;
+  if (counters !== undefined) {
+    const { lastObject } = content;
+    checkCounters(context, counters, { lastObject, lastCookie: names.lastCookie });
+    await checkClients(context, counters.lastTransno);
+    await checkReplies(context, counters.lastTransno);
+  }
+  return { context, blocks: (data) => checkBlocks(context, index, owners.totalBlocks, data) };
+}
+
+/** Each repair is whole within one transaction; a transaction takes as many as fit. */
+async function applyRepairs(db: MetaDatabase, repairs: readonly Finding[]): Promise<void> {
+  let tx = new RepairTx(db);
+  for (const { repair } of repairs) {
+    repair?.apply(tx);
+    if (tx.size < CHANGES_AT_ONCE) continue;
+    await db.commit((writer) => tx.write(writer));
+    tx = new RepairTx(db);
+  }
+  if (tx.size > 0) await db.commit((writer) => tx.write(writer));
+}
