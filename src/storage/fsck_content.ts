@@ -49,6 +49,8 @@ interface Seen {
   inlineBytes: number | undefined;
   windows: number;
   blocks: number;
+  /** A window cannot be read: `blocks` is too low. */
+  windowDamaged: boolean;
   /** File block after the last that is written. */
   writtenEnd: number;
 }
@@ -152,7 +154,10 @@ class ContentPass {
     });
     const beyond = start * BLOCK_BYTES >= FILE_MAX_BYTES ? 'lies beyond the largest file' : undefined;
     if (fault === undefined && beyond === undefined) return;
-    if (fault !== undefined) this.#owners.uncertain = true;
+    if (fault !== undefined) {
+      this.#owners.uncertain = true;
+      seen.windowDamaged = true;
+    }
     const text = `window ${index} of inode ${seen.fid} ${fault ?? beyond}`;
     this.#add('damaged-record', seen.fid, text);
   }
@@ -205,6 +210,8 @@ class ContentPass {
     const fault = inodeFault(inode, targetIndex);
     if (fault !== undefined) this.#add('inode', fid, `inode ${fid} ${fault}`);
     this.#doomed(seen);
+    // Of an inode of no type nothing can be said.
+    if (!TYPES.includes(mode & S_IFMT)) return;
     this.#content(seen, inode);
     this.#blocks(seen, inode);
     if (!isDir(mode) && parent !== 0) {
@@ -296,7 +303,7 @@ class ContentPass {
   #blocks(seen: Seen, inode: Inode): void {
     const { fid, inlineBytes } = seen;
     // What a directory says here means nothing; a damaged record says nothing.
-    if (isDir(inode.mode) || (inlineBytes !== undefined && inlineBytes < 0) || this.#owners.uncertain) return;
+    if (isDir(inode.mode) || (inlineBytes !== undefined && inlineBytes < 0) || seen.windowDamaged) return;
     const blocks = inlineBytes === undefined ? seen.blocks * SECTORS_PER_BLOCK : Math.ceil(inlineBytes / 512);
     if (blocks === inode.blocks) return;
     this.#context.findings.add({
@@ -323,6 +330,7 @@ function nothingSeen(fid: Fid): Seen {
     inlineBytes: undefined,
     windows: 0,
     blocks: 0,
+    windowDamaged: false,
     writtenEnd: 0,
   };
 }

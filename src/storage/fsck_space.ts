@@ -187,10 +187,10 @@ function compareGroup(
   const said = record === undefined ? new Uint32Array(GROUP_WORDS) : decodeGroup(record);
   const reserved = owners.reserved(group);
   const expected = owners.owned(group).map((word, at) => word | (reserved[at] ?? 0));
-  const wrong = said === undefined ? ['its record is damaged'] : differences(said, reserved, expected, group);
-  if (wrong.length === 0) return;
   // What a window that cannot be read owns must not be handed out: nothing is called free then.
-  const right = expected.map((word, at) => (owners.uncertain ? word | (said?.[at] ?? ALL) : word));
+  const used = expected.map((word, at) => (owners.uncertain ? word | (said?.[at] ?? ALL) : word));
+  const wrong = said === undefined ? ['its record is damaged'] : differences(said, reserved, used, group);
+  if (wrong.length === 0) return;
   findings.add({
     kind: said === undefined ? 'damaged-record' : 'space',
     text: `free space, group ${group}: ${wrong.join('; ')}`,
@@ -198,7 +198,7 @@ function compareGroup(
       stage: 'space',
       done: 'written anew',
       apply: (tx) => {
-        const value = encodeGroup(right);
+        const value = encodeGroup(used);
         if (value === undefined) tx.remove(spaceGroupKey(group));
         else tx.put(spaceGroupKey(group), value);
       },
@@ -206,14 +206,9 @@ function compareGroup(
   });
 }
 
-function differences(
-  said: Uint32Array,
-  reserved: Uint32Array,
-  expected: Uint32Array,
-  group: number,
-): string[] {
-  const unmarked = bitsOf(expected, (word, at) => word & ~((said[at] ?? 0) | (reserved[at] ?? 0)));
-  const leaked = bitsOf(said, (word, at) => word & ~(expected[at] ?? 0));
+function differences(said: Uint32Array, reserved: Uint32Array, used: Uint32Array, group: number): string[] {
+  const unmarked = bitsOf(used, (word, at) => word & ~((said[at] ?? 0) | (reserved[at] ?? 0)));
+  const leaked = bitsOf(said, (word, at) => word & ~(used[at] ?? 0));
   const first = (bits: readonly number[]): number => group * GROUP_BLOCKS + (bits[0] ?? 0);
   const wrong: string[] = [];
   if (unmarked.length > 0) {
