@@ -116,6 +116,9 @@ async function give(
     file.sizeKnown = false;
   }
   await core.kernel.dropAttrs(file.fid);
+  // An answer that came meanwhile told the size under this lock. It must not be believed under the next one, before which
+  // others write: an append would go where the end was.
+  if (target.locks.isLast(lock)) file.sizeKnown = false;
 }
 
 const wholeFile: Range = { start: 0, end: FILE_END };

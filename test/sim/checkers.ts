@@ -1,0 +1,50 @@
+/**
+ * What must hold at every moment, watched from below: on the devices and in the servers.
+ *
+ * - One writer: what is written to a device comes from the program that last made itself the serving one.
+ * - Transnos grow: each transaction's is above the one before it, and an instance's are above those of all before it.
+ */
+
+import { bareKey, KEY } from '../../src/storage/keys.js';
+import { decodeCounters } from '../../src/storage/records.js';
+import { BLOCK_BYTES } from '../../src/storage/window.js';
+import type { Program } from './machine.js';
+import type { World } from './world.js';
+
+/** Offset of the clean mark and of the instance in a superblock record. docs/ONDISK.md. */
+const CLEAN_AT = 56;
+const INSTANCE_AT = 52;
+/** The multi-mount block is written by whoever wants to become the writer. */
+const MULTI_MOUNT_BLOCK = 1;
+
+export function watchTarget(world: World): void {
+  let writer: Program | undefined;
+  let instance = 0;
+  let lastTransno = 0;
+  const isWriter = (program: Program, what: string): void => {
+    if (program === writer) return;
+    world.violated(`${what} by ${program.machine.name}, which does not serve (instance ${instance} does)`);
+  };
+  world.disks.meta.onCommit = (program, get) => {
+    const superblock = get(bareKey(KEY.superblock));
+    if (superblock !== undefined) {
+      const begun = superblock.readUInt32LE(INSTANCE_AT);
+      if (superblock[CLEAN_AT] === 0 && begun !== instance) {
+        if (begun !== instance + 1) world.violated(`instance ${begun} follows ${instance}`);
+        instance = begun;
+        writer = program;
+      }
+    }
+    isWriter(program, 'a commit');
+    const counters = get(bareKey(KEY.counters));
+    if (counters === undefined) return;
+    const transno = decodeCounters(counters).lastTransno;
+    if (transno < lastTransno) world.violated(`transno ${transno} is committed after ${lastTransno}`);
+    lastTransno = transno;
+  };
+  world.disks.data.onWrite = (program, offset, lengthBytes) => {
+    const first = Math.floor(offset / BLOCK_BYTES);
+    if (first === MULTI_MOUNT_BLOCK && lengthBytes <= BLOCK_BYTES) return;
+    isWriter(program, 'a write');
+  };
+}

@@ -1,0 +1,107 @@
+/**
+ * A client machine of the world: what `holdfast mount` is, with a kernel on top and processes on top of that. It can be
+ * unmounted and mounted again, killed, or lose its power.
+ */
+
+import type { FsClient } from '../../src/client/api.js';
+import { startClient } from '../../src/client/client.js';
+import type { Address } from '../../src/runtime/ports.js';
+import { createVfs } from '../../src/vfs/vfs.js';
+import { Process } from './file_calls.js';
+import { SimKernel } from './kernel.js';
+import type { HowEnded, Machine, Program } from './machine.js';
+
+const CACHE_BYTES = 8 << 20;
+
+export class ClientNode {
+  readonly machine: Machine;
+  readonly #servers: readonly Address[];
+  #program: Program | undefined;
+  #kernel: SimKernel | undefined;
+  #client: FsClient | undefined;
+  #mounts = 0;
+  /** Times that what its processes know was lost: it was evicted or killed. */
+  disturbances = 0;
+  /** What it was told of its evictions. */
+  readonly evictions: string[] = [];
+  version = '1.0.0';
+
+  constructor(machine: Machine, servers: readonly Address[]) {
+    this.machine = machine;
+    this.#servers = servers;
+  }
+
+  get name(): string {
+    return this.machine.name;
+  }
+  get isMounted(): boolean {
+    return this.#program?.alive === true && this.#kernel?.isMounted === true;
+  }
+  get program(): Program | undefined {
+    return this.#program?.alive === true ? this.#program : undefined;
+  }
+  get kernel(): SimKernel {
+    if (this.#kernel === undefined) throw new Error(`${this.name} is not mounted`);
+    return this.#kernel;
+  }
+  get client(): FsClient {
+    if (this.#client === undefined) throw new Error(`${this.name} is not mounted`);
+    return this.#client;
+  }
+
+  async mount(): Promise<void> {
+    if (!this.machine.hasPower) this.machine.powerOn();
+    const { scheduler, rng } = this.machine;
+    const program = this.machine.run('client');
+    this.#program = program;
+    this.#mounts += 1;
+    this.#say('mounts');
+    const runtime = program.runtime();
+    const vfs = createVfs();
+    const client = await startClient(runtime, {
+      addresses: this.#servers,
+      name: `${this.name}.${this.#mounts}`,
+      softwareVersion: this.version,
+      cacheBytes: CACHE_BYTES,
+      connectTimeoutMs: undefined,
+      kernel: vfs.kernelCache,
+      onState: (text) => this.#state(text),
+    });
+    vfs.attach(client);
+    const kernel = new SimKernel(vfs.handlers, program, scheduler, rng.fork(`kernel ${this.#mounts}`));
+    vfs.bind(kernel.notifier);
+    await kernel.mount();
+    this.#client = client;
+    this.#kernel = kernel;
+    this.#say('is mounted');
+  }
+
+  /** umount(8), and the end of the client process. Its processes have ended. */
+  async unmount(): Promise<void> {
+    this.#say('unmounts');
+    await this.kernel.unmount();
+    await this.client.unmount();
+    this.#program?.end('exit');
+    this.#say('is unmounted');
+  }
+
+  /** The client process is gone, and the mount with it: its processes get ENOTCONN. */
+  crash(how: Exclude<HowEnded, 'exit'> = 'kill'): void {
+    this.disturbances += 1;
+    this.#say(how === 'power' ? 'loses its power' : 'is killed');
+    if (how === 'power') this.machine.powerOff();
+    else this.#program?.end('kill');
+  }
+
+  process(): Process {
+    return new Process(this.kernel);
+  }
+
+  #state(text: string): void {
+    if (/EVICTED|evicted/.test(text)) this.evictions.push(text);
+    this.#say(text);
+  }
+  #say(text: string): void {
+    this.machine.scheduler.trace.say(this.name, text);
+  }
+}

@@ -1,0 +1,290 @@
+/**
+ * What goes wrong in a random run, and when. A run takes some of the kinds only (a swarm): rare combinations come up that a
+ * mixture of everything would hide.
+ *
+ * Everything that was broken works again at the end; a server that is down is started, and a client that was killed is
+ * mounted, so that the run can end.
+ */
+
+import type { ClientNode } from './client_node.js';
+import type { SimRng } from './rng.js';
+import type { ServerNode } from './server_node.js';
+import type { World } from './world.js';
+
+export const FAULT_KINDS = [
+  'kill server',
+  'server loses power',
+  'upgrade',
+  'upgrade with standby',
+  'hold and kill',
+  'kill client',
+  'evict client',
+  'partition',
+  'one-way partition',
+  'clog',
+  'cut',
+  'stop server',
+  'stop client',
+  'slow disk',
+  'shrink kernel',
+  'remount',
+] as const;
+export type FaultKind = (typeof FAULT_KINDS)[number];
+
+const VERSIONS = ['1.0.0', '1.1.0', '2.0.0'] as const;
+/** Above it, timers of the product that are there for lost peers go off. */
+const LONG_MS = 120_000;
+
+export class Faults {
+  readonly #world: World;
+  readonly #rng: SimRng;
+  readonly #kinds: readonly FaultKind[];
+  readonly counts = new Map<FaultKind, number>();
+  #isOver = false;
+  /** Faults whose end is still to come. */
+  #underWay = new Set<Promise<void>>();
+  /** A client was killed or unmounted and is back: processes may start on it. */
+  onMounted: (client: ClientNode) => void = () => undefined;
+  /** All processes of a client must end: it will be unmounted. */
+  beforeUnmount: (client: ClientNode) => Promise<void> = async () => undefined;
+
+  constructor(world: World, rng: SimRng, kinds: readonly FaultKind[]) {
+    this.#world = world;
+    this.#rng = rng;
+    this.#kinds = kinds;
+  }
+
+  /** Until end() is called. */
+  async run(meanGapMs: number): Promise<void> {
+    if (this.#kinds.length === 0) return;
+    for (;;) {
+      await this.#world.sleep(meanGapMs * 2 * this.#rng.fraction());
+      if (this.#isOver) return;
+      const kind = this.#rng.pick(this.#kinds);
+      const strike = this.#strike(kind);
+      if (strike === undefined) continue;
+      this.counts.set(kind, (this.counts.get(kind) ?? 0) + 1);
+      this.#world.scheduler.trace.say('FAULT', kind);
+      const over = strike.finally(() => this.#underWay.delete(over));
+      over.catch((error: unknown) => this.#world.violated(`fault ${kind}: ${String(error)}`));
+      this.#underWay.add(over);
+      if (this.#rng.chance(0.5)) await over;
+    }
+  }
+
+  /** No more of them; resolves when all is whole again. */
+  async end(): Promise<void> {
+    this.#isOver = true;
+    this.#world.network.heal();
+    await Promise.all(this.#underWay);
+    this.#world.network.heal();
+    const { data, meta } = this.#world.disks;
+    data.slowChance = 0;
+    meta.slowChance = 0;
+    if (this.#world.active === undefined) await this.#startServer();
+    for (const client of this.#world.clients) if (!client.isMounted) await this.#mount(client);
+    this.#world.say('no more faults');
+  }
+
+  /** @returns undefined when it makes no sense now. */
+  #strike(kind: FaultKind): Promise<void> | undefined {
+    const world = this.#world;
+    const server = world.active;
+    const client = this.#rng.pick(world.clients);
+    switch (kind) {
+      case 'kill server':
+        return server && this.#kill(server, 'kill');
+      case 'server loses power':
+        return server && this.#kill(server, 'power');
+      case 'hold and kill':
+        return server && this.#holdAndKill(server);
+      case 'upgrade':
+        return server && this.#upgrade(server, false);
+      case 'upgrade with standby':
+        return server && this.#upgrade(server, true);
+      case 'kill client':
+        return client.isMounted ? this.#killClient(client) : undefined;
+      case 'evict client':
+        return server && this.#evict(server, client);
+      case 'partition':
+        return server && this.#partition(server, client, true);
+      case 'one-way partition':
+        return server && this.#partition(server, client, false);
+      case 'clog':
+        return server && this.#clog(server, client);
+      case 'cut':
+        return this.#cut();
+      case 'stop server':
+        return server && this.#stop(server.program, this.#briefMs());
+      case 'stop client':
+        return this.#stop(client.program, this.#briefMs());
+      case 'slow disk':
+        return this.#slowDisk();
+      case 'shrink kernel':
+        if (client.isMounted) client.kernel.shrink(0.5);
+        return Promise.resolve();
+      case 'remount':
+        return client.isMounted ? this.#remount(client) : undefined;
+    }
+  }
+
+  /** Mostly short; now and then past every time limit. */
+  #briefMs(): number {
+    return this.#rng.chance(0.85) ? this.#rng.below(3000) : this.#rng.below(LONG_MS);
+  }
+
+  async #kill(server: ServerNode, how: 'kill' | 'power'): Promise<void> {
+    server.crash(how);
+    await this.#world.sleep(this.#rng.below(2000));
+    await this.#startServer(server);
+  }
+
+  async #holdAndKill(server: ServerNode): Promise<void> {
+    const { program } = server;
+    server.hold();
+    await this.#world.sleep(this.#rng.below(1000));
+    if (program?.alive === true) await this.#kill(server, 'kill');
+  }
+
+  async #upgrade(server: ServerNode, withStandby: boolean): Promise<void> {
+    const version = this.#rng.pick(VERSIONS);
+    const partner = this.#world.servers.find((one) => one !== server && one.program === undefined);
+    const next = this.#rng.chance(0.5) ? (partner ?? server) : server;
+    const standing =
+      withStandby && next !== server
+        ? next.standBy({ version }).catch((error: unknown) => this.#refused(error))
+        : undefined;
+    const how = await this.#gone(server, () => server.server?.shutdown());
+    if (standing !== undefined) {
+      await standing;
+      return;
+    }
+    // Killed on the way by another fault: whoever did that starts it again.
+    if (how === 'killed') return;
+    await this.#world.until(() => server.program === undefined || this.#world.active === server);
+    if (this.#world.servers.some(({ program }) => program !== undefined)) return;
+    await this.#startServer(next, version);
+  }
+
+  /** What a program does for us may end with it. */
+  async #gone(server: ServerNode, run: () => Promise<unknown> | undefined): Promise<'done' | 'killed'> {
+    const { program } = server;
+    let isDone = false;
+    const work = Promise.resolve(run()).then(
+      () => {
+        isDone = true;
+      },
+      (error: unknown) => {
+        isDone = true;
+        this.#world.scheduler.trace.say(server.name, `shutdown: ${String(error)}`);
+      },
+    );
+    void work;
+    await this.#world.until(() => isDone || program?.alive !== true);
+    return isDone ? 'done' : 'killed';
+  }
+
+  /** As an operator would: the version that is allowed, until one serves. */
+  async #startServer(wanted?: ServerNode, version?: string): Promise<void> {
+    const world = this.#world;
+    for (;;) {
+      if (world.servers.some(({ program }) => program !== undefined)) return;
+      const server = wanted ?? this.#rng.pick(world.servers);
+      const isSettled = { value: false };
+      const lastVersion = this.#lastVersion;
+      const started = server
+        .start({ version: version ?? lastVersion })
+        .then(() => {
+          this.#lastVersion = server.version;
+        })
+        .catch((error: unknown) => this.#refused(error))
+        .finally(() => {
+          isSettled.value = true;
+        });
+      void started;
+      const { program } = server;
+      await world.until(() => isSettled.value || program?.alive !== true);
+      if (world.active !== undefined) return;
+      await world.sleep(20);
+      version = undefined;
+    }
+  }
+  #lastVersion: string = VERSIONS[0];
+
+  #refused(error: unknown): void {
+    this.#world.scheduler.trace.say('FAULT', `a start failed: ${String(error)}`);
+  }
+
+  async #killClient(client: ClientNode): Promise<void> {
+    client.crash(this.#rng.chance(0.5) ? 'kill' : 'power');
+    await this.#world.sleep(this.#rng.below(3000));
+    await this.#mount(client);
+  }
+
+  async #mount(client: ClientNode): Promise<void> {
+    if (client.isMounted || client.program !== undefined) return;
+    await client.mount();
+    this.onMounted(client);
+  }
+
+  async #remount(client: ClientNode): Promise<void> {
+    const { program } = client;
+    await this.beforeUnmount(client);
+    if (client.program !== program || !client.isMounted) return;
+    await client.unmount();
+    await this.#world.sleep(this.#rng.below(500));
+    await this.#mount(client);
+  }
+
+  async #evict(server: ServerNode, client: ClientNode): Promise<void> {
+    const name = server.server?.status().clients.find((one) => one.name.startsWith(`${client.name}.`))?.name;
+    if (name === undefined) return;
+    try {
+      server.server?.evict(name, 'the simulator wanted it');
+    } catch (error) {
+      this.#refused(error);
+    }
+  }
+
+  async #partition(server: ServerNode, client: ClientNode, bothWays: boolean): Promise<void> {
+    const { network } = this.#world;
+    const [from, to] = this.#rng.chance(0.5)
+      ? [server.machine, client.machine]
+      : [client.machine, server.machine];
+    network.block(from, to);
+    if (bothWays) network.block(to, from);
+    await this.#world.sleep(this.#briefMs());
+    network.unblock(from, to);
+    if (bothWays) network.unblock(to, from);
+  }
+
+  async #clog(server: ServerNode, client: ClientNode): Promise<void> {
+    const { network } = this.#world;
+    const ms = this.#rng.pick([1, 20, 300]);
+    network.clog(server.machine, client.machine, ms);
+    network.clog(client.machine, server.machine, ms);
+    await this.#world.sleep(this.#rng.below(5000));
+    network.clog(server.machine, client.machine, 0);
+    network.clog(client.machine, server.machine, 0);
+  }
+
+  async #cut(): Promise<void> {
+    const sockets = [...this.#world.network.connections];
+    if (sockets.length > 0) this.#rng.pick(sockets).cut(this.#rng.below(2000));
+  }
+
+  async #stop(program: { stoppedUntilMs: number } | undefined, ms: number): Promise<void> {
+    if (program === undefined) return;
+    program.stoppedUntilMs = this.#world.scheduler.nowMs + ms;
+    await this.#world.sleep(ms);
+  }
+
+  async #slowDisk(): Promise<void> {
+    const { data, meta } = this.#world.disks;
+    data.slowChance = 0.2;
+    meta.slowChance = 0.2;
+    await this.#world.sleep(this.#rng.below(3000));
+    data.slowChance = 0;
+    meta.slowChance = 0;
+  }
+}

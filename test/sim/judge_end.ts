@@ -1,0 +1,77 @@
+/**
+ * The end of a run: what everybody left is looked at through a fresh mount, everybody leaves, and nothing is left of
+ * anybody: no export, no record, no lock, no open file, no orphan; then a controlled shutdown that is clean at once.
+ */
+
+import type { Process } from './file_calls.js';
+import { SystemError } from './system_error.js';
+import { compareTree, TreeWorker } from './tree_worker.js';
+import type { Worker } from './worker.js';
+import type { World } from './world.js';
+
+export async function judgeEnd(
+  world: World,
+  workers: readonly Worker[],
+  more: (process: Process) => Promise<void>,
+): Promise<void> {
+  world.say('everything is looked at');
+  // Whoever is evicted now was thrown out for nothing.
+  for (const client of world.clients) await client.unmount();
+  const auditor = world.client();
+  await auditor.mount();
+  const process = auditor.process();
+  for (const worker of workers) {
+    if (!(worker instanceof TreeWorker)) continue;
+    if (worker.state === 'done') {
+      await compareTree(process, worker.base, worker.model, (what) => world.violated(`at the end: ${what}`));
+    } else {
+      await comparePromised(world, process, worker);
+    }
+  }
+  await more(process);
+  await auditor.unmount();
+  await judgeNothingLeft(world);
+}
+
+async function comparePromised(world: World, process: Process, worker: TreeWorker): Promise<void> {
+  for (const { path, kind, content } of worker.promised()) {
+    try {
+      const { sizeBytes, mode } = await process.stat(worker.base + path);
+      const found = { 16807: 'file', 9604: 'dir', 21609: 'symlink' }[mode & 0o170000];
+      if (found !== kind) world.violated(`${worker.base}${path} was synced as ${kind} and is ${found}`);
+      if (kind !== 'file' || content === undefined) continue;
+      const file = await process.open(worker.base + path, 0);
+      const got = await process.pread(file, 0, sizeBytes);
+      await process.close(file);
+      if (!got.equals(content)) world.violated(`${worker.base}${path} was synced, and is something else`);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      world.violated(`${worker.base}${path} was synced: ${error.message}`);
+    }
+  }
+}
+
+async function judgeNothingLeft(world: World): Promise<void> {
+  const { active } = world;
+  const server = active?.server;
+  const target = server?.target;
+  if (active === undefined || server === undefined || target === undefined) {
+    world.violated('no server serves at the end');
+    return;
+  }
+  const { orphans } = server.status();
+  const left = {
+    exports: target.exports.size,
+    records: target.store.clients().length,
+    orphans,
+    modifying: target.modifying,
+    activeLocks: target.locks.holders('active').length,
+    inodeLocks: target.locks.holders('inode').length,
+    dataLocks: target.locks.holders('data').length,
+    flocks: target.locks.holders('flock').length,
+  };
+  const there = Object.entries(left).filter(([, count]) => count !== 0);
+  if (there.length > 0) world.violated(`left at the end: ${there.map((pair) => pair.join(' ')).join(', ')}`);
+  await server.shutdown();
+  await world.until(() => active.program === undefined);
+}

@@ -1,0 +1,169 @@
+/**
+ * One random run: some clients, processes and kinds of faults, all chosen by the seed. It ends when every process has done
+ * its work; then the faults end, everything is looked at once more through a fresh mount, everybody leaves, and nothing
+ * may be left of anybody.
+ */
+
+import type { ClientNode } from './client_node.js';
+import { FAULT_KINDS, type FaultKind, Faults } from './faults.js';
+import { judgeEnd } from './judge_end.js';
+import { SimRng } from './rng.js';
+import type { Disks } from './server_node.js';
+import {
+  Appends,
+  AppendWorker,
+  ExclusiveWorker,
+  judgeAppends,
+  Register,
+  RegisterWorker,
+  Section,
+  SectionWorker,
+  SLOTS,
+} from './shared_workers.js';
+import { TreeWorker } from './tree_worker.js';
+import type { Worker } from './worker.js';
+import { simulate, type World } from './world.js';
+
+export interface RunOptions {
+  readonly seed: number;
+  readonly image?: Disks | undefined;
+  /** Only these kinds of faults. */
+  readonly kinds?: readonly FaultKind[] | undefined;
+  readonly echo?: ((line: string) => void) | undefined;
+}
+
+export interface RunResult {
+  readonly seed: number;
+  readonly operations: number;
+  readonly events: number;
+  readonly virtualMs: number;
+  readonly digest: number;
+  readonly faults: ReadonlyMap<FaultKind, number>;
+  readonly disturbed: number;
+  readonly failure: Error | undefined;
+  readonly timeline: readonly string[];
+}
+
+/** Virtual time in which a run whose faults are over must come to its end. */
+const END_MS = 400_000;
+const LIMIT_MS = 3_600_000;
+
+export async function randomRun(options: RunOptions): Promise<RunResult> {
+  const rng = new SimRng(options.seed).fork('plan');
+  const kinds = (options.kinds ?? FAULT_KINDS).filter(() => rng.chance(0.35));
+  let seen: World | undefined;
+  let faults: Faults | undefined;
+  const workers: Worker[] = [];
+  let failure: Error | undefined;
+  try {
+    await simulate(
+      {
+        seed: options.seed,
+        clients: rng.between(1, 3),
+        servers: rng.between(1, 2),
+        image: options.image,
+        limitMs: LIMIT_MS,
+      },
+      async (world) => {
+        faults = new Faults(world, world.rng.fork('faults'), kinds);
+        await play(world, faults, rng, workers);
+      },
+      (world) => {
+        seen = world;
+        world.scheduler.trace.echo = options.echo;
+        for (const { machine } of [...world.servers, ...world.clients]) {
+          machine.clockRate = 1 + (rng.fraction() - 0.5) * 0.02;
+          machine.skewMs = rng.between(0, 2000);
+        }
+        world.network.baseDelayMs = rng.pick([0.02, 0.1, 1]);
+      },
+    );
+  } catch (error) {
+    failure = error instanceof Error ? error : new Error(String(error));
+  }
+  const scheduler = seen?.scheduler;
+  const waiting = workers
+    .filter(({ state }) => state === 'working')
+    .map(({ name, doing, node }) => `${name} on ${node.name}: ${doing}`);
+  return {
+    seed: options.seed,
+    operations: workers.reduce((sum, worker) => sum + worker.operations, 0),
+    events: scheduler?.events ?? 0,
+    virtualMs: scheduler?.nowMs ?? 0,
+    digest: scheduler?.trace.digest ?? 0,
+    faults: faults?.counts ?? new Map(),
+    disturbed: workers.filter(({ state }) => state === 'disturbed').length,
+    failure,
+    timeline: [...(scheduler?.trace.last(60) ?? []), ...waiting],
+  };
+}
+
+interface Shared {
+  readonly registers: readonly Register[];
+  readonly section: Section;
+  readonly appends: Appends;
+  readonly holders: Set<ExclusiveWorker>;
+}
+
+async function play(world: World, faults: Faults, rng: SimRng, workers: Worker[]): Promise<void> {
+  const shared: Shared = {
+    registers: Array.from({ length: SLOTS }, () => new Register()),
+    section: new Section(),
+    appends: new Appends(),
+    holders: new Set(),
+  };
+  const running = new Map<Worker, Promise<void>>();
+  const start = (client: ClientNode): void => {
+    const count = rng.between(1, 3);
+    for (let index = 0; index < count; index++) {
+      const worker = makeWorker(world, client, `w${workers.length}`, rng, shared);
+      workers.push(worker);
+      running.set(
+        worker,
+        worker.run().finally(() => running.delete(worker)),
+      );
+    }
+  };
+  faults.onMounted = start;
+  faults.beforeUnmount = async (client) => {
+    const there = [...running].filter(([worker]) => worker.node === client);
+    for (const [worker] of there) worker.stop();
+    await Promise.all(there.map(([, ended]) => ended));
+  };
+  for (const client of world.clients) start(client);
+  const striking = faults.run(rng.pick([200, 1000, 5000]));
+  const over = world.sleep(rng.between(1000, 20_000));
+  await over;
+  await faults.end();
+  await striking;
+  const endsByMs = world.scheduler.nowMs + END_MS;
+  for (const worker of running.keys()) worker.stop();
+  await world.until(() => running.size === 0 || world.scheduler.nowMs > endsByMs);
+  for (const worker of running.keys()) {
+    world.violated(`${worker.name} on ${worker.node.name} is blocked for ever: ${worker.doing}`);
+  }
+  if (running.size > 0) return;
+  await judgeEnd(world, workers, async (process) => {
+    const file = await process.open('/appends', 0).catch(() => undefined);
+    if (file === undefined) return;
+    const wrong = judgeAppends(await process.pread(file, 0, 1 << 20), shared.appends);
+    if (wrong !== undefined) world.violated(`/appends: ${wrong}`);
+    await process.close(file);
+  });
+}
+
+function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng, shared: Shared): Worker {
+  const count = rng.between(10, 120);
+  switch (rng.weighted({ tree: 5, register: 2, section: 2, append: 2, exclusive: 1 })) {
+    case 'tree':
+      return new TreeWorker(world, client, name, count);
+    case 'register':
+      return new RegisterWorker(world, client, name, shared.registers, count);
+    case 'section':
+      return new SectionWorker(world, client, name, shared.section, count);
+    case 'append':
+      return new AppendWorker(world, client, name, shared.appends, count);
+    case 'exclusive':
+      return new ExclusiveWorker(world, client, name, shared.holders, count);
+  }
+}

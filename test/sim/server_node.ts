@@ -1,0 +1,170 @@
+/**
+ * A server of the world: what `holdfast serve` is, on simulated devices. One node runs one program at a time; a killed one
+ * is started again, of the same version or another, or its partner takes the devices over.
+ */
+
+import { FsError } from '../../src/base/errno.js';
+import type { Address, BlockDevice } from '../../src/runtime/ports.js';
+import { createServer, type Server, type ServerOptions } from '../../src/server/server.js';
+import type { TargetDevices, TargetStore } from '../../src/storage/api.js';
+import { openTarget } from '../../src/storage/target.js';
+import type { SimDisk } from './disk.js';
+import type { HowEnded, Machine, Program } from './machine.js';
+import type { SimMetaDisk } from './meta_disk.js';
+
+export interface Disks {
+  readonly meta: SimMetaDisk;
+  readonly data: SimDisk;
+}
+
+export interface StartOptions {
+  readonly version?: string;
+  readonly forceStart?: boolean;
+}
+
+/** As serve_run.ts has it: how often a standby tries the devices. */
+const STANDBY_POLL_MS = 5;
+
+export class ServerNode {
+  readonly machine: Machine;
+  readonly address: Address;
+  readonly #disks: Disks;
+  readonly #settings: Partial<ServerOptions>;
+  #program: Program | undefined;
+  #server: Server | undefined;
+  #store: TargetStore | undefined;
+  version = '1.0.0';
+  /** Told the name of each client that is evicted, when it is. */
+  onEviction: (name: string, reason: string) => void = () => undefined;
+
+  constructor(machine: Machine, address: Address, disks: Disks, settings: Partial<ServerOptions>) {
+    this.machine = machine;
+    this.address = address;
+    this.#disks = disks;
+    this.#settings = settings;
+  }
+
+  get name(): string {
+    return this.machine.name;
+  }
+  get program(): Program | undefined {
+    return this.#program?.alive === true ? this.#program : undefined;
+  }
+  get server(): Server | undefined {
+    return this.program === undefined ? undefined : this.#server;
+  }
+  /** Of the program that serves, or is about to. */
+  get store(): TargetStore | undefined {
+    return this.program === undefined ? undefined : this.#store;
+  }
+
+  /** Serves at once. @throws FsError EPERM when the version gate refuses, EBUSY when the devices are in use. */
+  async start(options: StartOptions = {}): Promise<Server> {
+    const { program, server } = this.#begin(options);
+    try {
+      const data = this.#disks.data.open(program);
+      await server.listen();
+      await this.#serve(program, server, data);
+    } catch (error) {
+      await server.stop();
+      program.end('exit');
+      throw error;
+    }
+    return server;
+  }
+
+  /** Takes the devices over when they are free. */
+  async standBy(options: StartOptions = {}): Promise<Server> {
+    const { program, server } = this.#begin(options);
+    try {
+      const data = await this.#untilFree(program, async () => {
+        const device = this.#disks.data.open(program);
+        return device;
+      });
+      await this.#untilFree(program, () => server.listen());
+      await this.#serve(program, server, data);
+    } catch (error) {
+      await server.stop();
+      program.end('exit');
+      throw error;
+    }
+    return server;
+  }
+
+  /** The process is gone: its kernel closes what it had open. Or the machine's power is. */
+  crash(how: Exclude<HowEnded, 'exit'> = 'kill'): void {
+    this.#say(how === 'power' ? 'loses its power' : 'is killed');
+    if (how === 'power') this.machine.powerOff();
+    else this.#program?.end('kill');
+  }
+
+  /** Nothing is committed from now on; the server goes on answering. */
+  hold(): void {
+    this.#say('commits nothing from now on');
+    this.program?.faults.add('commit.hold');
+  }
+
+  #begin(options: StartOptions): { program: Program; server: Server } {
+    if (this.program !== undefined) throw new FsError('EBUSY', `${this.name} runs already`);
+    this.version = options.version ?? this.version;
+    if (!this.machine.hasPower) this.machine.powerOn();
+    const program = this.machine.run('server');
+    this.#say(`starts version ${this.version}`);
+    const server = createServer(program.runtime(), {
+      ...this.#settings,
+      listen: this.address,
+      softwareVersion: this.version,
+      forceStart: options.forceStart,
+      onState: (text) => this.#say(text),
+    });
+    this.#program = program;
+    this.#server = server;
+    this.#store = undefined;
+    return { program, server };
+  }
+
+  async #serve(program: Program, server: Server, data: BlockDevice): Promise<void> {
+    const devices: TargetDevices = {
+      data,
+      metaPath: 'meta',
+      metaSizeBytes: this.#disks.meta.sizeBytes,
+      runtimeDir: 'none',
+      metaMedium: this.#disks.meta.medium(program),
+    };
+    const store = await openTarget(program.runtime(), devices);
+    this.#store = store;
+    await server.activate(store);
+    this.#watchEvictions(server);
+    void server.closed.then(async () => {
+      await data.close();
+      this.#say(server.failure === undefined ? 'has stopped' : `has failed: ${server.failure.message}`);
+      program.end('exit');
+    });
+  }
+
+  #watchEvictions(server: Server): void {
+    const exports = server.target?.exports;
+    if (exports === undefined) return;
+    for (const { name, reason } of exports.evicted()) this.onEviction(name, reason);
+    const remember = exports.rememberEvicted.bind(exports);
+    exports.rememberEvicted = (uuid, name, reason) => {
+      this.onEviction(name, reason);
+      remember(uuid, name, reason);
+    };
+  }
+
+  async #untilFree<T>(program: Program, attempt: () => Promise<T>): Promise<T> {
+    for (;;) {
+      try {
+        return await attempt();
+      } catch (thrown) {
+        if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
+      }
+      await this.machine.scheduler.sleep(STANDBY_POLL_MS, program);
+    }
+  }
+
+  #say(text: string): void {
+    this.machine.scheduler.trace.say(this.name, text);
+  }
+}

@@ -1,0 +1,198 @@
+/**
+ * The world: one target on two devices, one or two servers that can reach them, some clients, the network between, and the
+ * checks that hold at every moment. A story (a test with a script) and the random runs both play in it.
+ */
+
+import type { ServerOptions } from '../../src/server/server.js';
+import { formatTarget } from '../../src/storage/mkfs.js';
+import { watchTarget } from './checkers.js';
+import { ClientNode } from './client_node.js';
+import { SimDisk } from './disk.js';
+import { Machine } from './machine.js';
+import { SimMetaDisk } from './meta_disk.js';
+import { SimNetwork } from './network.js';
+import { SimRng } from './rng.js';
+import { Scheduler } from './scheduler.js';
+import { type Disks, ServerNode } from './server_node.js';
+
+const META_BYTES = 32 << 20;
+const DATA_BYTES = 32 << 20;
+const PORT = 7000;
+
+export interface WorldOptions {
+  readonly seed?: number;
+  readonly clients?: number;
+  readonly servers?: number;
+  readonly dataBytes?: number;
+  readonly settings?: Partial<ServerOptions>;
+  /** Formatted devices to begin with; formatted anew when there are none. */
+  readonly image?: Disks | undefined;
+  /** Virtual time after which a script that is not over has failed. */
+  readonly limitMs?: number;
+}
+
+/** What a check found: the run has failed. */
+export class Violation extends Error {
+  override name = 'Violation';
+}
+
+export class World {
+  readonly scheduler: Scheduler;
+  readonly rng: SimRng;
+  readonly network: SimNetwork;
+  readonly disks: Disks;
+  readonly servers: readonly ServerNode[];
+  readonly clients: readonly ClientNode[];
+  readonly violations: Violation[] = [];
+
+  constructor(options: WorldOptions, scheduler: Scheduler, disks: Disks) {
+    const seed = options.seed ?? 1;
+    this.scheduler = scheduler;
+    this.rng = new SimRng(seed);
+    this.network = new SimNetwork(scheduler, this.rng.fork('network'));
+    this.disks = disks;
+    const addresses = Array.from({ length: options.servers ?? 1 }, (_, index) => ({
+      host: `server${index}`,
+      port: PORT,
+    }));
+    this.servers = addresses.map(
+      (address) => new ServerNode(this.#machine(address.host), address, disks, options.settings ?? {}),
+    );
+    this.clients = Array.from(
+      { length: options.clients ?? 1 },
+      (_, index) => new ClientNode(this.#machine(`client${index}`), addresses),
+    );
+    for (const server of this.servers) {
+      server.onEviction = (name, reason) => {
+        scheduler.trace.say(server.name, `evicts ${name}: ${reason}`);
+        const client = this.clients.find((one) => name.startsWith(`${one.name}.`));
+        if (client !== undefined) client.disturbances += 1;
+      };
+    }
+    watchTarget(this);
+  }
+
+  #machine(name: string): Machine {
+    const machine = new Machine(name, this.scheduler, this.network, this.rng.fork(name));
+    this.network.add(machine);
+    return machine;
+  }
+
+  server(index = 0): ServerNode {
+    const found = this.servers[index];
+    if (found === undefined) throw new Error(`no server ${index}`);
+    return found;
+  }
+  client(index = 0): ClientNode {
+    const found = this.clients[index];
+    if (found === undefined) throw new Error(`no client ${index}`);
+    return found;
+  }
+  /** The one that serves, or is about to. */
+  get active(): ServerNode | undefined {
+    return this.servers.find(({ store, server }) => store !== undefined && server?.target !== undefined);
+  }
+
+  sleep(ms: number): Promise<void> {
+    return this.scheduler.sleep(ms);
+  }
+  say(what: string): void {
+    this.scheduler.trace.say('world', what);
+  }
+  violated(what: string): void {
+    this.scheduler.trace.say('CHECK', what);
+    this.violations.push(new Violation(what));
+  }
+
+  /** Resolves as soon as it is so; looked at every millisecond of virtual time. */
+  async until(isSo: () => boolean): Promise<void> {
+    while (!isSo()) await this.sleep(1);
+  }
+
+  // ---- What scripts do most.
+
+  /** Kills the server, and starts it again. */
+  async restart(
+    options: { readonly afterMs?: number; readonly version?: string; readonly how?: 'kill' | 'power' } = {},
+  ): Promise<void> {
+    this.server().crash(options.how ?? 'kill');
+    await this.sleep(options.afterMs ?? 200);
+    await this.server().start(options.version === undefined ? {} : { version: options.version });
+  }
+
+  /** A controlled shutdown, then another version. */
+  async upgrade(version: string): Promise<void> {
+    await this.server().server?.shutdown();
+    await this.until(() => this.server().program === undefined);
+    await this.server().start({ version });
+  }
+}
+
+/** A formatted pair of devices, made once for many worlds. */
+export async function makeImage(dataBytes = DATA_BYTES): Promise<Disks> {
+  const scheduler = new Scheduler();
+  const rng = new SimRng(0);
+  const network = new SimNetwork(scheduler, rng);
+  const program = new Machine('mkfs', scheduler, network, rng).run('mkfs');
+  const disks = makeDisks(scheduler, rng, dataBytes, undefined);
+  let isDone = false;
+  const formatting = formatTarget(
+    program.runtime(),
+    {
+      data: disks.data.open(program),
+      metaPath: 'meta',
+      metaSizeBytes: META_BYTES,
+      runtimeDir: 'none',
+      metaMedium: disks.meta.medium(program),
+    },
+    { label: 'sim', force: false },
+  ).finally(() => {
+    isDone = true;
+  });
+  await scheduler.run(() => isDone, Number.POSITIVE_INFINITY);
+  await formatting;
+  return disks;
+}
+
+function makeDisks(scheduler: Scheduler, rng: SimRng, dataBytes: number, image: Disks | undefined): Disks {
+  const meta = new SimMetaDisk(META_BYTES, scheduler, rng.fork('meta disk'), image?.meta);
+  const bytes = image?.data.sizeBytes ?? dataBytes;
+  return { meta, data: new SimDisk('data', bytes, scheduler, rng.fork('data disk'), image?.data) };
+}
+
+/** A world whose server serves and whose clients are mounted. */
+export async function simulate(
+  options: WorldOptions,
+  script: (world: World) => Promise<void>,
+  prepare: (world: World) => void = () => undefined,
+): Promise<World> {
+  const image = options.image ?? (await makeImage(options.dataBytes));
+  const scheduler = new Scheduler();
+  const disks = makeDisks(scheduler, new SimRng(options.seed ?? 1), options.dataBytes ?? DATA_BYTES, image);
+  const world = new World(options, scheduler, disks);
+  prepare(world);
+  let isOver = false;
+  const playing = (async () => {
+    await world.server().start();
+    await Promise.all(world.clients.map((client) => client.mount()));
+    await script(world);
+  })().finally(() => {
+    isOver = true;
+  });
+  playing.catch(() => undefined);
+  const end = await scheduler.run(() => isOver || world.violations.length > 0, options.limitMs ?? 600_000);
+  const [violation] = world.violations;
+  if (violation !== undefined) throw violation;
+  if (end !== 'done') throw new Violation(`the script did not end (${end}): ${blocked(world).join(', ')}`);
+  await playing;
+  return world;
+}
+
+/** What waits, for the report of a run that does not end. */
+export function blocked(world: World): string[] {
+  const found = world.clients.flatMap((client) =>
+    client.isMounted ? client.kernel.channel.describe().map((text) => `${client.name}: ${text}`) : [],
+  );
+  const states = world.servers.map(({ name, server }) => `${name} is ${server?.state ?? 'down'}`);
+  return [...states, ...found];
+}
