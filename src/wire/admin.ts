@@ -28,6 +28,24 @@ export const ClientStatus = message('ClientStatus', {
   idleMs: req(10, uint),
 });
 
+/** The recovery of this instance: of clients that the instance before it left. Kept after its end. */
+export const RecoveryStatus = message('RecoveryStatus', {
+  /** Requests wait for its end. */
+  open: req(1, bool),
+  /** Clients known when the server started. */
+  clients: req(2, uint),
+  /** Of them those that are not done, and of those the ones that have not connected. */
+  waitedFor: req(3, uint),
+  away: req(4, uint),
+  /** Operations replayed; those that have arrived and wait for one with a lower transno. */
+  replayed: req(5, uint),
+  queued: req(6, uint),
+  /** Until the first client that is waited for is evicted, if nothing happens. 0 when it is over. */
+  leftMs: req(7, uint),
+  /** Since it began; when it is over, what it took. */
+  tookMs: req(8, uint),
+});
+
 export const Status = operation(
   128,
   'STATUS',
@@ -62,6 +80,8 @@ export const Status = operation(
     ),
     orphans: req(15, uint),
     pid: opt(16, uint),
+    /** Absent when no client had to be waited for. */
+    recovery: opt(17, nested(RecoveryStatus)),
   }),
 );
 /** Controlled shutdown. Answered at once; progress is read by STATUS, completion seen by the connection's end. */
@@ -92,4 +112,5 @@ export const DrainProgress = operation(
 );
 export type StatusReply = Of<typeof Status.reply>;
 export type ClientStatusMessage = Of<typeof ClientStatus>;
+export type RecoveryStatusMessage = Of<typeof RecoveryStatus>;
 export type ServerStateName = StatusReply['state'];

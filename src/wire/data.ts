@@ -1,4 +1,7 @@
-/** Data family. Opcodes 96-111. Bulk travels raw behind the body, BULK_MAX at most. The sender holds a data lock. */
+/**
+ * Data family. Opcodes 96-111. Bulk travels raw behind the body, BULK_MAX at most. The sender holds a data lock.
+ * `time` as in the metadata family: for replays.
+ */
 
 import { Empty, operation } from './operation.js';
 import { attr, fid, message, oneOf, opt, req, timespec, u32, uint } from './schema.js';
@@ -40,6 +43,7 @@ export const Fallocate = operation(
     mode: req(2, u32),
     offset: req(3, uint),
     length: req(4, uint),
+    time: opt(5, timespec),
   }),
   message('FallocateReply', { attr: req(1, attr) }),
   'modifies',
@@ -61,6 +65,7 @@ export const CopyRange = operation(
     toFid: req(3, fid),
     toOffset: req(4, uint),
     length: req(5, uint),
+    time: opt(6, timespec),
   }),
   message('CopyRangeReply', { copied: req(1, uint), attr: req(2, attr) }),
   'modifies',

@@ -1,6 +1,10 @@
 /**
  * Metadata family. Opcodes 64-95. Every Attr in a reply is the state right after the operation, and replies leave the
  * server in the order of execution: a client that applies messages as they arrive never goes back in time.
+ *
+ * `time` in a request is for replays (FLAG_REPLAY), which must not change a timestamp that was told: the time that the
+ * server's clock gave the operation when it was executed first, as the client finds it in the answer (ctime of attr, or of
+ * parentAttr where there is one). Otherwise absent, and ignored.
  */
 
 import type { Fh } from '../base/ids.js';
@@ -71,6 +75,7 @@ export const Setattr = operation(
     ctime: opt(10, timespec),
     /** Drop S_ISUID, and S_ISGID where group execution is allowed, as the kernel's HANDLE_KILLPRIV_V2 asks. */
     killSuidgid: opt(11, bool),
+    time: opt(12, timespec),
   }),
   message('SetattrReply', { attr: req(1, attr) }),
   'modifies',
@@ -103,6 +108,7 @@ export const Create = operation(
     fh: opt(11, fh),
     flags: opt(12, u32),
     want: req(13, u8),
+    time: opt(14, timespec),
   }),
   message('CreateReply', {
     attr: req(1, attr),
@@ -116,7 +122,13 @@ export const Create = operation(
 export const Open = operation(
   69,
   'OPEN',
-  message('OpenRequest', { fid: req(1, fid), fh: req(2, fh), flags: req(3, u32), want: req(4, u8) }),
+  message('OpenRequest', {
+    fid: req(1, fid),
+    fh: req(2, fh),
+    flags: req(3, u32),
+    want: req(4, u8),
+    time: opt(5, timespec),
+  }),
   message('OpenReply', { attr: req(1, attr), locks: req(2, grants) }),
   'modifies',
 );
@@ -132,7 +144,12 @@ export const Close = operation(
 export const Unlink = operation(
   71,
   'UNLINK',
-  message('UnlinkRequest', { parent: req(1, fid), name: req(2, name), directory: req(3, bool) }),
+  message('UnlinkRequest', {
+    parent: req(1, fid),
+    name: req(2, name),
+    directory: req(3, bool),
+    time: opt(4, timespec),
+  }),
   /** attr: the victim's, nlink 0 when that was its last name. */
   message('UnlinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
   'modifies',
@@ -148,6 +165,7 @@ export const Rename = operation(
     newParent: req(3, fid),
     newName: req(4, name),
     flags: req(5, u32),
+    time: opt(6, timespec),
   }),
   message('RenameReply', {
     attr: req(1, attr),
@@ -161,7 +179,12 @@ export const Rename = operation(
 export const Link = operation(
   73,
   'LINK',
-  message('LinkRequest', { fid: req(1, fid), parent: req(2, fid), name: req(3, name) }),
+  message('LinkRequest', {
+    fid: req(1, fid),
+    parent: req(2, fid),
+    name: req(3, name),
+    time: opt(4, timespec),
+  }),
   message('LinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
   'modifies',
 );
@@ -218,6 +241,7 @@ export const Setxattr = operation(
     flags: req(4, u32),
     /** FUSE_SETXATTR_ACL_KILL_SGID. */
     killSgid: opt(5, bool),
+    time: opt(6, timespec),
   }),
   message('SetxattrReply', { attr: req(1, attr) }),
   'modifies',
@@ -231,7 +255,7 @@ export const Listxattr = operation(
 export const Removexattr = operation(
   78,
   'REMOVEXATTR',
-  message('RemovexattrRequest', { fid: req(1, fid), name: req(2, xattrName) }),
+  message('RemovexattrRequest', { fid: req(1, fid), name: req(2, xattrName), time: opt(3, timespec) }),
   message('RemovexattrReply', { attr: req(1, attr) }),
   'modifies',
 );
