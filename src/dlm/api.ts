@@ -6,7 +6,7 @@
  * locks of the client they are for, because its caches follow the replies of its own operations.
  */
 
-import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import type { ClientUuid, Fid, LockHandle, Transno } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { FlockRangeMessage, LockModeName, ResourceTypeName } from '../wire/lock.js';
 
@@ -35,6 +35,8 @@ export interface LockServerCallbacks {
   cast(client: ClientUuid, handle: LockHandle, errno?: number): void;
   /** A holder did not answer a BAST within lockTimeoutMs. The owner evicts it (and calls dropClient). */
   expired(client: ClientUuid, lock: HeldLock): void;
+  /** Somebody waits for changes of another client to be durable: commit what was executed, then say committed(). */
+  commit(): void;
 }
 
 export interface FlockGrant {
@@ -78,6 +80,31 @@ export interface LockServerApi {
    * the client that held it has replayed. false: those that can be are granted now, in order.
    */
   holdFlockGrants(hold: boolean): void;
+  /**
+   * Lock replay: grants the lock as an earlier instance did, if no other client's lock is in the way. Calls nobody back, and
+   * passes over what is uncommitted: the client held this lock when those changes were made.
+   * @returns undefined: refused.
+   */
+  adopt(client: ClientUuid, spec: LockSpec): LockHandle | undefined;
+  /** The client's granted inode and data locks. */
+  cacheLocks(client: ClientUuid): HeldLock[];
+  /** The client has a lock that covers this and is not called back. */
+  covers(client: ClientUuid, spec: LockSpec): boolean;
+  /** tryEnqueue() would grant it. */
+  isFree(client: ClientUuid, spec: LockSpec): boolean;
+  /** Somebody waits for a lock that the client holds. */
+  isWanted(client: ClientUuid): boolean;
+  /**
+   * Commit on sharing (docs/RECOVERY.md): an operation of the client has changed what the spec covers. Until committed()
+   * says that this transno is durable, other clients get no lock on it, and their operations wait.
+   */
+  changed(client: ClientUuid, spec: LockSpec, transno: Transno): void;
+  /** All up to this transno is durable. */
+  committed(transno: Transno): void;
+  /** Another client has changed what the spec covers, and it is not durable. */
+  isUncommitted(client: ClientUuid, spec: LockSpec): boolean;
+  /** Another client has changed anything that is not durable. */
+  hasUncommitted(client: ClientUuid): boolean;
   /** All BASTs of a client are said again (it reconnected; some may have been lost). */
   resend(client: ClientUuid): void;
   /** Everything of the client is gone: locks, waiting requests (they reject), flocks. */

@@ -12,7 +12,7 @@
 
 import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
-import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import type { ClientUuid, Fid, LockHandle, Transno } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { Clock, Timers } from '../runtime/ports.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
@@ -25,10 +25,13 @@ import type {
   LockSpec,
   ResourceType,
 } from './api.js';
-import { BastDeadlines } from './bast_deadlines.js';
+import { ClientTable } from './client_table.js';
 import { FlockTable } from './flock_table.js';
 import { inLockOrder } from './modes.js';
-import { Resource, ServerLock } from './resource.js';
+import { Outbox } from './outbox.js';
+import { Resource, ServerLock, type Wanted } from './resource.js';
+import { Turns } from './turns.js';
+import { UncommittedChanges } from './uncommitted.js';
 
 export interface LockServerOptions {
   readonly timers: Timers;
@@ -45,17 +48,15 @@ export interface LockServerOptions {
   readonly maxCacheLocks?: number;
 }
 
+/**
+ * Locks of one client on one thing: each look at it passes over all of them, whoever looks. A few requests of one client
+ * may cross; counted only where it matters.
+ */
+const SAME_LOCKS_MAX = 64;
+const SAME_LOOKED_AT = 256;
+
 /** Several times what a client of ours keeps: only one that never gives anything back comes here. */
 export const CACHE_LOCKS_MAX = 500_000;
-
-/** What one client holds and waits for, application locks aside. */
-interface ClientLocks {
-  /** Cache locks, granted and waiting. */
-  readonly locks: Map<LockHandle, ServerLock>;
-  /** Operations for it that wait. */
-  readonly operations: Set<Acquisition>;
-  readonly held: { active: number; inode: number; data: number };
-}
 
 const NO_CLIENT = '' as ClientUuid;
 
@@ -64,60 +65,69 @@ function cancelled(why: string): FsError {
 }
 
 export class LockServer implements LockServerApi {
-  readonly #timers: Timers;
-  readonly #callbacks: LockServerCallbacks;
   readonly #inodes = new Map<Fid | 0, Resource>();
   readonly #data = new Map<Fid | 0, Resource>();
   readonly #active = new Map<Fid | 0, Resource>();
-  readonly #clients = new Map<ClientUuid, ClientLocks>();
+  readonly #clients = new ClientTable();
   readonly #flocks: FlockTable;
-  readonly #deadlines: BastDeadlines<ServerLock>;
-  /** BASTs to be said when the state is consistent. */
-  readonly #outbox: ServerLock[] = [];
-  /** Granted to waiting enqueues in this turn. */
-  #fresh: ServerLock[] = [];
+  readonly #outbox: Outbox;
+  readonly #uncommitted = new UncommittedChanges();
+  readonly #turns: Turns;
+  readonly #clock: Clock;
   readonly #maxCacheLocks: number;
-  #flushing = false;
   #nextHandle: number;
 
   constructor(options: LockServerOptions) {
-    this.#timers = options.timers;
-    this.#callbacks = options.callbacks;
+    const { timers, clock, callbacks } = options;
+    this.#clock = clock;
     this.#nextHandle = options.firstHandle ?? 1;
     this.#maxCacheLocks = options.maxCacheLocks ?? CACHE_LOCKS_MAX;
-    this.#deadlines = new BastDeadlines(options.timers, options.clock, options.lockTimeoutMs, (lock) => {
-      if (lock.state === 'granted') this.#callbacks.expired(lock.client, lock);
+    this.#turns = new Turns(timers, clock, (resource) => {
+      this.#settle(resource);
+      this.#outbox.flush();
+    });
+    this.#outbox = new Outbox({
+      timers,
+      clock,
+      lockTimeoutMs: options.lockTimeoutMs,
+      bast: (lock) => callbacks.bast(lock),
+      expired: (lock) => callbacks.expired(lock.client, lock),
+      commit: () => {
+        this.#turns.asked();
+        callbacks.commit();
+      },
     });
     this.#flocks = new FlockTable(
       () => this.#newHandle(),
-      (client, handle, errno) => this.#callbacks.cast(client, handle, errno),
+      (client, handle, errno) => callbacks.cast(client, handle, errno),
     );
   }
 
   enqueue(client: ClientUuid, spec: LockSpec, signal?: AbortSignal): MaybePromise<LockHandle> {
     if (signal?.aborted) throw cancelled('the request was given up');
     if (this.#hasTooMany(client, spec)) {
-      throw new FsError('ENOLCK', `a client has ${this.#maxCacheLocks} locks and gives none back`);
+      throw new FsError(
+        'ENOLCK',
+        `a client has too many locks (of ${this.#maxCacheLocks}) and gives none back`,
+      );
     }
     const lock = this.#newClientLock(client, spec);
     if (lock.resource.free(lock)) {
       this.#hold(lock);
       return lock.handle;
     }
-    const { locks } = this.#known(client);
-    locks.set(lock.handle, lock);
+    this.#clients.of(client).locks.set(lock.handle, lock);
     return new Promise((resolve, reject) => {
       const abort = (): void => {
         this.#withdraw(lock, cancelled('the request was given up'));
         this.#settle(lock.resource);
-        this.#flush();
+        this.#outbox.flush();
       };
       lock.resource.queue(lock, {
         granted: () => {
           signal?.removeEventListener('abort', abort);
-          this.#known(client).held[lock.type]++;
-          this.#fresh.push(lock);
-          if (this.#fresh.length === 1) this.#timers.soon(() => this.#ripen());
+          this.#clients.granted(lock);
+          this.#outbox.grantedLate(lock);
           resolve(lock.handle);
         },
         rejected: (error) => {
@@ -127,7 +137,7 @@ export class LockServer implements LockServerApi {
       });
       signal?.addEventListener('abort', abort, { once: true });
       this.#block(lock);
-      this.#flush();
+      this.#outbox.flush();
     });
   }
 
@@ -159,7 +169,7 @@ export class LockServer implements LockServerApi {
   cancel(client: ClientUuid, handles: readonly LockHandle[]): void {
     for (const handle of handles) {
       // Looked up anew each time: the entry goes with the client's last lock.
-      const lock = this.#clients.get(client)?.locks.get(handle);
+      const lock = this.#clients.find(client)?.locks.get(handle);
       if (lock === undefined) {
         this.#flocks.cancel(client, handle);
       } else if (lock.state === 'granted') {
@@ -170,7 +180,7 @@ export class LockServer implements LockServerApi {
         this.#settle(lock.resource);
       }
     }
-    this.#flush();
+    this.#outbox.flush();
   }
 
   dataWriter(fid: Fid, except: ClientUuid | undefined): HeldLock | undefined {
@@ -204,17 +214,15 @@ export class LockServer implements LockServerApi {
   }
 
   resend(client: ClientUuid): void {
-    const locks = this.#clients.get(client)?.locks.values() ?? [];
+    const locks = this.#clients.find(client)?.locks.values() ?? [];
     for (const lock of [...locks]) {
-      if (lock.state !== 'granted' || lock.bast !== 'said') continue;
-      lock.bast = 'wanted';
-      this.#outbox.push(lock);
+      if (lock.state === 'granted' && lock.bast === 'said') this.#outbox.callBack(lock);
     }
-    this.#flush();
+    this.#outbox.flush();
   }
 
   dropClient(client: ClientUuid): void {
-    const known = this.#clients.get(client);
+    const known = this.#clients.find(client);
     if (known !== undefined) {
       const touched = new Set<Resource>();
       const error = cancelled('the client is gone');
@@ -228,31 +236,90 @@ export class LockServer implements LockServerApi {
       }
       for (const lock of [...known.locks.values()]) this.#drop(lock);
       for (const resource of touched) this.#settle(resource);
-      assert(!this.#clients.has(client), 'a dropped client still holds locks');
+      assert(this.#clients.find(client) === undefined, 'a dropped client still holds locks');
     }
     this.#flocks.dropClient(client);
-    this.#flush();
+    this.#uncommitted.disown(client);
+    this.#outbox.flush();
+  }
+
+  adopt(client: ClientUuid, spec: LockSpec): LockHandle | undefined {
+    if (this.#hasTooMany(client, spec)) return undefined;
+    const lock = this.#newClientLock(client, spec);
+    const { resource } = lock;
+    const isTaken = resource.holderInTheWay(lock) ?? resource.waiterInTheWay(lock, resource.waiting.length);
+    if (isTaken !== undefined) return undefined;
+    this.#hold(lock);
+    return lock.handle;
+  }
+
+  cacheLocks(client: ClientUuid): HeldLock[] {
+    const locks = [...(this.#clients.find(client)?.locks.values() ?? [])];
+    return locks.filter((lock) => lock.state === 'granted' && lock.type !== 'active');
+  }
+
+  covers(client: ClientUuid, spec: LockSpec): boolean {
+    const probe = this.#probe(client, spec);
+    return probe?.resource.coveredBy(probe) !== undefined;
+  }
+
+  isFree(client: ClientUuid, spec: LockSpec): boolean {
+    const probe = this.#probe(client, spec);
+    return probe === undefined || probe.resource.free(probe);
+  }
+
+  isWanted(client: ClientUuid): boolean {
+    return (this.#clients.find(client)?.calledBack ?? 0) > 0;
+  }
+
+  changed(client: ClientUuid, spec: LockSpec, transno: Transno): void {
+    const resource = this.#resource(spec);
+    this.#uncommitted.add(resource, client, spec.bits, transno, this.#clock.nowMs());
+    if (resource.waiting.length === 0) return;
+    // Who waits may have asked for a commit that this change is too late for.
+    this.#settle(resource);
+    this.#outbox.flush();
+  }
+
+  committed(transno: Transno): void {
+    this.#turns.committed();
+    for (const resource of this.#uncommitted.committed(transno)) this.#settle(resource);
+    this.#outbox.flush();
+  }
+
+  isUncommitted(client: ClientUuid, spec: LockSpec): boolean {
+    const probe = this.#probe(client, spec);
+    return probe?.resource.uncommittedFor(probe) === true;
+  }
+
+  hasUncommitted(client: ClientUuid): boolean {
+    return this.#uncommitted.ofOthers(client);
   }
 
   count(client: ClientUuid): number {
-    const held = this.#clients.get(client)?.held;
+    const held = this.#clients.find(client)?.held;
     const cached = held === undefined ? 0 : held.active + held.inode + held.data;
     return cached + this.#flocks.count(client);
   }
 
   holders(type: ResourceType): ClientUuid[] {
     if (type === 'flock') return this.#flocks.clients();
-    const found: ClientUuid[] = [];
-    for (const [client, { held }] of this.#clients) if (held[type] > 0) found.push(client);
-    return found;
+    return this.#clients.holders(type);
   }
 
   /** What exists, for metrics and leak checks: all zero when nobody holds or waits for anything. */
-  get size(): { resources: number; clients: number; deadlines: number; flockFiles: number } {
+  get size(): {
+    resources: number;
+    clients: number;
+    deadlines: number;
+    flockFiles: number;
+    uncommitted: number;
+  } {
     return {
       resources: this.#inodes.size + this.#data.size + this.#active.size,
+      uncommitted: this.#uncommitted.size,
       clients: this.#clients.size,
-      deadlines: this.#deadlines.size,
+      deadlines: this.#outbox.deadlines,
       flockFiles: this.#flocks.size,
     };
   }
@@ -280,106 +347,75 @@ export class LockServer implements LockServerApi {
     return new ServerLock(this.#newHandle(), client, spec, this.#resource(spec), false);
   }
 
+  /** To ask about, never to be granted. undefined: there is nothing on it to ask about. */
+  #probe(client: ClientUuid, spec: LockSpec): ServerLock | undefined {
+    const resource = this.#tableOf(spec.type).get(spec.fid);
+    return resource && new ServerLock(0 as LockHandle, client, spec, resource, false);
+  }
+
   #newOperationLock(client: ClientUuid | undefined, spec: LockSpec): ServerLock {
     return new ServerLock(0 as LockHandle, client ?? NO_CLIENT, spec, this.#resource(spec), true);
   }
 
-  #known(client: ClientUuid): ClientLocks {
-    let known = this.#clients.get(client);
-    if (known === undefined) {
-      known = { locks: new Map(), operations: new Set(), held: { active: 0, inode: 0, data: 0 } };
-      this.#clients.set(client, known);
-    }
-    return known;
-  }
-
   #hasTooMany(client: ClientUuid, spec: LockSpec): boolean {
-    return spec.type !== 'active' && (this.#clients.get(client)?.locks.size ?? 0) >= this.#maxCacheLocks;
-  }
-
-  #forgetIfIdle(client: ClientUuid): void {
-    const known = this.#clients.get(client);
-    if (known !== undefined && known.locks.size === 0 && known.operations.size === 0) {
-      this.#clients.delete(client);
+    const same = this.#tableOf(spec.type).get(spec.fid)?.granted ?? [];
+    if (same.length >= SAME_LOOKED_AT) {
+      const own = same.filter((lock) => lock.client === client && !lock.operation).length;
+      if (own >= SAME_LOCKS_MAX) return true;
     }
+    return spec.type !== 'active' && (this.#clients.find(client)?.locks.size ?? 0) >= this.#maxCacheLocks;
   }
 
   #hold(lock: ServerLock): void {
     lock.resource.grant(lock);
-    const known = this.#known(lock.client);
-    known.locks.set(lock.handle, lock);
-    known.held[lock.type]++;
+    this.#clients.granted(lock);
   }
 
   /** A client's granted lock goes. The caller settles the resource. */
   #drop(lock: ServerLock): void {
     lock.resource.remove(lock);
-    if (lock.bast === 'said') this.#deadlines.stop(lock);
-    const known = this.#known(lock.client);
-    known.locks.delete(lock.handle);
-    known.held[lock.type]--;
-    this.#forgetIfIdle(lock.client);
+    this.#outbox.gone(lock);
+    this.#clients.gone(lock);
   }
 
   /** A client's waiting lock goes. The caller settles the resource. */
   #withdraw(lock: ServerLock, error: FsError): void {
     const { waiter } = lock;
     lock.resource.unqueue(lock);
-    this.#known(lock.client).locks.delete(lock.handle);
-    this.#forgetIfIdle(lock.client);
+    this.#clients.withdrawn(lock);
     waiter?.rejected(error);
   }
 
   /** Something left the resource: grants what can be granted now, frees the resource when it is empty. */
   #settle(resource: Resource): void {
     if (resource.waiting.length > 0) {
-      for (const lock of resource.pump(this.#callBack)) {
+      for (const lock of resource.pump(this.#wanted)) {
         const { waiter } = lock;
         lock.waiter = undefined;
         waiter?.granted();
       }
     }
-    if (resource.empty) this.#tableOf(resource.type).delete(resource.fid);
+    if (!resource.empty) return;
+    const table = this.#tableOf(resource.type);
+    // A turn may be looked at when the resource is gone, and another one is there for the same thing.
+    if (table.get(resource.fid) === resource) table.delete(resource.fid);
   }
 
   /** A lock was queued: calls back those in its way if it is in head position. */
   #block(lock: ServerLock): void {
-    const blocked = lock.resource.blocked(lock, lock.resource.waiting.length - 1, this.#callBack);
+    const blocked = lock.resource.blocked(lock, lock.resource.waiting.length - 1, this.#wanted);
     assert(blocked, 'a lock waits for nothing');
   }
 
-  readonly #callBack = (holder: ServerLock): void => {
-    if (holder.operation || holder.bast !== 'none') return;
-    holder.bast = 'wanted';
-    if (!holder.fresh) this.#outbox.push(holder);
+  readonly #wanted: Wanted = {
+    callBack: (holder) => {
+      if (holder.operation || holder.bast !== 'none') return;
+      this.#clients.of(holder.client).calledBack++;
+      this.#outbox.callBack(holder);
+    },
+    commit: () => this.#outbox.wantCommit(),
+    hasTurn: (resource, change) => this.#turns.isOn(resource, change),
   };
-
-  /** The replies that tell of these grants have left: their BASTs may follow. */
-  #ripen(): void {
-    const ripe = this.#fresh;
-    this.#fresh = [];
-    for (const lock of ripe) {
-      lock.fresh = false;
-      if (lock.bast === 'wanted') this.#outbox.push(lock);
-    }
-    this.#flush();
-  }
-
-  #flush(): void {
-    if (this.#flushing || this.#outbox.length === 0) return;
-    this.#flushing = true;
-    try {
-      for (const lock of this.#outbox) {
-        if (lock.state !== 'granted' || lock.bast !== 'wanted') continue;
-        lock.bast = 'said';
-        this.#deadlines.start(lock);
-        this.#callbacks.bast(lock);
-      }
-      this.#outbox.length = 0;
-    } finally {
-      this.#flushing = false;
-    }
-  }
 
   #releaser(held: readonly ServerLock[]): () => void {
     let released = false;
@@ -387,7 +423,7 @@ export class LockServer implements LockServerApi {
       assert(!released, 'operation locks are released twice');
       released = true;
       this.#release(held);
-      this.#flush();
+      this.#outbox.flush();
     };
   }
 
@@ -410,13 +446,13 @@ export class LockServer implements LockServerApi {
         for (const lock of operation.abandon(cancelled('the operation was given up'))) {
           this.#settle(lock.resource);
         }
-        this.#flush();
+        this.#outbox.flush();
       };
       const ended = (): void => {
         signal?.removeEventListener('abort', abort);
         if (client === undefined) return;
-        this.#known(client).operations.delete(operation);
-        this.#forgetIfIdle(client);
+        this.#clients.of(client).operations.delete(operation);
+        this.#clients.forgetIfIdle(client);
       };
       const operation = new Acquisition(held, specs, {
         lock: (spec) => this.#newOperationLock(client, spec),
@@ -430,10 +466,10 @@ export class LockServer implements LockServerApi {
           reject(error);
         },
       });
-      if (client !== undefined) this.#known(client).operations.add(operation);
+      if (client !== undefined) this.#clients.of(client).operations.add(operation);
       signal?.addEventListener('abort', abort, { once: true });
       operation.wait(first);
-      this.#flush();
+      this.#outbox.flush();
     });
   }
 }

@@ -6,6 +6,8 @@
  * - A waiting lock conflicts with a granted one or with one that waits ahead of it.
  * - A lock in head position (nobody it conflicts with waits ahead of it) has had every holder in its way called back.
  *   Head position is never lost: those ahead only become fewer, and nothing is granted past a lock it conflicts with.
+ * - No lock is granted over another client's uncommitted change. A lock that meets one calls
+ *   nobody back for now, and the client of the change passes it (turns.ts). In the end it asks for a commit as well.
  *
  * Locks of one client do not conflict, unless both belong to operations: a client may hold PR and PW of a file at once,
  * an operation passes over the locks of the client it is for, and that client is granted locks beside it. Its caches
@@ -14,15 +16,41 @@
 
 import { assert } from '../base/assert.js';
 import type { FsError } from '../base/errno.js';
-import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import type { ClientUuid, Fid, LockHandle, Transno } from '../base/ids.js';
 import type { HeldLock, LockSpec, Mode } from './api.js';
-import { CONFLICT_MASK, isShared, MODE_BIT, type Overlap, overlapOf } from './modes.js';
+import { CONFLICT_MASK, isShared, MODE_BIT, modeCovers, type Overlap, overlapOf } from './modes.js';
 
 /** Whoever waits for a lock. Exactly one of the two is called, once. */
 export interface Waiter {
   granted(): void;
   rejected(error: FsError): void;
 }
+
+/** What a waiting lock asks for. */
+export interface Wanted {
+  /** That this holder gives back. */
+  callBack(holder: ServerLock): void;
+  /** That what was executed is committed. */
+  commit(): void;
+  /** Whether the client that made this change may go on for now. The resource is looked at again soon. */
+  hasTurn(resource: Resource, change: Change): boolean;
+}
+
+/** The changes of one thing that are not durable: all of them are one client's, or nobody may build on them. */
+export interface Change {
+  client: ClientUuid;
+  bits: number;
+  /** Of the last of them. */
+  transno: Transno;
+  /** Somebody waits for it, and has asked for the commit. */
+  asked: boolean;
+  /** When its client began to change the thing, and when it last did. */
+  readonly sinceMs: number;
+  lastMs: number;
+}
+
+/** No client is called so: the changes are of several, or of one that is gone. */
+export const NOBODY = '*' as ClientUuid;
 
 /** A client's lock, or an operation's. The handle of an operation's is 0: nobody else names it. */
 export class ServerLock implements HeldLock {
@@ -46,7 +74,7 @@ export class ServerLock implements HeldLock {
   bast: 'none' | 'wanted' | 'said' = 'none';
   /** Granted to a waiting enqueue in this turn: the reply that tells of it is still to leave, a BAST must not overtake it. */
   fresh = false;
-  /** While waiting, in head position: holders in its way were called back. */
+  /** While waiting, in head position: holders in its way were called back, if there were any. */
   calledBack = false;
   /** While waiting: a lock it conflicts with, and the state in which that one is in its way. */
   blocker: ServerLock | undefined = undefined;
@@ -79,6 +107,8 @@ export class Resource {
   readonly granted: ServerLock[] = [];
   /** In order of arrival. */
   readonly waiting: ServerLock[] = [];
+  /** Kept by UncommittedChanges. */
+  change: Change | undefined = undefined;
   readonly #overlap: Overlap;
   /** Granted locks of modes that are not shared. At 0 a shared request needs no look at the holders. */
   #exclusive = 0;
@@ -90,7 +120,7 @@ export class Resource {
   }
 
   get empty(): boolean {
-    return this.granted.length === 0 && this.waiting.length === 0;
+    return this.granted.length === 0 && this.waiting.length === 0 && this.change === undefined;
   }
 
   get shared(): boolean {
@@ -103,10 +133,34 @@ export class Resource {
     return this.#overlap(a, b);
   }
 
-  /** Nothing held and nothing waiting is in the way. */
+  /** Nothing held, nothing waiting and nothing uncommitted is in the way. */
   free(lock: ServerLock): boolean {
     return (
-      this.holderInTheWay(lock) === undefined && this.waiterInTheWay(lock, this.waiting.length) === undefined
+      this.holderInTheWay(lock) === undefined &&
+      this.waiterInTheWay(lock, this.waiting.length) === undefined &&
+      (this.change === undefined || !this.#changeInTheWay(lock, this.change))
+    );
+  }
+
+  /** Another client has changed what the lock covers, and a crash could still undo it. */
+  uncommittedFor(lock: ServerLock): boolean {
+    return this.change !== undefined && this.#changeInTheWay(lock, this.change);
+  }
+
+  #changeInTheWay(lock: ServerLock, change: Change): boolean {
+    if (change.client === lock.client || lock.conflictMask === 0) return false;
+    return this.type !== 'inode' || (change.bits & lock.bits) !== 0;
+  }
+
+  /** A lock of this client that is not called back and allows all that this one would. */
+  coveredBy(lock: ServerLock): ServerLock | undefined {
+    return this.granted.find(
+      (held) =>
+        held.client === lock.client &&
+        !held.operation &&
+        held.bast === 'none' &&
+        modeCovers(held.mode, lock.mode) &&
+        (held.bits & lock.bits) === lock.bits,
     );
   }
 
@@ -117,11 +171,13 @@ export class Resource {
     return undefined;
   }
 
-  /** Among the first `ahead` of the queue. */
+  /** Among the first `ahead` of the queue. Those that wait for the turn of the lock's own client are passed. */
   waiterInTheWay(lock: ServerLock, ahead: number): ServerLock | undefined {
+    const turn = this.change?.client === lock.client ? this.change : undefined;
     for (let i = 0; i < ahead; i++) {
       const other = this.waiting[i];
-      if (other !== undefined && this.conflict(lock, other)) return other;
+      if (other === undefined || !this.conflict(lock, other)) continue;
+      if (turn === undefined || other.calledBack || !this.#changeInTheWay(other, turn)) return other;
     }
     return undefined;
   }
@@ -167,34 +223,45 @@ export class Resource {
   }
 
   /**
-   * Whether the lock still has to wait, with `ahead` of the queue in front of it. The first time it is in head position
-   * every holder in its way is passed to callBack.
+   * Whether the lock still has to wait, with `ahead` of the queue in front of it. The first time it is in head position,
+   * and those whose turn it is have had theirs, every holder in its way is called back.
    */
-  blocked(lock: ServerLock, ahead: number, callBack: (holder: ServerLock) => void): boolean {
+  blocked(lock: ServerLock, ahead: number, wanted: Wanted): boolean {
     // What was in the way last time usually still is: with thousands of holders each cancel costs one look, not a scan.
     if (lock.blocker !== undefined && lock.blocker.state === lock.blockerState) return true;
-    let blocker = this.waiterInTheWay(lock, ahead);
-    if (blocker === undefined) {
-      if (!lock.calledBack) {
+    lock.blocker = this.waiterInTheWay(lock, ahead);
+    lock.blockerState = 'waiting';
+    if (lock.blocker !== undefined) return true;
+    const change =
+      this.change !== undefined && this.#changeInTheWay(lock, this.change) ? this.change : undefined;
+    if (!lock.calledBack) {
+      if (change !== undefined && wanted.hasTurn(this, change)) return true;
+      // An operation that is executed just now may be the beginning of a turn.
+      lock.calledBack = change !== undefined;
+      for (const holder of this.granted) {
+        if (holder.operation || !this.conflict(lock, holder)) continue;
         lock.calledBack = true;
-        for (const holder of this.granted) if (this.conflict(lock, holder)) callBack(holder);
+        wanted.callBack(holder);
       }
-      blocker = this.holderInTheWay(lock);
     }
-    lock.blocker = blocker;
-    if (blocker === undefined) return false;
-    lock.blockerState = blocker.state;
-    return true;
+    lock.blocker = this.holderInTheWay(lock);
+    lock.blockerState = 'granted';
+    // Who gives a data lock back writes first, and that belongs into the commit.
+    if (change !== undefined && !change.asked && (lock.blocker === undefined || this.type === 'inode')) {
+      change.asked = true;
+      wanted.commit();
+    }
+    return lock.blocker !== undefined || change !== undefined;
   }
 
   /** Takes those that need not wait any longer out of the queue, in order, and grants them. */
-  pump(callBack: (holder: ServerLock) => void): readonly ServerLock[] {
+  pump(wanted: Wanted): readonly ServerLock[] {
     const { waiting } = this;
     const granted: ServerLock[] = [];
     let kept = 0;
     for (let i = 0; i < waiting.length; i++) {
       const lock = waiting[i] as ServerLock;
-      if (this.blocked(lock, kept, callBack)) {
+      if (this.blocked(lock, kept, wanted)) {
         waiting[kept++] = lock;
       } else {
         this.grant(lock);

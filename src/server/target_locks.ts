@@ -1,9 +1,12 @@
 /** The lock server of a target, and what becomes of its callbacks. */
 
+import { logger } from '../base/log.js';
 import { LockServer } from '../dlm/lock_server.js';
 import { Bast, Cast } from '../wire/lock.js';
 import { lockExpired, noteCalledBack } from './eviction.js';
 import type { Target } from './target.js';
+
+const log = logger('server:locks');
 
 /** Handles of each instance are its own: a CANCEL sent to an earlier one must not name a lock of this one. */
 const HANDLES_PER_INSTANCE = 2 ** 36;
@@ -33,6 +36,10 @@ export function lockServerOf(target: Target): LockServer {
         owner.requester.notify(Cast, cast);
       },
       expired: (client, lock) => lockExpired(target, client, lock),
+      commit: () => {
+        // Who waits is told through onCommit(); a target that fails stops the server, and with it all waits.
+        target.store.sync().catch((error: unknown) => log('commit on sharing: %O', error));
+      },
     },
   });
 }

@@ -39,7 +39,7 @@ const server = new LockServer({
   timers: { after: () => idle, soon: () => {} },
   clock: { nowMs: () => 0, wall: () => ({ sec: 0, nsec: 0 }) },
   lockTimeoutMs: 1000,
-  callbacks: { bast: () => {}, cast: () => {}, expired: () => {} },
+  callbacks: { bast: () => {}, cast: () => {}, expired: () => {}, commit: () => {} },
 });
 const fidOf = (round: number): Fid => (BASE + (round % FILES)) as Fid;
 const spec = (type: 'inode' | 'data', fid: Fid, mode: LockSpec['mode']): LockSpec => ({

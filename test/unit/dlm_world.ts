@@ -101,6 +101,9 @@ export function startWorld(
       expired(client, lock) {
         said.push(`expired ${client} ${lock.type} ${lock.fid} ${lock.mode}`);
       },
+      commit() {
+        said.push('commit');
+      },
     },
   });
   return {
@@ -115,7 +118,7 @@ export function startWorld(
   };
 }
 
-export const EMPTY = { resources: 0, clients: 0, deadlines: 0, flockFiles: 0 };
+export const EMPTY = { resources: 0, clients: 0, deadlines: 0, flockFiles: 0, uncommitted: 0 };
 
 export function inode(number: number, mode: Mode, bits = 3): LockSpec {
   return { type: 'inode', fid: fid(number), mode, bits };

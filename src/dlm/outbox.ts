@@ -1,0 +1,95 @@
+/**
+ * What the lock server has to say when its state is consistent again: BASTs to holders, and that a commit is waited for.
+ * Whoever hears it may call back into the lock server.
+ *
+ * The BAST of a lock that was granted to a waiting enqueue in this turn is put off: the reply that tells of the grant is
+ * still to leave, and the BAST must not overtake it. Its time limit runs from when it is said.
+ */
+
+import type { Clock, Timers } from '../runtime/ports.js';
+import type { HeldLock } from './api.js';
+import { BastDeadlines } from './bast_deadlines.js';
+import type { ServerLock } from './resource.js';
+
+export interface OutboxOptions {
+  readonly timers: Timers;
+  readonly clock: Clock;
+  readonly lockTimeoutMs: number;
+  bast(lock: HeldLock): void;
+  expired(lock: HeldLock): void;
+  commit(): void;
+}
+
+export class Outbox {
+  readonly #options: OutboxOptions;
+  readonly #deadlines: BastDeadlines<ServerLock>;
+  readonly #basts: ServerLock[] = [];
+  /** Granted to waiting enqueues in this turn. */
+  #fresh: ServerLock[] = [];
+  #commitWanted = false;
+  #flushing = false;
+
+  constructor(options: OutboxOptions) {
+    this.#options = options;
+    this.#deadlines = new BastDeadlines(options.timers, options.clock, options.lockTimeoutMs, (lock) => {
+      if (lock.state === 'granted') options.expired(lock);
+    });
+  }
+
+  /** BASTs whose time limit runs. */
+  get deadlines(): number {
+    return this.#deadlines.size;
+  }
+
+  /** @param lock wants its BAST said. */
+  callBack(lock: ServerLock): void {
+    lock.bast = 'wanted';
+    if (!lock.fresh) this.#basts.push(lock);
+  }
+
+  wantCommit(): void {
+    this.#commitWanted = true;
+  }
+
+  /** A waiting enqueue was granted. */
+  grantedLate(lock: ServerLock): void {
+    this.#fresh.push(lock);
+    if (this.#fresh.length === 1) this.#options.timers.soon(() => this.#ripen());
+  }
+
+  /** The lock is given back. */
+  gone(lock: ServerLock): void {
+    if (lock.bast === 'said') this.#deadlines.stop(lock);
+  }
+
+  flush(): void {
+    if (this.#flushing || (this.#basts.length === 0 && !this.#commitWanted)) return;
+    this.#flushing = true;
+    try {
+      for (const lock of this.#basts) {
+        if (lock.state !== 'granted' || lock.bast !== 'wanted') continue;
+        lock.bast = 'said';
+        this.#deadlines.start(lock);
+        this.#options.bast(lock);
+      }
+      this.#basts.length = 0;
+      if (this.#commitWanted) {
+        this.#commitWanted = false;
+        this.#options.commit();
+      }
+    } finally {
+      this.#flushing = false;
+    }
+  }
+
+  /** The replies that tell of these grants have left: their BASTs may follow. */
+  #ripen(): void {
+    const ripe = this.#fresh;
+    this.#fresh = [];
+    for (const lock of ripe) {
+      lock.fresh = false;
+      if (lock.bast === 'wanted') this.#basts.push(lock);
+    }
+    this.flush();
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * Turns: how clients that change one directory at the same time share it.
+ *
+ * Each handover costs a callback and a commit. Did the lock go to the next client after every single operation, two
+ * clients that create in one directory would get as many operations a second as the device commits. So whoever has
+ * begun to change an inode may go on for a turn, past others that wait, while it keeps busy: a lock that meets its
+ * uncommitted change waits until the turn is over, or the client has paused, before it calls anybody back.
+ *
+ * A turn is so much longer than a commit, as commits take here and now, that most of the time goes into operations.
+ *
+ * Data locks have no turns: what is written under one is written back at once when it is called.
+ */
+
+import type { Clock, Timers } from '../runtime/ports.js';
+import type { Change, Resource } from './resource.js';
+
+/** How many times as long as a commit; and bounds: one makes sense, the other is nothing that a person notices. */
+const COMMITS_PER_TURN = 8;
+export const TURN_MIN_MS = 4;
+export const TURN_MAX_MS = 20;
+/** Who has changed nothing for so long does something else. Several operations of a busy client fit. */
+export const PAUSE_MS = 1;
+
+export class Turns {
+  readonly #timers: Timers;
+  readonly #clock: Clock;
+  readonly #look: (resource: Resource) => void;
+  readonly #waitedFor = new Set<Resource>();
+  #turnMs = TURN_MIN_MS;
+  #askedMs: number | undefined;
+
+  /** @param look the turn may be over: grant, or call back. */
+  constructor(timers: Timers, clock: Clock, look: (resource: Resource) => void) {
+    this.#timers = timers;
+    this.#clock = clock;
+    this.#look = look;
+  }
+
+  /** Somebody waits for the change. @returns true when it has to wait longer: look() comes. */
+  isOn(resource: Resource, change: Change): boolean {
+    if (resource.type !== 'inode') return false;
+    const now = this.#clock.nowMs();
+    if (now - change.lastMs >= PAUSE_MS || now - change.sinceMs >= this.#turnMs) return false;
+    if (this.#waitedFor.size === 0) this.#timers.after(PAUSE_MS, () => this.#fire());
+    this.#waitedFor.add(resource);
+    return true;
+  }
+
+  /** A commit was asked for. */
+  asked(): void {
+    this.#askedMs ??= this.#clock.nowMs();
+  }
+
+  /** It was made. */
+  committed(): void {
+    if (this.#askedMs === undefined) return;
+    const tookMs = this.#clock.nowMs() - this.#askedMs;
+    this.#askedMs = undefined;
+    this.#turnMs = Math.min(TURN_MAX_MS, Math.max(TURN_MIN_MS, tookMs * COMMITS_PER_TURN));
+  }
+
+  #fire(): void {
+    const resources = [...this.#waitedFor];
+    this.#waitedFor.clear();
+    for (const resource of resources) this.#look(resource);
+  }
+}
