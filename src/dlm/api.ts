@@ -140,6 +140,8 @@ export interface LockClientApi {
    * hold folio locks an invalidation needs, and for the writes that it brings back.
    */
   find(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
+  /** A lock on it was forgotten, and what it covered is still being dropped. */
+  forgets(type: 'inode' | 'data', fid: Fid): boolean;
   /** Any lock on it, being cancelled or not. */
   holds(type: 'inode' | 'data', fid: Fid): boolean;
   /** No other lock on the same thing is held, called back or not, whose release() has not ended. */
@@ -161,7 +163,23 @@ export interface LockClientApi {
    * are among them. @returns the handles, for one CANCEL by the caller: callbacks.cancel is not called for them.
    */
   cancelAll(): Promise<readonly LockHandle[]>;
-  /** Forgets all without telling the server (eviction, new instance); release() is still called for each. */
+  /** Gives back all locks on an inode that is gone. There is nothing left to release. */
+  giveUp(fid: Fid): void;
+  /** Forgets all without telling the server (eviction); release() is still called for each. */
   forgetAll(): Promise<void>;
+  /**
+   * Another instance of the server takes over and lets its clients keep their locks: what was to be sent to the old one
+   * is void, and so is a cancelAll() under way.
+   */
+  newInstance(): void;
+  /**
+   * The locks to be granted again, those that are being given back too: they still protect what is not yet flushed. They
+   * have no handle until replayed() or forget() was called for each. Begins anew each time it is called.
+   */
+  toReplay(): readonly CachedLock[];
+  /** The new instance has granted the lock, under this handle. If it was given back meanwhile: that goes back too. */
+  replayed(lock: CachedLock, handle: LockHandle): void;
+  /** The new instance has not granted it. release() is called unless it was already. */
+  forget(lock: CachedLock): void;
   readonly size: number;
 }

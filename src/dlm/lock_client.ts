@@ -9,6 +9,8 @@
  * - A handle goes to the server once, through callbacks.cancel or through what cancelAll() returns, and never after
  *   forgetAll().
  * - The LRU holds exactly the locks that are not cancelling.
+ * - A handle means something to one instance of the server. When another one takes over, all locks are nameless until
+ *   it has granted them again, or refused to. One that is given back meanwhile is not mentioned to it.
  */
 
 import { assert } from '../base/assert.js';
@@ -39,7 +41,7 @@ const LRU_SEARCH_MAX = 256;
 const LRU_BATCH_SHARE = 32;
 
 class Lock implements CachedLock, Linked<Lock> {
-  readonly handle: LockHandle;
+  handle: LockHandle;
   readonly type: 'inode' | 'data';
   readonly fid: Fid;
   readonly mode: Mode;
@@ -81,6 +83,8 @@ export class LockClient implements LockClientApi {
   readonly #maxLocks: number;
   readonly #soon: (fn: () => void) => void;
   readonly #byHandle = new Map<LockHandle, Lock>();
+  /** Held from an earlier instance of the server, and not yet granted again by this one. */
+  readonly #nameless = new Set<Lock>();
   /** Heads of the chains of locks on one thing, cancelling ones included. */
   readonly #inodes = new Map<Fid, Lock>();
   readonly #data = new Map<Fid, Lock>();
@@ -100,7 +104,7 @@ export class LockClient implements LockClientApi {
 
   /** Locks not yet given back. */
   get size(): number {
-    return this.#byHandle.size;
+    return this.#byHandle.size + this.#nameless.size;
   }
 
   match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined {
@@ -117,7 +121,7 @@ export class LockClient implements LockClientApi {
     const conflictMask = CONFLICT_MASK[mode];
     let found: Lock | undefined;
     for (let lock = this.#chains(type).get(fid); lock !== undefined; lock = lock.next) {
-      if (!lock.covers(conflictMask, bits)) continue;
+      if (lock.forgotten || !lock.covers(conflictMask, bits)) continue;
       if (!lock.cancelling) return lock;
       found ??= lock;
     }
@@ -126,6 +130,13 @@ export class LockClient implements LockClientApi {
 
   holds(type: 'inode' | 'data', fid: Fid): boolean {
     return this.#chains(type).has(fid);
+  }
+
+  forgets(type: 'inode' | 'data', fid: Fid): boolean {
+    for (let lock = this.#chains(type).get(fid); lock !== undefined; lock = lock.next) {
+      if (lock.forgotten) return true;
+    }
+    return false;
   }
 
   isLast(lock: CachedLock): boolean {
@@ -197,14 +208,65 @@ export class LockClient implements LockClientApi {
     }
   }
 
+  giveUp(fid: Fid): void {
+    const unused: Lock[] = [];
+    for (const type of ['inode', 'data'] as const) {
+      for (let lock = this.#chains(type).get(fid); lock !== undefined; lock = lock.next) {
+        if (lock.cancelling) continue;
+        lock.cancelling = true;
+        this.#lru.remove(lock);
+        lock.releasing = Promise.resolve();
+        lock.released = true;
+        unused.push(lock);
+      }
+    }
+    for (const lock of unused) if (lock.refs === 0) this.#giveBack(lock);
+  }
+
+  newInstance(): void {
+    this.#early.clear();
+    this.#batch = [];
+    this.#drained = undefined;
+    this.toReplay();
+  }
+
+  toReplay(): readonly CachedLock[] {
+    for (const lock of this.#byHandle.values()) this.#nameless.add(lock);
+    this.#byHandle.clear();
+    return [...this.#nameless];
+  }
+
+  replayed(lock: CachedLock, handle: LockHandle): void {
+    const mine = this.#own(lock);
+    if (mine.forgotten) return;
+    if (mine.gone) {
+      this.#sendBack(handle);
+      return;
+    }
+    assert(this.#nameless.delete(mine), 'a lock was granted again that had a name');
+    assert(!this.#byHandle.has(handle), 'one handle for two locks');
+    mine.handle = handle;
+    this.#byHandle.set(handle, mine);
+    if (this.#early.delete(handle) && !mine.cancelling) void this.#cancelling(mine);
+  }
+
+  forget(lock: CachedLock): void {
+    const mine = this.#own(lock);
+    if (mine.gone || mine.forgotten) return;
+    this.#nameless.delete(mine);
+    mine.forgotten = true;
+    if (!mine.cancelling) void this.#cancelling(mine);
+    else if (mine.released) this.#giveBack(mine);
+  }
+
   async cancelAll(): Promise<readonly LockHandle[]> {
     assert(this.#drained === undefined, 'two drains at once');
     const drained = this.#batch;
     this.#batch = [];
     this.#drained = drained;
     // Grants that were under way when the drain began come while it waits: again until nothing is left.
-    while (this.#drained === drained && this.#byHandle.size > 0) {
-      const locks = [...this.#byHandle.values()];
+    while (this.#drained === drained && this.size > 0) {
+      const locks = [...this.#byHandle.values(), ...this.#nameless];
       await this.#releaseAll(locks);
       for (const lock of locks) await this.unused(lock);
     }
@@ -217,9 +279,10 @@ export class LockClient implements LockClientApi {
     this.#early.clear();
     this.#batch = [];
     this.#drained = undefined;
-    const locks = [...this.#byHandle.values()];
+    const locks = [...this.#byHandle.values(), ...this.#nameless];
     // The next instance of the server may give out the same handles.
     this.#byHandle.clear();
+    this.#nameless.clear();
     for (const lock of locks) lock.forgotten = true;
     await this.#releaseAll(locks);
   }
@@ -264,12 +327,18 @@ export class LockClient implements LockClientApi {
     lock.gone = true;
     this.#unchain(lock);
     if (lock.forgotten) return;
+    // Nameless: if its replay is on the way, replayed() gives it back.
+    if (this.#nameless.delete(lock)) return;
     this.#byHandle.delete(lock.handle);
+    this.#sendBack(lock.handle);
+  }
+
+  #sendBack(handle: LockHandle): void {
     if (this.#drained !== undefined) {
-      this.#drained.push(lock.handle);
+      this.#drained.push(handle);
       return;
     }
-    this.#batch.push(lock.handle);
+    this.#batch.push(handle);
     if (this.#batch.length === 1) this.#soon(() => this.#sendBatch());
   }
 

@@ -98,6 +98,28 @@ export interface CallOptions<R> {
   readonly connectionOnly?: boolean | undefined;
 }
 
+/** A request that was executed: what is needed to send it once more, and its place in the order of changes. */
+export interface AnsweredRequest {
+  readonly xid: Xid;
+  readonly opcode: number;
+  readonly body: Buffer;
+  readonly bulk: readonly Uint8Array[] | undefined;
+  readonly transno: Transno;
+}
+
+/** Told of every reply, before its apply(): keeps requests until the target has committed them. */
+export interface AnswerObserver {
+  /** Everything up to this is durable on the target. */
+  committed(lastCommitted: Transno): void;
+  /** The request changed something, as `transno`. Body and bulk stay as they are while they are kept. */
+  executed(
+    operation: Operation<unknown, unknown>,
+    request: Pick<AnsweredRequest, 'xid' | 'body' | 'bulk'>,
+    transno: Transno,
+    reply: unknown,
+  ): void;
+}
+
 /**
  * The xid table: outlives connections. Class Requester in requester.ts.
  * A call is sent at once when attached, else when the next link is attached (flags gain FLAG_RESENT if it was sent
@@ -109,13 +131,25 @@ export interface RequesterApi {
   notify<Q>(operation: Operation<Q, unknown>, notice: Q): void;
   /**
    * From now on through this link. resend: what waits is sent (again), in xid order. Without resend old calls go on
-   * waiting while new ones are sent: a client recovers first, then attaches the same link again with resend.
+   * waiting while new ones are sent. hold: new calls wait too, but for those that mean this connection only; a client
+   * recovers so, then attaches the same link again with resend.
    */
-  attach(link: Link, options: { readonly resend: boolean }): void;
+  attach(link: Link, options: { readonly resend: boolean; readonly hold?: boolean }): void;
+  /**
+   * Sends a request that was answered before once more, with its xid and its old transno (FLAG_REPLAY, FLAG_RECOVERY).
+   * Means this connection only. @returns the errno of the reply; 0: executed.
+   * @throws FsError ENOTCONN (as a rejection) when there is no connection, or it is lost before the reply.
+   */
+  replay(request: AnsweredRequest): Promise<number>;
   /** The link is gone; calls stay and wait for the next. */
   detach(): void;
   /** Ends every call with this error, or those that `only` picks. Their late replies are dropped. */
   failAll(error: FsError, only?: (operation: Operation<unknown, unknown>) => boolean): void;
+  /**
+   * The peer has forgotten this side. Calls that `keeps` picks wait for the next link, as if they had never been sent;
+   * all others end with this error.
+   */
+  renew(error: FsError, keeps: (operation: Operation<unknown, unknown>, wasSent: boolean) => boolean): void;
   /** A reply frame came. */
   reply(frame: Frame): void;
   readonly inFlight: number;

@@ -1,7 +1,7 @@
 /**
  * Pinger: finds out that a peer is gone although its connection stands.
  *
- * It looks once an interval: without a sign of life since the last look it pings; without one for three intervals the
+ * It looks once an interval: without a sign of life since the last look it pings; without one for some intervals the
  * peer is declared dead. It counts looks, not time: a process that was itself stopped for an hour takes its
  * connections for idle, not for dead. While we do not read from the peer, its silence means nothing.
  */
@@ -9,12 +9,13 @@
 import type { Runtime, Timer } from '../runtime/ports.js';
 import type { Link } from './api.js';
 
-/** Looks without anything received after which the peer is dead. */
+/** Looks without anything received after which the peer is dead, if the owner does not say. */
 const SILENT_LOOKS = 3;
 
 export interface PingerOptions {
   readonly link: Pick<Link, 'lifeSigns' | 'paused'>;
   readonly intervalMs: number;
+  readonly silentLooks?: number | undefined;
   /** Sends something that will be answered. Absent: only watch (the other side pings). */
   readonly ping?: (() => void) | undefined;
   /** Called once; the pinger has ended then. */
@@ -27,7 +28,7 @@ export interface Pinger {
 }
 
 export function startPinger(runtime: Pick<Runtime, 'timers'>, options: PingerOptions): Pinger {
-  const { link, intervalMs } = options;
+  const { link, intervalMs, silentLooks = SILENT_LOOKS } = options;
   let seen = link.lifeSigns;
   let silent = 0;
   let stopped = false;
@@ -38,7 +39,7 @@ export function startPinger(runtime: Pick<Runtime, 'timers'>, options: PingerOpt
       silent = 0;
     } else {
       silent += 1;
-      if (silent >= SILENT_LOOKS) {
+      if (silent >= silentLooks) {
         stopped = true;
         options.dead();
         return;

@@ -5,15 +5,25 @@
  * - A call that was sent leaves the table by its reply or by failAll(), never because its caller gave up: the reply to
  *   an interrupted create still brings locks, and its apply() runs.
  * - apply() runs while the reply frame is handled, so caches follow frames in their order.
+ * - A replay carries the xid of a call that has left the table: the two are never mistaken for each other.
  */
 
 import { errnoName, FsError } from '../base/errno.js';
 import type { Transno, Xid } from '../base/ids.js';
 import { bugLogger, logger } from '../base/log.js';
-import { FLAG_RESENT, KIND } from '../wire/header.js';
+import { FLAG_RECOVERY, FLAG_REPLAY, FLAG_RESENT, KIND } from '../wire/header.js';
 import { ErrorReply, type Operation } from '../wire/operation.js';
+import { operationName } from '../wire/operations.js';
 import { decode, encode } from '../wire/schema.js';
-import type { Answer, CallOptions, Frame, Link, RequesterApi } from './api.js';
+import type {
+  Answer,
+  AnsweredRequest,
+  AnswerObserver,
+  CallOptions,
+  Frame,
+  Link,
+  RequesterApi,
+} from './api.js';
 
 const log = logger('rpc:requester');
 const bug = bugLogger('rpc:requester');
@@ -25,6 +35,7 @@ interface Call {
   readonly xid: Xid;
   readonly operation: Operation<unknown, unknown>;
   readonly body: Buffer;
+  readonly bulk: readonly Uint8Array[] | undefined;
   readonly options: CallOptions<unknown>;
   /** The link it was last sent through; undefined: never sent. */
   sentThrough: Link | undefined;
@@ -34,22 +45,35 @@ interface Call {
   unlisten: (() => void) | undefined;
 }
 
+/** A request that was answered before, sent again. */
+interface Replay {
+  readonly opcode: number;
+  readonly resolve: (errno: number) => void;
+  readonly reject: (error: FsError) => void;
+}
+
 const NO_OPTIONS: CallOptions<unknown> = {};
 
 export interface RequesterOptions {
   /** First xid to use, at least 1. A client that is replaced goes on above those of its predecessor. */
   readonly firstXid?: Xid;
+  readonly observer?: AnswerObserver;
 }
 
 export class Requester implements RequesterApi {
   readonly #calls = new Map<number, Call>();
+  readonly #replays = new Map<Xid, Replay>();
+  readonly #observer: AnswerObserver | undefined;
   #nextXid: number;
   /** Not above the lowest xid in the table. */
   #lowestXid: number;
   #link: Link | undefined;
+  /** Only calls that mean this connection are sent. */
+  #holds = false;
   #idleWaiters: (() => void)[] = [];
 
   constructor(options: RequesterOptions = {}) {
+    this.#observer = options.observer;
     this.#nextXid = options.firstXid ?? 1;
     this.#lowestXid = this.#nextXid;
   }
@@ -84,6 +108,7 @@ export class Requester implements RequesterApi {
         xid,
         operation,
         body,
+        bulk: options.bulk,
         options,
         sentThrough: undefined,
         resolve,
@@ -92,7 +117,19 @@ export class Requester implements RequesterApi {
       } as unknown as Call;
       this.#calls.set(xid, call);
       if (signal !== undefined) this.#listen(call, signal);
-      if (this.#link !== undefined) this.#send(call, this.#link);
+      if (this.#link !== undefined && (!this.#holds || options.connectionOnly)) this.#send(call, this.#link);
+    });
+  }
+
+  replay(request: AnsweredRequest): Promise<number> {
+    const link = this.#link;
+    const { xid, opcode, body, bulk, transno } = request;
+    return new Promise((resolve, reject) => {
+      if (link === undefined) throw notConnected({ name: operationName(opcode) });
+      this.#replays.set(xid, { opcode, resolve, reject });
+      const flags = FLAG_REPLAY | FLAG_RECOVERY;
+      const ackXidOrCommitted = this.#ackXid();
+      link.send({ kind: KIND.request, opcode, flags, xid, ackXidOrCommitted, transno }, body, bulk);
     });
   }
 
@@ -104,9 +141,10 @@ export class Requester implements RequesterApi {
     );
   }
 
-  attach(link: Link, options: { readonly resend: boolean }): void {
+  attach(link: Link, options: { readonly resend: boolean; readonly hold?: boolean }): void {
     if (this.#link !== undefined && this.#link !== link) this.detach();
     this.#link = link;
+    this.#holds = options.hold ?? false;
     if (!options.resend) return;
     for (const call of this.#calls.values()) {
       if (call.sentThrough !== link) this.#send(call, link);
@@ -118,6 +156,7 @@ export class Requester implements RequesterApi {
     for (const call of this.#calls.values()) {
       if (call.options.connectionOnly) this.#fail(call, notConnected(call.operation));
     }
+    this.#failReplays();
     this.#checkIdle();
   }
 
@@ -128,11 +167,22 @@ export class Requester implements RequesterApi {
     this.#checkIdle();
   }
 
+  renew(error: FsError, keeps: (operation: Operation<unknown, unknown>, wasSent: boolean) => boolean): void {
+    for (const call of this.#calls.values()) {
+      const { operation, options, sentThrough } = call;
+      if (options.connectionOnly || !keeps(operation, sentThrough !== undefined)) this.#fail(call, error);
+      else call.sentThrough = undefined;
+    }
+    this.#failReplays();
+    this.#checkIdle();
+  }
+
   reply(frame: Frame): void {
     const { header } = frame;
+    this.#observer?.committed(header.ackXidOrCommitted as Transno);
     const call = this.#calls.get(header.xid);
     if (call === undefined) {
-      log('late reply to xid %d, opcode %d', header.xid, header.opcode);
+      this.#replayed(frame);
       return;
     }
     this.#calls.delete(header.xid);
@@ -153,6 +203,26 @@ export class Requester implements RequesterApi {
     });
   }
 
+  /** The first answer was applied when it came: of the second only the errno is new. */
+  #replayed(frame: Frame): void {
+    const { xid, opcode, errno } = frame.header;
+    const replay = this.#replays.get(xid);
+    if (replay === undefined || replay.opcode !== opcode) {
+      log('late reply to xid %d, opcode %d', xid, opcode);
+      return;
+    }
+    this.#replays.delete(xid);
+    if (errno !== 0) log('replay of %s, xid %d: %s', operationName(opcode), xid, errorText(frame));
+    replay.resolve(errno);
+  }
+
+  #failReplays(): void {
+    if (this.#replays.size === 0) return;
+    const replays = [...this.#replays.values()];
+    this.#replays.clear();
+    for (const { opcode, reject } of replays) reject(notConnected({ name: operationName(opcode) }));
+  }
+
   /** @throws FsError of the reply, or EPROTO; whatever apply() throws. */
   #answer(call: Call, frame: Frame): Answer<unknown> {
     const { header } = frame;
@@ -163,8 +233,10 @@ export class Requester implements RequesterApi {
     if (header.errno !== 0) {
       throw new FsError(errnoName(header.errno), `${operation.name}: ${errorText(frame)}`);
     }
+    const reply = decode(operation.reply, frame.body);
+    if (header.transno > 0) this.#observer?.executed(operation, call, header.transno, reply);
     const answer: Answer<unknown> = {
-      reply: decode(operation.reply, frame.body),
+      reply,
       bulk: frame.bulk,
       transno: header.transno,
       lastCommitted: header.ackXidOrCommitted as Transno,
@@ -189,7 +261,7 @@ export class Requester implements RequesterApi {
         transno: options.transno ?? NO_TRANSNO,
       },
       call.body,
-      options.bulk,
+      call.bulk,
     );
   }
 

@@ -256,3 +256,93 @@ test('what is remembered of BASTs for unknown locks is bounded, the newest are k
   assert.equal(add(inode(1, 'PR'), 1).cancelling, false);
   assert.equal(add(inode(2, 'PR'), 5000).cancelling, true);
 });
+
+test('another instance: locks are believed as before, and go back under the names that it gave them', async () => {
+  const { locks, add, released, cancelled } = start();
+  const kept = add(inode(5, 'PR', 1));
+  const called = add(data(6, 'PW'));
+  locks.newInstance();
+  // Means nothing to the new instance, which may give these numbers to others.
+  locks.called(handle(1));
+  assert.deepEqual([locks.toReplay(), locks.size], [[kept, called], 2]);
+  assert.equal(locks.match('inode', fid(5), 'PR', 1), kept);
+  locks.replayed(kept, handle(2));
+  locks.replayed(called, handle(1));
+  await turn();
+  assert.deepEqual([released, cancelled, locks.size], [[1], [[1]], 1], 'the callback was for the new name');
+  locks.called(handle(2));
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[[1], [2]], 0]);
+});
+
+test('another instance: a lock given back before it is granted again is not mentioned; one that crossed goes back', async () => {
+  const { locks, add, cancelled, finish } = start({ hold: true });
+  const before = add(data(5, 'PW'));
+  const crossed = add(data(6, 'PW'));
+  const still = add(data(7, 'PW'));
+  for (const lock of [before, crossed, still]) locks.called(lock.handle);
+  const given = add(inode(8, 'PR', 1));
+  locks.addRef(given);
+  locks.newInstance();
+  finish(before);
+  await turn();
+  assert.deepEqual(locks.toReplay(), [crossed, still, given]);
+  finish(crossed);
+  await turn();
+  const finishStill = (): void => finish({ ...still, handle: handle(3) });
+  for (const [index, lock] of [crossed, still, given].entries()) locks.replayed(lock, handle(100 + index));
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[[100]], 2]);
+  finishStill();
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[[100], [101]], 1]);
+});
+
+test('another instance: what was to be sent to the last one is void, and a drain under way ends with nothing', async () => {
+  const { locks, add, cancelled, finish } = start({ hold: true });
+  const first = add(data(5, 'PW'));
+  const second = add(data(6, 'PW'));
+  const drained = locks.cancelAll();
+  await turn();
+  finish(first);
+  await turn();
+  locks.newInstance();
+  assert.deepEqual(locks.toReplay(), [second]);
+  locks.replayed(second, handle(50));
+  finish({ ...second, handle: handle(2) });
+  assert.deepEqual(await drained, []);
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[[50]], 0]);
+});
+
+test('a lock that the new instance refuses is released and never sent back; until then it is not found', async () => {
+  const { locks, add, released, cancelled, finish } = start({ hold: true });
+  const lock = add(data(5, 'PW'));
+  const other = add(data(5, 'PR'));
+  locks.newInstance();
+  locks.toReplay();
+  locks.replayed(other, handle(9));
+  locks.forget(lock);
+  assert.deepEqual(
+    [released, locks.forgets('data', fid(5)), locks.find('data', fid(5), 'PW', 0), locks.size],
+    [[1], true, undefined, 1],
+  );
+  finish(lock);
+  await turn();
+  assert.deepEqual([locks.forgets('data', fid(5)), cancelled], [false, []]);
+  assert.equal(locks.match('data', fid(5), 'PR', 0), other);
+});
+
+test('locks of an inode that is gone go back without a release, once nobody uses them', async () => {
+  const { locks, add, released, cancelled } = start();
+  add(inode(5, 'PR', 3));
+  const used = add(data(5, 'PW'));
+  add(inode(6, 'PR', 3));
+  locks.addRef(used);
+  locks.giveUp(fid(5));
+  await turn();
+  assert.deepEqual([released, cancelled, locks.match('data', fid(5), 'PW', 0)], [[], [[1]], undefined]);
+  locks.dropRef(used);
+  await turn();
+  assert.deepEqual([cancelled, locks.size], [[[1], [2]], 1]);
+});

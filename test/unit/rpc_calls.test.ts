@@ -5,16 +5,16 @@ import { test } from 'node:test';
 import { ByteBudget } from '../../src/base/budget.js';
 import { FsError } from '../../src/base/errno.js';
 import type { Fid, Transno, Xid } from '../../src/base/ids.js';
-import type { Frame, Link, ServiceHooks } from '../../src/rpc/api.js';
+import type { AnsweredRequest, AnswerObserver, Frame, Link, ServiceHooks } from '../../src/rpc/api.js';
 import { FrameLink } from '../../src/rpc/link.js';
 import { Requester } from '../../src/rpc/requester.js';
 import { Service, type ServiceOptions } from '../../src/rpc/service.js';
 import { Read, Seek, Sync, Write } from '../../src/wire/data.js';
-import { FLAG_RECOVERY, FLAG_RESENT, KIND } from '../../src/wire/header.js';
+import { FLAG_RECOVERY, FLAG_REPLAY, FLAG_RESENT, KIND } from '../../src/wire/header.js';
 import { Bast, Cancel, Enqueue } from '../../src/wire/lock.js';
 import { Getattr, Readlink } from '../../src/wire/meta.js';
 import { operation } from '../../src/wire/operation.js';
-import { message, req, text } from '../../src/wire/schema.js';
+import { encode, message, req, text } from '../../src/wire/schema.js';
 import { Evicted, GetFids, Ping } from '../../src/wire/session.js';
 import { memoryPair } from '../fixtures/memory_connection.js';
 
@@ -34,8 +34,8 @@ interface World {
   };
 }
 
-function world(options: ServiceOptions = {}): World {
-  const requester = new Requester();
+function world(options: ServiceOptions = {}, observer?: AnswerObserver): World {
+  const requester = new Requester(observer === undefined ? {} : { observer });
   const service = new Service<string>(options);
   const arrived: Frame['header'][] = [];
   const replies: { readonly xid: Xid; readonly errno: number; readonly transno: Transno }[] = [];
@@ -423,4 +423,111 @@ test('a reply that does not fit its operation fails that call only', async () =>
   );
   await requester.call(Ping, {});
   assert.equal(link.isClosed, false);
+});
+
+test('while calls are held only those go out that mean this connection; the others follow in their order', async () => {
+  const { requester, service, connect, arrived } = world();
+  service.on(Seek, (_context, { offset }) => ({ reply: { offset } }));
+  service.on(Ping, () => ({ reply: {} }));
+  const { client } = connect();
+  requester.attach(client, { resend: false, hold: true });
+  const held = [requester.call(Seek, seekFrom(1)), requester.call(Seek, seekFrom(2))];
+  await requester.call(Ping, {}, { connectionOnly: true });
+  assert.deepEqual(
+    arrived.map((header) => header.xid),
+    [3],
+  );
+  requester.attach(client, { resend: true });
+  await Promise.all(held);
+  assert.deepEqual(
+    arrived.map((header) => [header.xid, header.flags]),
+    [
+      [3, 0],
+      [1, 0],
+      [2, 0],
+    ],
+  );
+});
+
+test('what changed something is told with its bytes before it is applied, and can be sent once more as it was', async () => {
+  const told: string[] = [];
+  let kept: AnsweredRequest | undefined;
+  const observer: AnswerObserver = {
+    committed: (transno) => told.push(`committed ${transno}`),
+    executed: (operation, { xid, body, bulk }, transno, reply) => {
+      told.push(`${operation.name} ${transno} ${JSON.stringify(reply)}`);
+      kept = { opcode: operation.opcode, xid, body, bulk, transno };
+    },
+  };
+  const { requester, service, connect, arrived } = world({}, observer);
+  const bulks: string[] = [];
+  service.on(Write, (_context, { offset }, { bulk }) => {
+    bulks.push(bulk.toString());
+    return { reply: { blocks: offset, grantBytes: 0 }, transno: 99 as Transno };
+  });
+  service.on(Seek, (_context, { offset }) => ({ reply: { offset } }));
+  connect();
+  const request = { fid: 5 as Fid, offset: 8, mtime: { sec: 1, nsec: 2 }, grantUsed: 0 };
+  const apply = (): void => void told.push('applied');
+  await requester.call(Write, request, { bulk: [Buffer.from('abc')], apply });
+  await requester.call(Seek, seekFrom(1));
+  assert.deepEqual(told, ['committed 7', 'WRITE 99 {"blocks":8,"grantBytes":0}', 'applied', 'committed 7']);
+  assert.ok(kept !== undefined);
+  assert.equal(await requester.replay(kept), 0);
+  const last = arrived.at(-1);
+  assert.deepEqual(
+    [last?.xid, last?.transno, last?.flags, bulks, told.length],
+    [1, 99, FLAG_REPLAY | FLAG_RECOVERY, ['abc', 'abc'], 5],
+  );
+});
+
+test('a replay ends with the connection; its errno is its answer', async () => {
+  const { requester, service, connect } = world();
+  const request = { xid: 1 as Xid, opcode: Seek.opcode, transno: 5 as Transno, bulk: undefined };
+  const body = encode(Seek.request, seekFrom(1));
+  assert.equal(
+    await failure(requester.replay({ ...request, body })),
+    'ENOTCONN SEEK: the connection is lost',
+  );
+  service.on(Seek, () => {
+    throw new FsError('ENOENT');
+  });
+  connect();
+  assert.equal(await requester.replay({ ...request, body }), 2);
+  const lost = failure(requester.replay({ ...request, body }));
+  requester.detach();
+  assert.equal(await lost, 'ENOTCONN SEEK: the connection is lost');
+});
+
+test('a peer that has forgotten us: calls that are kept are sent as if for the first time, the others end', async () => {
+  const { requester, service, connect, arrived } = world();
+  const first = connect();
+  first.server.pause();
+  const kept = requester.call(Getattr, { fid: 5 as Fid, want: 0 });
+  const ended = failure(requester.call(Seek, seekFrom(1)));
+  requester.detach();
+  const unsent = failure(requester.call(Seek, seekFrom(2)));
+  const sent: [string, boolean][] = [];
+  requester.renew(new FsError('EIO', 'evicted'), ({ name }, wasSent) => {
+    sent.push([name, wasSent]);
+    return name === 'GETATTR';
+  });
+  assert.deepEqual(
+    [sent, await ended, await unsent],
+    [
+      [
+        ['GETATTR', true],
+        ['SEEK', true],
+        ['SEEK', false],
+      ],
+      'EIO evicted',
+      'EIO evicted',
+    ],
+  );
+  service.on(Getattr, () => {
+    throw new FsError('ENOENT', 'asked again');
+  });
+  connect();
+  assert.equal(await failure(kept), 'ENOENT GETATTR: asked again');
+  assert.deepEqual([arrived.at(-1)?.xid, arrived.at(-1)?.flags], [1, 0]);
 });
