@@ -12,6 +12,7 @@ import { type TestContext, test } from 'node:test';
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, type Timespec } from '../../src/base/attr.js';
 import { type Fid, type Name, ROOT_FID } from '../../src/base/ids.js';
 import type { Reader, TargetDevices, TargetStore } from '../../src/storage/api.js';
+import { fsckTarget } from '../../src/storage/fsck.js';
 import { bareKey } from '../../src/storage/keys.js';
 import { metaMedium } from '../../src/storage/lmdb_store.js';
 import { openTarget } from '../../src/storage/target.js';
@@ -103,6 +104,12 @@ function allNames(store: Reader, directory: Fid): readonly { readonly name: Name
   return found;
 }
 
+/** fsck, content too. */
+async function assertSound(devices: TargetDevices): Promise<void> {
+  const { findings, left } = await fsckTarget(testRuntime(), devices, { checksums: true });
+  assert.deepEqual([findings, left], [[], 0]);
+}
+
 const byPath = (a: FrozenEntry, b: FrozenEntry): number => (a.path < b.path ? -1 : 1);
 
 test('the disk of format 1 has every kind of record, and they are read as they were meant', async (t) => {
@@ -131,6 +138,7 @@ test('the disk of format 1 has every kind of record, and they are read as they w
   assert.deepEqual([store.orphans(), orphan?.nlink], [[ino], 0]);
   assert.equal(sha256(await content(store, ino as Fid, orphan?.sizeBytes ?? 0)), digest);
   await store.close();
+  await assertSound(devices);
 
   const db = metaMedium(devices).open();
   try {
@@ -145,7 +153,7 @@ test('the disk of format 1 has every kind of record, and they are read as they w
 });
 
 test('this build goes on where format 1 was left: it changes it, and what was there stays', async (t) => {
-  const { contents, open } = image(t, 'disk_v1');
+  const { contents, devices, open } = image(t, 'disk_v1');
   let store = await open();
   await store.begin('9.9.9');
   const named = contents.entries.find(({ path }) => path === 'blocks smallest');
@@ -154,6 +162,7 @@ test('this build goes on where format 1 was left: it changes it, and what was th
   await store.data.write(named.ino as Fid, 4000, Buffer.from('written by this build'), time);
   await store.markClean();
   await store.close();
+  await assertSound(devices);
   store = await open();
   assert.deepEqual(
     [store.superblock.instance, store.superblock.softwareVersion],
