@@ -91,6 +91,13 @@ export interface NativeBinding {
   blockReadDirect(fd: number, offset: number, lengthBytes: number): Promise<Buffer>;
   /** Writes on a thread of its own, a copy of the bytes. As above. */
   blockWriteDirect(fd: number, offset: number, bytes: Uint8Array): Promise<void>;
+  /**
+   * Fills target from a device that is open twice, the second time with O_DIRECT: past the page cache, unless that has most
+   * of it. Target, offset and length must be aligned. ENODATA: past the end.
+   */
+  blockReadOnce(cached: number, direct: number, target: Uint8Array, offset: number): Promise<void>;
+  /** Whether the memory begins at a multiple of this. */
+  isAligned(memory: Uint8Array, alignment: number): boolean;
   /** Zeroed memory for direct I/O. */
   alignedBuffer(lengthBytes: number, alignment: number): Buffer;
   /** flock(LOCK_EX), waits. Closing the descriptor releases the lock. */

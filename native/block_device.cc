@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -28,9 +29,28 @@ struct loop_config {
 };
 #endif
 
+#ifndef SYS_cachestat  // Linux 6.5
+#define SYS_cachestat 451
+#endif
+
 namespace holdfast {
 
 namespace {
+
+// struct cachestat and cachestat_range of linux/mman.h, 6.5 and later.
+struct CacheRange {
+  uint64_t offset;
+  uint64_t length;
+};
+struct CachePages {
+  uint64_t cached;
+  uint64_t dirty;
+  uint64_t writeback;
+  uint64_t evicted;
+  uint64_t recently_evicted;
+};
+
+constexpr uint64_t kPageBytes = 4096;
 
 bool SetNumber(napi_env env, napi_value object, const char* key, uint64_t number) {
   napi_value value;
@@ -78,6 +98,96 @@ napi_value BlockDropCache(napi_env env, napi_callback_info info) {
   int32_t fd;
   if (!args.Int32(0, &fd)) return nullptr;
   return RunInBackground(env, "BLKFLSBUF", "", [fd] { return ioctl(fd, BLKFLSBUF, 0) == 0 ? 0 : errno; });
+}
+
+// One readOnce(): a read that need not leave anything in the page cache.
+struct ReadOnce {
+  napi_async_work work = nullptr;
+  napi_deferred deferred = nullptr;
+  napi_ref target = nullptr;
+  int cached;
+  int direct;
+  uint8_t* data;
+  size_t length;
+  uint64_t offset;
+  int error = 0;
+};
+
+// Direct, unless the page cache has half of it: what was just written comes from there. A kernel that cannot tell
+// (before 6.5) reads directly too; it writes dirty pages of the range back first.
+void ReadOnceExecute(napi_env, void* raw) {
+  auto* read = static_cast<ReadOnce*>(raw);
+  CacheRange range = {read->offset, read->length};
+  CachePages pages = {};
+  const bool told = syscall(SYS_cachestat, read->cached, &range, &pages, 0) == 0;
+  const bool mostly = told && pages.cached * kPageBytes * 2 >= read->length;
+  const int fd = mostly ? read->cached : read->direct;
+  size_t done = 0;
+  while (done < read->length) {
+    const ssize_t count =
+        pread(fd, read->data + done, read->length - done, static_cast<off_t>(read->offset + done));
+    if (count > 0) {
+      done += static_cast<size_t>(count);
+    } else if (count == 0) {
+      read->error = ENODATA;
+      return;
+    } else if (errno != EINTR) {
+      read->error = errno;
+      return;
+    }
+  }
+}
+
+void ReadOnceDone(napi_env env, napi_status status, void* raw) {
+  auto* read = static_cast<ReadOnce*>(raw);
+  napi_delete_reference(env, read->target);
+  napi_delete_async_work(env, read->work);
+  if (status == napi_ok && read->error == 0) {
+    napi_resolve_deferred(env, read->deferred, Undefined(env));
+  } else {
+    napi_value reason = ErrnoError(env, read->error == 0 ? ECANCELED : read->error, "pread", "");
+    napi_reject_deferred(env, read->deferred, reason != nullptr ? reason : Undefined(env));
+  }
+  delete read;
+}
+
+// blockReadOnce(cached, direct, target, offset): two descriptors of one device, the second with O_DIRECT; target, offset
+// and length as O_DIRECT wants them. ENODATA: past the end.
+napi_value BlockReadOnce(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  auto read = std::make_unique<ReadOnce>();
+  if (!args.Int32(0, &read->cached) || !args.Int32(1, &read->direct) ||
+      !args.Bytes(2, &read->data, &read->length) || !args.Uint53(3, &read->offset)) {
+    return nullptr;
+  }
+  napi_value promise;
+  napi_value name;
+  HOLDFAST_NAPI(env, napi_create_string_utf8(env, "blockReadOnce", NAPI_AUTO_LENGTH, &name));
+  HOLDFAST_NAPI(env, napi_create_reference(env, args[2], 1, &read->target));
+  if (napi_create_promise(env, &read->deferred, &promise) != napi_ok ||
+      napi_create_async_work(env, nullptr, name, ReadOnceExecute, ReadOnceDone, read.get(), &read->work) != napi_ok) {
+    napi_delete_reference(env, read->target);
+    return ThrowNapiFailure(env);
+  }
+  if (napi_queue_async_work(env, read->work) != napi_ok) {
+    napi_delete_reference(env, read->target);
+    napi_delete_async_work(env, read->work);
+    return ThrowNapiFailure(env);
+  }
+  read.release();  // ReadOnceDone owns it
+  return promise;
+}
+
+// isAligned(bytes, alignment): whether direct I/O may use this memory.
+napi_value IsAligned(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  uint8_t* data;
+  size_t length;
+  uint32_t alignment;
+  if (!args.Bytes(0, &data, &length) || !args.Uint32(1, &alignment)) return nullptr;
+  napi_value result;
+  HOLDFAST_NAPI(env, napi_get_boolean(env, reinterpret_cast<uintptr_t>(data) % alignment == 0, &result));
+  return result;
 }
 
 // alignedBuffer(length, alignment): memory for direct I/O, zeroed.
@@ -260,6 +370,8 @@ bool RegisterBlockDevice(napi_env env, napi_value exports) {
   return DefineFunction(env, exports, "blockGeometry", BlockGeometry) &&
          DefineFunction(env, exports, "blockDiscard", BlockDiscard) &&
          DefineFunction(env, exports, "blockDropCache", BlockDropCache) &&
+         DefineFunction(env, exports, "blockReadOnce", BlockReadOnce) &&
+         DefineFunction(env, exports, "isAligned", IsAligned) &&
          DefineFunction(env, exports, "alignedBuffer", AlignedBuffer) &&
          DefineFunction(env, exports, "blockReadDirect", BlockReadDirect) &&
          DefineFunction(env, exports, "blockWriteDirect", BlockWriteDirect) &&

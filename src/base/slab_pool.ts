@@ -17,10 +17,15 @@ export const SLAB_BYTES = 1 << 20;
 export class SlabPool {
   readonly #free: Buffer[] = [];
   readonly #keepMax: number;
+  readonly #allocate: (lengthBytes: number) => Buffer;
 
-  /** @param keepMax slabs kept for later; more than these are left to the garbage collector. */
-  constructor(keepMax: number) {
+  /**
+   * @param keepMax slabs kept for later; more than these are left to the garbage collector.
+   * @param allocate where new slabs come from.
+   */
+  constructor(keepMax: number, allocate: (lengthBytes: number) => Buffer = Buffer.allocUnsafeSlow) {
     this.#keepMax = keepMax;
+    this.#allocate = allocate;
   }
 
   /** Slabs at hand. */
@@ -30,7 +35,7 @@ export class SlabPool {
 
   /** Memory of exactly that length with any content: a slab when it is one slab long, else memory of its own. */
   take(lengthBytes: number): Buffer {
-    return (lengthBytes === SLAB_BYTES ? this.#free.pop() : undefined) ?? Buffer.allocUnsafeSlow(lengthBytes);
+    return (lengthBytes === SLAB_BYTES ? this.#free.pop() : undefined) ?? this.#allocate(lengthBytes);
   }
 
   /** @param memory as take() gave it, all of it; what is not a slab is left to the garbage collector. */

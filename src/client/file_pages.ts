@@ -7,6 +7,7 @@
 
 import { assert } from '../base/assert.js';
 import { IntervalSet, type Range } from '../base/interval_set.js';
+import { LeanMap, LeanSet } from '../base/lean_map.js';
 import { type Batch, GRANULE_BYTES, Granule, type GranuleOwner, type Segment } from './granule.js';
 import type { PageCache } from './page_cache.js';
 
@@ -16,12 +17,12 @@ const ZEROS = Buffer.alloc(GRANULE_BYTES);
 
 export class FilePages implements GranuleOwner {
   readonly #cache: PageCache;
-  readonly #granules = new Map<number, Granule>();
+  readonly #granules = new LeanMap<number, Granule>();
   /** Granules with dirty segments, oldest first. */
-  readonly #dirty = new Set<Granule>();
-  readonly #flights = new Set<Batch>();
+  readonly #dirty = new LeanSet<Granule>();
+  readonly #flights = new LeanSet<Batch>();
   /** Blocks whose grant is paid and not yet sent. */
-  readonly #paid = new IntervalSet();
+  #paid: IntervalSet | undefined;
   #seq = 0;
   #dirtyBytes = 0;
   #unwrittenBytes = 0;
@@ -120,7 +121,7 @@ export class FilePages implements GranuleOwner {
     const from = Math.floor(start / BLOCK_BYTES);
     const to = Math.ceil(end / BLOCK_BYTES);
     let blocks = to - from;
-    for (const paid of this.#paid.within(from, to)) blocks -= paid.end - paid.start;
+    for (const paid of this.#paid?.within(from, to) ?? []) blocks -= paid.end - paid.start;
     return blocks * BLOCK_BYTES;
   }
 
@@ -131,15 +132,16 @@ export class FilePages implements GranuleOwner {
   write(start: number, data: Uint8Array, paid: boolean): void {
     this.#seq += 1;
     if (paid) {
+      this.#paid ??= new IntervalSet();
       this.#paid.add(Math.floor(start / BLOCK_BYTES), Math.ceil((start + data.length) / BLOCK_BYTES));
     }
     for (let at = 0; at < data.length; ) {
       const offset = start + at;
       const granule = this.#granule(Math.floor(offset / GRANULE_BYTES));
       const piece = data.subarray(at, at + granule.end - offset);
-      if (!granule.append(offset, piece)) {
+      if (!granule.append(offset, piece, this.#cache)) {
         this.#cut(granule, offset, offset + piece.length);
-        granule.insertDirty(offset, piece, this.#seq, this.#cache.memory.take);
+        granule.insertDirty(offset, piece, this.#seq, this.#cache);
       }
       this.#dirtyBytes += piece.length;
       this.#dirty.add(granule);
@@ -224,8 +226,8 @@ export class FilePages implements GranuleOwner {
 
   /** Grant paid for blocks that will not be written after all. @returns bytes to give back to the target's account. */
   refund(): number {
-    const bytes = this.#paid.total * BLOCK_BYTES;
-    this.#paid.clear();
+    const bytes = (this.#paid?.total ?? 0) * BLOCK_BYTES;
+    this.#paid = undefined;
     return bytes;
   }
 
@@ -268,7 +270,8 @@ export class FilePages implements GranuleOwner {
   #fly(granule: Granule, run: readonly Segment[]): Batch {
     const start = (run[0] as Segment).start;
     const end = (run.at(-1) as Segment).end;
-    const paid = this.#paid.remove(Math.floor(start / BLOCK_BYTES), Math.ceil(end / BLOCK_BYTES));
+    const paid = this.#paid?.remove(Math.floor(start / BLOCK_BYTES), Math.ceil(end / BLOCK_BYTES)) ?? 0;
+    if (this.#paid?.isEmpty) this.#paid = undefined;
     const chunks = run.map((segment) => segment.data);
     const seq = Math.min(...run.map((segment) => segment.seq));
     const batch: Batch = { start, end, chunks, grantBytes: paid * BLOCK_BYTES, seq };

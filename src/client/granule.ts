@@ -45,6 +45,13 @@ export interface Segment {
   slab: Buffer | undefined;
 }
 
+/** Where the copies of what is written lie. */
+export interface GranuleMemory {
+  /** SLAB_BYTES. */
+  takeSlab(): Buffer;
+  allocate(lengthBytes: number): Buffer;
+}
+
 /** Whom a granule belongs to, as far as the cache needs to know. */
 export interface GranuleOwner {
   evicted(granule: Granule): void;
@@ -111,23 +118,23 @@ export class Granule {
   }
 
   /** Dirty data where nothing is; copied. */
-  insertDirty(start: number, data: Uint8Array, seq: number, takeSlab: () => Buffer): void {
+  insertDirty(start: number, data: Uint8Array, seq: number, memory: GranuleMemory): void {
     const end = start + data.length;
-    const slab = data.length >= SLAB_WORTH_BYTES ? takeSlab() : undefined;
-    slab?.set(data);
-    const copy = slab?.subarray(0, data.length) ?? Buffer.from(data);
+    const slab = data.length >= SLAB_WORTH_BYTES ? memory.takeSlab() : undefined;
+    const copy = slab?.subarray(0, data.length) ?? memory.allocate(data.length);
+    copy.set(data);
     this.#insert({ start, end, data: copy, state: 'dirty', flight: undefined, seq, backing: slab, slab });
   }
 
   /** The common case of a stream: the write begins where the last, dirty segment ends. @returns false: it does not. */
-  append(start: number, data: Uint8Array): boolean {
+  append(start: number, data: Uint8Array, memory: GranuleMemory): boolean {
     const last = this.segments.at(-1);
     if (last === undefined || last.end !== start || last.state !== 'dirty') return false;
     const used = last.data.length;
     const needed = used + data.length;
     if (last.backing === undefined || last.backing.length < needed) {
       const room = Math.min(this.end - last.start, Math.max(needed, used * 2, APPEND_ROOM_BYTES));
-      last.backing = Buffer.allocUnsafeSlow(room);
+      last.backing = memory.allocate(room);
       last.backing.set(last.data, 0);
       last.slab = room === SLAB_BYTES ? last.backing : undefined;
     }

@@ -7,7 +7,7 @@
 
 import { LRUCache } from 'lru-cache';
 import { SLAB_BYTES } from '../base/slab_pool.js';
-import { GRANULE_BYTES, type Granule } from './granule.js';
+import { GRANULE_BYTES, type Granule, type GranuleMemory } from './granule.js';
 
 /** Where granules have their memory from, and where it goes when they are evicted. */
 export interface PageMemory {
@@ -18,9 +18,16 @@ export interface PageMemory {
 
 const FRESH: PageMemory = { take: () => Buffer.allocUnsafeSlow(SLAB_BYTES), retire: () => undefined };
 
-export class PageCache {
+const CHUNK_BYTES = 64 << 10;
+/** Pieces larger than this get memory of their own: the rest of a chunk that they do not fit is lost. */
+const PIECE_MAX_BYTES = 8 << 10;
+
+export class PageCache implements GranuleMemory {
   readonly limitBytes: number;
   readonly memory: PageMemory;
+  /** Small pieces are cut from it: memory of its own for each would cost more than most of them hold. */
+  #chunk = Buffer.alloc(0);
+  #chunkUsed = 0;
   readonly #clean: LRUCache<Granule, Granule>;
   #pinnedBytes = 0;
   #dirtyBytes = 0;
@@ -44,6 +51,22 @@ export class PageCache {
   /** Dirty and in flight. */
   get dirtyBytes(): number {
     return this.#dirtyBytes;
+  }
+
+  takeSlab(): Buffer {
+    return this.memory.take();
+  }
+
+  /** Memory of that length with any content, for pages. */
+  allocate(lengthBytes: number): Buffer {
+    if (lengthBytes > PIECE_MAX_BYTES) return Buffer.allocUnsafeSlow(lengthBytes);
+    if (this.#chunkUsed + lengthBytes > this.#chunk.length) {
+      this.#chunk = Buffer.allocUnsafeSlow(CHUNK_BYTES);
+      this.#chunkUsed = 0;
+    }
+    const start = this.#chunkUsed;
+    this.#chunkUsed += lengthBytes;
+    return this.#chunk.subarray(start, this.#chunkUsed);
   }
 
   /** A granule's content changed by so much. It may be evicted before this returns. */

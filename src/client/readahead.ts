@@ -18,7 +18,7 @@ import type { Target } from './targets.js';
 
 const log = logger('client:read');
 
-const WINDOW_MAX_BYTES = 8 << 20;
+const WINDOW_MAX_BYTES = 16 << 20;
 const FIRST_WINDOW_BYTES = 128 << 10;
 /** The kernel sends the reads of one stream in parallel: not exactly where the last ended is still in order. */
 const SEQUENTIAL_SLACK_BYTES = 1 << 20;

@@ -52,7 +52,8 @@ export class FrameReader {
       this.#scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
       this.#scratchBytes = 0;
     }
-    return this.#scratch.subarray(this.#scratchBytes);
+    // No more: what comes behind the header of a large frame has to be copied out again.
+    return this.#scratch.subarray(this.#scratchBytes, this.#scratchBytes + SPACE_MIN_BYTES);
   }
 
   /** @param chunk belongs to the reader from now on. */

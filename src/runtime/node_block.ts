@@ -20,7 +20,7 @@ const openFd = promisify(openCb);
 const closeFd = promisify(closeCb);
 const datasync = promisify(fdatasync);
 
-/** What readDirect and writeDirect are bound to: every sector size that Linux has divides it. */
+/** What direct I/O is bound to, memory for readOnce() too: every sector size that Linux has divides it. */
 const DIRECT_BYTES = 4096;
 
 export interface ResolvedDevice {
@@ -167,6 +167,28 @@ class OpenedDevice implements NodeBlockDevice {
   write(offset: number, chunks: readonly Uint8Array[]): Promise<void> {
     assert(this.#open, `write of ${this.path} after close`);
     return this.#direct ? this.#writeDirect(offset, chunks) : this.#writeFully(offset, chunks);
+  }
+
+  async readOnce(offset: number, target: Uint8Array): Promise<void> {
+    assert(this.#open, `read of ${this.path} after close`);
+    const aligned = (offset | target.length) % DIRECT_BYTES === 0;
+    if (this.#direct || !aligned || !nativeBinding().isAligned(target, DIRECT_BYTES)) {
+      return this.read(offset, target);
+    }
+    try {
+      await nativeBinding().blockReadOnce(
+        this.fd,
+        await this.#openDirect('read', offset, target.length),
+        target,
+        offset,
+      );
+    } catch (error) {
+      throw this.#failure('read', offset, error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  memory(lengthBytes: number): Buffer {
+    return nativeBinding().alignedBuffer(lengthBytes, DIRECT_BYTES);
   }
 
   async flush(): Promise<void> {

@@ -102,6 +102,13 @@ export interface BlockDevice {
   readonly sizeBytes: number;
   /** Fills target from offset. @throws FsError EIO; a short read is EIO. */
   read(offset: number, target: Uint8Array): Promise<void>;
+  /**
+   * The same, for content that will hardly be read again soon: the device's cache need not keep it. Without a copy where
+   * target is memory().
+   */
+  readOnce(offset: number, target: Uint8Array): Promise<void>;
+  /** Memory for readOnce(), to be used again and again. */
+  memory(lengthBytes: number): Buffer;
   /** Writes all chunks back to back from offset (pwritev). Not durable before flush(). @throws FsError EIO. */
   write(offset: number, chunks: readonly Uint8Array[]): Promise<void>;
   /** Everything written before the call is durable after it (fdatasync). @throws FsError EIO. */

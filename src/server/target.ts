@@ -36,7 +36,7 @@ export class Target {
   readonly opens = new OpenTable();
   readonly grants: SpaceGrants;
   /** Memory that READs of a stream are answered from. */
-  readonly slabs = new SlabPool(READ_SLABS);
+  readonly slabs: SlabPool;
   /** Clients whose last writes are still being executed; they cannot connect before their eviction is complete. */
   readonly leaving = new Set<string>();
   /** The store is closing or has failed: nothing is executed any more. */
@@ -58,6 +58,7 @@ export class Target {
     makeLocks: (target: Target) => LockServerApi,
   ) {
     this.runtime = runtime;
+    this.slabs = new SlabPool(READ_SLABS, (lengthBytes) => store.data.memory(lengthBytes));
     this.store = store;
     this.options = options;
     this.locks = makeLocks(this);

@@ -127,6 +127,8 @@ export interface FileData {
    * @param memory may be read into, if it is large enough; the chunks are then views of it.
    */
   read(fid: Fid, offset: number, length: number, memory?: Buffer): MaybePromise<readonly Uint8Array[]>;
+  /** Memory that read() fills without a copy, to be used again and again. */
+  memory(lengthBytes: number): Buffer;
   /** Extends the file if needed, sets mtime and ctime. Owns `data` until it resolves. */
   write(
     fid: Fid,

@@ -7,6 +7,7 @@
  * transaction that calls them written, so they are written in place (and fallocate() keeps its promise of space).
  */
 
+import { LRUCache } from 'lru-cache';
 import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
@@ -14,13 +15,23 @@ import { logger } from '../base/log.js';
 import type { BlockDevice, Checksum } from '../runtime/ports.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import type { Overlay } from './overlay.js';
-import { BLOCK_BYTES, runLength, WINDOW_BLOCKS, type Window } from './window.js';
+import { BLOCK_BYTES, runLength, WINDOW_BLOCKS, WINDOW_BYTES, type Window } from './window.js';
 import type { WindowEdit } from './window_edit.js';
 
 const log = logger('storage');
 
 /** A read that meets blocks moving under it this often has met a bug. */
 const READ_ATTEMPTS = 1000;
+
+/**
+ * Reads of at least this much go past the device's cache the first time: a stream that is read once costs one copy less,
+ * and does not push out what is read often. What is read again while it is remembered goes through the cache and stays.
+ */
+const ONCE_BYTES = 128 << 10;
+const REMEMBERED_MAX = 65_536;
+
+/** Windows of a file that are brought into memory together, ahead of a reader in order. */
+const PREFETCH_WINDOWS = 32;
 
 /** Content for consecutive blocks of a file. Each chunk is whole blocks. */
 export interface BlockRun {
@@ -58,6 +69,8 @@ export class BlockIo {
   readonly #space: ExtentAllocator;
   /** Blocks kept back for what makes room: the edge blocks of truncate and punch. */
   readonly #reserveBlocks: number;
+  /** Device blocks where large reads began lately. */
+  readonly #readLately = new LRUCache<number, true>({ max: REMEMBERED_MAX });
 
   constructor(host: BlockIoHost) {
     this.#host = host;
@@ -100,6 +113,7 @@ export class BlockIo {
    */
   async read(fid: Fid, start: number, end: number, memory?: Buffer): Promise<Buffer | undefined> {
     const lengthBytes = (end - start) * BLOCK_BYTES;
+    this.#prefetch(fid, start);
     for (let attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
       const segments = this.segments(fid, start, end);
       if (segments.every((segment) => segment.place <= 0)) return undefined;
@@ -114,7 +128,7 @@ export class BlockIo {
           part.fill(0);
           return undefined;
         }
-        return this.#host.device.read(segment.place * BLOCK_BYTES, part);
+        return this.#readBlocks(segment.place, part);
       });
       await Promise.all(reads);
       const bad = this.#mismatch(segments, start, target);
@@ -127,6 +141,26 @@ export class BlockIo {
       throw new FsError('EIO', text);
     }
     throw new FsError('EIO', `fid ${fid} changes faster than it can be read`);
+  }
+
+  /** Of two halves, the one behind the half in which the read begins, when it begins a half. */
+  #prefetch(fid: Fid, block: number): void {
+    const half = (PREFETCH_WINDOWS / 2) * WINDOW_BLOCKS;
+    if (block % half !== 0) return;
+    const window = block / WINDOW_BLOCKS;
+    const end = Math.ceil(this.#host.overlay.inode(fid)?.sizeBytes ?? 0) / WINDOW_BYTES;
+    const first = block === 0 ? 1 : window + PREFETCH_WINDOWS / 2;
+    const stop = Math.min(end, window + PREFETCH_WINDOWS);
+    if (first < stop) this.#host.overlay.prefetchWindows(fid, first, stop);
+  }
+
+  #readBlocks(place: number, part: Uint8Array): Promise<void> {
+    const { device } = this.#host;
+    if (part.length < ONCE_BYTES || this.#readLately.get(place) === true) {
+      return device.read(place * BLOCK_BYTES, part);
+    }
+    this.#readLately.set(place, true);
+    return device.readOnce(place * BLOCK_BYTES, part);
   }
 
   #mismatch(

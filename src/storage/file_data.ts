@@ -80,6 +80,10 @@ export class StoredFileData implements FileData {
     );
   }
 
+  memory(lengthBytes: number): Buffer {
+    return this.#host.device.memory(lengthBytes);
+  }
+
   write(
     fid: Fid,
     offset: number,

@@ -201,6 +201,12 @@ export class LayeredReader implements Reader {
     this.#windowCache.set(name, window);
     return window;
   }
+  /** Windows [first, end) will be asked for soon. */
+  prefetchWindows(fid: Fid, first: number, end: number): void {
+    const keys: Buffer[] = [];
+    for (let index = first; index < end; index++) keys.push(fidNumberKey(KEY.window, fid, index));
+    this.#db.prefetch(keys);
+  }
   /** Windows that are not empty, from index `first` on, in order, at most limit. */
   windowsFrom(fid: Fid, first: number, limit: number): [index: number, window: Window][] {
     const changes = this.tables.windows.changes(fid);

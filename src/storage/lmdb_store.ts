@@ -35,6 +35,7 @@ function pagesOf(tree: TreeStats): number {
 class LmdbDatabase implements MetaDatabase {
   readonly #db: RootDatabase<Buffer, Buffer>;
   readonly #link: string;
+  #prefetching: Promise<void> | undefined;
 
   /**
    * @param path the meta device, looked at by probeSuperblock before (or wiped by mkfs): lmdb trusts what it finds.
@@ -52,7 +53,7 @@ class LmdbDatabase implements MetaDatabase {
       encoding: 'binary' as const,
       overlappingSync: false,
       eventTurnBatching: false,
-      noReadAhead: true,
+      noReadAhead: false,
       readOnly,
       maxDbs: 1,
     };
@@ -64,6 +65,14 @@ class LmdbDatabase implements MetaDatabase {
     if (value === undefined || Buffer.isBuffer(value)) return value;
     // A large value comes as a view into the map: gone with the read transaction.
     return Buffer.from(value as Uint8Array);
+  }
+
+  /** Brings the pages of these records into memory in the background: a get() of what is not there blocks everything. */
+  prefetch(keys: readonly Buffer[]): void {
+    // One at a time: they are hints, and close() waits for it.
+    this.#prefetching ??= this.#db.prefetch([...keys]).finally(() => {
+      this.#prefetching = undefined;
+    });
   }
 
   range(
@@ -102,6 +111,7 @@ class LmdbDatabase implements MetaDatabase {
 
   /** The link and the lock file go. */
   async close(): Promise<void> {
+    await this.#prefetching;
     await this.#db.close();
     rmSync(this.#link, { force: true });
     rmSync(`${this.#link}-lock`, { force: true });

@@ -16,6 +16,8 @@ export interface Writer {
 export interface MetaDatabase {
   /** @returns a view that the next call overwrites. */
   get(key: Buffer): Buffer | undefined;
+  /** Brings the pages of these records into memory in the background: a get() of what is not there blocks everything. */
+  prefetch(keys: readonly Buffer[]): void;
   /** Records with start <= key < end, in key order, at most limit. Keys and values are copies. */
   range(start: Buffer, end: Buffer, limit?: number): Iterable<{ key: Buffer; value: Buffer }>;
   /** All that `write` puts and removes, in one transaction. Resolves when it is durable. @throws FsError EIO */

@@ -4,7 +4,9 @@
  *   syscalls fstat PATH SECONDS [PROCESSES]      statx(AT_STATX_FORCE_SYNC) on an open file: never the kernel's cache
  *   syscalls create FOLDER COUNT BYTES           open(O_CREAT), write, close
  *   syscalls write PATH MIB [nosync]             1 MiB write(2)s, then fsync
- *   syscalls read PATH                           1 MiB read(2)s to the end
+ *   syscalls read PATH [KIB]                     read(2)s of that much (1024) to the end
+ *   syscalls touch MIB                           so much memory is touched and given back: a virtual machine's host may
+ *                                                have taken it away while it was free, and giving it again costs time
  * Prints operations (or bytes), seconds and the longest single call in microseconds.
  */
 #define _GNU_SOURCE
@@ -110,14 +112,22 @@ static void run_write(const char *path, long mib, int sync) {
   print((double)mib * (1 << 20), now() - start, worst);
 }
 
-static void run_read(const char *path) {
-  char *data = malloc(1 << 20);
+static void run_touch(long mib) {
+  double start = now();
+  char *data = mmap(NULL, (size_t)mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (data == MAP_FAILED) die("mmap");
+  for (size_t at = 0; at < (size_t)mib << 20; at += 4096) data[at] = 1;
+  print((double)mib * (1 << 20), now() - start, 0);
+}
+
+static void run_read(const char *path, size_t bytes) {
+  char *data = malloc(bytes);
   double start = now(), worst = 0, total = 0;
   int fd = open(path, O_RDONLY);
   if (fd < 0) die(path);
   for (;;) {
     double before = now();
-    ssize_t got = read(fd, data, 1 << 20);
+    ssize_t got = read(fd, data, bytes);
     if (got < 0) die("read");
     if (got == 0) break;
     total += got;
@@ -134,8 +144,10 @@ int main(int argc, char **argv) {
     run_create(argv[2], atoi(argv[3]), (size_t)atol(argv[4]));
   } else if (argc >= 4 && !strcmp(argv[1], "write")) {
     run_write(argv[2], atol(argv[3]), argc == 4);
-  } else if (argc == 3 && !strcmp(argv[1], "read")) {
-    run_read(argv[2]);
+  } else if (argc >= 3 && !strcmp(argv[1], "read")) {
+    run_read(argv[2], (argc > 3 ? (size_t)atol(argv[3]) : 1024) << 10);
+  } else if (argc == 3 && !strcmp(argv[1], "touch")) {
+    run_touch(atol(argv[2]));
   } else {
     fprintf(stderr, "see the comment in syscalls.c\n");
     return 2;

@@ -68,6 +68,26 @@ for (const [name, make, skip] of SUITES) {
       assert.ok(read.equals(Buffer.concat(chunks)));
     });
 
+    await t.test('a read past the cache sees what was written a moment before and not flushed', async () => {
+      const written = Buffer.alloc(256 << 10, 0x5a);
+      await device.write(4 * MIB, [written]);
+      const memory = device.memory(256 << 10);
+      const unaligned = Buffer.alloc((256 << 10) + 1).subarray(1);
+      await Promise.all([
+        device.readOnce(4 * MIB, memory),
+        device.readOnce(4 * MIB + 7, unaligned.subarray(7)),
+      ]);
+      assert.deepEqual(
+        [memory.equals(written), unaligned.subarray(7).equals(written.subarray(7))],
+        [true, true],
+      );
+      // Part of it in the cache only, the rest on the device only.
+      await device.flush();
+      await device.write(4 * MIB + 4096, [Buffer.alloc(4096, 1)]);
+      await device.readOnce(4 * MIB, memory);
+      assert.deepEqual([memory[0], memory[4096], memory[8191], memory[8192]], [0x5a, 1, 1, 0x5a]);
+    });
+
     await t.test('the end is the end: EIO for a read or write beyond it', async () => {
       await device.write(SIZE - 4096, [Buffer.alloc(4096, 9)]);
       await assert.rejects(device.read(SIZE - 10, Buffer.alloc(20)), { code: 'EIO' });

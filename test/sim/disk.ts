@@ -69,6 +69,8 @@ export class SimDisk {
       sizeBytes: this.sizeBytes,
       read: (offset, target) => this.#read(program, offset, target),
       write: (offset, chunks) => this.#write(program, offset, chunks),
+      readOnce: (offset, target) => this.#read(program, offset, target),
+      memory: (lengthBytes) => Buffer.alloc(lengthBytes),
       readDirect: (offset, target) => this.#read(program, offset, target),
       writeDirect: (offset, bytes) => this.#write(program, offset, [bytes]),
       flush: () => this.#flush(program),

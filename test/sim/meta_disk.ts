@@ -101,6 +101,7 @@ export class SimMetaDisk {
         value.copy(scratch);
         return scratch.subarray(0, value.length);
       },
+      prefetch: () => undefined,
       range: (start, end, limit = Number.POSITIVE_INFINITY) => this.#range(start, end, limit),
       commit: (write) => {
         committing = this.#commit(program, collect(write));
