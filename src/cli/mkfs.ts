@@ -29,16 +29,26 @@ export function registerMkfs(program: Command): void {
     .option('--label <name>', 'name for people', parseLabel, 'holdfast')
     .option('--force', 'destroy what is on the devices')
     .action(async (options: MkfsOptions) => {
-      const { openTargetDevices, resolveDevices, withNames } = await import('./target_devices.js');
+      const { openMultiMount, openUnlessHeld, resolveDevices, withNames } = await import(
+        './target_devices.js'
+      );
       const { nodeRuntime } = await import('../runtime/node_runtime.js');
       const { formatTarget } = await import('../storage/mkfs.js');
+      const { DEFAULT_PERIOD_MS } = await import('../storage/multi_mount.js');
+      const runtime = nodeRuntime();
       const pair = await resolveDevices(options);
       try {
-        const devices = await openTargetDevices(pair);
+        const block = await openMultiMount(runtime, pair, { state: 'mkfs', periodMs: DEFAULT_PERIOD_MS });
+        const { multiMount } = block;
+        const devices = await openUnlessHeld(pair, multiMount).catch(async (thrown: unknown) => {
+          await block.close();
+          throw thrown;
+        });
         try {
-          const made = await formatTarget(nodeRuntime(), devices, {
+          const made = await formatTarget(runtime, devices, {
             label: options.label,
             force: options.force === true,
+            multiMount,
           });
           for (const line of made.destroyed) {
             process.stderr.write(`holdfast: destroyed: ${pair.named(line)}\n`);
@@ -48,6 +58,7 @@ export function registerMkfs(program: Command): void {
               `metadata ${formatBytes(devices.metaSizeBytes)}, data ${formatBytes(devices.data.sizeBytes)}\n`,
           );
         } finally {
+          await block.close();
           await devices.close();
         }
       } catch (thrown) {

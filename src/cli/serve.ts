@@ -1,13 +1,13 @@
 /**
  * holdfast serve: the storage server of one target.
  *
- * Order at start: devices, superblocks, version gate, port, and only then the first change on the devices
- * (the store's begin()). Whatever is refused before it leaves them as they were.
+ * Order at start: devices, port, superblocks, multi-mount block, version gate, and only then the first change on the
+ * devices (the claim of the block, then the store's begin()). Whatever is refused before it leaves them as they were.
  *
  * SIGTERM and SIGINT begin a controlled shutdown; a second one while it drains changes nothing. SIGKILL is a crash.
  */
 
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import type { Address } from '../runtime/ports.js';
 import { DEFAULT_PORT, parseAddress, parseSeconds } from './common.js';
 
@@ -18,7 +18,19 @@ export interface ServeOptions {
   readonly standby?: boolean;
   readonly forceStart?: boolean;
   readonly drainTimeout: number;
+  /** Milliseconds. */
+  readonly heartbeatPeriod: number;
   readonly metrics?: Address;
+}
+
+const PERIOD_MIN_MS = 500;
+const PERIOD_MAX_MS = 600_000;
+
+function parsePeriod(text: string): number {
+  const ms = parseSeconds(text);
+  if (ms < PERIOD_MIN_MS || ms > PERIOD_MAX_MS)
+    throw new InvalidArgumentError(`Give ${PERIOD_MIN_MS / 1000} to ${PERIOD_MAX_MS / 1000} seconds.`);
+  return ms;
 }
 
 export function registerServe(program: Command): void {
@@ -33,7 +45,13 @@ export function registerServe(program: Command): void {
       parseAddress,
       { host: '127.0.0.1', port: DEFAULT_PORT },
     )
-    .option('--standby', 'wait until the active server has released the devices, then take over')
+    .option('--standby', 'wait until the active server has released the devices or is dead, then take over')
+    .option(
+      '--heartbeat-period <seconds>',
+      'a partner takes over when this server has been silent for so long; the same on both',
+      parsePeriod,
+      5000,
+    )
     .option(
       '--force-start',
       'start after an unclean stop although the version changed; previous clients are evicted',

@@ -1,9 +1,11 @@
 /**
  * The server process behind `holdfast serve`: devices and port, activation, signals, end.
  *
- * A standby tries the devices and the port every few milliseconds: there is no event for "another process has closed a
- * block device", and the pause of an upgrade is as long as this is late. What it may have cached of the devices is
- * dropped before it reads them: another host may have written them.
+ * A standby looks at the multi-mount block and tries the port every few milliseconds: there is no event for what another
+ * host writes, and the pause of an upgrade is as long as this is late.
+ *
+ * A standby that the version gate refuses exits with its message, as a server that is started so does. Whoever runs it
+ * (Pacemaker, systemd) learns at once that this node cannot have the target, and lets the one with the right version try.
  */
 
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http';
@@ -12,14 +14,20 @@ import { logger } from '../base/log.js';
 import { type NodeRuntime, nodeRuntime } from '../runtime/node_runtime.js';
 import { type Address, sleep } from '../runtime/ports.js';
 import { createServer, type Server } from '../server/server.js';
-import { openTarget } from '../storage/target.js';
+import { decideStart } from '../server/version_gate.js';
+import type { Superblock } from '../storage/api.js';
+import { describeHolder } from '../storage/multi_mount_block.js';
+import { type TakenTarget, takeTarget } from '../storage/take_target.js';
 import { CliError, formatAddress } from './common.js';
 import { installedVersion } from './installed.js';
 import type { ServeOptions } from './serve.js';
 import { announceReady } from './service_manager.js';
 import {
   type OpenDevices,
+  type OpenMultiMount,
+  openMultiMount,
   openTargetDevices,
+  openUnlessHeld,
   type ResolvedPair,
   resolveDevices,
   withNames,
@@ -27,7 +35,7 @@ import {
 
 const log = logger('cli:serve');
 
-const STANDBY_POLL_MS = 5;
+const PORT_POLL_MS = 5;
 
 /** @returns when the server has stopped in order. @throws CliError, FsError with a one-line message otherwise. */
 export async function serve(options: ServeOptions): Promise<void> {
@@ -47,23 +55,29 @@ export async function serve(options: ServeOptions): Promise<void> {
   const stopping = new AbortController();
   const stopped = stopOnSignals(server, stopping);
   let metrics: HttpServer | undefined;
-  let devices: OpenDevices | undefined;
+  let block: OpenMultiMount | undefined;
+  let taken: TakenTarget<OpenDevices> | undefined;
   try {
     metrics = await serveMetrics(runtime, options.metrics);
-    devices =
-      options.standby === true
-        ? await standBy(runtime, server, pair, options, stopping.signal)
-        : await openActive(server, pair);
-    if (devices === undefined) {
+    block = await openMultiMount(runtime, pair, { state: 'active', periodMs: options.heartbeatPeriod });
+    const { multiMount } = block;
+    void multiMount.lost.then(() => {
+      failed = true;
+    });
+    const node = { runtime, server, pair, block, options, version, signal: stopping.signal };
+    taken = await (options.standby === true ? standBy(node) : take(node, false));
+    if (taken === undefined) {
       await server.stop();
       return;
     }
-    await server.activate(await openTarget(runtime, devices));
+    await server.activate(taken.store);
     const { label, instance } = requireTarget(server).store.superblock;
     const serving = `serving ${label} on ${formatAddress(server.address)}, version ${version}, instance ${instance}`;
     process.stdout.write(`holdfast: ${serving}\n`);
     announceReady(serving);
+    stopped.serving();
     await server.closed;
+    if (multiMount.failure !== undefined) throw multiMount.failure;
     await stopped.failed();
     if (server.failure !== undefined) throw new CliError(`the target failed: ${server.failure.message}`);
   } catch (thrown) {
@@ -72,7 +86,8 @@ export async function serve(options: ServeOptions): Promise<void> {
     throw withNames(pair, thrown);
   } finally {
     metrics?.close();
-    await devices?.close();
+    await block?.close();
+    await taken?.devices.close();
     await pair.release();
   }
 }
@@ -82,8 +97,43 @@ function requireTarget(server: Server): NonNullable<Server['target']> {
   return server.target;
 }
 
-async function openActive(server: Server, pair: ResolvedPair): Promise<OpenDevices> {
-  const devices = await openTargetDevices(pair);
+/** What start and standby need. */
+interface Node {
+  readonly runtime: NodeRuntime;
+  readonly server: Server;
+  readonly pair: ResolvedPair;
+  readonly block: OpenMultiMount;
+  readonly options: ServeOptions;
+  readonly version: string;
+  readonly signal: AbortSignal;
+}
+
+/** @returns undefined when a signal ended the wait. */
+function take(node: Node, standBy: boolean): Promise<TakenTarget<OpenDevices> | undefined> {
+  const { runtime, server, pair, options, version, signal } = node;
+  const { multiMount } = node.block;
+  return takeTarget(runtime, {
+    multiMount,
+    standBy,
+    signal,
+    open: standBy ? () => openTargetDevices(pair) : () => openWithPort(server, node),
+    judge: (superblock) => judge(superblock, version, options.forceStart === true),
+    taking: ({ why, record }) => {
+      if (record === undefined || why === 'clean') return;
+      const how = why === 'gone' ? 'that process is gone' : `silent for ${record.periodMs / 1000} s`;
+      process.stderr.write(`holdfast: takes over: ${describeHolder(record)}, ${how}\n`);
+    },
+  });
+}
+
+/** The rule that the server applies again: here it is applied before the multi-mount block is claimed. */
+function judge(superblock: Superblock, version: string, forced: boolean): void {
+  const decision = decideStart(superblock, version, forced);
+  if (!decision.start) throw new FsError('EPERM', decision.message);
+}
+
+async function openWithPort(server: Server, node: Node): Promise<OpenDevices> {
+  const devices = await openUnlessHeld(node.pair, node.block.multiMount);
   try {
     await server.listen();
   } catch (thrown) {
@@ -94,31 +144,23 @@ async function openActive(server: Server, pair: ResolvedPair): Promise<OpenDevic
 }
 
 /** @returns undefined when a signal ended the wait. */
-async function standBy(
-  runtime: NodeRuntime,
-  server: Server,
-  pair: ResolvedPair,
-  options: ServeOptions,
-  signal: AbortSignal,
-): Promise<OpenDevices | undefined> {
-  const standingBy = `standing by for ${options.meta}, version ${installedVersion()}`;
+async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined> {
+  const { runtime, server, options, signal } = node;
+  const standingBy = `standing by for ${options.meta}, version ${node.version}`;
   process.stdout.write(`holdfast: ${standingBy}\n`);
   announceReady(standingBy);
   const listening = untilFree(runtime, signal, () => server.listen());
   // Awaited below; until then a failure of it must not go unheard as a rejection nobody handles.
   listening.catch(() => {});
-  const devices = await untilFree(runtime, signal, () => openTargetDevices(pair));
-  if (devices === undefined) return undefined;
-  log('the devices are free');
+  const taken = await take(node, true);
   try {
-    await devices.meta.dropCache();
-    await devices.data.dropCache();
-    await listening;
-    return devices;
+    if (taken !== undefined) await listening;
   } catch (thrown) {
-    await devices.close();
+    await taken?.store.close();
+    await taken?.devices.close();
     throw thrown;
   }
+  return taken;
 }
 
 /** Tries again while it is EBUSY. @returns undefined when the signal aborted. */
@@ -133,14 +175,24 @@ async function untilFree<T>(
     } catch (thrown) {
       if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
     }
-    await sleep(runtime.timers, STANDBY_POLL_MS);
+    await sleep(runtime.timers, PORT_POLL_MS);
   }
   return undefined;
 }
 
 /** SIGTERM and SIGINT: controlled shutdown, or the end of the wait of a standby. */
-function stopOnSignals(server: Server, stopping: AbortController): { failed(): Promise<void> } {
+function stopOnSignals(
+  server: Server,
+  stopping: AbortController,
+): { serving(): void; failed(): Promise<void> } {
   let ended: Promise<unknown> = Promise.resolve();
+  const shutdown = (): void => {
+    ended = server.shutdown().then((how) => {
+      log('shutdown: %s', how);
+    });
+    // Looked at by serve() when the server is closed.
+    ended.catch(() => {});
+  };
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
     process.on(name, () => {
       if (stopping.signal.aborted) return;
@@ -149,14 +201,14 @@ function stopOnSignals(server: Server, stopping: AbortController): { failed(): P
         stopping.abort();
         return;
       }
-      ended = server.shutdown().then((how) => {
-        log('shutdown: %s', how);
-      });
-      // Looked at by serve() when the server is closed.
-      ended.catch(() => {});
+      shutdown();
     });
   }
   return {
+    // A signal that came while it started.
+    serving: () => {
+      if (stopping.signal.aborted) shutdown();
+    },
     failed: async () => {
       await ended;
     },

@@ -1,17 +1,22 @@
-/** Opens a target's two devices exclusively, as mkfs and serve do. */
+/** Opens a target's two devices exclusively, and its multi-mount block beside them, as mkfs and serve do. */
 
 import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
 import {
   type NodeBlockDevice,
   openBlockDevice,
   type ResolvedDevice,
   resolveDevice,
 } from '../runtime/node_block.js';
-import type { TargetDevices } from '../storage/api.js';
+import { MultiMount, type MultiMountOptions, type MultiMountRuntime } from '../storage/multi_mount.js';
+import type { ExclusiveDevices } from '../storage/take_target.js';
 import { CliError } from './common.js';
 import { runtimeDir } from './installed.js';
+import { isGone, thisProcess } from './process_owner.js';
+
+const log = logger('cli:devices');
 
 export interface DevicePaths {
   readonly meta: string;
@@ -60,10 +65,9 @@ export function withNames(pair: ResolvedPair, thrown: unknown): unknown {
   return new FsError(thrown.code, pair.named(thrown.message), { cause: thrown });
 }
 
-export interface OpenDevices extends TargetDevices {
+export interface OpenDevices extends ExclusiveDevices {
   readonly meta: NodeBlockDevice;
   readonly data: NodeBlockDevice;
-  close(): Promise<void>;
 }
 
 /** @throws FsError EBUSY when one of them is in use. Nothing stays open then. */
@@ -79,6 +83,10 @@ export async function openTargetDevices(pair: ResolvedPair): Promise<OpenDevices
       metaPath: pair.meta.path,
       metaSizeBytes: meta.sizeBytes,
       runtimeDir: folder,
+      dropCaches: async () => {
+        await meta.dropCache();
+        await data.dropCache();
+      },
       close: async () => {
         await data.close();
         await meta.close();
@@ -87,5 +95,49 @@ export async function openTargetDevices(pair: ResolvedPair): Promise<OpenDevices
   } catch (thrown) {
     await meta.close();
     throw thrown;
+  }
+}
+
+export interface OpenMultiMount {
+  readonly multiMount: MultiMount;
+  /** Gives the target back if this process has it. The store must be closed. */
+  close(): Promise<void>;
+}
+
+/** The multi-mount block of a pair, through a descriptor of its own: a standby looks at it while another one serves. */
+export async function openMultiMount(
+  runtime: MultiMountRuntime,
+  pair: ResolvedPair,
+  options: Pick<MultiMountOptions, 'state' | 'periodMs'>,
+): Promise<OpenMultiMount> {
+  const device = await openBlockDevice(pair.data.path, { exclusive: false });
+  const multiMount = new MultiMount(runtime, device, { ...options, owner: thisProcess(), isGone });
+  return {
+    multiMount,
+    close: async () => {
+      try {
+        await multiMount.release();
+      } catch (thrown) {
+        // Not worth another failure: whoever comes next waits for the period.
+        log('giving back %s: %O', pair.data.path, thrown);
+      } finally {
+        await device.close();
+      }
+    },
+  };
+}
+
+/**
+ * openTargetDevices, whose refusal says who has the devices, if that is known.
+ * @throws FsError EBUSY
+ */
+export async function openUnlessHeld(pair: ResolvedPair, multiMount: MultiMount): Promise<OpenDevices> {
+  try {
+    return await openTargetDevices(pair);
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
+    // A device too small to have the block is in use all the same.
+    const sighting = await multiMount.look().catch(() => undefined);
+    throw sighting?.free === false ? multiMount.refusal(sighting.record) : thrown;
   }
 }

@@ -235,6 +235,8 @@ export interface TargetStore extends Reader {
 export interface StoreOptions {
   /** Longest time an executed operation waits for its group commit when nobody asks for it. */
   readonly commitIntervalMs?: number;
+  /** Asked before every write to the devices; when it is lost, the target has failed. */
+  readonly guard?: import('./write_guard.js').WriteGuard;
 }
 
 /**

@@ -155,6 +155,11 @@ export class Committer {
     }
   }
 
+  /** Nothing is to be committed any more, for a reason that is not a commit's. */
+  fail(cause: Error): void {
+    if (this.#failure === undefined) this.#stop(cause);
+  }
+
   /** Ends what is under way and begins nothing more; what is collected and not durable is lost. */
   async close(): Promise<void> {
     this.#timer?.cancel();
@@ -219,7 +224,7 @@ export class Committer {
 
   #stop(cause: unknown): FsError {
     const failure = new FsError('EIO', `the target has failed: ${(cause as Error).message}`, { cause });
-    log('commit failed, the target stops: %O', cause);
+    log('the target stops: %O', cause);
     this.#failure ??= failure;
     for (const waiter of this.#waiters.splice(0)) waiter.reject(failure);
     this.#fail(failure);

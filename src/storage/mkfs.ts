@@ -13,6 +13,8 @@ import { bareKey, fidKey, KEY } from './keys.js';
 import { metaMedium } from './lmdb_store.js';
 import type { ReadAt } from './meta_medium.js';
 import { emptyDatabase, probeSuperblock } from './meta_probe.js';
+import type { MultiMount } from './multi_mount.js';
+import { MULTI_MOUNT_OFFSET } from './multi_mount_block.js';
 import { COUNTERS_BYTES, encodeCounters, encodeInode, INODE_BYTES } from './records.js';
 import { knownSignature, SIGNATURE_BYTES } from './signatures.js';
 import {
@@ -26,6 +28,7 @@ import {
   type SuperblockRecord,
 } from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
+import { guardedDevices } from './write_guard.js';
 
 /** Wiped at the start of a device and at its end (backup partition tables, RAID members). */
 const WIPE_BYTES = 1 << 20;
@@ -34,6 +37,11 @@ export interface FormatOptions {
   readonly label: string;
   readonly force: boolean;
   readonly targetIndex?: number | undefined;
+  /**
+   * Has the data device while this works, and is released when it is done; after a failure the caller does that.
+   * Absent: the caller knows that nobody else uses the devices.
+   */
+  readonly multiMount?: MultiMount | undefined;
 }
 
 export interface Formatted {
@@ -43,7 +51,8 @@ export interface Formatted {
 }
 
 /**
- * @throws FsError EEXIST without force when a device holds something; EINVAL too small or a bad label.
+ * @throws FsError EEXIST without force when a device holds something; EBUSY when the target is in use, by force too;
+ *   EINVAL too small or a bad label.
  */
 export async function formatTarget(
   runtime: Pick<Runtime, 'clock' | 'rng' | 'checksum'>,
@@ -74,14 +83,32 @@ export async function formatTarget(
   if (destroyed.length > 0 && !options.force) {
     throw new FsError('EEXIST', `${destroyed.join('; ')}: nothing was changed, --force destroys it`);
   }
-  await metaMedium(devices).writeRaw(edges(devices.metaSizeBytes));
+  const { multiMount } = options;
+  if (multiMount === undefined) {
+    await devices.data.write(MULTI_MOUNT_OFFSET, [Buffer.alloc(BLOCK_BYTES)]);
+    await write(runtime, devices, superblock, value);
+  } else {
+    await multiMount.take();
+    await write(runtime, guardedDevices(devices, multiMount), superblock, value);
+    await multiMount.release();
+  }
+  return { superblock, destroyed };
+}
+
+/** Everything but the multi-mount block, which is in use by now. */
+async function write(
+  runtime: Pick<Runtime, 'clock' | 'checksum'>,
+  devices: TargetDevices,
+  superblock: SuperblockRecord,
+  value: Buffer,
+): Promise<void> {
   const { data } = devices;
-  for (const { offset, bytes } of edges(data.sizeBytes)) await data.write(offset, [bytes]);
+  await metaMedium(devices).writeRaw(edges(devices.metaSizeBytes));
+  for (const { offset, bytes } of aroundMultiMount(edges(data.sizeBytes))) await data.write(offset, [bytes]);
   const header = { ...superblock, sizeBytes: superblock.dataSizeBytes };
   await data.write(0, [encodeDataHeader(header, runtime.checksum)]);
   await data.flush();
   await writeDatabase(runtime, devices, superblock, value);
-  return { superblock, destroyed };
 }
 
 function checkSize(which: string, path: string, sizeBytes: number, minBytes: number): void {
@@ -92,12 +119,29 @@ function checkSize(which: string, path: string, sizeBytes: number, minBytes: num
   );
 }
 
-function edges(sizeBytes: number): { readonly offset: number; readonly bytes: Buffer }[] {
+function edges(sizeBytes: number): Piece[] {
   const bytes = Buffer.alloc(WIPE_BYTES);
   return [
     { offset: 0, bytes },
     { offset: sizeBytes - WIPE_BYTES, bytes },
   ];
+}
+
+interface Piece {
+  readonly offset: number;
+  readonly bytes: Buffer;
+}
+
+function aroundMultiMount(pieces: readonly Piece[]): Piece[] {
+  const end = MULTI_MOUNT_OFFSET + BLOCK_BYTES;
+  return pieces.flatMap(({ offset, bytes }) =>
+    offset > 0
+      ? [{ offset, bytes }]
+      : [
+          { offset: 0, bytes: bytes.subarray(0, MULTI_MOUNT_OFFSET) },
+          { offset: end, bytes: bytes.subarray(end) },
+        ],
+  );
 }
 
 /** What is on the devices, a line for each that holds something. */

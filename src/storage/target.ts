@@ -36,6 +36,7 @@ import { Overlay } from './overlay.js';
 import { type Counters, damaged, decodeCounters } from './records.js';
 import { decodeDataHeader, encodeSuperblock, FIRST_DATA_BLOCK, type SuperblockRecord } from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
+import { guardedDevices } from './write_guard.js';
 
 const log = logger('storage');
 
@@ -52,9 +53,10 @@ export type StorageRuntime = Pick<Runtime, 'clock' | 'timers' | 'checksum' | 'me
  */
 export async function openTarget(
   runtime: StorageRuntime,
-  devices: TargetDevices,
+  unguarded: TargetDevices,
   options: StoreOptions = {},
 ): Promise<TargetStore> {
+  const devices = options.guard === undefined ? unguarded : guardedDevices(unguarded, options.guard);
   const superblock = await readSuperblock(runtime, devices);
   const db = metaMedium(devices).open();
   try {
@@ -153,6 +155,7 @@ class Target implements TargetStore {
       recordsAtOnce: this.#metaSpace.recordsAtOnce,
       committed: (records) => this.#metaSpace.refresh(records),
     });
+    void options.guard?.lost.then((cause) => this.#committer.fail(cause));
     this.#data = new StoredFileData({
       overlay: this.#overlay,
       device: devices.data,

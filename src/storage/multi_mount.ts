@@ -1,0 +1,432 @@
+/**
+ * Multi-mount protection: one program at a time has a target, whatever hosts can reach its devices.
+ *
+ * Who has it writes a heartbeat into block 1 of the data device. Three rules, all measured on monotonic clocks that may
+ * differ in rate by less than a tenth:
+ *
+ * - **Taking.** The block may be claimed when it says clean, when the process that wrote it is known to be gone, or when
+ *   it has not changed for the whole period that it names. Between seeing that and having written the own claim lie at
+ *   most CLAIM_WRITE_MS; then CLAIM_WAIT_MS, which is longer, pass; then the own claim must still be there. Of several
+ *   who claim at once the last one to write has it: any other one wrote before, and finds a foreign claim (Fischer's
+ *   algorithm). Who was slower than CLAIM_WRITE_MS may have written over a winner, and begins anew: its own claim counts
+ *   as a foreign one, whose whole period must pass.
+ * - **Holding.** A heartbeat confirms the holder from the moment *before* it was written, and for nine tenths of the
+ *   period; others wait for the whole. check() stands before every write to either device: past that it waits until the
+ *   block was read and is still the holder's own, and a claim of it went through as above. If the block is foreign, the
+ *   target is lost, for good, and nothing is written any more.
+ * - **A holder that is confirmed is the only one there can be.** So if it meets a foreign claim, or a heartbeat of the
+ *   one it took over from, those are writes that came late; their writers find out by themselves. It writes over them.
+ *   Anything else foreign means that the rules were broken (cloned machines, a hand on the device), and it stops.
+ *
+ * What this cannot do: recall a write that was handed to the kernel before its host or process stood still
+ * (docs/RECOVERY.md, "What the block cannot do").
+ */
+
+import { assert } from '../base/assert.js';
+import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
+import { type BlockDevice, type Runtime, sleep, type Timer } from '../runtime/ports.js';
+import {
+  decodeMultiMount,
+  describeHolder,
+  encodeMultiMount,
+  MULTI_MOUNT_OFFSET,
+  type MultiMountContent,
+  type MultiMountRecord,
+  type MultiMountState,
+  type Owner,
+} from './multi_mount_block.js';
+import { BLOCK_BYTES } from './window.js';
+import type { WriteGuard } from './write_guard.js';
+
+const log = logger('storage:multi-mount');
+
+export const DEFAULT_PERIOD_MS = 5000;
+/** From before the block is read until a claim is written. */
+const CLAIM_WRITE_MS = 50;
+/** From then until the claim is looked at. Longer, by more than clocks differ. */
+const CLAIM_WAIT_MS = 60;
+/** Heartbeats in a period. */
+const BEATS = 5;
+/** Part of the period for which a heartbeat confirms. */
+const CONFIRMED = 0.9;
+/** How often who stands by looks: a part of every pause. One block, read directly. */
+const STANDBY_POLL_MS = 10;
+const POLL_MAX_MS = 100;
+
+export type MultiMountRuntime = Pick<Runtime, 'clock' | 'timers' | 'rng' | 'checksum'>;
+
+export interface MultiMountOptions {
+  readonly owner: Owner;
+  readonly state: Exclude<MultiMountState, 'clean'>;
+  readonly periodMs: number;
+  /** Whether that process certainly runs no more. Only where it can be known: on this host. */
+  readonly isGone?: (owner: Owner) => boolean;
+}
+
+export type Sighting =
+  | {
+      readonly free: true;
+      readonly why: 'never held' | 'clean' | 'gone' | 'silent';
+      readonly record: MultiMountRecord | undefined;
+    }
+  | {
+      readonly free: false;
+      readonly record: MultiMountRecord | undefined;
+      /** The block changed under our eyes. */
+      readonly alive: boolean;
+    };
+
+interface Seen {
+  readonly bytes: Buffer;
+  readonly content: MultiMountContent;
+  /** When the look that found these bytes first was over: they were written before. */
+  readonly atMs: number;
+  /** Other bytes were there when we looked before. */
+  readonly changed: boolean;
+  /** Clean, but said so by another than the one who had the target when we looked before: perhaps by one who was late. */
+  readonly doubtful: boolean;
+}
+
+interface Claim {
+  readonly nonce: string;
+  readonly sinceSec: number;
+  /** Before it was written, and when that was done. */
+  readonly issuedMs: number;
+  readonly doneMs: number;
+}
+
+export class MultiMount implements WriteGuard {
+  readonly lost: Promise<FsError>;
+  readonly #runtime: MultiMountRuntime;
+  readonly #device: BlockDevice;
+  readonly #options: MultiMountOptions;
+  #state: 'looking' | 'claimed' | 'held' | 'lost' | 'over' = 'looking';
+  #seen: Seen | undefined;
+  #claim: Claim | undefined;
+  #sequence = 0;
+  /** Who had the target before, if it was taken from him without his doing. */
+  #predecessor: string | undefined;
+  /** Before the last confirmed heartbeat was written. */
+  #confirmedMs = Number.NEGATIVE_INFINITY;
+  /** A confirmed holder is one for so long. */
+  #limitMs: number;
+  /** When a heartbeat had been written that took too long: what it was written over is not known. */
+  #lateMs: number | undefined;
+  #failure: FsError | undefined;
+  #timer: Timer | undefined;
+  #renewing: Promise<void> | undefined;
+  /** Accesses to the block follow each other. */
+  #last: Promise<unknown> = Promise.resolve();
+  #setLost: (failure: FsError) => void = () => undefined;
+
+  /** @param device the target's data device, or another opening of it: only direct calls are made. */
+  constructor(runtime: MultiMountRuntime, device: BlockDevice, options: MultiMountOptions) {
+    this.#runtime = runtime;
+    this.#device = device;
+    this.#options = options;
+    this.#limitMs = options.periodMs * CONFIRMED;
+    this.lost = new Promise((resolve) => {
+      this.#setLost = resolve;
+    });
+  }
+
+  /** Why nothing may be written any more, once that is so. */
+  get failure(): FsError | undefined {
+    return this.#failure;
+  }
+
+  /** Whether something may be written at this moment. */
+  get isConfirmed(): boolean {
+    return this.#runtime.clock.nowMs() - this.#confirmedMs < this.#limitMs;
+  }
+
+  /** One look at the block. What is silent is known from earlier looks. */
+  async look(): Promise<Sighting> {
+    const issuedMs = this.#runtime.clock.nowMs();
+    const bytes = await this.#read();
+    const seen =
+      this.#seen?.bytes.equals(bytes) === true ? this.#seen : this.#see(bytes, this.#seen !== undefined);
+    return this.#judge(seen, issuedMs);
+  }
+
+  /**
+   * Looks until the target may be claimed.
+   * @returns undefined when the signal aborted.
+   * @throws FsError EBUSY, if not standing by, as soon as whoever has it is seen to be alive.
+   */
+  async untilFree(standBy: boolean, signal?: AbortSignal): Promise<Sighting | undefined> {
+    const pollMs = standBy ? STANDBY_POLL_MS : Math.min(POLL_MAX_MS, this.#options.periodMs / 50);
+    while (signal?.aborted !== true) {
+      const sighting = await this.look();
+      if (sighting.free) return sighting;
+      if (!standBy && sighting.alive) throw this.refusal(sighting.record);
+      await sleep(this.#runtime.timers, pollMs);
+    }
+    return undefined;
+  }
+
+  /** For who does not stand by: has the target, or throws. @throws FsError EBUSY with one line: who, since when, what to do. */
+  async take(): Promise<void> {
+    for (;;) {
+      await this.untilFree(false);
+      if ((await this.claim()) && (await this.confirm())) return;
+    }
+  }
+
+  /** One line for who meets somebody that is alive. */
+  refusal(record: MultiMountRecord | undefined): FsError {
+    if (record === undefined) return new FsError('EBUSY', `${this.#device.path} is in use by another host`);
+    const remedy =
+      record.state === 'active'
+        ? "stop it first ('holdfast shutdown'); a server with --standby waits for that"
+        : 'wait until it is done';
+    return new FsError('EBUSY', `${this.#device.path} is in use: ${describeHolder(record)}; ${remedy}`);
+  }
+
+  /**
+   * Writes a claim, directly after the block was seen to be free. Nothing is ours before confirm() says so.
+   * @returns false when somebody came first, or this took too long: look again.
+   */
+  async claim(): Promise<boolean> {
+    const { clock, rng } = this.#runtime;
+    const free = this.#seen;
+    assert(this.#state === 'looking' && free !== undefined, 'a claim comes after a look');
+    const beganMs = clock.nowMs();
+    const bytes = await this.#read();
+    if (!bytes.equals(free.bytes)) {
+      this.#see(bytes, true);
+      return false;
+    }
+    const before = free.content.kind === 'record' ? free.content.record : undefined;
+    const taken = before !== undefined && before.state !== 'clean' ? before : undefined;
+    this.#predecessor = taken?.nonce;
+    // Shorter than his: if his last heartbeat comes late, he waits for his period to see whether somebody minds.
+    this.#limitMs = Math.min(this.#options.periodMs, taken?.periodMs ?? Number.POSITIVE_INFINITY) * CONFIRMED;
+    this.#sequence = before?.sequence ?? 0;
+    const issuedMs = clock.nowMs();
+    const claim = { nonce: rng.uuid(), sinceSec: clock.wall().sec, issuedMs };
+    this.#claim = { ...claim, doneMs: issuedMs };
+    const written = await this.#write(this.#options.state, true);
+    const doneMs = clock.nowMs();
+    if (doneMs - beganMs > CLAIM_WRITE_MS) {
+      log('claim of %s took %d ms: looks again', this.#device.path, doneMs - beganMs);
+      this.#see(written, false);
+      return false;
+    }
+    this.#claim = { ...claim, doneMs };
+    this.#state = 'claimed';
+    return true;
+  }
+
+  /** @returns whether the claim held: the target is ours, and the heartbeat goes on. False: look again. */
+  async confirm(): Promise<boolean> {
+    const { clock, timers } = this.#runtime;
+    const claim = this.#claim;
+    assert(this.#state === 'claimed' && claim !== undefined, 'a claim is confirmed once');
+    const restMs = CLAIM_WAIT_MS - (clock.nowMs() - claim.doneMs);
+    if (restMs > 0) await sleep(timers, restMs);
+    const bytes = await this.#read();
+    if (this.#foreign(bytes) !== undefined) {
+      this.#state = 'looking';
+      this.#see(bytes, true);
+      return false;
+    }
+    this.#state = 'held';
+    this.#confirmedMs = claim.issuedMs;
+    await this.#alone(() => this.#beat());
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#schedule();
+    return true;
+  }
+
+  check(): Promise<void> | undefined {
+    return this.isConfirmed ? undefined : this.#renew();
+  }
+
+  /**
+   * Gives the target back, if it is ours: nobody writes for this instance any more, and the next one need not wait.
+   * @throws FsError EIO; the target is given up in any case.
+   */
+  async release(): Promise<void> {
+    try {
+      if (this.#state !== 'held') return;
+      await this.check();
+      await this.#alone(async () => {
+        // Afresh: if the clean mark is late, it has a whole period before somebody may have the target whom it denies.
+        await this.#beat();
+        if (this.isConfirmed) await this.#write('clean', false);
+      });
+    } finally {
+      this.abandon();
+    }
+  }
+
+  /** Ends the heartbeat without a word: the next one waits until the period is over. */
+  abandon(): void {
+    this.#timer?.cancel();
+    if (this.#state !== 'lost') this.#state = 'over';
+    this.#confirmedMs = Number.NEGATIVE_INFINITY;
+    this.#failure ??= new FsError('EIO', `${this.#device.path} was given back`);
+  }
+
+  #schedule(): void {
+    const ms = this.#limitMs / CONFIRMED / BEATS;
+    this.#timer = this.#runtime.timers.after(ms, () => void this.#tick(), true);
+  }
+
+  /** Never rejects. */
+  async #tick(): Promise<void> {
+    try {
+      await (this.isConfirmed ? this.#alone(() => this.#beat()) : this.#renew());
+    } catch (thrown) {
+      // A device error: the next heartbeat tries again, and check() stops the writers if that lasts.
+      log('heartbeat on %s: %O', this.#device.path, thrown);
+    }
+    if (this.#state === 'held') this.#schedule();
+  }
+
+  /** By a holder that is confirmed; if it is no more when it comes to writing, check() deals with that. */
+  async #beat(): Promise<void> {
+    const { clock } = this.#runtime;
+    const found = this.#foreign(await this.#read());
+    const issuedMs = clock.nowMs();
+    const untilMs = this.#confirmedMs + this.#limitMs;
+    if (this.#state !== 'held' || issuedMs >= untilMs) return;
+    if (found !== undefined) {
+      const { content } = found;
+      const late =
+        content.kind === 'record' && (content.record.claim || content.record.nonce === this.#predecessor);
+      if (!late) {
+        this.#lose(content);
+        return;
+      }
+      log('%s: writes over a late %o', this.#device.path, content);
+    }
+    await this.#write(this.#options.state, false);
+    const doneMs = clock.nowMs();
+    if (doneMs < untilMs) this.#confirmedMs = issuedMs;
+    else this.#lateMs = doneMs;
+  }
+
+  /** A holder that is not confirmed any more claims anew what it still finds to be its own, or has lost it. */
+  #renew(): Promise<void> {
+    this.#renewing ??= this.#alone(() => this.#claimAgain()).finally(() => {
+      this.#renewing = undefined;
+    });
+    return this.#renewing;
+  }
+
+  async #claimAgain(): Promise<void> {
+    const { clock, timers } = this.#runtime;
+    while (!this.isConfirmed) {
+      if (this.#failure !== undefined) throw this.#failure;
+      assert(this.#state === 'held', 'only who has a target writes to it');
+      const beganMs = clock.nowMs();
+      this.#loseIfForeign(await this.#read());
+      if (this.#lateMs !== undefined && beganMs - this.#lateMs < this.#options.periodMs) {
+        // A successor whose block that late write hit would have written over it meanwhile.
+        await sleep(timers, this.#options.periodMs / BEATS / 2);
+        continue;
+      }
+      const issuedMs = clock.nowMs();
+      await this.#write(this.#options.state, true);
+      const doneMs = clock.nowMs();
+      if (doneMs - beganMs > CLAIM_WRITE_MS) {
+        this.#lateMs = doneMs;
+        continue;
+      }
+      await sleep(timers, CLAIM_WAIT_MS);
+      this.#loseIfForeign(await this.#read());
+      this.#lateMs = undefined;
+      this.#confirmedMs = issuedMs;
+      log('%s: still ours after a silence', this.#device.path);
+    }
+  }
+
+  #loseIfForeign(bytes: Buffer): void {
+    const found = this.#foreign(bytes);
+    if (found === undefined) return;
+    this.#lose(found.content);
+    throw this.#failure;
+  }
+
+  #lose(content: MultiMountContent): void {
+    this.#timer?.cancel();
+    this.#state = 'lost';
+    this.#confirmedMs = Number.NEGATIVE_INFINITY;
+    const who =
+      content.kind === 'record'
+        ? describeHolder(content.record)
+        : `its multi-mount block is ${content.kind === 'none' ? 'wiped' : 'damaged'}`;
+    this.#failure = new FsError(
+      'EIO',
+      `${this.#device.path} was lost after a silence, nothing was written since: ${who}`,
+    );
+    log('%s', this.#failure.message);
+    this.#setLost(this.#failure);
+  }
+
+  /** undefined: the block is ours as we wrote it. */
+  #foreign(bytes: Buffer): { readonly content: MultiMountContent } | undefined {
+    const content = decodeMultiMount(bytes, this.#runtime.checksum);
+    return content.kind === 'record' && content.record.nonce === this.#claim?.nonce ? undefined : { content };
+  }
+
+  #see(bytes: Buffer, changed: boolean): Seen {
+    const content = decodeMultiMount(bytes, this.#runtime.checksum);
+    const before = this.#seen?.content;
+    const doubtful =
+      isClean(content) &&
+      before?.kind === 'record' &&
+      before.record.nonce !== content.record.nonce &&
+      !(isClean(before) && this.#seen?.doubtful === false);
+    this.#seen = { bytes, content, atMs: this.#runtime.clock.nowMs(), changed, doubtful };
+    return this.#seen;
+  }
+
+  /** @param issuedMs before the look that found the block unchanged. */
+  #judge(seen: Seen, issuedMs: number): Sighting {
+    const { content } = seen;
+    if (content.kind === 'none') return { free: true, why: 'never held', record: undefined };
+    const record = content.kind === 'record' ? content.record : undefined;
+    if (isClean(content) && !seen.doubtful) return { free: true, why: 'clean', record };
+    if (record !== undefined && this.#options.isGone?.(record.owner) === true) {
+      return { free: true, why: 'gone', record };
+    }
+    if (issuedMs - seen.atMs >= (record?.periodMs ?? DEFAULT_PERIOD_MS)) {
+      return { free: true, why: 'silent', record };
+    }
+    return { free: false, record, alive: seen.changed };
+  }
+
+  async #read(): Promise<Buffer> {
+    const bytes = Buffer.alloc(BLOCK_BYTES);
+    await this.#device.readDirect(MULTI_MOUNT_OFFSET, bytes);
+    return bytes;
+  }
+
+  async #write(state: MultiMountState, claim: boolean): Promise<Buffer> {
+    assert(this.#claim !== undefined, 'only who claimed the target writes its block');
+    const { nonce, sinceSec } = this.#claim;
+    const { periodMs, owner } = this.#options;
+    this.#sequence += 1;
+    const bytes = encodeMultiMount(
+      { state, claim, nonce, sequence: this.#sequence, periodMs, sinceSec, owner },
+      this.#runtime.checksum,
+    );
+    await this.#device.writeDirect(MULTI_MOUNT_OFFSET, bytes);
+    return bytes;
+  }
+
+  #alone<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#last.then(work);
+    // Whoever asked for it gets the failure; the next one only waits for its end.
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+}
+
+function isClean(content: MultiMountContent): content is Extract<MultiMountContent, { kind: 'record' }> {
+  return content.kind === 'record' && content.record.state === 'clean';
+}

@@ -1,0 +1,142 @@
+/**
+ * How a server gets its target: the multi-mount block is free, the devices are, the version gate agrees, the claim holds.
+ *
+ * In that order, so that whoever is refused has changed nothing. What another host wrote is read afresh: caches of the
+ * devices are dropped when the block is seen to be free, and the claim only goes through if nobody had the target since.
+ */
+
+import { FsError } from '../base/errno.js';
+import { type Runtime, sleep } from '../runtime/ports.js';
+import type { Superblock, TargetDevices, TargetStore } from './api.js';
+import type { MultiMount, Sighting } from './multi_mount.js';
+import { openTarget, readSuperblock, type StorageRuntime } from './target.js';
+
+/** How often a standby tries to open devices that a process of its own host has not closed yet. */
+const OPEN_POLL_MS = 5;
+
+/** Both devices, opened exclusively on this host. */
+export interface ExclusiveDevices extends TargetDevices {
+  /** What this host has cached of them may be what another host has overwritten. */
+  dropCaches(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface TakeOptions<Devices extends ExclusiveDevices> {
+  readonly multiMount: MultiMount;
+  /** @throws FsError EBUSY while a process of this host has them. */
+  readonly open: () => Promise<Devices>;
+  /** Throws when this program must not serve what it sees. Nothing has been changed then. */
+  readonly judge: (superblock: Superblock) => void;
+  readonly standBy: boolean;
+  /** Ends the wait of a standby. */
+  readonly signal: AbortSignal;
+  /** Told why the target can be taken, before it is. */
+  readonly taking?: (sighting: Sighting & { readonly free: true }) => void;
+}
+
+export interface TakenTarget<Devices extends ExclusiveDevices> {
+  readonly devices: Devices;
+  /** Not begun. Writes only while the target is ours. */
+  readonly store: TargetStore;
+}
+
+type TakeRuntime = StorageRuntime & Pick<Runtime, 'rng'>;
+
+/**
+ * @returns undefined when the signal aborted.
+ * @throws FsError EBUSY, if not standing by, when somebody else has the target: who, since when, what to do. As openTarget.
+ */
+export async function takeTarget<Devices extends ExclusiveDevices>(
+  runtime: TakeRuntime,
+  options: TakeOptions<Devices>,
+): Promise<TakenTarget<Devices> | undefined> {
+  return options.standBy ? await takeWhenFree(runtime, options) : await takeNow(runtime, options);
+}
+
+async function takeNow<Devices extends ExclusiveDevices>(
+  runtime: TakeRuntime,
+  options: TakeOptions<Devices>,
+): Promise<TakenTarget<Devices> | undefined> {
+  const devices = await options.open();
+  try {
+    // What is no target is refused as that, whatever block 1 says.
+    await readSuperblock(runtime, devices);
+    for (;;) {
+      const sighting = await options.multiMount.untilFree(false, options.signal);
+      const store = sighting && (await tryTake(runtime, options, devices, sighting));
+      if (store !== undefined) return { devices, store };
+      if (sighting !== undefined) continue;
+      await devices.close();
+      return undefined;
+    }
+  } catch (thrown) {
+    await devices.close();
+    throw thrown;
+  }
+}
+
+async function takeWhenFree<Devices extends ExclusiveDevices>(
+  runtime: TakeRuntime,
+  options: TakeOptions<Devices>,
+): Promise<TakenTarget<Devices> | undefined> {
+  for (;;) {
+    const sighting = await options.multiMount.untilFree(true, options.signal);
+    if (sighting === undefined) return undefined;
+    const devices = await unlessBusy(options.open());
+    if (devices === undefined) {
+      await sleep(runtime.timers, OPEN_POLL_MS);
+      continue;
+    }
+    try {
+      const store = await tryTake(runtime, options, devices, sighting);
+      if (store !== undefined) return { devices, store };
+    } catch (thrown) {
+      await devices.close();
+      throw thrown;
+    }
+    await devices.close();
+  }
+}
+
+async function unlessBusy<T>(opening: Promise<T>): Promise<T | undefined> {
+  try {
+    return await opening;
+  } catch (thrown) {
+    if (thrown instanceof FsError && thrown.code === 'EBUSY') return undefined;
+    throw thrown;
+  }
+}
+
+/** @returns undefined when somebody else was faster. */
+async function tryTake<Devices extends ExclusiveDevices>(
+  runtime: TakeRuntime,
+  options: TakeOptions<Devices>,
+  devices: Devices,
+  sighting: Sighting,
+): Promise<TargetStore | undefined> {
+  const { multiMount } = options;
+  await devices.dropCaches();
+  options.judge(await readSuperblock(runtime, devices));
+  if (sighting.free) options.taking?.(sighting);
+  if (!(await multiMount.claim())) return undefined;
+  // Opening only reads, so it need not wait for the claim to hold.
+  const opening = openTarget(runtime, devices, { guard: multiMount });
+  const closed = opening.then(
+    (store) => () => store.close(),
+    // Thrown below, if the target is ours; if not, it is not ours to judge.
+    () => async () => undefined,
+  );
+  let held = false;
+  try {
+    held = await multiMount.confirm();
+  } finally {
+    if (!held) await (await closed)();
+  }
+  if (!held) return undefined;
+  try {
+    return await opening;
+  } catch (thrown) {
+    await multiMount.release();
+    throw thrown;
+  }
+}
