@@ -29,7 +29,7 @@ export interface HeldLock extends LockSpec {
 }
 
 export interface LockServerCallbacks {
-  /** A holder must be told. Called once for each lock until it is given back; again after resend(client). */
+  /** A holder must be told. Once for each lock, again at half of lockTimeoutMs if it is not given back, and after resend(client). */
   bast(lock: HeldLock): void;
   /** A waiting flock was granted; errno (EDEADLK) when it never will be. */
   cast(client: ClientUuid, handle: LockHandle, errno?: number): void;
@@ -92,7 +92,7 @@ export interface LockServerApi {
   covers(client: ClientUuid, spec: LockSpec): boolean;
   /** tryEnqueue() would grant it. */
   isFree(client: ClientUuid, spec: LockSpec): boolean;
-  /** Somebody waits for a lock that the client holds. */
+  /** Somebody waits for an inode or data lock that the client holds. */
   isWanted(client: ClientUuid): boolean;
   /**
    * Commit on sharing (docs/RECOVERY.md): an operation of the client has changed what the spec covers. Until committed()

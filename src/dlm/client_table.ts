@@ -12,7 +12,7 @@ export interface ClientLocks {
   readonly operations: Set<Acquisition>;
   /** Those granted, by type. */
   readonly held: Record<LockSpec['type'], number>;
-  /** Of those granted, how many were called back. */
+  /** Of those granted, how many were called back. Not the active lock: a drain has its own limit. */
   calledBack: number;
 }
 
@@ -55,12 +55,16 @@ export class ClientTable {
     known.held[lock.type]++;
   }
 
+  calledBack(lock: ServerLock): void {
+    if (lock.type !== 'active') this.of(lock.client).calledBack++;
+  }
+
   /** A granted lock went. */
   gone(lock: ServerLock): void {
     const known = this.of(lock.client);
     known.locks.delete(lock.handle);
     known.held[lock.type]--;
-    if (lock.bast !== 'none') known.calledBack--;
+    if (lock.bast !== 'none' && lock.type !== 'active') known.calledBack--;
     this.forgetIfIdle(lock.client);
   }
 

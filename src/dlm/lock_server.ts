@@ -7,7 +7,8 @@
  * - What can be granted at once is granted synchronously: these calls run for every operation.
  * - Callbacks are called when the state is consistent again, at the end of the call (or timer) that caused them, so
  *   they may call back into the lock server.
- * - A BAST is said once for each lock (again after resend), and never before the reply that tells of the grant.
+ * - A BAST is said once for each lock, again at half of its time and after resend, and never before the reply that tells
+ *   of the grant.
  */
 
 import { assert } from '../base/assert.js';
@@ -216,7 +217,7 @@ export class LockServer implements LockServerApi {
   resend(client: ClientUuid): void {
     const locks = this.#clients.find(client)?.locks.values() ?? [];
     for (const lock of [...locks]) {
-      if (lock.state === 'granted' && lock.bast === 'said') this.#outbox.callBack(lock);
+      if (lock.state === 'granted' && lock.bast !== 'none') this.#outbox.callBack(lock);
     }
     this.#outbox.flush();
   }
@@ -410,7 +411,7 @@ export class LockServer implements LockServerApi {
   readonly #wanted: Wanted = {
     callBack: (holder) => {
       if (holder.operation || holder.bast !== 'none') return;
-      this.#clients.of(holder.client).calledBack++;
+      this.#clients.calledBack(holder);
       this.#outbox.callBack(holder);
     },
     commit: () => this.#outbox.wantCommit(),

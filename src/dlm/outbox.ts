@@ -3,7 +3,8 @@
  * Whoever hears it may call back into the lock server.
  *
  * The BAST of a lock that was granted to a waiting enqueue in this turn is put off: the reply that tells of the grant is
- * still to leave, and the BAST must not overtake it. Its time limit runs from when it is said.
+ * still to leave, and the BAST must not overtake it. Its time limit runs from when it is said; at half of it the BAST is
+ * said once more, in case it was lost without the connection.
  */
 
 import type { Clock, Timers } from '../runtime/ports.js';
@@ -31,8 +32,10 @@ export class Outbox {
 
   constructor(options: OutboxOptions) {
     this.#options = options;
-    this.#deadlines = new BastDeadlines(options.timers, options.clock, options.lockTimeoutMs, (lock) => {
-      if (lock.state === 'granted') options.expired(lock);
+    this.#deadlines = new BastDeadlines(options.timers, options.clock, options.lockTimeoutMs / 2, (lock) => {
+      if (lock.state !== 'granted') return;
+      if (lock.bast === 'said') this.#say(lock, 'said again');
+      else options.expired(lock);
     });
   }
 
@@ -59,7 +62,7 @@ export class Outbox {
 
   /** The lock is given back. */
   gone(lock: ServerLock): void {
-    if (lock.bast === 'said') this.#deadlines.stop(lock);
+    this.#deadlines.stop(lock);
   }
 
   flush(): void {
@@ -67,10 +70,7 @@ export class Outbox {
     this.#flushing = true;
     try {
       for (const lock of this.#basts) {
-        if (lock.state !== 'granted' || lock.bast !== 'wanted') continue;
-        lock.bast = 'said';
-        this.#deadlines.start(lock);
-        this.#options.bast(lock);
+        if (lock.state === 'granted' && lock.bast === 'wanted') this.#say(lock, 'said');
       }
       this.#basts.length = 0;
       if (this.#commitWanted) {
@@ -80,6 +80,12 @@ export class Outbox {
     } finally {
       this.#flushing = false;
     }
+  }
+
+  #say(lock: ServerLock, bast: ServerLock['bast']): void {
+    lock.bast = bast;
+    this.#deadlines.start(lock);
+    this.#options.bast(lock);
   }
 
   /** The replies that tell of these grants have left: their BASTs may follow. */

@@ -70,8 +70,8 @@ export class ServerLock implements HeldLock {
   /** Index in resource.granted while granted. */
   slot = -1;
   waiter: Waiter | undefined = undefined;
-  /** Its BAST: not wanted; wanted, but not said yet; said. */
-  bast: 'none' | 'wanted' | 'said' = 'none';
+  /** Its BAST: not wanted; wanted, but not said yet; said, and once more at half of the time. */
+  bast: 'none' | 'wanted' | 'said' | 'said again' = 'none';
   /** Granted to a waiting enqueue in this turn: the reply that tells of it is still to leave, a BAST must not overtake it. */
   fresh = false;
   /** While waiting, in head position: holders in its way were called back, if there were any. */

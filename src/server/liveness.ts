@@ -3,8 +3,9 @@
  *
  * - A connection that does not say CONNECT is closed. (One that did and falls silent is closed by its pinger: its
  *   client, if it lives, connects again and resumes.)
- * - A client without a connection is evicted after disconnectedMs; earlier if somebody needs a lock it holds (lock
- *   timeout), for it cannot answer a BAST.
+ * - A client without a connection is evicted after disconnectedMs; after half of the lock timeout if somebody waits for a
+ *   lock it holds or for its answer to a glimpse, for it cannot give them. That is long enough to come back from a
+ *   network that was gone for a moment, and short enough for whoever waits for a process that is dead.
  */
 
 import { FsError } from '../base/errno.js';
@@ -45,11 +46,14 @@ export class Liveness {
     }
     const { target } = this.#host;
     if (target === undefined) return;
-    const { disconnectedMs } = target.options;
+    const { disconnectedMs, lockTimeoutMs } = target.options;
     for (const owner of [...target.exports]) {
       const since = owner.disconnectedAtMs;
-      if (since === undefined || now - since <= disconnectedMs) continue;
-      evict(target, owner, `it had no connection for ${disconnectedMs} ms`);
+      if (since === undefined) continue;
+      const isWanted = target.locks.isWanted(owner.uuid) || owner.requester.inFlight > 0;
+      const limitMs = isWanted ? Math.min(disconnectedMs, lockTimeoutMs / 2) : disconnectedMs;
+      if (now - since <= limitMs) continue;
+      evict(target, owner, `it had no connection for ${limitMs} ms${isWanted ? ', and was waited for' : ''}`);
     }
   }
 }

@@ -225,12 +225,16 @@ test('a waiting enqueue or operation ends when its signal aborts, and those behi
   assert.deepEqual(server.size, EMPTY);
 });
 
-test('a holder that does not answer its BAST in time is reported once', () => {
+test('a holder that does not answer its BAST is told once more at half of its time, and then reported, once', () => {
   const { server, told, time } = startWorld({ lockTimeoutMs: 100 });
   const slow = now(server.enqueue(A, data(5, 'PW')));
   new Outcome(server.enqueue(B, data(5, 'PR')));
   told();
-  time.advance(99);
+  time.advance(49);
+  assert.deepEqual(told(), []);
+  time.advance(1);
+  assert.deepEqual(told(), ['bast client-a data 5 PW']);
+  time.advance(49);
   assert.deepEqual(told(), []);
   time.advance(1);
   assert.deepEqual(told(), ['expired client-a data 5 PW']);
@@ -248,8 +252,9 @@ test('one timer serves the limits of many locks', () => {
     time.advance(10);
   }
   assert.equal(time.pending, 1);
+  time.advance(60);
   told();
-  time.advance(80);
+  time.advance(20);
   assert.deepEqual(told(), ['expired client-a data 1 PW', 'expired client-a data 2 PW']);
   time.advance(10);
   assert.deepEqual(told(), ['expired client-a data 3 PW']);
@@ -261,11 +266,13 @@ test('after a reconnect BASTs are said again and have their full time again', ()
   now(server.enqueue(A, data(5, 'PW')));
   now(server.enqueue(A, data(6, 'PW')));
   new Outcome(server.enqueue(B, data(5, 'PR')));
-  told();
   time.advance(90);
+  told();
   server.resend(A);
   assert.deepEqual(told(), ['bast client-a data 5 PW']);
-  time.advance(90);
+  time.advance(60);
+  assert.deepEqual(told(), ['bast client-a data 5 PW']);
+  time.advance(30);
   assert.deepEqual(told(), []);
   time.advance(10);
   assert.deepEqual(told(), ['expired client-a data 5 PW']);

@@ -91,7 +91,8 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 
 class Model {
-  readonly world = startWorld();
+  /** No BAST is said again here. */
+  readonly world = startWorld({ lockTimeoutMs: 1e9 });
   readonly asks: Ask[] = [];
   changes: Change[] = [];
   #transno = 0;

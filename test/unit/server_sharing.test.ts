@@ -133,6 +133,70 @@ test('a holder that ignores its BAST is evicted, alone; what it had open is clos
   assert.deepEqual([back.outcome, /did not give back/.test(back.reason ?? '')], ['evicted', true]);
 });
 
+test('a client whose cancels are lost is evicted, alone, and the other goes on', async (t) => {
+  const { a, b, server } = await twoClients(t, { lockTimeoutMs: 200 });
+  const { fid } = (await a.create('f')).attr;
+  await holdData(a, fid, 'PW');
+  const { link } = a;
+  assert.ok(link);
+  const send = link.send.bind(link);
+  link.send = (frame, body, bulk, sent) => {
+    if (frame.opcode !== Cancel.opcode) send(frame, body, bulk, sent);
+  };
+  assert.ok((await holdData(b, fid, 'PW')).granted);
+  await b.call(Setattr, { fid, mode: 0o600 });
+  const { clients, evicted } = server.status();
+  assert.deepEqual(
+    [clients.map((one) => one.name), evicted.map((one) => one.name), a.basts.length],
+    [['b'], ['a'], 2],
+  );
+});
+
+test('a BAST that is lost, and nothing else, is said again: nobody is evicted', async (t) => {
+  const { a, b, server } = await twoClients(t, { lockTimeoutMs: 400 });
+  const { fid } = (await a.create('f')).attr;
+  a.yields = false;
+  await holdData(a, fid, 'PW');
+  const waiting = holdData(b, fid, 'PR');
+  await until('the first is lost', () => a.basts.length === 1);
+  a.yields = true;
+  assert.ok((await waiting).granted);
+  assert.deepEqual([a.basts.length, server.status().evicted], [2, []]);
+});
+
+test('a client that is gone is waited for as long as a network may be down, and not for the whole lock timeout', async (t) => {
+  const { world, a, b, server } = await twoClients(t, { lockTimeoutMs: 3000 });
+  const c = await world.connected('c');
+  const { fid } = (await a.create('f')).attr;
+  const other = (await a.create('g')).attr.fid;
+  await holdData(a, fid, 'PW');
+  await holdData(c, other, 'PW');
+  await a.lose();
+  await c.lose();
+  const lostAtMs = performance.now();
+  assert.ok((await holdData(b, fid, 'PR')).granted);
+  const tookMs = performance.now() - lostAtMs;
+  assert.ok(tookMs >= 1500 && tookMs < 2900, `${tookMs} ms`);
+  const { evicted } = server.status();
+  // Nobody wants what c has.
+  assert.deepEqual(
+    evicted.map((one) => one.name),
+    ['a'],
+  );
+  assert.match(evicted[0]?.reason ?? '', /no connection .* was waited for/);
+});
+
+test('a client that comes back in time is asked again and keeps its place', async (t) => {
+  const { a, b, server } = await twoClients(t, { lockTimeoutMs: 3000 });
+  const { fid } = (await a.create('f')).attr;
+  await holdData(a, fid, 'PW');
+  await a.lose();
+  const waiting = holdData(b, fid, 'PR');
+  assert.equal((await a.connect()).outcome, 'resumed');
+  assert.ok((await waiting).granted);
+  assert.deepEqual([a.basts.length, server.status().evicted], [1, []]);
+});
+
 test('a holder that is flushing is given time beyond the limit', async (t) => {
   const { a, b, server } = await twoClients(t, { lockTimeoutMs: 1000 });
   const { fid } = (await a.create('f')).attr;
