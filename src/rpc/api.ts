@@ -55,8 +55,11 @@ export interface Link {
     /** The bulk has left our memory. Never called when the connection breaks before, or is closed already. */
     sent?: () => void,
   ): void;
-  /** Stops reading from the peer, and goes on: backpressure. Counted: as many resumes as pauses. */
-  pause(): void;
+  /**
+   * Stops reading from the peer, and goes on: backpressure. Counted: as many resumes as pauses.
+   * @param keepsRoom the frame that was handed over keeps its memory until resume(), and counts as if it still arrived.
+   */
+  pause(keepsRoom?: boolean): void;
   resume(): void;
   end(): void;
   destroy(error?: Error): void;

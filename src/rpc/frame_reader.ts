@@ -2,15 +2,16 @@
  * Bytes in, frames out. Owns what was received of a frame that is not complete yet.
  *
  * - The header is checked, and with it the limits, before anything is allocated for a frame; memory for a body or bulk
- *   is allocated when its first byte is there, once, at the announced length.
+ *   is allocated when its first byte is there, once, at the announced length, and when there is room for it.
  * - A part that lies within one chunk is handed out as a view of it, unless that would keep much more memory alive than
  *   the part has: bulks stay in page caches for long.
  * - The transport may read into space(): the rest of a large bulk arrives where it belongs, everything else in scratch
  *   memory, of which no byte is used twice (bodies are views of it).
  */
 
+import { FsError } from '../base/errno.js';
 import type { SlabPool } from '../base/slab_pool.js';
-import { decodeHeader, HEADER_SIZE, type Header } from '../wire/header.js';
+import { BODY_MAX, BULK_MAX, decodeHeader, HEADER_SIZE, type Header } from '../wire/header.js';
 import type { Frame } from './api.js';
 
 const EMPTY = Buffer.alloc(0);
@@ -22,8 +23,23 @@ const SCRATCH_BYTES = 64 << 10;
 /** Less than this is not worth a read. */
 const SPACE_MIN_BYTES = 16 << 10;
 
+export interface FrameReaderOptions {
+  /** Where the memory of large bulks comes from; whoever gets them may give them back. */
+  readonly slabs?: SlabPool | undefined;
+  /**
+   * Asked once for each frame when its header is there, for body and bulk together.
+   * @returns false: not now. next() is called again when there is room, and does not ask again.
+   */
+  readonly reserve?: ((bytes: number) => boolean) | undefined;
+}
+
 export class FrameReader {
+  /** Of the frames that come next; within those of the header. */
+  bodyLimitBytes = BODY_MAX;
+  bulkLimitBytes = BULK_MAX;
   readonly #slabs: SlabPool | undefined;
+  readonly #reserve: (bytes: number) => boolean;
+  #reserved = false;
   readonly #chunks: Buffer[] = [];
   /** Bytes of the first chunk that are used up. */
   #offset = 0;
@@ -37,9 +53,9 @@ export class FrameReader {
   /** Bytes of the scratch memory that were filled. */
   #scratchBytes = 0;
 
-  /** @param slabs where the memory of large bulks comes from; whoever gets them may give them back. */
-  constructor(slabs?: SlabPool) {
+  constructor({ slabs, reserve }: FrameReaderOptions = {}) {
     this.#slabs = slabs;
+    this.#reserve = reserve ?? (() => true);
   }
 
   /** Memory for the next bytes; what is pushed next is a view of its beginning, or memory of its own. */
@@ -81,8 +97,14 @@ export class FrameReader {
     if (this.#header === undefined) {
       if (this.#queuedBytes < HEADER_SIZE) return undefined;
       this.#header = this.#readHeader();
+      this.#check(this.#header);
+      this.#reserved = false;
     }
     const header = this.#header;
+    if (!this.#reserved) {
+      this.#reserved = true;
+      if (!this.#reserve(header.bodyLength + header.bulkLength)) return undefined;
+    }
     if (this.#body === undefined) {
       this.#body = this.#readPart(header.bodyLength, false);
       if (this.#body === undefined) return undefined;
@@ -93,6 +115,12 @@ export class FrameReader {
     this.#header = undefined;
     this.#body = undefined;
     return frame;
+  }
+
+  #check({ bodyLength, bulkLength }: Header): void {
+    if (bodyLength > this.bodyLimitBytes || bulkLength > this.bulkLimitBytes) {
+      throw new FsError('EPROTO', `${bodyLength} and ${bulkLength} bytes from a peer that is not known yet`);
+    }
   }
 
   #readHeader(): Header {

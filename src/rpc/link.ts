@@ -3,7 +3,8 @@
  *
  * - Frames are handed out in order, synchronously, one after the other; while the link is paused none is, also not
  *   those that have already arrived.
- * - A malformed frame closes this connection only.
+ * - A malformed frame closes this connection only. Until the peer is known it may send small frames without bulk only.
+ * - Large frames are received when there is room for them (receive_room.ts); until then the link is paused.
  * - Frames sent in one turn leave in one write, at the end of the turn (a microtask): sixteen replies cost one
  *   system call. Nobody sees the difference: nothing can arrive in between.
  * - What the peer does not take is limited: it is closed when more than `outputLimitBytes` wait for it. One side (the
@@ -14,11 +15,13 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
+import { isPromise } from '../base/maybe_promise.js';
 import type { SlabPool } from '../base/slab_pool.js';
 import type { Connection, ConnectionEvents } from '../runtime/ports.js';
-import { HEADER_SIZE, PROTOCOL_MIN, putHeader } from '../wire/header.js';
+import { BODY_MAX, BULK_MAX, HEADER_SIZE, PROTOCOL_MIN, putHeader } from '../wire/header.js';
 import type { Frame, Link, LinkEvents } from './api.js';
 import { FrameReader } from './frame_reader.js';
+import { type ReceiveRoom, type Receiver, UNCOUNTED_BYTES } from './receive_room.js';
 
 const log = logger('rpc:link');
 
@@ -36,9 +39,16 @@ export interface LinkOptions {
   readonly outputPauseBytes?: number;
   /** Memory for large bulks that arrive. */
   readonly slabs?: SlabPool;
+  /** Shared by the links of a server. Default: not limited. */
+  readonly room?: ReceiveRoom;
+  /** The peer has to say who it is: until welcome() it may send no bulk, and no body above STRANGER_BODY_BYTES. */
+  readonly stranger?: boolean;
 }
 
-export class FrameLink implements Link, ConnectionEvents {
+/** CONNECT, with all that it may grow by. */
+export const STRANGER_BODY_BYTES = 16 << 10;
+
+export class FrameLink implements Link, ConnectionEvents, Receiver {
   readonly peer: string;
   connCount: number;
   #protocol = PROTOCOL_MIN;
@@ -48,6 +58,12 @@ export class FrameLink implements Link, ConnectionEvents {
   readonly #outputLimitBytes: number;
   readonly #outputPauseBytes: number;
   readonly #reader: FrameReader;
+  readonly #room: ReceiveRoom | undefined;
+  /** Taken from the room for the frame that arrives, or was handed over last. */
+  #roomBytes = 0;
+  /** What was handed over still waits for memory of its own. */
+  #keepsRoom = false;
+  readonly #closing = new AbortController();
   #output: Uint8Array[] = [];
   #outputBytes = 0;
   /** To be told when what is in the output has left. */
@@ -63,7 +79,12 @@ export class FrameLink implements Link, ConnectionEvents {
   /** @param open makes the receiver of the frames. */
   constructor(connection: Connection, options: LinkOptions, open: (link: FrameLink) => LinkEvents) {
     this.#connection = connection;
-    this.#reader = new FrameReader(options.slabs);
+    this.#room = options.room;
+    this.#reader = new FrameReader({ slabs: options.slabs, reserve: (bytes) => this.#reserve(bytes) });
+    if (options.stranger === true) {
+      this.#reader.bodyLimitBytes = STRANGER_BODY_BYTES;
+      this.#reader.bulkLimitBytes = 0;
+    }
     this.peer = connection.peer;
     this.connCount = options.connCount ?? 0;
     this.#outputLimitBytes = options.outputLimitBytes ?? OUTPUT_LIMIT_BYTES;
@@ -136,7 +157,14 @@ export class FrameLink implements Link, ConnectionEvents {
     }
   }
 
-  pause(): void {
+  /** The peer is known: it may send what the protocol allows. */
+  welcome(): void {
+    this.#reader.bodyLimitBytes = BODY_MAX;
+    this.#reader.bulkLimitBytes = BULK_MAX;
+  }
+
+  pause(keepsRoom = false): void {
+    if (keepsRoom) this.#keepsRoom = true;
     this.#pauses += 1;
     if (this.#pauses === 1 && !this.#closed) this.#connection.pause();
   }
@@ -145,6 +173,10 @@ export class FrameLink implements Link, ConnectionEvents {
     assert(this.#pauses > 0, 'a link was resumed more often than paused');
     this.#pauses -= 1;
     if (this.#pauses > 0 || this.#closed) return;
+    if (this.#keepsRoom) {
+      this.#keepsRoom = false;
+      this.#giveRoom();
+    }
     // What has arrived already goes first, and not from within the caller, who may be in the middle of something.
     queueMicrotask(() => {
       this.#deliver();
@@ -155,7 +187,7 @@ export class FrameLink implements Link, ConnectionEvents {
   end(): void {
     if (this.#closed) return;
     this.#flush();
-    this.#closed = true;
+    this.#shut();
     this.#connection.end();
   }
 
@@ -165,11 +197,18 @@ export class FrameLink implements Link, ConnectionEvents {
       this.#connection.destroy(error);
       return;
     }
-    this.#closed = true;
+    this.#shut();
     this.#output = [];
     this.#outputBytes = 0;
     this.#outputSent = [];
     this.#connection.destroy(error);
+  }
+
+  // Receiver.
+
+  tooSlow(): void {
+    log('%s does not send what it has begun, and others wait; closing this connection', this.peer);
+    this.destroy(new FsError('ETIMEDOUT', 'a frame that was begun did not arrive in time'));
   }
 
   // ConnectionEvents.
@@ -192,7 +231,7 @@ export class FrameLink implements Link, ConnectionEvents {
   }
 
   closed(error?: Error): void {
-    this.#closed = true;
+    this.#shut();
     this.#output = [];
     this.#outputBytes = 0;
     this.#outputSent = [];
@@ -207,11 +246,48 @@ export class FrameLink implements Link, ConnectionEvents {
       while (this.#pauses === 0 && !this.#closed) {
         const frame = this.#nextFrame();
         if (frame === undefined) break;
+        this.#room?.complete(this);
         this.#events.frame(frame);
+        if (!this.#keepsRoom) this.#giveRoom();
       }
     } finally {
       this.#delivering = false;
     }
+  }
+
+  #reserve(frameBytes: number): boolean {
+    const room = this.#room;
+    if (room === undefined || frameBytes <= UNCOUNTED_BYTES) return true;
+    const taken = room.take(this, frameBytes, this.#closing.signal);
+    if (!isPromise(taken)) {
+      this.#roomBytes = frameBytes;
+      return true;
+    }
+    log('%s is not read until there is room for its frame', this.peer);
+    this.pause();
+    taken.then(
+      () => {
+        if (this.#closed) room.give(this, frameBytes);
+        else this.#roomBytes = frameBytes;
+        this.resume();
+      },
+      // Closed while it waited.
+      () => undefined,
+    );
+    return false;
+  }
+
+  #giveRoom(): void {
+    const bytes = this.#roomBytes;
+    if (bytes === 0) return;
+    this.#roomBytes = 0;
+    this.#room?.give(this, bytes);
+  }
+
+  #shut(): void {
+    this.#closed = true;
+    this.#closing.abort();
+    this.#giveRoom();
   }
 
   #nextFrame(): Frame | undefined {

@@ -77,7 +77,7 @@ export class Service<Context> implements ServiceApi<Context> {
       return;
     }
     log('%s is not read until %s has room', link.peer, budget.name);
-    link.pause();
+    link.pause(true);
     void room.then(() => {
       if (link.isClosed) budget.give(bulkBytes);
       else paid();

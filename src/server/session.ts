@@ -64,6 +64,7 @@ export class Session implements LinkEvents {
     owner.link = this.link;
     owner.disconnectedAtMs = undefined;
     this.#justAttached = true;
+    this.link.welcome();
     this.#pinger?.stop();
     const intervalMs = this.#host.settings.pingIntervalMs;
     this.#pinger = startPinger(this.#host.runtime, {

@@ -113,7 +113,7 @@ test('frames come out whole however the bytes are cut', () => {
 
 test('bytes read into space() make the same frames, and bulks of a stream arrive in slabs', () => {
   const slabs = new SlabPool(4);
-  const reader = new FrameReader(slabs);
+  const reader = new FrameReader({ slabs });
   const bulks = [0, SLAB_BYTES, 300_000, 10, SLAB_BYTES].map((length, index) =>
     Buffer.alloc(length, index + 1),
   );
