@@ -3,13 +3,14 @@
  * The holdfast command. Each command is a file beside this one that registers itself and loads what it runs only when
  * it is chosen: `holdfast status` does not pay for the server.
  *
- * Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 usage.
+ * Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 usage; fsck has those of fsck(8).
  */
 
 import { Command, CommanderError } from 'commander';
 import { describeFailure } from './common.js';
 import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
+import { FSCK_USAGE, registerFsck } from './fsck.js';
 import { installedVersion } from './installed.js';
 import { registerMkfs } from './mkfs.js';
 import { registerMount } from './mount.js';
@@ -34,6 +35,7 @@ function buildProgram(): Command {
     registerStatus,
     registerShutdown,
     registerEvict,
+    registerFsck,
     registerDemo,
   ]) {
     register(program);
@@ -50,7 +52,8 @@ export async function main(argv: readonly string[]): Promise<number> {
   } catch (thrown) {
     if (thrown instanceof CommanderError) {
       // commander has printed what was wrong; help and version are no failures.
-      return thrown.exitCode === 0 || thrown.code === 'commander.helpDisplayed' ? 0 : 2;
+      if (thrown.exitCode === 0 || thrown.code === 'commander.helpDisplayed') return 0;
+      return argv[2] === 'fsck' ? FSCK_USAGE : 2;
     }
     const { line, exitCode } = describeFailure(thrown);
     process.stderr.write(`holdfast: ${line}\n`);

@@ -17,7 +17,7 @@ import { checkClients, checkCounters, checkReplies, readCounters } from './fsck_
 import { checkContent, judgeGhosts } from './fsck_content.js';
 import { InodeIndex } from './fsck_inodes.js';
 import { checkNames } from './fsck_names.js';
-import { checkPages } from './fsck_pages.js';
+import { checkPages, type PagesReport } from './fsck_pages.js';
 import { nameFindings } from './fsck_paths.js';
 import { RepairTx } from './fsck_repair.js';
 import {
@@ -38,6 +38,7 @@ import type { MetaDatabase } from './meta_medium.js';
 import { probeSuperblock } from './meta_probe.js';
 import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
+import { guardedDevices, type WriteGuard } from './write_guard.js';
 
 export interface FsckOptions {
   /** Repairs what can be repaired without guessing. */
@@ -46,6 +47,12 @@ export interface FsckOptions {
   readonly force?: boolean | undefined;
   /** Compares every written block with its checksum. */
   readonly checksums?: boolean | undefined;
+  /**
+   * Called when both devices are known to be those of a target, and before anything of them is trusted: has the target
+   * from then on, so that nobody changes it meanwhile.
+   * @throws FsError EBUSY when somebody else has it.
+   */
+  readonly claim?: (() => Promise<WriteGuard>) | undefined;
   /** @param total of that phase, as far as it is known: it may turn out to be more. */
   readonly progress?: ((phase: FsckPhase, done: number, total: number) => void) | undefined;
 }
@@ -65,20 +72,13 @@ export async function fsckTarget(
   devices: TargetDevices,
   options: FsckOptions = {},
 ): Promise<FsckReport> {
-  const { metaPath, metaSizeBytes } = devices;
-  const medium = metaMedium(devices);
-  let superblock: SuperblockRecord | undefined;
-  try {
-    superblock = await medium.withRawReader((read) =>
-      probeSuperblock(read, metaPath, metaSizeBytes, runtime.checksum),
-    );
-  } catch (thrown) {
-    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
-    return brokenReport(undefined, [{ kind: 'superblock', text: thrown.message }], 0);
-  }
-  if (superblock === undefined) {
-    throw new FsError('ENODEV', `${metaPath} is not formatted as a Holdfast meta device`);
-  }
+  const first = await recognize(runtime, devices);
+  if (!('superblock' in first)) return brokenReport(undefined, [first], 0);
+  // Of a header that is damaged nobody knows whose device it is: it is only read.
+  const guard = first.header === undefined ? await options.claim?.() : undefined;
+  const sure = guard === undefined ? first : await recognize(runtime, devices);
+  if (!('superblock' in sure)) return brokenReport(undefined, [sure], 0);
+  const { superblock } = sure;
   if (options.repair === true && !superblock.clean && options.force !== true) {
     throw new FsError(
       'EBUSY',
@@ -86,23 +86,53 @@ export async function fsckTarget(
         `--force repairs it as it is`,
     );
   }
-  // A simulator's medium has no pages of lmdb.
-  const pages =
-    devices.metaMedium !== undefined
-      ? { findings: [], pages: 0 }
-      : await medium.withRawReader((read) =>
-          checkPages(read, metaPath, metaSizeBytes, {
-            progress: (done, total) => options.progress?.('pages', done, total),
-          }),
-        );
+  const pages = await checkedPages(devices, options);
   if (pages.findings.length > 0) return brokenReport(superblock, pages.findings, pages.pages);
-  const db = medium.open({ readOnly: options.repair !== true });
+  const mine = guard === undefined ? devices : guardedDevices(devices, guard);
+  const db = metaMedium(mine).open({ readOnly: options.repair !== true });
   try {
-    const report = await checkTarget(runtime, db, devices.data, options);
+    const report = await checkTarget(runtime, db, mine.data, options);
+    // What was read is worth nothing if somebody else had the target meanwhile.
+    await guard?.check();
     return { ...report, counts: { ...report.counts, pages: pages.pages } };
   } finally {
     await db.close();
   }
+}
+
+interface Recognized {
+  readonly superblock: SuperblockRecord;
+  /** What is wrong with the data device's header. */
+  readonly header: Finding | undefined;
+}
+
+/** @returns a finding when the superblock is damaged. @throws FsError when this is no target, or not one. */
+async function recognize(runtime: FsckRuntime, devices: TargetDevices): Promise<Recognized | Finding> {
+  const { metaPath, metaSizeBytes } = devices;
+  let superblock: SuperblockRecord | undefined;
+  try {
+    superblock = await metaMedium(devices).withRawReader((read) =>
+      probeSuperblock(read, metaPath, metaSizeBytes, runtime.checksum),
+    );
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
+    return { kind: 'superblock', text: thrown.message };
+  }
+  if (superblock === undefined) {
+    throw new FsError('ENODEV', `${metaPath} is not formatted as a Holdfast meta device`);
+  }
+  return { superblock, header: await checkHeader(runtime, devices.data, superblock) };
+}
+
+/** A simulator's medium has no pages of lmdb. */
+async function checkedPages(devices: TargetDevices, { progress }: FsckOptions): Promise<PagesReport> {
+  if (devices.metaMedium !== undefined) return { findings: [], pages: 0 };
+  const { metaPath, metaSizeBytes } = devices;
+  return await metaMedium(devices).withRawReader((read) =>
+    checkPages(read, metaPath, metaSizeBytes, {
+      progress: (done, total) => progress?.('pages', done, total),
+    }),
+  );
 }
 
 /** The database cannot be opened: nothing behind was looked at. */
@@ -130,7 +160,7 @@ export async function checkTarget(
   runtime: FsckRuntime,
   db: MetaDatabase,
   data: BlockDevice,
-  options: Omit<FsckOptions, 'force'> = {},
+  options: Omit<FsckOptions, 'force' | 'claim'> = {},
 ): Promise<FsckReport> {
   const value = db.get(bareKey(KEY.superblock));
   let superblock: SuperblockRecord;
@@ -190,7 +220,7 @@ function reported({ kind, text, fid, repair }: Finding, done?: string): Reported
   };
 }
 
-/** @returns what is wrong with the header of the data device. @throws FsError when the two are no pair. */
+/** @returns what is wrong with the header of the data device. @throws FsError when the two are no pair, or none of ours. */
 async function checkHeader(
   { checksum }: FsckRuntime,
   data: BlockDevice,
@@ -244,6 +274,7 @@ async function checkOnce(
   };
   await checkKeys(context);
   const counters = readCounters(context);
+  if (counters === undefined) findings.giveUp();
   inodes = counters?.inodes ?? 0;
   const index = new InodeIndex();
   const owners = new BlockOwners(Math.floor(superblock.dataSizeBytes / BLOCK_BYTES));

@@ -38,6 +38,7 @@ export async function checkBlocks(
   totalBlocks: number,
   device: BlockDevice,
 ): Promise<void> {
+  context.progress('blocks', 0);
   const batches = new Batches(context, index, totalBlocks);
   const check = new ContentCheck(context, device);
   const bytes = (BATCH_BLOCKS + WINDOW_BLOCKS) * BLOCK_BYTES;

@@ -365,6 +365,7 @@ export async function checkContent(
   owners: BlockOwners,
 ): Promise<ContentResult> {
   const pass = new ContentPass(context, index, owners);
+  context.progress('inodes', 0);
   await pass.run();
   return pass;
 }

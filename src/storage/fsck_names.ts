@@ -28,7 +28,9 @@ export interface NamesResult {
 
 export async function checkNames(context: FsckContext, index: InodeIndex): Promise<NamesResult> {
   const pass = new NamesPass(context, index);
+  context.progress('names', 0);
   await pass.names();
+  context.progress('positions', 0);
   await pass.positions();
   await pass.sharedCookies();
   return {

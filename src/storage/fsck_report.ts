@@ -140,13 +140,19 @@ export class Findings {
   /** Of the first stage that has any. */
   #stage: RepairStage | undefined;
   #repairs: Finding[] = [];
+  #isHopeless = false;
+
+  /** Something is lost that repairs need: what is found from now on is left. */
+  giveUp(): void {
+    this.#isHopeless = true;
+  }
 
   add(finding: Finding): void {
     this.count++;
-    const { repair } = finding;
-    // A line for one that cannot be repaired is worth more than one for a thing that will be.
-    if (this.kept.length < FINDINGS_KEPT) this.kept.push(finding);
-    if (repair === undefined) return;
+    const { kind, text, fid, repair } = finding;
+    const kept = this.#isHopeless ? { kind, text, ...(fid === undefined ? {} : { fid }) } : finding;
+    if (this.kept.length < FINDINGS_KEPT) this.kept.push(kept);
+    if (repair === undefined || this.#isHopeless) return;
     this.repairable++;
     const order =
       this.#stage === undefined

@@ -110,7 +110,7 @@ test('serve refuses devices that are not formatted, swapped, or of two targets',
 });
 
 test('serve refuses superblocks that are damaged, cut off, or of an unknown format, and says which', async (t) => {
-  const cluster = prepareCluster(t, SMALL);
+  const cluster = prepareCluster(t, { ...SMALL, damages: true });
   await cluster.cliOk(['mkfs', ...cluster.deviceArgs]);
   const { meta, data } = cluster.devices;
   const serve = ['serve', ...cluster.deviceArgs, '--listen', '127.0.0.1:0'];

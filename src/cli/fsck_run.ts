@@ -1,0 +1,145 @@
+/**
+ * What `holdfast fsck` does: the devices, opened exclusively; the multi-mount block, so that no server starts while it
+ * looks; the check; and what of it is printed.
+ */
+
+import { nodeRuntime } from '../runtime/node_runtime.js';
+import { fsckTarget } from '../storage/fsck.js';
+import type { FsckReport, ReportedFinding } from '../storage/fsck_report.js';
+import { DEFAULT_PERIOD_MS } from '../storage/multi_mount.js';
+import { CliError, describeFailure, formatBytes } from './common.js';
+import { FSCK_FAILED, FSCK_LEFT, FSCK_REPAIRED, type FsckCommandOptions } from './fsck.js';
+import { FsckProgress } from './fsck_progress.js';
+import {
+  type OpenDevices,
+  openMultiMount,
+  openUnlessHeld,
+  type ResolvedPair,
+  resolveDevices,
+  withNames,
+} from './target_devices.js';
+
+const BLOCK_BYTES = 4096;
+
+/** @throws CliError whose exit status says what was found, unless all is well. */
+export async function fsck(options: FsckCommandOptions): Promise<void> {
+  const isJson = options.json === true;
+  const progress = isJson ? undefined : new FsckProgress(process.stderr);
+  let report: FsckReport;
+  let named: (text: string) => string = (text) => text;
+  try {
+    const pair = await resolveDevices(options);
+    named = (text) => pair.named(text);
+    try {
+      report = await check(pair, options, progress);
+    } catch (thrown) {
+      throw withNames(pair, thrown);
+    } finally {
+      progress?.end();
+      await pair.release();
+    }
+  } catch (thrown) {
+    const { line } = describeFailure(thrown);
+    if (isJson) print(JSON.stringify({ exitStatus: FSCK_FAILED, error: line }));
+    throw new CliError(line, FSCK_FAILED, { cause: thrown });
+  }
+  const status = exitStatus(report);
+  const findings = report.findings.map((finding) => ({ ...finding, text: named(finding.text) }));
+  if (isJson) print(JSON.stringify(jsonOf({ ...report, findings }, status)));
+  else for (const line of textOf({ ...report, findings })) print(line);
+  if (status !== 0) throw new CliError(summary(report), status);
+}
+
+async function check(
+  pair: ResolvedPair,
+  options: FsckCommandOptions,
+  progress: FsckProgress | undefined,
+): Promise<FsckReport> {
+  const runtime = nodeRuntime();
+  const block = await openMultiMount(runtime, pair, { state: 'fsck', periodMs: DEFAULT_PERIOD_MS });
+  const { multiMount } = block;
+  let devices: OpenDevices | undefined;
+  try {
+    const opened = await openUnlessHeld(pair, multiMount);
+    devices = opened;
+    return await fsckTarget(runtime, opened, {
+      repair: options.repair,
+      force: options.force,
+      checksums: options.checksums,
+      progress: progress === undefined ? undefined : (...at) => progress.show(...at),
+      claim: async () => {
+        await multiMount.take();
+        // What this host cached before may be what another host has overwritten.
+        await opened.dropCaches();
+        return multiMount;
+      },
+    });
+  } finally {
+    // The target is given back while the devices are still ours.
+    await block.close();
+    await devices?.close();
+  }
+}
+
+function print(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+function exitStatus({ repaired, left }: FsckReport): number {
+  return (repaired > 0 ? FSCK_REPAIRED : 0) + (left > 0 ? FSCK_LEFT : 0);
+}
+
+function summary({ repaired, left, repairable }: FsckReport): string {
+  const parts: string[] = [];
+  if (repaired > 0) parts.push(`${repaired} errors repaired`);
+  if (left > 0) parts.push(`${left} errors left`);
+  if (repairable > 0) parts.push(`--repair repairs ${repairable} of them`);
+  return parts.join(', ');
+}
+
+/** The shape of --json. */
+function jsonOf(report: FsckReport, status: number): unknown {
+  const { superblock, ...rest } = report;
+  const target =
+    superblock === undefined
+      ? null
+      : {
+          label: superblock.label,
+          filesystemUuid: superblock.filesystemUuid,
+          targetUuid: superblock.targetUuid,
+          targetIndex: superblock.targetIndex,
+          softwareVersion: superblock.softwareVersion,
+          instance: superblock.instance,
+          clean: superblock.clean,
+        };
+  return { exitStatus: status, target, ...rest };
+}
+
+function textOf(report: FsckReport): string[] {
+  const { superblock, counts } = report;
+  const lines: string[] = [];
+  if (superblock !== undefined) {
+    const { label, targetUuid, clean, softwareVersion } = superblock;
+    const stopped = clean
+      ? 'stopped cleanly'
+      : `not stopped cleanly (version ${softwareVersion}): clients may still have changes`;
+    lines.push(`${label} (${targetUuid}): ${stopped}`);
+  }
+  lines.push(...report.findings.map(findingText));
+  const hidden = report.repaired + report.left - report.findings.length;
+  if (hidden > 0) lines.push(`and ${hidden} more`);
+  lines.push(
+    `${counts.inodes} inodes, ${counts.directories} of them directories; ${counts.names} names; ` +
+      `${counts.orphans} orphans; ${formatBytes(counts.blocks * BLOCK_BYTES)} in use; ` +
+      (counts.checksums > 0
+        ? `${formatBytes(counts.checksums * BLOCK_BYTES)} compared with checksums`
+        : 'checksums not compared'),
+  );
+  if (report.repaired + report.left === 0) lines.push('clean');
+  return lines;
+}
+
+function findingText({ kind, text, path, repaired }: ReportedFinding): string {
+  const where = path === undefined ? '' : ` (${JSON.stringify(path)})`;
+  return `${kind}: ${text}${where}${repaired === undefined ? '' : `: ${repaired}`}`;
+}
