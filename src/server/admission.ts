@@ -10,7 +10,7 @@ import type { Frame } from '../rpc/api.js';
 import { DrainProgress } from '../wire/admin.js';
 import { FLAG_RECOVERY, HEADER_SIZE, KIND } from '../wire/header.js';
 import { Cancel, Enqueue } from '../wire/lock.js';
-import { Disconnect, Ping, RecoveryDone, ReplayOpens } from '../wire/session.js';
+import { Disconnect, Ping, RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../wire/session.js';
 import { dropHeld } from './eviction.js';
 import type { Export } from './export.js';
 import type { Host } from './host.js';
@@ -21,7 +21,14 @@ const HELD_BYTES_MAX = 32 << 20;
 
 /** Never held: they keep a connection, or take part in what everybody waits for. */
 const ALWAYS: ReadonlySet<number> = new Set([Ping.opcode, DrainProgress.opcode, Disconnect.opcode]);
-const REPLAY: ReadonlySet<number> = new Set([ReplayOpens.opcode, RecoveryDone.opcode, Enqueue.opcode]);
+/** Operations with FLAG_REPLAY do not come here: see replay.ts. */
+const REPLAY: ReadonlySet<number> = new Set([
+  Replayed.opcode,
+  ReplayOpens.opcode,
+  ReplayLocks.opcode,
+  RecoveryDone.opcode,
+  Enqueue.opcode,
+]);
 
 export class Admission {
   readonly #host: Host;

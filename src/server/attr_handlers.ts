@@ -2,10 +2,11 @@
 
 import { isDir, isRegular, isSymlink, S_IFMT, S_ISGID, S_ISUID, type Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
+import type { Fid } from '../base/ids.js';
 import { andThen } from '../base/maybe_promise.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming } from '../rpc/api.js';
-import type { Inode, Tx } from '../storage/api.js';
+import type { Inode, Tx, Within } from '../storage/api.js';
 import { BIT_ATTR } from '../wire/lock.js';
 import type { Setattr } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
@@ -13,7 +14,7 @@ import { ACL_ACCESS, aclAfterChmod, encodeAcl, parseAcl } from './acl.js';
 import type { Call } from './call.js';
 import { checkSize } from './file_size.js';
 import { type Answered, dataToSet, inodeLock, locked } from './locked.js';
-import { needInode } from './look.js';
+import { inodeOrGone, needInode } from './look.js';
 
 type Request = RequestOf<typeof Setattr>;
 
@@ -26,8 +27,7 @@ export function setattr(
   request: Request,
   incoming: Incoming<ReplyOf<typeof Setattr>>,
 ): Answered<ReplyOf<typeof Setattr>> {
-  const { target } = call;
-  const { store } = target;
+  const { store } = call.target;
   const { fid, sizeBytes } = request;
   return locked(
     call,
@@ -35,25 +35,26 @@ export function setattr(
     () => locksFor(call, request, needInode(store, fid)),
     () => {
       const before = needInode(store, fid);
-      const now = target.runtime.clock.wall();
+      const now = call.time(request.time);
       if (sizeBytes === undefined) {
         const { result, transno } = call.execute((tx) => {
           const after = changed(before, request, now);
           applyTies(tx, before, after, request);
           tx.putInode(after);
           return after;
-        });
+        }, fid);
         return { reply: { attr: result }, transno };
       }
       if (isDir(before.mode)) throw new FsError('EISDIR');
       if (!isRegular(before.mode)) throw new FsError('EINVAL', 'it has no size');
       checkSize(sizeBytes);
-      const truncated = store.data.truncate(fid, sizeBytes, now, (tx, inode) => {
+      const within: Within = (tx, inode) => {
         const after = changed(inode, request, now);
         applyTies(tx, inode, after, request);
         tx.putInode(after);
-        call.writeRecord(tx);
-      });
+        call.writeRecord(tx, fid);
+      };
+      const truncated = store.data.truncate(fid, sizeBytes, now, within, call.replayTransno);
       return andThen(truncated, ({ transno }) => ({ reply: { attr: needInode(store, fid) }, transno }));
     },
   );
@@ -104,4 +105,9 @@ function applyTies(tx: Tx, before: Inode, after: Inode, request: Request): void 
 
 export function dropCapability(tx: Tx, inode: Inode): void {
   if (tx.xattr(inode.fid, CAPABILITY) !== undefined) tx.removeXattr(inode.fid, CAPABILITY);
+}
+
+/** It was executed before, as other changes of one inode's attributes: the inode as it is now. */
+export function changedBefore(call: Call, request: { readonly fid: Fid }): { readonly attr: Inode } {
+  return { attr: inodeOrGone(call.target.store, request.fid) };
 }

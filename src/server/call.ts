@@ -6,13 +6,18 @@
  *   and the client would apply the two in the wrong order (docs/LOCKING.md, "Order").
  * - The reply goes to the connection on which the request was last sent.
  * - A reply that changed or granted something is kept until the client says that it arrived.
+ *
+ * In a replay (FLAG_REPLAY) the operation changes what it changed the first time, with the same transno and the same time,
+ * and nothing else: it takes no locks and grants none, opens nothing, and asks for no space. What the client still has of
+ * that it replays by itself.
  */
 
+import type { Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
-import type { Transno, Xid } from '../base/ids.js';
+import type { Fid, Transno, Xid } from '../base/ids.js';
 import type { Frame, Link, ServiceHooks } from '../rpc/api.js';
-import type { Executed, Tx } from '../storage/api.js';
-import { KIND } from '../wire/header.js';
+import type { Executed, ReplyRecord, Tx } from '../storage/api.js';
+import { FLAG_REPLAY, KIND } from '../wire/header.js';
 import type { Export } from './export.js';
 import type { Target } from './target.js';
 
@@ -28,6 +33,10 @@ export class Call implements ServiceHooks {
   readonly link: Link;
   /** Through which it came again; its reply goes there too. */
   resentLink: Link | undefined;
+  /** It was executed by an earlier instance of the server, and its answer is lost: see reconstruct.ts. */
+  executedBefore: ReplyRecord | undefined;
+  /** Of the reply, when it was sent. */
+  errno: number | undefined;
   #keepReply: boolean;
   #forgotten = false;
   #started = false;
@@ -42,6 +51,20 @@ export class Call implements ServiceHooks {
     this.link = link;
     this.modifies = modifies;
     this.#keepReply = modifies;
+  }
+
+  get isReplay(): boolean {
+    return (this.frame.header.flags & FLAG_REPLAY) !== 0;
+  }
+
+  /** The transno it had when it was executed first. */
+  get replayTransno(): Transno | undefined {
+    return this.isReplay ? this.frame.header.transno : undefined;
+  }
+
+  /** @param then the request's `time`: what it was when this was executed first. */
+  time(then: Timespec | undefined): Timespec {
+    return (this.isReplay ? then : undefined) ?? this.target.runtime.clock.wall();
   }
 
   get xid(): Xid {
@@ -77,25 +100,31 @@ export class Call implements ServiceHooks {
   }
 
   /**
-   * Executes a change for this client, its record in the same transaction.
+   * Executes a change for this client, with the record that it took effect.
+   * @param fid what it makes, removes or changes.
    * @param reserve only for changes that free space.
    */
-  execute<R>(run: (tx: Tx) => R, options?: { readonly reserve?: boolean }): Executed<R> {
+  execute<R>(run: (tx: Tx) => R, fid: Fid | 0, reserve = false): Executed<R> {
     this.assertLive();
-    return this.target.store.execute((tx) => {
-      const result = run(tx);
-      this.writeRecord(tx);
-      return result;
-    }, options);
+    return this.target.store.execute(
+      (tx) => {
+        const result = run(tx);
+        this.writeRecord(tx, fid);
+        return result;
+      },
+      { reserve, transno: this.replayTransno },
+    );
   }
 
-  /** For changes that are executed elsewhere (file data): the client record goes into their transaction. */
-  writeRecord(tx: Tx): void {
+  /** For changes that are executed elsewhere (file data): the record goes into their transaction, last of all. */
+  writeRecord(tx: Tx, fid: Fid | 0, copiedBytes = 0): void {
     const owner = this.export;
     if (owner.goneReason !== undefined) return;
-    owner.lastXid = Math.max(owner.lastXid, this.xid);
-    owner.lastTransno = tx.transno;
-    tx.putClient(owner.record());
+    const { xid } = this;
+    const { transno } = tx;
+    if (transno > owner.lastTransno) owner.lastTransno = transno;
+    const { opcode } = this.frame.header;
+    tx.putReply(owner.uuid, owner.slots.take(xid), { xid, opcode, transno, fid, copiedBytes });
   }
 
   // ServiceHooks.
@@ -106,9 +135,10 @@ export class Call implements ServiceHooks {
 
   onReply(frame: Frame, reply: SentReply): void {
     const { header } = frame;
+    this.errno = reply.errno;
     if (this.export.calls.get(header.xid) === this) this.export.calls.delete(header.xid);
-    this.export.casts.replied(header.xid);
-    if (this.#keepReply && !this.#forgotten && this.export.goneReason === undefined) {
+    if (!this.isReplay) this.export.casts.replied(header.xid);
+    if (this.#keepReply && !this.isReplay && !this.#forgotten && this.export.goneReason === undefined) {
       this.export.replies.store(header.xid, {
         opcode: header.opcode,
         errno: reply.errno,

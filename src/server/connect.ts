@@ -6,13 +6,15 @@
  * | its export                | in this instance           | resumed |
  * | its export                | never (its first CONNECT's reply was lost) | new |
  * | its export, recovered     | in the instance it recovered from (the end of it was lost) | recover |
- * | its record, window open   | in an earlier instance     | recover |
+ * | its record, window open   | in an earlier instance     | recover, or evicted (docs/RECOVERY.md, "Version gate") |
+ * | its record, window open   | never (it was evicted, or is another one) | new |
  * | nothing                   | never                      | new     |
  * | nothing                   | in whatever instance       | evicted |
  * | not active                | whenever                   | wait    |
  */
 
 import { FsError } from '../base/errno.js';
+import type { Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { Requester } from '../rpc/requester.js';
 import type { ClientRecord } from '../storage/api.js';
@@ -23,6 +25,7 @@ import { Export } from './export.js';
 import type { Host } from './host.js';
 import type { Session } from './session.js';
 import type { Target } from './target.js';
+import { versionChange } from './version_gate.js';
 
 const log = logger('server:connect');
 
@@ -65,6 +68,7 @@ export function connect(host: Host, session: Session, request: ConnectRequest): 
     ...verdict,
     fids: fresh ? target.allocateFids() : undefined,
     grantBytes: granted,
+    lastCommitted: (owner.features & FEATURE.replay) === 0 ? undefined : target.store.lastCommitted,
   };
 }
 
@@ -121,6 +125,7 @@ function admit(
     if (request.previousInstance !== undefined && request.previousInstance === existing.recoveredFrom) {
       // The end of its recovery did not reach it, and it replays again, which changes nothing. Nothing is dropped for it: it
       // may be counted as recovered, and its locks must stand when the window ends.
+      existing.reclaimed.begin(target.locks.cacheLocks(existing.uuid));
       return attached(session, existing, request, agreed, 'recover');
     }
     if (request.previousInstance === undefined) goodbye(target, existing);
@@ -128,7 +133,15 @@ function admit(
   }
   if (request.previousInstance === undefined) {
     const owner = newExport(target, request);
-    target.store.execute((tx) => tx.putClient(owner.record()), { reserve: true });
+    target.store.execute(
+      (tx) => {
+        // Of an earlier client with this UUID, who knows that it is gone for the server.
+        tx.removeClient(owner.uuid);
+        tx.putClient(owner.record());
+      },
+      { reserve: true },
+    );
+    host.recovery?.gone(owner.uuid);
     return attached(session, owner, request, agreed, 'new');
   }
   const record = here ? undefined : host.recovery?.known(request.uuid);
@@ -148,11 +161,10 @@ function recover(
   record: ClientRecord,
 ): Verdict {
   const owner = newExport(target, request);
-  owner.lastTransno = record.lastTransno;
-  owner.lastXid = record.lastXid;
-  if (request.hasMoreThanOpens === true) {
-    // A drained client has nothing else; of what an undrained one has, only a full replay could tell what took effect.
-    const reason = 'it has operations to replay that were not completed before the server stopped';
+  const inherited = owner.slots.inherit(target.store.replies(owner.uuid));
+  owner.lastTransno = Math.max(inherited, record.lastTransno) as Transno;
+  const reason = cannotRecover(host, target, request, agreed);
+  if (reason !== undefined) {
     evict(target, owner, reason);
     return { outcome: 'evicted', reason };
   }
@@ -160,6 +172,28 @@ function recover(
   owner.recoveredFrom = request.previousInstance;
   host.recovery?.came(request.uuid);
   return attached(session, owner, request, agreed, 'recover');
+}
+
+/**
+ * A drained client has nothing but opens and application locks. What an undrained one has is executed again, if it and
+ * this version of the server know how to.
+ */
+function cannotRecover(
+  host: Host,
+  target: Target,
+  request: ConnectRequest,
+  agreed: Agreed,
+): string | undefined {
+  const { recovery, settings } = host;
+  const change = versionChange(recovery?.previousVersion ?? '', settings.softwareVersion);
+  if (request.hasMoreThanOpens === true && change !== undefined) return change;
+  if ((agreed.features & FEATURE.replay) !== 0) return undefined;
+  if (request.hasMoreThanOpens === true) {
+    return 'it has operations that were not completed before the server stopped, and cannot replay them';
+  }
+  const isAllDurable = request.lastTransno !== undefined && request.lastTransno <= target.store.lastCommitted;
+  if (recovery?.wasClean === true || isAllDurable) return undefined;
+  return 'the server was killed, and this client cannot replay what was not durable';
 }
 
 function newExport(target: Target, request: ConnectRequest): Export {

@@ -25,7 +25,7 @@ import type { Fid } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
-import type { Dirent, Inode, Tx } from '../storage/api.js';
+import type { Dirent, Inode, ReplyRecord, Tx } from '../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../wire/lock.js';
 import type { Create } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
@@ -33,7 +33,7 @@ import { ACL_ACCESS, ACL_DEFAULT, encodeAcl, inheritAcl, isMinimal, parseAcl } f
 import type { Call } from './call.js';
 import { Edits } from './edits.js';
 import { type Answered, inodeLock, locked } from './locked.js';
-import { needInode, needLiveDirectory } from './look.js';
+import { inodeOrGone, needInode, needLiveDirectory } from './look.js';
 import { describe } from './lookup_handlers.js';
 import { openInode, truncationLocks } from './open_handlers.js';
 import { O_TMPFILE_BIT } from './open_table.js';
@@ -103,7 +103,7 @@ function openExisting(call: Call, request: Request, entry: Dirent): MaybePromise
   const mine = entry.fid === request.fid;
   if (mine) {
     const inode = needInode(store, entry.fid);
-    if (fh !== undefined) call.target.opens.add(call.export, fh, inode.fid, flags);
+    if (fh !== undefined && !call.isReplay) call.target.opens.add(call.export, fh, inode.fid, flags);
     return { reply: withLocks(call, request, inode, false) };
   }
   const reply = (attr: Inode, locks: GrantMessage[]): Reply => {
@@ -111,12 +111,13 @@ function openExisting(call: Call, request: Request, entry: Dirent): MaybePromise
     return { attr, existed: true, locks };
   };
   if (fh === undefined) return describe(call, want, needInode(store, entry.fid), reply);
-  return openInode(call, { fid: entry.fid, fh, flags, want }, reply);
+  return openInode(call, { fid: entry.fid, fh, flags, want, time: request.time }, reply);
 }
 
 function makeNew(call: Call, request: Request): Outcome<Reply> {
   const { target } = call;
-  const { parent, name, fid, fh, flags = 0 } = request;
+  const { parent, name, fid, flags = 0 } = request;
+  const fh = call.isReplay ? undefined : request.fh;
   target.assertNewFid(fid);
   // Two names for one new FID: only a client that confuses its own numbers does that.
   if (target.store.inode(fid) !== undefined) throw new FsError('EPROTO', `FID ${fid} is in use`);
@@ -126,7 +127,7 @@ function makeNew(call: Call, request: Request): Outcome<Reply> {
   }
   try {
     const { result, transno } = call.execute((tx) => {
-      const edits = new Edits(target, tx);
+      const edits = new Edits(call, tx, request.time);
       const inode = newInode(edits, request);
       tx.putInode(inode);
       if (request.target !== undefined) tx.putSymlinkTarget(fid, request.target);
@@ -138,7 +139,7 @@ function makeNew(call: Call, request: Request): Outcome<Reply> {
       }
       edits.write();
       return inode;
-    });
+    }, fid);
     return { reply: withLocks(call, request, result, false), transno };
   } catch (error) {
     if (fh !== undefined) target.opens.remove(call.export, fh);
@@ -195,4 +196,22 @@ function withInheritedAcl(tx: Tx, request: Request, mode: number): number {
   if (!isMinimal(inherited.access)) tx.putXattr(fid, ACL_ACCESS, encodeAcl(inherited.access));
   if (isDir(mode)) tx.putXattr(fid, ACL_DEFAULT, stored);
   return inherited.mode;
+}
+
+/** It was executed before: the handle is opened, and everything else is as it is now. */
+export function recreate(call: Call, request: Request, done: ReplyRecord): Reply {
+  const { target } = call;
+  const { store } = target;
+  const fid = done.fid || request.fid;
+  if (request.fh !== undefined) {
+    const flags = (request.flags ?? 0) | (request.name === undefined ? O_TMPFILE_BIT : 0);
+    target.opens.add(call.export, request.fh, needInode(store, fid).fid, flags);
+  }
+  const parentAttr = request.name === undefined ? undefined : store.inode(request.parent);
+  return {
+    attr: inodeOrGone(store, fid, request.mode),
+    parentAttr,
+    existed: fid !== request.fid,
+    locks: [],
+  };
 }

@@ -9,7 +9,7 @@ import { FsError } from '../base/errno.js';
 import { andThen, type MaybePromise } from '../base/maybe_promise.js';
 import { SLAB_BYTES } from '../base/slab_pool.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
-import type { Executed, Inode, Within } from '../storage/api.js';
+import type { Executed, Inode, ReplyRecord, Within } from '../storage/api.js';
 import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../wire/data.js';
 import { BULK_MAX } from '../wire/header.js';
 import { BIT_ATTR } from '../wire/lock.js';
@@ -19,7 +19,7 @@ import type { Call } from './call.js';
 import { noteWrite } from './eviction.js';
 import { checkSize } from './file_size.js';
 import { type Answered, answered, dataLock, inodeLock, locked } from './locked.js';
-import { needRegular } from './look.js';
+import { inodeOrGone, needRegular } from './look.js';
 import { truncationLocks } from './open_handlers.js';
 import { blocksBytes } from './space_grants.js';
 
@@ -52,16 +52,22 @@ export function write(
   const data = incoming.bulk;
   needRegular(target.store, fid);
   checkSize(offset + data.length);
-  const paid = target.grants.spend(owner, request.grantUsed);
-  const unpaid = blocksBytes(offset, data.length) - paid;
+  const unpaid = call.isReplay
+    ? 0
+    : blocksBytes(offset, data.length) - target.grants.spend(owner, request.grantUsed);
   noteWrite(target, owner, fid);
-  const execute = (): MaybePromise<Executed<Inode>> =>
-    target.store.data.write(fid, offset, data, mtime, (tx, inode) => {
+  const execute = (): MaybePromise<Executed<Inode>> => {
+    const within: Within = (tx, inode) => {
       dropCapability(tx, inode);
-      call.writeRecord(tx);
-    });
+      call.writeRecord(tx, fid);
+    };
+    return target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);
+  };
   const outcome = ({ result, transno }: Executed<Inode>): Outcome<ReplyOf<typeof Write>> => {
-    return { reply: { blocks: result.blocks, grantBytes: target.grants.refill(owner) }, transno };
+    return {
+      reply: { blocks: result.blocks, grantBytes: call.isReplay ? 0 : target.grants.refill(owner) },
+      transno,
+    };
   };
   return answered(
     incoming,
@@ -90,7 +96,8 @@ function inFlight<T>(call: Call, run: () => MaybePromise<T>): MaybePromise<T> {
 /** @param unpaid bytes beyond the client's grant, which must not eat up what was promised to others. */
 function withSpace<T>(call: Call, unpaid: number, run: () => MaybePromise<T>): MaybePromise<T> {
   const { target } = call;
-  if (unpaid <= 0 || target.grants.fitsUnpromised(unpaid)) return run();
+  // A replay has found its space before.
+  if (unpaid <= 0 || call.isReplay || target.grants.fitsUnpromised(unpaid)) return run();
   return afterFreeing(call, unpaid, run);
 }
 
@@ -122,7 +129,7 @@ export function fallocate(
   request: RequestOf<typeof Fallocate>,
   incoming: Incoming<ReplyOf<typeof Fallocate>>,
 ): Answered<ReplyOf<typeof Fallocate>> {
-  const { store, runtime } = call.target;
+  const { store } = call.target;
   const { fid, mode, offset, length } = request;
   const keepSize = (mode & KEEP_SIZE) !== 0;
   const kind = mode & ~KEEP_SIZE;
@@ -139,15 +146,16 @@ export function fallocate(
       return truncationLocks(fid);
     },
     () => {
-      const now = runtime.clock.wall();
+      const now = call.time(request.time);
       const within: Within = (tx, inode) => {
         dropCapability(tx, inode);
-        call.writeRecord(tx);
+        call.writeRecord(tx, fid);
       };
       const change = (): MaybePromise<Executed<Inode>> => {
-        if (kind === 0) return store.data.allocate(fid, offset, length, keepSize, now, within);
+        const { replayTransno } = call;
+        if (kind === 0) return store.data.allocate(fid, offset, length, keepSize, now, within, replayTransno);
         const how = kind === PUNCH_HOLE ? 'punch' : 'zero';
-        return store.data.clear(fid, offset, length, how, keepSize, now, within);
+        return store.data.clear(fid, offset, length, how, keepSize, now, within, replayTransno);
       };
       // Only an upper bound: what is allocated already is not allocated again. The store knows, and says ENOSPC.
       const needed = kind === 0 ? 0 : Math.min(blocksBytes(offset, length), 2 * blocksBytes(0, 1));
@@ -175,7 +183,7 @@ export function copyRange(
   request: RequestOf<typeof CopyRange>,
   incoming: Incoming<ReplyOf<typeof CopyRange>>,
 ): Answered<ReplyOf<typeof CopyRange>> {
-  const { store, runtime } = call.target;
+  const { store } = call.target;
   const { fromFid, fromOffset, toFid, toOffset } = request;
   const length = Math.min(request.length, COPY_BYTES_MAX);
   if (fromFid === toFid && fromOffset < toOffset + request.length && toOffset < fromOffset + request.length) {
@@ -192,18 +200,35 @@ export function copyRange(
       return [inodeLock(toFid, 'EX', BIT_ATTR), dataLock(toFid, 'EX'), ...source];
     },
     () => {
-      const now = runtime.clock.wall();
+      const now = call.time(request.time);
       const left = Math.max(0, needRegular(store, fromFid).sizeBytes - fromOffset);
       const needed = blocksBytes(toOffset, Math.min(left, length));
+      const within: Within = (tx, inode) => {
+        dropCapability(tx, inode);
+        call.writeRecord(tx, toFid, Math.min(left, length));
+      };
+      const { replayTransno } = call;
       const copy = (): ReturnType<typeof store.data.copy> =>
-        store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, (tx, inode) => {
-          dropCapability(tx, inode);
-          call.writeRecord(tx);
-        });
+        store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, within, replayTransno);
       return andThen(
         inFlight(call, () => withSpace(call, needed, copy)),
         ({ result, transno, copied }) => ({ reply: { copied, attr: result }, transno }),
       );
     },
   );
+}
+
+/** They were executed before: the file as it is now. */
+export function written(call: Call, request: RequestOf<typeof Write>): ReplyOf<typeof Write> {
+  const { target } = call;
+  const { blocks } = inodeOrGone(target.store, request.fid);
+  return { blocks, grantBytes: target.grants.refill(call.export) };
+}
+
+export function copied(
+  call: Call,
+  request: RequestOf<typeof CopyRange>,
+  done: ReplyRecord,
+): ReplyOf<typeof CopyRange> {
+  return { copied: done.copiedBytes, attr: inodeOrGone(call.target.store, request.toFid) };
 }

@@ -6,6 +6,7 @@
 import { isDir, type Timespec } from '../base/attr.js';
 import type { Fid } from '../base/ids.js';
 import type { Inode, Tx } from '../storage/api.js';
+import type { Call } from './call.js';
 import { needInode } from './look.js';
 import { withoutNames } from './orphans.js';
 import type { Target } from './target.js';
@@ -16,10 +17,11 @@ export class Edits {
   readonly #target: Target;
   readonly #inodes = new Map<Fid, Inode>();
 
-  constructor(target: Target, tx: Tx) {
+  /** @param time the request's, for replays. */
+  constructor(call: Call, tx: Tx, time: Timespec | undefined) {
     this.tx = tx;
-    this.#target = target;
-    this.now = target.runtime.clock.wall();
+    this.#target = call.target;
+    this.now = call.time(time);
   }
 
   /** @throws FsError ESTALE */

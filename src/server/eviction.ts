@@ -23,6 +23,7 @@ export function evict(target: Target, owner: Export, why: string): void {
   if (owner.goneReason !== undefined) return;
   const reason = why.slice(0, REASON_MAX);
   log('evicts client %s: %s', owner.label, reason);
+  target.clientEvicted(`client ${owner.label} is evicted: ${reason}`);
   target.exports.rememberEvicted(owner.uuid, owner.name, reason);
   owner.requester.notify(Evicted, { reason });
   leave(target, owner, `evicted: ${reason}`);
@@ -98,6 +99,7 @@ export function forgetPrevious(
 ): void {
   for (const { uuid, name } of previous) {
     log('evicts client %s (%s): %s', name, uuid, reason);
+    target.clientEvicted(`client ${name} (${uuid.slice(0, 8)}) is evicted: ${reason}`);
     target.exports.rememberEvicted(uuid, name, reason);
   }
   target.store.execute(

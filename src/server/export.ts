@@ -13,7 +13,9 @@ import type { Frame, Link, RequesterApi } from '../rpc/api.js';
 import type { Timer } from '../runtime/ports.js';
 import type { ClientRecord } from '../storage/api.js';
 import type { Call } from './call.js';
+import { ReclaimedLocks } from './reclaimed_locks.js';
 import { ReplyData } from './reply_data.js';
+import { ReplySlots } from './reply_slots.js';
 import { UnconfirmedCasts } from './unconfirmed_casts.js';
 
 export interface OpenHandle {
@@ -59,6 +61,13 @@ export class Export {
   /** Changed by OpenTable only. */
   readonly opens = new Map<Fh, OpenHandle>();
   readonly replies = new ReplyData();
+  readonly slots = new ReplySlots();
+  readonly reclaimed = new ReclaimedLocks();
+  /** Handles kept for CREATEs whose answers are lost: see provisional_opens.ts. */
+  readonly provisional = new Set<Xid>();
+  /** Replays in the queue; the link that is paused because they are many. */
+  replayBytes = 0;
+  replayPaused: Link | undefined;
   readonly casts = new UnconfirmedCasts();
   /** Requests being executed. */
   readonly calls = new Map<Xid, Call>();
@@ -79,8 +88,8 @@ export class Export {
 
   /** Changed by SpaceGrants only. */
   grantBytes = 0;
+  /** Of its last change: replays up to it were executed. */
   lastTransno = 0 as Transno;
-  lastXid = 0;
   progress: DrainProgressReport | undefined;
 
   constructor(identity: ExportIdentity, requester: RequesterApi, nowMs: number) {
@@ -97,7 +106,7 @@ export class Export {
       name: this.name,
       softwareVersion: this.softwareVersion,
       lastTransno: this.lastTransno,
-      lastXid: this.lastXid,
+      lastXid: 0,
     };
   }
 

@@ -1,8 +1,12 @@
-/** Which function handles which operation. */
+/**
+ * Which function handles which operation, and which one answers it when an earlier instance has executed it and its answer
+ * was lost (docs/RECOVERY.md, "Exactly once").
+ */
 
 import { isPromise } from '../base/maybe_promise.js';
 import type { Handler, Incoming } from '../rpc/api.js';
 import type { Service } from '../rpc/service.js';
+import type { ReplyRecord } from '../storage/api.js';
 import { DrainProgress } from '../wire/admin.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../wire/data.js';
 import { Cancel, Enqueue, TestFlock, Unflock } from '../wire/lock.js';
@@ -25,18 +29,34 @@ import {
   Unlink,
 } from '../wire/meta.js';
 import type { Operation } from '../wire/operation.js';
-import { Disconnect, GetFids, Ping, RecoveryDone, ReplayOpens } from '../wire/session.js';
-import { setattr } from './attr_handlers.js';
+import {
+  Disconnect,
+  GetFids,
+  Ping,
+  RecoveryDone,
+  Replayed,
+  ReplayLocks,
+  ReplayOpens,
+} from '../wire/session.js';
+import { changedBefore, setattr } from './attr_handlers.js';
 import type { Call } from './call.js';
-import { create } from './create_handlers.js';
-import { copyRange, fallocate, read, seek, sync, write } from './data_handlers.js';
+import { create, recreate } from './create_handlers.js';
+import { copied, copyRange, fallocate, read, seek, sync, write, written } from './data_handlers.js';
 import type { Host } from './host.js';
 import { cancel, enqueue, testFlock, unflock } from './lock_handlers.js';
 import { getattr, lookup, readdir, readlink, statfs } from './lookup_handlers.js';
-import { close, open } from './open_handlers.js';
-import { rename } from './rename_handler.js';
-import { disconnect, getFids, ping, recoveryDone, replayOpens } from './session_handlers.js';
-import { link, unlink } from './unlink_handlers.js';
+import { close, open, reopened } from './open_handlers.js';
+import { rename, renamed } from './rename_handler.js';
+import {
+  disconnect,
+  getFids,
+  ping,
+  recoveryDone,
+  replayed,
+  replayLocks,
+  replayOpens,
+} from './session_handlers.js';
+import { link, linked, unlink, unlinked } from './unlink_handlers.js';
 import { getxattr, listxattr, removexattr, setxattr } from './xattr_handlers.js';
 
 /** The meta device is nearly full: after a commit it may be less so. Answers in the turn in which it executes. */
@@ -59,13 +79,24 @@ async function whenRoom<R>(
   return undefined;
 }
 
+/** The reply to what `done` says was executed, from the state as it is now. No cache locks are granted with it. */
+type Reconstruct<Q, R> = (call: Call, request: Q, done: ReplyRecord) => R;
+
 /** @returns the opcodes of operations that change something. */
 export function registerHandlers(service: Service<Call>, host: Host): ReadonlySet<number> {
   const modifying = new Set<number>();
-  const on = <Q, R>(operation: Operation<Q, R>, handler: Handler<Call, Q, R>): void => {
+  const on = <Q, R>(
+    operation: Operation<Q, R>,
+    handler: Handler<Call, Q, R>,
+    reconstruct?: Reconstruct<Q, R>,
+  ): void => {
     if (operation.modifies) modifying.add(operation.opcode);
     service.on(operation, (call, request, incoming) => {
       call.started();
+      const done = call.executedBefore;
+      if (done !== undefined && reconstruct !== undefined) {
+        return { reply: reconstruct(call, request, done), transno: done.transno };
+      }
       const wait = operation.modifies ? call.target.store.room() : undefined;
       return wait === undefined
         ? handler(call, request, incoming)
@@ -75,7 +106,9 @@ export function registerHandlers(service: Service<Call>, host: Host): ReadonlySe
   on(Ping, ping);
   on(Disconnect, disconnect);
   on(GetFids, getFids);
-  on(ReplayOpens, replayOpens);
+  on(Replayed, (call, _request, incoming) => replayed(call, host.recovery, incoming));
+  on(ReplayOpens, (call, request) => replayOpens(call, host.recovery, request));
+  on(ReplayLocks, (call, request) => replayLocks(call, host.recovery, request));
   on(RecoveryDone, (call, _request, incoming) => recoveryDone(call, host.recovery, incoming));
 
   on(Enqueue, enqueue);
@@ -85,27 +118,27 @@ export function registerHandlers(service: Service<Call>, host: Host): ReadonlySe
 
   on(Lookup, lookup);
   on(Getattr, getattr);
-  on(Setattr, setattr);
+  on(Setattr, setattr, changedBefore);
   on(Readlink, readlink);
-  on(Create, create);
-  on(Open, open);
-  on(Close, close);
-  on(Unlink, unlink);
-  on(Rename, rename);
-  on(Link, link);
+  on(Create, create, recreate);
+  on(Open, open, reopened);
+  on(Close, close, () => ({}));
+  on(Unlink, unlink, unlinked);
+  on(Rename, rename, renamed);
+  on(Link, link, linked);
   on(Readdir, readdir);
   on(Getxattr, getxattr);
-  on(Setxattr, setxattr);
+  on(Setxattr, setxattr, changedBefore);
   on(Listxattr, listxattr);
-  on(Removexattr, removexattr);
+  on(Removexattr, removexattr, changedBefore);
   on(Statfs, statfs);
 
   on(Read, read);
-  on(Write, write);
+  on(Write, write, written);
   on(Sync, sync);
-  on(Fallocate, fallocate);
+  on(Fallocate, fallocate, changedBefore);
   on(Seek, seek);
-  on(CopyRange, copyRange);
+  on(CopyRange, copyRange, copied);
 
   // A notice: it has no xid of its own, so it is not entered among the calls.
   service.on(DrainProgress, (call, progress) => {

@@ -1,12 +1,12 @@
 /** OPEN and CLOSE. Handles are kept for each client; the last CLOSE of an inode without a name destroys it. */
 
-import { isDir, isRegular, O_TRUNC, opensForWrite } from '../base/attr.js';
+import { isDir, isRegular, O_TRUNC, opensForWrite, type Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fh, Fid } from '../base/ids.js';
 import { andThen, type MaybePromise } from '../base/maybe_promise.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
-import type { Inode } from '../storage/api.js';
+import type { Inode, Within } from '../storage/api.js';
 import { BIT_ATTR, type GrantMessage } from '../wire/lock.js';
 import type { Close, Open } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
@@ -21,6 +21,7 @@ export interface OpenInode {
   readonly fh: Fh;
   readonly flags: number;
   readonly want: number;
+  readonly time?: Timespec | undefined;
 }
 
 export function truncationLocks(fid: Fid): readonly LockSpec[] {
@@ -66,20 +67,21 @@ export function openInode<R>(
   const opened = (): Outcome<R> => {
     const locks: GrantMessage[] = [];
     const now = needInode(target.store, fid);
-    target.opens.add(call.export, fh, fid, flags);
+    if (!call.isReplay) target.opens.add(call.export, fh, fid, flags);
     grantData(call, want, now, locks);
     grantInode(call, want, now, locks);
     return { reply: reply(now, locks) };
   };
   if (!isRegular(inode.mode) || (flags & O_TRUNC) === 0) return opened();
-  const truncated = target.store.data.truncate(fid, 0, target.runtime.clock.wall(), (tx) =>
-    call.writeRecord(tx),
-  );
+  const within: Within = (tx) => call.writeRecord(tx, fid);
+  const truncated = target.store.data.truncate(fid, 0, call.time(request.time), within, call.replayTransno);
   return andThen(truncated, ({ transno }) => ({ ...opened(), transno }));
 }
 
 export function close(call: Call, request: RequestOf<typeof Close>): Outcome<ReplyOf<typeof Close>> {
   const { target } = call;
+  // Clients do not replay it: what they have closed they do not open again.
+  if (call.isReplay) return { reply: {} };
   const unused: Fid[] = [];
   for (const fh of request.fhs) {
     const fid = target.opens.remove(call.export, fh);
@@ -87,6 +89,14 @@ export function close(call: Call, request: RequestOf<typeof Close>): Outcome<Rep
   }
   const dead = deadAmong(target, unused);
   if (dead.length === 0) return { reply: {} };
-  const { transno } = call.execute((tx) => destroyAll(tx, dead), { reserve: true });
+  const { transno } = call.execute((tx) => destroyAll(tx, dead), 0, true);
   return { reply: {}, transno };
+}
+
+/** It was executed before, with O_TRUNC: the handle is opened again, and nothing is cut once more. */
+export function reopened(call: Call, request: RequestOf<typeof Open>): ReplyOf<typeof Open> {
+  const { target } = call;
+  const attr = needInode(target.store, request.fid);
+  target.opens.add(call.export, request.fh, request.fid, request.flags);
+  return { attr, locks: [] };
 }

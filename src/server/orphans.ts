@@ -10,7 +10,8 @@ const BATCH = 256;
 /** Inside a change that took the last name away. @returns the inode as it is now, with nlink 0. */
 export function withoutNames(target: Target, tx: Tx, inode: Inode): Inode {
   const nameless: Inode = { ...inode, nlink: 0, parent: 0 };
-  if (target.opens.count(inode.fid) > 0) {
+  // Who has it open may still have to say so.
+  if (target.recovering || target.opens.count(inode.fid) > 0) {
     tx.putInode(nameless);
     tx.putOrphan(inode.fid);
   } else {
@@ -19,8 +20,9 @@ export function withoutNames(target: Target, tx: Tx, inode: Inode): Inode {
   return nameless;
 }
 
-/** Of inodes that nobody has open any more, those without a name. */
+/** Of inodes that nobody has open any more, those without a name. While clients recover nobody can say so. */
 export function deadAmong(target: Target, unused: readonly Fid[]): Fid[] {
+  if (target.recovering) return [];
   return unused.filter((fid) => target.store.inode(fid)?.nlink === 0);
 }
 

@@ -5,19 +5,19 @@
  * itself, above all) still holds when it takes effect: no lock over all renames is needed.
  */
 
-import { isDir } from '../base/attr.js';
+import { isDir, S_IFDIR } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming } from '../rpc/api.js';
-import type { Dirent, Inode, Reader, Tx } from '../storage/api.js';
+import type { Dirent, Inode, Reader, ReplyRecord, Tx } from '../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../wire/lock.js';
 import { RENAME_EXCHANGE, RENAME_NOREPLACE, type Rename } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import type { Call } from './call.js';
 import { Edits } from './edits.js';
 import { type Answered, inodeLock, locked } from './locked.js';
-import { needEntry, needLiveDirectory } from './look.js';
+import { inodeOrGone, needEntry, needLiveDirectory } from './look.js';
 import { attrBits } from './wants.js';
 
 type Request = RequestOf<typeof Rename>;
@@ -44,7 +44,10 @@ export function rename(call: Call, request: Request, incoming: Incoming<Reply>):
       const { source, other } = names;
       if (other?.fid === source.fid) return { reply: unchanged(target.store, request, source.fid) };
       check(target.store, request, names);
-      const { result, transno } = call.execute((tx) => move(new Edits(target, tx), request, names));
+      const { result, transno } = call.execute(
+        (tx) => move(new Edits(call, tx, request.time), request, names),
+        source.fid,
+      );
       return { reply: result, transno };
     },
   );
@@ -154,4 +157,17 @@ function place(edits: Edits, tx: Tx, entry: Dirent, parent: Fid, name: Request['
   tx.putDirent(parent, name, entry.fid, entry.type);
   const moved = isDir(entry.type) ? { parent, ctime: edits.now } : { ctime: edits.now };
   return edits.change(entry.fid, moved);
+}
+
+/** It was executed before. What it replaced is not known any more; what it exchanged is under the old name. */
+export function renamed(call: Call, request: Request, done: ReplyRecord): Reply {
+  const { store } = call.target;
+  const exchange = (request.flags & RENAME_EXCHANGE) !== 0;
+  const other = exchange ? store.dirent(request.parent, request.name) : undefined;
+  return {
+    attr: inodeOrGone(store, done.fid as Fid),
+    parentAttr: inodeOrGone(store, request.parent, S_IFDIR),
+    newParentAttr: inodeOrGone(store, request.newParent, S_IFDIR),
+    otherAttr: other === undefined ? undefined : store.inode(other.fid),
+  };
 }

@@ -10,10 +10,9 @@ import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { SlabPool } from '../base/slab_pool.js';
 import { FrameLink } from '../rpc/link.js';
-import { ReceiveRoom } from '../rpc/receive_room.js';
 import { Service } from '../rpc/service.js';
 import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
-import type { ClientRecord, TargetStore } from '../storage/api.js';
+import type { ClientRecord, Superblock, TargetStore } from '../storage/api.js';
 import type { ServerStateName, StatusReply } from '../wire/admin.js';
 import { sessionService } from './admin_handlers.js';
 import { Admission } from './admission.js';
@@ -24,6 +23,7 @@ import { registerHandlers } from './handlers.js';
 import type { Host, ServerSettings } from './host.js';
 import { Liveness } from './liveness.js';
 import { sweepOrphans } from './orphans.js';
+import { keepUnanswered } from './provisional_opens.js';
 import { RecoveryWindow } from './recovery_window.js';
 import { Session, type SessionServices } from './session.js';
 import { ControlledShutdown } from './shutdown.js';
@@ -37,8 +37,6 @@ const log = logger('server');
 /** Of all bulks that are being written at one time. */
 const BULK_BYTES_MAX = 256 << 20;
 const WRITE_SLABS = 32;
-/** Of all frames that are on their way in, or wait for those that are being written. */
-const ARRIVING_BYTES_MAX = 128 << 20;
 /** A client that does not take its replies is not read from: what it asks for would only pile up here. */
 const OUTPUT_PAUSE_BYTES = 16 << 20;
 export interface ServerOptions {
@@ -90,8 +88,6 @@ export class Server implements Host {
   /** Memory that the bulks of WRITEs are received in. */
   readonly #slabs = new SlabPool(WRITE_SLABS);
   #target: Target | undefined;
-  /** For what is on its way in, of all connections. */
-  readonly #room: ReceiveRoom;
   #recovery: RecoveryWindow | undefined;
   #shutdown: ControlledShutdown | undefined;
   #listener: Listener | undefined;
@@ -107,7 +103,6 @@ export class Server implements Host {
       this.#setClosed = resolve;
     });
     const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
-    this.#room = new ReceiveRoom(runtime, ARRIVING_BYTES_MAX);
     const clients = new Service<Call>({ bulkBudget, slabs: this.#slabs });
     this.#services = {
       sessions: sessionService(this),
@@ -160,8 +155,11 @@ export class Server implements Host {
       throw new FsError('EPERM', decision.message);
     }
     this.#setState('starting');
+    const previous = store.superblock;
+    const known = store.clients();
+    const recovers = known.length > 0 && decision.previousClients === 'recover';
     try {
-      await store.begin(softwareVersion);
+      await store.begin(softwareVersion, { recovering: recovers });
     } catch (error) {
       this.#setState('standby');
       await store.close();
@@ -170,18 +168,16 @@ export class Server implements Host {
     const target = new Target(this.runtime, store, this.settings, lockServerOf);
     this.#target = target;
     target.clientGone = (uuid) => this.#recovery?.gone(uuid);
+    target.clientEvicted = (text) => this.#say(text);
     // Also tells the target how far FIDs were handed out before.
     target.allocateFids();
     void store.failed.then((cause) => this.#fail(cause));
-    const known = store.clients();
-    if (known.length > 0 && decision.previousClients === 'evict') {
-      forgetPrevious(target, known, decision.reason);
-      this.#active();
-    } else if (known.length > 0) {
-      this.#recover(target, known);
-    } else {
-      this.#active();
+    if (recovers) {
+      this.#recover(target, known, previous);
+      return;
     }
+    if (decision.previousClients === 'evict') forgetPrevious(target, known, decision.reason);
+    this.#active();
   }
 
   status(): StatusReply {
@@ -247,9 +243,7 @@ export class Server implements Host {
   }
 
   #accept(connection: Connection): ConnectionEvents {
-    const outputPauseBytes = OUTPUT_PAUSE_BYTES;
-    const options = { outputPauseBytes, slabs: this.#slabs, room: this.#room, stranger: true };
-    return new FrameLink(connection, options, (link) => {
+    return new FrameLink(connection, { outputPauseBytes: OUTPUT_PAUSE_BYTES, slabs: this.#slabs }, (link) => {
       const session = new Session(this, this.#services, link, (ended) => {
         this.#sessions.delete(ended);
         this.#services.admission.forget(ended);
@@ -259,23 +253,32 @@ export class Server implements Host {
     });
   }
 
-  #recover(target: Target, known: readonly ClientRecord[]): void {
+  #recover(target: Target, known: readonly ClientRecord[], previous: Superblock): void {
     // A lock that waited must not be granted before its holder has replayed it.
     target.locks.holdFlockGrants(true);
+    target.recovering = true;
     const { recoverySoftMs, recoveryHardMs } = this.settings;
-    this.#recovery = new RecoveryWindow(this.runtime.timers, known, {
+    this.#recovery = new RecoveryWindow(this.runtime, known, {
+      previousVersion: previous.softwareVersion,
+      wasClean: previous.clean,
       softMs: recoverySoftMs,
       hardMs: recoveryHardMs,
+      lastTransno: target.store.lastTransno,
       expired: (client, reason) => {
         const owner = target.exports.get(client.uuid);
         if (owner === undefined) forgetPrevious(target, [client], reason);
         else evict(target, owner, reason);
       },
       ended: () => {
-        for (const owner of target.exports) owner.recovering = false;
+        target.store.endRecovery();
+        target.recovering = false;
+        for (const owner of target.exports) {
+          owner.recovering = false;
+          keepUnanswered(target, owner);
+        }
         target.locks.holdFlockGrants(false);
-        this.#active();
       },
+      over: () => this.#active(),
     });
     this.#setState('recovering');
     this.#say(`waits for ${known.length} clients to recover`);
@@ -355,11 +358,6 @@ export class Server implements Host {
 
 /** A server in standby: listen() and activate(store) in whatever order. */
 export function createServer(runtime: Runtime, options: ServerOptions): Server {
-    metrics.gauge(
-      'holdfast_server_arriving_bytes',
-      'Frames on their way in',
-      () => this.#room.usedBytes,
-    );
   return new Server(runtime, options);
 }
 

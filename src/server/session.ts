@@ -13,14 +13,16 @@ import type { FrameLink } from '../rpc/link.js';
 import { type Pinger, startPinger } from '../rpc/pinger.js';
 import type { Service } from '../rpc/service.js';
 import { Evict, Shutdown, Status } from '../wire/admin.js';
-import { FLAG_RESENT, KIND } from '../wire/header.js';
-import { Cast } from '../wire/lock.js';
+import { FLAG_REPLAY, FLAG_RESENT, KIND } from '../wire/header.js';
+import { Cast, Enqueue } from '../wire/lock.js';
 import { Connect } from '../wire/session.js';
 import type { Admission } from './admission.js';
 import { Call } from './call.js';
 import { dropHeld, evict } from './eviction.js';
 import type { Export } from './export.js';
 import type { Host } from './host.js';
+import { dropAnswered } from './provisional_opens.js';
+import { replay, replaysLost } from './replay.js';
 
 const log = logger('server:session');
 
@@ -64,7 +66,6 @@ export class Session implements LinkEvents {
     owner.link = this.link;
     owner.disconnectedAtMs = undefined;
     this.#justAttached = true;
-    this.link.welcome();
     this.#pinger?.stop();
     const intervalMs = this.#host.settings.pingIntervalMs;
     this.#pinger = startPinger(this.#host.runtime, {
@@ -112,13 +113,18 @@ export class Session implements LinkEvents {
     this.#justAttached = false;
     owner.lastHeardMs = clock.nowMs();
     owner.requester.attach(this.link, { resend: true });
-    for (const cast of owner.casts.again()) owner.requester.notify(Cast, cast);
+    this.#sayCasts(owner);
     this.#host.target?.locks.resend(owner.uuid);
+  }
+
+  #sayCasts(owner: Export): void {
+    for (const cast of owner.casts.again()) owner.requester.notify(Cast, cast);
   }
 
   /** Waits that the client will start anew end; frames it will send again are dropped. */
   #detached(owner: Export): void {
     owner.requester.detach();
+    replaysLost(owner, this.#host.recovery);
     owner.endWaits(new FsError('ECANCELED', 'the connection is lost'));
     dropHeld(owner);
   }
@@ -131,12 +137,26 @@ export class Session implements LinkEvents {
       return;
     }
     if (frame.header.kind === KIND.request) {
-      owner.replies.acknowledge(frame.header.ackXidOrCommitted);
-      owner.casts.acknowledge(frame.header.ackXidOrCommitted);
-      if ((frame.header.flags & FLAG_RESENT) !== 0 && this.#answeredBefore(owner, frame)) return;
+      this.#acknowledged(owner, frame.header.ackXidOrCommitted);
+      if (frame.header.flags !== 0) {
+        if ((frame.header.flags & FLAG_REPLAY) !== 0) {
+          replay(this.#host, this.#services, this, owner, frame);
+          return;
+        }
+        if ((frame.header.flags & FLAG_RESENT) !== 0 && this.#answeredBefore(owner, frame)) return;
+      }
     }
     if (this.#services.admission.holds(this, owner, frame)) return;
     this.dispatch(owner, frame);
+  }
+
+  /** Every reply to an xid below this has arrived at the client. */
+  #acknowledged(owner: Export, below: number): void {
+    owner.replies.acknowledge(below);
+    owner.slots.acknowledge(below);
+    owner.casts.acknowledge(below);
+    const { target } = this.#host;
+    if (owner.provisional.size > 0 && target?.stopped === false) dropAnswered(target, owner, below);
   }
 
   dispatch(owner: Export, frame: Frame): void {
@@ -144,6 +164,9 @@ export class Session implements LinkEvents {
     if (target === undefined || target.stopped || owner.goneReason !== undefined) return;
     const modifies = this.#services.modifying.has(frame.header.opcode);
     const call = new Call(target, owner, frame, this.link, modifies);
+    if ((frame.header.flags & FLAG_RESENT) !== 0) {
+      call.executedBefore = owner.slots.inherited(frame.header.xid);
+    }
     call.during(() => this.#services.clients.dispatch(call, this.link, frame, call));
   }
 
@@ -158,9 +181,13 @@ export class Session implements LinkEvents {
     const stored = owner.replies.find(header.xid);
     if (stored !== undefined) {
       this.#resendReply(header.xid, stored);
+      // The client knows only now that this lock waits: the CAST that was said again before it found nobody.
+      if (header.opcode === Enqueue.opcode) this.#sayCasts(owner);
       return true;
     }
-    if (!owner.replies.mayHaveLost(header.xid) || !this.#services.modifying.has(header.opcode)) return false;
+    if (owner.slots.inherited(header.xid)?.opcode === header.opcode) return false;
+    const isLost = owner.replies.mayHaveLost(header.xid) || owner.slots.mayHaveLost(header.xid);
+    if (!isLost || !this.#services.modifying.has(header.opcode)) return false;
     const { target } = this.#host;
     if (target !== undefined)
       evict(target, owner, 'it asked again for a reply that was dropped for want of room');

@@ -26,6 +26,7 @@ export function statusOf(host: Host, startedMs: number): StatusReply {
     evicted: target?.exports.evicted() ?? [],
     orphans: target?.stopped === false ? target.store.orphans().length : 0,
     pid: settings.pid,
+    recovery: host.recovery?.status(),
   };
 }
 

@@ -39,10 +39,14 @@ export class Target {
   readonly slabs: SlabPool;
   /** Clients whose last writes are still being executed; they cannot connect before their eviction is complete. */
   readonly leaving = new Set<string>();
+  /** Clients of an earlier instance may still open again what they had open: no orphan is destroyed. */
+  recovering = false;
   /** The store is closing or has failed: nothing is executed any more. */
   stopped = false;
   /** Told when a client's export is gone, evicted or not. */
   clientGone: (uuid: ClientUuid) => void = () => undefined;
+  /** Told when a client was evicted, in one line for people. */
+  clientEvicted: (text: string) => void = () => undefined;
   /** Told when a client gave locks back: a shutdown shows its progress. */
   clientCancelled: (owner: Export) => void = () => undefined;
   /** Requests under way that may change something. */

@@ -1,16 +1,17 @@
 /** UNLINK and LINK: names that go and come without moving. */
 
-import { isDir, S_IFMT } from '../base/attr.js';
+import { isDir, S_IFDIR, S_IFMT, S_IFREG } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
+import type { Fid } from '../base/ids.js';
 import type { Incoming } from '../rpc/api.js';
-import type { Dirent, Inode } from '../storage/api.js';
+import type { Dirent, Inode, ReplyRecord } from '../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../wire/lock.js';
 import type { Link, Unlink } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import type { Call } from './call.js';
 import { Edits } from './edits.js';
 import { type Answered, inodeLock, locked } from './locked.js';
-import { needDirectory, needEntry, needInode, needLiveDirectory } from './look.js';
+import { inodeOrGone, needDirectory, needEntry, needInode, needLiveDirectory } from './look.js';
 import { O_TMPFILE_BIT } from './open_table.js';
 import { attrBits } from './wants.js';
 
@@ -22,8 +23,7 @@ export function unlink(
   request: RequestOf<typeof Unlink>,
   incoming: Incoming<ReplyOf<typeof Unlink>>,
 ): Answered<ReplyOf<typeof Unlink>> {
-  const { target } = call;
-  const { store } = target;
+  const { store } = call.target;
   const { parent, name, directory } = request;
   let entry: Dirent;
   return locked(
@@ -45,14 +45,15 @@ export function unlink(
       if (directory && !store.directoryEmpty(fid)) throw new FsError('ENOTEMPTY');
       const { result, transno } = call.execute(
         (tx) => {
-          const edits = new Edits(target, tx);
+          const edits = new Edits(call, tx, request.time);
           tx.removeDirent(parent, name);
           const attr = edits.dropName(fid);
           const parentAttr = edits.changeDirectory(parent, directory ? -1 : 0);
           edits.write();
           return { attr, parentAttr };
         },
-        { reserve: true },
+        fid,
+        true,
       );
       return { reply: result, transno };
     },
@@ -64,8 +65,7 @@ export function link(
   request: RequestOf<typeof Link>,
   incoming: Incoming<ReplyOf<typeof Link>>,
 ): Answered<ReplyOf<typeof Link>> {
-  const { target } = call;
-  const { store } = target;
+  const { store } = call.target;
   const { fid, parent, name } = request;
   return locked(
     call,
@@ -80,17 +80,18 @@ export function link(
       if (isDir(inode.mode)) throw new FsError('EPERM', 'directories have one name');
       if (store.dirent(parent, name) !== undefined) throw new FsError('EEXIST');
       if (inode.nlink >= LINK_MAX) throw new FsError('EMLINK');
-      if (inode.nlink === 0 && !isNamelessByBirth(call, inode))
+      // In a replay nothing is open yet; it was judged when the operation was executed first.
+      if (inode.nlink === 0 && !call.isReplay && !isNamelessByBirth(call, inode))
         throw new FsError('ENOENT', 'it was unlinked');
       const { result, transno } = call.execute((tx) => {
-        const edits = new Edits(target, tx);
+        const edits = new Edits(call, tx, request.time);
         if (inode.nlink === 0) tx.removeOrphan(fid);
         tx.putDirent(parent, name, fid, entryType(inode));
         const attr = edits.change(fid, { nlink: inode.nlink + 1, ctime: edits.now });
         const parentAttr = edits.changeDirectory(parent, 0);
         edits.write();
         return { attr, parentAttr };
-      });
+      }, fid);
       return { reply: result, transno };
     },
   );
@@ -106,4 +107,25 @@ function isNamelessByBirth(call: Call, inode: Inode): boolean {
 
 export function entryType(inode: Inode): number {
   return inode.mode & S_IFMT;
+}
+
+/** They were executed before: what the names lead to now. */
+export function unlinked(
+  call: Call,
+  request: RequestOf<typeof Unlink>,
+  done: ReplyRecord,
+): ReplyOf<typeof Unlink> {
+  const { store } = call.target;
+  return {
+    attr: inodeOrGone(store, done.fid as Fid, request.directory ? S_IFDIR : S_IFREG),
+    parentAttr: inodeOrGone(store, request.parent, S_IFDIR),
+  };
+}
+
+export function linked(call: Call, request: RequestOf<typeof Link>): ReplyOf<typeof Link> {
+  const { store } = call.target;
+  return {
+    attr: inodeOrGone(store, request.fid),
+    parentAttr: inodeOrGone(store, request.parent, S_IFDIR),
+  };
 }

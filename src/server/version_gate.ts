@@ -2,9 +2,9 @@
  * Decides whether a target may be served by the running version, from what the previous instance left behind.
  *
  * A pure function of the superblock: nothing is written before it said yes. Rule (docs/RECOVERY.md, "Version gate"):
- * start if the version is unchanged, or the clean mark is there, or the administrator forces it. Clients of an instance
- * that was not stopped cleanly are evicted: their operations may be half there, and only a replay of them, which one
- * version does not promise another, could tell.
+ * start if the version is unchanged, or the clean mark is there, or the administrator forces it. Forced, the clients are
+ * evicted: their operations may be half there, and only a replay of them, which one version does not promise another,
+ * could tell. For the same reason a client is evicted that has more to replay than opens after the version changed.
  */
 
 import type { Superblock } from '../storage/api.js';
@@ -22,14 +22,8 @@ export function decideStart(
   forced: boolean,
 ): GateDecision {
   const previousVersion = superblock.softwareVersion;
-  if (superblock.clean) return { start: true, previousClients: 'recover' };
-  if (previousVersion === runningVersion) {
-    return {
-      start: true,
-      previousClients: 'evict',
-      reason: `the server (version ${runningVersion}) stopped without a controlled shutdown`,
-    };
-  }
+  if (superblock.clean || previousVersion === runningVersion)
+    return { start: true, previousClients: 'recover' };
   if (forced) {
     return {
       start: true,
@@ -46,4 +40,13 @@ export function decideStart(
       `is version ${runningVersion}: start version ${previousVersion} once more and stop it with ` +
       "'holdfast shutdown', or give --force-start, which evicts the previously connected clients",
   };
+}
+
+/** @returns why operations of the instance before this one are not executed again; undefined: they are. */
+export function versionChange(previousVersion: string, runningVersion: string): string | undefined {
+  if (previousVersion === runningVersion) return undefined;
+  return (
+    `it has operations that version ${previousVersion} of the server did not complete, and this is version ` +
+    `${runningVersion}: it was not drained before the change`
+  );
 }

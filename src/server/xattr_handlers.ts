@@ -3,7 +3,7 @@
  * who may read or set them is the kernel's decision. ACLs are tied to the mode here, see acl.ts.
  */
 
-import { isDir, isSymlink, S_ISGID } from '../base/attr.js';
+import { isDir, isSymlink, S_ISGID, type Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { Incoming } from '../rpc/api.js';
@@ -70,11 +70,11 @@ export function listxattr(
 /** Runs a change of the inode's attributes under its ATTR lock. */
 function changing(
   call: Call,
-  fid: Fid,
+  { fid, time }: { readonly fid: Fid; readonly time?: Timespec | undefined },
   incoming: Incoming<{ readonly attr: Inode }>,
   change: (tx: Tx, inode: Inode) => Inode,
 ): Answered<{ readonly attr: Inode }> {
-  const { store, runtime } = call.target;
+  const { store } = call.target;
   return locked(
     call,
     incoming,
@@ -84,10 +84,10 @@ function changing(
     },
     () => {
       const { result, transno } = call.execute((tx) => {
-        const inode = { ...change(tx, needInode(tx, fid)), ctime: runtime.clock.wall() };
+        const inode = { ...change(tx, needInode(tx, fid)), ctime: call.time(time) };
         tx.putInode(inode);
         return inode;
-      });
+      }, fid);
       return { reply: { attr: result }, transno };
     },
   );
@@ -101,7 +101,7 @@ export function setxattr(
   const { fid, name, value, flags } = request;
   checkName(name);
   if ((flags & ~(XATTR_CREATE | XATTR_REPLACE)) !== 0) throw new FsError('EINVAL', `flags ${flags}`);
-  return changing(call, fid, incoming, (tx, inode) => {
+  return changing(call, request, incoming, (tx, inode) => {
     if (isAcl(name)) return setAcl(tx, inode, name, value, request.killSgid === true);
     const known = tx.xattr(fid, name);
     if ((flags & XATTR_CREATE) !== 0 && known !== undefined) throw new FsError('EEXIST');
@@ -147,7 +147,7 @@ export function removexattr(
 ): Answered<ReplyOf<typeof Removexattr>> {
   const { fid, name } = request;
   checkName(name);
-  return changing(call, fid, incoming, (tx, inode) => {
+  return changing(call, request, incoming, (tx, inode) => {
     // An ACL that is not there is as good as removed: setfacl --remove-all counts on it.
     if (!isAcl(name) && tx.xattr(fid, name) === undefined) throw new FsError('ENODATA');
     removeIfThere(tx, fid, name);

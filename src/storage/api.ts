@@ -203,6 +203,8 @@ export interface TargetStore extends Reader {
   readonly data: FileData;
   readonly lastTransno: Transno;
   readonly lastCommitted: Transno;
+  /** Transnos of this instance are above it, those of replays below. */
+  readonly firstTransno: Transno;
   /** @throws what run throws; FsError ENOSPC, EIO. */
   execute<R>(run: (tx: Tx) => R, options?: ExecuteOptions): Executed<R>;
   /**

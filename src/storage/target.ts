@@ -219,19 +219,18 @@ class Target implements TargetStore {
       return (this.#lastTransno + 1) as Transno;
     }
     if (replayed === undefined) return this.#lastTransno;
-    assert(replayed > this.#lastTransno && replayed < this.#firstTransno, 'a replay out of order');
+    assert(replayed > this.#lastTransno && replayed < this.firstTransno, 'a replay out of order');
     return replayed;
   }
 
-  /** Transnos of this instance are above it. */
-  get #firstTransno(): Transno {
+  get firstTransno(): Transno {
     return (this.#superblock.instance * TRANSNOS_PER_INSTANCE) as Transno;
   }
 
   endRecovery(): void {
     if (!this.#recovering) return;
     this.#recovering = false;
-    this.#lastTransno = this.#firstTransno;
+    this.#lastTransno = this.firstTransno;
     this.#overlay.advance(this.#lastTransno);
     this.#committer.changed();
   }

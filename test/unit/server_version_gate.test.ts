@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
 import { decideStart } from '../../src/server/version_gate.js';
+import { Sync } from '../../src/wire/data.js';
 import { serverWorld } from '../fixtures/server_world.js';
 
 function decide(clean: boolean, version: string, forced = false): string {
@@ -22,7 +23,7 @@ test('the version gate in all cases', () => {
     {
       cleanSame: 'recover',
       cleanChanged: 'recover',
-      killedSame: 'evict',
+      killedSame: 'recover',
       killedChanged: 'refuse',
       killedChangedForced: 'evict',
       cleanChangedForced: 'recover',
@@ -59,20 +60,35 @@ test('a refused start changes nothing: the old version still starts after it', a
   assert.deepEqual([again.state, again.status().instance], ['active', 2]);
 });
 
-test('after a kill the same version starts and evicts the previous clients, who are told why', async (t) => {
+test('after a kill the same version starts, and only clients that cannot replay what is lost are evicted', async (t) => {
   const world = await serverWorld(t);
-  const first = await world.server();
-  const client = await world.connected();
-  await client.create('f');
-  await first.target?.store.sync();
-  await first.stop();
+  await world.server();
+  const old = await world.connected('old');
+  const replays = await world.replaying('replays');
+  await old.call(Sync, {});
+  await world.crash();
   const second = await world.server();
-  const reply = await client.connect();
-  assert.deepEqual([second.state, reply.outcome], ['active', 'evicted']);
-  assert.match(reply.reason ?? '', /without a controlled shutdown/);
-  client.instance = undefined;
-  assert.equal((await client.connect()).outcome, 'new');
-  assert.equal(second.status().evicted[0]?.name, client.name);
+  assert.equal(second.state, 'recovering');
+  const reply = await old.connect();
+  assert.equal(reply.outcome, 'evicted');
+  assert.match(reply.reason ?? '', /was killed, and this client cannot replay/);
+  assert.equal(second.status().evicted[0]?.name, 'old');
+  old.instance = undefined;
+  assert.equal((await old.connect()).outcome, 'new');
+  await replays.comeBack();
+  assert.equal(second.state, 'active');
+});
+
+test('after a kill a client that cannot replay comes back when all that it was told is durable', async (t) => {
+  const world = await serverWorld(t);
+  await world.server();
+  const old = await world.connected('old');
+  await old.create('f');
+  await old.call(Sync, {});
+  const lastTransno = old.answered.at(-1)?.transno;
+  await world.crash();
+  await world.server();
+  assert.equal((await old.connect({ lastTransno })).outcome, 'recover');
 });
 
 test('a forced start of another version evicts the previous clients', async (t) => {
