@@ -15,6 +15,7 @@
 import type { Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid, Transno, Xid } from '../base/ids.js';
+import type { LockSpec } from '../dlm/api.js';
 import type { Frame, Link, ServiceHooks } from '../rpc/api.js';
 import type { Executed, ReplyRecord, Tx } from '../storage/api.js';
 import { FLAG_REPLAY, KIND } from '../wire/header.js';
@@ -31,6 +32,8 @@ export class Call implements ServiceHooks {
   readonly modifies: boolean;
   /** Through which the request came first. */
   readonly link: Link;
+  /** Changed by this operation under a lock of its client, or new: nothing that the operation locks covers it. */
+  alsoChanged: LockSpec | undefined;
   /** Through which it came again; its reply goes there too. */
   resentLink: Link | undefined;
   /** It was executed by an earlier instance of the server, and its answer is lost: see reconstruct.ts. */

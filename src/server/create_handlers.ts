@@ -37,7 +37,7 @@ import { inodeOrGone, needInode, needLiveDirectory } from './look.js';
 import { describe } from './lookup_handlers.js';
 import { openInode, truncationLocks } from './open_handlers.js';
 import { O_TMPFILE_BIT } from './open_table.js';
-import { grantData, grantInode, grantParent } from './wants.js';
+import { attrBits, grantData, grantInode, grantParent } from './wants.js';
 
 type Request = RequestOf<typeof Create>;
 type Reply = ReplyOf<typeof Create>;
@@ -140,6 +140,7 @@ function makeNew(call: Call, request: Request): Outcome<Reply> {
       edits.write();
       return inode;
     }, fid);
+    call.alsoChanged = inodeLock(fid, 'EX', attrBits(result.mode));
     return { reply: withLocks(call, request, result, false), transno };
   } catch (error) {
     if (fh !== undefined) target.opens.remove(call.export, fh);

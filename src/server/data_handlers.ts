@@ -22,6 +22,7 @@ import { type Answered, answered, dataLock, inodeLock, locked } from './locked.j
 import { inodeOrGone, needRegular } from './look.js';
 import { truncationLocks } from './open_handlers.js';
 import { blocksBytes } from './space_grants.js';
+import { noteChange } from './uncommitted.js';
 
 export function read(
   call: Call,
@@ -61,7 +62,12 @@ export function write(
       dropCapability(tx, inode);
       call.writeRecord(tx, fid);
     };
-    return target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);
+    const written = target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);
+    // Before anybody may learn that it is done: an eviction that waits for it gives the file to the next client.
+    return andThen(written, (done) => {
+      noteChange(call, dataLock(fid, 'EX'), done.transno);
+      return done;
+    });
   };
   const outcome = ({ result, transno }: Executed<Inode>): Outcome<ReplyOf<typeof Write>> => {
     return {

@@ -4,6 +4,7 @@ import { FsError } from '../base/errno.js';
 import type { Fid, LockHandle } from '../base/ids.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
+import { FLAG_RECOVERY } from '../wire/header.js';
 import {
   BIT_ATTR,
   BIT_UPDATE,
@@ -17,6 +18,7 @@ import type { Call } from './call.js';
 import { noteCancelled } from './eviction.js';
 import type { Answered } from './locked.js';
 import { needInode } from './look.js';
+import { refused } from './uncommitted.js';
 
 type Request = RequestOf<typeof Enqueue>;
 type Reply = ReplyOf<typeof Enqueue>;
@@ -25,10 +27,17 @@ export function enqueue(call: Call, request: Request, incoming: Incoming<Reply>)
   // Lost with its reply, a grant could never be given back.
   call.keepReply();
   if (request.type === 'flock') return flock(call, request);
+  const { export: owner, target, frame } = call;
+  if ((frame.header.flags & FLAG_RECOVERY) !== 0) {
+    throw new FsError('EPROTO', 'cache locks are replayed by REPLAY_LOCKS');
+  }
   const spec = specOf(request);
-  if (spec.type !== 'active') needInode(call.target.store, spec.fid as Fid);
-  const { export: owner, target } = call;
-  const atOnce = target.locks.tryEnqueue(owner.uuid, spec);
+  if (spec.type !== 'active' && target.store.inode(spec.fid as Fid) === undefined) {
+    return refused(call, new FsError('ESTALE', `inode ${spec.fid} is gone`));
+  }
+  // The right to send requests: not before the client is known to whatever instance comes next.
+  const unknown = spec.type === 'active' && owner.recorded !== undefined;
+  const atOnce = unknown ? undefined : target.locks.tryEnqueue(owner.uuid, spec);
   return atOnce === undefined ? enqueueLater(call, spec, incoming) : granted(call, spec, atOnce);
 }
 
@@ -39,6 +48,7 @@ async function enqueueLater(call: Call, spec: LockSpec, incoming: Incoming<Reply
   // When the connection breaks the client asks again, and waits its turn from there.
   wait.signal.addEventListener('abort', () => call.forget(), { once: true });
   try {
+    if (spec.type === 'active') await owner.recorded;
     const handle = await target.locks.enqueue(owner.uuid, spec, wait.signal);
     incoming.answer(granted(call, spec, handle));
   } finally {

@@ -10,6 +10,7 @@ import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { LockSpec, Mode } from '../dlm/api.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
 import type { Call } from './call.js';
+import { noteChanges, refused } from './uncommitted.js';
 
 export type Answered<R> = MaybePromise<Outcome<R> | undefined>;
 
@@ -25,26 +26,47 @@ export function dataLock(fid: Fid, mode: Mode): LockSpec {
  * a data lock then, and it keeps its own until it has the reply.
  */
 export function dataToSet(call: Call, fid: Fid): readonly LockSpec[] {
-  return call.target.locks.dataWriter(fid, undefined)?.client === call.export.uuid
-    ? []
-    : [dataLock(fid, 'EX')];
+  const data = dataLock(fid, 'EX');
+  if (call.target.locks.dataWriter(fid, undefined)?.client !== call.export.uuid) return [data];
+  call.alsoChanged = data;
+  return [];
 }
 
+interface Operation<R> {
+  readonly plan: () => readonly LockSpec[];
+  readonly run: () => MaybePromise<Outcome<R>>;
+  readonly sharesMore: () => boolean;
+}
+
+const SHARES_NO_MORE = (): boolean => false;
+
 /**
+ * The locks wait for what other clients have changed there and is not committed, so nothing is built on it.
  * @param plan the locks needed as things are now; throws FsError when the operation cannot be done at all.
  * @param run executes the operation under them; what it finds is what the last plan saw.
+ * @param sharesMore the operation looks at something that it does not lock, and that another client's uncommitted change.
  */
 export function locked<R>(
   call: Call,
   incoming: Incoming<R>,
   plan: () => readonly LockSpec[],
   run: () => MaybePromise<Outcome<R>>,
+  sharesMore: () => boolean = SHARES_NO_MORE,
 ): Answered<R> {
-  const specs = plan();
+  let specs: readonly LockSpec[];
+  try {
+    specs = plan();
+  } catch (refusal) {
+    return refused(call, refusal);
+  }
+  // Executed before, when all it was built on was durable or its client's own; and nothing else is executed meanwhile.
+  if (call.isReplay) return executed(call, incoming, specs, run());
   const release = call.target.locks.acquire(call.export.uuid, specs);
-  if (isPromise(release)) return afterWait(call, incoming, specs, release, plan, run);
+  if (isPromise(release) || sharesMore()) {
+    return afterWait(call, incoming, specs, release, { plan, run, sharesMore });
+  }
   call.releaseAfterReply(release);
-  return answered(incoming, run());
+  return executed(call, incoming, specs, run());
 }
 
 /** Answers in the turn in which a promised outcome is there; see Incoming.answer. */
@@ -56,36 +78,55 @@ export function answered<R>(incoming: Incoming<R>, outcome: MaybePromise<Outcome
   });
 }
 
+function executed<R>(
+  call: Call,
+  incoming: Incoming<R>,
+  specs: readonly LockSpec[],
+  outcome: MaybePromise<Outcome<R>>,
+): Answered<R> {
+  if (isPromise(outcome)) {
+    return outcome.then((value) => {
+      noteChanges(call, specs, value);
+      incoming.answer(value);
+      return undefined;
+    });
+  }
+  noteChanges(call, specs, outcome);
+  return outcome;
+}
+
 async function afterWait<R>(
   call: Call,
   incoming: Incoming<R>,
   firstSpecs: readonly LockSpec[],
-  firstRelease: Promise<() => void>,
-  plan: () => readonly LockSpec[],
-  run: () => MaybePromise<Outcome<R>>,
+  first: MaybePromise<() => void>,
+  { plan, run, sharesMore }: Operation<R>,
 ): Promise<undefined> {
   let specs = firstSpecs;
-  let pending: MaybePromise<() => void> = firstRelease;
+  let pending = first;
   for (;;) {
     const release = isPromise(pending) ? await pending : pending;
-    let now: readonly LockSpec[];
     try {
+      if (sharesMore()) await call.target.store.sync();
       call.assertLive();
-      now = plan();
+      const now = plan();
+      if (covers(specs, now) && !sharesMore()) {
+        call.releaseAfterReply(release);
+        break;
+      }
+      release();
+      specs = now;
     } catch (error) {
       release();
       throw error;
     }
-    if (covers(specs, now)) {
-      call.releaseAfterReply(release);
-      const outcome = run();
-      incoming.answer(isPromise(outcome) ? await outcome : outcome);
-      return undefined;
-    }
-    release();
-    specs = now;
     pending = call.target.locks.acquire(call.export.uuid, specs);
   }
+  const running = run();
+  const outcome = isPromise(running) ? await running : running;
+  noteChanges(call, specs, outcome);
+  incoming.answer(outcome);
+  return undefined;
 }
 
 function covers(held: readonly LockSpec[], wanted: readonly LockSpec[]): boolean {

@@ -1,7 +1,8 @@
 /** LOOKUP, GETATTR, READLINK, READDIR, STATFS: what reads names and attributes. */
 
-import { isSymlink } from '../base/attr.js';
+import { isRegular, isSymlink } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
+import type { Fid } from '../base/ids.js';
 import { andThen, type MaybePromise } from '../base/maybe_promise.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
 import type { Dirent, Inode } from '../storage/api.js';
@@ -18,9 +19,10 @@ import {
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import type { Call } from './call.js';
 import { exactInode, hasOtherWriter } from './glimpse.js';
-import { type Answered, inodeLock, locked } from './locked.js';
+import { type Answered, dataLock, inodeLock, locked } from './locked.js';
 import { needDirectory, needInode } from './look.js';
-import { attrBits, grantData, grantInode, grantParent } from './wants.js';
+import { isUncommitted } from './uncommitted.js';
+import { attrBits, attrLock, grantData, grantInode, grantParent } from './wants.js';
 
 /** The inode as it is to be told, with the locks wanted. Granted in the turn in which the reply leaves. */
 export function describe<R>(
@@ -38,6 +40,15 @@ export function describe<R>(
     grantInode(call, want, exact, locks);
     return { reply: reply(exact, locks) };
   });
+}
+
+/**
+ * Size and times that another client has written and a crash could undo. While it goes on writing it is asked for them, and
+ * nobody takes what it says for lasting: then they are not waited for.
+ */
+function hasUncommittedData(call: Call, fid: Fid, mode: number): boolean {
+  if (!isRegular(mode) || !isUncommitted(call, dataLock(fid, 'PR'))) return false;
+  return call.target.locks.dataWriter(fid, call.export.uuid) === undefined;
 }
 
 export function lookup(
@@ -70,6 +81,7 @@ export function lookup(
         return { attr, locks };
       });
     },
+    () => entry !== undefined && hasUncommittedData(call, entry.fid, entry.type),
   );
 }
 
@@ -87,6 +99,7 @@ export function getattr(
       describe(call, request.want, needInode(store, request.fid), (attr, locks) => {
         return { attr, locks };
       }),
+    () => hasUncommittedData(call, request.fid, store.inode(request.fid)?.mode ?? 0),
   );
 }
 
@@ -156,14 +169,19 @@ function listDirectory(call: Call, request: RequestOf<typeof Readdir>): ReplyOf<
 
 type Entry = ReplyOf<typeof Readdir>['entries'][number];
 
-/** Absent when another client is writing the file: a glimpse for each entry would cost more than it is worth. */
+/**
+ * Absent when another client is writing the file, or what it has changed there is not committed: a glimpse or a wait for
+ * each entry would cost more than it is worth.
+ */
 function entryAttr(call: Call, want: number, entry: Dirent, locks: GrantMessage[]): Inode | undefined {
   const inode = call.target.store.inode(entry.fid);
   if (inode === undefined) return undefined;
-  if (!grantData(call, want & WANT_DATA_READ, inode, locks) && hasOtherWriter(call, inode)) return undefined;
+  const exact = grantData(call, want & WANT_DATA_READ, inode, locks);
+  if (!exact && (hasOtherWriter(call, inode) || hasUncommittedData(call, inode.fid, inode.mode)))
+    return undefined;
   // Without a server lock on the entry: this turn sees it as it is, and what is being changed is not granted.
-  grantInode(call, want, inode, locks);
-  return inode;
+  const settled = grantInode(call, want, inode, locks) || !isUncommitted(call, attrLock(inode));
+  return settled ? inode : undefined;
 }
 
 export function statfs(call: Call): Outcome<ReplyOf<typeof Statfs>> {

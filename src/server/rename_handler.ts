@@ -18,6 +18,7 @@ import type { Call } from './call.js';
 import { Edits } from './edits.js';
 import { type Answered, inodeLock, locked } from './locked.js';
 import { inodeOrGone, needEntry, needLiveDirectory } from './look.js';
+import { isUncommitted } from './uncommitted.js';
 import { attrBits } from './wants.js';
 
 type Request = RequestOf<typeof Rename>;
@@ -50,7 +51,20 @@ export function rename(call: Call, request: Request, incoming: Incoming<Reply>):
       );
       return { reply: result, transno };
     },
+    () => dependsOnMoves(call, request, names),
   );
+}
+
+/**
+ * A directory may move because another client has moved one of those above its new place: if that was undone by a crash,
+ * this move could close a circle. The directories above are looked at without locks.
+ */
+function dependsOnMoves(call: Call, request: Request, { source, other }: Names): boolean {
+  if (request.parent === request.newParent) return false;
+  const movedAbove = (below: Fid): boolean =>
+    someAtOrAbove(call.target.store, below, (fid) => isUncommitted(call, inodeLock(fid, 'PR', BIT_UPDATE)));
+  if (isDir(source.type) && movedAbove(request.newParent)) return true;
+  return other !== undefined && isDir(other.type) && movedAbove(request.parent);
 }
 
 function checkFlags(flags: number): void {
@@ -113,9 +127,13 @@ function check(reader: Reader, request: Request, { source, other }: Names): void
 
 /** Whether the way up from `below` meets `above`. */
 function isAtOrAbove(reader: Reader, above: Fid, below: Fid): boolean {
+  return someAtOrAbove(reader, below, (fid) => fid === above);
+}
+
+function someAtOrAbove(reader: Reader, below: Fid, is: (fid: Fid) => boolean): boolean {
   let at: Fid = below;
   for (;;) {
-    if (at === above) return true;
+    if (is(at)) return true;
     const parent = reader.inode(at)?.parent ?? 0;
     // The root is its own parent.
     if (parent === 0 || parent === at) return false;

@@ -10,6 +10,7 @@ import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { SlabPool } from '../base/slab_pool.js';
 import { FrameLink } from '../rpc/link.js';
+import { ReceiveRoom } from '../rpc/receive_room.js';
 import { Service } from '../rpc/service.js';
 import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
 import type { ClientRecord, Superblock, TargetStore } from '../storage/api.js';
@@ -36,6 +37,8 @@ const log = logger('server');
 
 /** Of all bulks that are being written at one time. */
 const BULK_BYTES_MAX = 256 << 20;
+/** Of all frames that are on their way in, or wait for those that are being written. */
+const ARRIVING_BYTES_MAX = 128 << 20;
 const WRITE_SLABS = 32;
 /** A client that does not take its replies is not read from: what it asks for would only pile up here. */
 const OUTPUT_PAUSE_BYTES = 16 << 20;
@@ -87,6 +90,8 @@ export class Server implements Host {
   #state: ServerStateName = 'standby';
   /** Memory that the bulks of WRITEs are received in. */
   readonly #slabs = new SlabPool(WRITE_SLABS);
+  /** For what is on its way in, of all connections. */
+  readonly #room: ReceiveRoom;
   #target: Target | undefined;
   #recovery: RecoveryWindow | undefined;
   #shutdown: ControlledShutdown | undefined;
@@ -102,6 +107,7 @@ export class Server implements Host {
     this.closed = new Promise((resolve) => {
       this.#setClosed = resolve;
     });
+    this.#room = new ReceiveRoom(runtime, ARRIVING_BYTES_MAX);
     const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
     const clients = new Service<Call>({ bulkBudget, slabs: this.#slabs });
     this.#services = {
@@ -243,7 +249,9 @@ export class Server implements Host {
   }
 
   #accept(connection: Connection): ConnectionEvents {
-    return new FrameLink(connection, { outputPauseBytes: OUTPUT_PAUSE_BYTES, slabs: this.#slabs }, (link) => {
+    const outputPauseBytes = OUTPUT_PAUSE_BYTES;
+    const options = { outputPauseBytes, slabs: this.#slabs, room: this.#room, stranger: true };
+    return new FrameLink(connection, options, (link) => {
       const session = new Session(this, this.#services, link, (ended) => {
         this.#sessions.delete(ended);
         this.#services.admission.forget(ended);
@@ -347,6 +355,7 @@ export class Server implements Host {
       'Requests held until recovery ends',
       () => this.#services.admission.held,
     );
+    metrics.gauge('holdfast_server_arriving_bytes', 'Frames on their way in', () => this.#room.usedBytes);
     metrics.gauge('holdfast_server_bulk_bytes', 'Bulks being written', () => bulkBudget.usedBytes);
     metrics.gauge(
       'holdfast_server_promised_bytes',

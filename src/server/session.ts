@@ -64,6 +64,7 @@ export class Session implements LinkEvents {
     this.role = 'client';
     this.export = owner;
     owner.link = this.link;
+    this.link.welcome();
     owner.disconnectedAtMs = undefined;
     this.#justAttached = true;
     this.#pinger?.stop();
@@ -78,6 +79,24 @@ export class Session implements LinkEvents {
   // LinkEvents.
 
   frame(frame: Frame): void {
+    const wait = this.#host.target?.store.guard?.check();
+    if (wait === undefined) this.#receive(frame);
+    else this.#receiveAfter(wait, frame);
+  }
+
+  /** A server that stood still for long may have lost its target: it answers nothing before it knows. */
+  #receiveAfter(wait: Promise<void>, frame: Frame): void {
+    this.link.pause(true);
+    wait.then(
+      () => {
+        if (!this.link.isClosed) this.#receive(frame);
+        this.link.resume();
+      },
+      (thrown: Error) => this.link.destroy(thrown),
+    );
+  }
+
+  #receive(frame: Frame): void {
     const owner = this.export;
     if (frame.header.opcode === Connect.opcode && frame.header.kind === KIND.request) {
       this.#connect(frame);

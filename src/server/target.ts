@@ -66,6 +66,7 @@ export class Target {
     this.store = store;
     this.options = options;
     this.locks = makeLocks(this);
+    store.onCommit((lastCommitted) => this.locks.committed(lastCommitted));
     this.grants = new SpaceGrants(
       () => store.availableBytes(),
       () => this.exports.size,

@@ -1,6 +1,7 @@
 /**
  * Cache locks that go with a reply because the client asked for them (`want`). They are granted only where nobody has to
- * be called back: the operation holds its server locks, so that for PARENT and ATTR nothing can be in the way.
+ * be called back: the operation holds its server locks, so that for PARENT and ATTR nothing can be in the way. What the
+ * client holds already is not granted twice.
  */
 
 import { isDir, isRegular } from '../base/attr.js';
@@ -21,11 +22,16 @@ export function grantParent(call: Call, want: number, parent: Fid, into: GrantMe
   if ((want & WANT_PARENT) !== 0) grant(call, inodeLock(parent, 'PR', BIT_UPDATE | BIT_ATTR), into);
 }
 
-export function grantInode(call: Call, want: number, inode: Inode, into: GrantMessage[]): void {
-  if ((want & WANT_ATTR) !== 0) grant(call, inodeLock(inode.fid, 'PR', attrBits(inode.mode)), into);
+/** @returns the client has the lock. */
+export function grantInode(call: Call, want: number, inode: Inode, into: GrantMessage[]): boolean {
+  return (want & WANT_ATTR) !== 0 && grant(call, attrLock(inode), into);
 }
 
-/** @returns a data lock was granted, so the attributes are exact as the store has them. */
+export function attrLock(inode: Inode): LockSpec {
+  return inodeLock(inode.fid, 'PR', attrBits(inode.mode));
+}
+
+/** @returns the client has a data lock, so the attributes are exact as the store, or the client itself, has them. */
 export function grantData(call: Call, want: number, inode: Inode, into: GrantMessage[]): boolean {
   if ((want & (WANT_DATA_READ | WANT_DATA_WRITE)) === 0 || !isRegular(inode.mode)) return false;
   if ((want & WANT_DATA_WRITE) !== 0 && grant(call, dataLock(inode.fid, 'PW'), into)) return true;
@@ -33,7 +39,12 @@ export function grantData(call: Call, want: number, inode: Inode, into: GrantMes
 }
 
 function grant(call: Call, spec: LockSpec, into: GrantMessage[]): boolean {
-  const handle = call.target.locks.tryEnqueue(call.export.uuid, spec);
+  // Its client replays the locks that it still holds by themselves.
+  if (call.isReplay) return false;
+  const { locks } = call.target;
+  // Thousands of the same would make every look at the resource slow. It has what it wants.
+  if (locks.covers(call.export.uuid, spec)) return true;
+  const handle = locks.tryEnqueue(call.export.uuid, spec);
   if (handle === undefined) return false;
   // A grant that is lost with its reply could never be given back.
   call.keepReply();
