@@ -12,7 +12,7 @@ import { createServer as createHttpServer, type Server as HttpServer } from 'nod
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { type NodeRuntime, nodeRuntime } from '../runtime/node_runtime.js';
-import { type Address, sleep } from '../runtime/ports.js';
+import { type Address, type FaultPoint, type Faults, NO_FAULTS, sleep } from '../runtime/ports.js';
 import { createServer, type Server } from '../server/server.js';
 import { decideStart } from '../server/version_gate.js';
 import type { Superblock } from '../storage/api.js';
@@ -39,7 +39,7 @@ const PORT_POLL_MS = 5;
 
 /** @returns when the server has stopped in order. @throws CliError, FsError with a one-line message otherwise. */
 export async function serve(options: ServeOptions): Promise<void> {
-  const runtime = nodeRuntime();
+  const runtime = nodeRuntime(faultsOfTests());
   const version = installedVersion();
   const pair = await resolveDevices(options);
   let failed = false;
@@ -178,6 +178,17 @@ async function untilFree<T>(
     await sleep(runtime.timers, PORT_POLL_MS);
   }
   return undefined;
+}
+
+/** For tests of recovery with real processes: HOLDFAST_FAULTS=1, and SIGUSR2 from when on nothing is committed. */
+function faultsOfTests(): Faults {
+  if (process.env.HOLDFAST_FAULTS !== '1') return NO_FAULTS;
+  const armed = new Set<FaultPoint>();
+  process.on('SIGUSR2', () => {
+    armed.add('commit.hold');
+    process.stderr.write('holdfast: SIGUSR2: nothing is committed from now on\n');
+  });
+  return { strikes: (point) => armed.has(point) };
 }
 
 /** SIGTERM and SIGINT: controlled shutdown, or the end of the wait of a standby. */

@@ -6,7 +6,7 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { ClientStatus } from '../client/api.js';
-import type { StatusReply } from '../wire/admin.js';
+import type { RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
 import { CliError, formatBytes, parseAddress } from './common.js';
 
 const WATCH_MS = 500;
@@ -87,6 +87,7 @@ function serverText(status: StatusReply): string {
     `commits  ${status.lastTransno - status.lastCommitted} operations executed and not yet committed`,
     `clients  ${status.clients.length}`,
   ];
+  if (status.recovery !== undefined) lines.push(recoveryLine(status.recovery));
   for (const client of status.clients) {
     lines.push(
       `  ${client.name}  ${client.state}  version ${client.softwareVersion}  ${client.opens} opens  ${client.locks} locks  ` +
@@ -95,6 +96,18 @@ function serverText(status: StatusReply): string {
   }
   for (const gone of status.evicted) lines.push(`  evicted: ${gone.name} (${gone.uuid}): ${gone.reason}`);
   return lines.join('\n');
+}
+
+function recoveryLine(recovery: RecoveryStatusMessage): string {
+  const { clients, waitedFor, away, replayed, queued, tookMs, leftMs } = recovery;
+  const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
+  if (!recovery.open) {
+    return `recovery took ${seconds(tookMs)}: ${clients} clients, ${replayed} operations replayed`;
+  }
+  return (
+    `recovery waits for ${waitedFor} of ${clients} clients (${away} not back), ${replayed} operations replayed, ` +
+    `${queued} queued, ${seconds(leftMs)} left`
+  );
 }
 
 function mountText(status: ClientStatus): string {
