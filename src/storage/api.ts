@@ -200,6 +200,8 @@ export interface Superblock {
 
 export interface TargetStore extends Reader {
   readonly superblock: Superblock;
+  /** As given at opening: asked before anything is answered, too. What is not ours any more may have been changed. */
+  readonly guard: import('./write_guard.js').WriteGuard | undefined;
   readonly data: FileData;
   readonly lastTransno: Transno;
   readonly lastCommitted: Transno;

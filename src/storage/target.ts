@@ -36,7 +36,7 @@ import { Overlay } from './overlay.js';
 import { type Counters, damaged, decodeCounters } from './records.js';
 import { decodeDataHeader, encodeSuperblock, FIRST_DATA_BLOCK, type SuperblockRecord } from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
-import { guardedDevices } from './write_guard.js';
+import { guardedDevices, type WriteGuard } from './write_guard.js';
 
 const log = logger('storage');
 
@@ -125,6 +125,7 @@ class Target implements TargetStore {
   readonly #committer: Committer;
   readonly #metaSpace: MetaSpace;
   readonly #data: StoredFileData;
+  readonly guard: WriteGuard | undefined;
   #superblock: SuperblockRecord;
   #begun = false;
   /** Replays are executed with their old transnos. */
@@ -155,6 +156,7 @@ class Target implements TargetStore {
       recordsAtOnce: this.#metaSpace.recordsAtOnce,
       committed: (records) => this.#metaSpace.refresh(records),
     });
+    this.guard = options.guard;
     void options.guard?.lost.then((cause) => this.#committer.fail(cause));
     this.#data = new StoredFileData({
       overlay: this.#overlay,
