@@ -110,6 +110,24 @@ function recoveryLine(recovery: RecoveryStatusMessage): string {
   );
 }
 
+/** @param target of a mount that may run an older version, which says nothing of this. */
+function recoveryLines(target: Partial<ClientStatus['targets'][number]>): string[] {
+  const { replayList, lostAppLocks = 0, evictions = [] } = target;
+  const lines: string[] = [];
+  if (replayList !== undefined) {
+    const bulk = formatBytes(replayList.bulkBytes);
+    lines.push(
+      `         ${replayList.operations} operations not yet known to be durable, with ${bulk} of data`,
+    );
+  }
+  if (lostAppLocks > 0)
+    lines.push(`         ${lostAppLocks} application locks were lost with a crash of the server`);
+  for (const { reason, lostBytes } of evictions) {
+    lines.push(`         was evicted: ${reason}; ${formatBytes(lostBytes)} not yet written were lost`);
+  }
+  return lines;
+}
+
 function mountText(status: ClientStatus): string {
   const lines = [
     `mount    ${status.mountpoint ?? '-'}, version ${status.softwareVersion}, client ${status.uuid}`,
@@ -120,6 +138,7 @@ function mountText(status: ClientStatus): string {
         `server version ${target.serverVersion}, instance ${target.instance}`,
       `         ${target.parked} parked, ${target.rpcsInFlight} RPCs, ${formatBytes(target.dirtyBytes)} dirty, ` +
         `${target.locks} locks, ${target.opens} opens, ${target.appLocks} application locks`,
+      ...recoveryLines(target),
     );
   }
   const { limitBytes, pageBytes, attrs, names } = status.cache;

@@ -198,7 +198,7 @@ export interface ClientStatus {
     readonly index: number;
     readonly label: string;
     readonly address: string;
-    /** Import state name: DISCON, CONNECTING, REPLAY, REPLAY_LOCKS, RECOVERED, FULL, EVICTED. */
+    /** Name of an ImportState (import_state.ts). */
     readonly importState: string;
     readonly gate: 'OPEN' | 'DRAINING' | 'CLOSED';
     readonly instance: number;
@@ -209,6 +209,17 @@ export interface ClientStatus {
     readonly locks: number;
     readonly opens: number;
     readonly appLocks: number;
+    /** Executed by the target, and not known to be durable. */
+    readonly replayList: { readonly operations: number; readonly bulkBytes: number };
+    /** Application locks that were lost with a crash of the target. */
+    readonly lostAppLocks: number;
+    /** How often, and why, this client was thrown out. Newest last. */
+    readonly evictions: readonly {
+      readonly atMs: number;
+      readonly reason: string;
+      readonly lostBytes: number;
+      readonly uncommitted: number;
+    }[];
     /** Newest last. */
     readonly history: readonly { readonly state: string; readonly atMs: number }[];
   }[];

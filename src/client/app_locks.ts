@@ -5,12 +5,14 @@
  */
 
 import type { FsError } from '../base/errno.js';
-import type { Fid, LockHandle } from '../base/ids.js';
+import type { Fh, Fid, LockHandle } from '../base/ids.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
 
 export interface GrantedLock {
   readonly range: FlockRangeMessage;
   readonly sequence: number;
+  /** Through which it was taken: who is told if it is lost. */
+  readonly fh: Fh;
 }
 
 export interface WaitingLock {
@@ -19,6 +21,7 @@ export interface WaitingLock {
   /** Changes with a replay. */
   handle: LockHandle;
   sequence: number;
+  readonly fh: Fh;
   granted(): void;
   failed(error: FsError): void;
 }
@@ -52,11 +55,11 @@ export class AppLocks {
     return size;
   }
 
-  grant(fid: Fid, range: FlockRangeMessage, sequence: number): void {
+  grant(fid: Fid, range: FlockRangeMessage, sequence: number, fh: Fh): void {
     this.release(fid, range);
     const locks = this.#granted.get(fid);
-    if (locks === undefined) this.#granted.set(fid, [{ range, sequence }]);
-    else locks.push({ range, sequence });
+    if (locks === undefined) this.#granted.set(fid, [{ range, sequence, fh }]);
+    else locks.push({ range, sequence, fh });
   }
 
   /** The owner's locks of this range are gone; what lies outside stays. */

@@ -169,7 +169,7 @@ class Client {
 
   #addMember(events: Omit<ImportEvents, 'incoming'>): Member {
     const core = this.#core;
-    const target = new Target(this.#runtime.timers, (lock) =>
+    const target = new Target(this.#runtime.timers, core.kept, (lock) =>
       releaseLock(core, this.#writeBack, target, lock),
     );
     const connection = new Import(core, target, this.#writeBack, this.#uuid, {
@@ -270,6 +270,9 @@ class Client {
         locks: target.locks.size,
         opens: core.handles.ofTarget(target.index).length,
         appLocks: target.appLocks.size,
+        replayList: { operations: target.replays.size, bulkBytes: target.replays.bulkBytes },
+        lostAppLocks: target.lostAppLocks,
+        evictions: [...target.evictions],
         history: [...connection.history],
       })),
       cache: {

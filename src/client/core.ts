@@ -20,6 +20,7 @@ import { AttrCache } from './attr_cache.js';
 import { DentryCache } from './dentry_cache.js';
 import { type FileState, FileTable } from './file_state.js';
 import type { Passenger } from './gate.js';
+import { KeptMemory } from './kept_memory.js';
 import { KernelQueue } from './kernel_queue.js';
 import { OpenFiles } from './open_files.js';
 import { PageCache } from './page_cache.js';
@@ -28,6 +29,8 @@ import { type Target, Targets } from './targets.js';
 /** Below this the machinery of readahead and write-back would fight over single granules. */
 const CACHE_MIN_BYTES = 16 << 20;
 const DIRTY_MAX_BYTES = 128 << 20;
+/** Locks of removed files are of use to nobody, and hurt nobody for so long. */
+const GIVE_UP_DELAY_MS = 100;
 /** As much as a stream has under way at once. */
 const SLABS = 32;
 
@@ -40,11 +43,14 @@ export class Core {
   readonly handles = new OpenFiles();
   /** Memory of large transfers and of the page cache, used in turn. */
   readonly slabs = new SlabPool(SLABS);
+  /** What of it a replay may still need after the page cache has let go of it. */
+  readonly kept = new KeptMemory(this.slabs);
   readonly pages: PageCache;
   readonly files: FileTable;
   readonly kernel: KernelQueue;
   /** Writers wait when more than this is dirty. */
   readonly dirtyLimitBytes: number;
+  #unlinked: { readonly target: Target; readonly fid: Fid }[] = [];
 
   constructor(runtime: Runtime, options: ClientOptions) {
     this.runtime = runtime;
@@ -52,7 +58,7 @@ export class Core {
     const limit = Math.max(options.cacheBytes, CACHE_MIN_BYTES);
     this.pages = new PageCache(limit, {
       take: () => this.slabs.take(SLAB_BYTES),
-      retire: (slab) => runtime.timers.soon(() => this.slabs.give(slab)),
+      retire: (slab) => runtime.timers.soon(() => this.kept.give(slab)),
     });
     this.files = new FileTable(this.pages);
     this.kernel = new KernelQueue(options.kernel);
@@ -150,6 +156,32 @@ export class Core {
     // An entry is only there under its lock.
     if (attr === undefined) return WANT_ATTR | WANT_DATA_READ;
     return isRegular(attr.mode) && !target.locks.holds('data', fid) ? WANT_DATA_READ : 0;
+  }
+
+  // What is gone.
+
+  /**
+   * The inode has no name any more, and no handle: nobody will use what is kept of it. Its locks go back in a moment,
+   * many in one message. The kernel is not told: it has dropped its inode, or asks in vain.
+   */
+  giveUp(target: Target, fid: Fid): void {
+    this.#unlinked.push({ target, fid });
+    if (this.#unlinked.length > 1) return;
+    this.runtime.timers.after(GIVE_UP_DELAY_MS, () => {
+      const unlinked = this.#unlinked;
+      this.#unlinked = [];
+      for (const each of unlinked) this.#giveUp(each.target, each.fid);
+    });
+  }
+
+  #giveUp(target: Target, fid: Fid): void {
+    // An open that crossed the unlink.
+    if (this.handles.isOpen(fid)) return;
+    this.attrs.delete(fid);
+    this.names.drop(fid);
+    target.locks.giveUp(fid);
+    const file = this.files.get(fid);
+    if (file !== undefined) this.forgetFileIfUnused(target, file);
   }
 
   // Dirty data.

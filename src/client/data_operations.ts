@@ -107,6 +107,12 @@ export class DataOperations {
       const written = this.#writeNow(target, fid, offset, data, options);
       if (written !== undefined) return written;
     }
+    if (options.writeback && target.locks.forgets('data', fid)) {
+      // Dirtied through a mapping under a lock that this client was evicted from: others may have written since.
+      const error = new FsError('EIO', `what was mapped of inode ${fid} is lost with this client's lock`);
+      this.#core.handles.writeFailed(fid, error);
+      throw error;
+    }
     const file = this.#core.files.of(fid);
     const end = offset + data.length;
     const io: Io = { op, target, file, handle, mode: 'PW', start: offset, end, write: true, prepare };
@@ -280,7 +286,12 @@ export class DataOperations {
   }
 
   fsync(op: Caller, fh: Fh): MaybePromise<void> {
-    const handle = this.#core.handles.live(fh);
+    const handle = this.#core.handles.get(fh);
+    if (handle.dead !== undefined) {
+      // Lost data is reported once: by this, or by close.
+      reportWriteError(handle);
+      throw handle.dead;
+    }
     const target = this.#core.targets.of(handle.fid);
     return this.#core.pass(
       target,

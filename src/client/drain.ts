@@ -26,7 +26,9 @@ export class Drain {
   readonly #writeBack: WriteBack;
   /** The active lock was given back: the import asks for it again. */
   readonly #drained: () => void;
+  /** Of the session that began it: of another one it is void, and ends at its next step. */
   #running: Promise<void> | undefined;
+  #session: string | undefined;
 
   constructor(core: Core, target: Target, writeBack: WriteBack, drained: () => void) {
     this.#core = core;
@@ -37,15 +39,22 @@ export class Drain {
 
   /** The active lock was called back. Said again after a reconnect: one drain is enough. */
   start(): void {
-    if (this.#running !== undefined) return;
-    const { generation } = this.#target;
-    this.#running = this.#run(generation)
+    const session = this.#currentSession();
+    if (this.#running !== undefined && this.#session === session) return;
+    this.#session = session;
+    const running = this.#run(session)
       .catch((error: unknown) => {
-        if (this.#target.generation === generation || !(error instanceof FsError)) log('%O', error);
+        if (this.#currentSession() === session || !(error instanceof FsError)) log('%O', error);
       })
       .finally(() => {
-        this.#running = undefined;
+        if (this.#running === running) this.#running = undefined;
       });
+    this.#running = running;
+  }
+
+  /** Changes when another instance serves, and when the target throws this client out. */
+  #currentSession(): string {
+    return `${this.#target.instance}/${this.#target.generation}`;
   }
 
   /** Resolves when no drain is under way. */
@@ -53,8 +62,9 @@ export class Drain {
     await this.#running;
   }
 
-  async #run(generation: number): Promise<void> {
+  async #run(session: string): Promise<void> {
     const target = this.#target;
+    const isVoid = (): boolean => this.#currentSession() !== session;
     const { gate } = target;
     log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#core.dirtyBytes(target));
     gate.setDrain('draining');
@@ -65,14 +75,14 @@ export class Drain {
       await target.idle('operation');
       // Most of what is dirty goes while locks that others call back still leave one by one, in time.
       await this.#writeBack.flushAll(target);
-      if (target.generation !== generation) return;
+      if (isVoid()) return;
       // The kernel's caches, what they bring back, then ours: the release of each lock does it (lock_release.ts).
       const handles = await target.locks.cancelAll();
-      if (target.generation !== generation) return;
+      if (isVoid()) return;
       await this.#writeBack.flushAll(target);
       target.sendCloses();
       await target.idle('operation', 'data', 'closing');
-      if (target.generation !== generation) return;
+      if (isVoid()) return;
       gate.setDrain('drained');
       this.#report();
       target.cancel(handles);

@@ -224,6 +224,13 @@ export class FilePages implements GranuleOwner {
     this.evicted(granule);
   }
 
+  /** Grant paid for what is dirty and for what is in flight. */
+  get paidBytes(): number {
+    let bytes = (this.#paid?.total ?? 0) * BLOCK_BYTES;
+    for (const batch of this.#flights) bytes += batch.grantBytes;
+    return bytes;
+  }
+
   /** Grant paid for blocks that will not be written after all. @returns bytes to give back to the target's account. */
   refund(): number {
     const bytes = (this.#paid?.total ?? 0) * BLOCK_BYTES;

@@ -16,17 +16,29 @@ import { Requester } from '../rpc/requester.js';
 import type { Timer } from '../runtime/ports.js';
 import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../wire/header.js';
 import { Enqueue } from '../wire/lock.js';
-import { Connect, type ConnectReply, Disconnect, FEATURES_ALL, Ping } from '../wire/session.js';
+import { Connect, type ConnectReply, Disconnect, FEATURE, FEATURES_ALL, Ping } from '../wire/session.js';
 import type { Core } from './core.js';
-import { type ImportEffect, type ImportEvent, type ImportState, INITIAL, step } from './import_state.js';
+import { dropEverything } from './eviction.js';
+import {
+  type ImportEffect,
+  type ImportEvent,
+  type ImportState,
+  INITIAL,
+  patienceMs,
+  step,
+} from './import_state.js';
 import * as recovery from './recovery.js';
 import type { Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
 
 const log = logger('client:import');
 
-const CONNECT_TIMEOUT_MS = 3000;
-const PING_MS = 2000;
+/**
+ * The pinger looks this often, or as often as the server asks for. A server that says nothing for PING_LOOKS looks is
+ * given up: 4 to 5 s after the last sign of it. A standby takes as long to be sure that the other one is gone.
+ */
+const PING_MS = 1000;
+const PING_LOOKS = 4;
 const HISTORY_MAX = 16;
 
 export interface ImportEvents {
@@ -44,6 +56,10 @@ interface Attempt {
   readonly link: FrameLink;
   readonly requester: Requester;
   reply: ConnectReply | undefined;
+  /** Until CONNECT is answered. */
+  patience: Timer | undefined;
+  /** Given up because nothing came from it. */
+  silent: boolean;
 }
 
 export class Import {
@@ -138,7 +154,7 @@ export class Import {
     switch (effect.do) {
       case 'connect':
         if (effect.nextAddress) this.#addressIndex += 1;
-        this.#connect(effect.epoch);
+        this.#connect(effect.epoch, effect.attempt);
         return;
       case 'retryAfter':
         this.#retry?.cancel();
@@ -161,11 +177,14 @@ export class Import {
       case 'adoptRecover':
         this.#adopt(true);
         return;
+      case 'replay':
+        this.#recover(effect.epoch, 'replayed', recovery.replay(target));
+        return;
       case 'replayOpens':
         this.#recover(effect.epoch, 'opensReplayed', recovery.replayOpens(core, target));
         return;
       case 'replayLocks':
-        this.#recover(effect.epoch, 'locksReplayed', recovery.replayLocks(target));
+        this.#recover(effect.epoch, 'locksReplayed', recovery.replayLocks(core, target, this.#writeBack));
         return;
       case 'sayRecovered':
         this.#recover(effect.epoch, 'recovered', recovery.sayRecovered(target));
@@ -174,7 +193,7 @@ export class Import {
         this.#recover(effect.epoch, 'activeGranted', this.#enqueueActive());
         return;
       case 'dropEverything':
-        recovery.dropEverything(core, target, this.#writeBack, effect.reason);
+        dropEverything(core, target, this.#writeBack, effect.reason);
         this.#instance = undefined;
         return;
       case 'hangUp':
@@ -194,14 +213,17 @@ export class Import {
   #adopt(recovering: boolean): void {
     const attempt = this.#attempt;
     if (attempt?.reply === undefined) return;
+    const { reply } = attempt;
     // Of the instance that it recovers with already: recovery begins again, and what waits for its end is as true as before.
-    const again = recovering && attempt.reply.instance === this.#target.instance;
-    if (recovering && !again) recovery.forgetLocks(this.#core, this.#target);
-    this.#target.adopt(attempt.reply);
+    const again = recovering && reply.instance === this.#target.instance;
+    const replays = (reply.features & FEATURE.replay) !== 0;
+    if (recovering && !again) recovery.newInstance(this.#core, this.#target, replays);
+    this.#target.adopt(reply);
+    if (recovering && !again) recovery.payAgain(this.#core, this.#target);
     // Until the window has ended this client is one of the old instance: it would have to replay again.
-    if (!recovering) this.#instance = attempt.reply.instance;
-    // What waits from before is sent after recovery, when the gate opens.
-    this.#target.requester.attach(attempt.link, { resend: !recovering });
+    if (!recovering) this.#instance = reply.instance;
+    // What waits from before, and what is asked for meanwhile, is sent when the gate opens.
+    this.#target.requester.attach(attempt.link, { resend: false, hold: true });
   }
 
   #openGate(): void {
@@ -219,7 +241,7 @@ export class Import {
   /** One step of recovery: its end is an event of this epoch, its failure ends the connection. */
   #recover(
     epoch: number,
-    done: 'opensReplayed' | 'locksReplayed' | 'recovered' | 'activeGranted',
+    done: 'replayed' | 'opensReplayed' | 'locksReplayed' | 'recovered' | 'activeGranted',
     work: Promise<void>,
   ): void {
     work.then(
@@ -251,7 +273,7 @@ export class Import {
     this.#target.activeHandles.add(handle);
   }
 
-  #connect(epoch: number): void {
+  #connect(epoch: number, tried: number): void {
     const { transport } = this.#core.runtime;
     const { addresses } = this.#core.options;
     const address = addresses[this.#addressIndex % addresses.length];
@@ -260,6 +282,7 @@ export class Import {
     const connCount = this.#connCount;
     const abort = new AbortController();
     this.#connecting = abort;
+    const patience = patienceMs(tried, addresses.length);
     transport
       .connect(
         address,
@@ -269,10 +292,10 @@ export class Import {
             { connCount, outputLimitBytes: Number.POSITIVE_INFINITY, slabs: this.#core.slabs },
             (link) => this.#opened(link, epoch),
           ),
-        { timeoutMs: CONNECT_TIMEOUT_MS, signal: abort.signal },
+        { timeoutMs: patience.connect, signal: abort.signal },
       )
       .then(
-        () => this.#sayConnect(epoch),
+        () => this.#sayConnect(epoch, patience.answer),
         (error: unknown) => {
           log('%s: %s', this.address, error instanceof Error ? error.message : error);
           this.dispatch({ type: 'connectFailed', epoch });
@@ -281,7 +304,13 @@ export class Import {
   }
 
   #opened(link: FrameLink, epoch: number) {
-    const attempt: Attempt = { link, requester: new Requester(), reply: undefined };
+    const attempt: Attempt = {
+      link,
+      requester: new Requester(),
+      reply: undefined,
+      patience: undefined,
+      silent: false,
+    };
     if (this.#state.epoch === epoch) this.#attempt = attempt;
     return {
       frame: (frame: Frame): void => {
@@ -289,9 +318,10 @@ export class Import {
       },
       closed: (error?: Error): void => {
         log('connection %d to %s ended: %s', link.connCount, link.peer, error?.message ?? 'in order');
+        attempt.patience?.cancel();
         attempt.requester.detach();
         if (this.#attempt === attempt) this.#lost();
-        this.dispatch({ type: 'connectionLost', epoch });
+        this.dispatch({ type: 'connectionLost', epoch, silent: attempt.silent });
       },
     };
   }
@@ -318,10 +348,11 @@ export class Import {
     else this.#target.requester.reply(frame);
   }
 
-  #sayConnect(epoch: number): void {
+  #sayConnect(epoch: number, patienceMs: number): void {
     const attempt = this.#attempt;
     if (attempt === undefined || this.#state.epoch !== epoch) return;
-    const { options } = this.#core;
+    const { options, runtime } = this.#core;
+    attempt.patience = runtime.timers.after(patienceMs, () => this.#giveUp(attempt));
     attempt.requester.attach(attempt.link, { resend: false });
     attempt.requester
       .call(
@@ -337,6 +368,7 @@ export class Import {
           previousInstance: this.#instance,
           targetUuid: this.#target.targetUuid,
           role: 'client',
+          lastTransno: this.#instance === undefined ? undefined : this.#target.replays.lastExecuted,
           hasMoreThanOpens: recovery.hasMoreThanOpens(this.#core, this.#target),
         },
         { connectionOnly: true, apply: ({ reply }) => this.#answered(attempt, epoch, reply) },
@@ -358,20 +390,28 @@ export class Import {
   #answered(attempt: Attempt, epoch: number, reply: ConnectReply): void {
     if (this.#attempt !== attempt) return;
     const { link } = attempt;
+    attempt.patience?.cancel();
     link.protocol = reply.protocol;
     attempt.reply = reply;
     this.#events.answered(reply.reason ?? reply.outcome);
     if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
       this.#pinger = startPinger(this.#core.runtime, {
         link,
-        intervalMs: reply.pingIntervalMs ?? PING_MS,
+        intervalMs: Math.min(reply.pingIntervalMs ?? PING_MS, PING_MS),
+        silentLooks: PING_LOOKS,
         ping: () => {
           this.#target.call('session', Ping, {}, { connectionOnly: true }).catch(() => undefined);
         },
-        dead: () => link.destroy(new FsError('ETIMEDOUT', `${link.peer} does not answer`)),
+        dead: () => this.#giveUp(attempt),
       });
     }
     this.dispatch({ type: 'connected', epoch, outcome: reply.outcome, reason: reply.reason ?? '' });
+  }
+
+  /** Nothing comes from the server: its process is stopped, or its machine or the way to it is gone. */
+  #giveUp(attempt: Attempt): void {
+    attempt.silent = true;
+    attempt.link.destroy(new FsError('ETIMEDOUT', `${attempt.link.peer} does not answer`));
   }
 
   async #disconnect(): Promise<void> {

@@ -2,7 +2,7 @@
  * The import's state machine, as a pure step function: what a client does about its connection to one target.
  *
  *   DISCON -> CONNECTING -> (new) ----------------------------------------> ACTIVE_LOCK -> FULL
- *                        -> (recover) REPLAY_OPENS -> REPLAY_LOCKS -> WAIT_RECOVERED -^
+ *                        -> (recover) REPLAY -> REPLAY_OPENS -> REPLAY_LOCKS -> WAIT_RECOVERED -^
  *                        -> (resumed) back to where it was
  *                        -> (evicted) EVICTED -> CONNECTING, as a new client
  *                        -> (wait) DISCON
@@ -32,7 +32,10 @@ export type ImportState =
       readonly attempt: number;
       readonly standing: Standing;
     }
-  | { readonly name: 'REPLAY_OPENS' | 'REPLAY_LOCKS' | 'WAIT_RECOVERED'; readonly epoch: number }
+  | {
+      readonly name: 'REPLAY' | 'REPLAY_OPENS' | 'REPLAY_LOCKS' | 'WAIT_RECOVERED';
+      readonly epoch: number;
+    }
   | { readonly name: 'ACTIVE_LOCK'; readonly epoch: number }
   | { readonly name: 'FULL'; readonly epoch: number }
   | { readonly name: 'EVICTED'; readonly epoch: number; readonly reason: string }
@@ -50,8 +53,12 @@ export type ImportEvent =
       readonly outcome: Outcome;
       readonly reason: string;
     }
-  | { readonly type: 'connectionLost'; readonly epoch: number }
-  | { readonly type: 'opensReplayed' | 'locksReplayed' | 'recovered'; readonly epoch: number }
+  /** silent: it still stands, for all that is known, but the server does not answer. */
+  | { readonly type: 'connectionLost'; readonly epoch: number; readonly silent?: boolean }
+  | {
+      readonly type: 'replayed' | 'opensReplayed' | 'locksReplayed' | 'recovered';
+      readonly epoch: number;
+    }
   | { readonly type: 'activeGranted'; readonly epoch: number }
   /** The drain is complete: the active lock was given back and asked for again. */
   | { readonly type: 'drained' }
@@ -61,8 +68,13 @@ export type ImportEvent =
   | { readonly type: 'stop' };
 
 export type ImportEffect =
-  /** Opens a connection; the state is CONNECTING with this epoch. `as`: what to claim in CONNECT. */
-  | { readonly do: 'connect'; readonly epoch: number; readonly nextAddress: boolean }
+  /** Opens a connection; the state is CONNECTING with this epoch. */
+  | {
+      readonly do: 'connect';
+      readonly epoch: number;
+      readonly attempt: number;
+      readonly nextAddress: boolean;
+    }
   | { readonly do: 'retryAfter'; readonly ms: number; readonly epoch: number }
   /** The gate closes for new operations. */
   | { readonly do: 'closeGate' }
@@ -71,8 +83,9 @@ export type ImportEffect =
   | { readonly do: 'adoptNew' }
   /** Same instance: calls that wait are sent again. */
   | { readonly do: 'resume' }
-  /** Another instance that knows us: forget what it cannot have, take the connection. */
+  /** Another instance that knows us: what it cannot have is void; take the connection. */
   | { readonly do: 'adoptRecover' }
+  | { readonly do: 'replay'; readonly epoch: number }
   | { readonly do: 'replayOpens'; readonly epoch: number }
   | { readonly do: 'replayLocks'; readonly epoch: number }
   | { readonly do: 'sayRecovered'; readonly epoch: number }
@@ -97,6 +110,16 @@ export const MAX_RETRY_MS = 500;
 const RETRY_GROWTH = 1.1;
 /** A standby that said "wait" is asked this often: it takes over within one. */
 export const WAIT_RETRY_MS = 20;
+/** While a server says "wait", the other address is asked again after no more than this many attempts' worth of retry. */
+const WAIT_ATTEMPT_MAX = 20;
+
+/** One address: it is given time, for there is no other to try. */
+const LONE_ADDRESS_MS = { connect: 3000, answer: 10_000 } as const;
+/** An address that drops packets must not hold up the other one. It gets longer the next time round, within limits. */
+const FIRST_CONNECT_MS = 300;
+const MAX_CONNECT_MS = 1000;
+/** A process that was stopped takes connections, and says nothing. */
+const ANSWER_MS = 1000;
 
 export const INITIAL: ImportState = { name: 'DISCON', epoch: 0, attempt: 0, standing: 'none' };
 
@@ -110,6 +133,7 @@ function standingOf(state: ImportState): Standing {
     case 'DISCON':
     case 'CONNECTING':
       return state.standing;
+    case 'REPLAY':
     case 'REPLAY_OPENS':
     case 'REPLAY_LOCKS':
     case 'WAIT_RECOVERED':
@@ -130,9 +154,24 @@ export function retryMs(attempt: number): number {
   return Math.min(MAX_RETRY_MS, Math.round(FIRST_RETRY_MS * RETRY_GROWTH ** attempt));
 }
 
-function retryLater(state: ImportState & { name: 'CONNECTING' }, ms: number): Step {
+/** How long one address may take to be connected, and then to answer CONNECT, before the next one is tried. */
+export function patienceMs(
+  attempt: number,
+  addresses: number,
+): { readonly connect: number; readonly answer: number } {
+  if (addresses === 1) return LONE_ADDRESS_MS;
+  const round = Math.floor(attempt / addresses);
+  return { connect: Math.min(MAX_CONNECT_MS, FIRST_CONNECT_MS * 2 ** round), answer: ANSWER_MS };
+}
+
+function retryLater(
+  state: ImportState & { name: 'CONNECTING' },
+  ms: number,
+  attemptMax = Number.MAX_SAFE_INTEGER,
+): Step {
+  const attempt = Math.min(state.attempt + 1, attemptMax);
   return {
-    state: { name: 'DISCON', epoch: state.epoch, attempt: state.attempt + 1, standing: state.standing },
+    state: { name: 'DISCON', epoch: state.epoch, attempt, standing: state.standing },
     effects: [{ do: 'hangUp' }, { do: 'retryAfter', ms, epoch: state.epoch }],
   };
 }
@@ -140,7 +179,7 @@ function retryLater(state: ImportState & { name: 'CONNECTING' }, ms: number): St
 function connect(epoch: number, attempt: number, standing: Standing): Step {
   return {
     state: { name: 'CONNECTING', epoch, attempt, standing },
-    effects: [{ do: 'connect', epoch, nextAddress: attempt > 0 }],
+    effects: [{ do: 'connect', epoch, attempt, nextAddress: attempt > 0 }],
   };
 }
 
@@ -165,16 +204,13 @@ function connected(
     case 'resumed':
       return resumed(state);
     case 'recover':
-      return {
-        state: { name: 'REPLAY_OPENS', epoch },
-        effects: [{ do: 'adoptRecover' }, { do: 'replayOpens', epoch }],
-      };
+      return recover(epoch);
     case 'evicted':
       // Nothing to drop and told so again: no reason to hurry.
       if (state.standing === 'none') return retryLater(state, retryMs(state.attempt));
       return evicted(epoch, event.reason);
     case 'wait':
-      return retryLater(state, WAIT_RETRY_MS);
+      return retryLater(state, WAIT_RETRY_MS, WAIT_ATTEMPT_MAX);
     default:
       return assertNever(event.outcome);
   }
@@ -193,16 +229,20 @@ function resumed(state: ImportState & { name: 'CONNECTING' }): Step {
       };
     case 'replaying':
       // Replay is idempotent: begin again.
-      return {
-        state: { name: 'REPLAY_OPENS', epoch },
-        effects: [{ do: 'adoptRecover' }, { do: 'replayOpens', epoch }],
-      };
+      return recover(epoch);
     case 'none':
       // Nonsense of the server's: nothing was there to resume.
       return retryLater(state, retryMs(state.attempt));
     default:
       return assertNever(state.standing);
   }
+}
+
+function recover(epoch: number): Step {
+  return {
+    state: { name: 'REPLAY', epoch },
+    effects: [{ do: 'adoptRecover' }, { do: 'replay', epoch }],
+  };
 }
 
 function evicted(epoch: number, reason: string): Step {
@@ -228,7 +268,13 @@ export function step(state: ImportState, event: ImportEvent): Step {
     case 'connected':
       return state.name === 'CONNECTING' ? connected(state, event) : stay(state);
     case 'connectionLost':
-      return connectionLost(state);
+      return connectionLost(state, event.silent ?? false);
+    case 'replayed':
+      if (state.name !== 'REPLAY') return stay(state);
+      return {
+        state: { name: 'REPLAY_OPENS', epoch: state.epoch },
+        effects: [{ do: 'replayOpens', epoch: state.epoch }],
+      };
     case 'opensReplayed':
       if (state.name !== 'REPLAY_OPENS') return stay(state);
       return {
@@ -267,7 +313,7 @@ export function step(state: ImportState, event: ImportEvent): Step {
   }
 }
 
-function connectionLost(state: ImportState): Step {
+function connectionLost(state: ImportState, silent: boolean): Step {
   switch (state.name) {
     case 'DISCON':
     case 'EVICTED':
@@ -277,7 +323,13 @@ function connectionLost(state: ImportState): Step {
       return retryLater(state, retryMs(state.attempt));
     default:
       return {
-        state: { name: 'DISCON', epoch: state.epoch, attempt: 0, standing: standingOf(state) },
+        // Where a connection broke, a server may be back at once. One that is silent is tried after the others.
+        state: {
+          name: 'DISCON',
+          epoch: state.epoch,
+          attempt: silent ? 1 : 0,
+          standing: standingOf(state),
+        },
         effects: [{ do: 'closeGate' }, { do: 'retryAfter', ms: FIRST_RETRY_MS, epoch: state.epoch }],
       };
   }

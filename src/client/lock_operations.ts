@@ -50,7 +50,7 @@ export class LockOperations {
       op,
       () => {
         if (handle.dead !== undefined) throw handle.dead;
-        return this.#enqueue(target, fid, range, wait);
+        return this.#enqueue(target, fid, range, wait, fh);
       },
       handle,
     );
@@ -65,6 +65,7 @@ export class LockOperations {
     fid: Fid,
     range: FlockRangeMessage,
     wait: boolean,
+    fh: Fh,
   ): Promise<Pending | undefined> {
     let pending: Pending | undefined;
     const asked = target.call(
@@ -76,8 +77,8 @@ export class LockOperations {
           const sequence = reply.sequence ?? 0;
           // flock(2) gives up the lock it converts before it waits, and also when it then fails.
           if (range.kind === 'flock') target.appLocks.release(fid, range);
-          if (reply.granted) target.appLocks.grant(fid, range, sequence);
-          else pending = waitFor(target, fid, range, reply.handle, sequence);
+          if (reply.granted) target.appLocks.grant(fid, range, sequence, fh);
+          else pending = waitFor(target, fid, range, reply.handle, sequence, fh);
         },
       },
     );
@@ -127,14 +128,14 @@ export class LockOperations {
       lock.failed(new FsError(errnoName(errno), 'the target refused a waiting lock'));
       return;
     }
-    target.appLocks.grant(lock.fid, lock.range, lock.sequence);
+    target.appLocks.grant(lock.fid, lock.range, lock.sequence, lock.fh);
     lock.granted();
   }
 
   unlock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<void> {
     const handle = this.#core.handles.get(fh);
     // The target dropped them with everything else.
-    if (handle.dead !== undefined) return undefined;
+    if (handle.gone) return undefined;
     const { fid } = handle;
     const target = this.#core.targets.of(fid);
     const range = rangeOf(lock);
@@ -193,10 +194,11 @@ function waitFor(
   range: FlockRangeMessage,
   handle: LockHandle,
   sequence: number,
+  fh: Fh,
 ): Pending {
   let lock: WaitingLock | undefined;
   const granted = new Promise<void>((resolve, reject) => {
-    lock = { fid, range, handle, sequence, granted: resolve, failed: reject };
+    lock = { fid, range, handle, sequence, fh, granted: resolve, failed: reject };
   });
   if (lock === undefined) throw new FsError('EIO', 'a promise did not start');
   target.appLocks.wait(lock);

@@ -2,8 +2,9 @@
 
 import { isDir, isRegular, isSymlink, S_IFDIR, S_IFMT } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
-import type { Fh, Fid, LockHandle, Name } from '../base/ids.js';
+import type { Fh, Fid, Name } from '../base/ids.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import type { CachedLock } from '../dlm/api.js';
 import { BIT_UPDATE } from '../wire/lock.js';
 import {
   Create,
@@ -28,7 +29,7 @@ type ReaddirReply = ReplyOf<typeof Readdir>;
 
 /** How far a handle has read its directory under one and the same lock. */
 interface Scan {
-  readonly lock: LockHandle;
+  readonly lock: CachedLock;
   readonly cookie: number;
 }
 
@@ -150,8 +151,7 @@ export class NameOperations {
             core.applyAttr(target, attr);
             core.applyAttr(target, reply.parentAttr);
             core.applyName(target, parent, name, 0);
-            if (directory) core.names.drop(attr.fid);
-            else if (attr.nlink === 0) this.#discard(target, attr.fid);
+            if (directory || attr.nlink === 0) this.#discard(target, attr.fid);
           },
         },
       );
@@ -204,10 +204,13 @@ export class NameOperations {
   #discard(target: Target, fid: Fid): void {
     const core = this.#core;
     core.names.drop(fid);
+    if (core.handles.isOpen(fid)) return;
     const file = core.files.get(fid);
-    if (file === undefined || core.handles.isOpen(fid)) return;
-    core.dropPages(target, file);
-    this.#writeBack.dropped(file);
+    if (file !== undefined) {
+      core.dropPages(target, file);
+      this.#writeBack.dropped(file);
+    }
+    core.giveUp(target, fid);
   }
 
   readdir(op: Caller, fh: Fh, cookie: number, limit: number, plus: boolean): MaybePromise<Listing> {
@@ -262,10 +265,10 @@ export class NameOperations {
     const lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);
     if (lock === undefined) return;
     for (const entry of reply.entries) core.names.put(fid, entry.name, entry.fid);
-    const gapless = cookie === 0 || (scan?.lock === lock.handle && scan.cookie === cookie);
+    const gapless = cookie === 0 || (scan?.lock === lock && scan.cookie === cookie);
     if (!gapless) return;
     if (reply.end) core.names.setComplete(fid);
-    else this.#scans.set(fh, { lock: lock.handle, cookie: reply.entries.at(-1)?.cookie ?? cookie });
+    else this.#scans.set(fh, { lock, cookie: reply.entries.at(-1)?.cookie ?? cookie });
   }
 }
 

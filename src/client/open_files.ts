@@ -2,7 +2,8 @@
  * The open-handle table: what open(2) made and the last close(2) has not yet ended.
  *
  * It is what open replay tells another instance of a target: a handle is in here from the reply that opened it until
- * release(). A handle whose inode was lost, or whose client was evicted, stays until it is closed and answers EIO.
+ * release(). A handle whose inode was lost, or whose client was evicted, stays until it is closed and answers EIO; so
+ * does one through which an application lock was taken that is lost, but that one is open on the target.
  * fh values count up for the life of the client, so a replayed open keeps its number and none is used twice.
  */
 
@@ -18,6 +19,8 @@ export interface Handle {
   readonly directory: boolean;
   /** Why everything on it fails from now on. */
   dead: FsError | undefined;
+  /** The target does not have it: evicted, or lost. There is nothing to close there, and nothing to open again. */
+  gone: boolean;
   /** A write-back error not yet reported through this handle; fsync, close or the next write reports it once. */
   writeError: FsError | undefined;
   /** Where the next sequential read begins. */
@@ -48,6 +51,7 @@ export class OpenFiles {
       flags,
       directory: isDir(attr.mode),
       dead: undefined,
+      gone: false,
       writeError: undefined,
       nextRead: 0,
       sequentialReads: 0,
@@ -95,10 +99,10 @@ export class OpenFiles {
     return this.#byFid.get(fid) ?? [];
   }
 
-  /** Handles of one target, those that are dead already left out. */
+  /** Handles that one target has open. */
   ofTarget(index: number): Handle[] {
     return [...this.#handles.values()].filter(
-      (handle) => targetIndexOf(handle.fid) === index && handle.dead === undefined,
+      (handle) => targetIndexOf(handle.fid) === index && !handle.gone,
     );
   }
 

@@ -137,7 +137,7 @@ export class OpenOperations {
     const handle = core.handles.get(fh);
     const target = core.targets.of(handle.fid);
     const file = core.files.get(handle.fid);
-    if (file !== undefined && handle.dead === undefined && opensForWrite(handle.flags)) {
+    if (file !== undefined && !handle.gone && opensForWrite(handle.flags)) {
       this.#writeBack.start(target, file);
     }
     const unlocked = this.#appLocks.closed(target, handle.fid, owner);
@@ -152,8 +152,7 @@ export class OpenOperations {
     const handle = core.handles.remove(fh);
     if (handle === undefined) return;
     const target = core.targets.of(handle.fid);
-    // Void for the target already: evicted, or lost.
-    if (handle.dead === undefined) {
+    if (!handle.gone) {
       if (flockOwner !== undefined) this.#appLocks.released(target, handle.fid, flockOwner);
       this.#discardUnlinked(target, handle.fid);
       target.close(fh);
@@ -165,10 +164,13 @@ export class OpenOperations {
   /** The last handle of a file without a name: what is dirty in it will be read by nobody. */
   #discardUnlinked(target: Target, fid: Fid): void {
     const core = this.#core;
+    if (core.handles.isOpen(fid) || core.attrs.get(fid)?.nlink !== 0) return;
     const file = core.files.get(fid);
-    if (file === undefined || core.handles.isOpen(fid) || core.attrs.get(fid)?.nlink !== 0) return;
-    core.dropPages(target, file);
-    this.#writeBack.dropped(file);
+    if (file !== undefined) {
+      core.dropPages(target, file);
+      this.#writeBack.dropped(file);
+    }
+    core.giveUp(target, fid);
   }
 }
 

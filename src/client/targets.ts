@@ -17,13 +17,31 @@ import { LockClient } from '../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../rpc/api.js';
 import { Requester } from '../rpc/requester.js';
 import type { Timers } from '../runtime/ports.js';
-import { Cancel, Unflock } from '../wire/lock.js';
-import { Close, type StatfsMessage } from '../wire/meta.js';
+import { Cancel } from '../wire/lock.js';
+import {
+  Close,
+  Create,
+  Getattr,
+  Getxattr,
+  Link,
+  Listxattr,
+  Lookup,
+  Readlink,
+  Removexattr,
+  Rename,
+  Setattr,
+  Setxattr,
+  Statfs,
+  type StatfsMessage,
+  Unlink,
+} from '../wire/meta.js';
 import type { Operation } from '../wire/operation.js';
 import { type ConnectReply, FEATURE, GetFids, Ping } from '../wire/session.js';
 import { AppLocks } from './app_locks.js';
 import { FidPool } from './fid_pool.js';
 import { Gate } from './gate.js';
+import type { KeptMemory } from './kept_memory.js';
+import { ReplayList } from './replay_list.js';
 
 const log = logger('client:target');
 
@@ -39,16 +57,44 @@ const LOCKS_MAX = 100_000;
 const HANDLES_MAX = 10_000;
 
 /** Of these nothing is left to do when another instance takes over: what they would end it does not have. */
-const VOID_AFTER_RESTART = new Set<number>([
-  Close.opcode,
-  Cancel.opcode,
-  Unflock.opcode,
+const VOID_AFTER_RESTART = new Set<number>([Close.opcode, Cancel.opcode, Ping.opcode]);
+/** What only reads changes nothing by being asked again of a target that has thrown this client out. */
+const ASKED_AGAIN = new Set<number>([
+  Lookup.opcode,
+  Getattr.opcode,
+  Readlink.opcode,
+  Getxattr.opcode,
+  Listxattr.opcode,
+  Statfs.opcode,
   GetFids.opcode,
-  Ping.opcode,
 ]);
+/** These use no handle: if they were not sent yet, they can as well be sent by the client that comes back. */
+const SENT_LATER = new Set<number>([
+  Create.opcode,
+  Link.opcode,
+  Unlink.opcode,
+  Rename.opcode,
+  Setattr.opcode,
+  Setxattr.opcode,
+  Removexattr.opcode,
+]);
+/** Remembered for `holdfast status`. */
+const EVICTIONS_MAX = 8;
+
+/** This client was thrown out by the target. */
+export interface Eviction {
+  readonly atMs: number;
+  readonly reason: string;
+  /** Written by applications, and not by then on the target. */
+  readonly lostBytes: number;
+  /** Answered by the target, and not known to be committed: whether they are lost depends on why this happened. */
+  readonly uncommitted: number;
+}
 
 export class Target {
-  readonly requester = new Requester();
+  readonly requester: Requester;
+  /** What the target would have to execute again after a crash. */
+  readonly replays: ReplayList;
   readonly gate = new Gate();
   readonly appLocks = new AppLocks();
   readonly locks: LockClient;
@@ -68,6 +114,10 @@ export class Target {
   /** Grows when all that the target held for us is void. Who waited meanwhile compares. */
   generation = 0;
   lastStatfs: StatfsMessage | undefined;
+  /** The last ones, newest last. */
+  readonly evictions: Eviction[] = [];
+  /** Application locks that a new instance did not grant again. */
+  lostAppLocks = 0;
   readonly #timers: Timers;
   readonly #counts: Record<CallKind, number> = { operation: 0, data: 0, closing: 0, session: 0 };
   readonly #idleWaiters: { readonly kinds: readonly CallKind[]; readonly done: () => void }[] = [];
@@ -75,8 +125,10 @@ export class Target {
   #closing = false;
   #deferred: (() => void)[] = [];
 
-  constructor(timers: Timers, releaseLock: LockClientCallbacks['release']) {
+  constructor(timers: Timers, kept: KeptMemory, releaseLock: LockClientCallbacks['release']) {
     this.#timers = timers;
+    this.replays = new ReplayList(kept);
+    this.requester = new Requester({ observer: this.replays });
     this.locks = new LockClient({
       callbacks: { release: releaseLock, cancel: (handles) => this.cancel(handles) },
       maxLocks: LOCKS_MAX,
@@ -120,6 +172,11 @@ export class Target {
     }
   }
 
+  /** This client may go on as if nothing had happened when the target crashes and comes back. */
+  get replaysUsed(): boolean {
+    return this.replays.enabled;
+  }
+
   /** Takes what CONNECT said of the target. */
   adopt(reply: ConnectReply): void {
     this.index = reply.targetIndex ?? 0;
@@ -128,6 +185,8 @@ export class Target {
     this.serverVersion = reply.softwareVersion;
     this.targetUuid = reply.targetUuid;
     this.grantsUsed = (reply.features & FEATURE.grants) !== 0;
+    this.replays.enabled = (reply.features & FEATURE.replay) !== 0;
+    if (reply.lastCommitted !== undefined) this.replays.committed(reply.lastCommitted);
     this.grantBytes += reply.grantBytes ?? 0;
     if (reply.fids !== undefined) this.fids.add(reply.fids);
   }
@@ -186,17 +245,33 @@ export class Target {
   }
 
   /** Another instance serves: what ends something that it does not have is void. */
-  forgetSession(): void {
+  newInstance(): void {
+    this.#forgetSession();
+    this.requester.failAll(new FsError('ECANCELED', 'another instance of the target serves'), (operation) =>
+      VOID_AFTER_RESTART.has(operation.opcode),
+    );
+  }
+
+  /** The target has thrown this client out, which is another one from now on. Calls end, but for those that need not. */
+  evicted(error: FsError, eviction: Eviction): void {
+    this.evictions.push(eviction);
+    if (this.evictions.length > EVICTIONS_MAX) this.evictions.shift();
     this.generation += 1;
+    this.#forgetSession();
+    this.replays.clear();
+    this.lastStatfs = undefined;
+    this.requester.renew(error, ({ opcode }, wasSent) => {
+      return ASKED_AGAIN.has(opcode) || (!wasSent && SENT_LATER.has(opcode));
+    });
+  }
+
+  #forgetSession(): void {
     this.#closes = [];
     this.#deferred = [];
     this.activeHandles.clear();
     this.fids.clear();
     this.grantBytes = 0;
     this.appLocks.forgetReplay();
-    this.requester.failAll(new FsError('ECANCELED', 'another instance of the target serves'), (operation) =>
-      VOID_AFTER_RESTART.has(operation.opcode),
-    );
   }
 
   #background(answered: Promise<unknown>, what: string): void {

@@ -5,6 +5,9 @@
  * lock called back, a drain), when it is closed, when it has been dirty for a second, or when too much is dirty. Up to
  * eight WRITEs of up to 1 MiB are in flight for each target, never two that overlap.
  *
+ * What was written and is not committed is kept for a replay (replay_list.ts). When that is too much, the target is asked
+ * to commit, and nothing more is sent until it has.
+ *
  * A WRITE that fails for good (ENOSPC, EIO, ...) drops its pages, as the kernel does: keeping them would only fail again
  * and stop every lock callback. The error is kept in each handle that may have written, and reported once.
  */
@@ -13,12 +16,13 @@ import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { Timer } from '../runtime/ports.js';
-import { Write } from '../wire/data.js';
+import { Sync, Write } from '../wire/data.js';
 import { Getattr } from '../wire/meta.js';
 import type { Core } from './core.js';
 import type { FileState } from './file_state.js';
 import type { Passenger } from './gate.js';
 import type { Batch } from './granule.js';
+import { BULK_MAX_BYTES } from './replay_list.js';
 import { interruptible, type Target } from './targets.js';
 
 const log = logger('client:write_back');
@@ -26,10 +30,14 @@ const log = logger('client:write_back');
 const WRITES_IN_FLIGHT_MAX = 8;
 const DIRTY_AGE_MS = 1000;
 const AGE_LOOK_MS = 250;
+/** A target that cannot commit is asked again this late. */
+const SYNC_RETRY_MS = 1000;
 
 /** Work of one target. */
 interface Lane {
   inFlight: number;
+  /** A SYNC is under way: so much is uncommitted that no more is sent before. */
+  syncing: boolean;
   /** Files of which everything is to be written. */
   readonly whole: Set<FileState>;
   /** Files with full granules. */
@@ -113,7 +121,9 @@ export class WriteBack {
   /** A WRITE of this target is under way or can be started: its reply may bring grant. */
   moreGrant(target: Target, op: Passenger): Promise<void> | undefined {
     for (const [file, of] of this.#dirty) if (of === target) this.start(target, file);
-    return this.#lane(target).inFlight > 0 ? interruptible(this.#nextLanding(), op.signal) : undefined;
+    const { inFlight, syncing } = this.#lane(target);
+    if (inFlight === 0 && !syncing) return undefined;
+    return interruptible(this.#nextLanding(), op.signal);
   }
 
   /** Pages were dropped without being written: those who waited for them need not. */
@@ -142,7 +152,7 @@ export class WriteBack {
   #lane(target: Target): Lane {
     let lane = this.#lanes.get(target);
     if (lane === undefined) {
-      lane = { inFlight: 0, whole: new Set(), full: new Set() };
+      lane = { inFlight: 0, syncing: false, whole: new Set(), full: new Set() };
       this.#lanes.set(target, lane);
     }
     return lane;
@@ -173,10 +183,35 @@ export class WriteBack {
   #pump(target: Target): void {
     const lane = this.#lane(target);
     while (lane.inFlight < WRITES_IN_FLIGHT_MAX) {
+      if (target.replays.bulkBytes > BULK_MAX_BYTES) {
+        this.#sync(target, lane);
+        return;
+      }
       const batch = this.#next(lane.whole, false) ?? this.#next(lane.full, true);
       if (batch === undefined) return;
       this.#send(target, lane, batch.file, batch.batch);
     }
+  }
+
+  #sync(target: Target, lane: Lane): void {
+    if (lane.syncing) return;
+    lane.syncing = true;
+    target
+      .call('data', Sync, {})
+      .then(
+        () => 0,
+        (error: unknown) => {
+          log('SYNC before more is written: %s', error);
+          return target.replays.bulkBytes > BULK_MAX_BYTES ? SYNC_RETRY_MS : 0;
+        },
+      )
+      .then((waitMs) => {
+        this.#core.runtime.timers.after(waitMs, () => {
+          lane.syncing = false;
+          this.#pump(target);
+          this.#wake();
+        });
+      });
   }
 
   /** The next WRITE of one of these files, in turn. */

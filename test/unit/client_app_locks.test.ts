@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
-import type { Fid, LockHandle } from '../../src/base/ids.js';
+import type { Fh, Fid, LockHandle } from '../../src/base/ids.js';
 import { AppLocks } from '../../src/client/app_locks.js';
 import { FidPool } from '../../src/client/fid_pool.js';
 import type { FlockRangeMessage } from '../../src/wire/lock.js';
 
 const FILE = 17 as Fid;
+const FH = 3 as Fh;
 
 function range(
   start: number,
@@ -27,7 +28,7 @@ function held(locks: AppLocks): (readonly [number, number | undefined, boolean, 
 
 test('app locks: unlocking the middle leaves both ends, with the order number they had', () => {
   const locks = new AppLocks();
-  locks.grant(FILE, range(0, undefined), 7);
+  locks.grant(FILE, range(0, undefined), 7, FH);
   locks.release(FILE, range(10, 20));
   assert.deepEqual(held(locks), [
     [0, 10, true, 'aa', 7],
@@ -37,9 +38,9 @@ test('app locks: unlocking the middle leaves both ends, with the order number th
 
 test('app locks: a new lock of an owner replaces its part of the old one; other owners and kinds stay', () => {
   const locks = new AppLocks();
-  locks.grant(FILE, range(0, 100), 1);
-  locks.grant(FILE, range(200, 300, { owner: 'bb' }), 2);
-  locks.grant(FILE, range(50, 250, { exclusive: false }), 3);
+  locks.grant(FILE, range(0, 100), 1, FH);
+  locks.grant(FILE, range(200, 300, { owner: 'bb' }), 2, FH);
+  locks.grant(FILE, range(50, 250, { exclusive: false }), 3, FH);
   locks.release(FILE, range(0, undefined, { kind: 'ofd' }));
   assert.deepEqual(held(locks), [
     [0, 50, true, 'aa', 1],
@@ -52,12 +53,13 @@ test('app locks: a new lock of an owner replaces its part of the old one; other 
 test('app locks: an eviction ends every wait with its error, and nothing is left to replay', () => {
   const locks = new AppLocks();
   const failed: string[] = [];
-  locks.grant(FILE, range(0, 1), 1);
+  locks.grant(FILE, range(0, 1), 1, FH);
   locks.wait({
     fid: FILE,
     range: range(0, 1, { owner: 'bb' }),
     handle: 5 as LockHandle,
     sequence: 2,
+    fh: FH,
     granted: () => assert.fail('granted'),
     failed: (error) => failed.push(error.code),
   });

@@ -6,6 +6,7 @@ import {
   type ImportState,
   INITIAL,
   MAX_RETRY_MS,
+  patienceMs,
   retryMs,
   step,
 } from '../../src/client/import_state.js';
@@ -67,14 +68,25 @@ const TABLE: readonly {
     effects: ['resume', 'openGate'],
   },
   {
-    name: 'another instance: opens first',
+    name: 'another instance: operations that it may not have first',
     events: [...AGAIN, connected(2, 'recover')],
+    state: 'REPLAY',
+    effects: ['adoptRecover', 'replay'],
+  },
+  {
+    name: 'then opens',
+    events: [...AGAIN, connected(2, 'recover'), { type: 'replayed', epoch: 2 }],
     state: 'REPLAY_OPENS',
-    effects: ['adoptRecover', 'replayOpens'],
+    effects: ['replayOpens'],
   },
   {
     name: 'then locks',
-    events: [...AGAIN, connected(2, 'recover'), { type: 'opensReplayed', epoch: 2 }],
+    events: [
+      ...AGAIN,
+      connected(2, 'recover'),
+      { type: 'replayed', epoch: 2 },
+      { type: 'opensReplayed', epoch: 2 },
+    ],
     state: 'REPLAY_LOCKS',
     effects: ['replayLocks'],
   },
@@ -83,6 +95,7 @@ const TABLE: readonly {
     events: [
       ...AGAIN,
       connected(2, 'recover'),
+      { type: 'replayed', epoch: 2 },
       { type: 'opensReplayed', epoch: 2 },
       { type: 'locksReplayed', epoch: 2 },
     ],
@@ -94,6 +107,7 @@ const TABLE: readonly {
     events: [
       ...AGAIN,
       connected(2, 'recover'),
+      { type: 'replayed', epoch: 2 },
       { type: 'opensReplayed', epoch: 2 },
       { type: 'locksReplayed', epoch: 2 },
       { type: 'recovered', epoch: 2 },
@@ -106,13 +120,14 @@ const TABLE: readonly {
     events: [
       ...AGAIN,
       connected(2, 'recover'),
+      { type: 'replayed', epoch: 2 },
       { type: 'opensReplayed', epoch: 2 },
       lost(2),
       retry(2),
       connected(3, 'resumed'),
     ],
-    state: 'REPLAY_OPENS',
-    effects: ['adoptRecover', 'replayOpens'],
+    state: 'REPLAY',
+    effects: ['adoptRecover', 'replay'],
   },
   {
     name: 'an evicted client drops everything, then connects as new',
@@ -195,6 +210,35 @@ test('import: a retry comes soon at first, then a tenth later each time, and nev
   for (const [index, wait] of waits.entries()) assert.ok(wait >= (waits[index - 1] ?? 0));
 });
 
+test('import: after a silent server the next address is tried first, after a broken connection the same one', () => {
+  const nextAddress = (silent: boolean): boolean[] => {
+    const gone: ImportEvent = { type: 'connectionLost', epoch: 1, silent };
+    const { state } = run(...FULL, gone);
+    return step(state, retry(1)).effects.map((effect) => effect.do === 'connect' && effect.nextAddress);
+  };
+  assert.deepEqual([nextAddress(true), nextAddress(false)], [[true], [false]]);
+});
+
+test('import: while a standby says "wait", the other address is asked again within 100 ms for ever', () => {
+  let { state } = run(...AGAIN);
+  let longest = 0;
+  for (let round = 0; round < 500; round += 1) {
+    const { epoch } = state as { epoch: number };
+    // One says wait, the other refuses.
+    const answer: ImportEvent = round % 2 === 0 ? connected(epoch, 'wait') : { type: 'connectFailed', epoch };
+    const answered = step(state, answer);
+    for (const effect of answered.effects)
+      if (effect.do === 'retryAfter') longest = Math.max(longest, effect.ms);
+    state = step(answered.state, retry(epoch)).state;
+  }
+  assert.ok(longest < 100, `${longest} ms`);
+});
+
+test('import: one of several addresses is given up after 300 ms at first, a lone one after seconds', () => {
+  const waits = [0, 1, 2, 3, 4, 99].map((attempt) => patienceMs(attempt, 2).connect);
+  assert.deepEqual([waits, patienceMs(99, 1).connect], [[300, 300, 600, 600, 1000, 1000], 3000]);
+});
+
 test('import: whatever happens, the gate is open exactly in FULL, and one connection is wanted at a time', () => {
   const outcomes = fc.constantFrom('new', 'resumed', 'recover', 'evicted', 'wait');
   const events = fc.array(
@@ -204,6 +248,7 @@ test('import: whatever happens, the gate is open exactly in FULL, and one connec
         'connectFailed',
         'connected',
         'connectionLost',
+        'replayed',
         'opensReplayed',
         'locksReplayed',
         'recovered',

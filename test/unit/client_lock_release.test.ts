@@ -160,7 +160,7 @@ test('an eviction fails the requests that hold folios, so that the kernel can fo
     () => 'written',
     (error: { code?: string }) => error.code,
   );
-  await world.start();
+  await world.start({ softwareVersion: '2.0.0', forceStart: true });
   assert.equal(await within('the write fails', stuck, 5000), 'EIO');
   await until('the kernel has dropped the file', () => kernel.cached.size === 0);
 });

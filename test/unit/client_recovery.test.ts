@@ -320,17 +320,18 @@ test('an evicted client: old handles fail with EIO, lost data is told once, new 
   assert.equal(a.target.appLocks, 0);
 });
 
-test('a server that was killed evicts; the same processes go on with new handles', async (t) => {
+test('a start that was forced evicts; the same processes go on with new handles', async (t) => {
   const world = await clientWorld(t);
   const a = await world.client('a');
   const f = await a.create('f');
   await a.fs.fsync(a.op, f.fh);
-  await world.server?.stop();
+  await world.servers.crash();
   const parked = a.lookup('not cached');
-  await world.start();
+  await world.start({ softwareVersion: '2.0.0', forceStart: true });
   await within('lookup', parked);
   const found = await a.lookup('f');
   assert.deepEqual([found?.attr.fid, await errnoOf(() => a.read(f, 0, 1))], [f.fid, 'EIO']);
+  assert.match(a.target.evictions[0]?.reason ?? '', /forced the start of version 2.0.0/);
 });
 
 test('a client that mounts during a shutdown waits, and gets in after it', async (t) => {

@@ -6,11 +6,13 @@ import { FsError } from '../../src/base/errno.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../src/base/ids.js';
 import type { Caller, ClientOptions, FsClient, KernelCache, Known } from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
+import { NodeClock, nodeTimers } from '../../src/runtime/node_clock.js';
 import type { Connection, Runtime, Transport } from '../../src/runtime/ports.js';
 import type { Server, ServerOptions } from '../../src/server/server.js';
 import { memoryPair } from '../fixtures/memory_connection.js';
+import type { ScriptedTarget } from '../fixtures/scripted_target.js';
 import { ServerWorld } from '../fixtures/server_world.js';
-import { type TestTarget, testTarget } from '../fixtures/storage_target.js';
+import { type TestTarget, testRuntime, testTarget } from '../fixtures/storage_target.js';
 
 export const O_RDONLY = 0;
 export const O_WRONLY = 1;
@@ -39,18 +41,29 @@ export class RecordingKernel implements KernelCache {
   }
 }
 
+/** The connections of a client, with what is lost on each. */
+class Connections extends Map<Connection, Set<'answers' | 'requests'>> {
+  /** The client reaches nobody. */
+  offline = false;
+}
+
 /** One client with short names for what tests do. */
 export class TestClient {
   readonly fs: FsClient;
   readonly kernel: RecordingKernel;
-  readonly #world: ClientWorld;
-  readonly connections: Set<Connection>;
+  readonly #world: { forget(client: TestClient): void };
+  readonly connections: Connections;
   /** A caller that nobody interrupts. Each call has a signal of its own, as those of the kernel have. */
   get op(): Caller {
     return { uid: 1000, gid: 1000, signal: new AbortController().signal };
   }
 
-  constructor(world: ClientWorld, fs: FsClient, kernel: RecordingKernel, connections: Set<Connection>) {
+  constructor(
+    world: { forget(client: TestClient): void },
+    fs: FsClient,
+    kernel: RecordingKernel,
+    connections: Connections,
+  ) {
     this.#world = world;
     this.fs = fs;
     this.kernel = kernel;
@@ -65,7 +78,22 @@ export class TestClient {
 
   /** The connection breaks; the client connects again by itself. */
   breakConnection(): void {
-    for (const connection of this.connections) connection.destroy(new Error('broken by the test'));
+    for (const connection of this.connections.keys()) connection.destroy(new Error('broken by the test'));
+  }
+
+  /** The client reaches no server. */
+  offline(): void {
+    this.connections.offline = true;
+    this.breakConnection();
+  }
+
+  online(): void {
+    this.connections.offline = false;
+  }
+
+  /** Nothing arrives any more in this direction, until the connection breaks. */
+  lose(what: 'answers' | 'requests'): void {
+    for (const lost of this.connections.values()) lost.add(what);
   }
 
   get target() {
@@ -178,6 +206,13 @@ export class ClientWorld {
     return this.server;
   }
 
+  /** Killed, with all that was not durable, and started again. */
+  async crash(while_?: () => Promise<void>): Promise<void> {
+    await this.servers.crash();
+    await while_?.();
+    await this.start();
+  }
+
   /** A controlled shutdown, then another version. */
   async upgrade(softwareVersion: string, while_?: () => Promise<void>): Promise<void> {
     await this.server?.shutdown();
@@ -187,7 +222,7 @@ export class ClientWorld {
 
   async client(name: string, options: Partial<ClientOptions> = {}): Promise<TestClient> {
     const kernel = new RecordingKernel();
-    const connections = new Set<Connection>();
+    const connections = new Connections();
     const fs = await startClient(this.#runtime(connections), {
       addresses: [{ host: 'memory', port: 1 }],
       name,
@@ -212,23 +247,35 @@ export class ClientWorld {
     await this.servers.end();
   }
 
-  #runtime(connections: Set<Connection>): Runtime {
+  #runtime(connections: Connections): Runtime {
     const transport: Transport = {
       listen: () => Promise.reject(new Error('clients do not listen')),
       connect: async (address, open) => {
-        if (!this.servers.listens) throw new FsError('ECONNREFUSED', 'nobody listens');
-        const { aConnection } = memoryPair((connection) => {
-          const events = open(connection);
-          return {
-            data: (chunk) => events.data(chunk),
-            drain: () => events.drain(),
-            closed: (error) => {
-              connections.delete(connection);
-              events.closed(error);
-            },
-          };
-        }, this.servers.accept(address.port));
-        connections.add(aConnection);
+        if (!this.servers.listens || connections.offline) throw new FsError('ECONNREFUSED', 'nobody listens');
+        const lost = new Set<'answers' | 'requests'>();
+        const accept = this.servers.accept(address.port);
+        const { aConnection } = memoryPair(
+          (connection) => {
+            const events = open(connection);
+            return {
+              data: (chunk) => lost.has('answers') || events.data(chunk),
+              drain: () => events.drain(),
+              closed: (error) => {
+                connections.delete(connection);
+                events.closed(error);
+              },
+            };
+          },
+          (connection) => {
+            const events = accept(connection);
+            return {
+              data: (chunk) => lost.has('requests') || events.data(chunk),
+              drain: () => events.drain(),
+              closed: (error) => events.closed(error),
+            };
+          },
+        );
+        connections.set(aConnection, lost);
         return aConnection;
       },
     };
@@ -248,6 +295,72 @@ export async function clientWorld(
   const world = new ClientWorld(await testTarget(t, { metaBytes: 32 << 20, dataBytes: 256 << 20, ...sizes }));
   t.after(() => world.end());
   await world.start(options);
+  return world;
+}
+
+/** Clients of targets that do as they are told. Target n listens at port n + 1. */
+export class ScriptedWorld {
+  readonly #targets: readonly ScriptedTarget[];
+  readonly #clients = new Set<TestClient>();
+  #uuids = 0;
+
+  constructor(targets: readonly ScriptedTarget[]) {
+    this.#targets = targets;
+  }
+
+  async client(name: string, options: Partial<ClientOptions> = {}): Promise<TestClient> {
+    const kernel = new RecordingKernel();
+    const connections = new Connections();
+    const fs = await startClient(this.#runtime(connections), {
+      addresses: this.#targets.map((_target, index) => ({ host: 'scripted', port: index + 1 })),
+      name,
+      softwareVersion: '1.0.0',
+      cacheBytes: 64 << 20,
+      connectTimeoutMs: 5000,
+      kernel,
+      ...options,
+    });
+    const client = new TestClient(this, fs, kernel, connections);
+    this.#clients.add(client);
+    return client;
+  }
+
+  forget(client: TestClient): void {
+    this.#clients.delete(client);
+  }
+
+  async end(): Promise<void> {
+    for (const target of this.#targets) target.behave();
+    for (const client of this.#clients) await client.unmount();
+  }
+
+  #runtime(connections: Connections): Runtime {
+    const transport: Transport = {
+      listen: () => Promise.reject(new Error('clients do not listen')),
+      connect: async (address, open, { timeoutMs }) => {
+        const target = this.#targets[address.port - 1];
+        if (target?.blackHole === true) {
+          await new Promise((resolve) => setTimeout(resolve, timeoutMs));
+          throw new FsError('ETIMEDOUT', 'no answer');
+        }
+        if (target?.listening !== true) throw new FsError('ECONNREFUSED', 'nobody listens');
+        const { aConnection } = memoryPair(open, target.accept);
+        connections.set(aConnection, new Set());
+        return aConnection;
+      },
+    };
+    const uuid = (): string => {
+      this.#uuids += 1;
+      return `20000000-0000-4000-8000-${this.#uuids.toString(16).padStart(12, '0')}`;
+    };
+    const runtime = { ...testRuntime(), clock: new NodeClock(), timers: nodeTimers };
+    return { ...runtime, rng: { u32: () => 4, uuid }, transport };
+  }
+}
+
+export function scriptedWorld(t: TestContext, targets: readonly ScriptedTarget[]): ScriptedWorld {
+  const world = new ScriptedWorld(targets);
+  t.after(() => world.end());
   return world;
 }
 
