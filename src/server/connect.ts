@@ -142,6 +142,13 @@ function admit(
       { reserve: true },
     );
     host.recovery?.gone(owner.uuid);
+    owner.recorded = target.store.sync().then(
+      () => {
+        owner.recorded = undefined;
+      },
+      // The target has failed, and its server stops.
+      () => undefined,
+    );
     return attached(session, owner, request, agreed, 'new');
   }
   const record = here ? undefined : host.recovery?.known(request.uuid);
@@ -171,6 +178,8 @@ function recover(
   owner.recovering = true;
   owner.recoveredFrom = request.previousInstance;
   host.recovery?.came(request.uuid);
+  // It has no answer that a crash could undo: nobody need wait for its replays.
+  if (isAllDurable(target, request)) host.recovery?.replays.complete(owner.uuid);
   return attached(session, owner, request, agreed, 'recover');
 }
 
@@ -191,9 +200,12 @@ function cannotRecover(
   if (request.hasMoreThanOpens === true) {
     return 'it has operations that were not completed before the server stopped, and cannot replay them';
   }
-  const isAllDurable = request.lastTransno !== undefined && request.lastTransno <= target.store.lastCommitted;
-  if (recovery?.wasClean === true || isAllDurable) return undefined;
+  if (recovery?.wasClean === true || isAllDurable(target, request)) return undefined;
   return 'the server was killed, and this client cannot replay what was not durable';
+}
+
+function isAllDurable(target: Target, { lastTransno }: ConnectRequest): boolean {
+  return lastTransno !== undefined && lastTransno <= target.store.lastCommitted;
 }
 
 function newExport(target: Target, request: ConnectRequest): Export {

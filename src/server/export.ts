@@ -52,6 +52,8 @@ export class Export {
   /** Set while there is no link. */
   disconnectedAtMs: number | undefined;
 
+  /** Set until its record is durable: a server that starts after a crash must know every client that changed something. */
+  recorded: Promise<void> | undefined;
   /** It must replay its opens before anything new of it is executed; shown until the window ends. */
   recovering = false;
   /** The instance it recovered from. It may say so once more: the end of its recovery may not have reached it. */

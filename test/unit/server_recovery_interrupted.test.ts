@@ -290,6 +290,30 @@ test('a shutdown in the middle of the replays: the same version goes on, another
   assert.equal(fourth.state, 'active');
 });
 
+test('a client whose answers are all durable holds nobody up as soon as it is back', async (t) => {
+  const { world, c, d, ofC, ofD } = await setting(t);
+  const lastTransno = d.answered.at(-1)?.transno;
+  world.hold();
+  await c.create('1', { parent: ofC });
+  // Its answer is lost: it will be sent again, not replayed.
+  d.deaf = true;
+  const lost = d.create('lost', { parent: ofD });
+  await until('it is executed', () => world.last.target?.store.dirent(ofD, nameOf('lost')) !== undefined);
+  await c.create('2', { parent: ofC });
+  await world.crash();
+  d.deaf = false;
+  const next = await world.server();
+  await c.connect();
+  const sent = c.uncommitted().map((one) => c.replay(one));
+  assert.equal(await sent[0], 0);
+  assert.equal(next.status().recovery?.queued, 1);
+  await d.connect({ lastTransno, hasMoreThanOpens: true });
+  assert.equal(await sent[1], 0);
+  await Promise.all([c.recover(), d.recover()]);
+  await d.goOn();
+  assert.equal((await lost).existed, false);
+});
+
 test('a client that sends a lot is not read from until its replays have their turn', async (t) => {
   const { world, c, d, ofC, ofD } = await setting(t);
   const { fid } = (await c.create('f', { parent: ofC })).attr;
