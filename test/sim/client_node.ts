@@ -20,8 +20,8 @@ export class ClientNode {
   #kernel: SimKernel | undefined;
   #client: FsClient | undefined;
   #mounts = 0;
-  /** Times that what its processes know was lost: it was evicted or killed. */
-  disturbances = 0;
+  /** By mount: times that what its processes know was lost, because it was evicted or killed. */
+  readonly #disturbances = new Map<number, number>();
   /** What it was told of its evictions. */
   readonly evictions: string[] = [];
   version = '1.0.0';
@@ -33,6 +33,16 @@ export class ClientNode {
 
   get name(): string {
     return this.machine.name;
+  }
+  /** Which mount it is, counted from 1. */
+  get mountNumber(): number {
+    return this.#mounts;
+  }
+  disturbances(mount: number): number {
+    return this.#disturbances.get(mount) ?? 0;
+  }
+  disturbed(mount: number): void {
+    this.#disturbances.set(mount, this.disturbances(mount) + 1);
   }
   get isMounted(): boolean {
     return this.#program?.alive === true && this.#kernel?.isMounted === true;
@@ -87,7 +97,7 @@ export class ClientNode {
 
   /** The client process is gone, and the mount with it: its processes get ENOTCONN. */
   crash(how: Exclude<HowEnded, 'exit'> = 'kill'): void {
-    this.disturbances += 1;
+    this.disturbed(this.#mounts);
     this.#say(how === 'power' ? 'loses its power' : 'is killed');
     if (how === 'power') this.machine.powerOff();
     else this.#program?.end('kill');

@@ -63,6 +63,11 @@ export class SimDisk {
       }
     }
     this.#holders.add(program);
+    return { ...this.openShared(program), close: async () => void this.#holders.delete(program) };
+  }
+
+  /** Beside whoever has it. */
+  openShared(program: Program): BlockDevice {
     program.onEnd((how) => this.#programEnded(program, how));
     return {
       path: this.name,
@@ -75,9 +80,7 @@ export class SimDisk {
       writeDirect: (offset, bytes) => this.#write(program, offset, [bytes]),
       flush: () => this.#flush(program),
       discard: async () => undefined,
-      close: async () => {
-        this.#holders.delete(program);
-      },
+      close: async () => undefined,
     };
   }
 
@@ -137,14 +140,16 @@ export class SimDisk {
     const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
     this.#check(offset, length);
     this.onWrite(program, offset, length);
+    const fails = this.writeErrorChance > 0 && this.#rng.chance(this.writeErrorChance);
     const write: UnderWay = { program, apply: (tear) => this.#put(offset, Buffer.concat(chunks), tear) };
     this.#underWay.add(write);
-    await this.#scheduler.sleep(this.#delayMs(), program);
-    if (!this.#underWay.delete(write)) return;
-    if (this.writeErrorChance > 0 && this.#rng.chance(this.writeErrorChance)) {
-      throw new FsError('EIO', `write error on ${this.name}`);
-    }
-    write.apply(false);
+    const delayMs = this.#delayMs();
+    // The device goes on with it even while the program is stopped.
+    this.#scheduler.after(delayMs, () => {
+      if (this.#underWay.delete(write) && !fails) write.apply(false);
+    });
+    await this.#scheduler.sleep(delayMs, program);
+    if (fails) throw new FsError('EIO', `write error on ${this.name}`);
   }
 
   #put(offset: number, bytes: Buffer, tear: boolean): void {

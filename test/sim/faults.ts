@@ -34,6 +34,9 @@ export type FaultKind = (typeof FAULT_KINDS)[number];
 const VERSIONS = ['1.0.0', '1.1.0', '2.0.0'] as const;
 /** Above it, timers of the product that are there for lost peers go off. */
 const LONG_MS = 120_000;
+const WATCH_MS = 1000;
+/** Longer than any other fault leaves a server down. */
+const RESTART_MS = 5000;
 
 export class Faults {
   readonly #world: World;
@@ -56,6 +59,7 @@ export class Faults {
 
   /** Until end() is called. */
   async run(meanGapMs: number): Promise<void> {
+    void this.#watch();
     if (this.#kinds.length === 0) return;
     for (;;) {
       await this.#world.sleep(meanGapMs * 2 * this.#rng.fraction());
@@ -69,6 +73,15 @@ export class Faults {
       over.catch((error: unknown) => this.#world.violated(`fault ${kind}: ${String(error)}`));
       this.#underWay.add(over);
       if (this.#rng.chance(0.5)) await over;
+    }
+  }
+
+  /** The service manager: a server that ended by itself is started again. */
+  async #watch(): Promise<void> {
+    for (let downMs = 0; !this.#isOver; downMs += WATCH_MS) {
+      await this.#world.sleep(WATCH_MS);
+      if (this.#world.servers.some(({ program }) => program !== undefined)) downMs = 0;
+      else if (downMs >= RESTART_MS && !this.#isOver) await this.#startServer();
     }
   }
 
@@ -152,36 +165,32 @@ export class Faults {
     const next = this.#rng.chance(0.5) ? (partner ?? server) : server;
     const standing =
       withStandby && next !== server
-        ? next.standBy({ version }).catch((error: unknown) => this.#refused(error))
+        ? next.start({ version, standBy: true }).catch((error: unknown) => this.#refused(error))
         : undefined;
-    const how = await this.#gone(server, () => server.server?.shutdown());
+    const how = await this.#shutDown(server);
     if (standing !== undefined) {
       await standing;
       return;
     }
     // Killed on the way by another fault: whoever did that starts it again.
-    if (how === 'killed') return;
-    await this.#world.until(() => server.program === undefined || this.#world.active === server);
-    if (this.#world.servers.some(({ program }) => program !== undefined)) return;
-    await this.#startServer(next, version);
+    if (how !== 'cancelled' && how !== 'killed') await this.#startServer(next, version);
   }
 
-  /** What a program does for us may end with it. */
-  async #gone(server: ServerNode, run: () => Promise<unknown> | undefined): Promise<'done' | 'killed'> {
+  /** Resolves when the program is gone, or goes on. */
+  async #shutDown(server: ServerNode): Promise<'clean' | 'cancelled' | 'failed' | 'killed'> {
     const { program } = server;
-    let isDone = false;
-    const work = Promise.resolve(run()).then(
-      () => {
-        isDone = true;
+    let how: 'clean' | 'cancelled' | 'failed' | undefined;
+    server.server?.shutdown().then(
+      (result) => {
+        how = result;
       },
       (error: unknown) => {
-        isDone = true;
+        how = 'failed';
         this.#world.scheduler.trace.say(server.name, `shutdown: ${String(error)}`);
       },
     );
-    void work;
-    await this.#world.until(() => isDone || program?.alive !== true);
-    return isDone ? 'done' : 'killed';
+    await this.#world.until(() => program?.alive !== true || how === 'cancelled');
+    return how ?? 'killed';
   }
 
   /** As an operator would: the version that is allowed, until one serves. */
@@ -191,12 +200,10 @@ export class Faults {
       if (world.servers.some(({ program }) => program !== undefined)) return;
       const server = wanted ?? this.#rng.pick(world.servers);
       const isSettled = { value: false };
-      const lastVersion = this.#lastVersion;
+      const { clean, softwareVersion } = world.disks.meta.superblock();
+      const allowed = clean ? version : undefined;
       const started = server
-        .start({ version: version ?? lastVersion })
-        .then(() => {
-          this.#lastVersion = server.version;
-        })
+        .start({ version: allowed ?? (softwareVersion || VERSIONS[0]) })
         .catch((error: unknown) => this.#refused(error))
         .finally(() => {
           isSettled.value = true;
@@ -206,10 +213,8 @@ export class Faults {
       await world.until(() => isSettled.value || program?.alive !== true);
       if (world.active !== undefined) return;
       await world.sleep(20);
-      version = undefined;
     }
   }
-  #lastVersion: string = VERSIONS[0];
 
   #refused(error: unknown): void {
     this.#world.scheduler.trace.say('FAULT', `a start failed: ${String(error)}`);

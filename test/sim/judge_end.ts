@@ -3,11 +3,15 @@
  * anybody: no export, no record, no lock, no open file, no orphan; then a controlled shutdown that is clean at once.
  */
 
+import { isDir, isRegular } from '../../src/base/attr.js';
 import type { Process } from './file_calls.js';
 import { SystemError } from './system_error.js';
 import { compareTree, TreeWorker } from './tree_worker.js';
 import type { Worker } from './worker.js';
 import type { World } from './world.js';
+
+/** More than a client without a connection is kept. */
+const KILLED_GONE_MS = 90_000;
 
 export async function judgeEnd(
   world: World,
@@ -22,7 +26,7 @@ export async function judgeEnd(
   const process = auditor.process();
   for (const worker of workers) {
     if (!(worker instanceof TreeWorker)) continue;
-    if (worker.state === 'done') {
+    if (worker.state === 'done' && !worker.isDisturbed) {
       await compareTree(process, worker.base, worker.model, (what) => world.violated(`at the end: ${what}`));
     } else {
       await comparePromised(world, process, worker);
@@ -37,7 +41,7 @@ async function comparePromised(world: World, process: Process, worker: TreeWorke
   for (const { path, kind, content } of worker.promised()) {
     try {
       const { sizeBytes, mode } = await process.stat(worker.base + path);
-      const found = { 16807: 'file', 9604: 'dir', 21609: 'symlink' }[mode & 0o170000];
+      const found = isDir(mode) ? 'dir' : isRegular(mode) ? 'file' : 'symlink';
       if (found !== kind) world.violated(`${worker.base}${path} was synced as ${kind} and is ${found}`);
       if (kind !== 'file' || content === undefined) continue;
       const file = await process.open(worker.base + path, 0);
@@ -59,6 +63,9 @@ async function judgeNothingLeft(world: World): Promise<void> {
     world.violated('no server serves at the end');
     return;
   }
+  // Clients that were killed are evicted when their time is over.
+  const limitMs = world.scheduler.nowMs + KILLED_GONE_MS;
+  await world.until(() => target.exports.size === 0 || world.scheduler.nowMs > limitMs);
   const { orphans } = server.status();
   const left = {
     exports: target.exports.size,

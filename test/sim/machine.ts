@@ -27,6 +27,8 @@ export type HowEnded = 'exit' | 'kill' | 'power';
 export class Program implements Owner {
   readonly machine: Machine;
   readonly name: string;
+  /** As the machine counts its programs. */
+  readonly pid: number;
   alive = true;
   stoppedUntilMs = 0;
   /** Fault points that strike now. */
@@ -36,6 +38,7 @@ export class Program implements Owner {
   constructor(machine: Machine, name: string) {
     this.machine = machine;
     this.name = name;
+    this.pid = machine.nextProgram();
   }
 
   /** Told in the order in which they asked when the program ends, however it does. */
@@ -53,7 +56,7 @@ export class Program implements Owner {
   runtime(): Runtime {
     const { machine } = this;
     const { scheduler, network } = machine;
-    const rng = machine.rng.fork(`${this.name} ${machine.nextProgram()}`);
+    const rng = machine.rng.fork(`${this.name} ${this.pid}`);
     return {
       faults: { strikes: (point) => this.faults.has(point) || machine.strikes(point) },
       clock: {

@@ -9,9 +9,11 @@
  */
 
 import { FsError } from '../../src/base/errno.js';
+import { nodeChecksum } from '../../src/runtime/node_checksum.js';
 import { KEY } from '../../src/storage/keys.js';
 import type { MetaDatabase, MetaMedium, Writer } from '../../src/storage/meta_medium.js';
 import { emptyDatabase, LMDB_PAGE_BYTES } from '../../src/storage/meta_probe.js';
+import { decodeSuperblock, type SuperblockRecord } from '../../src/storage/superblock.js';
 import type { Program } from './machine.js';
 import type { SimRng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
@@ -55,6 +57,13 @@ export class SimMetaDisk {
 
   records(): ReadonlyMap<string, Buffer> {
     return this.#records;
+  }
+
+  /** As whoever starts next finds it. */
+  superblock(): SuperblockRecord {
+    const value = this.#records.get(String.fromCharCode(KEY.superblock));
+    if (value === undefined) throw new Error('the meta device is not formatted');
+    return decodeSuperblock(value, nodeChecksum, 'meta');
   }
 
   medium(program: Program): MetaMedium {
@@ -131,12 +140,14 @@ export class SimMetaDisk {
     const commit: UnderWay = { program, changes };
     this.#underWay.add(commit);
     const slow = this.slowChance > 0 && this.#rng.chance(this.slowChance) ? 100 : 1;
-    await this.#scheduler.sleep(this.latencyMs * (0.5 + this.#rng.fraction()) * slow, program);
-    this.#underWay.delete(commit);
-    if (this.commitErrorChance > 0 && this.#rng.chance(this.commitErrorChance)) {
-      throw new FsError('EIO', 'commit on the meta device failed: input/output error');
-    }
-    this.#apply(program, changes);
+    const delayMs = this.latencyMs * (0.5 + this.#rng.fraction()) * slow;
+    const fails = this.commitErrorChance > 0 && this.#rng.chance(this.commitErrorChance);
+    // It goes on even while the program is stopped (docs/RECOVERY.md, "What the block cannot do").
+    this.#scheduler.after(delayMs, () => {
+      if (this.#underWay.delete(commit) && !fails) this.#apply(program, changes);
+    });
+    await this.#scheduler.sleep(delayMs, program);
+    if (fails) throw new FsError('EIO', 'commit on the meta device failed: input/output error');
   }
 
   #apply(program: Program, changes: readonly Change[]): void {

@@ -111,6 +111,8 @@ export class Model {
     if (node.kind === 'dir' && inside(node, target.parent)) throw new ModelError('EINVAL');
     const replaced = target.node;
     if (replaced === node) return;
+    // A directory above the source: the kernel says so before it looks at the kinds.
+    if (replaced !== undefined && inside(replaced, source.parent)) throw new ModelError('ENOTEMPTY');
     if (replaced !== undefined) {
       if (node.kind === 'dir' && replaced.kind !== 'dir') throw new ModelError('ENOTDIR');
       if (node.kind !== 'dir' && replaced.kind === 'dir') throw new ModelError('EISDIR');

@@ -67,6 +67,14 @@ export class SimNetwork {
     if (ms === 0) this.#clogs.delete(way(from, to));
     else this.#clogs.set(way(from, to), ms);
   }
+  /** Every connection between these two breaks; what was on its way is lost. */
+  breakConnections(a: Machine, b: Machine): void {
+    for (const socket of [...this.connections]) {
+      const ends = [socket.program.machine, socket.peerMachine];
+      if (ends.includes(a) && ends.includes(b)) socket.break();
+    }
+  }
+
   /** Everything works again. */
   heal(): void {
     this.#blocked.clear();
@@ -223,6 +231,16 @@ export class SimSocket implements Connection, PipeEnd {
     for (const chunk of this.#early.splice(0)) this.received(chunk);
     if (this.#earlyEnd !== undefined) this.receivedEnd(this.#earlyEnd);
     if (this.#closed) this.#tellClosed();
+  }
+
+  get peerMachine(): Machine | undefined {
+    return this.#out?.toMachine;
+  }
+
+  /** Now, and without what has not arrived yet. */
+  break(): void {
+    this.#in?.lose();
+    if (!this.#closed) this.receivedEnd('rst');
   }
 
   /** Breaks after so many more bytes of what this end sends have arrived. undefined: not any more. */

@@ -90,6 +90,13 @@ export class Pipe {
     this.#unsentBytes = 0;
   }
 
+  /** What is on its way never arrives. */
+  lose(): void {
+    this.#flight.length = 0;
+    this.#flightBytes = 0;
+    this.silence();
+  }
+
   /** Something that held it up may be over: the receiver reads again, the network is whole again. */
   wake(): void {
     this.#schedule();

@@ -50,7 +50,7 @@ const LIMIT_MS = 3_600_000;
 
 export async function randomRun(options: RunOptions): Promise<RunResult> {
   const rng = new SimRng(options.seed).fork('plan');
-  const kinds = (options.kinds ?? FAULT_KINDS).filter(() => rng.chance(0.35));
+  const kinds = options.kinds ?? FAULT_KINDS.filter(() => rng.chance(0.35));
   let seen: World | undefined;
   let faults: Faults | undefined;
   const workers: Worker[] = [];

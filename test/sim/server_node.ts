@@ -4,10 +4,12 @@
  */
 
 import { FsError } from '../../src/base/errno.js';
-import type { Address, BlockDevice } from '../../src/runtime/ports.js';
+import type { Address } from '../../src/runtime/ports.js';
 import { createServer, type Server, type ServerOptions } from '../../src/server/server.js';
-import type { TargetDevices, TargetStore } from '../../src/storage/api.js';
-import { openTarget } from '../../src/storage/target.js';
+import { decideStart } from '../../src/server/version_gate.js';
+import type { TargetStore } from '../../src/storage/api.js';
+import { MultiMount } from '../../src/storage/multi_mount.js';
+import { type ExclusiveDevices, type TakenTarget, takeTarget } from '../../src/storage/take_target.js';
 import type { SimDisk } from './disk.js';
 import type { HowEnded, Machine, Program } from './machine.js';
 import type { SimMetaDisk } from './meta_disk.js';
@@ -20,10 +22,12 @@ export interface Disks {
 export interface StartOptions {
   readonly version?: string;
   readonly forceStart?: boolean;
+  /** Waits until the target is free. */
+  readonly standBy?: boolean;
 }
 
-/** As serve_run.ts has it: how often a standby tries the devices. */
-const STANDBY_POLL_MS = 5;
+/** As serve_run.ts has it: how often a standby tries its port. */
+const PORT_POLL_MS = 5;
 
 export class ServerNode {
   readonly machine: Machine;
@@ -34,6 +38,8 @@ export class ServerNode {
   #server: Server | undefined;
   #store: TargetStore | undefined;
   version = '1.0.0';
+  /** Of the heartbeat. */
+  periodMs = 5000;
   /** Told the name of each client that is evicted, when it is. */
   onEviction: (name: string, reason: string) => void = () => undefined;
 
@@ -58,33 +64,41 @@ export class ServerNode {
     return this.program === undefined ? undefined : this.#store;
   }
 
-  /** Serves at once. @throws FsError EPERM when the version gate refuses, EBUSY when the devices are in use. */
+  /**
+   * Serves, or says why not.
+   * @throws FsError EPERM when the version gate refuses, EBUSY when somebody has the target.
+   */
   async start(options: StartOptions = {}): Promise<Server> {
     const { program, server } = this.#begin(options);
+    const runtime = program.runtime();
+    const { data: disk } = this.#disks;
+    const multiMount = new MultiMount(runtime, disk.openShared(program), {
+      owner: { host: this.name, pid: program.pid, system: this.name, startedTicks: program.pid },
+      state: 'active',
+      periodMs: this.periodMs,
+      isGone: ({ system, pid }) =>
+        system === this.name && ![...this.machine.programs].some((one) => one.pid === pid),
+    });
+    const standBy = options.standBy ?? false;
     try {
-      const data = this.#disks.data.open(program);
-      await server.listen();
-      await this.#serve(program, server, data);
-    } catch (error) {
-      await server.stop();
-      program.end('exit');
-      throw error;
-    }
-    return server;
-  }
-
-  /** Takes the devices over when they are free. */
-  async standBy(options: StartOptions = {}): Promise<Server> {
-    const { program, server } = this.#begin(options);
-    try {
-      const data = await this.#untilFree(program, async () => {
-        const device = this.#disks.data.open(program);
-        return device;
+      // As serve_run.ts does it: a standby has its port when the one before it has closed its own.
+      const listening = standBy ? this.#untilFree(program, () => server.listen()) : undefined;
+      const taken = await takeTarget(runtime, {
+        multiMount,
+        standBy,
+        signal: new AbortController().signal,
+        open: () => this.#open(program, standBy ? undefined : server),
+        judge: (superblock) => {
+          const decision = decideStart(superblock, this.version, options.forceStart ?? false);
+          if (!decision.start) throw new FsError('EPERM', decision.message);
+        },
       });
-      await this.#untilFree(program, () => server.listen());
-      await this.#serve(program, server, data);
+      if (taken === undefined) throw new FsError('ECANCELED', 'nothing was taken');
+      await listening;
+      await this.#serve(program, server, taken, multiMount);
     } catch (error) {
       await server.stop();
+      multiMount.abandon();
       program.end('exit');
       throw error;
     }
@@ -123,20 +137,40 @@ export class ServerNode {
     return { program, server };
   }
 
-  async #serve(program: Program, server: Server, data: BlockDevice): Promise<void> {
-    const devices: TargetDevices = {
+  /** Both devices, and the port for who does not stand by. */
+  async #open(program: Program, server: Server | undefined): Promise<ExclusiveDevices> {
+    const data = this.#disks.data.open(program);
+    try {
+      await server?.listen();
+    } catch (error) {
+      await data.close();
+      throw error;
+    }
+    return {
       data,
       metaPath: 'meta',
       metaSizeBytes: this.#disks.meta.sizeBytes,
       runtimeDir: 'none',
       metaMedium: this.#disks.meta.medium(program),
+      dropCaches: async () => undefined,
+      close: () => data.close(),
     };
-    const store = await openTarget(program.runtime(), devices);
+  }
+
+  async #serve(
+    program: Program,
+    server: Server,
+    { store, devices }: TakenTarget<ExclusiveDevices>,
+    multiMount: MultiMount,
+  ): Promise<void> {
     this.#store = store;
     await server.activate(store);
     this.#watchEvictions(server);
     void server.closed.then(async () => {
-      await data.close();
+      await devices.close();
+      await multiMount
+        .release()
+        .catch((error: unknown) => this.#say(`gives the target up: ${String(error)}`));
       this.#say(server.failure === undefined ? 'has stopped' : `has failed: ${server.failure.message}`);
       program.end('exit');
     });
@@ -160,7 +194,7 @@ export class ServerNode {
       } catch (thrown) {
         if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
       }
-      await this.machine.scheduler.sleep(STANDBY_POLL_MS, program);
+      await this.machine.scheduler.sleep(PORT_POLL_MS, program);
     }
   }
 

@@ -22,18 +22,25 @@ export const RECORD_BYTES = 32;
 
 interface Written {
   readonly value: string;
+  /** undefined: the zeros that were there first. */
+  readonly worker: Worker | undefined;
   readonly beganMs: number;
-  /** Infinity while it is under way, and for good when its client was disturbed. */
+  /** Infinity while it is under way. */
   endedMs: number;
 }
 
+/** What a client had not written when it was disturbed may be there or not, now and later. */
+function isUnsure({ worker }: Written): boolean {
+  return worker?.isDisturbed === true;
+}
+
 export class Register {
-  readonly #writes: Written[] = [{ value: '', beganMs: -1, endedMs: -1 }];
-  /** The youngest write that a read that is over has returned, and when that read ended. */
+  readonly #writes: Written[] = [{ value: '', worker: undefined, beganMs: -1, endedMs: -1 }];
+  /** What reads have returned, and when they ended. */
   readonly #seen: { readonly write: Written; readonly endedMs: number }[] = [];
 
-  begins(value: string, nowMs: number): Written {
-    const write = { value, beganMs: nowMs, endedMs: Number.POSITIVE_INFINITY };
+  begins(worker: Worker, value: string, nowMs: number): Written {
+    const write = { value, worker, beganMs: nowMs, endedMs: Number.POSITIVE_INFINITY };
     this.#writes.push(write);
     return write;
   }
@@ -42,15 +49,18 @@ export class Register {
   read(value: string, beganMs: number, endedMs: number): string | undefined {
     const write = this.#writes.find((one) => one.value === value);
     if (write === undefined) return `nobody wrote ${JSON.stringify(value)}`;
-    if (write.beganMs > endedMs) return `${value} was read before it was written`;
+    const shown = value || 'the first value';
+    if (write.beganMs > endedMs) return `${shown} was read before it was written`;
     for (const later of this.#writes) {
-      if (write.endedMs < later.beganMs && later.endedMs < beganMs) {
-        return `${value || 'the first value'} was read, but ${later.value} had replaced it ${beganMs - later.endedMs} ms before`;
+      if (isUnsure(later) || isUnsure(write) || later.endedMs >= beganMs) continue;
+      if (write.endedMs < later.beganMs) {
+        return `${shown} was read, but ${later.value} had replaced it ${beganMs - later.endedMs} ms before`;
       }
     }
     for (const seen of this.#seen) {
+      if (isUnsure(seen.write) || isUnsure(write)) continue;
       if (seen.endedMs < beganMs && write.endedMs < seen.write.beganMs) {
-        return `${value || 'the first value'} was read after ${seen.write.value} had been`;
+        return `${shown} was read after ${seen.write.value} had been`;
       }
     }
     this.#seen.push({ write, endedMs });
@@ -87,21 +97,11 @@ export class RegisterWorker extends Worker {
     if (register === undefined) return;
     const data = Buffer.alloc(SLOT_BYTES);
     data.write(value);
-    const write = register.begins(value, this.world.scheduler.nowMs);
+    const write = register.begins(this, value, this.world.scheduler.nowMs);
     await this.does(`write slot ${slot} = ${value}`, async () => {
       await this.process.pwrite(file, slot * SLOT_BYTES, data);
       write.endedMs = this.world.scheduler.nowMs;
-      this.#unsure.add(write);
     });
-  }
-
-  /** Writes that may be lost with the client. */
-  readonly #unsure = new Set<Written>();
-
-  override async run(): Promise<void> {
-    await super.run();
-    if (this.state !== 'disturbed') return;
-    for (const write of this.#unsure) write.endedMs = Number.POSITIVE_INFINITY;
   }
 
   async #read(file: OpenFile, slot: number): Promise<void> {
@@ -121,6 +121,8 @@ export class Section {
   holder: SectionWorker | undefined;
   /** What the next must read; undefined after a holder was disturbed: it may have written or not. */
   value: number | undefined = 0;
+  /** Who wrote it last. */
+  writer: SectionWorker | undefined;
   entered = 0;
 }
 
@@ -147,7 +149,9 @@ export class SectionWorker extends Worker {
         (await this.does('read counter', () => this.process.pread(file, 0, 16))).toString(),
       );
       this.#holds();
-      if (section.value !== undefined && section.value !== value) {
+      // What a client had not written when it was thrown out is lost.
+      const isSure = section.writer?.isDisturbed !== true;
+      if (isSure && section.value !== undefined && section.value !== value) {
         this.wrong(`the counter is ${value}, not ${section.value}`);
       }
       section.value = undefined;
@@ -155,6 +159,7 @@ export class SectionWorker extends Worker {
       await this.does(`write counter ${value + 1}`, () => this.process.pwrite(file, 0, Buffer.from(next)));
       this.#holds();
       section.value = value + 1;
+      section.writer = this;
       section.holder = undefined;
       section.entered += 1;
       if (byRange) await this.does('unlock', () => this.process.fcntl(file, 'unlock', 0, undefined));
@@ -214,7 +219,7 @@ export function judgeAppends(content: Buffer, appends: Appends): string | undefi
     const text = content.toString('latin1', at, at + RECORD_BYTES);
     const match = /^(\w+):(\d+)\.*\n$/.exec(text);
     if (match === null) {
-      const isLost = [...appends.acknowledged.values()].some(({ worker }) => worker.state === 'disturbed');
+      const isLost = [...appends.acknowledged.values()].some(({ worker }) => worker.isDisturbed);
       // What an evicted client had not written leaves a hole where others went on behind it.
       if (isLost && /^\0+$/.test(text)) continue;
       return `at ${at}: ${JSON.stringify(text)}`;
@@ -223,7 +228,7 @@ export function judgeAppends(content: Buffer, appends: Appends): string | undefi
     const known = appends.acknowledged.get(name);
     if (known === undefined) return `a record of ${name}, which wrote none`;
     const expected = next.get(name) ?? 0;
-    const isExact = known.worker.state !== 'disturbed';
+    const isExact = !known.worker.isDisturbed;
     if (Number(number) !== expected && (isExact || Number(number) < expected)) {
       return `${name}:${number} at ${at}, not ${expected}`;
     }
@@ -231,7 +236,7 @@ export function judgeAppends(content: Buffer, appends: Appends): string | undefi
   }
   for (const [name, { worker, count }] of appends.acknowledged) {
     const there = next.get(name) ?? 0;
-    if (worker.state !== 'disturbed' && there !== count) return `${there} records of ${name}, not ${count}`;
+    if (!worker.isDisturbed && there !== count) return `${there} records of ${name}, not ${count}`;
   }
   return undefined;
 }

@@ -2,8 +2,11 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { O_CREAT } from './file_calls.js';
 import { Appends, AppendWorker, judgeAppends } from './shared_workers.js';
 import { makeImage, simulate } from './world.js';
+
+const O_RDWR = 2;
 
 // A GETATTR that was answered while the last data lock left made the size known again; the next lock found it known, and
 // the append went where the end had been before the other client's.
@@ -21,4 +24,43 @@ test('appends of two clients never go over each other', async () => {
       assert.equal(judgeAppends(await reader.pread(file, 0, 1 << 20), appends), undefined);
     });
   }
+});
+
+// The CAST was said again before the answer to the ENQUEUE, which was lost as well: it named a lock that nobody knew yet,
+// and the process waited for ever, and everybody behind it.
+test('a lock whose answer and whose grant were lost with one connection is granted all the same', async () => {
+  await simulate({ clients: 2, limitMs: 30_000 }, async (world) => {
+    const waiter = world.client(0).process();
+    const holder = world.client(1).process();
+    const wanted = await waiter.open('/f', O_CREAT | O_RDWR);
+    const held = await holder.open('/f', O_RDWR);
+    await holder.flock(held, 'exclusive');
+    world.network.block(world.server().machine, world.client(0).machine);
+    const granted = waiter.flock(wanted, 'exclusive');
+    await world.sleep(50);
+    await holder.flock(held, 'unlock');
+    await world.sleep(50);
+    world.network.breakConnections(world.server().machine, world.client(0).machine);
+    world.network.heal();
+    await granted;
+  });
+});
+
+// The record of a client was committed after CONNECT was answered: a crash in between left a server that did not know it,
+// and threw it out with all that its processes had begun.
+test('a client that was mounted just before a crash is known after it', async () => {
+  await simulate({ clients: 1 }, async (world) => {
+    const client = world.client();
+    await client.unmount();
+    world.server().hold();
+    const opened = client.mount().then(async () => {
+      const process = client.process();
+      return { process, file: await process.open('/f', O_CREAT | O_RDWR) };
+    });
+    await world.sleep(100);
+    await world.restart();
+    const { process, file } = await opened;
+    assert.equal(await process.pwrite(file, 0, Buffer.from('kept')), 4);
+    await process.close(file);
+  });
 });

@@ -28,7 +28,7 @@ interface OpenModel {
 export interface Promised {
   readonly path: string;
   readonly kind: ModelNode['kind'];
-  /** Content that was synced and not written since. */
+  /** Content that was synced; undefined when it was written since. */
   readonly content: Buffer | undefined;
 }
 
@@ -62,7 +62,7 @@ export class TreeWorker extends Worker {
   readonly base: string;
   readonly #opens: OpenModel[] = [];
   readonly #synced = new Map<ModelNode, Buffer>();
-  #promised: readonly Promised[] = [];
+  #promised: readonly (Omit<Promised, 'content'> & { readonly node: ModelNode })[] = [];
   #touched = new Set<string>();
   readonly #count: number;
 
@@ -86,7 +86,9 @@ export class TreeWorker extends Worker {
   promised(): Promised[] {
     const isTouched = (path: string): boolean =>
       [...this.#touched].some((touched) => path === touched || path.startsWith(`${touched}/`));
-    return this.#promised.filter(({ path }) => !isTouched(path));
+    return this.#promised
+      .filter(({ path }) => !isTouched(path))
+      .map(({ path, kind, node }) => ({ path, kind, content: this.#synced.get(node) }));
   }
 
   async #step(): Promise<void> {
@@ -386,15 +388,11 @@ export class TreeWorker extends Worker {
   }
 
   async #fsync({ file, node, path }: OpenModel): Promise<void> {
-    const before = this.model.walk().map((entry) => ({ ...entry, kind: entry.node.kind }));
+    const before = this.model.walk();
     await this.does(`fsync ${path}`, () => this.process.fsync(file));
     this.#synced.set(node, node.content);
     this.#touched = new Set();
-    this.#promised = before.map(({ path: at, kind, node: there }) => ({
-      path: at,
-      kind,
-      content: this.#synced.get(there),
-    }));
+    this.#promised = before.map(({ path: at, node: there }) => ({ path: at, kind: there.kind, node: there }));
   }
 
   async #close({ file, node, path }: OpenModel): Promise<void> {

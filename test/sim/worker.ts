@@ -22,6 +22,7 @@ export abstract class Worker {
   readonly name: string;
   readonly rng: SimRng;
   readonly process: Process;
+  readonly #mount: number;
   readonly #disturbancesBefore: number;
   operations = 0;
   /** What it does now, for the report of a run that does not end. */
@@ -35,7 +36,8 @@ export abstract class Worker {
     this.name = name;
     this.rng = world.rng.fork(`worker ${name}`);
     this.process = new Process(node.kernel);
-    this.#disturbancesBefore = node.disturbances;
+    this.#mount = node.mountNumber;
+    this.#disturbancesBefore = node.disturbances(this.#mount);
   }
 
   /** Its work, until it is done or told to stop. */
@@ -49,7 +51,7 @@ export abstract class Worker {
   }
 
   get isDisturbed(): boolean {
-    return this.node.disturbances !== this.#disturbancesBefore || this.process.isKilled;
+    return this.node.disturbances(this.#mount) !== this.#disturbancesBefore || this.process.isKilled;
   }
 
   /** Never rejects: what is wrong is a violation of the world. */

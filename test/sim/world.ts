@@ -66,7 +66,7 @@ export class World {
       server.onEviction = (name, reason) => {
         scheduler.trace.say(server.name, `evicts ${name}: ${reason}`);
         const client = this.clients.find((one) => name.startsWith(`${one.name}.`));
-        if (client !== undefined) client.disturbances += 1;
+        client?.disturbed(Number(name.split('.')[1]));
       };
     }
     watchTarget(this);
