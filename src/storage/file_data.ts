@@ -232,9 +232,11 @@ export class StoredFileData implements FileData {
       if (isHole) {
         executed = await this.clear(to, toOffset + done, step, 'punch', true, time);
         if (this.#changes.inode(to).sizeBytes < toOffset + done + step || isLast) {
-          const end = toOffset + done + step;
-          const ending = { time, within: last, transno: lastTransno };
-          executed = this.#changes.executeOnly(to, { ...ending, size: (now) => Math.max(now, end) });
+          executed = await this.#grow(to, toOffset + done + step, {
+            time,
+            within: last,
+            transno: lastTransno,
+          });
         }
       } else {
         const chunks = await this.read(from, at, step);
@@ -247,6 +249,18 @@ export class StoredFileData implements FileData {
     }
     executed ??= this.#changes.executeOnly(to, { time, within, transno, size: (now) => now });
     return { ...executed, copied: done };
+  }
+
+  /** Makes the file at least so long, by a hole. What lies in the database moves out if it becomes too long for that. */
+  #grow(fid: Fid, end: number, ending: Omit<Ending, 'size'>): MaybePromise<Executed<Inode>> {
+    const whole: Ending = { ...ending, size: (now) => Math.max(now, end) };
+    return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
+      const inline = this.#overlay.inlineData(fid);
+      const size = whole.size(inode.sizeBytes);
+      if (inline === undefined) return this.#changes.executeOnly(fid, whole);
+      if (size <= INLINE_MAX) return this.#changes.putInline(fid, inline, size, whole, () => undefined);
+      return this.#changes.storeRuns(fid, [spilled(inline)], { ending: whole, clearInline: true });
+    });
   }
 
   /** See FileChanges. */

@@ -336,3 +336,20 @@ test('within runs in the transaction of the data operation, and its failure undo
   });
   assert.equal(store.xattr(fid, 'user.transno')?.toString(), `${executed.transno} ${MIB}`);
 });
+
+test('a hole copied behind the end of a small file makes it as long as it says', async (t) => {
+  const target = await testTarget(t);
+  const store = await target.open();
+  const [holes, small, smaller] = ['holes', 'small', 'smaller'].map((name) => createFile(store, name)) as [
+    Fid,
+    Fid,
+    Fid,
+  ];
+  await store.data.truncate(holes, 100_000, TIME);
+  for (const fid of [small, smaller]) await store.data.write(fid, 0, Buffer.from('inline'), TIME);
+  await store.data.copy(holes, 0, small, 10, 90_000, TIME);
+  await store.data.copy(holes, 0, smaller, 4, 1000, TIME);
+  const content = async (fid: Fid): Promise<Buffer> => Buffer.concat(await store.data.read(fid, 0, 200_000));
+  assert.ok((await content(small)).equals(Buffer.concat([Buffer.from('inline'), Buffer.alloc(90_004)])));
+  assert.ok((await content(smaller)).equals(Buffer.concat([Buffer.from('inli'), Buffer.alloc(1000)])));
+});
