@@ -73,6 +73,31 @@ test('what is written to a regular file through its loop device is read back, ac
   assert.equal(inFile.toString(), 'holdfast');
 });
 
+test('whole blocks are on the device when their write is done, without a flush', {
+  skip: NEEDS_ROOT,
+}, async (t) => {
+  const path = backingFile(t);
+  const device = await openBlockDevice(path, { exclusive: true });
+  // Not aligned in memory, and more than goes through at once.
+  const memory = Buffer.alloc(3 * MIB + 4096 + 1, 0x77).subarray(1);
+  await device.write(MIB, [memory.subarray(0, 100), memory.subarray(100)]);
+  const aligned = device.memory(8192).fill(0x33);
+  await device.write(0, [aligned.subarray(0, 4096), aligned.subarray(4096)]);
+  // The file behind the device: nothing of it is in the device's cache any more.
+  const inFile = readFileSync(path);
+  assert.ok(inFile.subarray(MIB, MIB + memory.length).equals(memory));
+  assert.ok(inFile.subarray(0, 8192).equals(aligned));
+  // What the cache held of it before is not read any more.
+  const back = Buffer.alloc(8192);
+  await device.read(0, back);
+  assert.ok(back.equals(aligned));
+  await device.write(4096, [Buffer.alloc(4096, 1)]);
+  await device.read(0, back);
+  assert.ok(back.equals(Buffer.concat([aligned.subarray(0, 4096), Buffer.alloc(4096, 1)])));
+  await device.close();
+  await untilDetached(path);
+});
+
 test('a second exclusive open is refused in one line, and works after the first is closed', {
   skip: NEEDS_ROOT,
 }, async (t) => {
