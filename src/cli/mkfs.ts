@@ -34,7 +34,7 @@ export function registerMkfs(program: Command): void {
       );
       const { nodeRuntime } = await import('../runtime/node_runtime.js');
       const { formatTarget } = await import('../storage/mkfs.js');
-      const { DEFAULT_PERIOD_MS } = await import('../storage/multi_mount.js');
+      const { DEFAULT_PERIOD_MS } = await import('../storage/multi_mount_watch.js');
       const runtime = nodeRuntime();
       const pair = await resolveDevices(options);
       try {

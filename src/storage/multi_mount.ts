@@ -36,12 +36,12 @@ import {
   type MultiMountState,
   type Owner,
 } from './multi_mount_block.js';
+import { MultiMountWatch, type Sighting } from './multi_mount_watch.js';
 import { BLOCK_BYTES } from './window.js';
 import type { WriteGuard } from './write_guard.js';
 
 const log = logger('storage:multi-mount');
 
-export const DEFAULT_PERIOD_MS = 5000;
 /** From before the block is read until a claim is written. */
 const CLAIM_WRITE_MS = 50;
 /** From then until the claim is looked at. Longer, by more than clocks differ. */
@@ -64,30 +64,6 @@ export interface MultiMountOptions {
   readonly isGone?: (owner: Owner) => boolean;
 }
 
-export type Sighting =
-  | {
-      readonly free: true;
-      readonly why: 'never held' | 'clean' | 'gone' | 'silent';
-      readonly record: MultiMountRecord | undefined;
-    }
-  | {
-      readonly free: false;
-      readonly record: MultiMountRecord | undefined;
-      /** The block changed under our eyes. */
-      readonly alive: boolean;
-    };
-
-interface Seen {
-  readonly bytes: Buffer;
-  readonly content: MultiMountContent;
-  /** When the look that found these bytes first was over: they were written before. */
-  readonly atMs: number;
-  /** Other bytes were there when we looked before. */
-  readonly changed: boolean;
-  /** Clean, but said so by another than the one who had the target when we looked before: perhaps by one who was late. */
-  readonly doubtful: boolean;
-}
-
 interface Claim {
   readonly nonce: string;
   readonly sinceSec: number;
@@ -102,7 +78,7 @@ export class MultiMount implements WriteGuard {
   readonly #device: BlockDevice;
   readonly #options: MultiMountOptions;
   #state: 'looking' | 'claimed' | 'held' | 'lost' | 'over' = 'looking';
-  #seen: Seen | undefined;
+  readonly #watch: MultiMountWatch;
   #claim: Claim | undefined;
   #sequence = 0;
   /** Who had the target before, if it was taken from him without his doing. */
@@ -125,6 +101,7 @@ export class MultiMount implements WriteGuard {
     this.#runtime = runtime;
     this.#device = device;
     this.#options = options;
+    this.#watch = new MultiMountWatch(runtime, options.isGone);
     this.#limitMs = options.periodMs * CONFIRMED;
     this.lost = new Promise((resolve) => {
       this.#setLost = resolve;
@@ -144,10 +121,7 @@ export class MultiMount implements WriteGuard {
   /** One look at the block. What is silent is known from earlier looks. */
   async look(): Promise<Sighting> {
     const issuedMs = this.#runtime.clock.nowMs();
-    const bytes = await this.#read();
-    const seen =
-      this.#seen?.bytes.equals(bytes) === true ? this.#seen : this.#see(bytes, this.#seen !== undefined);
-    return this.#judge(seen, issuedMs);
+    return this.#watch.found(await this.#read(), issuedMs);
   }
 
   /**
@@ -190,12 +164,12 @@ export class MultiMount implements WriteGuard {
    */
   async claim(): Promise<boolean> {
     const { clock, rng } = this.#runtime;
-    const free = this.#seen;
+    const free = this.#watch.last;
     assert(this.#state === 'looking' && free !== undefined, 'a claim comes after a look');
     const beganMs = clock.nowMs();
     const bytes = await this.#read();
     if (!bytes.equals(free.bytes)) {
-      this.#see(bytes, true);
+      this.#watch.changed(bytes);
       return false;
     }
     const before = free.content.kind === 'record' ? free.content.record : undefined;
@@ -211,7 +185,7 @@ export class MultiMount implements WriteGuard {
     const doneMs = clock.nowMs();
     if (doneMs - beganMs > CLAIM_WRITE_MS) {
       log('claim of %s took %d ms: looks again', this.#device.path, doneMs - beganMs);
-      this.#see(written, false);
+      this.#watch.startOver(written);
       return false;
     }
     this.#claim = { ...claim, doneMs };
@@ -229,7 +203,7 @@ export class MultiMount implements WriteGuard {
     const bytes = await this.#read();
     if (this.#foreign(bytes) !== undefined) {
       this.#state = 'looking';
-      this.#see(bytes, true);
+      this.#watch.changed(bytes);
       return false;
     }
     this.#state = 'held';
@@ -373,33 +347,6 @@ export class MultiMount implements WriteGuard {
     return content.kind === 'record' && content.record.nonce === this.#claim?.nonce ? undefined : { content };
   }
 
-  #see(bytes: Buffer, changed: boolean): Seen {
-    const content = decodeMultiMount(bytes, this.#runtime.checksum);
-    const before = this.#seen?.content;
-    const doubtful =
-      isClean(content) &&
-      before?.kind === 'record' &&
-      before.record.nonce !== content.record.nonce &&
-      !(isClean(before) && this.#seen?.doubtful === false);
-    this.#seen = { bytes, content, atMs: this.#runtime.clock.nowMs(), changed, doubtful };
-    return this.#seen;
-  }
-
-  /** @param issuedMs before the look that found the block unchanged. */
-  #judge(seen: Seen, issuedMs: number): Sighting {
-    const { content } = seen;
-    if (content.kind === 'none') return { free: true, why: 'never held', record: undefined };
-    const record = content.kind === 'record' ? content.record : undefined;
-    if (isClean(content) && !seen.doubtful) return { free: true, why: 'clean', record };
-    if (record !== undefined && this.#options.isGone?.(record.owner) === true) {
-      return { free: true, why: 'gone', record };
-    }
-    if (issuedMs - seen.atMs >= (record?.periodMs ?? DEFAULT_PERIOD_MS)) {
-      return { free: true, why: 'silent', record };
-    }
-    return { free: false, record, alive: seen.changed };
-  }
-
   async #read(): Promise<Buffer> {
     const bytes = Buffer.alloc(BLOCK_BYTES);
     await this.#device.readDirect(MULTI_MOUNT_OFFSET, bytes);
@@ -425,8 +372,4 @@ export class MultiMount implements WriteGuard {
     this.#last = done.catch(() => undefined);
     return done;
   }
-}
-
-function isClean(content: MultiMountContent): content is Extract<MultiMountContent, { kind: 'record' }> {
-  return content.kind === 'record' && content.record.state === 'clean';
 }
