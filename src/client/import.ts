@@ -218,8 +218,10 @@ export class Import {
     const again = recovering && reply.instance === this.#target.instance;
     const replays = (reply.features & FEATURE.replay) !== 0;
     if (recovering && !again) recovery.newInstance(this.#core, this.#target, replays);
+    // What was promised is promised anew, each time.
+    if (recovering) this.#target.grantBytes = 0;
     this.#target.adopt(reply);
-    if (recovering && !again) recovery.payAgain(this.#core, this.#target);
+    if (recovering) recovery.payAgain(this.#core, this.#target);
     // Until the window has ended this client is one of the old instance: it would have to replay again.
     if (!recovering) this.#instance = reply.instance;
     // What waits from before, and what is asked for meanwhile, is sent when the gate opens.
@@ -370,6 +372,8 @@ export class Import {
           role: 'client',
           lastTransno: this.#instance === undefined ? undefined : this.#target.replays.lastExecuted,
           hasMoreThanOpens: recovery.hasMoreThanOpens(this.#core, this.#target),
+          grantsInUse:
+            this.#instance === undefined ? undefined : recovery.grantsInUse(this.#core, this.#target),
         },
         { connectionOnly: true, apply: ({ reply }) => this.#answered(attempt, epoch, reply) },
       )

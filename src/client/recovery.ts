@@ -44,18 +44,24 @@ export function newInstance(core: Core, target: Target, replays: boolean): void 
     target.locks.newInstance();
     return;
   }
-  // It does not take locks over: what those that were not given back covered is forgotten.
+  // It does not take locks over: what those that were not given back covered is forgotten. It has committed everything.
   target.generation += 1;
+  target.replays.clear();
   dropCaches(core, target);
   // Not awaited: the kernel may have to wait for requests that are parked until recovery is over.
   target.locks.forgetAll().catch((error: unknown) => log('%O', error));
 }
 
+/** Grants that are paid for what is dirty or under way: the target has promised room for it. */
+export function grantsInUse(core: Core, target: Target): number {
+  let bytes = 0;
+  for (const file of core.filesOf(target)) if (!file.isClean) bytes += file.pages.paidBytes;
+  return bytes;
+}
+
 /** The new instance has promised room; part of that is for what is dirty already. */
 export function payAgain(core: Core, target: Target): void {
-  let owed = 0;
-  for (const file of core.filesOf(target)) if (!file.isClean) owed += file.pages.paidBytes;
-  target.grantBytes = Math.max(0, target.grantBytes - owed);
+  target.grantBytes = Math.max(0, target.grantBytes - grantsInUse(core, target));
 }
 
 /** Everything that was answered and is not committed, in the order of execution. */

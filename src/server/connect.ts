@@ -62,14 +62,26 @@ export function connect(host: Host, session: Session, request: ConnectRequest): 
   const owner = session.export;
   if (owner === undefined) return { ...common(host, agreed), ...verdict };
   const fresh = verdict.outcome !== 'resumed';
-  const granted = fresh && (owner.features & FEATURE.grants) !== 0 ? target.grants.refill(owner) : 0;
   return {
     ...common(host, agreed),
     ...verdict,
     fids: fresh ? target.allocateFids() : undefined,
-    grantBytes: granted,
+    grantBytes: granted(host, target, owner, request, verdict),
     lastCommitted: (owner.features & FEATURE.replay) === 0 ? undefined : target.store.lastCommitted,
   };
+}
+
+/** What is promised to those who come back is kept for them: until all of them are here nobody gets more. */
+function granted(
+  host: Host,
+  target: Target,
+  owner: Export,
+  request: ConnectRequest,
+  { outcome }: Verdict,
+): number {
+  if (outcome === 'resumed' || (owner.features & FEATURE.grants) === 0) return 0;
+  if (outcome === 'recover') return target.grants.promiseAgain(owner, request.grantsInUse ?? 0);
+  return host.recovery?.isOpen === true ? 0 : target.grants.refill(owner);
 }
 
 function common(host: Host, agreed: Agreed): Omit<ConnectReply, 'outcome'> {

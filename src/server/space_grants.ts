@@ -52,6 +52,15 @@ export class SpaceGrants {
     return added;
   }
 
+  /** A client comes back after a restart. @returns what it was promised before and has used: it is promised again. */
+  promiseAgain(owner: Export, usedBytes: number): number {
+    this.drop(owner);
+    const again = Math.min(usedBytes, CLIENT_MAX_BYTES);
+    owner.grantBytes += again;
+    this.#promisedBytes += again;
+    return again;
+  }
+
   /** A write arrived that the client pays from its grant. @returns the bytes that were really promised to it. */
   spend(owner: Export, usedBytes: number): number {
     const spent = Math.min(usedBytes, owner.grantBytes);

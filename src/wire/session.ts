@@ -57,6 +57,8 @@ export const Connect = operation(
     lastTransno: opt(11, branded<Transno>('transno')),
     /** It has something other than opens and application locks to replay or resend. */
     hasMoreThanOpens: opt(12, bool),
+    /** Of space grants, what its dirty data and its unanswered WRITEs use: an earlier instance has promised it. */
+    grantsInUse: opt(13, uint),
   }),
   message('ConnectReply', {
     /**

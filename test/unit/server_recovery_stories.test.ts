@@ -279,3 +279,46 @@ test('cache locks are granted again as they were, and refused where another clie
     [again.locks[0]],
   );
 });
+
+test('what a client was promised before a crash finds its space after it, whoever else fills the device', async (t) => {
+  const world = await serverWorld(t, { dataBytes: 64 * MIB });
+  await world.server();
+  const saver = world.client('saver');
+  saver.features = 7;
+  const { grantBytes = 0 } = await saver.connect();
+  await saver.activate();
+  const greedy = await world.replaying('greedy');
+  const kept = (await saver.create('kept')).attr.fid;
+  const filler = (await greedy.create('filler')).attr.fid;
+  await greedy.call(Sync, {});
+  await world.crash();
+  const next = await world.server();
+  // The greedy one is back first, and gets nothing of what may be promised to others.
+  assert.equal((await greedy.connect()).grantBytes, 0);
+  assert.equal((await saver.connect({ grantsInUse: grantBytes })).grantBytes, grantBytes);
+  // It goes through it twice, which is promised once.
+  assert.equal((await saver.connect({ grantsInUse: grantBytes })).grantBytes, grantBytes);
+  assert.equal(next.target?.grants.promisedBytes, grantBytes);
+  await Promise.all([greedy.recover(), saver.recover()]);
+  await Promise.all([greedy.goOn(), saver.goOn()]);
+  const put = (
+    c: RawClient,
+    fid: Fid,
+    offset: number,
+    bytes: number,
+    grantUsed: number,
+  ): Promise<unknown> => {
+    const bulk = [Buffer.alloc(bytes, 1)];
+    return c.call(Write, { fid, offset, mtime: { sec: 1, nsec: 0 }, grantUsed }, { bulk });
+  };
+  let filled = 0;
+  const fill = async (): Promise<void> => {
+    for (; filled < 100; filled += 1) await put(greedy, filler, filled * MIB, MIB, 0);
+  };
+  await assert.rejects(fill(), { code: 'ENOSPC' });
+  assert.ok(filled > 20, `${filled}`);
+  for (let at = 0; at < grantBytes; at += MIB) {
+    const bytes = Math.min(MIB, grantBytes - at);
+    await put(saver, kept, at, bytes, bytes);
+  }
+});
