@@ -2,6 +2,9 @@
  * Application locks of one target (flock, fcntl, OFD), as the target holds them: what lock replay tells another
  * instance. Granted ranges of one owner replace and split each other as POSIX says; waiting ones keep their sequence,
  * so that they keep their turn.
+ *
+ * A request that gives something up (an unlock, a conversion) and is not answered may have been executed: somebody else
+ * may have what it gave up. So when another instance takes over, it is given up here too, and is not replayed.
  */
 
 import type { FsError } from '../base/errno.js';
@@ -13,6 +16,13 @@ export interface GrantedLock {
   readonly sequence: number;
   /** Through which it was taken: who is told if it is lost. */
   readonly fh: Fh;
+}
+
+/** A request under way that changes what an owner holds on a range. */
+export interface PendingChange {
+  readonly fid: Fid;
+  readonly range: FlockRangeMessage;
+  readonly to: 'none' | 'shared' | 'exclusive';
 }
 
 export interface WaitingLock {
@@ -47,6 +57,7 @@ export class AppLocks {
   readonly #waiting = new Map<LockHandle, WaitingLock>();
   /** Replayed, and not answered: they may wait on the target even if nobody here does any more. */
   #unanswered = new Set<WaitingLock>();
+  readonly #pending = new Set<PendingChange>();
 
   /** Granted and waiting. */
   get size(): number {
@@ -103,9 +114,31 @@ export class AppLocks {
     this.#unanswered.delete(lock);
   }
 
-  /** Another instance serves: it has seen no replay yet. */
-  forgetReplay(): void {
+  /** A request for this is about to be sent. @returns what to call when it has been answered, or will never be. */
+  begin(change: PendingChange): () => void {
+    this.#pending.add(change);
+    return () => void this.#pending.delete(change);
+  }
+
+  /** Another instance serves: it has seen no replay yet, and the last one may have executed what it did not answer. */
+  newInstance(): void {
     this.#unanswered.clear();
+    for (const { fid, range, to } of this.#pending) {
+      // flock(2) gives up the lock that it converts before it takes the other; fcntl(2) holds what both have in common.
+      if (to === 'none' || range.kind === 'flock') this.release(fid, range);
+      else if (to === 'shared') this.#weaken(fid, range);
+    }
+  }
+
+  #weaken(fid: Fid, range: FlockRangeMessage): void {
+    const held = this.#granted.get(fid) ?? [];
+    for (const lock of held) {
+      const start = Math.max(lock.range.start, range.start);
+      const end = Math.min(endOf(lock.range), endOf(range));
+      if (start >= end || !lock.range.exclusive || !sameOwner(lock.range, range)) continue;
+      const part = { ...lock.range, start, end: Number.isFinite(end) ? end : undefined, exclusive: false };
+      this.grant(fid, part, lock.sequence, lock.fh);
+    }
   }
 
   waiting(): WaitingLock[] {

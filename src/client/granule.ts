@@ -2,8 +2,8 @@
  * One granule of a file's pages: 1 MiB as sorted, disjoint segments, each one view of memory.
  *
  * Bytes that a segment showed once never change: a write makes new memory and cuts the old segment, or fills spare room
- * behind what was ever shown. So views that were handed out, and those under a WRITE, stay what they were; but for the
- * memory of an evicted segment, see PageMemory.
+ * behind what was ever shown. So views that were handed out, those under a WRITE, and those kept for its replay
+ * (replay_list.ts) stay what they were; but for the memory of an evicted segment, see PageMemory.
  */
 
 import { SLAB_BYTES } from '../base/slab_pool.js';

@@ -68,12 +68,14 @@ export class LockOperations {
     fh: Fh,
   ): Promise<Pending | undefined> {
     let pending: Pending | undefined;
+    const answered = target.appLocks.begin({ fid, range, to: range.exclusive ? 'exclusive' : 'shared' });
     const asked = target.call(
       'operation',
       Enqueue,
       { type: 'flock', fid, mode: range.exclusive ? 'EX' : 'PR', flock: range, wait },
       {
         apply: ({ reply }) => {
+          answered();
           const sequence = reply.sequence ?? 0;
           // flock(2) gives up the lock it converts before it waits, and also when it then fails.
           if (range.kind === 'flock') target.appLocks.release(fid, range);
@@ -87,6 +89,8 @@ export class LockOperations {
     } catch (error) {
       if (range.kind === 'flock') target.appLocks.release(fid, range);
       throw error;
+    } finally {
+      answered();
     }
     return pending;
   }
@@ -143,12 +147,17 @@ export class LockOperations {
       target,
       op,
       async () => {
-        await target.call(
-          'operation',
-          Unflock,
-          { fid, flock: range },
-          { apply: () => target.appLocks.release(fid, range) },
-        );
+        const answered = target.appLocks.begin({ fid, range, to: 'none' });
+        try {
+          await target.call(
+            'operation',
+            Unflock,
+            { fid, flock: range },
+            { apply: () => target.appLocks.release(fid, range) },
+          );
+        } finally {
+          answered();
+        }
       },
       handle,
     );

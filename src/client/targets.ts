@@ -247,6 +247,7 @@ export class Target {
   /** Another instance serves: what ends something that it does not have is void. */
   newInstance(): void {
     this.#forgetSession();
+    this.appLocks.newInstance();
     this.requester.failAll(new FsError('ECANCELED', 'another instance of the target serves'), (operation) =>
       VOID_AFTER_RESTART.has(operation.opcode),
     );
@@ -271,7 +272,6 @@ export class Target {
     this.activeHandles.clear();
     this.fids.clear();
     this.grantBytes = 0;
-    this.appLocks.forgetReplay();
   }
 
   #background(answered: Promise<unknown>, what: string): void {

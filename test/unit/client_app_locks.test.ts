@@ -50,6 +50,26 @@ test('app locks: a new lock of an owner replaces its part of the old one; other 
   assert.deepEqual([locks.kindsOf(FILE, 'aa'), locks.kindsOf(FILE, 'cc'), locks.size], [['posix'], [], 3]);
 });
 
+test('app locks: what a request under way gives up is not there for another instance', () => {
+  const locks = new AppLocks();
+  locks.grant(FILE, range(0, 100), 1, FH);
+  locks.grant(FILE, range(200, 300), 2, FH);
+  locks.grant(FILE, range(0, undefined, { kind: 'flock', owner: 'bb' }), 3, FH);
+  locks.begin({ fid: FILE, range: range(0, 50), to: 'none' });
+  locks.begin({ fid: FILE, range: range(80, 250, { exclusive: false }), to: 'shared' });
+  locks.begin({ fid: FILE, range: range(260, 270), to: 'exclusive' });
+  locks.begin({ fid: FILE, range: range(0, undefined, { kind: 'flock', owner: 'bb' }), to: 'exclusive' });
+  const answered = locks.begin({ fid: FILE, range: range(0, undefined), to: 'none' });
+  answered();
+  locks.newInstance();
+  assert.deepEqual(held(locks), [
+    [50, 80, true, 'aa', 1],
+    [80, 100, false, 'aa', 1],
+    [200, 250, false, 'aa', 2],
+    [250, 300, true, 'aa', 2],
+  ]);
+});
+
 test('app locks: an eviction ends every wait with its error, and nothing is left to replay', () => {
   const locks = new AppLocks();
   const failed: string[] = [];

@@ -180,6 +180,39 @@ test('an flock that is held and one that waits for it live through a crash', asy
   await within('the lock that waited', waits);
 });
 
+for (const { name, held, change } of [
+  { name: 'an unlock', held: LOCK, change: undefined },
+  { name: 'the conversion of an flock', held: LOCK, change: { ...LOCK, exclusive: false } },
+  {
+    name: 'the downgrade of an fcntl lock',
+    held: { ...LOCK, kind: 'posix' },
+    change: { ...LOCK, kind: 'posix', exclusive: false },
+  },
+] as const) {
+  test(`the answer of ${name} lost, crash: who has got the lock meanwhile keeps it`, async (t) => {
+    const { world, a, b } = await boot(t);
+    const fa = await a.create('f');
+    const fb = await b.open('f', O_RDWR);
+    await a.fs.setLock(a.op, fa.fh, held, false);
+    const wanted = { ...held, owner: '00000000000000bb', exclusive: change === undefined };
+    const got = Promise.resolve(b.fs.setLock(b.op, fb.fh, wanted, true));
+    await until('b waits', () => b.target.appLocks === 1);
+    a.lose('answers');
+    const changed = Promise.resolve(
+      change === undefined ? a.fs.unlock(a.op, fa.fh, held) : a.fs.setLock(a.op, fa.fh, change, true),
+    );
+    await within('b has it', got);
+    await world.crash();
+    await within('the answer', changed);
+    await back(world, a, b);
+    assert.deepEqual(
+      [a.target.lostAppLocks, b.target.lostAppLocks, a.target.appLocks, b.target.appLocks],
+      [0, 0, change === undefined ? 0 : 1, 1],
+    );
+    assert.equal(await errnoOf(() => b.write(fb, 0, 'x')), 'no error');
+  });
+}
+
 type Operation = (client: TestClient, at: { readonly file: Fid; readonly fh: number }) => unknown;
 
 const OPERATIONS: readonly { name: string; run: Operation; expect(client: TestClient): Promise<unknown> }[] =
