@@ -35,7 +35,7 @@ if (files.length === 0) {
   process.exit(1);
 }
 // Of one file: a test that spins cannot end itself, the runner ends its process.
-const FILE_TIMEOUT_MS = 300_000;
+const FILE_TIMEOUT_MS = 900_000;
 const concurrency = suites.some((suite) => ONE_BY_ONE.includes(suite)) ? 1 : availableParallelism();
 const run = spawnSync(
   process.execPath,

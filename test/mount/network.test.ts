@@ -46,6 +46,8 @@ test('a link that is down for 5 s is a pause and nothing else, for those who wer
   const { cluster, network, far } = await site(t, 90_000);
   const [agent, other] = [cluster.agent(0), cluster.agent(1)];
   await agent.mkdir('far');
+  await other.mkdir('near');
+  await other.writeFile('near/first', 'its folder is known');
   const fd = await agent.open('dirty', O.CREAT | O.RDWR);
   const locked = await agent.open('lock', O.CREAT | O.RDWR);
   await agent.call('lock', { fd: locked, type: 'write', how: 'set', start: 0, length: 1 });
@@ -56,12 +58,18 @@ test('a link that is down for 5 s is a pause and nothing else, for those who wer
   const written = await writer.open('dirty', O.RDWR);
   await writer.call('write_pattern', { fd: written, seed: 9, offset: 0, length: 3 << 20 });
   await network.cut(far);
-  await other.writeFile('meanwhile', 'the others go on');
+  const began = performance.now();
+  // What the one that is cut off has no lock on goes on at once; what it has waits for it.
+  await other.writeFile('near/meanwhile', 'the others go on');
+  assert.ok(performance.now() - began < 2000);
+  const shared = other.writeFile('shared', 'made when the link was back');
   await pause(5000);
   await network.heal(far);
-  const before = await other.readFile('meanwhile');
+  await shared;
+  const waitedMs = performance.now() - began;
   const probe = cluster.agent(0);
-  assert.equal(await probe.readFile('meanwhile'), before);
+  assert.equal(await probe.readFile('near/meanwhile'), 'the others go on');
+  assert.equal(await probe.readFile('shared'), 'made when the link was back');
   stop = true;
   const count = await working;
   await agent.fsync(fd);
@@ -73,7 +81,7 @@ test('a link that is down for 5 s is a pause and nothing else, for those who wer
     .then((lock) => other.call('lock', { fd: lock, type: 'write', how: 'set', start: 0, length: 1 }));
   await assert.rejects(refused, { code: 'EAGAIN' });
   assert.deepEqual((await cluster.status()).evicted, []);
-  t.diagnostic(`${count} files created`);
+  t.diagnostic(`${count} files created; a lock of the one cut off was waited for ${Math.round(waitedMs)} ms`);
 });
 
 test('a link that is down for 120 s gets its client evicted, alone; when it heals the mount is usable', {
