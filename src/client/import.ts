@@ -2,8 +2,7 @@
  * The import of one target: owns the connection, drives the state machine (import_state.ts) and applies its effects.
  *
  * Events are handled one at a time; an effect that causes an event queues it. Frames of a connection that was replaced
- * are dropped. CONNECT has a requester of its own: calls that wait in the target's must not go out before it is
- * answered.
+ * are dropped.
  */
 
 import { FsError } from '../base/errno.js';
@@ -11,12 +10,18 @@ import type { ClientUuid, LockHandle } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import type { Frame, Link } from '../rpc/api.js';
 import { FrameLink } from '../rpc/link.js';
-import { type Pinger, startPinger } from '../rpc/pinger.js';
-import { Requester } from '../rpc/requester.js';
 import type { Timer } from '../runtime/ports.js';
 import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../wire/header.js';
 import { Enqueue } from '../wire/lock.js';
-import { Connect, type ConnectReply, Disconnect, FEATURE, FEATURES_ALL, Ping } from '../wire/session.js';
+import {
+  type ConnectReply,
+  type ConnectRequest,
+  Disconnect,
+  FEATURE,
+  FEATURES_ALL,
+  Ping,
+} from '../wire/session.js';
+import { Attempt } from './attempt.js';
 import type { Core } from './core.js';
 import { dropEverything } from './eviction.js';
 import {
@@ -33,12 +38,6 @@ import type { WriteBack } from './write_back.js';
 
 const log = logger('client:import');
 
-/**
- * The pinger looks this often, or as often as the server asks for. A server that says nothing for PING_LOOKS looks is
- * given up: 4 to 5 s after the last sign of it. A standby takes as long to be sure that the other one is gone.
- */
-const PING_MS = 1000;
-const PING_LOOKS = 4;
 const HISTORY_MAX = 16;
 
 export interface ImportEvents {
@@ -50,16 +49,6 @@ export interface ImportEvents {
   answered(reason: string): void;
   /** Whoever was reached refused. @param final trying again will not help. */
   refused(error: FsError, final: boolean): void;
-}
-
-interface Attempt {
-  readonly link: FrameLink;
-  readonly requester: Requester;
-  reply: ConnectReply | undefined;
-  /** Until CONNECT is answered. */
-  patience: Timer | undefined;
-  /** Given up because nothing came from it. */
-  silent: boolean;
 }
 
 export class Import {
@@ -79,7 +68,6 @@ export class Import {
   #attempt: Attempt | undefined;
   #connecting: AbortController | undefined;
   #retry: Timer | undefined;
-  #pinger: Pinger | undefined;
   #wasReady = false;
   #goodbye: Promise<void> = Promise.resolve();
 
@@ -306,13 +294,7 @@ export class Import {
   }
 
   #opened(link: FrameLink, epoch: number) {
-    const attempt: Attempt = {
-      link,
-      requester: new Requester(),
-      reply: undefined,
-      patience: undefined,
-      silent: false,
-    };
+    const attempt = new Attempt(this.#core.runtime, link);
     if (this.#state.epoch === epoch) this.#attempt = attempt;
     return {
       frame: (frame: Frame): void => {
@@ -320,18 +302,16 @@ export class Import {
       },
       closed: (error?: Error): void => {
         log('connection %d to %s ended: %s', link.connCount, link.peer, error?.message ?? 'in order');
-        attempt.patience?.cancel();
-        attempt.requester.detach();
+        attempt.ended();
         if (this.#attempt === attempt) this.#lost();
-        this.dispatch({ type: 'connectionLost', epoch, silent: attempt.silent });
+        this.dispatch({ type: 'connectionLost', epoch, silent: attempt.isSilent });
       },
     };
   }
 
   #lost(): void {
+    this.#attempt?.ended();
     this.#attempt = undefined;
-    this.#pinger?.stop();
-    this.#pinger = undefined;
     this.#target.gate.setConnected(false);
     this.#target.requester.detach();
   }
@@ -340,82 +320,63 @@ export class Import {
     const attempt = this.#attempt;
     if (attempt === undefined) return;
     this.#lost();
-    attempt.requester.detach();
     attempt.link.destroy(reason);
   }
 
   #frame(attempt: Attempt, frame: Frame): void {
     if (frame.header.kind !== KIND.reply) this.#events.incoming(attempt.link, frame);
-    else if (attempt.reply === undefined) attempt.requester.reply(frame);
+    else if (attempt.reply === undefined) attempt.answer(frame);
     else this.#target.requester.reply(frame);
   }
 
   #sayConnect(epoch: number, patienceMs: number): void {
     const attempt = this.#attempt;
     if (attempt === undefined || this.#state.epoch !== epoch) return;
-    const { options, runtime } = this.#core;
-    attempt.patience = runtime.timers.after(patienceMs, () => this.#giveUp(attempt));
-    attempt.requester.attach(attempt.link, { resend: false });
-    attempt.requester
-      .call(
-        Connect,
-        {
-          uuid: this.#uuid,
-          name: options.name,
-          protocolMin: PROTOCOL_MIN,
-          protocolMax: PROTOCOL_MAX,
-          features: FEATURES_ALL,
-          softwareVersion: options.softwareVersion,
-          connCount: this.#connCount,
-          previousInstance: this.#instance,
-          targetUuid: this.#target.targetUuid,
-          role: 'client',
-          lastTransno: this.#instance === undefined ? undefined : this.#target.replays.lastExecuted,
-          hasMoreThanOpens: recovery.hasMoreThanOpens(this.#core, this.#target),
-          grantsInUse:
-            this.#instance === undefined ? undefined : recovery.grantsInUse(this.#core, this.#target),
-        },
-        { connectionOnly: true, apply: ({ reply }) => this.#answered(attempt, epoch, reply) },
-      )
-      .catch((error: unknown) => {
-        const refusal =
-          error instanceof FsError ? error : new FsError('EIO', 'CONNECT failed', { cause: error });
-        if (refusal.code !== 'ENOTCONN') {
-          log('%s refused: %s', this.address, refusal.message);
-          // Another protocol, or another target.
-          const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV';
-          this.#events.refused(refusal, final);
-        }
-        this.dispatch({ type: 'connectFailed', epoch });
-      });
+    const answered = (reply: ConnectReply): void => this.#answered(attempt, epoch, reply);
+    attempt.connect(this.#connectRequest(), patienceMs, answered).catch((error: unknown) => {
+      const refusal =
+        error instanceof FsError ? error : new FsError('EIO', 'CONNECT failed', { cause: error });
+      if (refusal.code !== 'ENOTCONN') {
+        log('%s refused: %s', this.address, refusal.message);
+        // Another protocol, or another target.
+        const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV';
+        this.#events.refused(refusal, final);
+      }
+      this.dispatch({ type: 'connectFailed', epoch });
+    });
   }
 
-  /** In the turn in which the reply is handled: what follows it on the connection finds the state that it brought. */
+  #connectRequest(): ConnectRequest {
+    const core = this.#core;
+    const target = this.#target;
+    const { name, softwareVersion } = core.options;
+    const known = this.#instance !== undefined;
+    return {
+      uuid: this.#uuid,
+      name,
+      protocolMin: PROTOCOL_MIN,
+      protocolMax: PROTOCOL_MAX,
+      features: FEATURES_ALL,
+      softwareVersion,
+      connCount: this.#connCount,
+      previousInstance: this.#instance,
+      targetUuid: target.targetUuid,
+      role: 'client',
+      lastTransno: known ? target.replays.lastExecuted : undefined,
+      hasMoreThanOpens: recovery.hasMoreThanOpens(core, target),
+      grantsInUse: known ? recovery.grantsInUse(core, target) : undefined,
+    };
+  }
+
   #answered(attempt: Attempt, epoch: number, reply: ConnectReply): void {
     if (this.#attempt !== attempt) return;
-    const { link } = attempt;
-    attempt.patience?.cancel();
-    link.protocol = reply.protocol;
-    attempt.reply = reply;
     this.#events.answered(reply.reason ?? reply.outcome);
     if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
-      this.#pinger = startPinger(this.#core.runtime, {
-        link,
-        intervalMs: Math.min(reply.pingIntervalMs ?? PING_MS, PING_MS),
-        silentLooks: PING_LOOKS,
-        ping: () => {
-          this.#target.call('session', Ping, {}, { connectionOnly: true }).catch(() => undefined);
-        },
-        dead: () => this.#giveUp(attempt),
+      attempt.watch(reply.pingIntervalMs, () => {
+        this.#target.call('session', Ping, {}, { connectionOnly: true }).catch(() => undefined);
       });
     }
     this.dispatch({ type: 'connected', epoch, outcome: reply.outcome, reason: reply.reason ?? '' });
-  }
-
-  /** Nothing comes from the server: its process is stopped, or its machine or the way to it is gone. */
-  #giveUp(attempt: Attempt): void {
-    attempt.silent = true;
-    attempt.link.destroy(new FsError('ETIMEDOUT', `${attempt.link.peer} does not answer`));
   }
 
   async #disconnect(): Promise<void> {
@@ -430,8 +391,7 @@ export class Import {
         log('goodbye: %s', error);
       }
     }
-    this.#pinger?.stop();
-    this.#pinger = undefined;
+    attempt?.ended();
     attempt?.link.end();
     this.#target.requester.failAll(new FsError('EIO', 'unmounted'));
   }
