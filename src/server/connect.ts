@@ -190,6 +190,9 @@ function recover(
   owner.recovering = true;
   owner.recoveredFrom = request.previousInstance;
   host.recovery?.came(request.uuid);
+  if (owner.name !== record.name || owner.softwareVersion !== record.softwareVersion) {
+    target.store.execute((tx) => tx.putClient(owner.record()), { reserve: true });
+  }
   // It has no answer that a crash could undo: nobody need wait for its replays.
   if (isAllDurable(target, request)) host.recovery?.replays.complete(owner.uuid);
   return attached(session, owner, request, agreed, 'recover');

@@ -102,3 +102,18 @@ test('a forced start of another version evicts the previous clients', async (t) 
   assert.equal(reply.outcome, 'evicted');
   assert.match(reply.reason ?? '', /forced/);
 });
+
+test('a client that was upgraded meanwhile is known by its new version', async (t) => {
+  const world = await serverWorld(t);
+  await world.server();
+  const client = await world.replaying('client');
+  await world.crash();
+  await world.server();
+  client.softwareVersion = '1.0.1';
+  await client.comeBack();
+  await client.call(Sync, {});
+  await world.crash();
+  const third = await world.server();
+  const [known] = third.status().clients;
+  assert.deepEqual([known?.name, known?.softwareVersion, known?.state], ['client', '1.0.1', 'recovering']);
+});
