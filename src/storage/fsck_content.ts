@@ -214,7 +214,7 @@ class ContentPass {
     if (!TYPES.includes(mode & S_IFMT)) return;
     this.#content(seen, inode);
     this.#blocks(seen, inode);
-    if (!isDir(mode) && parent !== 0) {
+    if (!isDir(mode) && parent !== 0 && fid !== ROOT_FID) {
       this.#context.findings.add({
         kind: 'parent',
         fid,

@@ -12,20 +12,31 @@
  */
 
 import { FsError } from '../base/errno.js';
+import {
+  type Bounds,
+  type Compare,
+  checkHeader,
+  checkOrder,
+  checkPacked,
+  compareTransactions,
+  DamagedPage,
+  keyAt,
+  NODE_HEADER,
+  nodeOffsets,
+  PAGE_HEADER,
+  type Span,
+} from './fsck_page.js';
 import type { Finding } from './fsck_report.js';
 import type { ReadAt } from './meta_medium.js';
 import { LMDB_PAGE_BYTES, type LmdbMeta, type LmdbTree, readMeta } from './meta_probe.js';
 import { getU64 } from './records.js';
 
-const PAGE_HEADER = 24;
-const NODE_HEADER = 8;
 const P_BRANCH = 0x01;
 const P_LEAF = 0x02;
 const P_OVERFLOW = 0x04;
 const F_BIGDATA = 0x01;
 /** What a leaf's node holds when its value lies on pages of its own: u64 page, u64 transaction, u64 pages. */
 const OVERFLOW_NODE_BYTES = 24;
-const MAX_KEY_BYTES = 1978;
 /** One read of neighbours, at most. */
 const RUN_PAGES = 64;
 const READS_AT_ONCE = 8;
@@ -54,19 +65,19 @@ export async function checkPages(
 ): Promise<PagesReport> {
   const meta = await readMeta(read, device, sizeBytes);
   if (meta === undefined) throw new FsError('ENODEV', `${device} holds no database`);
-  const walk = new PageWalk(read, meta, options);
+  const readOrSay: ReadAt = async (offset, target) => {
+    try {
+      await read(offset, target);
+    } catch (cause) {
+      const text = `${device} cannot be read at ${offset}: ${(cause as Error).message}`;
+      throw new FsError('EIO', text, { cause });
+    }
+  };
+  const walk = new PageWalk(readOrSay, meta, options);
   await walk.tree(meta.main, 'records');
   await walk.tree(meta.free, 'free pages');
   walk.checkFreeList();
   return { findings: walk.findings, pages: walk.pagesSeen };
-}
-
-type Compare = (a: Buffer, b: Buffer) => number;
-
-/** Keys of a page are at or above `from` and below `below`; undefined is no bound. */
-interface Bounds {
-  readonly from: Buffer | undefined;
-  readonly below: Buffer | undefined;
 }
 
 interface Expected extends Bounds {
@@ -96,8 +107,6 @@ interface FreeRun {
   readonly count: number;
 }
 
-class DamagedPage extends Error {}
-
 class PageWalk {
   readonly findings: Finding[] = [];
   pagesSeen = 0;
@@ -125,6 +134,11 @@ class PageWalk {
   async tree(tree: LmdbTree, of: Contents): Promise<void> {
     const counts: Counts = { branch: 0, leaf: 0, overflow: 0, entries: 0 };
     const before = this.findings.length;
+    if (of === 'records' && tree.flags !== 0) {
+      // Another order of keys, several values to a key: lmdb would read the pages by other rules.
+      const text = `the database's tree of records has flags ${tree.flags}, which it never has`;
+      this.findings.push({ kind: 'page', text });
+    }
     if (tree.root !== undefined) {
       const root = { number: tree.root, depth: tree.depth, from: undefined, below: undefined };
       await this.#level({ of, counts, compare: of === 'records' ? Buffer.compare : compareTransactions }, [
@@ -170,7 +184,7 @@ class PageWalk {
   }
 
   async *#pages(expected: readonly Expected[]): AsyncIterable<[Expected, Buffer]> {
-    const sorted = [...expected].sort((a, b) => a.number - b.number);
+    const sorted = expected.filter((one) => this.#exists(one)).sort((a, b) => a.number - b.number);
     for (let at = 0; at < sorted.length; ) {
       const reads: Promise<[Expected, Buffer][]>[] = [];
       while (reads.length < READS_AT_ONCE && at < sorted.length) {
@@ -182,16 +196,17 @@ class PageWalk {
     }
   }
 
+  #exists({ number }: Expected): boolean {
+    const { lastPage } = this.#meta;
+    if (number >= 2 && number <= lastPage) return true;
+    const text = `the database refers to page ${number}, but its last one is ${lastPage}`;
+    this.findings.push({ kind: 'page', text });
+    return false;
+  }
+
   async #run(run: readonly Expected[]): Promise<[Expected, Buffer][]> {
     const [first] = run;
     if (first === undefined) return [];
-    if (first.number < 2 || first.number > this.#meta.lastPage) {
-      this.findings.push({
-        kind: 'page',
-        text: `the database refers to page ${first.number}, but its last one is ${this.#meta.lastPage}`,
-      });
-      return [];
-    }
     const bytes = Buffer.alloc(run.length * LMDB_PAGE_BYTES);
     await this.#read(first.number * LMDB_PAGE_BYTES, bytes);
     return run.map((one, index) => [
@@ -218,6 +233,7 @@ class PageWalk {
   async #leaf(tree: Tree, page: Buffer, bounds: Bounds): Promise<number> {
     let previous: Buffer | undefined;
     const nodes = nodeOffsets(page);
+    const spans: Span[] = [];
     for (const node of nodes) {
       const length = page.readUInt32LE(node);
       const flags = page.readUInt16LE(node + 4);
@@ -226,20 +242,21 @@ class PageWalk {
       const valueAt = node + NODE_HEADER + key.length;
       const inPage = flags === F_BIGDATA ? OVERFLOW_NODE_BYTES : length;
       if (valueAt + inPage > LMDB_PAGE_BYTES) throw new DamagedPage('a record reaches beyond the page');
+      spans.push({ start: node, end: valueAt + inPage });
       checkOrder(key, previous, bounds, tree.compare);
       previous = key;
       const value =
         flags === F_BIGDATA
           ? await this.#overflow(tree, page, valueAt, length)
           : page.subarray(valueAt, valueAt + length);
-      if (tree.of === 'free pages' && value !== undefined) this.#takeFree(key, value);
+      if (tree.of === 'free pages') this.#takeFree(key, value);
     }
+    checkPacked(page, spans);
     return nodes.length;
   }
 
-  /** Looks at the pages of a large value. @returns the value if it is wanted. */
-  async #overflow(tree: Tree, leaf: Buffer, at: number, length: number): Promise<Buffer | undefined> {
-    const wanted = tree.of === 'free pages';
+  /** Looks at the pages of a large value: all of them, a device that cannot read one would end a process that maps it. */
+  async #overflow(tree: Tree, leaf: Buffer, at: number, length: number): Promise<Buffer> {
     const first = getU64(leaf, at);
     const pages = getU64(leaf, at + 16);
     if (pages !== Math.floor((PAGE_HEADER - 1 + length) / LMDB_PAGE_BYTES) + 1) {
@@ -248,7 +265,7 @@ class PageWalk {
     this.#claim(first, pages);
     tree.counts.overflow += pages;
     this.pagesSeen += pages;
-    const bytes = Buffer.alloc(wanted ? pages * LMDB_PAGE_BYTES : PAGE_HEADER);
+    const bytes = Buffer.alloc(pages * LMDB_PAGE_BYTES);
     await this.#read(first * LMDB_PAGE_BYTES, bytes);
     const sound =
       getU64(bytes, 0) === first &&
@@ -256,7 +273,7 @@ class PageWalk {
       bytes.readUInt32LE(20) === pages &&
       getU64(bytes, 8) <= this.#meta.transaction;
     if (!sound) throw new DamagedPage(`page ${first}, which holds a record of it, is not what it should be`);
-    return wanted ? bytes.subarray(PAGE_HEADER, PAGE_HEADER + length) : undefined;
+    return bytes.subarray(PAGE_HEADER, PAGE_HEADER + length);
   }
 
   /**
@@ -315,67 +332,14 @@ function neighbours(sorted: readonly Expected[], at: number): Expected[] {
   return run;
 }
 
-function checkHeader(page: Buffer, number: number, kind: number, transaction: number): void {
-  if (getU64(page, 0) !== number) throw new DamagedPage('it is not the page it should be');
-  if (page.readUInt16LE(18) !== kind) throw new DamagedPage('it is of another kind than it should be');
-  if (getU64(page, 8) > transaction) throw new DamagedPage('it is younger than the database');
-  const lower = page.readUInt16LE(20);
-  const upper = page.readUInt16LE(22);
-  if (lower % 2 !== 0 || lower > upper || PAGE_HEADER + upper > LMDB_PAGE_BYTES) {
-    throw new DamagedPage('its free space does not lie within it');
-  }
-}
-
-/** Where the nodes of a page begin, in key order. */
-function nodeOffsets(page: Buffer): number[] {
-  const lower = page.readUInt16LE(20);
-  const upper = page.readUInt16LE(22);
-  const nodes: number[] = [];
-  for (let at = 0; at < lower; at += 2) {
-    const node = page.readUInt16LE(PAGE_HEADER + at);
-    if (node < upper || PAGE_HEADER + node + NODE_HEADER > LMDB_PAGE_BYTES) {
-      throw new DamagedPage('a record lies outside of it');
-    }
-    nodes.push(PAGE_HEADER + node);
-  }
-  if (nodes.length === 0) throw new DamagedPage('it is empty');
-  return nodes;
-}
-
-function keyAt(page: Buffer, node: number): Buffer {
-  const length = page.readUInt16LE(node + 6);
-  const at = node + NODE_HEADER;
-  if (length > MAX_KEY_BYTES || at + length > LMDB_PAGE_BYTES) {
-    throw new DamagedPage('a key reaches beyond the page');
-  }
-  return page.subarray(at, at + length);
-}
-
-function checkOrder(
-  key: Buffer,
-  previous: Buffer | undefined,
-  { from, below }: Bounds,
-  compare: Compare,
-): void {
-  const inOrder =
-    key.length > 0 &&
-    (previous === undefined || compare(previous, key) < 0) &&
-    (from === undefined || compare(from, key) <= 0) &&
-    (below === undefined || compare(key, below) < 0);
-  if (!inOrder) throw new DamagedPage('its keys are not in order');
-}
-
-/** The free list's keys are transaction numbers in the host's byte order. */
-function compareTransactions(a: Buffer, b: Buffer): number {
-  if (a.length !== 8 || b.length !== 8)
-    throw new DamagedPage('a key of the free list is no transaction number');
-  return getU64(a, 0) - getU64(b, 0);
-}
-
 /** What a branch page says of the pages below it. Its first key is not used: there is nothing below it. */
 function children(page: Buffer, above: Expected, compare: Compare): Expected[] {
   const nodes = nodeOffsets(page);
   const keys = nodes.map((node) => keyAt(page, node));
+  checkPacked(
+    page,
+    nodes.map((start, index) => ({ start, end: start + NODE_HEADER + (keys[index]?.length ?? 0) })),
+  );
   return nodes.map((node, index) => {
     const key = index === 0 ? undefined : keys[index];
     if (key !== undefined) checkOrder(key, index === 1 ? undefined : keys[index - 1], above, compare);

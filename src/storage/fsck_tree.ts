@@ -60,6 +60,7 @@ class TreeJudge {
     const names = index.names(at);
     const isDirectory = index.isDirectory(at);
     if (fid === ROOT_FID) {
+      if (!this.hasRoot) return;
       this.#count(at, 2 + index.subdirs(at));
       this.#parentIs(at, ROOT_FID);
       return;

@@ -149,6 +149,20 @@ test('a record that reaches beyond its page', async (t) => {
   assert.deepEqual(lines, ['page: database page N (records): a record reaches beyond the page']);
 });
 
+test('records of a page that lie upon each other', async (t) => {
+  const lines = await says(t, (world, db) => {
+    const leaf = child(page(world, db.root), 1).number;
+    // The second record begins where the first does not end.
+    const node = HEADER + page(world, leaf).readUInt16LE(HEADER);
+    poke16(world, leaf, node, page(world, leaf).readUInt16LE(node) + 2);
+  });
+  assert.equal(lines.length, 1);
+  assert.match(
+    lines[0] ?? '',
+    /^page: database page N \(records\): (its records do not lie side by side|a record reaches beyond the page)$/,
+  );
+});
+
 test('a page that is younger than the database', async (t) => {
   const lines = await says(t, (world, db) => {
     const leaf = child(page(world, db.root), 1).number;
@@ -182,6 +196,13 @@ test('a large value whose pages are not there', async (t) => {
     lines[0] ?? '',
     /^page: database page N \(records\): refers to pages \d+ to \d+, which are not there$/,
   );
+});
+
+test('flags that would make lmdb read its pages by other rules', async (t) => {
+  const lines = await says(t, (world) => {
+    for (const at of [0, LMDB_PAGE_BYTES]) world.poke(at + 96 + 4, Buffer.from([4]));
+  });
+  assert.deepEqual(lines, ["page: the database's tree of records has flags 4, which it never has"]);
 });
 
 test('a count of entries that is wrong', async (t) => {

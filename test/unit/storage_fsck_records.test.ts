@@ -412,6 +412,12 @@ const CASES: readonly Case[] = [
     ],
   },
   {
+    name: 'a root that is no directory',
+    damage: (vandal) => vandal.inode(ROOT_FID, { mode: S_IFREG | 0o755, sizeBytes: 0, blocks: 0 }),
+    found: () => ['directory: inode 1 is no directory, but has names', 'directory: the root is no directory'],
+    left: () => ['directory: inode 1 is no directory, but has names', 'directory: the root is no directory'],
+  },
+  {
     name: 'names in a directory that does not exist',
     damage: (vandal, { inline }) => {
       vandal.link(20_000 as Fid, 'stray', inline, S_IFREG, 9);
