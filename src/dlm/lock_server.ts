@@ -162,6 +162,7 @@ export class LockServer implements LockServerApi {
       const lock = this.#newOperationLock(client, spec);
       if (!lock.resource.free(lock)) return this.#acquireLater(client, ordered, held, lock, signal);
       lock.resource.grant(lock);
+      if (lock.resource.waiting.length > 0) this.#turns.goesOn(lock);
       held.push(lock);
     }
     return this.#releaser(held);

@@ -12,14 +12,14 @@
  */
 
 import type { Clock, Timers } from '../runtime/ports.js';
-import type { Change, Resource } from './resource.js';
+import type { Change, Resource, ServerLock } from './resource.js';
 
 /** How many times as long as a commit; and bounds: one makes sense, the other is nothing that a person notices. */
 const COMMITS_PER_TURN = 8;
-export const TURN_MIN_MS = 4;
+export const TURN_MIN_MS = 6;
 export const TURN_MAX_MS = 20;
-/** Who has changed nothing for so long does something else. Several operations of a busy client fit. */
-export const PAUSE_MS = 1;
+/** Who has done nothing for so long does something else. A process that makes one file after the other takes less. */
+export const PAUSE_MS = 2;
 
 export class Turns {
   readonly #timers: Timers;
@@ -44,6 +44,11 @@ export class Turns {
     if (this.#waitedFor.size === 0) this.#timers.after(PAUSE_MS, () => this.#fire());
     this.#waitedFor.add(resource);
     return true;
+  }
+
+  /** The lock was granted past others that wait: whoever has the turn is busy. */
+  goesOn({ client, resource }: ServerLock): void {
+    if (resource.change?.client === client) resource.change.lastMs = this.#clock.nowMs();
   }
 
   /** A commit was asked for. */

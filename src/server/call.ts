@@ -21,8 +21,11 @@ import type { Executed, ReplyRecord, Tx } from '../storage/api.js';
 import { FLAG_REPLAY, KIND } from '../wire/header.js';
 import type { Export } from './export.js';
 import type { Target } from './target.js';
+import { noteChanges } from './uncommitted.js';
 
 type SentReply = Parameters<NonNullable<ServiceHooks['onReply']>>[1];
+
+const NO_LOCKS: readonly LockSpec[] = [];
 
 export class Call implements ServiceHooks {
   readonly target: Target;
@@ -32,6 +35,10 @@ export class Call implements ServiceHooks {
   readonly modifies: boolean;
   /** Through which the request came first. */
   readonly link: Link;
+  /** Server locks of this operation. */
+  locked: readonly LockSpec[] = NO_LOCKS;
+  /** Its changes are noted: see uncommitted.ts. */
+  noted: Transno | undefined;
   /** Changed by this operation under a lock of its client, or new: nothing that the operation locks covers it. */
   alsoChanged: LockSpec | undefined;
   /** Through which it came again; its reply goes there too. */
@@ -109,7 +116,7 @@ export class Call implements ServiceHooks {
    */
   execute<R>(run: (tx: Tx) => R, fid: Fid | 0, reserve = false): Executed<R> {
     this.assertLive();
-    return this.target.store.execute(
+    const executed = this.target.store.execute(
       (tx) => {
         const result = run(tx);
         this.writeRecord(tx, fid);
@@ -117,6 +124,8 @@ export class Call implements ServiceHooks {
       },
       { reserve, transno: this.replayTransno },
     );
+    noteChanges(this, executed);
+    return executed;
   }
 
   /** For changes that are executed elsewhere (file data): the record goes into their transaction, last of all. */

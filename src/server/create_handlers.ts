@@ -125,6 +125,7 @@ function makeNew(call: Call, request: Request): Outcome<Reply> {
   if (fh !== undefined) {
     target.opens.add(call.export, fh, fid, name === undefined ? flags | O_TMPFILE_BIT : flags);
   }
+  call.alsoChanged = inodeLock(fid, 'EX', attrBits(request.mode));
   try {
     const { result, transno } = call.execute((tx) => {
       const edits = new Edits(call, tx, request.time);
@@ -140,7 +141,6 @@ function makeNew(call: Call, request: Request): Outcome<Reply> {
       edits.write();
       return inode;
     }, fid);
-    call.alsoChanged = inodeLock(fid, 'EX', attrBits(result.mode));
     return { reply: withLocks(call, request, result, false), transno };
   } catch (error) {
     if (fh !== undefined) target.opens.remove(call.export, fh);

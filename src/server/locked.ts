@@ -60,13 +60,14 @@ export function locked<R>(
     return refused(call, refusal);
   }
   // Executed before, when all it was built on was durable or its client's own; and nothing else is executed meanwhile.
-  if (call.isReplay) return executed(call, incoming, specs, run());
+  call.locked = specs;
+  if (call.isReplay) return executed(call, incoming, run());
   const release = call.target.locks.acquire(call.export.uuid, specs);
   if (isPromise(release) || sharesMore()) {
     return afterWait(call, incoming, specs, release, { plan, run, sharesMore });
   }
   call.releaseAfterReply(release);
-  return executed(call, incoming, specs, run());
+  return executed(call, incoming, run());
 }
 
 /** Answers in the turn in which a promised outcome is there; see Incoming.answer. */
@@ -78,20 +79,15 @@ export function answered<R>(incoming: Incoming<R>, outcome: MaybePromise<Outcome
   });
 }
 
-function executed<R>(
-  call: Call,
-  incoming: Incoming<R>,
-  specs: readonly LockSpec[],
-  outcome: MaybePromise<Outcome<R>>,
-): Answered<R> {
+function executed<R>(call: Call, incoming: Incoming<R>, outcome: MaybePromise<Outcome<R>>): Answered<R> {
   if (isPromise(outcome)) {
     return outcome.then((value) => {
-      noteChanges(call, specs, value);
+      noteChanges(call, value);
       incoming.answer(value);
       return undefined;
     });
   }
-  noteChanges(call, specs, outcome);
+  noteChanges(call, outcome);
   return outcome;
 }
 
@@ -122,9 +118,10 @@ async function afterWait<R>(
     }
     pending = call.target.locks.acquire(call.export.uuid, specs);
   }
+  call.locked = specs;
   const running = run();
   const outcome = isPromise(running) ? await running : running;
-  noteChanges(call, specs, outcome);
+  noteChanges(call, outcome);
   incoming.answer(outcome);
   return undefined;
 }

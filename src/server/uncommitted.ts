@@ -9,10 +9,14 @@ import type { LockSpec } from '../dlm/api.js';
 import type { Outcome } from '../rpc/api.js';
 import type { Call } from './call.js';
 
-/** The operation was executed under these locks: what it holds exclusively it has changed. In the turn of its effect. */
-export function noteChanges(call: Call, specs: readonly LockSpec[], { transno }: Outcome<unknown>): void {
-  if (transno === undefined || transno === 0) return;
-  for (const spec of specs) if (spec.mode === 'EX') noteChange(call, spec, transno);
+/**
+ * The operation has taken effect: what it holds exclusively it has changed. In the turn of the effect, and before cache
+ * locks are granted with the reply: its client has its turn now, past those that wait. Once is enough.
+ */
+export function noteChanges(call: Call, { transno }: Pick<Outcome<unknown>, 'transno'>): void {
+  if (transno === undefined || transno === 0 || transno === call.noted) return;
+  call.noted = transno;
+  for (const spec of call.locked) if (spec.mode === 'EX') noteChange(call, spec, transno);
   if (call.alsoChanged !== undefined) noteChange(call, call.alsoChanged, transno);
 }
 
