@@ -5,11 +5,11 @@
  * differ in rate by less than a tenth:
  *
  * - **Taking.** The block may be claimed when it says clean, when the process that wrote it is known to be gone, or when
- *   it has not changed for the whole period that it names. Between seeing that and having written the own claim lie at
- *   most CLAIM_WRITE_MS; then CLAIM_WAIT_MS, which is longer, pass; then the own claim must still be there. Of several
- *   who claim at once the last one to write has it: any other one wrote before, and finds a foreign claim (Fischer's
- *   algorithm). Who was slower than CLAIM_WRITE_MS may have written over a winner, and begins anew: its own claim counts
- *   as a foreign one, whose whole period must pass.
+ *   it has not changed for the whole period that it names. Between seeing that and having written the own claim lies at
+ *   most the claim window that the block names, the same for all who see it; then a fifth more than that passes; then
+ *   the own claim must still be there. Of several who claim at once the last one to write has it: any other one wrote
+ *   before, and finds a foreign claim (Fischer's algorithm). Who was slower than the window may have written over a
+ *   winner, and begins anew: its own claim counts as a foreign one, whose whole period must pass.
  * - **Holding.** A heartbeat confirms the holder from the moment *before* it was written, and for nine tenths of the
  *   period; others wait for the whole. check() stands before every write to either device: past that it waits until the
  *   block was read and is still the holder's own, and a claim of it went through as above. If the block is foreign, the
@@ -42,10 +42,18 @@ import type { WriteGuard } from './write_guard.js';
 
 const log = logger('storage:multi-mount');
 
-/** From before the block is read until a claim is written. */
-const CLAIM_WRITE_MS = 50;
-/** From then until the claim is looked at. Longer, by more than clocks differ. */
-const CLAIM_WAIT_MS = 60;
+/**
+ * Claim window where no block names one: from before the block is read until the claim is written. A holder names it for
+ * its successors from how long its heartbeats take, so that a takeover waits no longer than the device is slow.
+ */
+const CLAIM_MS = 50;
+const CLAIM_MIN_MS = 25;
+const CLAIM_MAX_MS = 500;
+const CLAIM_PER_BEAT = 4;
+/** And at most this part of the period. */
+const CLAIM_PER_PERIOD = 1 / 8;
+/** From then until the claim is looked at: longer than the window, by more than clocks differ. */
+const CLAIM_WAIT = 1.2;
 /** Heartbeats in a period. */
 const BEATS = 5;
 /** Part of the period for which a heartbeat confirms. */
@@ -81,6 +89,10 @@ export class MultiMount implements WriteGuard {
   readonly #watch: MultiMountWatch;
   #claim: Claim | undefined;
   #sequence = 0;
+  /** As the block names it that we claim, or wrote. */
+  #claimMs = CLAIM_MS;
+  /** A heartbeat from before its look to its end; longer ones are forgotten slowly. */
+  #beatMs = 0;
   /** Who had the target before, if it was taken from him without his doing. */
   #predecessor: string | undefined;
   /** Before the last confirmed heartbeat was written. */
@@ -178,12 +190,13 @@ export class MultiMount implements WriteGuard {
     // Shorter than his: if his last heartbeat comes late, he waits for his period to see whether somebody minds.
     this.#limitMs = Math.min(this.#options.periodMs, taken?.periodMs ?? Number.POSITIVE_INFINITY) * CONFIRMED;
     this.#sequence = before?.sequence ?? 0;
+    this.#claimMs = before?.claimMs ?? CLAIM_MS;
     const issuedMs = clock.nowMs();
     const claim = { nonce: rng.uuid(), sinceSec: clock.wall().sec, issuedMs };
     this.#claim = { ...claim, doneMs: issuedMs };
     const written = await this.#write(this.#options.state, true);
     const doneMs = clock.nowMs();
-    if (doneMs - beganMs > CLAIM_WRITE_MS) {
+    if (doneMs - beganMs > this.#claimMs) {
       log('claim of %s took %d ms: looks again', this.#device.path, doneMs - beganMs);
       this.#watch.startOver(written);
       return false;
@@ -198,7 +211,7 @@ export class MultiMount implements WriteGuard {
     const { clock, timers } = this.#runtime;
     const claim = this.#claim;
     assert(this.#state === 'claimed' && claim !== undefined, 'a claim is confirmed once');
-    const restMs = CLAIM_WAIT_MS - (clock.nowMs() - claim.doneMs);
+    const restMs = this.#claimMs * CLAIM_WAIT - (clock.nowMs() - claim.doneMs);
     if (restMs > 0) await sleep(timers, restMs);
     const bytes = await this.#read();
     if (this.#foreign(bytes) !== undefined) {
@@ -263,6 +276,7 @@ export class MultiMount implements WriteGuard {
   /** By a holder that is confirmed; if it is no more when it comes to writing, check() deals with that. */
   async #beat(): Promise<void> {
     const { clock } = this.#runtime;
+    const beganMs = clock.nowMs();
     const found = this.#foreign(await this.#read());
     const issuedMs = clock.nowMs();
     const untilMs = this.#confirmedMs + this.#limitMs;
@@ -277,8 +291,11 @@ export class MultiMount implements WriteGuard {
       }
       log('%s: writes over a late %o', this.#device.path, content);
     }
+    const atMostMs = Math.min(CLAIM_MAX_MS, this.#options.periodMs * CLAIM_PER_PERIOD);
+    this.#claimMs = Math.ceil(Math.max(CLAIM_MIN_MS, Math.min(atMostMs, this.#beatMs * CLAIM_PER_BEAT)));
     await this.#write(this.#options.state, false);
     const doneMs = clock.nowMs();
+    this.#beatMs = Math.max(doneMs - beganMs, this.#beatMs * 0.9);
     if (doneMs < untilMs) this.#confirmedMs = issuedMs;
     else this.#lateMs = doneMs;
   }
@@ -297,7 +314,7 @@ export class MultiMount implements WriteGuard {
       if (this.#failure !== undefined) throw this.#failure;
       assert(this.#state === 'held', 'only who has a target writes to it');
       const beganMs = clock.nowMs();
-      this.#loseIfForeign(await this.#read());
+      this.#claimMs = this.#ownOrLost(await this.#read()).claimMs;
       if (this.#lateMs !== undefined && beganMs - this.#lateMs < this.#options.periodMs) {
         // A successor whose block that late write hit would have written over it meanwhile.
         await sleep(timers, this.#options.periodMs / BEATS / 2);
@@ -306,26 +323,25 @@ export class MultiMount implements WriteGuard {
       const issuedMs = clock.nowMs();
       await this.#write(this.#options.state, true);
       const doneMs = clock.nowMs();
-      if (doneMs - beganMs > CLAIM_WRITE_MS) {
+      if (doneMs - beganMs > this.#claimMs) {
         this.#lateMs = doneMs;
         continue;
       }
-      await sleep(timers, CLAIM_WAIT_MS);
-      this.#loseIfForeign(await this.#read());
+      await sleep(timers, this.#claimMs * CLAIM_WAIT);
+      this.#ownOrLost(await this.#read());
       this.#lateMs = undefined;
       this.#confirmedMs = issuedMs;
       log('%s: still ours after a silence', this.#device.path);
     }
   }
 
-  #loseIfForeign(bytes: Buffer): void {
-    const found = this.#foreign(bytes);
-    if (found === undefined) return;
-    this.#lose(found.content);
-    throw this.#failure;
+  #ownOrLost(bytes: Buffer): MultiMountRecord {
+    const content = decodeMultiMount(bytes, this.#runtime.checksum);
+    if (this.#isOwn(content)) return content.record;
+    throw this.#lose(content);
   }
 
-  #lose(content: MultiMountContent): void {
+  #lose(content: MultiMountContent): FsError {
     this.#timer?.cancel();
     this.#state = 'lost';
     this.#confirmedMs = Number.NEGATIVE_INFINITY;
@@ -339,12 +355,17 @@ export class MultiMount implements WriteGuard {
     );
     log('%s', this.#failure.message);
     this.#setLost(this.#failure);
+    return this.#failure;
+  }
+
+  #isOwn(content: MultiMountContent): content is Extract<MultiMountContent, { kind: 'record' }> {
+    return content.kind === 'record' && content.record.nonce === this.#claim?.nonce;
   }
 
   /** undefined: the block is ours as we wrote it. */
   #foreign(bytes: Buffer): { readonly content: MultiMountContent } | undefined {
     const content = decodeMultiMount(bytes, this.#runtime.checksum);
-    return content.kind === 'record' && content.record.nonce === this.#claim?.nonce ? undefined : { content };
+    return this.#isOwn(content) ? undefined : { content };
   }
 
   async #read(): Promise<Buffer> {
@@ -359,7 +380,7 @@ export class MultiMount implements WriteGuard {
     const { periodMs, owner } = this.#options;
     this.#sequence += 1;
     const bytes = encodeMultiMount(
-      { state, claim, nonce, sequence: this.#sequence, periodMs, sinceSec, owner },
+      { state, claim, nonce, sequence: this.#sequence, periodMs, claimMs: this.#claimMs, sinceSec, owner },
       this.#runtime.checksum,
     );
     await this.#device.writeDirect(MULTI_MOUNT_OFFSET, bytes);

@@ -47,6 +47,8 @@ export interface MultiMountRecord {
   /** Grows with every write of the block. */
   readonly sequence: number;
   readonly periodMs: number;
+  /** Who claims what this says to be free has written within so long, and then waits for longer. As its writer's device is. */
+  readonly claimMs: number;
   /** Time of day when the instance claimed the target. */
   readonly sinceSec: number;
   readonly owner: Owner;
@@ -60,7 +62,7 @@ export type MultiMountContent =
 
 /**
  * 0 magic, 8 u32 state, 12 u32 period in ms, 16 nonce, 32 u64 sequence, 40 u64 since (seconds), 48 u32 pid, 52 u8 claim,
- * 56 u64 process start, 64 u8 length and host name (at most 64), 129 u8 length and system (at most 127), 4092 u32
+ * 54 u16 claim window in ms, 56 u64 process start, 64 u8 length and host name (at most 64), 129 u8 length and system (at most 127), 4092 u32
  * CRC-32C of all before it.
  */
 export function encodeMultiMount(record: MultiMountRecord, checksum: Checksum): Buffer {
@@ -73,6 +75,7 @@ export function encodeMultiMount(record: MultiMountRecord, checksum: Checksum): 
   putU64(block, record.sinceSec, 40);
   block.writeUInt32LE(record.owner.pid, 48);
   block[52] = record.claim ? 1 : 0;
+  block.writeUInt16LE(record.claimMs, 54);
   putU64(block, record.owner.startedTicks, 56);
   putText(block, 64, record.owner.host, HOST_MAX);
   putText(block, 129, record.owner.system, SYSTEM_MAX);
@@ -83,10 +86,12 @@ export function encodeMultiMount(record: MultiMountRecord, checksum: Checksum): 
 export function decodeMultiMount(block: Buffer, checksum: Checksum): MultiMountContent {
   if (!block.subarray(0, 8).equals(MAGIC)) return { kind: 'none' };
   const periodMs = block.readUInt32LE(12);
+  const claimMs = block.readUInt16LE(54);
   if (
     crc32c(checksum, block.subarray(0, BLOCK_BYTES - 4)) !== block.readUInt32LE(BLOCK_BYTES - 4) ||
     periodMs < PERIOD_MIN_MS ||
-    periodMs > PERIOD_MAX_MS
+    periodMs > PERIOD_MAX_MS ||
+    claimMs === 0
   ) {
     return { kind: 'damaged' };
   }
@@ -96,6 +101,7 @@ export function decodeMultiMount(block: Buffer, checksum: Checksum): MultiMountC
     nonce: uuidFromBytes(block.subarray(16, 32)),
     sequence: getU64(block, 32),
     periodMs,
+    claimMs,
     sinceSec: getU64(block, 40),
     owner: {
       host: text(block, 64),

@@ -26,6 +26,7 @@ const RECORD: MultiMountRecord = {
   nonce: '01234567-89ab-4cde-8f01-23456789abcd',
   sequence: 0x1_0000_0002,
   periodMs: 5000,
+  claimMs: 30,
   sinceSec: 1_767_323_045,
   owner: { host: 'a.example', pid: 4711, system: 'boot pid:[1]', startedTicks: 99 },
 };
@@ -36,9 +37,9 @@ test('the block on disk: golden bytes, and what is not whole', () => {
     block.subarray(0, 76).toString('hex'),
     // biome-ignore format: field by field
     ['48466d756c746931', '02000000', '88130000', '0123456789ab4cde8f0123456789abcd', '0200000001000000',
-      'a535576900000000', '67120000', '00000000', '6300000000000000', '09612e6578616d706c65', '0000'].join(''),
+      'a535576900000000', '67120000', '00001e00', '6300000000000000', '09612e6578616d706c65', '0000'].join(''),
   );
-  assert.equal(block.readUInt32LE(4092), 0x0283_5927);
+  assert.equal(block.readUInt32LE(4092), 0x227f_fbc0);
   assert.deepEqual(decodeMultiMount(block, tableChecksum), { kind: 'record', record: RECORD });
   block[100] = 1;
   assert.deepEqual(decodeMultiMount(block, tableChecksum), { kind: 'damaged' });
@@ -174,6 +175,23 @@ test('a heartbeat that arrives late with nobody there: its writer waits a period
   const waitedMs = world.nowMs - began;
   assert.ok(waitedMs > 700 && waitedMs < 1300, `${waitedMs} ms`);
   assert.equal(holder.check(), undefined);
+});
+
+test('the window for claims follows the device: short where heartbeats are quick, long where they are slow', async () => {
+  for (const [delayMs, atLeastMs, atMostMs] of [
+    [1, 25, 60],
+    [30, 125 * 1.2, 400],
+  ] as const) {
+    const { world, a, b, holder } = await held();
+    for (const host of [a, b]) host.delays = () => [delayMs, 0];
+    await world.pass(3000);
+    await world.outcome(holder.release());
+    const began = world.nowMs;
+    const next = b.instance();
+    assert.equal(await world.outcome(next.take()), undefined);
+    const tookMs = world.nowMs - began;
+    assert.ok(tookMs >= atLeastMs && tookMs <= atMostMs, `${delayMs} ms an access: ${tookMs} ms`);
+  }
 });
 
 test('who was slow to claim begins anew, and lets a whole period pass', async () => {
