@@ -12,9 +12,11 @@ import fc from 'fast-check';
 import type { ClientUuid, LockHandle, Transno } from '../../src/base/ids.js';
 import type { HeldLock, LockSpec, Mode } from '../../src/dlm/api.js';
 import { inLockOrder, modesConflict } from '../../src/dlm/modes.js';
+import { PAUSE_MS } from '../../src/dlm/turns.js';
 import { EMPTY, fid, Outcome, startWorld } from './dlm_world.js';
 
 const CLIENTS = ['a', 'b', 'c'] as ClientUuid[];
+const GONE = 'gone' as ClientUuid;
 
 type Step =
   | { readonly do: 'enqueue' | 'try'; readonly client: number; readonly spec: LockSpec }
@@ -39,7 +41,7 @@ interface Ask {
 
 /** What was changed and not committed. */
 interface Change {
-  readonly client: ClientUuid | undefined;
+  readonly client: ClientUuid;
   readonly spec: LockSpec;
   readonly transno: number;
 }
@@ -200,7 +202,7 @@ class Model {
     this.server.dropClient(client);
     // Whoever comes under this name later is somebody else.
     this.changes = this.changes.map((change) =>
-      change.client === client ? { ...change, client: undefined } : change,
+      change.client === client ? { ...change, client: GONE } : change,
     );
     for (const ask of this.asks) {
       if (ask.client === client && (!ask.operation || ask.outcome.state === 'waiting')) ask.ended = true;
@@ -252,8 +254,12 @@ class Model {
     for (const [i, ask] of waiting.entries()) {
       const holders = granted.filter((other) => this.inTheWay(ask, other));
       const ahead = waiting.slice(0, i).filter((other) => this.inTheWay(ask, other));
-      // An operation that waits may hold locks that others wait for: those behind it in the order of asking.
-      const behind = waiting.slice(i + 1).filter((other) => other.operation && this.inTheWay(ask, other));
+      // An operation that waits may hold locks that others wait for: those behind it in the order of asking. And it may come
+      // to a thing later than those.
+      const isLate = ask.operation && ask.specs.length > 1;
+      const behind = waiting
+        .slice(i + 1)
+        .filter((other) => (other.operation || isLate) && this.inTheWay(ask, other));
       const shares = this.sharesChange(ask);
       assert.ok(shares || holders.length + ahead.length + behind.length > 0, 'a request waits for nobody');
       // It may be somebody's turn: nobody is called back yet.
@@ -298,7 +304,8 @@ test('random histories keep the invariants of the lock server, and leave nothing
       for (const ask of model.granted) if (ask.operation) model.giveBack(ask);
       for (const client of CLIENTS) model.drop(client);
       model.commit();
-      model.world.time.advance(1);
+      // The last look whether a turn is over.
+      model.world.time.advance(PAUSE_MS);
       assert.deepEqual(model.server.size, EMPTY);
       assert.equal(model.world.time.pending, 0);
     }),
