@@ -134,6 +134,7 @@ export class FuseChannel {
   }
 
   #put(bytes: Buffer, waiting: Waiting | undefined): void {
+    if (bytes.length > SLAB_BYTES) throw new Error(`a request of ${bytes.length} bytes`);
     this.#queue.push({ bytes, waiting });
     if (this.#reading) return;
     this.#reading = true;

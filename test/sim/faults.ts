@@ -7,6 +7,7 @@
  */
 
 import type { ClientNode } from './client_node.js';
+import { checkDevices } from './fsck_check.js';
 import type { SimRng } from './rng.js';
 import type { ServerNode } from './server_node.js';
 import type { World } from './world.js';
@@ -197,6 +198,8 @@ export class Faults {
   async #startServer(wanted?: ServerNode, version?: string): Promise<void> {
     const world = this.#world;
     for (;;) {
+      if (world.servers.some(({ program }) => program !== undefined)) return;
+      if (this.#rng.chance(0.3)) await checkDevices(world, 'before a start');
       if (world.servers.some(({ program }) => program !== undefined)) return;
       const server = wanted ?? this.#rng.pick(world.servers);
       const isSettled = { value: false };

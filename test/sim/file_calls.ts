@@ -11,6 +11,8 @@ import { setattrBody } from './task.js';
 
 export const O_CREAT = 0o100;
 const READ_MAX_BYTES = 128 << 10;
+/** As INIT agreed. */
+const WRITE_MAX_BYTES = 1 << 20;
 
 /** An open file description. */
 export class OpenFile {
@@ -206,15 +208,25 @@ export class Process extends NameCalls {
         if (append) await this.attributesOf(inode);
         const at = append ? inode.sizeBytes : offset;
         await this.kernel.dropPages(inode, at, at + data.length);
-        const head = body(BigInt(file.fh), BigInt(at), data.length, 2, BigInt(this.pid), file.flags, 0);
-        const content = Buffer.concat([head, data]);
-        const written = (await this.request(OPCODE.WRITE, inode, content)).body.readUInt32LE(0);
-        this.kernel.changedAttr(inode);
-        this.kernel.forgetAttr(inode);
-        if (at + written > inode.sizeBytes) inode.sizeBytes = at + written;
+        let written = 0;
+        while (written < data.length) {
+          const part = data.subarray(written, written + WRITE_MAX_BYTES);
+          const done = await this.#write(file, at + written, part);
+          written += done;
+          this.kernel.changedAttr(inode);
+          this.kernel.forgetAttr(inode);
+          if (at + written > inode.sizeBytes) inode.sizeBytes = at + written;
+          if (done < part.length) break;
+        }
         return written;
       }),
     );
+  }
+
+  async #write(file: OpenFile, offset: number, data: Buffer): Promise<number> {
+    const head = body(BigInt(file.fh), BigInt(offset), data.length, 2, BigInt(this.pid), file.flags, 0);
+    const content = Buffer.concat([head, data]);
+    return (await this.request(OPCODE.WRITE, file.inode, content)).body.readUInt32LE(0);
   }
 
   fsync(file: OpenFile): Promise<void> {

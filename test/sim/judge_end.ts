@@ -5,6 +5,7 @@
 
 import { isDir, isRegular } from '../../src/base/attr.js';
 import type { Process } from './file_calls.js';
+import { checkDevices } from './fsck_check.js';
 import { SystemError } from './system_error.js';
 import { compareTree, TreeWorker } from './tree_worker.js';
 import type { Worker } from './worker.js';
@@ -81,4 +82,5 @@ async function judgeNothingLeft(world: World): Promise<void> {
   if (there.length > 0) world.violated(`left at the end: ${there.map((pair) => pair.join(' ')).join(', ')}`);
   await server.shutdown();
   await world.until(() => active.program === undefined);
+  await checkDevices(world, 'at the end');
 }

@@ -55,6 +55,11 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
   let faults: Faults | undefined;
   const workers: Worker[] = [];
   let failure: Error | undefined;
+  // A promise that nobody waited for: a bug, wherever it was.
+  const unheard = (reason: unknown): void => {
+    seen?.violated(`an unhandled rejection: ${reason instanceof Error ? reason.stack : String(reason)}`);
+  };
+  process.on('unhandledRejection', unheard);
   try {
     await simulate(
       {
@@ -80,6 +85,8 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
     );
   } catch (error) {
     failure = error instanceof Error ? error : new Error(String(error));
+  } finally {
+    process.off('unhandledRejection', unheard);
   }
   const scheduler = seen?.scheduler;
   const waiting = workers
@@ -132,8 +139,7 @@ async function play(world: World, faults: Faults, rng: SimRng, workers: Worker[]
   };
   for (const client of world.clients) start(client);
   const striking = faults.run(rng.pick([200, 1000, 5000]));
-  const over = world.sleep(rng.between(1000, 20_000));
-  await over;
+  await world.sleep(rng.between(500, 10_000));
   await faults.end();
   await striking;
   const endsByMs = world.scheduler.nowMs + END_MS;
@@ -153,7 +159,7 @@ async function play(world: World, faults: Faults, rng: SimRng, workers: Worker[]
 }
 
 function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng, shared: Shared): Worker {
-  const count = rng.between(10, 120);
+  const count = rng.between(10, 60);
   switch (rng.weighted({ tree: 5, register: 2, section: 2, append: 2, exclusive: 1 })) {
     case 'tree':
       return new TreeWorker(world, client, name, count);
