@@ -89,7 +89,11 @@ export class Server implements Host {
   readonly #liveness: Liveness;
   #state: ServerStateName = 'standby';
   /** Memory that the bulks of WRITEs are received in. */
-  readonly #slabs = new SlabPool(WRITE_SLABS);
+  readonly #slabs = new SlabPool(
+    WRITE_SLABS,
+    // So that the device takes their content from where it arrived.
+    (lengthBytes) => this.#target?.store.data.memory(lengthBytes) ?? Buffer.allocUnsafeSlow(lengthBytes),
+  );
   /** For what is on its way in, of all connections. */
   readonly #room: ReceiveRoom;
   #target: Target | undefined;
