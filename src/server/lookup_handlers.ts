@@ -37,6 +37,8 @@ export function describe<R>(
     return { reply: reply(inode, locks) };
   }
   return andThen(exactInode(call, inode), (exact) => {
+    // Evicted while it waited for the glimpse: a lock that it got now would stay for ever.
+    call.assertLive();
     grantInode(call, want, exact, locks);
     return { reply: reply(exact, locks) };
   });

@@ -65,6 +65,8 @@ export function openInode<R>(
   const inode = needInode(target.store, fid);
   if (isDir(inode.mode) && (opensForWrite(flags) || (flags & O_TRUNC) !== 0)) throw new FsError('EISDIR');
   const opened = (): Outcome<R> => {
+    // Evicted while its file was cut: a handle that it got now would stay for ever.
+    call.assertLive();
     const locks: GrantMessage[] = [];
     const now = needInode(target.store, fid);
     if (!call.isReplay) target.opens.add(call.export, fh, fid, flags);

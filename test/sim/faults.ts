@@ -45,6 +45,8 @@ export class Faults {
   readonly #kinds: readonly FaultKind[];
   readonly counts = new Map<FaultKind, number>();
   #isOver = false;
+  /** What was broken works again. */
+  #isWhole = false;
   /** Faults whose end is still to come. */
   #underWay = new Set<Promise<void>>();
   /** A client was killed or unmounted and is back: processes may start on it. */
@@ -79,10 +81,10 @@ export class Faults {
 
   /** The service manager: a server that ended by itself is started again. */
   async #watch(): Promise<void> {
-    for (let downMs = 0; !this.#isOver; downMs += WATCH_MS) {
+    for (let downMs = 0; !this.#isWhole; downMs += WATCH_MS) {
       await this.#world.sleep(WATCH_MS);
       if (this.#world.servers.some(({ program }) => program !== undefined)) downMs = 0;
-      else if (downMs >= RESTART_MS && !this.#isOver) await this.#startServer();
+      else if (downMs >= RESTART_MS && !this.#isWhole) await this.#startServer();
     }
   }
 
@@ -97,6 +99,7 @@ export class Faults {
     meta.slowChance = 0;
     if (this.#world.active === undefined) await this.#startServer();
     for (const client of this.#world.clients) if (!client.isMounted) await this.#mount(client);
+    this.#isWhole = true;
     this.#world.say('no more faults');
   }
 

@@ -8,8 +8,8 @@ import { test } from 'node:test';
 import { randomRun } from './random_run.js';
 import { makeImage } from './world.js';
 
-const seconds = Number(process.env['HOLDFAST_SIM_SECONDS'] ?? 60);
-const from = Number(process.env['HOLDFAST_SIM_FROM'] ?? 1);
+const seconds = Number(process.env.HOLDFAST_SIM_SECONDS ?? 60);
+const from = Number(process.env.HOLDFAST_SIM_FROM ?? 1);
 
 test('a seed runs in the same way each time', async () => {
   const image = await makeImage();

@@ -64,3 +64,24 @@ test('a client that was mounted just before a crash is known after it', async ()
     await process.close(file);
   });
 });
+
+// The LOOKUP went on when the glimpse was answered, and took a lock for a client that nobody knew any more.
+test('a client that is evicted while it waits for a glimpse leaves no lock behind', async () => {
+  await simulate({ clients: 2 }, async (world) => {
+    const looking = world.client(0).process();
+    const writing = world.client(1).process();
+    const file = await writing.open('/f', O_CREAT | O_RDWR);
+    await writing.fsync(file);
+    await writing.pwrite(file, 0, Buffer.from('dirty'));
+    world.network.block(world.server().machine, world.client(1).machine);
+    const stat = looking.stat('/f').catch(() => undefined);
+    await world.sleep(20);
+    world.client(0).crash('power');
+    await stat;
+    const { server } = world.server();
+    server?.evict('client0.1', 'the story wants it');
+    world.network.heal();
+    await world.sleep(100);
+    assert.deepEqual(server?.target?.locks.holders('inode'), [world.client(1).client.status().uuid]);
+  });
+});
