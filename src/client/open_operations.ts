@@ -138,7 +138,7 @@ export class OpenOperations {
     const target = core.targets.of(handle.fid);
     const file = core.files.get(handle.fid);
     if (file !== undefined && !handle.gone && opensForWrite(handle.flags)) {
-      this.#writeBack.start(target, file);
+      this.#writeBack.closed(target, file);
     }
     const unlocked = this.#appLocks.closed(target, handle.fid, owner);
     if (unlocked !== undefined) return unlocked.then(() => reportWriteError(handle));

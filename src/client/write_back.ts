@@ -2,8 +2,9 @@
  * Write-back: dirty pages to the target, in the background.
  *
  * A granule that is dirty from end to end goes at once. Everything of a file goes when somebody flushes it (fsync, a
- * lock called back, a drain), when it is closed, when it has been dirty for a second, or when too much is dirty. Up to
- * eight WRITEs of up to 1 MiB are in flight for each target, never two that overlap.
+ * lock called back, a drain), when it is closed (small files a moment later, together), when it has been dirty for a
+ * second, or when too much is dirty. Up to eight WRITEs of up to 1 MiB, or more small ones, are in flight for each target,
+ * never two that overlap.
  *
  * What was written and is not committed is kept for a replay (replay_list.ts). When that is too much, the target is asked
  * to commit, and nothing more is sent until it has.
@@ -28,6 +29,13 @@ import { interruptible, type Target } from './targets.js';
 const log = logger('client:write_back');
 
 const WRITES_IN_FLIGHT_MAX = 8;
+/** Of small ones, as those of many files that were closed, more may be. */
+const SMALL_IN_FLIGHT_MAX = 64;
+const SMALL_IN_FLIGHT_BYTES = 1 << 20;
+/** A closed file with less than this waits for others: one system call takes the WRITEs of all of them. */
+const SMALL_FILE_BYTES = 64 << 10;
+/** Short beside DIRTY_AGE_MS, long beside the creation of a file. */
+const CLOSED_DELAY_MS = 5;
 const DIRTY_AGE_MS = 1000;
 const AGE_LOOK_MS = 250;
 /** A target that cannot commit is asked again this late. */
@@ -36,6 +44,9 @@ const SYNC_RETRY_MS = 1000;
 /** Work of one target. */
 interface Lane {
   inFlight: number;
+  inFlightBytes: number;
+  /** Small closed files are to be written in a moment. */
+  closed: boolean;
   /** A SYNC is under way: so much is uncommitted that no more is sent before. */
   syncing: boolean;
   /** Files of which everything is to be written. */
@@ -77,6 +88,25 @@ export class WriteBack {
     file.flushing = true;
     this.#lane(target).whole.add(file);
     this.#pump(target);
+  }
+
+  /** The same for a file that was closed: nobody waits for it, and what comes soon can share the way. */
+  closed(target: Target, file: FileState): void {
+    const { dirtyBytes } = file.pages;
+    if (dirtyBytes === 0) return;
+    if (dirtyBytes >= SMALL_FILE_BYTES) {
+      this.start(target, file);
+      return;
+    }
+    const lane = this.#lane(target);
+    file.flushing = true;
+    lane.whole.add(file);
+    if (lane.closed) return;
+    lane.closed = true;
+    this.#core.runtime.timers.after(CLOSED_DELAY_MS, () => {
+      lane.closed = false;
+      this.#pump(target);
+    });
   }
 
   /** Resolves when all that is dirty now is written or dropped; undefined when nothing is. */
@@ -152,7 +182,14 @@ export class WriteBack {
   #lane(target: Target): Lane {
     let lane = this.#lanes.get(target);
     if (lane === undefined) {
-      lane = { inFlight: 0, syncing: false, whole: new Set(), full: new Set() };
+      lane = {
+        inFlight: 0,
+        inFlightBytes: 0,
+        closed: false,
+        syncing: false,
+        whole: new Set(),
+        full: new Set(),
+      };
       this.#lanes.set(target, lane);
     }
     return lane;
@@ -182,7 +219,7 @@ export class WriteBack {
 
   #pump(target: Target): void {
     const lane = this.#lane(target);
-    while (lane.inFlight < WRITES_IN_FLIGHT_MAX) {
+    while (mayWrite(lane)) {
       if (target.replays.bulkBytes > BULK_MAX_BYTES) {
         this.#sync(target, lane);
         return;
@@ -229,6 +266,7 @@ export class WriteBack {
   #send(target: Target, lane: Lane, file: FileState, batch: Batch): void {
     const { generation } = target;
     lane.inFlight += 1;
+    lane.inFlightBytes += batch.end - batch.start;
     file.dirtySinceMs = this.#core.runtime.clock.nowMs();
     const request = {
       fid: file.fid,
@@ -248,12 +286,13 @@ export class WriteBack {
         () => file.pages.written(batch),
         (error: unknown) => this.#failed(target, file, batch, error, target.generation === generation),
       )
-      .finally(() => this.#landing(target, lane, file))
+      .finally(() => this.#landing(target, lane, file, batch))
       .catch((error: unknown) => log('%O', error));
   }
 
-  #landing(target: Target, lane: Lane, file: FileState): void {
+  #landing(target: Target, lane: Lane, file: FileState, batch: Batch): void {
     lane.inFlight -= 1;
+    lane.inFlightBytes -= batch.end - batch.start;
     this.#settle(file);
     if (file.pages.dirtyBytes > 0) (file.flushing ? lane.whole : lane.full).add(file);
     this.#wake();
@@ -305,4 +344,9 @@ export class WriteBack {
       .then(() => this.#core.kernel.dropAttrs(file.fid))
       .catch((error: unknown) => log('size of %d after a failed write: %s', file.fid, error));
   }
+}
+
+function mayWrite({ inFlight, inFlightBytes }: Lane): boolean {
+  if (inFlight < WRITES_IN_FLIGHT_MAX) return true;
+  return inFlight < SMALL_IN_FLIGHT_MAX && inFlightBytes < SMALL_IN_FLIGHT_BYTES;
 }
