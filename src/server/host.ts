@@ -2,6 +2,7 @@
 
 import type { Runtime } from '../runtime/ports.js';
 import type { ServerStateName } from '../wire/admin.js';
+import type { ConnectWait } from './connect_wait.js';
 import type { RecoveryWindow } from './recovery_window.js';
 import type { Target } from './target.js';
 
@@ -23,5 +24,7 @@ export interface Host {
   readonly settings: ServerSettings;
   readonly state: ServerStateName;
   readonly target: Target | undefined;
+  /** For CONNECTs that come before there is a target. */
+  readonly connectWait: ConnectWait;
   readonly recovery: RecoveryWindow | undefined;
 }

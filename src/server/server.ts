@@ -18,6 +18,7 @@ import type { ServerStateName, StatusReply } from '../wire/admin.js';
 import { sessionService } from './admin_handlers.js';
 import { Admission } from './admission.js';
 import type { Call } from './call.js';
+import { ConnectWait } from './connect_wait.js';
 import { evict, forgetPrevious, silence } from './eviction.js';
 import { findClient } from './exports.js';
 import { registerHandlers } from './handlers.js';
@@ -82,6 +83,7 @@ export class Server implements Host {
   readonly settings: ServerSettings;
   /** Resolves when the server has stopped, however it did. */
   readonly closed: Promise<void>;
+  readonly connectWait: ConnectWait;
   readonly #options: ServerOptions;
   readonly #startedMs: number;
   readonly #sessions = new Set<Session>();
@@ -108,6 +110,7 @@ export class Server implements Host {
     this.settings = settingsOf(options);
     this.#options = options;
     this.#startedMs = runtime.clock.nowMs();
+    this.connectWait = new ConnectWait(runtime.timers);
     this.closed = new Promise((resolve) => {
       this.#setClosed = resolve;
     });
@@ -184,10 +187,11 @@ export class Server implements Host {
     void store.failed.then((cause) => this.#fail(cause));
     if (recovers) {
       this.#recover(target, known, previous);
-      return;
+    } else {
+      if (decision.previousClients === 'evict') forgetPrevious(target, known, decision.reason);
+      this.#active();
     }
-    if (decision.previousClients === 'evict') forgetPrevious(target, known, decision.reason);
-    this.#active();
+    this.connectWait.over();
   }
 
   status(): StatusReply {
@@ -314,6 +318,7 @@ export class Server implements Host {
   async #release(target: Target | undefined): Promise<void> {
     if (target !== undefined) target.stopped = true;
     this.#liveness.stop();
+    this.connectWait.over();
     // Dropping a holder's application locks would grant them to who waits, and say so: a client would replay it as held.
     target?.locks.holdFlockGrants(true);
     // First of all: what happens to locks from here on is no client's business, its next server has them all.

@@ -79,12 +79,17 @@ export class Session implements LinkEvents {
   // LinkEvents.
 
   frame(frame: Frame): void {
-    const wait = this.#host.target?.store.guard?.check();
+    const { target, connectWait } = this.#host;
+    const isEarly = target === undefined && frame.header.opcode === Connect.opcode;
+    const wait = isEarly ? connectWait.begin() : target?.store.guard?.check();
     if (wait === undefined) this.#receive(frame);
     else this.#receiveAfter(wait, frame);
   }
 
-  /** A server that stood still for long may have lost its target: it answers nothing before it knows. */
+  /**
+   * A server that stood still for long may have lost its target: it answers nothing before it knows. One that has no target
+   * yet may have one in a moment.
+   */
   #receiveAfter(wait: Promise<void>, frame: Frame): void {
     this.link.pause(true);
     wait.then(
