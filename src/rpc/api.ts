@@ -205,6 +205,8 @@ export interface ServiceApi<Context> {
 
 export interface ServiceHooks {
   lastCommitted(): Transno;
+  /** The peer wants to know that it was done, and nothing more: the reply to a success has an empty body. */
+  readonly isBodyless?: boolean;
   /** Sees each reply just before it is sent (reply reconstruction). Replies are frames that could be sent again. */
   onReply?(
     frame: Frame,

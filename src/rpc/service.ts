@@ -19,7 +19,7 @@ import { bugLogger, logger } from '../base/log.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { SlabPool } from '../base/slab_pool.js';
 import { KIND } from '../wire/header.js';
-import { ErrorReply, type Operation } from '../wire/operation.js';
+import { Empty, ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
 import type { Frame, Handler, Incoming, Link, Outcome, ServiceApi, ServiceHooks } from './api.js';
 
@@ -166,11 +166,15 @@ class Exchange implements Incoming {
     const operation = this.#operation;
     if (operation === undefined) throw new Error('an unknown operation was answered');
     // Encoded first: if that fails, the request is still unanswered and gets its EIO.
-    const body = this.header.kind === KIND.notice ? undefined : encode(operation.reply, outcome.reply);
+    const body = this.header.kind === KIND.notice ? undefined : this.#body(operation, outcome);
     this.#answered = true;
     if (body !== undefined) {
       this.#reply(0, outcome.transno ?? NO_TRANSNO, body, outcome.bulk ?? NO_BULK, outcome.sent);
     }
+  }
+
+  #body(operation: Operation<unknown, unknown>, { reply }: Outcome<unknown>): Buffer {
+    return this.#hooks.isBodyless === true ? encode(Empty, {}) : encode(operation.reply, reply);
   }
 
   /**

@@ -141,6 +141,11 @@ export class Call implements ServiceHooks {
 
   // ServiceHooks.
 
+  /** The client has had the answer. */
+  get isBodyless(): boolean {
+    return this.isReplay;
+  }
+
   lastCommitted(): Transno {
     return this.target.store.lastCommitted;
   }

@@ -213,8 +213,7 @@ test('a client that dies while it replays is waited for no longer than the limit
     world.network.clog(world.client(1).machine, world.server().machine, 30);
     await world.sleep(50);
     void world.server().start();
-    await world.until(() => world.server().server?.recovery?.isOpen === true);
-    await world.sleep(60);
+    await world.until(() => (world.server().server?.recovery?.status().replayed ?? 0) > 1);
     world.client(1).crash('power');
     assert.deepEqual(await survivor.readdir('/e'), ['survivor']);
     assert.equal(evictions(world).length, 1);
