@@ -55,7 +55,7 @@ export function replayOpens(
   window?.progress(owner.uuid);
   const lost: Fh[] = [];
   for (const { fid, fh, flags } of request.opens) {
-    if (target.store.inode(fid) === undefined) lost.push(fh);
+    if (!target.store.hasInode(fid)) lost.push(fh);
     else target.opens.add(owner, fh, fid, flags);
   }
   return { reply: { lost } };
@@ -71,7 +71,7 @@ export function replayLocks(
   window?.progress(owner.uuid);
   const handles = request.locks.map(({ fid, type, mode, bits = 0 }) => {
     const spec: LockSpec = { type, fid, mode, bits };
-    if (target.store.inode(fid) === undefined || !isCacheLock(spec)) return 0;
+    if (!target.store.hasInode(fid) || !isCacheLock(spec)) return 0;
     return owner.reclaimed.take(spec) ?? target.locks.adopt(owner.uuid, spec) ?? 0;
   });
   return { reply: { handles } };

@@ -61,6 +61,8 @@ export interface SlotReply extends ReplyRecord {
 
 export interface Reader {
   inode(fid: Fid): Inode | undefined;
+  /** For who asks about many and wants to know nothing else. */
+  hasInode(fid: Fid): boolean;
   dirent(parent: Fid, name: Name): Dirent | undefined;
   /** In cookie order, those with cookie > after, at most limit. */
   dirents(parent: Fid, after: number, limit: number): Dirent[];

@@ -93,6 +93,11 @@ export class LayeredReader implements Reader {
     this.#inodeCache.set(fid, inode);
     return inode;
   }
+  hasInode(fid: Fid): boolean {
+    const changed = this.tables.inodes.get(fid);
+    if (changed !== undefined) return changed !== null;
+    return this.#inodeCache.has(fid) || this.#db.get(fidKey(KEY.inode, fid)) !== undefined;
+  }
   dirent(parent: Fid, name: Name): Dirent | undefined {
     const changed = this.tables.names.get(parent, name);
     if (changed !== undefined) return changed ?? undefined;

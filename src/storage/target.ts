@@ -341,6 +341,10 @@ class Target implements TargetStore {
     this.#check();
     return this.#overlay.inode(fid);
   }
+  hasInode(fid: Fid): boolean {
+    this.#check();
+    return this.#overlay.hasInode(fid);
+  }
   dirent(parent: Fid, name: Name): Dirent | undefined {
     this.#check();
     return this.#overlay.dirent(parent, name);
