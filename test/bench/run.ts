@@ -4,13 +4,13 @@
  * Figures are medians where a measurement repeats; ratios are the point, absolute numbers belong to the machine.
  */
 
-import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { packageRoot } from '../../native/binding.js';
 import { type Child, runCommand, startUntilLine } from '../../src/cli/demo/process.js';
+import { atLeast, atMost, type Figure, middle, option, printFigures, sh } from './figures.js';
 
 const MIB = 1 << 20;
 // Of the tree that this file was built into, whatever its name.
@@ -23,24 +23,6 @@ interface Options {
   readonly streamGib: number;
 }
 
-interface Figure {
-  readonly name: string;
-  readonly unit: string;
-  readonly holdfast: number;
-  readonly ext4?: number;
-  readonly goal: string;
-  readonly met: boolean;
-}
-
-function option(name: string, fallback: number): number {
-  const at = process.argv.indexOf(`--${name}`);
-  return at < 0 ? fallback : Number(process.argv[at + 1]);
-}
-
-function sh(command: string, ...args: string[]): string {
-  return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] }).trim();
-}
-
 /** Amount a second of one run of the C program. */
 function rate(tool: string, ...args: string[]): number {
   const [amount = 0, seconds = 1] = sh(tool, ...args)
@@ -50,8 +32,7 @@ function rate(tool: string, ...args: string[]): number {
 }
 
 function median(run: () => number, times = 3): number {
-  const all = Array.from({ length: times }, run).sort((a, b) => a - b);
-  return all[Math.floor(times / 2)] ?? 0;
+  return middle(Array.from({ length: times }, run));
 }
 
 function dropCaches(): void {
@@ -94,7 +75,6 @@ async function measure(
   }
   // What the cold reads left out of the page cache, reclaimed meanwhile or not, is there before the warm ones.
   rate(tool, 'read', file);
-  const middle = (all: number[]): number => all.sort((a, b) => a - b)[1] ?? 0;
   return {
     write: middle(writes),
     coldRead: middle(reads),
@@ -165,10 +145,10 @@ async function measureHoldfast(
     });
   };
   const limit = (name: string, unit: string, value: number, most: number): void => {
-    figures.push({ name, unit, holdfast: value, goal: `< ${most} ${unit}`, met: value < most });
+    figures.push(atMost(name, unit, value, most));
   };
   const least = (name: string, unit: string, value: number, bound: number): void => {
-    figures.push({ name, unit, holdfast: value, goal: `> ${bound} ${unit}`, met: value > bound });
+    figures.push(atLeast(name, unit, value, bound));
   };
   await runCommand('mkfs', main, [
     'mkfs',
@@ -301,24 +281,7 @@ async function bench(): Promise<void> {
     }
     const ext4 = await measureExt4(tool, devices[1] ?? '', folder, options);
     const figures = await measureHoldfast(tool, devices, folder, options, ext4);
-    if (process.argv.includes('--json')) {
-      process.stdout.write(
-        `${JSON.stringify({ cpus: cpus().length, node: process.version, options, figures })}\n`,
-      );
-      return;
-    }
-    process.stdout.write(
-      `${cpus().length} CPUs, node ${process.version}, stream of ${options.sizeMib} MiB; both sides on this machine\n`,
-    );
-    for (const figure of figures) {
-      const against =
-        figure.ext4 === undefined
-          ? ''
-          : `ext4 ${figure.ext4.toFixed(0)}, ratio ${(figure.holdfast / figure.ext4).toFixed(2)}`;
-      process.stdout.write(
-        `${figure.met ? 'met   ' : 'MISSED'} ${figure.name.padEnd(48)} ${figure.holdfast.toFixed(0).padStart(8)} ${figure.unit.padEnd(5)} ${against.padEnd(32)} goal ${figure.goal}\n`,
-      );
-    }
+    printFigures(figures, options, `stream of ${options.sizeMib} MiB`);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
