@@ -656,11 +656,6 @@ const CASES: readonly Case[] = [
     left: () => [`damaged-record: the record of client ${CLIENT} is damaged`],
   },
   {
-    name: 'replies of a client that is not known',
-    damage: (vandal) => vandal.remove(clientKey(CLIENT)),
-    found: () => [`reply: there is reply 0 of client ${CLIENT}, which the target does not know`],
-  },
-  {
     name: 'replies that cannot be',
     damage: (vandal) => {
       const value = Buffer.alloc(REPLY_BYTES);
