@@ -238,6 +238,8 @@ export interface ClientOptions {
   readonly softwareVersion: string;
   /** Page cache limit in bytes (-o cache=SIZE). */
   readonly cacheBytes: number;
+  /** Cache locks kept for each target; the default is what a real mount has. */
+  readonly maxLocks?: number | undefined;
   /** Give up the first connect after this; undefined: never (-o retry). */
   readonly connectTimeoutMs: number | undefined;
   readonly kernel: KernelCache;

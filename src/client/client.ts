@@ -169,8 +169,11 @@ class Client {
 
   #addMember(events: Omit<ImportEvents, 'incoming'>): Member {
     const core = this.#core;
-    const target = new Target(this.#runtime.timers, core.kept, (lock) =>
-      releaseLock(core, this.#writeBack, target, lock),
+    const target = new Target(
+      this.#runtime.timers,
+      core.kept,
+      (lock) => releaseLock(core, this.#writeBack, target, lock),
+      this.#options.maxLocks,
     );
     const connection = new Import(core, target, this.#writeBack, this.#uuid, {
       ...events,

@@ -13,7 +13,7 @@ import { Cancel, Enqueue, type FlockRangeMessage, TestFlock, Unflock } from '../
 import type { AppLock, Caller } from './api.js';
 import type { WaitingLock } from './app_locks.js';
 import type { Core } from './core.js';
-import type { Target } from './targets.js';
+import { interruptible, type Target } from './targets.js';
 
 const log = logger('client:app_locks');
 
@@ -50,7 +50,7 @@ export class LockOperations {
       op,
       () => {
         if (handle.dead !== undefined) throw handle.dead;
-        return this.#enqueue(target, fid, range, wait, fh);
+        return this.#enqueue(op, target, fid, range, wait, fh);
       },
       handle,
     );
@@ -59,8 +59,12 @@ export class LockOperations {
     );
   }
 
-  /** Not interruptible: it is answered at once, and what it grants must be known. @returns the lock if it waits. */
+  /**
+   * The answer comes at once from a server that is there, and what it grants must be known: a caller that is interrupted
+   * before is let go, and the lock is taken back when the answer comes. @returns the lock if it waits.
+   */
   async #enqueue(
+    op: Caller,
     target: Target,
     fid: Fid,
     range: FlockRangeMessage,
@@ -68,6 +72,7 @@ export class LockOperations {
     fh: Fh,
   ): Promise<Pending | undefined> {
     let pending: Pending | undefined;
+    let isGivenUp = false;
     const answered = target.appLocks.begin({ fid, range, to: range.exclusive ? 'exclusive' : 'shared' });
     const asked = target.call(
       'operation',
@@ -77,6 +82,12 @@ export class LockOperations {
         apply: ({ reply }) => {
           answered();
           const sequence = reply.sequence ?? 0;
+          if (isGivenUp) {
+            // Taken back, a granted lock leaves what it had replaced; what flock(2) gave up to wait does not come back.
+            if (range.kind === 'flock' && !reply.granted) target.appLocks.release(fid, range);
+            target.whenOpen(() => this.#takeBack(target, fid, reply.handle));
+            return;
+          }
           // flock(2) gives up the lock it converts before it waits, and also when it then fails.
           if (range.kind === 'flock') target.appLocks.release(fid, range);
           if (reply.granted) target.appLocks.grant(fid, range, sequence, fh);
@@ -84,13 +95,20 @@ export class LockOperations {
         },
       },
     );
+    const settled = asked
+      .then(
+        () => undefined,
+        (error: unknown) => {
+          if (range.kind === 'flock') target.appLocks.release(fid, range);
+          throw error;
+        },
+      )
+      .finally(answered);
     try {
-      await asked;
+      await interruptible(settled, op.signal);
     } catch (error) {
-      if (range.kind === 'flock') target.appLocks.release(fid, range);
+      isGivenUp = true;
       throw error;
-    } finally {
-      answered();
     }
     return pending;
   }
@@ -101,7 +119,7 @@ export class LockOperations {
       const { handle } = pending.lock;
       // Granted or failed in the meantime: that stands.
       if (target.appLocks.stopWaiting(handle) === undefined) return;
-      target.whenOpen(() => this.#takeBack(target, pending.lock, handle));
+      target.whenOpen(() => this.#takeBack(target, pending.lock.fid, handle));
       pending.lock.failed(new FsError('EINTR', 'interrupted while waiting for a lock'));
     };
     if (signal.aborted) interrupted();
@@ -114,11 +132,8 @@ export class LockOperations {
   }
 
   /** Ends a wait on the target, which undoes a grant that crossed this: its CAST finds nobody. */
-  #takeBack(target: Target, lock: WaitingLock, handle: LockHandle): void {
-    this.#background(
-      target.call('closing', Cancel, { handles: [handle] }),
-      `cancel of a lock on ${lock.fid}`,
-    );
+  #takeBack(target: Target, fid: Fid, handle: LockHandle): void {
+    this.#background(target.call('closing', Cancel, { handles: [handle] }), `cancel of a lock on ${fid}`);
   }
 
   /** CAST: a waiting lock was granted, or never will be. */

@@ -125,13 +125,18 @@ export class Target {
   #closing = false;
   #deferred: (() => void)[] = [];
 
-  constructor(timers: Timers, kept: KeptMemory, releaseLock: LockClientCallbacks['release']) {
+  constructor(
+    timers: Timers,
+    kept: KeptMemory,
+    releaseLock: LockClientCallbacks['release'],
+    maxLocks: number = LOCKS_MAX,
+  ) {
     this.#timers = timers;
     this.replays = new ReplayList(kept);
     this.requester = new Requester({ observer: this.replays });
     this.locks = new LockClient({
       callbacks: { release: releaseLock, cancel: (handles) => this.cancel(handles) },
-      maxLocks: LOCKS_MAX,
+      maxLocks,
     });
     this.fids = new FidPool(async () => (await this.call('closing', GetFids, {})).reply);
   }

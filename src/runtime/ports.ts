@@ -144,7 +144,13 @@ export interface Checksum {
 /** A place in the product where a test may let something go wrong that could go wrong by itself. */
 export type FaultPoint =
   /** The server goes on answering, and nothing is committed from now on. */
-  'commit.hold';
+  | 'commit.hold'
+  /** The server grants no lock beside an answer. */
+  | 'grant.refuse'
+  /** The server promises no space. */
+  | 'space.refuse'
+  /** A client is given few FIDs at once. */
+  | 'fids.few';
 
 export interface Faults {
   /** Whether it goes wrong this time. In production never. */

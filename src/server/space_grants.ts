@@ -28,11 +28,13 @@ export function blocksBytes(offset: number, length: number): number {
 export class SpaceGrants {
   readonly #availableBytes: () => number;
   readonly #clients: () => number;
+  readonly #refuses: () => boolean;
   #promisedBytes = 0;
 
-  constructor(availableBytes: () => number, clients: () => number) {
+  constructor(availableBytes: () => number, clients: () => number, refuses: () => boolean = () => false) {
     this.#availableBytes = availableBytes;
     this.#clients = clients;
+    this.#refuses = refuses;
   }
 
   get promisedBytes(): number {
@@ -41,6 +43,7 @@ export class SpaceGrants {
 
   /** Fills the client's grant up if it is half used. @returns bytes added. */
   refill(owner: Export): number {
+    if (this.#refuses()) return 0;
     const available = this.#availableBytes();
     const free = available - available * UNPROMISED_SHARE - this.#promisedBytes;
     const share = (free * CLIENT_SHARE) / Math.max(1, this.#clients() / 4);

@@ -70,6 +70,7 @@ export class Target {
     this.grants = new SpaceGrants(
       () => store.availableBytes(),
       () => this.exports.size,
+      () => runtime.faults.strikes('space.refuse'),
     );
   }
 
@@ -90,7 +91,8 @@ export class Target {
   }
 
   allocateFids(): { readonly start: Fid; readonly end: Fid } {
-    const range = this.store.execute((tx) => tx.allocateFids(FID_RANGE)).result;
+    const count = this.runtime.faults.strikes('fids.few') ? 2 : FID_RANGE;
+    const range = this.store.execute((tx) => tx.allocateFids(count)).result;
     this.#fidEnd = Math.max(this.#fidEnd, range.end);
     return range;
   }

@@ -44,6 +44,7 @@ function grant(call: Call, spec: LockSpec, into: GrantMessage[]): boolean {
   const { locks } = call.target;
   // Thousands of the same would make every look at the resource slow. It has what it wants.
   if (locks.covers(call.export.uuid, spec)) return true;
+  if (call.target.runtime.faults.strikes('grant.refuse')) return false;
   const handle = locks.tryEnqueue(call.export.uuid, spec);
   if (handle === undefined) return false;
   // A grant that is lost with its reply could never be given back.

@@ -25,6 +25,8 @@ export class ClientNode {
   /** What it was told of its evictions. */
   readonly evictions: string[] = [];
   version = '1.0.0';
+  /** Cache locks that it keeps; undefined: as many as a real mount does. */
+  maxLocks: number | undefined;
 
   constructor(machine: Machine, servers: readonly Address[]) {
     this.machine = machine;
@@ -74,6 +76,7 @@ export class ClientNode {
       softwareVersion: this.version,
       cacheBytes: CACHE_BYTES,
       connectTimeoutMs: undefined,
+      maxLocks: this.maxLocks,
       kernel: vfs.kernelCache,
       onState: (text) => this.#state(text),
     });

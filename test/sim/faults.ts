@@ -9,7 +9,8 @@
 import type { ClientNode } from './client_node.js';
 import { checkDevices } from './fsck_check.js';
 import type { SimRng } from './rng.js';
-import type { ServerNode } from './server_node.js';
+import type { ServerNode, StartOptions } from './server_node.js';
+import type { Worker } from './worker.js';
 import type { World } from './world.js';
 
 export const FAULT_KINDS = [
@@ -29,12 +30,18 @@ export const FAULT_KINDS = [
   'slow disk',
   'shrink kernel',
   'remount',
+  'kill process',
+  'commit error',
+  'forced start',
+  'cancel shutdown',
 ] as const;
 export type FaultKind = (typeof FAULT_KINDS)[number];
 
 const VERSIONS = ['1.0.0', '1.1.0', '2.0.0'] as const;
 /** Above it, timers of the product that are there for lost peers go off. */
 const LONG_MS = 120_000;
+/** A process that was killed is gone after so long, whatever its server does. */
+const KILL_MS = 1000;
 const WATCH_MS = 1000;
 /** Longer than any other fault leaves a server down. */
 const RESTART_MS = 5000;
@@ -51,6 +58,8 @@ export class Faults {
   #underWay = new Set<Promise<void>>();
   /** A client was killed or unmounted and is back: processes may start on it. */
   onMounted: (client: ClientNode) => void = () => undefined;
+  /** Processes that may be killed. */
+  workers: () => readonly Worker[] = () => [];
   /** All processes of a client must end: it will be unmounted. */
   beforeUnmount: (client: ClientNode) => Promise<void> = async () => undefined;
 
@@ -97,6 +106,7 @@ export class Faults {
     const { data, meta } = this.#world.disks;
     data.slowChance = 0;
     meta.slowChance = 0;
+    meta.commitErrorChance = 0;
     if (this.#world.active === undefined) await this.#startServer();
     for (const client of this.#world.clients) if (!client.isMounted) await this.#mount(client);
     this.#isWhole = true;
@@ -142,6 +152,14 @@ export class Faults {
         return Promise.resolve();
       case 'remount':
         return client.isMounted ? this.#remount(client) : undefined;
+      case 'kill process':
+        return this.#killProcess();
+      case 'commit error':
+        return server && this.#commitError(server);
+      case 'forced start':
+        return server && this.#forcedStart(server);
+      case 'cancel shutdown':
+        return server && this.#cancelShutdown(server);
     }
   }
 
@@ -205,21 +223,25 @@ export class Faults {
       if (this.#rng.chance(0.3)) await checkDevices(world, 'before a start');
       if (world.servers.some(({ program }) => program !== undefined)) return;
       const server = wanted ?? this.#rng.pick(world.servers);
-      const isSettled = { value: false };
       const { clean, softwareVersion } = world.disks.meta.superblock();
       const allowed = clean ? version : undefined;
-      const started = server
-        .start({ version: allowed ?? (softwareVersion || VERSIONS[0]) })
-        .catch((error: unknown) => this.#refused(error))
-        .finally(() => {
-          isSettled.value = true;
-        });
-      void started;
-      const { program } = server;
-      await world.until(() => isSettled.value || program?.alive !== true);
+      await this.#started(server, { version: allowed ?? (softwareVersion || VERSIONS[0]) });
       if (world.active !== undefined) return;
       await world.sleep(20);
     }
+  }
+
+  /** Resolves when it serves, was refused, or is gone again. */
+  async #started(server: ServerNode, options: StartOptions): Promise<void> {
+    let isSettled = false;
+    server
+      .start(options)
+      .catch((error: unknown) => this.#refused(error))
+      .finally(() => {
+        isSettled = true;
+      });
+    const { program } = server;
+    await this.#world.until(() => isSettled || program?.alive !== true);
   }
 
   #refused(error: unknown): void {
@@ -245,6 +267,52 @@ export class Faults {
     await client.unmount();
     await this.#world.sleep(this.#rng.below(500));
     await this.#mount(client);
+  }
+
+  /** SIGKILL: its call ends although the server may be away, and so does the process. */
+  async #killProcess(): Promise<void> {
+    const world = this.#world;
+    const running = this.workers().filter(({ state, isDisturbed }) => state === 'working' && !isDisturbed);
+    if (running.length === 0) return;
+    const worker = this.#rng.pick(running);
+    const { program } = worker.node;
+    const beganMs = world.scheduler.nowMs;
+    worker.process.kill();
+    const isOver = (): boolean => worker.state !== 'working' && worker.doing === 'nothing';
+    await world.until(() => {
+      const runs = program?.alive === true && program.stoppedUntilMs <= world.scheduler.nowMs;
+      return isOver() || !runs || world.scheduler.nowMs - beganMs > KILL_MS;
+    });
+    const stoppedMs = program?.stoppedUntilMs ?? 0;
+    if (isOver() || program?.alive !== true || stoppedMs > beganMs || !worker.process.isInRequest) return;
+    world.violated(`${worker.name} was killed and did not end within ${KILL_MS} ms: ${worker.doing}`);
+  }
+
+  /** The target fails, and its server stops by itself; what was answered is replayed to the next one. */
+  async #commitError(server: ServerNode): Promise<void> {
+    const { meta } = this.#world.disks;
+    const { program } = server;
+    meta.commitErrorChance = 1;
+    await this.#world.sleep(this.#rng.below(500));
+    meta.commitErrorChance = 0;
+    if (program?.alive !== true) await this.#startServer();
+  }
+
+  async #forcedStart(server: ServerNode): Promise<void> {
+    server.crash();
+    await this.#world.sleep(this.#rng.below(500));
+    if (this.#world.servers.some(({ program }) => program !== undefined)) return;
+    const version = this.#rng.pick(VERSIONS);
+    await this.#started(server, { version, forceStart: true });
+    if (this.#world.active === undefined) await this.#startServer();
+  }
+
+  async #cancelShutdown(server: ServerNode): Promise<void> {
+    const shuttingDown = this.#shutDown(server);
+    await this.#world.sleep(this.#rng.chance(0.5) ? 0 : this.#rng.fraction() * 5);
+    server.server?.cancelShutdown();
+    const how = await shuttingDown;
+    if (how !== 'cancelled' && how !== 'killed') await this.#startServer();
   }
 
   async #evict(server: ServerNode, client: ClientNode): Promise<void> {

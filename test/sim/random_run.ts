@@ -4,6 +4,7 @@
  * may be left of anybody.
  */
 
+import type { FaultPoint } from '../../src/runtime/ports.js';
 import type { ClientNode } from './client_node.js';
 import { FAULT_KINDS, type FaultKind, Faults } from './faults.js';
 import { judgeEnd } from './judge_end.js';
@@ -81,6 +82,8 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
           machine.skewMs = rng.between(0, 2000);
         }
         world.network.baseDelayMs = rng.pick([0.02, 0.1, 1]);
+        for (const client of world.clients) client.maxLocks = rng.pick([undefined, undefined, 8, 40]);
+        strikeAtRandom(world, rng);
       },
     );
   } catch (error) {
@@ -103,6 +106,22 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
     failure,
     timeline: [...(scheduler?.trace.last(60) ?? []), ...waiting],
   };
+}
+
+/** Places in the product where something that is rare otherwise happens often. */
+const POINTS = ['grant.refuse', 'space.refuse', 'fids.few'] as const;
+
+function strikeAtRandom(world: World, rng: SimRng): void {
+  const chances = new Map<FaultPoint, number>(
+    POINTS.map((point) => [point, rng.chance(0.2) ? rng.fraction() : 0]),
+  );
+  for (const { machine } of world.servers) {
+    const dice = machine.rng.fork('faults');
+    machine.strikes = (point) => {
+      const chance = chances.get(point) ?? 0;
+      return chance > 0 && dice.chance(chance);
+    };
+  }
 }
 
 interface Shared {
@@ -131,6 +150,7 @@ async function play(world: World, faults: Faults, rng: SimRng, workers: Worker[]
       );
     }
   };
+  faults.workers = () => workers;
   faults.onMounted = start;
   faults.beforeUnmount = async (client) => {
     const there = [...running].filter(([worker]) => worker.node === client);

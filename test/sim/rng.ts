@@ -70,9 +70,8 @@ export class SimRng implements Rng {
     return this.fraction() < probability;
   }
   pick<T>(list: readonly T[]): T {
-    const found = list[this.below(list.length)];
-    if (found === undefined) throw new Error('pick from an empty list');
-    return found;
+    if (list.length === 0) throw new Error('pick from an empty list');
+    return list[this.below(list.length)] as T;
   }
   /** One of the keys, each as often as its weight says. */
   weighted<K extends string>(weights: Readonly<Partial<Record<K, number>>>): K {

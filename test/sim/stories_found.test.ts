@@ -85,3 +85,23 @@ test('a client that is evicted while it waits for a glimpse leaves no lock behin
     assert.deepEqual(server?.target?.locks.holders('inode'), [world.client(1).client.status().uuid]);
   });
 });
+
+// The answer to a lock's ENQUEUE was waited for whatever signal came: a process could not be killed while the server was away.
+test('a process that asks for a lock while the server is away is killed at once, and leaves no lock behind', async () => {
+  await simulate({ clients: 2 }, async (world) => {
+    const killed = world.client(0).process();
+    const other = world.client(1).process();
+    const file = await killed.open('/f', O_CREAT | O_RDWR);
+    const found = await other.open('/f', O_RDWR);
+    world.network.block(world.server().machine, world.client(0).machine);
+    const asked = killed.flock(file, 'exclusive');
+    await world.sleep(20);
+    const beganMs = world.scheduler.nowMs;
+    killed.kill();
+    await assert.rejects(asked, /EINTR/);
+    assert.ok(world.scheduler.nowMs - beganMs < 20, `${world.scheduler.nowMs - beganMs} ms`);
+    await killed.exit();
+    world.network.heal();
+    await other.flock(found, 'exclusive');
+  });
+});

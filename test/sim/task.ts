@@ -34,6 +34,11 @@ export class Task {
     return this.#isKilled;
   }
 
+  /** A request of it is unanswered. Else it may be waiting for another process, inside the kernel, where nothing ends it. */
+  get isInRequest(): boolean {
+    return this.#pending !== undefined;
+  }
+
   /** SIGKILL. Its calls fail with EINTR from now on, the one it is in as soon as that is answered. */
   kill(): void {
     this.#isKilled = true;
