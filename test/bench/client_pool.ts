@@ -124,8 +124,8 @@ export class ClientPool {
     );
   }
 
-  async work(keep: boolean): Promise<void> {
-    await this.#each((process) => process.ask('work', { keep }));
+  async work(): Promise<void> {
+    await this.#each((process) => process.ask('work'));
   }
 
   async stop(): Promise<Worked> {

@@ -43,8 +43,8 @@ export interface Tasks {
   full(ask: { readonly instance: number }): Promise<Recovered>;
   /** Files that were opened are there, with their content, through their handles. */
   check(): Promise<Held>;
-  /** Each client makes files, one after the other, until stop(). */
-  work(ask: { readonly keep: boolean }): Promise<void>;
+  /** Each client makes and closes files, one after the other, until stop(). */
+  work(): Promise<void>;
   stop(): Promise<Worked>;
   processorMs(): Promise<number>;
   unmount(): Promise<void>;
@@ -179,16 +179,14 @@ class BenchClient {
     return { opens: target?.opens ?? 0, wrong, evictions: target?.evictions.length ?? 0 };
   }
 
-  /** @param keep the files stay open. */
-  async work(keep: boolean, until: AbortSignal): Promise<number> {
+  async work(until: AbortSignal): Promise<number> {
     this.longestMs = 0;
     let done = 0;
     for (; !until.aborted; done++) {
       const beganMs = monotonicMs();
-      const file = await this.#make(keep);
+      const { fh } = await this.#make(false);
+      this.fs.release(fh, undefined);
       this.longestMs = Math.max(this.longestMs, monotonicMs() - beganMs);
-      if (keep) this.#files.push(file);
-      else this.fs.release(file.fh, undefined);
     }
     return done;
   }
@@ -248,10 +246,10 @@ class Worker implements Tasks {
     };
   }
 
-  async work({ keep }: Parameters<Tasks['work']>[0]): Promise<void> {
+  async work(): Promise<void> {
     this.#stopping = new AbortController();
     const { signal } = this.#stopping;
-    this.#working = this.#each((client) => client.work(keep, signal));
+    this.#working = this.#each((client) => client.work(signal));
     // Looked at by stop().
     this.#working.catch(() => undefined);
   }
