@@ -163,16 +163,14 @@ export class LockOperations {
       op,
       async () => {
         const answered = target.appLocks.begin({ fid, range, to: 'none' });
-        try {
-          await target.call(
-            'operation',
-            Unflock,
-            { fid, flock: range },
-            { apply: () => target.appLocks.release(fid, range) },
-          );
-        } finally {
-          answered();
-        }
+        const asked = target.call(
+          'operation',
+          Unflock,
+          { fid, flock: range },
+          { apply: () => target.appLocks.release(fid, range) },
+        );
+        // Who is interrupted before the answer is let go. The unlock takes effect all the same.
+        await interruptible(asked.finally(answered), op.signal);
       },
       handle,
     );

@@ -213,6 +213,24 @@ for (const { name, held, change } of [
   });
 }
 
+for (const lost of ['requests', 'answers'] as const) {
+  test(`an unlock under way when the server dies (lost: ${lost}) ends by a signal at once, and takes effect`, async (t) => {
+    const { world, a, b } = await boot(t);
+    const fa = await a.create('f');
+    const fb = await b.open('f', O_RDWR);
+    await a.fs.setLock(a.op, fa.fh, LOCK, false);
+    a.lose(lost);
+    const { op, interrupt } = a.interruptible();
+    const unlocked = errnoOf(() => a.fs.unlock(op, fa.fh, LOCK));
+    interrupt();
+    assert.equal(await within('the unlock', unlocked), 'EINTR');
+    await world.crash();
+    await back(world, a, b);
+    await within('b has it', Promise.resolve(b.fs.setLock(b.op, fb.fh, LOCK, true)));
+    assert.deepEqual([a.target.appLocks, b.target.appLocks, a.target.lostAppLocks], [0, 1, 0]);
+  });
+}
+
 type Operation = (client: TestClient, at: { readonly file: Fid; readonly fh: number }) => unknown;
 
 const OPERATIONS: readonly { name: string; run: Operation; expect(client: TestClient): Promise<unknown> }[] =
