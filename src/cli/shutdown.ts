@@ -16,8 +16,12 @@ export function registerShutdown(program: Command): void {
       'controlled shutdown: clients flush and wait, everything is committed, the target is marked clean',
     )
     .argument('<server>', 'HOST:PORT', parseAddress)
-    .option('--timeout <seconds>', 'evict clients that have not drained by then', parseSeconds)
-    .option('--cancel', 'call off a shutdown that still drains')
+    .option(
+      '--timeout <seconds>',
+      'evict clients that have not drained by then; brings that of a shutdown under way forward',
+      parseSeconds,
+    )
+    .option('--cancel', 'call off a shutdown that still drains; ending this command (Ctrl-C) does not')
     .action(
       async (address: ReturnType<typeof parseAddress>, options: { timeout?: number; cancel?: boolean }) => {
         const { connectAdmin } = await import('./admin.js');
@@ -36,6 +40,7 @@ export function registerShutdown(program: Command): void {
             process.stdout.write(`holdfast: ${reply.text}\n`);
             return;
           }
+          process.stderr.write(`holdfast: ${reply.text}\n`);
           let gone = false;
           const ended = admin.closed.then(() => {
             gone = true;

@@ -7,6 +7,7 @@ import { Connect } from '../wire/session.js';
 import { connect } from './connect.js';
 import type { Server } from './server.js';
 import type { Session } from './session.js';
+import { NOT_RECOVERED } from './shutdown.js';
 
 const log = logger('server:admin');
 
@@ -37,7 +38,10 @@ function cancelShutdown(server: Server): ShutdownAnswer {
 
 /** Answered at once: whether it succeeds is seen by the end of the connection and by the exit status of the server. */
 function shutdown(server: Server, drainTimeoutMs: number | undefined): ShutdownAnswer {
-  if (server.isShuttingDown) return { accepted: true, text: 'a shutdown is under way already' };
+  const joins = server.isShuttingDown;
+  const unmarked = server.recovery?.mayReplay === true;
   server.shutdown({ drainTimeoutMs }).catch((error: unknown) => log('shutdown: %O', error));
+  if (joins) return { accepted: true, text: 'joins the shutdown that is under way already' };
+  if (unmarked) return { accepted: true, text: `stops without the clean mark: ${NOT_RECOVERED}` };
   return { accepted: true, text: 'shutting down' };
 }

@@ -78,14 +78,18 @@ export class Admission {
   #passes(owner: Export, frame: Frame): boolean {
     const { opcode, flags } = frame.header;
     if (ALWAYS.has(opcode)) return true;
+    const isRecovery = REPLAY.has(opcode) && (flags & FLAG_RECOVERY) !== 0;
     switch (this.#host.state) {
       case 'active':
         return true;
       case 'recovering':
-        return owner.recovering && REPLAY.has(opcode) && (flags & FLAG_RECOVERY) !== 0;
+        return owner.recovering && isRecovery;
       case 'draining':
         // The active lock is enqueued for like always, and waits behind the shutdown.
-        return owner.activeLocks.size > 0 || opcode === Enqueue.opcode || opcode === Cancel.opcode;
+        if (opcode === Enqueue.opcode || opcode === Cancel.opcode) return true;
+        // It did not hear of the end of its recovery, and goes through it once more.
+        if (isRecovery && this.#host.target?.returning.has(owner) === true) return true;
+        return owner.activeLocks.size > 0;
       default:
         return false;
     }

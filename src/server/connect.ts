@@ -125,8 +125,9 @@ function admit(
     throw new FsError('EAGAIN', `a later connection of this client (${existing.connCount}) is there`);
   }
   const open = host.state === 'active' || host.state === 'recovering';
-  // A client that lost its connection in the middle of the drain must be able to finish it.
-  if (!open && !(host.state === 'draining' && existing !== undefined && here)) {
+  // A client that lost its connection in the middle of the drain, or right before it, must be able to finish it.
+  const finishes = here || (existing !== undefined && target.returning.has(existing));
+  if (!open && !(host.state === 'draining' && existing !== undefined && finishes)) {
     return { outcome: 'wait', reason: notActive(host) };
   }
   if (target.leaving.has(request.uuid)) {
@@ -188,6 +189,7 @@ function recover(
     return { outcome: 'evicted', reason };
   }
   owner.recovering = true;
+  if (host.recovery?.wasClean === false) target.returning.add(owner);
   owner.recoveredFrom = request.previousInstance;
   host.recovery?.came(request.uuid);
   if (owner.name !== record.name || owner.softwareVersion !== record.softwareVersion) {

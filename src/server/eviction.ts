@@ -50,6 +50,7 @@ function leave(target: Target, owner: Export, goneReason: string): void {
   silence(owner, goneReason);
   target.grants.drop(owner);
   target.clientGone(owner.uuid);
+  target.returning.delete(owner);
   if (owner.writesInFlight === 0) {
     removeState(target, owner);
     return;

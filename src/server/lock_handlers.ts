@@ -80,6 +80,7 @@ function granted(call: Call, spec: LockSpec, handle: LockHandle): Outcome<Reply>
   const { export: owner, target } = call;
   if (spec.type === 'active') {
     owner.activeLocks.add(handle);
+    target.returning.delete(owner);
     return { reply: { handle, granted: true } };
   }
   const attr = target.store.inode(spec.fid as Fid);

@@ -90,6 +90,10 @@ export class RecoveryWindow {
   get wasClean(): boolean {
     return this.#options.wasClean;
   }
+  /** Clients may still have operations to replay: a mark that says there are none would be false. */
+  get mayReplay(): boolean {
+    return this.#open && !this.#options.wasClean;
+  }
 
   /** The client's record while it is waited for. */
   known(uuid: ClientUuid): ClientRecord | undefined {

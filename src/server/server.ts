@@ -28,7 +28,7 @@ import { sweepOrphans } from './orphans.js';
 import { keepUnanswered } from './provisional_opens.js';
 import { RecoveryWindow } from './recovery_window.js';
 import { Session, type SessionServices } from './session.js';
-import { ControlledShutdown } from './shutdown.js';
+import { ControlledShutdown, type ShutdownEnd } from './shutdown.js';
 import { statusOf } from './status.js';
 import { Target } from './target.js';
 import { lockServerOf } from './target_locks.js';
@@ -199,15 +199,13 @@ export class Server implements Host {
   }
 
   /** Controlled shutdown; joins the one under way. @throws FsError EIO when the target fails: there is no mark then. */
-  shutdown(options: { readonly drainTimeoutMs?: number | undefined } = {}): Promise<'clean' | 'cancelled'> {
-    if (this.#shutdown !== undefined) return this.#shutdown.result;
+  shutdown(options: { readonly drainTimeoutMs?: number | undefined } = {}): Promise<ShutdownEnd> {
+    if (this.#shutdown !== undefined) return this.#shutdown.join(options.drainTimeoutMs);
     const target = this.#target;
     if (target === undefined || target.stopped) return this.stop().then(() => 'clean');
-    const inRecovery = this.#recovery?.isOpen === true;
-    this.#recovery?.abandon();
     this.#setState('draining');
     const timeoutMs = options.drainTimeoutMs ?? this.settings.drainTimeoutMs;
-    const shutdown = new ControlledShutdown(target, timeoutMs, !inRecovery, {
+    const shutdown = new ControlledShutdown(target, this.#recovery, timeoutMs, {
       committing: async () => {
         await this.#listener?.close();
         this.#setState('committing');
@@ -306,8 +304,8 @@ export class Server implements Host {
     this.#services.admission.release();
   }
 
-  #shutdownEnded(how: 'clean' | 'cancelled'): void {
-    if (how === 'clean' || this.#target?.stopped === true) return;
+  #shutdownEnded(how: ShutdownEnd): void {
+    if (how !== 'cancelled' || this.#target?.stopped === true) return;
     this.#shutdown = undefined;
     this.#say('the shutdown was taken back');
     this.#setState('active');

@@ -2,18 +2,25 @@
  * Controlled shutdown: drain, commit, clean mark, release. docs/RECOVERY.md tells the whole story.
  *
  * Invariants:
- * - The clean mark is written after everything else, and only when every client is drained or evicted.
+ * - The clean mark is written after everything else, and only when every client is drained or evicted: not by a shutdown
+ *   in the middle of a recovery from a crash, because what is still to be replayed is what the mark says there is not.
  * - It can be taken back as long as one client is not drained; from then on it cannot fail to stop.
- * - There is one at a time: whoever asks again joins it.
+ * - There is one at a time: whoever asks again joins it, and may bring its drain timeout forward.
  */
 
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import type { Timer } from '../runtime/ports.js';
 import { takeActiveLock, undrained } from './active_lock.js';
 import { evict } from './eviction.js';
+import type { RecoveryWindow } from './recovery_window.js';
 import type { Target } from './target.js';
 
 const log = logger('server:shutdown');
+
+/** Why there is no mark, and what to do. */
+export const NOT_RECOVERED =
+  'the recovery from a crash is not over, so only this version may go on with it; start it once more, and shut it down when it is active';
 
 export interface ShutdownSteps {
   /** Everybody is drained: no connection is accepted any more, nothing new is executed. */
@@ -24,21 +31,52 @@ export interface ShutdownSteps {
   said(text: string): void;
 }
 
+export type ShutdownEnd = 'clean' | 'unmarked' | 'cancelled';
+
 export class ControlledShutdown {
   readonly #target: Target;
+  readonly #marks: boolean;
   readonly #steps: ShutdownSteps;
   readonly #taken = new AbortController();
   #cancellable: boolean;
   #aborted: Error | undefined;
   /** Rejects only when the target fails on the way: then no mark is there. */
-  readonly result: Promise<'clean' | 'cancelled'>;
+  readonly result: Promise<ShutdownEnd>;
+  #deadlineMs = Number.POSITIVE_INFINITY;
+  #timer: Timer | undefined;
 
-  /** @param cancellable false when there is nothing to go back to (a recovery window was given up for it). */
-  constructor(target: Target, drainTimeoutMs: number, cancellable: boolean, steps: ShutdownSteps) {
+  /** @param recovery given up when it is not over: there is nothing to go back to then. */
+  constructor(
+    target: Target,
+    recovery: RecoveryWindow | undefined,
+    drainTimeoutMs: number,
+    steps: ShutdownSteps,
+  ) {
     this.#target = target;
     this.#steps = steps;
-    this.#cancellable = cancellable;
+    this.#cancellable = recovery?.isOpen !== true;
+    this.#marks = recovery?.mayReplay !== true;
+    if (recovery?.isOpen === true) {
+      recovery.abandon();
+      // They have nothing to finish here.
+      target.returning.clear();
+    }
     this.result = this.#run(drainTimeoutMs);
+  }
+
+  /** Asked for once more. @param drainTimeoutMs clients have no longer than this from now on. */
+  join(drainTimeoutMs: number | undefined): Promise<ShutdownEnd> {
+    if (drainTimeoutMs !== undefined) this.#limit(drainTimeoutMs);
+    return this.result;
+  }
+
+  #limit(drainTimeoutMs: number): void {
+    const { clock, timers } = this.#target.runtime;
+    const deadlineMs = clock.nowMs() + drainTimeoutMs;
+    if (deadlineMs >= this.#deadlineMs) return;
+    this.#deadlineMs = deadlineMs;
+    this.#timer?.cancel();
+    this.#timer = timers.after(drainTimeoutMs, () => this.#evictLate(drainTimeoutMs));
   }
 
   /** @returns false when it is too late. */
@@ -56,9 +94,9 @@ export class ControlledShutdown {
     this.#taken.abort(new FsError('ECANCELED', cause.message));
   }
 
-  async #run(drainTimeoutMs: number): Promise<'clean' | 'cancelled'> {
+  async #run(drainTimeoutMs: number): Promise<ShutdownEnd> {
     const target = this.#target;
-    const timer = target.runtime.timers.after(drainTimeoutMs, () => this.#evictLate(drainTimeoutMs));
+    this.#limit(drainTimeoutMs);
     try {
       const waiting = takeActiveLock(target, this.#taken.signal);
       const late = undrained(target);
@@ -69,12 +107,20 @@ export class ControlledShutdown {
       if (this.#taken.signal.aborted) return 'cancelled';
       throw error;
     } finally {
-      timer.cancel();
+      this.#timer?.cancel();
+      // Too late to limit anything.
+      this.#deadlineMs = 0;
     }
     // The lock is never given back: the next to grant it is the next instance.
     this.#cancellable = false;
     await this.#steps.committing();
     await target.quiet();
+    if (!this.#marks) {
+      await target.store.sync();
+      this.#steps.said(`stops without the clean mark: ${NOT_RECOVERED}`);
+      await this.#steps.release();
+      return 'unmarked';
+    }
     this.#steps.said('all clients are drained; commits');
     await target.store.sync();
     await target.store.markClean();

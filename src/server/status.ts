@@ -52,7 +52,7 @@ function clientStatus(host: Host, target: Target, owner: Export, now: number): C
   return {
     uuid: owner.uuid,
     name: owner.name,
-    state: stateOf(host, owner),
+    state: stateOf(host, target, owner),
     softwareVersion: owner.softwareVersion,
     address: owner.link?.peer,
     opens: owner.opens.size,
@@ -63,8 +63,11 @@ function clientStatus(host: Host, target: Target, owner: Export, now: number): C
   };
 }
 
-function stateOf(host: Host, owner: Export): ClientStatusMessage['state'] {
-  if (host.state === 'draining') return owner.activeLocks.size > 0 ? 'draining' : 'drained';
+function stateOf(host: Host, target: Target, owner: Export): ClientStatusMessage['state'] {
+  if (host.state === 'draining') {
+    const isLate = owner.activeLocks.size > 0 || target.returning.has(owner);
+    return isLate ? 'draining' : 'drained';
+  }
   if (host.state === 'committing') return 'drained';
   if (owner.link === undefined) return 'disconnected';
   return owner.recovering ? 'recovering' : 'connected';

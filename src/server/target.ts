@@ -12,6 +12,7 @@ import type { TargetStore } from '../storage/api.js';
 import type { Export } from './export.js';
 import { ExportTable } from './exports.js';
 import { OpenTable } from './open_table.js';
+import { Returning } from './returning.js';
 import { SpaceGrants } from './space_grants.js';
 
 export interface TargetOptions {
@@ -34,6 +35,7 @@ export class Target {
   readonly locks: LockServerApi;
   readonly exports = new ExportTable();
   readonly opens = new OpenTable();
+  readonly returning = new Returning();
   readonly grants: SpaceGrants;
   /** Memory that READs of a stream are answered from. */
   readonly slabs: SlabPool;

@@ -6,6 +6,7 @@
  * mounted, so that the run can end.
  */
 
+import type { ShutdownEnd } from '../../src/server/shutdown.js';
 import type { ClientNode } from './client_node.js';
 import { checkDevices } from './fsck_check.js';
 import type { SimRng } from './rng.js';
@@ -192,16 +193,17 @@ export class Faults {
     const how = await this.#shutDown(server);
     if (standing !== undefined) {
       await standing;
-      return;
+      // Without the mark another version was refused.
+      if (how !== 'unmarked') return;
     }
     // Killed on the way by another fault: whoever did that starts it again.
     if (how !== 'cancelled' && how !== 'killed') await this.#startServer(next, version);
   }
 
   /** Resolves when the program is gone, or goes on. */
-  async #shutDown(server: ServerNode): Promise<'clean' | 'cancelled' | 'failed' | 'killed'> {
+  async #shutDown(server: ServerNode): Promise<ShutdownEnd | 'failed' | 'killed'> {
     const { program } = server;
-    let how: 'clean' | 'cancelled' | 'failed' | undefined;
+    let how: ShutdownEnd | 'failed' | undefined;
     server.server?.shutdown().then(
       (result) => {
         how = result;

@@ -258,7 +258,7 @@ test('replays that cannot be of this target evict who sends them', async (t) => 
   await until('it is evicted', () => last.status().evicted.length === 1);
 });
 
-test('a shutdown in the middle of the replays: the same version goes on, another one evicts', async (t) => {
+test('a shutdown in the middle of the replays leaves no mark: the same version goes on, another one refuses', async (t) => {
   const { world, c, d, ofC, ofD } = await setting(t);
   world.hold();
   await c.create('1', { parent: ofC });
@@ -270,24 +270,39 @@ test('a shutdown in the middle of the replays: the same version goes on, another
   await c.connect();
   const sent = c.uncommitted().map((one) => c.replay(one));
   assert.equal(await sent[0], 0);
-  assert.equal(await second.shutdown(), 'clean');
+  assert.equal(await second.shutdown(), 'unmarked');
+  assert.ok(world.said.some((text) => /without the clean mark.*only this version/.test(text)));
+  await assert.rejects(world.server({ softwareVersion: '2.0.0' }), { code: 'EPERM' });
   const third = await world.server();
   await c.connect();
   assert.equal(third.status().recovery?.clients, 2);
   await c.lose();
-  assert.equal(await third.shutdown(), 'clean');
-  const fourth = await world.server({ softwareVersion: '2.0.0' });
-  const reply = await c.connect({ hasMoreThanOpens: true });
+  assert.equal(await third.shutdown(), 'unmarked');
+  const fourth = await world.server();
+  const back = await Promise.all([c.comeBack(), d.comeBack()]);
+  assert.deepEqual([back.map(({ replays }) => replays), fourth.status().evicted], [[[0], [0, 0]], []]);
+  assert.deepEqual([await exists(c, '2', ofC), await exists(d, '2', ofD)], [true, true]);
+});
+
+test('after a change of the version a client that replays is evicted, whatever it said', async (t) => {
+  const { world, c, d, ofC } = await setting(t);
+  await c.create('f', { parent: ofC });
+  const [one] = c.answered.slice(-1);
+  assert.ok(one !== undefined);
+  const stopping = world.last.shutdown();
+  for (const client of [c, d]) {
+    await until('it is called back', () => client.basts.length > 0);
+    await client.giveUpActive();
+  }
+  assert.equal(await stopping, 'clean');
+  const next = await world.server({ softwareVersion: '2.0.0' });
+  assert.equal((await c.connect()).outcome, 'recover');
+  void c.replay({ ...one, transno: (one.transno + 1) as Transno });
+  await until('it is evicted', () => next.status().evicted.length === 1);
   const reason = /version 1\.0\.0 of the server did not complete.*2\.0\.0/;
-  assert.deepEqual([reply.outcome, reason.test(reply.reason ?? '')], ['evicted', true]);
-  assert.match(fourth.status().evicted[0]?.reason ?? '', reason);
+  assert.match(c.evictions[0] ?? '', reason);
+  assert.match(next.status().evicted[0]?.reason ?? '', reason);
   assert.ok(world.said.some((text) => reason.test(text)));
-  // One that does not say so is found out when it replays.
-  await d.connect();
-  for (const one of d.uncommitted()) d.replay(one).catch(() => undefined);
-  await until('d is evicted', () => fourth.status().evicted.length === 2);
-  assert.match(d.evictions[0] ?? '', reason);
-  assert.equal(fourth.state, 'active');
 });
 
 test('a client whose answers are all durable holds nobody up as soon as it is back', async (t) => {
