@@ -10,54 +10,13 @@ import test, { type TestContext } from 'node:test';
 import { packageRoot } from '../../native/binding.js';
 import { O } from '../fixtures/agent.js';
 import { Child } from '../fixtures/child.js';
-import { type Cluster, startCluster } from '../fixtures/cluster.js';
+import { startCluster } from '../fixtures/cluster.js';
+import { ModelledTree } from '../fixtures/modelled_tree.js';
 import { until } from '../fixtures/until.js';
 
 const SOURCES = join(packageRoot(), 'node_modules', 'commander');
 const LOAD_MS = Number(process.env.HOLDFAST_LOAD_SECONDS ?? 300) * 1000;
 const KILL_EVERY_MS = 10_000;
-
-/** A tree of files that one process changes, and what it must be. */
-class ModelledTree {
-  readonly #files = new Map<string, string>();
-  operations = 0;
-
-  /** Ends after the operation under way when `stopped` says so. */
-  async work(cluster: Cluster, mountIndex: number, root: string, stopped: () => boolean): Promise<void> {
-    const agent = cluster.agent(mountIndex);
-    await agent.mkdir(root);
-    for (let round = 0; !stopped(); round++) {
-      const name = `${root}/f${round % 50}`;
-      const other = `${root}/f${(round * 7 + 3) % 50}`;
-      const text = `${round} `.repeat((round % 300) + 1);
-      switch (round % 4) {
-        case 0:
-        case 1:
-          await agent.writeFile(name, text);
-          this.#files.set(name, text);
-          break;
-        case 2:
-          if (this.#files.has(name)) {
-            await agent.rename(name, other);
-            const moved = this.#files.get(name) ?? '';
-            this.#files.delete(name);
-            this.#files.set(other, moved);
-          }
-          break;
-        default:
-          if (this.#files.delete(other)) await agent.unlink(other);
-      }
-      this.operations += 1;
-    }
-  }
-
-  async check(cluster: Cluster, mountIndex: number, root: string): Promise<void> {
-    const agent = cluster.agent(mountIndex);
-    const names = (await agent.list(root)).map((name) => `${root}/${name}`);
-    assert.deepEqual(names.sort(), [...this.#files.keys()].sort());
-    for (const [name, text] of this.#files) assert.equal(await agent.readFile(name), text, name);
-  }
-}
 
 test('a server stopped and killed 20 times under load loses nothing', { timeout: 240_000 }, async (t) => {
   const cluster = await startCluster(t, { mounts: 2, limitMs: 230_000 });
