@@ -8,6 +8,7 @@
 import type { Attr, Timespec } from '../base/attr.js';
 import type { Fh, Fid, Name } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
+import type { LockSpec } from '../dlm/api.js';
 import type { StatfsMessage } from '../wire/meta.js';
 
 /** The caller of an operation. RequestContext of fuse fits. */
@@ -105,12 +106,21 @@ export interface FsClient {
   /**
    * @returns chunks that together are at most length bytes, fewer only at the end of the file. Later writes do not
    *   change them; but their memory may be used again when the events under way are over: send or copy them before.
+   * @param direct past the kernel's page cache: it locks no folio meanwhile.
    */
-  read(op: Caller, fh: Fh, fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]>;
+  read(
+    op: Caller,
+    fh: Fh,
+    fid: Fid,
+    offset: number,
+    length: number,
+    direct?: boolean,
+  ): MaybePromise<readonly Uint8Array[]>;
   /**
    * Into the page cache. `data` is only read before the first await. writeback: pages dirtied through a mapping, from
    * the kernel: admitted while the gate drains, does not change mtime semantics.
    * @param append write at the current end of the file (O_APPEND), whatever offset says.
+   * @param direct as for read.
    */
   write(
     op: Caller,
@@ -123,6 +133,7 @@ export interface FsClient {
       readonly writeback: boolean;
       readonly sync: boolean;
       readonly killSuidgid: boolean;
+      readonly direct?: boolean | undefined;
     },
   ): MaybePromise<number>;
   /** Everything of the file (and its metadata) is on the server's disks. Reports a write-back error once a handle. */
@@ -166,6 +177,8 @@ export interface FsClient {
    * A READ of the kernel waits with its folios locked while this is true for the file; see KernelCache.dropPages.
    */
   holdsDataLock(fid: Fid): boolean;
+  /** All cache locks of all targets, for checks from outside. */
+  heldLocks(): readonly LockSpec[];
   /** Flushes everything, says goodbye, ends all background work. Resolves when every byte is on the server. */
   unmount(): Promise<void>;
   status(): ClientStatus;

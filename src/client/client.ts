@@ -11,6 +11,7 @@ import { logger } from '../base/log.js';
 import type { Frame, Link } from '../rpc/api.js';
 import { Service } from '../rpc/service.js';
 import type { Runtime, Timer } from '../runtime/ports.js';
+import { Sync } from '../wire/data.js';
 import { Bast, Cast, Glimpse } from '../wire/lock.js';
 import { Evicted } from '../wire/session.js';
 import type { ClientOptions, ClientStatus, FsClient } from './api.js';
@@ -38,7 +39,7 @@ interface Member {
 }
 
 const NO_TRANSNO = 0 as Transno;
-/** An unmount waits so long for a server that is away, when nothing is dirty. */
+/** An unmount waits so long for a server that is away, when nothing is dirty and everything is committed. */
 const GOODBYE_WAIT_MS = 10_000;
 
 /**
@@ -154,6 +155,7 @@ class Client {
       setLock: appLocks.setLock.bind(appLocks),
       unlock: appLocks.unlock.bind(appLocks),
       lastKnownAttr: (fid) => core.attrs.lastKnown(fid),
+      heldLocks: () => core.targets.all().flatMap((target) => [...target.locks.held()]),
       holdsDataLock: (fid: Fid) => core.targets.of(fid).locks.holds('data', fid),
       unmount: () => {
         this.#unmounting ??= this.#unmount();
@@ -233,6 +235,7 @@ class Client {
     const locks = await target.locks.cancelAll();
     for (const file of files.values()) if (!file.isClean) await this.#writeBack.flush(target, file);
     target.sendCloses();
+    await this.#committed(target);
     if (target.gate.state !== 'CLOSED') {
       target.cancel(locks);
       await target.idle('operation', 'data', 'closing');
@@ -240,17 +243,29 @@ class Client {
     await connection.stop();
   }
 
+  /** Nobody could send again what was answered and not committed, once this client has left. */
+  async #committed(target: Target): Promise<void> {
+    if (target.replays.size === 0) return;
+    try {
+      await target.call('operation', Sync, {});
+    } catch (error) {
+      log('unmount, with what was not committed: %s', error);
+    }
+  }
+
   /** A server that is away would wait, when it is back, for a client that left without a goodbye. */
   async #reachable(target: Target): Promise<void> {
     const abort = new AbortController();
-    const timer = this.#runtime.timers.after(GOODBYE_WAIT_MS, () => abort.abort());
+    // What is dirty, or was answered and not committed, is waited for without a limit.
+    const isClean = target.replays.size === 0 && this.#core.dirtyBytes(target) === 0;
+    const timer = isClean ? this.#runtime.timers.after(GOODBYE_WAIT_MS, () => abort.abort()) : undefined;
     try {
       await target.gate.enter({ signal: abort.signal });
       target.gate.leave();
     } catch (error) {
       log('unmount without the server: %s', error);
     } finally {
-      timer.cancel();
+      timer?.cancel();
     }
   }
 

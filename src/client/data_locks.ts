@@ -1,7 +1,7 @@
 /**
  * How a read or write of the kernel gets to work: through the gate, and under a data lock.
  *
- * While it waits for either, the kernel keeps the folios of its range locked, so it stands in FileState.held: whoever
+ * While it waits for either, it stands in FileState.held. The kernel may keep the folios of its range locked: then whoever
  * drops the kernel's pages leaves its range out, or, when it is too late for that, serves it under the lock that is
  * being given back (lock_release.ts).
  */
@@ -27,6 +27,8 @@ export interface Io {
   readonly start: number;
   readonly end: number;
   readonly write: boolean;
+  /** See Held. */
+  readonly folios: boolean;
   /** Must be done before the lock is asked for: it may wait on the target for who wants the lock. */
   readonly prepare?: (() => Promise<void>) | undefined;
 }
@@ -150,6 +152,7 @@ export class DataLocks {
       start: io.start,
       end: io.end,
       write: io.write,
+      folios: io.folios,
       crossed: false,
       serve: () => undefined,
     };

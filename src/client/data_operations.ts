@@ -34,7 +34,14 @@ export class DataOperations {
     this.#writeBack = writeBack;
   }
 
-  read(op: Caller, fh: Fh, _fid: Fid, offset: number, length: number): MaybePromise<readonly Uint8Array[]> {
+  read(
+    op: Caller,
+    fh: Fh,
+    _fid: Fid,
+    offset: number,
+    length: number,
+    direct = false,
+  ): MaybePromise<readonly Uint8Array[]> {
     const handle = this.#core.handles.live(fh);
     const target = this.#core.targets.of(handle.fid);
     // The kernel does not tell when a mapped page gets dirty: who could do that reads under PW (docs/LOCKING.md).
@@ -45,7 +52,17 @@ export class DataOperations {
       if (views !== undefined) return views;
     }
     const file = this.#core.files.of(handle.fid);
-    const io: Io = { op, target, file, handle, mode, start: offset, end: offset + length, write: false };
+    const io: Io = {
+      op,
+      target,
+      file,
+      handle,
+      mode,
+      start: offset,
+      end: offset + length,
+      write: false,
+      folios: !direct,
+    };
     return this.#locks.under(io, () => this.#readUnder(op, target, file, handle, offset, length));
   }
 
@@ -115,7 +132,18 @@ export class DataOperations {
     }
     const file = this.#core.files.of(fid);
     const end = offset + data.length;
-    const io: Io = { op, target, file, handle, mode: 'PW', start: offset, end, write: true, prepare };
+    const io: Io = {
+      op,
+      target,
+      file,
+      handle,
+      mode: 'PW',
+      start: offset,
+      end,
+      write: true,
+      folios: options.direct !== true,
+      prepare,
+    };
     // The caller's buffer dies with this turn.
     const copy = Buffer.from(data);
     return this.#locks.under(io, (lock) =>

@@ -19,9 +19,11 @@ export interface Fetch extends Range {
   readonly stale: { start: number; end: number }[];
 }
 
-/** A read or write of the kernel that waits, folios locked, until a data lock has been given back. */
+/** A read or write of the kernel that waits until a data lock has been given back. */
 export interface Held extends Range {
   readonly write: boolean;
+  /** The kernel keeps the folios of its range locked meanwhile. One that goes past the page cache locks none. */
+  readonly folios: boolean;
   /** An invalidation left its range out: what it leaves in the kernel is to be dropped after its answer. */
   crossed: boolean;
   /** Serve it under the lock that is being given back after all: an invalidation is stuck on its folios. */

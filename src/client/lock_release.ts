@@ -128,6 +128,8 @@ function without(ranges: readonly Range[], file: FileState): Range[] {
   const left = new IntervalSet();
   for (const { start, end } of ranges) left.add(start, end);
   for (const held of file.held) {
+    // No folio of it is locked, and it will bring no page: what is cached there is old for everybody else.
+    if (!held.folios) continue;
     const start = Math.floor(held.start / PAGE_BYTES) * PAGE_BYTES;
     const end = Math.ceil(held.end / PAGE_BYTES) * PAGE_BYTES;
     if (left.remove(start, end) > 0) held.crossed = true;

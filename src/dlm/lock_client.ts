@@ -107,6 +107,11 @@ export class LockClient implements LockClientApi {
     return this.#byHandle.size + this.#nameless.size;
   }
 
+  /** Everything that is held, called back or not: for checks from outside. */
+  held(): readonly CachedLock[] {
+    return [...this.#byHandle.values(), ...this.#nameless];
+  }
+
   match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined {
     const conflictMask = CONFLICT_MASK[mode];
     for (let lock = this.#chains(type).get(fid); lock !== undefined; lock = lock.next) {

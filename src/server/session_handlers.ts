@@ -15,7 +15,7 @@ import type { Of } from '../wire/schema.js';
 import type { GetFids, RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../wire/session.js';
 import type { Call } from './call.js';
 import { goodbye } from './eviction.js';
-import type { Answered } from './locked.js';
+import { type Answered, answered } from './locked.js';
 import type { RecoveryWindow } from './recovery_window.js';
 
 type Nothing = Of<typeof Empty>;
@@ -24,9 +24,11 @@ export function ping(): Outcome<Nothing> {
   return { reply: {} };
 }
 
-export function disconnect(call: Call): Outcome<Nothing> {
+/** Answered when it is durable: a server that starts after a crash would wait for who has left. */
+export function disconnect(call: Call, _request: Nothing, incoming: Incoming<Nothing>): Answered<Nothing> {
   goodbye(call.target, call.export);
-  return { reply: {} };
+  const gone = call.target.store.sync().then((): Outcome<Nothing> => ({ reply: {} }));
+  return answered(incoming, gone);
 }
 
 export function getFids(call: Call): Outcome<ReplyOf<typeof GetFids>> {

@@ -133,7 +133,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
       const fid = nodeid as Fid;
       // A direct read locks no folio of the kernel and leaves nothing in its cache.
       if (read.direct !== true) kernel.readsPages(fid);
-      return vfs.client.read(request, read.fh as Fh, fid, read.offset, read.sizeBytes);
+      return vfs.client.read(request, read.fh as Fh, fid, read.offset, read.sizeBytes, read.direct === true);
     },
 
     write(request, nodeid, write) {
@@ -153,6 +153,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
           sync: !writeback && (flags & O_DSYNC) !== 0,
           // The kernel asks with every write of a caller without CAP_FSETID, and each would cost an RPC.
           killSuidgid: dropsSetId,
+          direct: !writeback && isDirect(vfs.openPolicy, flags),
         },
       );
       if (writeback) return answer;

@@ -2,9 +2,12 @@
  * What must hold at every moment, watched from below: on the devices and in the servers.
  *
  * - One writer: what is written to a device comes from the program that last made itself the serving one.
+ * - Locks: see watchLocks.
  * - Transnos grow: each transaction's is above the one before it, and an instance's are above those of all before it.
  */
 
+import type { LockSpec } from '../../src/dlm/api.js';
+import { modesConflict } from '../../src/dlm/modes.js';
 import { bareKey, KEY } from '../../src/storage/keys.js';
 import { decodeCounters } from '../../src/storage/records.js';
 import { BLOCK_BYTES } from '../../src/storage/window.js';
@@ -16,6 +19,41 @@ const CLEAN_AT = 56;
 const INSTANCE_AT = 52;
 /** The multi-mount block is written by whoever wants to become the writer. */
 const MULTI_MOUNT_BLOCK = 1;
+
+/** How often the locks of all clients are compared, in virtual time. */
+const LOCKS_EVERY_MS = 20;
+
+/**
+ * No two clients hold cache locks that conflict, whatever either has been told: a server grants a lock when the one before
+ * it was given back. Clients that were evicted and do not know it yet are left out.
+ */
+export async function watchLocks(world: World, isOver: () => boolean): Promise<void> {
+  while (!isOver()) {
+    await world.sleep(LOCKS_EVERY_MS);
+    const held = new Map<string, { readonly name: string; readonly lock: LockSpec }[]>();
+    for (const client of world.clients) {
+      if (!client.isMounted || client.disturbances(client.mountNumber) > 0) continue;
+      for (const lock of client.client.heldLocks()) {
+        const key = `${lock.type} ${lock.fid}`;
+        const others = held.get(key) ?? [];
+        for (const other of others) {
+          if (other.name === client.name || !conflict(lock, other.lock)) continue;
+          world.violated(`${other.name} holds ${shown(other.lock)}, and ${client.name} ${shown(lock)}`);
+        }
+        others.push({ name: client.name, lock });
+        held.set(key, others);
+      }
+    }
+  }
+}
+
+function conflict(a: LockSpec, b: LockSpec): boolean {
+  return modesConflict(a.mode, b.mode) && (a.type !== 'inode' || (a.bits & b.bits) !== 0);
+}
+
+function shown({ type, fid, mode, bits }: LockSpec): string {
+  return `${type} ${fid} ${mode} ${bits}`;
+}
 
 export function watchTarget(world: World): void {
   let writer: Program | undefined;

@@ -22,6 +22,8 @@ export class ClientNode {
   #mounts = 0;
   /** By mount: times that what its processes know was lost, because it was evicted or killed. */
   readonly #disturbances = new Map<number, number>();
+  /** Mounts that were unmounted in order: everything they were told is promised. */
+  readonly #left = new Set<number>();
   /** What it was told of its evictions. */
   readonly evictions: string[] = [];
   version = '1.0.0';
@@ -44,6 +46,8 @@ export class ClientNode {
     return this.#disturbances.get(mount) ?? 0;
   }
   disturbed(mount: number): void {
+    // What happens to a client that has left is no excuse for anything.
+    if (this.#left.has(mount)) return;
     this.#disturbances.set(mount, this.disturbances(mount) + 1);
   }
   get isMounted(): boolean {
@@ -95,6 +99,7 @@ export class ClientNode {
     await this.kernel.unmount();
     await this.client.unmount();
     this.#program?.end('exit');
+    this.#left.add(this.#mounts);
     this.#say('is unmounted');
   }
 

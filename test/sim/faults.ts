@@ -192,7 +192,9 @@ export class Faults {
         : undefined;
     const how = await this.#shutDown(server);
     if (standing !== undefined) {
-      await standing;
+      // Nothing to stand by for.
+      if (how === 'cancelled') next.crash();
+      else await standing;
       // Without the mark another version was refused.
       if (how !== 'unmarked') return;
     }

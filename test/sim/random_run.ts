@@ -5,11 +5,12 @@
  */
 
 import type { FaultPoint } from '../../src/runtime/ports.js';
+import { watchLocks } from './checkers.js';
 import type { ClientNode } from './client_node.js';
 import { FAULT_KINDS, type FaultKind, Faults } from './faults.js';
+import { FillWorker } from './fill_worker.js';
 import { judgeEnd } from './judge_end.js';
 import { SimRng } from './rng.js';
-import type { Disks } from './server_node.js';
 import {
   Appends,
   AppendWorker,
@@ -23,11 +24,11 @@ import {
 } from './shared_workers.js';
 import { TreeWorker } from './tree_worker.js';
 import type { Worker } from './worker.js';
-import { simulate, type World } from './world.js';
+import { type Images, makeImages, simulate, type World } from './world.js';
 
 export interface RunOptions {
   readonly seed: number;
-  readonly image?: Disks | undefined;
+  readonly images?: Images | undefined;
   /** Only these kinds of faults. */
   readonly kinds?: readonly FaultKind[] | undefined;
   readonly echo?: ((line: string) => void) | undefined;
@@ -51,6 +52,9 @@ const LIMIT_MS = 3_600_000;
 
 export async function randomRun(options: RunOptions): Promise<RunResult> {
   const rng = new SimRng(options.seed).fork('plan');
+  const images = options.images ?? (await makeImages());
+  // Now and then all that everybody does is to fill a small filesystem.
+  const isFull = rng.chance(0.05);
   const kinds = options.kinds ?? FAULT_KINDS.filter(() => rng.chance(0.35));
   let seen: World | undefined;
   let faults: Faults | undefined;
@@ -67,12 +71,12 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
         seed: options.seed,
         clients: rng.between(1, 3),
         servers: rng.between(1, 2),
-        image: options.image,
+        image: isFull ? images.small : images.usual,
         limitMs: LIMIT_MS,
       },
       async (world) => {
         faults = new Faults(world, world.rng.fork('faults'), kinds);
-        await play(world, faults, rng, workers);
+        await play(world, faults, rng, workers, isFull);
       },
       (world) => {
         seen = world;
@@ -131,7 +135,13 @@ interface Shared {
   readonly holders: Set<ExclusiveWorker>;
 }
 
-async function play(world: World, faults: Faults, rng: SimRng, workers: Worker[]): Promise<void> {
+async function play(
+  world: World,
+  faults: Faults,
+  rng: SimRng,
+  workers: Worker[],
+  isFull: boolean,
+): Promise<void> {
   const shared: Shared = {
     registers: Array.from({ length: SLOTS }, () => new Register()),
     section: new Section(),
@@ -142,7 +152,10 @@ async function play(world: World, faults: Faults, rng: SimRng, workers: Worker[]
   const start = (client: ClientNode): void => {
     const count = rng.between(1, 3);
     for (let index = 0; index < count; index++) {
-      const worker = makeWorker(world, client, `w${workers.length}`, rng, shared);
+      const name = `w${workers.length}`;
+      const worker = isFull
+        ? new FillWorker(world, client, name, rng.between(5, 30))
+        : makeWorker(world, client, name, rng, shared);
       workers.push(worker);
       running.set(
         worker,
@@ -159,12 +172,16 @@ async function play(world: World, faults: Faults, rng: SimRng, workers: Worker[]
   };
   for (const client of world.clients) start(client);
   const striking = faults.run(rng.pick([200, 1000, 5000]));
+  let isOver = false;
+  const watching = watchLocks(world, () => isOver);
   await world.sleep(rng.between(500, 10_000));
   await faults.end();
   await striking;
   const endsByMs = world.scheduler.nowMs + END_MS;
   for (const worker of running.keys()) worker.stop();
   await world.until(() => running.size === 0 || world.scheduler.nowMs > endsByMs);
+  isOver = true;
+  await watching;
   for (const worker of running.keys()) {
     world.violated(`${worker.name} on ${worker.node.name} is blocked for ever: ${worker.doing}`);
   }

@@ -9,7 +9,7 @@
 import { parseArgs } from 'node:util';
 import { FAULT_KINDS, type FaultKind } from './faults.js';
 import { type RunResult, randomRun } from './random_run.js';
-import { makeImage } from './world.js';
+import { makeImages } from './world.js';
 
 const { values } = parseArgs({
   options: {
@@ -52,10 +52,10 @@ function summary(results: readonly RunResult[], seconds: number): void {
   if (failed.length > 0) console.log(`failed: ${failed.map(({ seed }) => seed).join(' ')}`);
 }
 
-const image = await makeImage();
+const images = await makeImages();
 if (values.seed !== undefined) {
   const echo = values.trace ? (line: string) => console.log(line) : undefined;
-  const result = await randomRun({ seed: Number(values.seed), image, kinds, echo });
+  const result = await randomRun({ seed: Number(values.seed), images, kinds, echo });
   if (result.failure !== undefined) report(result);
   console.log(`digest ${result.digest.toString(16)}`);
   summary([result], 0);
@@ -68,7 +68,7 @@ const limitMs = values.seconds === undefined ? Number.POSITIVE_INFINITY : Number
 const count =
   values.seeds === undefined ? (values.seconds === undefined ? 100 : Infinity) : Number(values.seeds);
 for (let index = 0; index < count && performance.now() - started < limitMs; index++) {
-  const result = await randomRun({ seed: Number(values.from) + index, image, kinds });
+  const result = await randomRun({ seed: Number(values.from) + index, images, kinds });
   results.push({ ...result, timeline: result.failure === undefined ? [] : result.timeline });
   if (result.failure !== undefined) report(result);
   if (result.failure !== undefined && !values['keep-going']) break;

@@ -105,3 +105,44 @@ test('a process that asks for a lock while the server is away is killed at once,
     await other.flock(found, 'exclusive');
   });
 });
+
+// Nobody could replay what a client had been answered and the server had not committed, once the client had left.
+test('what a client did just before it was unmounted is there after a crash', async () => {
+  await simulate({ clients: 2 }, async (world) => {
+    const client = world.client(0);
+    await client.process().mkdir('/d');
+    await world.sleep(200);
+    world.server().hold();
+    await client.process().mkdir('/d/e');
+    const unmounted = client.unmount();
+    await world.sleep(200);
+    await world.restart();
+    await unmounted;
+    assert.deepEqual(await world.client(1).process().readdir('/d'), ['e']);
+    assert.deepEqual(world.scheduler.trace.last(10, /evicts/), []);
+  });
+});
+
+// While a lock was given back, pages under requests that wait were left to the kernel; but a direct read locks no page and
+// brings none, and what had been read there before stayed.
+test('a page that was read before another client wrote is not read again after it, whatever waits meanwhile', async () => {
+  const image = await makeImage();
+  for (let step = 0; step < 30; step++) {
+    await simulate({ clients: 2, image, seed: step }, async (world) => {
+      const here = world.client(0).process();
+      const meanwhile = world.client(0).process();
+      const there = world.client(1).process();
+      const file = await there.open('/f', O_CREAT | O_RDWR);
+      await there.pwrite(file, 0, Buffer.from('old'));
+      const reader = await here.open('/f', 0);
+      const direct = await meanwhile.open('/f', O_RDWR);
+      assert.equal((await here.pread(reader, 0, 3)).toString(), 'old');
+      const written = there.pwrite(file, 0, Buffer.from('new'));
+      await world.sleep(step * 0.04);
+      const waiting = meanwhile.pread(direct, 0, 3);
+      await written;
+      assert.equal((await here.pread(reader, 0, 3)).toString(), 'new');
+      await waiting;
+    });
+  }
+});

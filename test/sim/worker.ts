@@ -80,7 +80,7 @@ export abstract class Worker {
     try {
       const result = await run();
       this.world.scheduler.trace.say(this.name, what);
-      if (this.process.isKilled) throw new Disturbed('killed');
+      if (this.isDisturbed) throw new Disturbed('its client was disturbed');
       return result;
     } catch (error) {
       this.world.scheduler.trace.say(this.name, `${what}: ${error instanceof Error ? error.message : error}`);

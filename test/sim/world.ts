@@ -17,6 +17,7 @@ import { type Disks, ServerNode } from './server_node.js';
 
 const META_BYTES = 32 << 20;
 const DATA_BYTES = 32 << 20;
+const SMALL_DATA_BYTES = 16 << 20;
 const PORT = 7000;
 
 export interface WorldOptions {
@@ -152,6 +153,16 @@ export async function makeImage(dataBytes = DATA_BYTES): Promise<Disks> {
   await scheduler.run(() => isDone, Number.POSITIVE_INFINITY);
   await formatting;
   return disks;
+}
+
+export interface Images {
+  readonly usual: Disks;
+  /** Full soon. */
+  readonly small: Disks;
+}
+
+export async function makeImages(): Promise<Images> {
+  return { usual: await makeImage(), small: await makeImage(SMALL_DATA_BYTES) };
 }
 
 function makeDisks(scheduler: Scheduler, rng: SimRng, dataBytes: number, image: Disks | undefined): Disks {

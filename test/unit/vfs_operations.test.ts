@@ -163,9 +163,9 @@ test('a write tells the client whether it appends, is synchronous, or comes from
   write(0o4010002, false);
   write(0o2002, true);
   assert.deepEqual(seen, [
-    [7, 4096, 4, { append: true, writeback: false, sync: false, killSuidgid: false }],
-    [7, 4096, 4, { append: false, writeback: false, sync: true, killSuidgid: false }],
-    [undefined, 4096, 4, { append: false, writeback: true, sync: false, killSuidgid: false }],
+    [7, 4096, 4, { append: true, writeback: false, sync: false, killSuidgid: false, direct: true }],
+    [7, 4096, 4, { append: false, writeback: false, sync: true, killSuidgid: false, direct: true }],
+    [undefined, 4096, 4, { append: false, writeback: true, sync: false, killSuidgid: false, direct: false }],
   ]);
 });
 
