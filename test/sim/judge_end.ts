@@ -4,10 +4,11 @@
  */
 
 import { isDir, isRegular } from '../../src/base/attr.js';
+import { compareTree } from './compare_tree.js';
 import type { Process } from './file_calls.js';
 import { checkDevices } from './fsck_check.js';
 import { SystemError } from './system_error.js';
-import { compareTree, TreeWorker } from './tree_worker.js';
+import { TreeWorker } from './tree_worker.js';
 import type { Worker } from './worker.js';
 import type { World } from './world.js';
 

@@ -164,3 +164,24 @@ function inside(dir: ModelNode, node: ModelNode): boolean {
   for (const entry of dir.entries.values()) if (entry.kind === 'dir' && inside(entry, node)) return true;
   return false;
 }
+
+/** The errno that a call of the model fails with; '' when it does not. */
+export function modelErrno(run: () => void): string {
+  try {
+    run();
+    return '';
+  } catch (error) {
+    if (error instanceof ModelError) return error.code;
+    throw error;
+  }
+}
+
+/** The node, if there is one. */
+export function found(run: () => ModelNode): ModelNode | undefined {
+  try {
+    return run();
+  } catch (error) {
+    if (error instanceof ModelError) return undefined;
+    throw error;
+  }
+}

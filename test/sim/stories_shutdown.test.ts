@@ -2,9 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { compareTree } from './compare_tree.js';
 import { O_CREAT } from './file_calls.js';
 import { Appends, AppendWorker, judgeAppends } from './shared_workers.js';
-import { compareTree, TreeWorker } from './tree_worker.js';
+import { TreeWorker } from './tree_worker.js';
 import { simulate, type World } from './world.js';
 
 const O_RDWR = 2;

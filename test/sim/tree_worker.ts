@@ -7,8 +7,9 @@
 
 import { type Attr, O_TRUNC } from '../../src/base/attr.js';
 import type { ClientNode } from './client_node.js';
+import { compareTree } from './compare_tree.js';
 import { O_CREAT, type OpenFile } from './file_calls.js';
-import { Model, ModelError, type ModelNode, put, resize } from './model.js';
+import { found, Model, ModelError, type ModelNode, modelErrno, put, resize } from './model.js';
 import { SystemError } from './system_error.js';
 import { Worker } from './worker.js';
 import type { World } from './world.js';
@@ -403,60 +404,5 @@ export class TreeWorker extends Worker {
   /** Everything, through the same client. */
   async #compareAll(): Promise<void> {
     await compareTree(this.process, this.base, this.model, (what) => this.wrong(what));
-  }
-}
-
-/** A tree as it is, compared with the model. */
-export async function compareTree(
-  process: TreeWorker['process'],
-  base: string,
-  model: Model,
-  wrong: (what: string) => void,
-): Promise<void> {
-  const expected = new Map(model.walk().map(({ path, node }) => [path, node]));
-  const seen: string[] = [];
-  const visit = async (path: string): Promise<void> => {
-    for (const name of await process.readdir(base + path || '/')) {
-      seen.push(`${path}/${name}`);
-      if (expected.get(`${path}/${name}`)?.kind === 'dir') await visit(`${path}/${name}`);
-    }
-  };
-  await visit('');
-  const names = seen.sort().join(' ');
-  const wanted = [...expected.keys()].sort().join(' ');
-  if (names !== wanted) wrong(`${base} holds ${names}, not ${wanted}`);
-  for (const [path, node] of expected) {
-    const attr = await process.stat(base + path);
-    const size = node.kind === 'file' ? node.content.length : attr.sizeBytes;
-    const got = [attr.mode & 0o7777, attr.nlink, attr.sizeBytes].join(' ');
-    const meant = [node.mode, node.nlink, size].join(' ');
-    if (got !== meant) wrong(`mode, nlink, size of ${base}${path}: ${got}, not ${meant}`);
-    if (node.kind !== 'file') continue;
-    const file = await process.open(base + path, O_RDONLY);
-    const content = await process.pread(file, 0, node.content.length + 1);
-    await process.close(file);
-    if (content.equals(node.content)) continue;
-    let at = 0;
-    while (content[at] === node.content[at]) at++;
-    wrong(`${base}${path} at ${at}: ${content[at]}, not ${node.content[at]}`);
-  }
-}
-
-function modelErrno(run: () => void): string {
-  try {
-    run();
-    return '';
-  } catch (error) {
-    if (error instanceof ModelError) return error.code;
-    throw error;
-  }
-}
-
-function found(run: () => ModelNode): ModelNode | undefined {
-  try {
-    return run();
-  } catch (error) {
-    if (error instanceof ModelError) return undefined;
-    throw error;
   }
 }
