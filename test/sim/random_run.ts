@@ -171,10 +171,10 @@ async function play(
     await Promise.all(there.map(([, ended]) => ended));
   };
   for (const client of world.clients) start(client);
-  const striking = faults.run(rng.pick([200, 1000, 5000]));
+  const striking = faults.run(rng.pick([30, 100, 400, 2000]));
   let isOver = false;
   const watching = watchLocks(world, () => isOver);
-  await world.sleep(rng.between(500, 10_000));
+  await world.sleep(rng.between(300, 4000));
   await faults.end();
   await striking;
   const endsByMs = world.scheduler.nowMs + END_MS;
@@ -196,7 +196,7 @@ async function play(
 }
 
 function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng, shared: Shared): Worker {
-  const count = rng.between(10, 60);
+  const count = rng.between(10, 150);
   switch (rng.weighted({ tree: 5, register: 2, section: 2, append: 2, exclusive: 1 })) {
     case 'tree':
       return new TreeWorker(world, client, name, count);
