@@ -202,6 +202,18 @@ async function measureHoldfast(
     const [small, small4] = [perMib(rates.warmReadSmall), perMib(ext4.warmReadSmall)];
     ratio('warm sequential read, 16 KiB at a time', 'MiB/s', small, small4, 0.8);
     ratio('cached stat', '/s', rates.stat, ext4.stat, 0.8);
+    if (options.streamGib > 0) {
+      const rate8 = rate(tool, 'write', join(mountpoint, 'big'), String(options.streamGib * 1024), 'nosync');
+      rate(tool, 'read', join(mountpoint, 'big'));
+      const kib = memoryKib(client?.process.pid ?? 0, 'VmHWM');
+      limit(
+        `client memory, ${options.streamGib} GiB streamed (${Math.round(rate8 / MIB)} MiB/s)`,
+        'MiB',
+        kib / 1024,
+        256 + 200,
+      );
+      sh('rm', join(mountpoint, 'big'));
+    }
     let folders = 0;
     const create = (): number => {
       const names = join(mountpoint, `create-${++folders}`);
@@ -215,18 +227,6 @@ async function measureHoldfast(
       median(() => rate(tool, 'fstat', join(mountpoint, 'stream'), '2', '4')),
       60_000,
     );
-    if (options.streamGib > 0) {
-      const rate8 = rate(tool, 'write', join(mountpoint, 'big'), String(options.streamGib * 1024), 'nosync');
-      rate(tool, 'read', join(mountpoint, 'big'));
-      const kib = memoryKib(client?.process.pid ?? 0, 'VmHWM');
-      limit(
-        `client memory, ${options.streamGib} GiB streamed (${Math.round(rate8 / MIB)} MiB/s)`,
-        'MiB',
-        kib / 1024,
-        256 + 200,
-      );
-      sh('rm', join(mountpoint, 'big'));
-    }
     if (options.files > 0) {
       for (let folderNumber = 0; folderNumber * 10_000 < options.files; folderNumber++) {
         const each = join(mountpoint, `many-${folderNumber}`);
