@@ -1,7 +1,7 @@
 /**
  * Reads from the target into the page cache, and ahead of who reads in order.
  *
- * A range that is under a READ already is waited for, not read twice. A sequential reader has up to 8 MiB of READs of
+ * A range that is under a READ already is waited for, not read twice. A sequential reader has up to 16 MiB of READs of
  * 1 MiB in flight ahead of it. What was written or cut while a READ was under way is not taken from its reply.
  * Files larger than half the cache are dropped behind a sequential reader: the kernel has those pages, and keeping them
  * would push out everything else.
