@@ -189,7 +189,13 @@ export interface FsClient {
  * fuse's KernelNotifier. Methods resolve when the kernel has done it, and at once for what it never had.
  */
 export interface KernelCache {
-  /** Attributes of these inodes that were handed out as cacheable are asked for again. */
+  /** It may have attributes of the inode that were handed out as cacheable. */
+  hasAttrs(fid: Fid): boolean;
+  /** It may have pages of the file, or is about to. */
+  hasPages(fid: Fid): boolean;
+  /** Attributes asked for until now, whose answers are on their way to the kernel, are not believed. */
+  overtakeAttrs(): void;
+  /** Attributes of these inodes that were handed out as cacheable are asked for again; those on their way are overtaken. */
   dropAttrs(fids: readonly Fid[]): Promise<void>;
   /** All names handed out as cacheable are looked up again. */
   dropNames(): Promise<void>;
@@ -200,7 +206,6 @@ export interface KernelCache {
    *   WRITE that it holds back: the kernel would wait for that one's folios.
    */
   dropPages(fid: Fid, ranges?: readonly { readonly start: number; readonly end: number }[]): Promise<void>;
-  /** No kernel: for clients without a mount (tests, tools). */
 }
 
 export interface ClientStatus {
@@ -241,6 +246,8 @@ export interface ClientStatus {
     readonly pageBytes: number;
     readonly attrs: number;
     readonly names: number;
+    /** Regular files of which something is remembered. */
+    readonly files: number;
   };
 }
 

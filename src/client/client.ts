@@ -174,7 +174,13 @@ class Client {
     const target = new Target(
       this.#runtime.timers,
       core.kept,
-      (lock) => releaseLock(core, this.#writeBack, target, lock),
+      {
+        release: (lock) => releaseLock(core, this.#writeBack, target, lock),
+        gone: (type, fid) => {
+          const file = type === 'data' ? core.files.get(fid) : undefined;
+          if (file !== undefined) core.forgetFileIfUnused(target, file);
+        },
+      },
       this.#options.maxLocks,
     );
     const connection = new Import(core, target, this.#writeBack, this.#uuid, {
@@ -296,6 +302,7 @@ class Client {
       cache: {
         limitBytes: core.pages.limitBytes,
         pageBytes: core.pages.bytes,
+        files: core.files.size,
         attrs: core.attrs.size,
         names: core.names.size,
       },

@@ -107,13 +107,13 @@ export class FileState {
   }
 }
 
-/** Files with something to remember. Others are forgotten: nothing can be believed of them without a lock. */
 /** Removes an item that is in the list. */
 export function take<T>(list: T[], item: T): void {
   const index = list.indexOf(item);
   if (index >= 0) list.splice(index, 1);
 }
 
+/** Files with something to remember. Others are forgotten: nothing can be believed of them without a lock. */
 export class FileTable {
   readonly #files = new Map<Fid, FileState>();
   readonly #cache: PageCache;
@@ -133,6 +133,10 @@ export class FileTable {
       this.#files.set(fid, file);
     }
     return file;
+  }
+
+  get size(): number {
+    return this.#files.size;
   }
 
   values(): Iterable<FileState> {

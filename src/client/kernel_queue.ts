@@ -9,6 +9,7 @@
 import type { Fid } from '../base/ids.js';
 import type { Range } from '../base/interval_set.js';
 import { logger } from '../base/log.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
 import type { KernelCache } from './api.js';
 
 const log = logger('client:kernel');
@@ -23,8 +24,12 @@ export class KernelQueue {
     this.#kernel = kernel;
   }
 
-  /** Resolves when the kernel has dropped the inode's attributes. */
-  dropAttrs(fid: Fid): Promise<void> {
+  /** Resolves when the kernel has dropped the inode's attributes; undefined when it has none. */
+  dropAttrs(fid: Fid): MaybePromise<void> {
+    if (!this.#kernel.hasAttrs(fid)) {
+      this.#kernel.overtakeAttrs();
+      return undefined;
+    }
     this.#attrs.add(fid);
     return this.#schedule();
   }
@@ -35,7 +40,12 @@ export class KernelQueue {
     return this.#schedule();
   }
 
-  async dropPages(fid: Fid, ranges?: readonly Range[]): Promise<void> {
+  /** Resolves when the kernel has none of these pages, of any when there are no ranges; undefined when it has none now. */
+  dropPages(fid: Fid, ranges?: readonly Range[]): MaybePromise<void> {
+    return this.#kernel.hasPages(fid) ? this.#dropPages(fid, ranges) : undefined;
+  }
+
+  async #dropPages(fid: Fid, ranges: readonly Range[] | undefined): Promise<void> {
     try {
       await this.#kernel.dropPages(fid, ranges);
     } catch (error) {

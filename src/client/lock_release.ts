@@ -12,7 +12,9 @@
  *   when the invalidation has not come through for a while.
  */
 
+import type { Fid } from '../base/ids.js';
 import { IntervalSet, type Range } from '../base/interval_set.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
 import type { CachedLock } from '../dlm/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../wire/lock.js';
 import type { Core } from './core.js';
@@ -27,42 +29,56 @@ const PAGE_BYTES = 4096;
 const FILE_END = Number.MAX_SAFE_INTEGER;
 
 /** The LockClient's release callback. */
-export async function releaseLock(
+export function releaseLock(
   core: Core,
   writeBack: WriteBack,
   target: Target,
   lock: CachedLock,
-): Promise<void> {
-  if (lock.fid === 0) return;
-  if (lock.type === 'inode') await releaseInode(core, target, lock);
-  else await releaseData(core, writeBack, target, lock);
+): MaybePromise<void> {
+  if (lock.fid === 0) return undefined;
+  if (lock.type === 'inode') return releaseInode(core, target, lock.fid, lock.bits);
+  const file = core.files.of(lock.fid);
+  return giveAtOnce(core, target, file, lock) ? undefined : releaseData(core, writeBack, target, file, lock);
 }
 
 /** Attributes, and names under UPDATE, are not believed from this moment on: match() does not find the lock. */
-async function releaseInode(core: Core, target: Target, lock: CachedLock): Promise<void> {
-  const { fid, bits } = lock;
-  if (fid === 0) return;
-  const dropped: Promise<void>[] = [];
+function releaseInode(core: Core, target: Target, fid: Fid, bits: number): MaybePromise<void> {
+  let names: Promise<void> | undefined;
   if ((bits & BIT_UPDATE) !== 0 && target.locks.match('inode', fid, 'PR', BIT_UPDATE) === undefined) {
     core.names.drop(fid);
-    dropped.push(core.kernel.dropNames());
+    names = core.kernel.dropNames();
   }
   const attrBits = bits & (BIT_ATTR | BIT_UPDATE);
-  if (target.locks.match('inode', fid, 'PR', attrBits) === undefined) {
-    core.attrs.delete(fid);
-    dropped.push(core.kernel.dropAttrs(fid));
+  if (target.locks.match('inode', fid, 'PR', attrBits) !== undefined) return names;
+  core.attrs.delete(fid);
+  const attrs = core.kernel.dropAttrs(fid);
+  return names === undefined ? attrs : names.then(() => attrs);
+}
+
+/**
+ * A file that nobody uses at this moment, with nothing dirty, and of which the kernel has nothing: a drain has thousands
+ * of them, and none costs a promise.
+ */
+function giveAtOnce(core: Core, target: Target, file: FileState, lock: CachedLock): boolean {
+  const { fid } = file;
+  if (file.giving !== 'no' || file.held.length > 0 || !file.isClean) return false;
+  if (target.locks.unused(lock) !== undefined || core.options.kernel.hasPages(fid)) return false;
+  if (core.options.kernel.hasAttrs(fid)) return false;
+  if (target.locks.isLast(lock)) {
+    core.dropPages(target, file);
+    file.sizeKnown = false;
   }
-  await Promise.all(dropped);
+  core.kernel.dropAttrs(fid);
+  return true;
 }
 
 async function releaseData(
   core: Core,
   writeBack: WriteBack,
   target: Target,
+  file: FileState,
   lock: CachedLock,
 ): Promise<void> {
-  if (lock.fid === 0) return;
-  const file = core.files.of(lock.fid);
   for (;;) {
     // One after the other: PR and PW may be called back together.
     while (file.giving !== 'no') await file.given;
@@ -81,7 +97,6 @@ async function releaseData(
   } finally {
     file.giving = 'no';
     done();
-    core.forgetFileIfUnused(target, file);
   }
 }
 

@@ -128,14 +128,14 @@ export class Target {
   constructor(
     timers: Timers,
     kept: KeptMemory,
-    releaseLock: LockClientCallbacks['release'],
+    locks: Pick<LockClientCallbacks, 'release' | 'gone'>,
     maxLocks: number = LOCKS_MAX,
   ) {
     this.#timers = timers;
     this.replays = new ReplayList(kept);
     this.requester = new Requester({ observer: this.replays });
     this.locks = new LockClient({
-      callbacks: { release: releaseLock, cancel: (handles) => this.cancel(handles) },
+      callbacks: { ...locks, cancel: (handles) => this.cancel(handles) },
       maxLocks,
     });
     this.fids = new FidPool(async () => (await this.call('closing', GetFids, {})).reply);

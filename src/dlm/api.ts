@@ -124,9 +124,11 @@ export interface LockClientCallbacks {
   /**
    * What the lock protects must go: flush, drop caches, kernel's too. Called once, when the lock was called back or
    * chosen by the LRU. References may still be held: the callback may wait for unused() itself, because reads that
-   * hold folio locks are served under the lock.
+   * hold folio locks are served under the lock. Of most locks there is nothing to drop, and then it is done at once.
    */
-  release(lock: CachedLock): Promise<void>;
+  release(lock: CachedLock): MaybePromise<void>;
+  /** No lock on it is left, called back or not. */
+  gone(type: 'inode' | 'data', fid: Fid): void;
   /** Locks to give back to the server, batched. Never for locks of a dropped connection. */
   cancel(handles: readonly LockHandle[]): void;
 }

@@ -16,7 +16,7 @@
 import { assert } from '../base/assert.js';
 import type { Fid, LockHandle } from '../base/ids.js';
 import { logger } from '../base/log.js';
-import type { MaybePromise } from '../base/maybe_promise.js';
+import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { CachedLock, LockClientApi, LockClientCallbacks, LockSpec, Mode } from './api.js';
 import { type Linked, LockLru } from './lock_lru.js';
 import { CONFLICT_MASK } from './modes.js';
@@ -39,6 +39,7 @@ const EARLY_MAX = 4096;
 const LRU_SEARCH_MAX = 256;
 /** The LRU releases this share of maxLocks at once, so that the cancels of a long scan travel in batches. */
 const LRU_BATCH_SHARE = 32;
+const DONE: Promise<void> = Promise.resolve();
 
 class Lock implements CachedLock, Linked<Lock> {
   handle: LockHandle;
@@ -55,7 +56,7 @@ class Lock implements CachedLock, Linked<Lock> {
   released = false;
   /** Given back, or forgotten and released: of no use any more. */
   gone = false;
-  /** Ends when release() has; there from the moment it is cancelling. */
+  /** Ends when release() has; there while that waits for something. */
   releasing: Promise<void> | undefined = undefined;
   unused: { readonly promise: Promise<void>; readonly resolve: () => void } | undefined = undefined;
   older: Lock | undefined = undefined;
@@ -162,7 +163,7 @@ export class LockClient implements LockClientApi {
     this.#lru.add(lock);
     if (this.#early.delete(lock.handle)) {
       // Nobody else may use it, but the operation that asked for it still can: it takes its reference in this turn.
-      this.#cancelling(lock, Promise.resolve());
+      void this.#cancelling(lock, DONE);
     } else if (this.#lru.size > this.#maxLocks) {
       this.#shrink(lock);
     }
@@ -202,7 +203,7 @@ export class LockClient implements LockClientApi {
   called(handle: LockHandle): void {
     const lock = this.#byHandle.get(handle);
     if (lock !== undefined) {
-      if (!lock.cancelling) this.#cancelling(lock);
+      if (!lock.cancelling) void this.#cancelling(lock);
       return;
     }
     this.#early.add(handle);
@@ -220,7 +221,6 @@ export class LockClient implements LockClientApi {
         if (lock.cancelling) continue;
         lock.cancelling = true;
         this.#lru.remove(lock);
-        lock.releasing = Promise.resolve();
         lock.released = true;
         unused.push(lock);
       }
@@ -273,7 +273,10 @@ export class LockClient implements LockClientApi {
     while (this.#drained === drained && this.size > 0) {
       const locks = [...this.#byHandle.values(), ...this.#nameless];
       await this.#releaseAll(locks);
-      for (const lock of locks) await this.unused(lock);
+      for (const lock of locks) {
+        const unused = this.unused(lock);
+        if (unused !== undefined) await unused;
+      }
     }
     if (this.#drained !== drained) return []; // forgotten meanwhile
     this.#drained = undefined;
@@ -303,26 +306,49 @@ export class LockClient implements LockClientApi {
 
   /** Resolves when release() of each has ended, also of those already under way. */
   async #releaseAll(locks: readonly Lock[]): Promise<void> {
-    await Promise.all(locks.map((lock) => lock.releasing ?? this.#cancelling(lock)));
+    const releasing: Promise<void>[] = [];
+    for (const lock of locks) {
+      if (lock.released) continue;
+      const wait = lock.releasing ?? this.#cancelling(lock);
+      if (wait !== undefined) releasing.push(wait);
+    }
+    await Promise.all(releasing);
   }
 
-  /** Starts giving a lock back, at once or after a turn. */
-  #cancelling(lock: Lock, after?: Promise<void>): Promise<void> {
+  /** Starts giving a lock back, at once or after a turn. @returns what to wait for until release() has ended. */
+  #cancelling(lock: Lock, after?: Promise<void>): MaybePromise<void> {
     assert(!lock.cancelling, 'a lock is released twice');
     lock.cancelling = true;
     this.#lru.remove(lock);
-    lock.releasing = this.#release(lock, after);
-    return lock.releasing;
+    if (after !== undefined) {
+      lock.releasing = after.then(() => this.#release(lock));
+      return lock.releasing;
+    }
+    const releasing = this.#release(lock);
+    if (releasing !== undefined) lock.releasing = releasing;
+    return releasing;
   }
 
-  async #release(lock: Lock, after: Promise<void> | undefined): Promise<void> {
-    if (after !== undefined) await after;
+  #release(lock: Lock): MaybePromise<void> {
     try {
-      await this.#callbacks.release(lock);
+      const releasing = this.#callbacks.release(lock);
+      if (isPromise(releasing)) return this.#awaitRelease(lock, releasing);
     } catch (error) {
-      // A bug of the owner. Keeping the lock would get the whole client evicted, so it goes all the same.
-      log('release of %s lock %d on %d failed: %O', lock.type, lock.handle, lock.fid, error);
+      releaseFailed(lock, error);
     }
+    this.#released(lock);
+  }
+
+  async #awaitRelease(lock: Lock, releasing: Promise<void>): Promise<void> {
+    try {
+      await releasing;
+    } catch (error) {
+      releaseFailed(lock, error);
+    }
+    this.#released(lock);
+  }
+
+  #released(lock: Lock): void {
     lock.released = true;
     // A forgotten lock protects nothing: those who still work under it hear of it by other means.
     if (lock.refs === 0 || lock.forgotten) this.#giveBack(lock);
@@ -331,11 +357,12 @@ export class LockClient implements LockClientApi {
   #giveBack(lock: Lock): void {
     lock.gone = true;
     this.#unchain(lock);
-    if (lock.forgotten) return;
     // Nameless: if its replay is on the way, replayed() gives it back.
-    if (this.#nameless.delete(lock)) return;
-    this.#byHandle.delete(lock.handle);
-    this.#sendBack(lock.handle);
+    if (!lock.forgotten && !this.#nameless.delete(lock)) {
+      this.#byHandle.delete(lock.handle);
+      this.#sendBack(lock.handle);
+    }
+    if (!this.holds(lock.type, lock.fid)) this.#callbacks.gone(lock.type, lock.fid);
   }
 
   #sendBack(handle: LockHandle): void {
@@ -377,9 +404,15 @@ export class LockClient implements LockClientApi {
     let lock = this.#lru.oldest;
     while (lock !== undefined && this.#lru.size > target && searched < LRU_SEARCH_MAX) {
       const { younger } = lock;
-      if (lock.refs === 0 && lock !== spare) this.#cancelling(lock);
+      // A turn later: whoever asked for the lock that is added may be using the caches of this one.
+      if (lock.refs === 0 && lock !== spare) void this.#cancelling(lock, DONE);
       else searched++;
       lock = younger;
     }
   }
+}
+
+/** A bug of the owner. Keeping the lock would get the whole client evicted, so it goes all the same. */
+function releaseFailed({ type, handle, fid }: CachedLock, error: unknown): void {
+  log('release of %s lock %d on %d failed: %O', type, handle, fid, error);
 }

@@ -116,8 +116,20 @@ export class Invalidation implements KernelCache {
     return this.#notifier?.invalidateAttr(fid);
   }
 
-  dropAttrs(fids: readonly Fid[]): Promise<void> {
+  hasAttrs(fid: Fid): boolean {
+    return this.#nodes.hasAttrs(fid);
+  }
+
+  hasPages(fid: Fid): boolean {
+    return this.#nodes.hasPages(fid);
+  }
+
+  overtakeAttrs(): void {
     this.#attrDrops += 1;
+  }
+
+  dropAttrs(fids: readonly Fid[]): Promise<void> {
+    this.overtakeAttrs();
     const held: Fid[] = [];
     let unproven = false;
     for (const fid of fids) {
@@ -162,7 +174,7 @@ export class Invalidation implements KernelCache {
    */
   async dropPages(fid: Fid, ranges?: readonly Range[]): Promise<void> {
     const notifier = this.#notifier;
-    if (notifier === undefined || !this.#nodes.hasPages(fid)) return;
+    if (notifier === undefined || !this.hasPages(fid)) return;
     // READs from here on mark it again.
     if (ranges === undefined) this.#nodes.dropPages(fid);
     notifier.flushReplies();
@@ -184,7 +196,7 @@ export class Invalidation implements KernelCache {
    * @returns what the reply must wait for, if anything. READs of the range are answered without it.
    */
   wroteDirect(fid: Fid, offset: number, lengthBytes: number): Promise<void> | undefined {
-    if (!this.#nodes.hasPages(fid) || this.#notifier === undefined) return undefined;
+    if (!this.hasPages(fid) || this.#notifier === undefined) return undefined;
     this.#notifier.flushReplies();
     return this.#notifier.invalidateData(fid, offset, lengthBytes);
   }

@@ -69,9 +69,12 @@ export class NodeTable {
     this.#set(fid, PAGES);
   }
 
+  hasAttrs(fid: Fid): boolean {
+    return this.#has(fid, ATTRS);
+  }
+
   hasPages(fid: Fid): boolean {
-    const value = this.#nodes.get(fid);
-    return value !== undefined && (value & PAGES) !== 0;
+    return this.#has(fid, PAGES);
   }
 
   /** Forgets that the kernel has attributes; the caller invalidates them. */
@@ -88,6 +91,11 @@ export class NodeTable {
     if (value === undefined || (value & PAGES) === 0) return false;
     this.#nodes.set(fid, value - PAGES);
     return true;
+  }
+
+  #has(fid: Fid, flag: number): boolean {
+    const value = this.#nodes.get(fid);
+    return value !== undefined && (value & flag) !== 0;
   }
 
   #set(fid: Fid, flag: number): void {

@@ -21,6 +21,9 @@ const CACHE_BYTES = 64 << 20;
 const CHECKED = 200;
 
 const noKernel: KernelCache = {
+  hasAttrs: () => false,
+  hasPages: () => false,
+  overtakeAttrs: () => undefined,
   dropAttrs: async () => undefined,
   dropNames: async () => undefined,
   dropPages: async () => undefined,

@@ -81,7 +81,7 @@ measure('flock + unflock', undefined, (round) => {
 
 const locks = new LockClient({
   maxLocks: 10 * FILES,
-  callbacks: { release: async () => {}, cancel: () => {} },
+  callbacks: { release: () => undefined, gone: () => undefined, cancel: () => undefined },
 });
 for (let i = 0; i < FILES; i++) {
   locks.add({ ...spec('inode', fidOf(i), 'PR'), handle: (2 * i + 1) as LockHandle });

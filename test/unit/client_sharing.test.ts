@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ROOT_FID } from '../../src/base/ids.js';
+import { until } from '../fixtures/until.js';
 import { clientWorld, errnoOf, O_RDONLY, O_RDWR, O_WRONLY } from './client_world.js';
 
 test('what one client wrote is read by the other, unflushed and without a close', async (t) => {
@@ -134,6 +135,29 @@ test('a large file is written and read through a small cache', async (t) => {
   }
   const { cache } = b.fs.status();
   assert.ok(cache.pageBytes <= cache.limitBytes, `${cache.pageBytes} bytes cached`);
+});
+
+test('a closed file is forgotten with its last lock, and by a client that keeps few locks', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b', { maxLocks: 64 });
+  const names = Array.from({ length: 200 }, (_, index) => `f${index}`);
+  for (const name of names) {
+    const f = await a.create(name);
+    await a.write(f, 0, name);
+    await a.close(f);
+  }
+  const rememberedByA = a.fs.status().cache.files;
+  assert.ok(rememberedByA >= names.length, `${rememberedByA} files`);
+  for (const name of names) {
+    const g = await b.open(name, O_RDWR);
+    await b.write(g, 0, name.toUpperCase());
+    await b.close(g);
+    // A lock just granted is in use until the events under way are over.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  // Each write took back what a held on the file.
+  await until('both forget', () => a.fs.status().cache.files === 0 && b.fs.status().cache.files <= 64);
 });
 
 test('application locks of two clients exclude each other, wait, and are released by close', async (t) => {

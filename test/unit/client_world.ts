@@ -29,6 +29,16 @@ export class RecordingKernel implements KernelCache {
     | ((fid: Fid, ranges: readonly { start: number; end: number }[] | undefined) => Promise<void>)
     | undefined;
 
+  /** It may have anything: its client tells it all. */
+  hasAttrs(): boolean {
+    return true;
+  }
+  hasPages(): boolean {
+    return true;
+  }
+  overtakeAttrs(): void {
+    this.told.push('overtaken');
+  }
   async dropAttrs(fids: readonly Fid[]): Promise<void> {
     this.told.push(`attrs ${fids.join(',')}`);
   }

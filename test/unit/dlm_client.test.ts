@@ -12,9 +12,10 @@ async function turn(): Promise<void> {
   for (let i = 0; i < 20; i++) await Promise.resolve();
 }
 
-/** Releases end when told, if `hold` is set; else at once. */
-function start(options: { maxLocks?: number; hold?: boolean } = {}) {
+/** Releases end when told with `hold`, before they return with `atOnce`, else a turn later. */
+function start(options: { maxLocks?: number; hold?: boolean; atOnce?: boolean } = {}) {
   const released: number[] = [];
+  const gone: [string, number][] = [];
   const cancelled: (readonly LockHandle[])[] = [];
   const held = new Map<
     LockHandle,
@@ -25,9 +26,11 @@ function start(options: { maxLocks?: number; hold?: boolean } = {}) {
     callbacks: {
       release(lock) {
         released.push(lock.handle);
+        if (options.atOnce === true) return undefined;
         if (options.hold !== true) return Promise.resolve();
         return new Promise((resolve, reject) => held.set(lock.handle, { resolve, reject }));
       },
+      gone: (type, fid) => gone.push([type, fid]),
       cancel: (handles) => cancelled.push(handles),
     },
   });
@@ -35,6 +38,7 @@ function start(options: { maxLocks?: number; hold?: boolean } = {}) {
   return {
     locks,
     released,
+    gone,
     cancelled,
     add: (spec: LockSpec, number = next++): CachedLock => locks.add({ ...spec, handle: handle(number) }),
     finish: (lock: CachedLock) => held.get(lock.handle)?.resolve(),
@@ -73,6 +77,31 @@ test('a lock called back is released, then given back, and no longer matched', a
   await turn();
   assert.deepEqual([cancelled, locks.size, locks.holds('data', fid(5))], [[[1]], 0, false]);
   assert.throws(() => locks.addRef(lock), AssertionFailure);
+});
+
+test('who holds locks is told when the last on a thing is gone', async () => {
+  const { locks, add, gone, finish } = start({ hold: true });
+  const [one, two] = [add(data(5, 'PR')), add(data(5, 'PW'))];
+  locks.called(one.handle);
+  finish(one);
+  await turn();
+  assert.deepEqual([gone, locks.size], [[], 1]);
+  locks.addRef(two);
+  locks.called(two.handle);
+  finish(two);
+  await turn();
+  assert.deepEqual(gone, []);
+  locks.dropRef(two);
+  assert.deepEqual([gone, locks.size], [[['data', 5]], 0]);
+});
+
+test('a lock with nothing to drop is gone in the turn in which it is called back', async () => {
+  const { locks, add, gone, cancelled } = start({ atOnce: true });
+  const lock = add(inode(6, 'PR'));
+  locks.called(lock.handle);
+  assert.deepEqual([gone, locks.size, lock.cancelling], [[['inode', 6]], 0, true]);
+  await turn();
+  assert.deepEqual(cancelled, [[1]]);
 });
 
 test('find prefers a lock that is not being cancelled', () => {
@@ -156,10 +185,12 @@ test('over the limit the oldest unused lock goes, never one in use or the new on
   locks.match('inode', fid(2), 'PR', 1);
   locks.addRef(first);
   add(inode(4, 'PR'));
+  assert.equal(locks.match('inode', fid(3), 'PR', 0), undefined);
+  await turn();
   assert.deepEqual(released, [3]);
   add(inode(5, 'PR'));
-  assert.deepEqual(released, [3, 2]);
   await turn();
+  assert.deepEqual(released, [3, 2]);
   assert.deepEqual([cancelled.flat(), locks.size], [[3, 2], 3]);
 });
 
