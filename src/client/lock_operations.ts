@@ -73,6 +73,7 @@ export class LockOperations {
   ): Promise<Pending | undefined> {
     let pending: Pending | undefined;
     let isGivenUp = false;
+    let isAnswered = false;
     const answered = target.appLocks.begin({ fid, range, to: range.exclusive ? 'exclusive' : 'shared' });
     const asked = target.call(
       'operation',
@@ -92,6 +93,7 @@ export class LockOperations {
           if (range.kind === 'flock') target.appLocks.release(fid, range);
           if (reply.granted) target.appLocks.grant(fid, range, sequence, fh);
           else pending = waitFor(target, fid, range, reply.handle, sequence, fh);
+          isAnswered = true;
         },
       },
     );
@@ -107,6 +109,8 @@ export class LockOperations {
     try {
       await interruptible(settled, op.signal);
     } catch (error) {
+      // A signal in the turn of the answer: what that has entered in the table stands, or waits to be interrupted.
+      if (isAnswered) return pending;
       isGivenUp = true;
       throw error;
     }

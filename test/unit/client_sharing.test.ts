@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ROOT_FID } from '../../src/base/ids.js';
-import { until } from '../fixtures/until.js';
+import { until, within } from '../fixtures/until.js';
 import { clientWorld, errnoOf, O_RDONLY, O_RDWR, O_WRONLY } from './client_world.js';
 
 test('what one client wrote is read by the other, unflushed and without a close', async (t) => {
@@ -186,6 +186,37 @@ test('application locks of two clients exclude each other, wait, and are release
   await a.close(fa, lock.owner);
   await granted;
   assert.deepEqual([a.target.appLocks, b.target.appLocks], [0, 1]);
+});
+
+test('a signal at any moment of an flock leaves the caller with the lock, or with EINTR and no lock', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const fa = await a.create('f');
+  const fb = await b.open('f', O_RDWR);
+  const lock = (owner: string) =>
+    ({ kind: 'flock', owner, pid: 1, exclusive: true, start: 0, end: undefined }) as const;
+  const [mine, other] = [lock('00000000000000aa'), lock('00000000000000bb')];
+  const ends = new Map<string, number>();
+  for (let turns = 0; turns < 120; turns++) {
+    const { op, interrupt } = a.interruptible();
+    const ended = errnoOf(() => a.fs.setLock(op, fa.fh, mine, turns % 2 === 0));
+    for (let turn = 0; turn < turns / 2; turn++) await Promise.resolve();
+    interrupt();
+    const end = await ended;
+    ends.set(end, (ends.get(end) ?? 0) + 1);
+    const held = end === 'no error';
+    assert.ok(held || end === 'EINTR', `${end} after ${turns / 2} turns`);
+    assert.equal(a.target.appLocks, held ? 1 : 0, `${end} after ${turns / 2} turns`);
+    if (held) {
+      assert.equal(await errnoOf(() => b.fs.setLock(b.op, fb.fh, other, false)), 'EAGAIN');
+      await a.fs.unlock(a.op, fa.fh, mine);
+    }
+    // What was granted to a caller that is gone is taken back soon.
+    await within('the other gets it', Promise.resolve(b.fs.setLock(b.op, fb.fh, other, true)), 1000);
+    await b.fs.unlock(b.op, fb.fh, other);
+  }
+  assert.deepEqual([...ends.keys()].sort(), ['EINTR', 'no error']);
 });
 
 test('who makes a name for each that it reads comes to the end of the directory; rewinding shows the new ones', async (t) => {
