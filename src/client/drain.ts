@@ -1,6 +1,9 @@
 /**
  * The client's part in a controlled shutdown: the server called the active lock back (docs/RECOVERY.md, "Client").
  *
+ * Ahead of it, while operations go on: what is dirty is written, and the locks that nobody uses are given back, with what
+ * they keep in caches. It is done once and has a limit, so that a busy client comes to its end.
+ *
  * In order: the gate drains, operations inside end, dirty pages are written, the kernel's caches are emptied, what they
  * bring back is written, our caches are emptied, closes are sent, the gate is closed, all cache locks go back in one batch, then the active lock, which is
  * asked for again at once: it is granted when the shutdown is cancelled, and asked for in vain when the server leaves.
@@ -19,6 +22,10 @@ import type { WriteBack } from './write_back.js';
 const log = logger('client:drain');
 
 const PROGRESS_MS = 100;
+/** What is not done ahead by then is done while operations wait. */
+const AHEAD_MS = 1000;
+/** Locks given back in one go: operations are served in between. */
+const AHEAD_LOCKS = 512;
 
 export class Drain {
   readonly #core: Core;
@@ -67,10 +74,12 @@ export class Drain {
     const isVoid = (): boolean => this.#currentSession() !== session;
     const { gate } = target;
     log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#core.dirtyBytes(target));
-    gate.setDrain('draining');
     this.#core.options.onState?.('draining for a controlled shutdown');
     const stopProgress = this.#reportProgress();
     try {
+      await this.#ahead(isVoid);
+      if (isVoid()) return;
+      gate.setDrain('draining');
       await gate.idle();
       await target.idle('operation');
       // Most of what is dirty goes while locks that others call back still leave one by one, in time.
@@ -93,6 +102,31 @@ export class Drain {
       this.#drained();
     } finally {
       stopProgress();
+    }
+  }
+
+  async #ahead(isVoid: () => boolean): Promise<void> {
+    const { timers } = this.#core.runtime;
+    const { locks } = this.#target;
+    let isLate = false;
+    let late = (): void => undefined;
+    const limit = new Promise<void>((resolve) => {
+      late = resolve;
+    });
+    const timer = timers.after(AHEAD_MS, () => {
+      isLate = true;
+      late();
+    });
+    try {
+      await Promise.race([this.#writeBack.flushAll(this.#target), limit]);
+      for (let left = locks.size; left > 0; left -= AHEAD_LOCKS) {
+        if (isLate || isVoid()) return;
+        const given = await Promise.race([locks.giveBackOldest(AHEAD_LOCKS), limit]);
+        if (given === 0) return;
+        await new Promise<void>((resolve) => timers.soon(resolve));
+      }
+    } finally {
+      timer.cancel();
     }
   }
 

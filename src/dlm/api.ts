@@ -161,6 +161,11 @@ export interface LockClientApi {
   /** A BAST came. Unknown handle: the grant may still be on its way; remembered, and honoured when add() comes. */
   called(handle: LockHandle): void;
   /**
+   * Gives back so many of those that nobody uses, the longest unused ones first. Resolves when their release() has ended.
+   * @returns how many there were.
+   */
+  giveBackOldest(count: number): Promise<number>;
+  /**
    * Releases all (drain). Resolves when release() of every lock has and no reference is held; locks that came meanwhile
    * are among them. @returns the handles, for one CANCEL by the caller: callbacks.cancel is not called for them.
    */

@@ -264,6 +264,15 @@ export class LockClient implements LockClientApi {
     else if (mine.released) this.#giveBack(mine);
   }
 
+  async giveBackOldest(count: number): Promise<number> {
+    const locks: Lock[] = [];
+    for (let lock = this.#lru.oldest; lock !== undefined && locks.length < count; lock = lock.younger) {
+      if (lock.refs === 0) locks.push(lock);
+    }
+    await this.#releaseAll(locks);
+    return locks.length;
+  }
+
   async cancelAll(): Promise<readonly LockHandle[]> {
     assert(this.#drained === undefined, 'two drains at once');
     const drained = this.#batch;

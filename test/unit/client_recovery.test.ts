@@ -169,6 +169,36 @@ test('the drain drops kernel caches before it gives locks back, flushes, and hol
   assert.equal((await a.read(f, 0, 8)).toString(), 'MMAPxxxx');
 });
 
+test('what nobody uses is given back ahead of a drain: operations go on meanwhile, up to a limit', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const [f, g] = [await a.create('f'), await a.create('g')];
+  await a.write(f, 0, 'dirty');
+  await a.write(g, 0, 'more');
+  let letGo = (): void => undefined;
+  const held = new Promise<void>((resolve) => (letGo = resolve));
+  let dirtyWhenDropped = -1;
+  a.kernel.onDropPages = () => {
+    dirtyWhenDropped = a.target.dirtyBytes;
+    return held;
+  };
+  const shutdown = world.server?.shutdown();
+  await until('the caches are being emptied', () => dirtyWhenDropped >= 0);
+  assert.deepEqual([dirtyWhenDropped, a.target.gate], [0, 'OPEN']);
+  await a.mkdir('meanwhile');
+  // The kernel does not let go.
+  await until('operations wait', () => a.target.gate === 'DRAINING');
+  const parked = a.mkdir('parked');
+  await until('it parks', () => a.target.parked === 1);
+  a.kernel.onDropPages = undefined;
+  letGo();
+  await shutdown;
+  await world.start({ softwareVersion: '2.0.0' });
+  await parked;
+  assert.deepEqual([await a.text(f), await a.text(g)], ['dirty', 'more']);
+  assert.ok((await a.lookup('meanwhile')) !== undefined && (await a.lookup('parked')) !== undefined);
+});
+
 test('a shutdown that is cancelled opens the gate again; closes made meanwhile reach the server', async (t) => {
   const world = await clientWorld(t);
   const a = await world.client('a');
