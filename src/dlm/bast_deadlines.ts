@@ -5,19 +5,17 @@
  * insertion order and a timer for its first entry do for any number of locks.
  */
 
-import type { Clock, Timer, Timers } from '../runtime/ports.js';
+import type { LimitTime, Timer } from '../runtime/ports.js';
 
 export class BastDeadlines<Lock> {
-  readonly #timers: Timers;
-  readonly #clock: Clock;
+  readonly #time: LimitTime;
   readonly #limitMs: number;
   readonly #expired: (lock: Lock) => void;
   readonly #deadlines = new Map<Lock, number>();
   #timer: Timer | undefined = undefined;
 
-  constructor(timers: Timers, clock: Clock, limitMs: number, expired: (lock: Lock) => void) {
-    this.#timers = timers;
-    this.#clock = clock;
+  constructor(time: LimitTime, limitMs: number, expired: (lock: Lock) => void) {
+    this.#time = time;
     this.#limitMs = limitMs;
     this.#expired = expired;
   }
@@ -29,7 +27,7 @@ export class BastDeadlines<Lock> {
   /** From now; again from now if it runs already. */
   start(lock: Lock): void {
     this.#deadlines.delete(lock);
-    this.#deadlines.set(lock, this.#clock.nowMs() + this.#limitMs);
+    this.#deadlines.set(lock, this.#time.nowMs() + this.#limitMs);
     this.#arm();
   }
 
@@ -43,16 +41,16 @@ export class BastDeadlines<Lock> {
   #arm(): void {
     if (this.#timer !== undefined) return;
     for (const deadline of this.#deadlines.values()) {
-      const ms = Math.max(0, deadline - this.#clock.nowMs());
+      const ms = Math.max(0, deadline - this.#time.nowMs());
       // Keeps the process alive: a shutdown that waits for a client that is gone ends by this timer alone.
-      this.#timer = this.#timers.after(ms, () => this.#fire());
+      this.#timer = this.#time.after(ms, () => this.#fire());
       return;
     }
   }
 
   #fire(): void {
     this.#timer = undefined;
-    const now = this.#clock.nowMs();
+    const now = this.#time.nowMs();
     const due: Lock[] = [];
     for (const [lock, deadline] of this.#deadlines) {
       if (deadline > now) break;

@@ -15,7 +15,7 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, LockHandle, Transno } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
-import type { Clock, Timers } from '../runtime/ports.js';
+import type { Clock, LimitTime, Timers } from '../runtime/ports.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
 import { Acquisition } from './acquisition.js';
 import type {
@@ -37,6 +37,8 @@ import { UncommittedChanges } from './uncommitted.js';
 export interface LockServerOptions {
   readonly timers: Timers;
   readonly clock: Clock;
+  /** What lockTimeoutMs is measured by. */
+  readonly limits: LimitTime;
   /** How long a holder may take to answer a BAST. */
   readonly lockTimeoutMs: number;
   readonly callbacks: LockServerCallbacks;
@@ -89,7 +91,7 @@ export class LockServer implements LockServerApi {
     });
     this.#outbox = new Outbox({
       timers,
-      clock,
+      limits: options.limits,
       lockTimeoutMs: options.lockTimeoutMs,
       bast: (lock) => callbacks.bast(lock),
       expired: (lock) => callbacks.expired(lock.client, lock),

@@ -7,14 +7,14 @@
  * said once more, in case it was lost without the connection.
  */
 
-import type { Clock, Timers } from '../runtime/ports.js';
+import type { LimitTime, Timers } from '../runtime/ports.js';
 import type { HeldLock } from './api.js';
 import { BastDeadlines } from './bast_deadlines.js';
 import type { ServerLock } from './resource.js';
 
 export interface OutboxOptions {
-  readonly timers: Timers;
-  readonly clock: Clock;
+  readonly timers: Pick<Timers, 'soon'>;
+  readonly limits: LimitTime;
   readonly lockTimeoutMs: number;
   bast(lock: HeldLock): void;
   expired(lock: HeldLock): void;
@@ -32,7 +32,7 @@ export class Outbox {
 
   constructor(options: OutboxOptions) {
     this.#options = options;
-    this.#deadlines = new BastDeadlines(options.timers, options.clock, options.lockTimeoutMs / 2, (lock) => {
+    this.#deadlines = new BastDeadlines(options.limits, options.lockTimeoutMs / 2, (lock) => {
       if (lock.state !== 'granted') return;
       if (lock.bast === 'said') this.#say(lock, 'said again');
       else options.expired(lock);

@@ -6,7 +6,7 @@
  * connections for idle, not for dead. While we do not read from the peer, its silence means nothing.
  */
 
-import type { Runtime, Timer } from '../runtime/ports.js';
+import type { Timer, Timers } from '../runtime/ports.js';
 import type { Link } from './api.js';
 
 /** Looks without anything received after which the peer is dead, if the owner does not say. */
@@ -27,7 +27,10 @@ export interface Pinger {
   stop(): void;
 }
 
-export function startPinger(runtime: Pick<Runtime, 'timers'>, options: PingerOptions): Pinger {
+export function startPinger(
+  runtime: { readonly timers: Pick<Timers, 'after'> },
+  options: PingerOptions,
+): Pinger {
   const { link, intervalMs, silentLooks = SILENT_LOOKS } = options;
   let seen = link.lifeSigns;
   let silent = 0;

@@ -11,7 +11,7 @@
 
 import { ByteBudget } from '../base/budget.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
-import type { Clock, Timer, Timers } from '../runtime/ports.js';
+import type { LimitTime, Timer } from '../runtime/ports.js';
 
 /** Frames below this are not counted: a connection costs as much anyway. */
 export const UNCOUNTED_BYTES = 64 << 10;
@@ -24,21 +24,15 @@ export interface Receiver {
 }
 
 export class ReceiveRoom {
-  readonly #timers: Timers;
-  readonly #clock: Clock;
+  readonly #time: LimitTime;
   readonly #patienceMs: number;
   readonly #budget: ByteBudget;
   /** Since when; in that order. */
   readonly #receiving = new Map<Receiver, number>();
   #timer: Timer | undefined;
 
-  constructor(
-    runtime: { readonly timers: Timers; readonly clock: Clock },
-    limitBytes: number,
-    patienceMs = PATIENCE_MS,
-  ) {
-    this.#timers = runtime.timers;
-    this.#clock = runtime.clock;
+  constructor(time: LimitTime, limitBytes: number, patienceMs = PATIENCE_MS) {
+    this.#time = time;
     this.#patienceMs = patienceMs;
     this.#budget = new ByteBudget('frames on their way in', limitBytes);
   }
@@ -51,12 +45,12 @@ export class ReceiveRoom {
   take(receiver: Receiver, bytes: number, signal: AbortSignal): MaybePromise<void> {
     const taken = this.#budget.take(bytes, signal);
     if (!isPromise(taken)) {
-      this.#receiving.set(receiver, this.#clock.nowMs());
+      this.#receiving.set(receiver, this.#time.nowMs());
       return undefined;
     }
     this.#arm();
     return taken.then(() => {
-      this.#receiving.set(receiver, this.#clock.nowMs());
+      this.#receiving.set(receiver, this.#time.nowMs());
       this.#arm();
     });
   }
@@ -74,15 +68,15 @@ export class ReceiveRoom {
   #arm(): void {
     if (this.#timer !== undefined || this.#budget.waiting === 0) return;
     for (const since of this.#receiving.values()) {
-      const ms = Math.max(1, since + this.#patienceMs - this.#clock.nowMs());
-      this.#timer = this.#timers.after(ms, () => this.#look(), true);
+      const ms = Math.max(1, since + this.#patienceMs - this.#time.nowMs());
+      this.#timer = this.#time.after(ms, () => this.#look(), true);
       return;
     }
   }
 
   #look(): void {
     this.#timer = undefined;
-    const tooLate = this.#clock.nowMs() - this.#patienceMs;
+    const tooLate = this.#time.nowMs() - this.#patienceMs;
     for (const [receiver, since] of [...this.#receiving]) {
       if (since > tooLate || this.#budget.waiting === 0) break;
       this.#receiving.delete(receiver);

@@ -25,6 +25,9 @@ export interface Timers {
   soon(fn: () => void): void;
 }
 
+/** A clock and timers that go by it. What limits on peers are measured by: see server/serving_time.ts. */
+export type LimitTime = Pick<Clock, 'nowMs'> & Pick<Timers, 'after'>;
+
 export interface Rng {
   /** Uniform in [0, 2^32). */
   u32(): number;

@@ -113,7 +113,7 @@ export function forgetPrevious(
 
 /** A WRITE came: a client that was asked for this file's lock is flushing, which may take longer than the limit. */
 export function noteWrite(target: Target, owner: Export, fid: Fid): void {
-  if (owner.lastWriteMs.has(fid)) owner.lastWriteMs.set(fid, target.runtime.clock.nowMs());
+  if (owner.lastWriteMs.has(fid)) owner.lastWriteMs.set(fid, target.time.nowMs());
 }
 
 export function noteCalledBack(owner: Export, lock: HeldLock): void {
@@ -142,9 +142,9 @@ export function lockExpired(target: Target, uuid: ClientUuid, lock: HeldLock): v
   if (owner === undefined || lock.type === 'active') return;
   const { lockTimeoutMs } = target.options;
   const lastWriteMs = lock.type === 'data' ? owner.lastWriteMs.get(lock.fid as Fid) : undefined;
-  const now = target.runtime.clock.nowMs();
+  const now = target.time.nowMs();
   if (lastWriteMs !== undefined && lastWriteMs > 0 && now - lastWriteMs < lockTimeoutMs / 2) {
-    const timer = target.runtime.timers.after(lockTimeoutMs / 2, () => {
+    const timer = target.time.after(lockTimeoutMs / 2, () => {
       if (owner.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock);
     });
     owner.prolonged.set(lock.handle, timer);

@@ -34,7 +34,7 @@ export function exactInode(call: Call, inode: Inode): MaybePromise<Inode> {
 }
 
 async function ask(target: Target, owner: Export, holder: HeldLock, inode: Inode): Promise<Inode> {
-  const timer = target.runtime.timers.after(target.options.lockTimeoutMs, () =>
+  const timer = target.time.after(target.options.lockTimeoutMs, () =>
     evict(target, owner, `it did not answer a glimpse within ${target.options.lockTimeoutMs} ms`),
   );
   let exact: Inode | undefined;

@@ -1,6 +1,6 @@
 /** The server as its parts see it: state that outlives a target, and the target once there is one. */
 
-import type { Runtime } from '../runtime/ports.js';
+import type { LimitTime, Runtime } from '../runtime/ports.js';
 import type { ServerStateName } from '../wire/admin.js';
 import type { ConnectWait } from './connect_wait.js';
 import type { RecoveryWindow } from './recovery_window.js';
@@ -21,6 +21,8 @@ export interface ServerSettings {
 
 export interface Host {
   readonly runtime: Runtime;
+  /** Clients are found to be late by this. */
+  readonly time: LimitTime;
   readonly settings: ServerSettings;
   readonly state: ServerStateName;
   readonly target: Target | undefined;

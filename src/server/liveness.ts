@@ -33,12 +33,12 @@ export class Liveness {
   }
 
   #arm(): void {
-    this.#timer = this.#host.runtime.timers.after(SWEEP_MS, () => this.#sweep(), true);
+    this.#timer = this.#host.time.after(SWEEP_MS, () => this.#sweep(), true);
   }
 
   #sweep(): void {
     this.#arm();
-    const now = this.#host.runtime.clock.nowMs();
+    const now = this.#host.time.nowMs();
     for (const session of this.#sessions) {
       if (session.role === 'none' && now - session.sinceMs > CONNECT_WITHIN_MS) {
         session.link.destroy(new FsError('ETIMEDOUT', `it did not connect within ${CONNECT_WITHIN_MS} ms`));

@@ -11,7 +11,7 @@
 import { assert } from '../base/assert.js';
 import type { ClientUuid, Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
-import type { Clock, Timer, Timers } from '../runtime/ports.js';
+import type { Clock, LimitTime, Timer, Timers } from '../runtime/ports.js';
 import type { ClientRecord } from '../storage/api.js';
 import type { RecoveryStatusMessage } from '../wire/admin.js';
 import { ReplayQueue } from './replay_queue.js';
@@ -50,9 +50,11 @@ export class RecoveryWindow {
   readonly replays: ReplayQueue;
   readonly #options: RecoveryWindowOptions;
   readonly #clock: Clock;
-  readonly #timers: Timers;
+  readonly #time: LimitTime;
   readonly #known: number;
   readonly #waited: Map<ClientUuid, Waited>;
+  /** By the clock, and by the one that limits go by. */
+  readonly #beganMs: number;
   readonly #startedMs: number;
   #timer: Timer | undefined;
   #open = true;
@@ -61,15 +63,17 @@ export class RecoveryWindow {
 
   constructor(
     runtime: { readonly clock: Clock; readonly timers: Timers },
+    time: LimitTime,
     known: readonly ClientRecord[],
     options: RecoveryWindowOptions,
   ) {
     assert(known.length > 0, 'a recovery window without clients');
     this.#options = options;
     this.#clock = runtime.clock;
-    this.#timers = runtime.timers;
+    this.#time = time;
     this.#known = known.length;
-    this.#startedMs = runtime.clock.nowMs();
+    this.#beganMs = runtime.clock.nowMs();
+    this.#startedMs = time.nowMs();
     const deadlineMs = this.#startedMs + options.softMs;
     this.#waited = new Map(known.map((client) => [client.uuid, { client, hasCome: false, deadlineMs }]));
     this.replays = new ReplayQueue(this.#waited.keys(), {
@@ -119,7 +123,7 @@ export class RecoveryWindow {
     const waited = this.#waited.get(uuid);
     if (waited === undefined) return;
     const { hardMs } = this.#options;
-    waited.deadlineMs = Math.max(waited.deadlineMs, this.#clock.nowMs() + hardMs * PROGRESS_PART);
+    waited.deadlineMs = Math.max(waited.deadlineMs, this.#time.nowMs() + hardMs * PROGRESS_PART);
   }
 
   /** It has replayed everything. */
@@ -150,7 +154,7 @@ export class RecoveryWindow {
   }
 
   status(): RecoveryStatusMessage {
-    const now = this.#clock.nowMs();
+    const now = this.#time.nowMs();
     const deadlines = [...this.#waited.values()].map(({ deadlineMs }) => deadlineMs);
     return {
       open: this.#open,
@@ -160,7 +164,7 @@ export class RecoveryWindow {
       replayed: this.replays.executed,
       queued: this.replays.queued,
       leftMs: this.#open ? Math.max(0, Math.round(Math.min(...deadlines, this.#lastMs) - now)) : 0,
-      tookMs: Math.round(this.#open ? now - this.#startedMs : this.#tookMs),
+      tookMs: Math.round(this.#open ? this.#clock.nowMs() - this.#beganMs : this.#tookMs),
     };
   }
 
@@ -172,11 +176,11 @@ export class RecoveryWindow {
     const deadlines = [...this.#waited.values()].map(({ deadlineMs }) => deadlineMs);
     const nextMs = Math.min(...deadlines, this.#lastMs);
     this.#timer?.cancel();
-    this.#timer = this.#timers.after(Math.max(1, nextMs - this.#clock.nowMs()), () => this.#expire());
+    this.#timer = this.#time.after(Math.max(1, nextMs - this.#time.nowMs()), () => this.#expire());
   }
 
   #expire(): void {
-    const now = this.#clock.nowMs();
+    const now = this.#time.nowMs();
     const isLast = now >= this.#lastMs;
     for (const [uuid, waited] of [...this.#waited]) {
       if (!isLast && waited.deadlineMs > now) continue;
@@ -196,7 +200,7 @@ export class RecoveryWindow {
     if (!this.#open || this.#waited.size > 0 || !this.replays.isIdle) return;
     log('ends: all clients are done');
     const over = this.#over;
-    this.#tookMs = this.#clock.nowMs() - this.#startedMs;
+    this.#tookMs = this.#clock.nowMs() - this.#beganMs;
     this.abandon();
     this.#options.ended();
     for (const tell of over) tell();

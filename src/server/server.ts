@@ -27,6 +27,7 @@ import { Liveness } from './liveness.js';
 import { sweepOrphans } from './orphans.js';
 import { keepUnanswered } from './provisional_opens.js';
 import { RecoveryWindow } from './recovery_window.js';
+import { ServingTime } from './serving_time.js';
 import { Session, type SessionServices } from './session.js';
 import { ControlledShutdown, type ShutdownEnd } from './shutdown.js';
 import { statusOf } from './status.js';
@@ -43,6 +44,9 @@ const ARRIVING_BYTES_MAX = 128 << 20;
 const WRITE_SLABS = 32;
 /** A client that does not take its replies is not read from: what it asks for would only pile up here. */
 const OUTPUT_PAUSE_BYTES = 16 << 20;
+/** Standing still for so long is told. */
+const SAID_STALL_MS = 5000;
+
 export interface ServerOptions {
   readonly listen: Address;
   readonly softwareVersion: string;
@@ -81,6 +85,7 @@ function settingsOf(options: ServerOptions): ServerSettings {
 export class Server implements Host {
   readonly runtime: Runtime;
   readonly settings: ServerSettings;
+  readonly time: ServingTime;
   /** Resolves when the server has stopped, however it did. */
   readonly closed: Promise<void>;
   readonly connectWait: ConnectWait;
@@ -110,11 +115,17 @@ export class Server implements Host {
     this.settings = settingsOf(options);
     this.#options = options;
     this.#startedMs = runtime.clock.nowMs();
+    this.time = new ServingTime(runtime, {
+      isServing: () => this.#knowsItsTarget(),
+      stalled: (ms) =>
+        ms >= SAID_STALL_MS &&
+        this.#say(`stood still for ${Math.round(ms / 1000)} s: no client is late for it`),
+    });
     this.connectWait = new ConnectWait(runtime.timers);
     this.closed = new Promise((resolve) => {
       this.#setClosed = resolve;
     });
-    this.#room = new ReceiveRoom(runtime, ARRIVING_BYTES_MAX);
+    this.#room = new ReceiveRoom(this.time, ARRIVING_BYTES_MAX);
     const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
     const clients = new Service<Call>({ bulkBudget, slabs: this.#slabs });
     this.#services = {
@@ -178,7 +189,7 @@ export class Server implements Host {
       await store.close();
       throw error;
     }
-    const target = new Target(this.runtime, store, this.settings, lockServerOf);
+    const target = new Target(this.runtime, this.time, store, this.settings, lockServerOf);
     this.#target = target;
     target.clientGone = (uuid) => this.#recovery?.gone(uuid);
     target.clientEvicted = (text) => this.#say(text);
@@ -272,7 +283,7 @@ export class Server implements Host {
     target.locks.holdFlockGrants(true);
     target.recovering = true;
     const { recoverySoftMs, recoveryHardMs } = this.settings;
-    this.#recovery = new RecoveryWindow(this.runtime, known, {
+    this.#recovery = new RecoveryWindow(this.runtime, this.time, known, {
       previousVersion: previous.softwareVersion,
       wasClean: previous.clean,
       softMs: recoverySoftMs,
@@ -316,6 +327,7 @@ export class Server implements Host {
   async #release(target: Target | undefined): Promise<void> {
     if (target !== undefined) target.stopped = true;
     this.#liveness.stop();
+    this.time.stop();
     this.connectWait.over();
     // Dropping a holder's application locks would grant them to who waits, and say so: a client would replay it as held.
     target?.locks.holdFlockGrants(true);
@@ -340,6 +352,14 @@ export class Server implements Host {
     this.#failure = cause;
     this.#say(`stops: ${cause.message}`);
     this.stop().catch((error: unknown) => log('stopping after a failure: %O', error));
+  }
+
+  /** Frames wait while it does not (session.ts). */
+  #knowsItsTarget(): boolean {
+    const wait = this.#target?.store.guard?.check();
+    // A target that is lost says so by itself.
+    wait?.catch(() => undefined);
+    return wait === undefined;
   }
 
   #setState(state: ServerStateName): void {

@@ -56,7 +56,7 @@ export class Session implements LinkEvents {
     this.#services = services;
     this.link = link;
     this.#ended = ended;
-    this.sinceMs = host.runtime.clock.nowMs();
+    this.sinceMs = host.time.nowMs();
   }
 
   /** By CONNECT: this is the client's connection from now on. */
@@ -69,11 +69,14 @@ export class Session implements LinkEvents {
     this.#justAttached = true;
     this.#pinger?.stop();
     const intervalMs = this.#host.settings.pingIntervalMs;
-    this.#pinger = startPinger(this.#host.runtime, {
-      link: this.link,
-      intervalMs,
-      dead: () => this.link.destroy(new FsError('ETIMEDOUT', `client ${owner.label} was silent`)),
-    });
+    this.#pinger = startPinger(
+      { timers: this.#host.time },
+      {
+        link: this.link,
+        intervalMs,
+        dead: () => this.link.destroy(new FsError('ETIMEDOUT', `client ${owner.label} was silent`)),
+      },
+    );
   }
 
   // LinkEvents.
@@ -121,21 +124,20 @@ export class Session implements LinkEvents {
     const owner = this.export;
     if (owner === undefined || owner.link !== this.link) return;
     owner.link = undefined;
-    owner.disconnectedAtMs = this.#host.runtime.clock.nowMs();
+    owner.disconnectedAtMs = this.#host.time.nowMs();
     this.#detached(owner);
   }
 
   readonly #hooks: ServiceHooks = { lastCommitted: () => this.#host.target?.store.lastCommitted ?? NOTHING };
 
   #connect(frame: Frame): void {
-    const { clock } = this.#host.runtime;
-    this.sinceMs = clock.nowMs();
+    this.sinceMs = this.#host.time.nowMs();
     this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
     const owner = this.export;
     if (!this.#justAttached || owner === undefined) return;
     // The reply has left; what follows it may be BASTs and glimpses of the time without a connection.
     this.#justAttached = false;
-    owner.lastHeardMs = clock.nowMs();
+    owner.lastHeardMs = this.#host.runtime.clock.nowMs();
     owner.requester.attach(this.link, { resend: true });
     this.#sayCasts(owner);
     this.#host.target?.locks.resend(owner.uuid);

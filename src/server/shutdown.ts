@@ -71,12 +71,12 @@ export class ControlledShutdown {
   }
 
   #limit(drainTimeoutMs: number): void {
-    const { clock, timers } = this.#target.runtime;
-    const deadlineMs = clock.nowMs() + drainTimeoutMs;
+    const { time } = this.#target;
+    const deadlineMs = time.nowMs() + drainTimeoutMs;
     if (deadlineMs >= this.#deadlineMs) return;
     this.#deadlineMs = deadlineMs;
     this.#timer?.cancel();
-    this.#timer = timers.after(drainTimeoutMs, () => this.#evictLate(drainTimeoutMs));
+    this.#timer = time.after(drainTimeoutMs, () => this.#evictLate(drainTimeoutMs));
   }
 
   /** @returns false when it is too late. */

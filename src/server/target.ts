@@ -7,7 +7,7 @@ import { FsError } from '../base/errno.js';
 import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../base/ids.js';
 import { SlabPool } from '../base/slab_pool.js';
 import type { LockServerApi } from '../dlm/api.js';
-import type { Runtime } from '../runtime/ports.js';
+import type { LimitTime, Runtime } from '../runtime/ports.js';
 import type { TargetStore } from '../storage/api.js';
 import type { Export } from './export.js';
 import { ExportTable } from './exports.js';
@@ -30,6 +30,8 @@ const READ_SLABS = 32;
 
 export class Target {
   readonly runtime: Runtime;
+  /** Clients are found to be late by this. */
+  readonly time: LimitTime;
   readonly store: TargetStore;
   readonly options: TargetOptions;
   readonly locks: LockServerApi;
@@ -59,11 +61,13 @@ export class Target {
   /** @param makeLocks gets the target, because its callbacks need it. */
   constructor(
     runtime: Runtime,
+    time: LimitTime,
     store: TargetStore,
     options: TargetOptions,
     makeLocks: (target: Target) => LockServerApi,
   ) {
     this.runtime = runtime;
+    this.time = time;
     this.slabs = new SlabPool(READ_SLABS, (lengthBytes) => store.data.memory(lengthBytes));
     this.store = store;
     this.options = options;

@@ -17,6 +17,7 @@ export function lockServerOf(target: Target): LockServer {
   return new LockServer({
     timers,
     clock,
+    limits: target.time,
     lockTimeoutMs: target.options.lockTimeoutMs,
     firstHandle: (target.store.superblock.instance % INSTANCES) * HANDLES_PER_INSTANCE + 1,
     callbacks: {

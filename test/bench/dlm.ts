@@ -38,6 +38,7 @@ const idle = { cancel(): void {} };
 const server = new LockServer({
   timers: { after: () => idle, soon: () => {} },
   clock: { nowMs: () => 0, wall: () => ({ sec: 0, nsec: 0 }) },
+  limits: { after: () => idle, nowMs: () => 0 },
   lockTimeoutMs: 1000,
   callbacks: { bast: () => {}, cast: () => {}, expired: () => {}, commit: () => {} },
 });

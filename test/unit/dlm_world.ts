@@ -47,11 +47,17 @@ export class ManualTime implements Clock, Timers {
     for (;;) {
       const next = this.#timers.filter((timer) => timer.at <= end).sort((a, b) => a.at - b.at)[0];
       if (next === undefined) break;
-      this.#nowMs = next.at;
+      this.#nowMs = Math.max(this.#nowMs, next.at);
       this.#timers = this.#timers.filter((timer) => timer !== next);
       next.fn();
     }
     this.#nowMs = end;
+  }
+
+  /** The process is stopped for so long; then what has come due in that time runs. */
+  standStill(ms: number): void {
+    this.#nowMs += ms;
+    this.advance(0);
   }
 
   /** Microtasks, then soon(), until nothing is left of either. */
@@ -86,6 +92,7 @@ export function startWorld(
   const server: LockServer = new LockServer({
     timers: time,
     clock: time,
+    limits: time,
     lockTimeoutMs: options.lockTimeoutMs ?? 1000,
     ...(options.firstHandle === undefined ? {} : { firstHandle: options.firstHandle }),
     ...(options.maxCacheLocks === undefined ? {} : { maxCacheLocks: options.maxCacheLocks }),

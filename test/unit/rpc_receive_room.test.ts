@@ -72,7 +72,7 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 
 function roomOf(limitBytes: number): { readonly time: ManualTime; readonly room: ReceiveRoom } {
   const time = new ManualTime();
-  return { time, room: new ReceiveRoom({ timers: time, clock: time }, limitBytes) };
+  return { time, room: new ReceiveRoom(time, limitBytes) };
 }
 
 test('a frame is received when there is room for it, and the next one waits for it, unread', async () => {
