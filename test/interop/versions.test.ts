@@ -7,34 +7,14 @@
 
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
-import test, { type TestContext } from 'node:test';
+import test from 'node:test';
 import { packageRoot } from '../../native/binding.js';
 import { type Agent, LOCK, O } from '../fixtures/agent.js';
 import { run } from '../fixtures/child.js';
-import { type Cluster, prepareCluster } from '../fixtures/cluster.js';
+import type { Cluster } from '../fixtures/cluster.js';
 import { MIB } from '../fixtures/devices.js';
-import { type Tree, thisTree } from '../fixtures/installed_tree.js';
-import { lacksCommit, RELEASE_0_1, treeOf } from '../fixtures/old_tree.js';
 import { until, within } from '../fixtures/until.js';
-
-const skip = lacksCommit(RELEASE_0_1);
-
-type Age = 'old' | 'new';
-const treeFor = (age: Age): Tree => (age === 'old' ? treeOf(RELEASE_0_1) : thisTree());
-
-/** mkfs and serve by one version, a mount of each of the others. */
-async function cluster(t: TestContext, server: Age, mounts: readonly Age[]): Promise<Cluster> {
-  const made = prepareCluster(t);
-  await made.cliOk(['mkfs', ...made.deviceArgs], treeFor(server));
-  await made.serve({ tree: treeFor(server) });
-  for (const age of mounts) await made.addMount([], treeFor(age));
-  return made;
-}
-
-/** What the server says of its clients' versions, sorted. */
-async function clientVersions(made: Cluster): Promise<string[]> {
-  return (await made.status()).clients.map((client) => client.softwareVersion).sort();
-}
+import { clientVersions, cluster, evictedWithReason, skip, treeFor } from './ages.js';
 
 async function command(program: string, ...args: readonly string[]): Promise<void> {
   const done = await run(program, args);
@@ -160,13 +140,6 @@ for (const [client, server] of [
     const names = ['locked', 'made-by-two-new', 'made-by-two-old', 'made-new', 'made-old'];
     assert.deepEqual([await one.list(), await two.list()], [names, names]);
   });
-}
-
-/** Why each evicted client was, by its version at the time. */
-async function evictedWithReason(made: Cluster): Promise<string[]> {
-  const { evicted } = await made.status();
-  for (const { name, reason } of evicted) assert.ok(reason.length > 10, `${name}: ${reason}`);
-  return evicted.map(({ name }) => name);
 }
 
 for (const [client, server] of [
