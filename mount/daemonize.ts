@@ -13,6 +13,7 @@ import { FsError } from '../src/base/errno.js';
 
 const REPORT_FD = 3;
 const ENV_NAME = 'HOLDFAST_REPORT_FD';
+const ENDING = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
 type Report = { readonly ready: true } | { readonly error: string; readonly exitCode: number };
 
@@ -52,7 +53,12 @@ export async function startInBackground(options: BackgroundOptions): Promise<Bac
     env: { ...process.env, ...options.env, [ENV_NAME]: String(REPORT_FD) },
   });
   closeSync(logFd);
-  const report = await readReport(child, logPath);
+  // Whoever interrupts the start does not want to find a mount later.
+  const passOn = (): void => void child.kill('SIGTERM');
+  for (const name of ENDING) process.on(name, passOn);
+  const report = await readReport(child, logPath).finally(() => {
+    for (const name of ENDING) process.off(name, passOn);
+  });
   if ('error' in report) throw new BackgroundFailure(report.error, report.exitCode);
   child.unref();
   return { pid: child.pid ?? 0, logPath };

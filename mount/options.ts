@@ -10,6 +10,8 @@ export interface MountOptions {
   readonly intr: IntrMode;
   /** Keep trying when no server answers. */
   readonly retry: boolean;
+  /** How long an unmount waits for a server that does nothing, in milliseconds. */
+  readonly umountTimeoutMs: number;
   readonly driver: 'native' | 'fuse-native';
   readonly readOnly: boolean;
   /** Users other than the one who mounts may enter. */
@@ -21,6 +23,9 @@ export interface MountOptions {
 }
 
 export const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
+/** Shorter than what service managers wait before they kill (90 s). */
+export const DEFAULT_UMOUNT_TIMEOUT_MS = 60_000;
+const UMOUNT_TIMEOUT_MAX_S = 86_400;
 const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;
 
 /** Flags of mount(2) by the words that set and clear them. */
@@ -43,6 +48,7 @@ const KNOWN = [
   'cache=SIZE',
   'intr=fatal|all',
   'retry',
+  'umount_timeout=SECONDS',
   'driver=native|fuse-native',
   'allow_other',
   'noallow_other',
@@ -59,6 +65,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let cacheBytes = DEFAULT_CACHE_BYTES;
   let intr: IntrMode = 'fatal';
   let retry = false;
+  let umountTimeoutMs = DEFAULT_UMOUNT_TIMEOUT_MS;
   let driver: MountOptions['driver'] = 'native';
   let allowOther = root;
   let name: string | undefined;
@@ -83,6 +90,9 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
       case 'driver':
         driver = oneOf(key, value, ['native', 'fuse-native']);
         break;
+      case 'umount_timeout':
+        umountTimeoutMs = parseSeconds(key, value);
+        break;
       case 'retry':
       case 'allow_other':
       case 'noallow_other':
@@ -101,7 +111,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     }
   }
   const readOnly = (mountFlags & MS_RDONLY) !== 0;
-  return { cacheBytes, intr, retry, driver, readOnly, allowOther, name, mountFlags };
+  return { cacheBytes, intr, retry, umountTimeoutMs, driver, readOnly, allowOther, name, mountFlags };
 }
 
 function refuseValue(key: string, value: string | undefined): void {
@@ -126,6 +136,17 @@ const UNIT_BYTES: Readonly<Record<string, number>> = {
   g: 2 ** 30,
   t: 2 ** 40,
 };
+
+function parseSeconds(key: string, value: string | undefined): number {
+  const seconds = /^\d+(\.\d+)?$/.test(value ?? '') ? Number(value) : Number.NaN;
+  if (!(seconds > 0 && seconds <= UMOUNT_TIMEOUT_MAX_S)) {
+    throw new FsError(
+      'EINVAL',
+      `mount option ${key} is a number of seconds, above 0 and at most ${UMOUNT_TIMEOUT_MAX_S}, not ${JSON.stringify(value ?? '')}`,
+    );
+  }
+  return Math.round(seconds * 1000);
+}
 
 function parseSize(key: string, value: string | undefined): number {
   const match = /^(\d+)([kmgt]?)$/i.exec(value ?? '');

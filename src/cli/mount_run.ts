@@ -18,6 +18,7 @@ import type { Address } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
 import { CliError, describeFailure, formatAddress, formatBytes } from './common.js';
 import { controlPath, serveControl } from './control.js';
+import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { installedVersion } from './installed.js';
 import { announceReady } from './service_manager.js';
 
@@ -26,6 +27,8 @@ const log = logger('cli:mount');
 const CONNECT_TIMEOUT_MS = 10_000;
 /** An unmount by force waits so long for a server that may answer; a program that wants to be rid of the mount, too. */
 const FORCED_FLUSH_MS = 2000;
+/** An unmount that takes longer says what it waits for. */
+const SAID_AFTER_MS = 2000;
 /** How often `holdfast umount` is told how much is left. */
 const PROGRESS_MS = 200;
 
@@ -59,6 +62,10 @@ export async function mount(
       // The client goes on trying to reach its server for as long as there is a process.
       process.stderr.write(`holdfast: ${line}\n`);
       process.exit(exitCode);
+    }
+    if (thrown instanceof EndedBySignal) {
+      process.stderr.write(`holdfast: ${line}\n`);
+      dieBy(thrown);
     }
     throw thrown;
   }
@@ -100,25 +107,29 @@ async function startMount(
   const { startClient } = await import('../client/client.js');
   const runtime = nodeRuntime();
   const vfs = createVfs();
+  const signals = new EndSignals();
   const client = await startClient(runtime, {
     addresses: servers,
     name: options.name ?? `${hostname()}:${mountpoint}`,
     softwareVersion: installedVersion(),
     cacheBytes: options.cacheBytes,
     connectTimeoutMs: options.retry ? undefined : CONNECT_TIMEOUT_MS,
+    signal: signals.beforeMount,
+    leavePatienceMs: options.umountTimeoutMs,
     kernel: vfs.kernelCache,
     onState: (text) => log('%s', text),
   });
   vfs.attach(client);
   let kernel: FuseMount;
   try {
+    signals.beforeMount.throwIfAborted();
     kernel = await startKernelMount(runtime, vfs, servers, mountpoint, options);
   } catch (thrown) {
     await client.unmount();
     throw thrown;
   }
   vfs.bind(kernel.notifier);
-  return serveMount(runtime, client, kernel, mountpoint);
+  return serveMount(runtime, client, kernel, mountpoint, signals);
 }
 
 async function startKernelMount(
@@ -150,6 +161,7 @@ async function serveMount(
   client: FsClient,
   kernel: FuseMount,
   mountpoint: string,
+  signals: EndSignals,
 ): Promise<RunningMount> {
   const flushed = kernel.closed.then(() => client.unmount());
   // Looked at below and by the control socket; until then nobody may be listening.
@@ -159,33 +171,48 @@ async function serveMount(
     giveUp = reject;
   });
   givenUp.catch(() => undefined);
+  const forced = async (): Promise<number | undefined> => {
+    if (await settledWithin(runtime, flushed, FORCED_FLUSH_MS)) return undefined;
+    const lostBytes = dirtyBytes(client);
+    const text = `unmounted by force; ${formatBytes(lostBytes)} were not written to the server`;
+    // The answer leaves first.
+    setImmediate(() => giveUp(new GivenUp(text)));
+    return lostBytes;
+  };
+  signals.mounted(() => {
+    kernel.unmount('plain').catch((thrown: unknown) => {
+      process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
+    });
+  });
   const control = await serveControl(mountpoint, async (request, progress) => {
     if (request.command === 'status') return { ...client.status(), mountpoint };
     await kernel.unmount(request.force ? 'force' : 'plain');
     const stop = reportEvery(runtime, () => progress({ dirtyBytes: dirtyBytes(client) }));
     try {
-      if (!request.force) await flushed;
-      else if (!(await settledWithin(runtime, flushed, FORCED_FLUSH_MS))) {
-        const lostBytes = dirtyBytes(client);
-        const text = `unmounted by force; ${formatBytes(lostBytes)} were not written to the server`;
-        // The answer leaves first.
-        setImmediate(() => giveUp(new GivenUp(text)));
-        return { lostBytes };
-      }
+      if (request.force) return { lostBytes: await forced() };
+      await flushed;
+      return {};
     } finally {
       stop();
     }
-    return {};
   });
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.on(signal, () => {
-      kernel.unmount('plain').catch((thrown: unknown) => {
-        process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
-      });
-    });
-  }
+  void kernel.closed.then(() => sayWhatIsWaitedFor(runtime, client, flushed));
   const ended = Promise.race([flushed, givenUp]).finally(() => control.close());
   return { ended };
+}
+
+/** A process that stays after its mount is gone says why. */
+async function sayWhatIsWaitedFor(
+  runtime: NodeRuntime,
+  client: FsClient,
+  flushed: Promise<void>,
+): Promise<void> {
+  // A failure of it is said by mount().
+  const settled = flushed.catch(() => undefined);
+  if (await settledWithin(runtime, settled, SAID_AFTER_MS)) return;
+  const bytes = dirtyBytes(client);
+  const what = bytes > 0 ? `, ${formatBytes(bytes)} are not written yet` : '';
+  process.stderr.write(`holdfast: unmounted; waits for the server${what}\n`);
 }
 
 /** @returns whether it was; its failure is the caller's as well. */

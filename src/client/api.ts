@@ -179,7 +179,10 @@ export interface FsClient {
   holdsDataLock(fid: Fid): boolean;
   /** All cache locks of all targets, for checks from outside. */
   heldLocks(): readonly LockSpec[];
-  /** Flushes everything, says goodbye, ends all background work. Resolves when every byte is on the server. */
+  /**
+   * Flushes everything, says goodbye, ends all background work. Resolves when every byte is on the server.
+   * @throws FsError EIO, one line: what is lost, because no server took it in time or it was refused.
+   */
   unmount(): Promise<void>;
   status(): ClientStatus;
 }
@@ -262,6 +265,10 @@ export interface ClientOptions {
   readonly maxLocks?: number | undefined;
   /** Give up the first connect after this; undefined: never (-o retry). */
   readonly connectTimeoutMs: number | undefined;
+  /** Ends the first connect, with its reason. */
+  readonly signal?: AbortSignal | undefined;
+  /** An unmount waits so long for a server that does nothing. Default LEAVE_PATIENCE_MS. */
+  readonly leavePatienceMs?: number | undefined;
   readonly kernel: KernelCache;
   /** Told of state changes, for logs and the demo's live view. */
   readonly onState?: ((text: string) => void) | undefined;

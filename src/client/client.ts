@@ -7,11 +7,9 @@
 
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Transno } from '../base/ids.js';
-import { logger } from '../base/log.js';
 import type { Frame, Link } from '../rpc/api.js';
 import { Service } from '../rpc/service.js';
 import type { Runtime, Timer } from '../runtime/ports.js';
-import { Sync } from '../wire/data.js';
 import { Bast, Cast, Glimpse } from '../wire/lock.js';
 import { Evicted } from '../wire/session.js';
 import type { ClientOptions, ClientStatus, FsClient } from './api.js';
@@ -19,6 +17,7 @@ import { AttrOperations } from './attr_operations.js';
 import { Core } from './core.js';
 import { DataLocks } from './data_locks.js';
 import { DataOperations } from './data_operations.js';
+import { depart, describeLoss, LEAVE_PATIENCE_MS } from './departure.js';
 import { Drain } from './drain.js';
 import { Import, type ImportEvents } from './import.js';
 import { LockOperations } from './lock_operations.js';
@@ -29,8 +28,6 @@ import { Reader } from './readahead.js';
 import { Target } from './targets.js';
 import { WriteBack } from './write_back.js';
 
-const log = logger('client');
-
 /** One target with what drives it. */
 interface Member {
   readonly target: Target;
@@ -39,12 +36,11 @@ interface Member {
 }
 
 const NO_TRANSNO = 0 as Transno;
-/** An unmount waits so long for a server that is away, when nothing is dirty and everything is committed. */
-const GOODBYE_WAIT_MS = 10_000;
 
 /**
  * Waits without limit once a server has answered, even if it goes away then: that is an upgrade, or a recovery.
- * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused.
+ * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused;
+ *   the reason of options.signal.
  */
 export async function startClient(runtime: Runtime, options: ClientOptions): Promise<FsClient> {
   const client = new Client(runtime, options);
@@ -80,15 +76,22 @@ class Client {
   /** Connects to the one target there is for now. */
   connect(): Promise<void> {
     return new Promise((resolve, reject) => {
-      const { connectTimeoutMs } = this.#options;
+      const { connectTimeoutMs, signal } = this.#options;
+      if (signal?.aborted) {
+        reject(signal.reason);
+        return;
+      }
       let timer: Timer | undefined;
       let why = 'no server answered';
       let hasAnswered = false;
-      const give = (error: FsError): void => {
+      const give = (error: Error): void => {
         timer?.cancel();
+        signal?.removeEventListener('abort', onAbort);
         this.#writeBack.stop();
         void member.connection.stop().then(() => reject(error));
       };
+      const onAbort = (): void => give(signal?.reason);
+      signal?.addEventListener('abort', onAbort, { once: true });
       if (connectTimeoutMs !== undefined) {
         timer = this.#runtime.timers.after(connectTimeoutMs, () => {
           const seconds = connectTimeoutMs / 1000;
@@ -100,6 +103,7 @@ class Client {
         ready: () => {
           isReady = true;
           timer?.cancel();
+          signal?.removeEventListener('abort', onAbort);
           resolve();
         },
         answered: (reason) => {
@@ -224,55 +228,12 @@ class Client {
 
   /** Every byte to the servers, every lock back, goodbye. */
   async #unmount(): Promise<void> {
-    await Promise.all(this.#members.map((member) => this.#leave(member)));
+    const patienceMs = this.#options.leavePatienceMs ?? LEAVE_PATIENCE_MS;
+    const departing = { core: this.#core, writeBack: this.#writeBack, patienceMs };
+    const losses = await Promise.all(this.#members.map((member) => depart({ ...departing, ...member })));
     this.#writeBack.stop();
-  }
-
-  async #leave({ target, connection, drain }: Member): Promise<void> {
-    const { handles, files } = this.#core;
-    for (const handle of handles.ofTarget(target.index)) {
-      handles.remove(handle.fh);
-      target.close(handle.fh);
-    }
-    log('unmount: %d bytes dirty', this.#core.dirtyBytes(target));
-    // A drain gives everything back on its own.
-    await drain.ended();
-    await this.#reachable(target);
-    const locks = await target.locks.cancelAll();
-    for (const file of files.values()) if (!file.isClean) await this.#writeBack.flush(target, file);
-    target.sendCloses();
-    await this.#committed(target);
-    if (target.gate.state !== 'CLOSED') {
-      target.cancel(locks);
-      await target.idle('operation', 'data', 'closing');
-    }
-    await connection.stop();
-  }
-
-  /** Nobody could send again what was answered and not committed, once this client has left. */
-  async #committed(target: Target): Promise<void> {
-    if (target.replays.size === 0) return;
-    try {
-      await target.call('operation', Sync, {});
-    } catch (error) {
-      log('unmount, with what was not committed: %s', error);
-    }
-  }
-
-  /** A server that is away would wait, when it is back, for a client that left without a goodbye. */
-  async #reachable(target: Target): Promise<void> {
-    const abort = new AbortController();
-    // What is dirty, or was answered and not committed, is waited for without a limit.
-    const isClean = target.replays.size === 0 && this.#core.dirtyBytes(target) === 0;
-    const timer = isClean ? this.#runtime.timers.after(GOODBYE_WAIT_MS, () => abort.abort()) : undefined;
-    try {
-      await target.gate.enter({ signal: abort.signal });
-      target.gate.leave();
-    } catch (error) {
-      log('unmount without the server: %s', error);
-    } finally {
-      timer?.cancel();
-    }
+    const lost = losses.filter((loss) => loss !== undefined).map(describeLoss);
+    if (lost.length > 0) throw new FsError('EIO', `unmounted, but ${lost.join('; ')}`);
   }
 
   #status(): ClientStatus {

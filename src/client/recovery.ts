@@ -187,6 +187,7 @@ function lockRefused(core: Core, target: Target, writeBack: WriteBack, lock: Cac
     const error = new FsError('EIO', 'the lock under which this was written is lost');
     core.writeFailed(file, error);
     const lost = core.dropPages(target, file);
+    target.losses?.push({ bytes: lost, operations: 0, why: error.message });
     writeBack.dropped(file);
     core.options.onState?.(
       `${lost} bytes written to inode ${file.fid} are lost: its lock was not granted again`,

@@ -91,6 +91,15 @@ export interface Eviction {
   readonly uncommitted: number;
 }
 
+/** What programs were told, and is lost. */
+export interface Loss {
+  /** Written by programs, and not by then on the target. */
+  readonly bytes: number;
+  /** Answered by the target, and not known to be committed. */
+  readonly operations: number;
+  readonly why: string;
+}
+
 export class Target {
   readonly requester: Requester;
   /** What the target would have to execute again after a crash. */
@@ -116,6 +125,8 @@ export class Target {
   lastStatfs: StatfsMessage | undefined;
   /** The last ones, newest last. */
   readonly evictions: Eviction[] = [];
+  /** Set while an unmount is under way: no handle is left to report a loss by. */
+  losses: Loss[] | undefined;
   /** Application locks that a new instance did not grant again. */
   lostAppLocks = 0;
   readonly #timers: Timers;
@@ -261,6 +272,10 @@ export class Target {
   /** The target has thrown this client out, which is another one from now on. Calls end, but for those that need not. */
   evicted(error: FsError, eviction: Eviction): void {
     this.evictions.push(eviction);
+    const { lostBytes, uncommitted } = eviction;
+    if (lostBytes > 0 || uncommitted > 0) {
+      this.losses?.push({ bytes: lostBytes, operations: uncommitted, why: error.message });
+    }
     if (this.evictions.length > EVICTIONS_MAX) this.evictions.shift();
     this.generation += 1;
     this.#forgetSession();

@@ -324,6 +324,7 @@ export class WriteBack {
     }
     log('write-back of %d at %d failed, data dropped: %s', file.fid, batch.start, error.message);
     this.#core.writeFailed(file, error);
+    target.losses?.push({ bytes: batch.end - batch.start, operations: 0, why: error.message });
     this.#refreshSize(target, file);
   }
 

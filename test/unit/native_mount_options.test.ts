@@ -9,6 +9,7 @@ const DEFAULTS = {
   cacheBytes: 256 << 20,
   intr: 'fatal',
   retry: false,
+  umountTimeoutMs: 60_000,
   driver: 'native',
   readOnly: false,
   allowOther: true,
@@ -38,13 +39,14 @@ test('what holds when nothing is said, for root and for others', () => {
 test('every option is understood, and the last word counts', () => {
   assert.deepEqual(
     parseMountOptions(
-      'ro,cache=1g,intr=all,retry,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid',
+      'ro,cache=1g,intr=all,retry,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid',
       true,
     ),
     {
       cacheBytes: 1 << 30,
       intr: 'all',
       retry: true,
+      umountTimeoutMs: 2500,
       driver: 'fuse-native',
       readOnly: true,
       allowOther: false,
@@ -72,6 +74,9 @@ test('what is wrong is named in one line', () => {
   assert.equal(refusal('intr=some'), 'EINVAL: mount option intr is fatal or all, not "some"');
   assert.equal(refusal('driver'), 'EINVAL: mount option driver is native or fuse-native, not ""');
   assert.equal(refusal('retry=1'), 'EINVAL: mount option retry takes no value');
+  for (const wrong of ['umount_timeout', 'umount_timeout=0', 'umount_timeout=1m']) {
+    assert.match(refusal(wrong), /^EINVAL: mount option umount_timeout is a number of seconds, above 0/);
+  }
   assert.equal(refusal('cache=1.5g'), 'EINVAL: mount option cache is a size like 256m or 1g, not "1.5g"');
   assert.equal(refusal('cache=1'), 'EINVAL: mount option cache must be at least 4m');
   assert.match(refusal('name='), /^EINVAL: mount option name needs a value/);
