@@ -57,7 +57,8 @@ function shown({ type, fid, mode, bits }: LockSpec): string {
 
 export function watchTarget(world: World): void {
   let writer: Program | undefined;
-  let instance = 0;
+  // Devices to begin with may have been served before.
+  let { instance } = world.disks.meta.superblock();
   let lastTransno = 0;
   const isWriter = (program: Program, what: string): void => {
     if (program === writer) return;

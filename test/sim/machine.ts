@@ -69,7 +69,7 @@ export class Program implements Owner {
       },
       timers: {
         after: (ms, fn) => scheduler.after(ms / machine.clockRate, fn, this),
-        soon: (fn) => void scheduler.after(0, fn, this),
+        soon: (fn) => void scheduler.after(machine.turnMs, fn, this),
       },
       rng: { u32: () => rng.u32(), uuid: () => rng.uuid() },
       transport: network.transport(this),
@@ -89,6 +89,8 @@ export class Machine {
   clockRate = 1;
   /** How far its time of day is off. */
   skewMs = 0;
+  /** How long its processor takes until what was put off to the next turn has one: what goes in steps is apart by it. */
+  turnMs = 0;
   hasPower = true;
   /** Asked at each fault point. */
   strikes: (point: FaultPoint) => boolean = () => false;
