@@ -107,6 +107,8 @@ export interface LockServerApi {
   hasUncommitted(client: ClientUuid): boolean;
   /** All BASTs of a client are said again (it reconnected; some may have been lost). */
   resend(client: ClientUuid): void;
+  /** Nothing of the client waits for a cache lock or in an operation any more: the requests reject. What it holds stays. */
+  abandonWaits(client: ClientUuid): void;
   /** Everything of the client is gone: locks, waiting requests (they reject), flocks. */
   dropClient(client: ClientUuid): void;
   count(client: ClientUuid): number;

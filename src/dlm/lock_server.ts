@@ -26,7 +26,7 @@ import type {
   LockSpec,
   ResourceType,
 } from './api.js';
-import { ClientTable } from './client_table.js';
+import { type ClientLocks, ClientTable } from './client_table.js';
 import { FlockTable } from './flock_table.js';
 import { inLockOrder } from './modes.js';
 import { Outbox } from './outbox.js';
@@ -225,26 +225,47 @@ export class LockServer implements LockServerApi {
     this.#outbox.flush();
   }
 
+  abandonWaits(client: ClientUuid): void {
+    const known = this.#clients.find(client);
+    if (known === undefined) return;
+    this.#settleAll(this.#abandonWaits(known));
+    this.#outbox.flush();
+  }
+
   dropClient(client: ClientUuid): void {
     const known = this.#clients.find(client);
     if (known !== undefined) {
-      const touched = new Set<Resource>();
-      const error = cancelled('the client is gone');
       // What waits goes first: else the locks that go next would be granted to it.
-      for (const operation of [...known.operations]) {
-        for (const lock of operation.abandon(error)) touched.add(lock.resource);
-      }
+      const touched = this.#abandonWaits(known);
       for (const lock of [...known.locks.values()]) {
-        if (lock.state === 'waiting') this.#withdraw(lock, error);
         touched.add(lock.resource);
+        this.#drop(lock);
       }
-      for (const lock of [...known.locks.values()]) this.#drop(lock);
-      for (const resource of touched) this.#settle(resource);
+      this.#settleAll(touched);
       assert(this.#clients.find(client) === undefined, 'a dropped client still holds locks');
     }
     this.#flocks.dropClient(client);
     this.#uncommitted.disown(client);
     this.#outbox.flush();
+  }
+
+  /** @returns where something may be granted now. */
+  #abandonWaits(known: ClientLocks): Set<Resource> {
+    const touched = new Set<Resource>();
+    const error = cancelled('the client is gone');
+    for (const operation of [...known.operations]) {
+      for (const lock of operation.abandon(error)) touched.add(lock.resource);
+    }
+    for (const lock of [...known.locks.values()]) {
+      if (lock.state !== 'waiting') continue;
+      this.#withdraw(lock, error);
+      touched.add(lock.resource);
+    }
+    return touched;
+  }
+
+  #settleAll(resources: ReadonlySet<Resource>): void {
+    for (const resource of resources) this.#settle(resource);
   }
 
   adopt(client: ClientUuid, spec: LockSpec): LockHandle | undefined {

@@ -20,7 +20,7 @@ import { Requester } from '../rpc/requester.js';
 import type { ClientRecord } from '../storage/api.js';
 import { type Negotiated, negotiate, ownAbilities } from '../wire/negotiate.js';
 import { type ConnectReply, type ConnectRequest, FEATURE } from '../wire/session.js';
-import { evict, goodbye } from './eviction.js';
+import { cameAnew, evict, goodbye } from './eviction.js';
 import { Export } from './export.js';
 import type { Host } from './host.js';
 import type { Session } from './session.js';
@@ -130,7 +130,7 @@ function admit(
   if (!open && !(host.state === 'draining' && existing !== undefined && finishes)) {
     return { outcome: 'wait', reason: notActive(host) };
   }
-  if (target.leaving.has(request.uuid)) {
+  if (target.leaving.get(request.uuid)?.isWriting === true) {
     return { outcome: 'wait', reason: 'what is left of this client is being cleaned up' };
   }
   if (existing !== undefined) {
@@ -145,6 +145,7 @@ function admit(
     else evict(target, existing, 'it came back as a client of an earlier instance after its recovery');
   }
   if (request.previousInstance === undefined) {
+    cameAnew(target, request.uuid);
     const owner = newExport(target, request);
     target.store.execute(
       (tx) => {

@@ -3,7 +3,9 @@
  * administrator said so) and the goodbye of a clean unmount, which differ in what the client and STATUS are told.
  *
  * Order matters: the export leaves the table first, so nothing new of it is executed; then its writes that are already
- * in the store's hands end; only then its locks go, because the next holder must not see those writes arrive.
+ * in the store's hands end, because the next holder of its locks must not see them arrive; then its record goes; and when
+ * that is durable its locks go, and recovery does not wait for it any more. Killed before, the next server knows it as a client
+ * that comes back with its locks: nobody may have been given them. Who says goodbye has given them back itself.
  */
 
 import { FsError } from '../base/errno.js';
@@ -13,7 +15,7 @@ import type { HeldLock } from '../dlm/api.js';
 import { Evicted } from '../wire/session.js';
 import type { Export } from './export.js';
 import { deadAmong, destroyAll } from './orphans.js';
-import type { Target } from './target.js';
+import type { Leaving, Target } from './target.js';
 
 const log = logger('server');
 
@@ -26,13 +28,13 @@ export function evict(target: Target, owner: Export, why: string): void {
   target.clientEvicted(`client ${owner.label} is evicted: ${reason}`);
   target.exports.rememberEvicted(owner.uuid, owner.name, reason);
   owner.requester.notify(Evicted, { reason });
-  leave(target, owner, `evicted: ${reason}`);
+  leave(target, owner, `evicted: ${reason}`, (left) => goneWhenDurable(target, [[owner.uuid, left]]));
   owner.link?.end();
 }
 
 /** The client said goodbye; its reply is still to be sent. */
 export function goodbye(target: Target, owner: Export): void {
-  leave(target, owner, 'the client has disconnected');
+  leave(target, owner, 'the client has disconnected', (left) => gone(target, owner.uuid, left));
 }
 
 /** Nothing of it is waited for any more. */
@@ -44,29 +46,28 @@ export function silence(owner: Export, reason: string): void {
   owner.prolonged.clear();
 }
 
-function leave(target: Target, owner: Export, goneReason: string): void {
+/** @param removed called when nothing of it is left but its locks. */
+function leave(target: Target, owner: Export, goneReason: string, removed: (left: Leaving) => void): void {
   owner.goneReason = goneReason;
   target.exports.remove(owner);
   silence(owner, goneReason);
+  target.locks.abandonWaits(owner.uuid);
   target.grants.drop(owner);
-  target.clientGone(owner.uuid);
   target.returning.delete(owner);
-  if (owner.writesInFlight === 0) {
+  const left = leaves(target, owner.uuid, owner.writesInFlight > 0);
+  const remove = (): void => {
+    left.isWriting = false;
     removeState(target, owner);
-    return;
-  }
-  target.leaving.add(owner.uuid);
-  owner.writesIdle = () => {
-    target.leaving.delete(owner.uuid);
-    removeState(target, owner);
+    removed(left);
   };
+  if (owner.writesInFlight === 0) remove();
+  else owner.writesIdle = remove;
 }
 
-/** Locks, opens, orphans and the record. */
+/** Opens, orphans and the record. */
 function removeState(target: Target, owner: Export): void {
   const unused = target.opens.removeAll(owner);
   owner.activeLocks.clear();
-  target.locks.dropClient(owner.uuid);
   if (target.stopped) return;
   try {
     const dead = deadAmong(target, unused);
@@ -84,6 +85,45 @@ function removeState(target: Target, owner: Export): void {
   }
 }
 
+function leaves(target: Target, uuid: ClientUuid, isWriting: boolean): Leaving {
+  const left = { isWriting };
+  target.leaving.set(uuid, left);
+  target.clientLeaves(uuid);
+  return left;
+}
+
+/** What it had is free for others. */
+function gone(target: Target, uuid: ClientUuid, left: Leaving): void {
+  if (target.leaving.get(uuid) !== left) return;
+  target.leaving.delete(uuid);
+  target.locks.dropClient(uuid);
+  target.clientGone(uuid);
+}
+
+/** Never, when the target fails or stops before: its next server decides about these clients. */
+function goneWhenDurable(target: Target, left: readonly (readonly [ClientUuid, Leaving])[]): void {
+  const allGone = (): void => {
+    for (const [uuid, one] of left) gone(target, uuid, one);
+  };
+  if (target.stopped) {
+    allGone();
+    return;
+  }
+  target.store.sync().then(
+    () => {
+      // Stopped meanwhile: it has dropped all locks.
+      if (!target.stopped) allGone();
+    },
+    (error: unknown) => log('clients that leave stay known: %O', error),
+  );
+}
+
+/** It knows itself that it has nothing any more: it will not come back with what it had. */
+export function cameAnew(target: Target, uuid: ClientUuid): void {
+  const left = target.leaving.get(uuid);
+  if (left !== undefined) gone(target, uuid, left);
+}
+
 export function dropHeld(owner: Export): void {
   owner.held = [];
   owner.heldBytes = 0;
@@ -92,23 +132,25 @@ export function dropHeld(owner: Export): void {
   owner.link?.resume();
 }
 
-/** Clients that a new instance cannot take over. Their records and opens are all there is of them. */
+/** Clients that a new instance does not take over, or waits for no longer. Their records are all there is of them. */
 export function forgetPrevious(
   target: Target,
   previous: readonly { readonly uuid: ClientUuid; readonly name: string }[],
   reason: string,
 ): void {
-  for (const { uuid, name } of previous) {
+  const left = previous.map(({ uuid, name }) => {
     log('evicts client %s (%s): %s', name, uuid, reason);
     target.clientEvicted(`client ${name} (${uuid.slice(0, 8)}) is evicted: ${reason}`);
     target.exports.rememberEvicted(uuid, name, reason);
-  }
+    return [uuid, leaves(target, uuid, false)] as const;
+  });
   target.store.execute(
     (tx) => {
       for (const { uuid } of previous) tx.removeClient(uuid);
     },
     { reserve: true },
   );
+  goneWhenDurable(target, left);
 }
 
 /** A WRITE came: a client that was asked for this file's lock is flushing, which may take longer than the limit. */

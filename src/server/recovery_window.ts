@@ -32,7 +32,7 @@ export interface RecoveryWindowOptions {
   readonly hardMs: number;
   /** Of the last change that is durable: replays are above it. */
   readonly lastTransno: Transno;
-  /** A known client is out of time. The owner evicts it, and says gone(). */
+  /** A known client is out of time. The owner evicts it, and says leaves() and gone(). */
   expired(client: ClientRecord, reason: string): void;
   /** Once: nobody is waited for any more, and nothing is replayed. Not called after abandon(). */
   ended(): void;
@@ -53,6 +53,8 @@ export class RecoveryWindow {
   readonly #time: LimitTime;
   readonly #known: number;
   readonly #waited: Map<ClientUuid, Waited>;
+  /** Evicted; whoever recovers must not have what these had before they are gone for good. */
+  readonly #leaving = new Set<ClientUuid>();
   /** By the clock, and by the one that limits go by. */
   readonly #beganMs: number;
   readonly #startedMs: number;
@@ -132,10 +134,16 @@ export class RecoveryWindow {
     if (this.#waited.delete(uuid)) this.#look();
   }
 
-  /** It was evicted, or has said goodbye. */
-  gone(uuid: ClientUuid): void {
-    this.#waited.delete(uuid);
+  /** It is evicted, or says goodbye: nothing of it is executed any more. The window stays open until gone(). */
+  leaves(uuid: ClientUuid): void {
+    if (this.#waited.delete(uuid)) this.#leaving.add(uuid);
     this.replays.gone(uuid);
+  }
+
+  /** Nothing is left of it. */
+  gone(uuid: ClientUuid): void {
+    this.leaves(uuid);
+    this.#leaving.delete(uuid);
     this.#look();
   }
 
@@ -191,13 +199,12 @@ export class RecoveryWindow {
       const what = waited.hasCome ? 'did not finish its recovery' : 'did not come back';
       const afterMs = Math.round(now - this.#startedMs);
       this.#options.expired(waited.client, `it ${what} within ${afterMs} ms after the server started`);
-      this.gone(uuid);
     }
     if (this.#open) this.#arm();
   }
 
   #look(): void {
-    if (!this.#open || this.#waited.size > 0 || !this.replays.isIdle) return;
+    if (!this.#open || this.#waited.size + this.#leaving.size > 0 || !this.replays.isIdle) return;
     log('ends: all clients are done');
     const over = this.#over;
     this.#tookMs = this.#clock.nowMs() - this.#beganMs;

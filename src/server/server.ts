@@ -191,6 +191,7 @@ export class Server implements Host {
     }
     const target = new Target(this.runtime, this.time, store, this.settings, lockServerOf);
     this.#target = target;
+    target.clientLeaves = (uuid) => this.#recovery?.leaves(uuid);
     target.clientGone = (uuid) => this.#recovery?.gone(uuid);
     target.clientEvicted = (text) => this.#say(text);
     // Also tells the target how far FIDs were handed out before.
@@ -251,7 +252,6 @@ export class Server implements Host {
       evict(target, owner, reason);
     } else {
       forgetPrevious(target, [found], reason);
-      this.#recovery?.gone(found.uuid);
     }
     return { uuid: found.uuid, name: found.name };
   }
@@ -338,6 +338,7 @@ export class Server implements Host {
       // Its BASTs have time limits, which would keep the process waiting.
       target?.locks.dropClient(owner.uuid);
     }
+    for (const uuid of target?.leaving.keys() ?? []) target?.locks.dropClient(uuid);
     try {
       await target?.store.close();
     } finally {

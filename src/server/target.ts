@@ -24,6 +24,12 @@ export interface TargetOptions {
   readonly disconnectedMs: number;
 }
 
+/** A client that will be gone. */
+export interface Leaving {
+  /** The last writes of it are still being executed: it cannot connect before they have ended. */
+  isWriting: boolean;
+}
+
 /** FIDs a client gets at once. 2^43 are there; a thousand creates between two requests for more is enough. */
 const FID_RANGE = 16_384;
 const READ_SLABS = 32;
@@ -41,13 +47,15 @@ export class Target {
   readonly grants: SpaceGrants;
   /** Memory that READs of a stream are answered from. */
   readonly slabs: SlabPool;
-  /** Clients whose last writes are still being executed; they cannot connect before their eviction is complete. */
-  readonly leaving = new Set<string>();
+  /** Clients that are evicted or have said goodbye, until everything of them is gone. */
+  readonly leaving = new Map<ClientUuid, Leaving>();
   /** Clients of an earlier instance may still open again what they had open: no orphan is destroyed. */
   recovering = false;
   /** The store is closing or has failed: nothing is executed any more. */
   stopped = false;
-  /** Told when a client's export is gone, evicted or not. */
+  /** Told when a client is evicted or says goodbye: nothing of it is executed any more. */
+  clientLeaves: (uuid: ClientUuid) => void = () => undefined;
+  /** Told after that, when everything of it is gone. */
   clientGone: (uuid: ClientUuid) => void = () => undefined;
   /** Told when a client was evicted, in one line for people. */
   clientEvicted: (text: string) => void = () => undefined;

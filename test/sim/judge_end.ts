@@ -67,7 +67,8 @@ async function judgeNothingLeft(world: World): Promise<void> {
   }
   // Clients that were killed are evicted when their time is over.
   const limitMs = world.scheduler.nowMs + KILLED_GONE_MS;
-  await world.until(() => target.exports.size === 0 || world.scheduler.nowMs > limitMs);
+  const isLeft = (): boolean => target.exports.size === 0 && target.leaving.size === 0;
+  await world.until(() => isLeft() || world.scheduler.nowMs > limitMs);
   const { orphans } = server.status();
   const left = {
     exports: target.exports.size,
