@@ -183,7 +183,7 @@ export class Server implements Host {
     const known = store.clients();
     const recovers = known.length > 0 && decision.previousClients === 'recover';
     try {
-      await store.begin(softwareVersion, { recovering: recovers });
+      await store.begin(softwareVersion, { recovering: recovers, forgetsClients: !recovers });
     } catch (error) {
       this.#setState('standby');
       await store.close();

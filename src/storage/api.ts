@@ -228,8 +228,12 @@ export interface TargetStore extends Reader {
    * Makes this instance the serving one: durable before it resolves, sets version, instance + 1, clean = false.
    * recovering: transnos go on where the last durable transaction left them, and only replays get one; everything else
    * that is executed goes into their transactions without. Else the transnos of this instance begin at once.
+   * forgetsClients: no client of an earlier instance is known from then on, not even after a crash.
    */
-  begin(softwareVersion: string, options?: { readonly recovering?: boolean }): Promise<void>;
+  begin(
+    softwareVersion: string,
+    options?: { readonly recovering?: boolean; readonly forgetsClients?: boolean },
+  ): Promise<void>;
   /** No replay comes any more: the transnos of this instance begin, above all replays. Idempotent. */
   endRecovery(): void;
   /** Commits everything, flushes the devices, then writes the clean mark, last of all, durably. */

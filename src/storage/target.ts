@@ -264,7 +264,10 @@ class Target implements TargetStore {
     return this.#data.availableBytes;
   }
 
-  async begin(softwareVersion: string, options: { readonly recovering?: boolean } = {}): Promise<void> {
+  async begin(
+    softwareVersion: string,
+    options: { readonly recovering?: boolean; readonly forgetsClients?: boolean } = {},
+  ): Promise<void> {
     this.#check();
     assert(!this.#begun, 'begin() is called once');
     const instance = this.#superblock.instance + 1;
@@ -274,8 +277,18 @@ class Target implements TargetStore {
       this.#lastTransno = (instance * TRANSNOS_PER_INSTANCE) as Transno;
       this.#overlay.advance(this.#lastTransno);
     }
-    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
     this.#begun = true;
+    if (options.forgetsClients === true) {
+      // In the transaction of the superblock: the next commit is that one.
+      const known = this.clients();
+      this.execute(
+        (tx) => {
+          for (const { uuid } of known) tx.removeClient(uuid);
+        },
+        { reserve: true },
+      );
+    }
+    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
     if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
   }
 

@@ -128,3 +128,35 @@ test('a forced start of another version evicts everybody, and every mount is usa
     }
   });
 });
+
+// The records of the clients went in a transaction behind the one that made the new version the serving one.
+test('a forced start that is killed at once has evicted everybody all the same: nothing of another version is replayed', async () => {
+  for (let step = 0; step < 24; step++) {
+    await simulate({ clients: 1, seed: step }, async (world) => {
+      const process = world.client().process();
+      const [server, client] = [world.server().machine, world.client().machine];
+      await process.mkdir('/durable');
+      await world.sleep(200);
+      world.server().hold();
+      await process.mkdir('/not durable');
+      world.network.block(server, client);
+      world.network.block(client, server);
+      world.server().crash();
+      const { meta } = world.disks;
+      const watched = meta.onCommit;
+      meta.onCommit = (program, get) => {
+        watched(program, get);
+        meta.onCommit = watched;
+        world.scheduler.after(step / 2, () => world.server().crash());
+      };
+      void world.server().start({ version: '2.0.0', forceStart: true });
+      await world.until(() => world.server().program === undefined);
+      assert.equal(meta.superblock().softwareVersion, '2.0.0');
+      await world.server().start();
+      world.network.heal();
+      assert.deepEqual(await process.readdir('/'), ['durable']);
+      await world.until(() => world.client().evictions.length > 0);
+      await process.mkdir('/usable');
+    });
+  }
+});
