@@ -10,6 +10,7 @@ import { createVfs } from '../../src/vfs/vfs.js';
 import { Process } from './file_calls.js';
 import { SimKernel } from './kernel.js';
 import type { HowEnded, Machine, Program } from './machine.js';
+import { type Build, spokenBy, THIS_BUILD } from './versions.js';
 
 const CACHE_BYTES = 8 << 20;
 
@@ -27,6 +28,9 @@ export class ClientNode {
   /** What it was told of its evictions. */
   readonly evictions: string[] = [];
   version = '1.0.0';
+  /** What its build can do, and that of a server. */
+  build = THIS_BUILD;
+  buildAt: (address: Address) => Build = () => THIS_BUILD;
   /** Cache locks that it keeps; undefined: as many as a real mount does. */
   maxLocks: number | undefined;
 
@@ -73,17 +77,22 @@ export class ClientNode {
     this.#mounts += 1;
     this.#say('mounts');
     const runtime = program.runtime();
+    const { build } = this;
+    const transport = spokenBy(runtime.transport, build, (address) => this.buildAt(address));
     const vfs = createVfs();
-    const client = await startClient(runtime, {
-      addresses: this.#servers,
-      name: `${this.name}.${this.#mounts}`,
-      softwareVersion: this.version,
-      cacheBytes: CACHE_BYTES,
-      connectTimeoutMs: undefined,
-      maxLocks: this.maxLocks,
-      kernel: vfs.kernelCache,
-      onState: (text) => this.#state(text),
-    });
+    const client = await startClient(
+      { ...runtime, transport },
+      {
+        addresses: this.#servers,
+        name: `${this.name}.${this.#mounts}`,
+        softwareVersion: this.version,
+        cacheBytes: CACHE_BYTES,
+        connectTimeoutMs: undefined,
+        maxLocks: this.maxLocks,
+        kernel: vfs.kernelCache,
+        onState: (text) => this.#state(text),
+      },
+    );
     vfs.attach(client);
     const kernel = new SimKernel(vfs.handlers, program, scheduler, rng.fork(`kernel ${this.#mounts}`));
     vfs.bind(kernel.notifier);

@@ -23,6 +23,7 @@ import {
   SLOTS,
 } from './shared_workers.js';
 import { TreeWorker } from './tree_worker.js';
+import { LATER_BUILD, RELEASE_0_1 } from './versions.js';
 import type { Worker } from './worker.js';
 import { type Images, makeImages, simulate, type World } from './world.js';
 
@@ -86,7 +87,12 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
           machine.skewMs = rng.between(0, 2000);
         }
         world.network.baseDelayMs = rng.pick([0.02, 0.1, 1]);
-        for (const client of world.clients) client.maxLocks = rng.pick([undefined, undefined, 8, 40]);
+        for (const client of world.clients) {
+          client.maxLocks = rng.pick([undefined, undefined, 8, 40]);
+          if (rng.chance(0.08)) client.build = rng.pick([RELEASE_0_1, LATER_BUILD]);
+        }
+        // Steps that follow each other at once, or with time for others, and for faults, in between.
+        for (const { machine } of world.servers) machine.turnMs = rng.chance(0.15) ? rng.fraction() * 3 : 0;
         strikeAtRandom(world, rng);
       },
     );

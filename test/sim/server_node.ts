@@ -13,6 +13,7 @@ import { type ExclusiveDevices, type TakenTarget, takeTarget } from '../../src/s
 import type { SimDisk } from './disk.js';
 import type { HowEnded, Machine, Program } from './machine.js';
 import type { SimMetaDisk } from './meta_disk.js';
+import { type Build, THIS_BUILD } from './versions.js';
 
 export interface Disks {
   readonly meta: SimMetaDisk;
@@ -21,6 +22,8 @@ export interface Disks {
 
 export interface StartOptions {
   readonly version?: string;
+  /** What that version can do; as before when it is left out. */
+  readonly build?: Build;
   readonly forceStart?: boolean;
   /** Waits until the target is free. */
   readonly standBy?: boolean;
@@ -38,6 +41,8 @@ export class ServerNode {
   #server: Server | undefined;
   #store: TargetStore | undefined;
   version = '1.0.0';
+  /** What the build that runs can do. */
+  build = THIS_BUILD;
   /** Of the heartbeat. */
   periodMs = 5000;
   /** Told the name of each client that is evicted, when it is. */
@@ -121,6 +126,7 @@ export class ServerNode {
   #begin(options: StartOptions): { program: Program; server: Server } {
     if (this.program !== undefined) throw new FsError('EBUSY', `${this.name} runs already`);
     this.version = options.version ?? this.version;
+    this.build = options.build ?? this.build;
     if (!this.machine.hasPower) this.machine.powerOn();
     const program = this.machine.run('server');
     this.#say(`starts version ${this.version}`);

@@ -13,7 +13,8 @@ import { SimMetaDisk } from './meta_disk.js';
 import { SimNetwork } from './network.js';
 import { SimRng } from './rng.js';
 import { Scheduler } from './scheduler.js';
-import { type Disks, ServerNode } from './server_node.js';
+import { type Disks, ServerNode, type StartOptions } from './server_node.js';
+import { THIS_BUILD } from './versions.js';
 
 const META_BYTES = 32 << 20;
 const DATA_BYTES = 32 << 20;
@@ -63,6 +64,9 @@ export class World {
       { length: options.clients ?? 1 },
       (_, index) => new ClientNode(this.#machine(`client${index}`), addresses),
     );
+    for (const client of this.clients) {
+      client.buildAt = ({ host }) => this.servers.find(({ name }) => name === host)?.build ?? THIS_BUILD;
+    }
     for (const server of this.servers) {
       server.onEviction = (name, reason) => {
         scheduler.trace.say(server.name, `evicts ${name}: ${reason}`);
@@ -122,10 +126,10 @@ export class World {
   }
 
   /** A controlled shutdown, then another version. */
-  async upgrade(version: string): Promise<void> {
+  async upgrade(version: string, options: StartOptions = {}): Promise<void> {
     await this.server().server?.shutdown();
     await this.until(() => this.server().program === undefined);
-    await this.server().start({ version });
+    await this.server().start({ ...options, version });
   }
 }
 
