@@ -31,6 +31,8 @@ export class SimDisk {
   readonly #durable: Map<number, Buffer>;
   /** Written since the last flush. */
   readonly #cache = new Map<number, Buffer>();
+  /** Of these, those that were written past the kernel's cache. */
+  readonly #direct = new Set<number>();
   readonly #underWay = new Set<UnderWay>();
   readonly #holders = new Set<Program>();
   /** Usual time of one request. */
@@ -40,6 +42,10 @@ export class SimDisk {
   /** How likely a request fails with EIO. */
   readErrorChance = 0;
   writeErrorChance = 0;
+  /** Of a flush: then the kernel forgets what it could not write, as far as chance wants. */
+  flushErrorChance = 0;
+  /** Reads and writes that failed. */
+  errors = 0;
   onWrite: (program: Program, offset: number, lengthBytes: number) => void = () => undefined;
 
   constructor(name: string, sizeBytes: number, scheduler: Scheduler, rng: SimRng, image?: SimDisk) {
@@ -73,11 +79,11 @@ export class SimDisk {
       path: this.name,
       sizeBytes: this.sizeBytes,
       read: (offset, target) => this.#read(program, offset, target),
-      write: (offset, chunks) => this.#write(program, offset, chunks),
+      write: (offset, chunks) => this.#write(program, offset, chunks, false),
       readOnce: (offset, target) => this.#read(program, offset, target),
       memory: (lengthBytes) => Buffer.alloc(lengthBytes),
       readDirect: (offset, target) => this.#read(program, offset, target),
-      writeDirect: (offset, bytes) => this.#write(program, offset, [bytes]),
+      writeDirect: (offset, bytes) => this.#write(program, offset, [bytes], true),
       flush: () => this.#flush(program),
       discard: async () => undefined,
       close: async () => undefined,
@@ -92,17 +98,18 @@ export class SimDisk {
       const fate = this.#rng.below(3);
       if (fate > 0) write.apply(fate === 2);
     }
-    if (how === 'power') this.#losePower();
+    if (how === 'power') this.#lose(() => true);
   }
 
-  /** The device's cache is gone, as far as chance wants. */
-  #losePower(): void {
-    for (const [block, content] of this.#cache) {
+  /** Of what is not durable, these blocks are gone, as far as chance wants. */
+  #lose(which: (block: number) => boolean): void {
+    for (const [block, content] of [...this.#cache]) {
+      if (!which(block)) continue;
+      this.#cache.delete(block);
       const fate = this.#rng.below(3);
       if (fate === 1) this.#durable.set(block, content);
       else if (fate === 2) this.#durable.set(block, this.#torn(this.#durable.get(block) ?? ZEROS, content));
     }
-    this.#cache.clear();
   }
 
   #torn(old: Buffer, content: Buffer): Buffer {
@@ -126,6 +133,7 @@ export class SimDisk {
     await this.#scheduler.sleep(this.#delayMs(), program);
     this.#check(offset, target.length);
     if (this.readErrorChance > 0 && this.#rng.chance(this.readErrorChance)) {
+      this.errors += 1;
       throw new FsError('EIO', `read error on ${this.name}`);
     }
     for (let at = 0; at < target.length; ) {
@@ -136,28 +144,40 @@ export class SimDisk {
     }
   }
 
-  async #write(program: Program, offset: number, chunks: readonly Uint8Array[]): Promise<void> {
+  async #write(
+    program: Program,
+    offset: number,
+    chunks: readonly Uint8Array[],
+    isDirect: boolean,
+  ): Promise<void> {
     const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
     this.#check(offset, length);
     this.onWrite(program, offset, length);
     const fails = this.writeErrorChance > 0 && this.#rng.chance(this.writeErrorChance);
-    const write: UnderWay = { program, apply: (tear) => this.#put(offset, Buffer.concat(chunks), tear) };
+    const write: UnderWay = {
+      program,
+      apply: (tear) => this.#put(offset, Buffer.concat(chunks), tear, isDirect),
+    };
     this.#underWay.add(write);
     const delayMs = this.#delayMs();
     // The device goes on with it even while the program is stopped.
     this.#scheduler.after(delayMs, () => {
-      if (this.#underWay.delete(write) && !fails) write.apply(false);
+      // Of one that fails, any part may be there.
+      if (this.#underWay.delete(write) && (!fails || this.#rng.chance(0.5))) write.apply(fails);
     });
     await this.#scheduler.sleep(delayMs, program);
+    if (fails) this.errors += 1;
     if (fails) throw new FsError('EIO', `write error on ${this.name}`);
   }
 
-  #put(offset: number, bytes: Buffer, tear: boolean): void {
+  #put(offset: number, bytes: Buffer, tear: boolean, isDirect: boolean): void {
     for (let at = 0; at < bytes.length; ) {
       const { block, start, end } = blockPart(offset + at, bytes.length - at);
       const old = this.#cache.get(block) ?? this.#durable.get(block) ?? ZEROS;
       const content = Buffer.from(old);
       bytes.copy(content, start, at, at + end - start);
+      if (isDirect) this.#direct.add(block);
+      else this.#direct.delete(block);
       if (!tear || this.#rng.chance(0.5)) this.#cache.set(block, tear ? this.#torn(old, content) : content);
       at += end - start;
     }
@@ -167,7 +187,8 @@ export class SimDisk {
     // What was written before this began is durable when it ends; later writes may be or not.
     const written = [...this.#cache];
     await this.#scheduler.sleep(this.#delayMs() * 3, program);
-    if (this.writeErrorChance > 0 && this.#rng.chance(this.writeErrorChance)) {
+    if (this.flushErrorChance > 0 && this.#rng.chance(this.flushErrorChance)) {
+      this.#lose((block) => !this.#direct.has(block));
       throw new FsError('EIO', `flush error on ${this.name}`);
     }
     for (const [block, content] of written) {

@@ -35,6 +35,9 @@ export const FAULT_KINDS = [
   'commit error',
   'forced start',
   'cancel shutdown',
+  'data read error',
+  'data write error',
+  'data flush error',
 ] as const;
 export type FaultKind = (typeof FAULT_KINDS)[number];
 
@@ -46,6 +49,9 @@ const KILL_MS = 1000;
 const WATCH_MS = 1000;
 /** Longer than any other fault leaves a server down. */
 const RESTART_MS = 5000;
+/** Dirty data is written back, or lost, within about a second. */
+const LOSS_KNOWN_MS = 2000;
+const DATA_ERRORS = ['readErrorChance', 'writeErrorChance', 'flushErrorChance'] as const;
 
 export class Faults {
   readonly #world: World;
@@ -108,6 +114,7 @@ export class Faults {
     data.slowChance = 0;
     meta.slowChance = 0;
     meta.commitErrorChance = 0;
+    for (const what of DATA_ERRORS) data[what] = 0;
     if (this.#world.active === undefined) await this.#startServer();
     for (const client of this.#world.clients) if (!client.isMounted) await this.#mount(client);
     this.#isWhole = true;
@@ -161,6 +168,12 @@ export class Faults {
         return server && this.#forcedStart(server);
       case 'cancel shutdown':
         return server && this.#cancelShutdown(server);
+      case 'data read error':
+        return this.#dataError('readErrorChance');
+      case 'data write error':
+        return this.#dataError('writeErrorChance');
+      case 'data flush error':
+        return this.#dataError('flushErrorChance');
     }
   }
 
@@ -224,7 +237,9 @@ export class Faults {
     const world = this.#world;
     for (;;) {
       if (world.servers.some(({ program }) => program !== undefined)) return;
-      if (this.#rng.chance(0.3)) await checkDevices(world, 'before a start');
+      if (this.#rng.chance(0.3) && world.disks.data.readErrorChance === 0) {
+        await checkDevices(world, 'before a start');
+      }
       if (world.servers.some(({ program }) => program !== undefined)) return;
       const server = wanted ?? this.#rng.pick(world.servers);
       const { clean, softwareVersion } = world.disks.meta.superblock();
@@ -300,6 +315,25 @@ export class Faults {
     await this.#world.sleep(this.#rng.below(500));
     meta.commitErrorChance = 0;
     if (program?.alive !== true) await this.#startServer();
+  }
+
+  /**
+   * The data device fails some requests, or all. A read or a write that fails is answered EIO, and the server goes on; after a
+   * flush it stops by itself, and what was answered is replayed to the next one.
+   */
+  async #dataError(what: (typeof DATA_ERRORS)[number]): Promise<void> {
+    const world = this.#world;
+    const { data } = world.disks;
+    data[what] = this.#rng.pick([0.02, 0.2, 1]);
+    await world.sleep(this.#rng.below(1500));
+    data[what] = 0;
+    await this.#startServer();
+    // What was under way has been answered, and who lost something has been told, or will be when it closes its files.
+    await world.sleep(LOSS_KNOWN_MS);
+    for (const client of world.clients) {
+      const isBusy = this.workers().some(({ node, state }) => node === client && state === 'working');
+      if (client.isMounted && !isBusy && !this.#isOver) this.onMounted(client);
+    }
   }
 
   async #forcedStart(server: ServerNode): Promise<void> {

@@ -22,26 +22,43 @@ export class OpenFile {
   readonly isDirect: boolean;
   usedFlock = false;
   isClosed = false;
+  /** Of those of its inode, what it was told, or what was there before it. */
+  #toldErrors: number;
 
   constructor(inode: KernelInode, fh: number, flags: number, isDirect: boolean) {
     this.inode = inode;
     this.fh = fh;
     this.flags = flags;
     this.isDirect = isDirect;
+    this.#toldErrors = inode.writeErrors;
     inode.uses += 1;
+  }
+
+  /** @throws SystemError EIO when pages could not be written back since it was told last. */
+  checkWritten(call: string): void {
+    const { writeErrors } = this.inode;
+    if (writeErrors === this.#toldErrors) return;
+    this.#toldErrors = writeErrors;
+    throw new SystemError(ERRNO.EIO, call);
   }
 }
 
 export class Process extends NameCalls {
   readonly #files = new Set<OpenFile>();
 
-  /** The end of the process, by itself or by a signal: its kernel closes what it had open. */
-  async exit(): Promise<void> {
+  /**
+   * The end of the process, by itself or by a signal: its kernel closes what it had open.
+   * @returns what closing failed with.
+   */
+  async exit(): Promise<SystemError[]> {
+    const failures: SystemError[] = [];
     for (const file of [...this.#files]) {
       await this.close(file).catch((error: unknown) => {
         if (!(error instanceof SystemError)) throw error;
+        failures.push(error);
       });
     }
+    return failures;
   }
 
   /** open(2). */
@@ -119,6 +136,7 @@ export class Process extends NameCalls {
       const flush = body(BigInt(fh), 0, 0, owner);
       const { errno } = await this.kernel.channel.request(OPCODE.FLUSH, inode.nodeid, this.pid, flush).answer;
       if (errno !== 0) throw new SystemError(errno, 'close');
+      file.checkWritten('close');
     } finally {
       const owner = BigInt(file.usedFlock ? this.#flockOwner(file) : 0);
       const release = body(BigInt(fh), file.flags, file.usedFlock ? 2 : 0, owner);
@@ -236,11 +254,11 @@ export class Process extends NameCalls {
 
   fsync(file: OpenFile): Promise<void> {
     return this.call(async () => {
-      const errno = await this.kernel.writeBack(file.inode);
+      await this.kernel.writeBack(file.inode);
       await this.locked(file.inode, true, () =>
         this.request(OPCODE.FSYNC, file.inode, body(BigInt(file.fh), 0, 0)),
       );
-      if (errno !== 0) throw new SystemError(errno, 'fsync');
+      file.checkWritten('fsync');
     });
   }
 
@@ -292,8 +310,8 @@ export class Process extends NameCalls {
 
   msync(file: OpenFile): Promise<void> {
     return this.call(async () => {
-      const errno = await this.kernel.writeBack(file.inode);
-      if (errno !== 0) throw new SystemError(errno, 'msync');
+      await this.kernel.writeBack(file.inode);
+      file.checkWritten('msync');
     });
   }
 

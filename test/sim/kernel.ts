@@ -183,9 +183,8 @@ export class SimKernel {
   }
 
   /** One dirty page to the client, as the kernel writes mapped pages back: with any handle, for nobody. */
-  async writePage(inode: KernelInode, index: number, page: Page): Promise<number> {
+  async writePage(inode: KernelInode, index: number, page: Page): Promise<void> {
     while (inode.truncating !== undefined) await inode.truncating;
-    let errno = 0;
     await this.lockPage(page, async () => {
       if (!page.isDirty || page.content === undefined) return;
       page.isDirty = false;
@@ -194,20 +193,18 @@ export class SimKernel {
       if (content.length === 0) return;
       const head = body(0n, BigInt(start), content.length, WRITE_CACHE, 0n, 0, 0);
       const written = Buffer.concat([head, content]);
-      ({ errno } = await this.channel.request(OPCODE.WRITE, inode.nodeid, 0, written).answer);
+      const { errno } = await this.channel.request(OPCODE.WRITE, inode.nodeid, 0, written).answer;
+      if (errno !== 0) inode.writeErrors += 1;
     });
-    return errno;
   }
 
-  /** @returns the first errno. */
-  async writeBack(inode: KernelInode, start = 0, end = Number.POSITIVE_INFINITY): Promise<number> {
-    let failed = 0;
+  /** What fails is told by fsync, msync and close. */
+  async writeBack(inode: KernelInode, start = 0, end = Number.POSITIVE_INFINITY): Promise<void> {
     for (const index of inode.pagesIn(start, end)) {
       const page = inode.pages.get(index);
       if (page?.isDirty !== true) continue;
-      failed ||= await this.writePage(inode, index, page);
+      await this.writePage(inode, index, page);
     }
-    return failed;
   }
 
   /** invalidate_inode_pages2_range. */

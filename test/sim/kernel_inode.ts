@@ -26,6 +26,8 @@ export class KernelInode {
   /** Open files, and system calls that use it now. */
   uses = 0;
   readonly pages = new Map<number, Page>();
+  /** Pages that could not be written back: each open file is told once. */
+  writeErrors = 0;
   /** i_rwsem. Taken shared by lookups, exclusive by what changes the directory or writes the file. */
   readonly lock = new RwLock();
   /** A truncate is under way: no page is written back meanwhile (FUSE_NOWRITE). */

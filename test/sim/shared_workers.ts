@@ -69,6 +69,7 @@ export class Register {
 }
 
 export class RegisterWorker extends Worker {
+  protected override readonly sharesData = true;
   readonly #registers: readonly Register[];
   readonly #count: number;
 
@@ -127,6 +128,7 @@ export class Section {
 }
 
 export class SectionWorker extends Worker {
+  protected override readonly sharesData = true;
   readonly #section: Section;
   readonly #count: number;
 
@@ -188,6 +190,7 @@ export class Appends {
 }
 
 export class AppendWorker extends Worker {
+  protected override readonly sharesData = true;
   readonly #appends: Appends;
   readonly #count: number;
 

@@ -65,6 +65,8 @@ export class TreeWorker extends Worker {
   readonly #synced = new Map<ModelNode, Buffer>();
   #promised: readonly (Omit<Promised, 'content'> & { readonly node: ModelNode })[] = [];
   #touched = new Set<string>();
+  /** Files that were written and closed, and not synced since. */
+  readonly #unsynced = new Set<ModelNode>();
   readonly #count: number;
 
   constructor(world: World, node: ClientNode, name: string, count: number) {
@@ -81,6 +83,10 @@ export class TreeWorker extends Worker {
     }
     for (const open of this.#opens.splice(0)) await this.#close(open);
     await this.#compareAll();
+  }
+
+  protected override get hasClosedUnsynced(): boolean {
+    return this.#unsynced.size > 0;
   }
 
   /** What must be there although this worker's client was disturbed. */
@@ -392,12 +398,14 @@ export class TreeWorker extends Worker {
     const before = this.model.walk();
     await this.does(`fsync ${path}`, () => this.process.fsync(file));
     this.#synced.set(node, node.content);
+    this.#unsynced.delete(node);
     this.#touched = new Set();
     this.#promised = before.map(({ path: at, node: there }) => ({ path: at, kind: there.kind, node: there }));
   }
 
   async #close({ file, node, path }: OpenModel): Promise<void> {
     await this.does(`close ${path}`, () => this.process.close(file));
+    if (node.content.length > 0 && !this.#synced.has(node)) this.#unsynced.add(node);
     if (node.nlink === 0) this.#synced.delete(node);
   }
 

@@ -3,6 +3,9 @@
  *
  * Everything it is told must be right as long as its client was not disturbed: killed, evicted, or its process killed. When
  * it was, the worker ends (Disturbed), and only what had been made durable is still promised to it.
+ *
+ * When the data device fails reads or writes, a call may fail with EIO, and what was not synced may be lost; but who has the
+ * file open is told, at the latest when it closes it. What else is lost is wrong (Suspect, until the files are closed).
  */
 
 import type { ClientNode } from './client_node.js';
@@ -16,6 +19,11 @@ export class Disturbed extends Error {
   override name = 'Disturbed';
 }
 
+/** Wrong, unless it is told that the device has lost what it misses. */
+class Suspect extends Error {
+  override name = 'Suspect';
+}
+
 export abstract class Worker {
   readonly world: World;
   readonly node: ClientNode;
@@ -24,6 +32,10 @@ export abstract class Worker {
   readonly process: Process;
   readonly #mount: number;
   readonly #disturbancesBefore: number;
+  readonly #dataErrorsBefore: number;
+  #wasToldOfLoss = false;
+  /** Others' data matters to it: what they have lost and are not told of yet it cannot know. */
+  protected readonly sharesData: boolean = false;
   operations = 0;
   /** What it does now, for the report of a run that does not end. */
   doing = 'nothing';
@@ -38,6 +50,7 @@ export abstract class Worker {
     this.process = new Process(node.kernel);
     this.#mount = node.mountNumber;
     this.#disturbancesBefore = node.disturbances(this.#mount);
+    this.#dataErrorsBefore = world.dataErrors;
   }
 
   /** Its work, until it is done or told to stop. */
@@ -51,7 +64,27 @@ export abstract class Worker {
   }
 
   get isDisturbed(): boolean {
-    return this.node.disturbances(this.#mount) !== this.#disturbancesBefore || this.process.isKilled;
+    if (this.process.isKilled || this.#wasToldOfLoss) return true;
+    if (this.sharesData && this.#mayHaveLost) return true;
+    return this.node.disturbances(this.#mount) !== this.#disturbancesBefore;
+  }
+
+  /** It has closed files before all of what it wrote was on the devices: nobody can be told what becomes of that. */
+  protected get hasClosedUnsynced(): boolean {
+    return false;
+  }
+
+  /** What it did not sync may be lost without a word. */
+  get mayHaveLostUntold(): boolean {
+    return this.#mayHaveLost && this.hasClosedUnsynced;
+  }
+
+  /** The data device has failed something since it began. */
+  get #mayHaveLost(): boolean {
+    return this.world.dataErrors !== this.#dataErrorsBefore;
+  }
+  #tells(error: unknown): boolean {
+    return this.#mayHaveLost && error instanceof SystemError && error.code === 'EIO';
   }
 
   /** Never rejects: what is wrong is a violation of the world. */
@@ -60,17 +93,27 @@ export abstract class Worker {
       await this.work();
       this.state = 'done';
     } catch (error) {
+      if (this.#tells(error)) this.#wasToldOfLoss = true;
+      if (error instanceof Suspect) {
+        const failures = await this.#closesAll();
+        this.#wasToldOfLoss = this.mayHaveLostUntold || failures.some((failure) => this.#tells(failure));
+      }
       if (error instanceof Disturbed || this.isDisturbed) {
         this.state = 'disturbed';
         this.world.scheduler.trace.say(this.name, `ends, disturbed: ${String(error)}`);
       } else {
-        this.wrong(error instanceof Error ? (error.stack ?? error.message) : String(error));
+        this.#violated(error instanceof Error ? (error.stack ?? error.message) : String(error));
       }
     } finally {
-      this.doing = 'closing its files';
-      await this.process.exit();
-      this.doing = 'nothing';
+      await this.#closesAll();
     }
+  }
+
+  async #closesAll(): Promise<SystemError[]> {
+    this.doing = 'closing its files';
+    const failures = await this.process.exit();
+    this.doing = 'nothing';
+    return failures;
   }
 
   /** One operation, as it shows in the trace. */
@@ -93,6 +136,11 @@ export abstract class Worker {
   /** Wrong, unless its client was disturbed. */
   protected wrong(what: string): never | void {
     if (this.isDisturbed) throw new Disturbed(what);
+    if (this.#mayHaveLost) throw new Suspect(what);
+    this.#violated(what);
+  }
+
+  #violated(what: string): void {
     this.world.violated(`${this.name} on ${this.node.name}: ${what}`);
   }
 
@@ -100,13 +148,13 @@ export abstract class Worker {
     if (!isSo) this.wrong(what());
   }
 
-  /** The errno that it fails with; '' when it does not. */
+  /** The errno that it fails with; '' when it does not. @throws SystemError EIO when the device may be why. */
   protected async errno(run: () => Promise<unknown>): Promise<string> {
     try {
       await run();
       return '';
     } catch (error) {
-      if (error instanceof SystemError) return error.code;
+      if (error instanceof SystemError && !this.#tells(error)) return error.code;
       throw error;
     }
   }

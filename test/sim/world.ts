@@ -98,6 +98,11 @@ export class World {
     return this.servers.find(({ store, server }) => store !== undefined && server?.target !== undefined);
   }
 
+  /** Reads and writes that the data device has failed: data that was not synced may be lost, and whose it was is told. */
+  get dataErrors(): number {
+    return this.disks.data.errors;
+  }
+
   sleep(ms: number): Promise<void> {
     return this.scheduler.sleep(ms);
   }
