@@ -69,8 +69,8 @@ export class BlockIo {
   readonly #space: ExtentAllocator;
   /** Blocks kept back for what makes room: the edge blocks of truncate and punch. */
   readonly #reserveBlocks: number;
-  /** Device blocks where large reads began lately. */
-  readonly #readLately = new LRUCache<number, true>({ max: REMEMBERED_MAX });
+  /** Device blocks where large reads began lately. Made at the first: that takes longer than all the rest of an opening. */
+  #readLately: LRUCache<number, true> | undefined;
 
   constructor(host: BlockIoHost) {
     this.#host = host;
@@ -156,9 +156,9 @@ export class BlockIo {
 
   #readBlocks(place: number, part: Uint8Array): Promise<void> {
     const { device } = this.#host;
-    if (part.length < ONCE_BYTES || this.#readLately.get(place) === true) {
-      return device.read(place * BLOCK_BYTES, part);
-    }
+    if (part.length < ONCE_BYTES) return device.read(place * BLOCK_BYTES, part);
+    this.#readLately ??= new LRUCache({ max: REMEMBERED_MAX });
+    if (this.#readLately.get(place) === true) return device.read(place * BLOCK_BYTES, part);
     this.#readLately.set(place, true);
     return device.readOnce(place * BLOCK_BYTES, part);
   }
