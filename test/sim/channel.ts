@@ -15,6 +15,8 @@ import type { SimRng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
 
 const SLAB_BYTES = 2 << 20;
+/** So large it is at first. */
+const FIRST_SLAB_BYTES = 16 << 10;
 const EINTR = 4;
 const EAGAIN = 11;
 const ENOTCONN = 107;
@@ -45,7 +47,7 @@ export class FuseChannel {
   readonly #rng: SimRng;
   readonly #program: Program;
   readonly #replySlab = Buffer.alloc(256 << 10);
-  readonly #requestSlab = Buffer.alloc(SLAB_BYTES);
+  #requestSlab = Buffer.alloc(FIRST_SLAB_BYTES);
   readonly #waiting = new Map<bigint, Waiting>();
   #queue: { readonly bytes: Buffer; readonly waiting: Waiting | undefined }[] = [];
   #reading = false;
@@ -143,7 +145,7 @@ export class FuseChannel {
 
   #read(): void {
     this.#reading = false;
-    const slab = this.#requestSlab;
+    const slab = this.#slab();
     let used = 0;
     while (this.#queue.length > 0) {
       const first = this.#queue[0];
@@ -157,6 +159,15 @@ export class FuseChannel {
     this.flushReplies();
     slab.fill(0xdb, 0, used);
     if (this.#queue.length > 0) this.#scheduler.after(0, () => this.#read(), this.#program);
+  }
+
+  /** Memory for the batch that waits. */
+  #slab(): Buffer {
+    let wanted = this.#requestSlab.length;
+    const waiting = this.#queue.reduce((sum, { bytes }) => sum + bytes.length, 0);
+    while (wanted < Math.min(waiting, SLAB_BYTES)) wanted *= 2;
+    if (wanted > this.#requestSlab.length) this.#requestSlab = Buffer.alloc(wanted);
+    return this.#requestSlab;
   }
 
   #replied(bytes: Buffer): void {

@@ -170,12 +170,16 @@ export class SimDisk {
     if (fails) throw new FsError('EIO', `write error on ${this.name}`);
   }
 
+  /** @param bytes nobody changes any more. */
   #put(offset: number, bytes: Buffer, tear: boolean, isDirect: boolean): void {
     for (let at = 0; at < bytes.length; ) {
       const { block, start, end } = blockPart(offset + at, bytes.length - at);
       const old = this.#cache.get(block) ?? this.#durable.get(block) ?? ZEROS;
-      const content = Buffer.from(old);
-      bytes.copy(content, start, at, at + end - start);
+      let content = bytes.subarray(at, at + end - start);
+      if (content.length < BLOCK_BYTES) {
+        content = Buffer.from(old);
+        bytes.copy(content, start, at, at + end - start);
+      }
       if (isDirect) this.#direct.add(block);
       else this.#direct.delete(block);
       if (!tear || this.#rng.chance(0.5)) this.#cache.set(block, tear ? this.#torn(old, content) : content);

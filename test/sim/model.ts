@@ -9,7 +9,11 @@ export class ModelError extends Error {
   override name = 'ModelError';
   readonly code: Errno;
   constructor(code: Errno) {
+    // The answer of a call, and nothing that anybody looks for: a stack would take longer than the call.
+    const { stackTraceLimit } = Error;
+    Error.stackTraceLimit = 0;
     super(code);
+    Error.stackTraceLimit = stackTraceLimit;
     this.code = code;
   }
 }

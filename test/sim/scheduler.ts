@@ -1,6 +1,7 @@
 /**
  * Virtual time and the one queue of events. Nothing in the simulator happens outside an event, and between two events
- * every promise that can go on does (an event ends with a turn of the real event loop, in which nothing else happens).
+ * every promise that can go on does; one that was rejected and that nobody waits for is told of then, as after any turn of
+ * the real event loop. That itself has a turn now and then only: one for each event would take as long as the events.
  *
  * Invariants:
  * - Events run in order of time, those of one time in the order in which they were asked for.
@@ -25,6 +26,15 @@ interface Event {
   readonly owner: Owner | undefined;
   run: (() => void) | undefined;
 }
+
+/** So often the rest of the process (a time limit of a test, its output) gets its turn. */
+const EVENTS_A_TURN = 1000;
+
+/**
+ * What Node does between two callbacks of one turn: every promise that can go on goes on, and rejections that nobody waits
+ * for are told. Old and without a description, so we can do without it.
+ */
+const settle = (process as { readonly _tickCallback?: () => void })._tickCallback;
 
 export type RunEnd = 'done' | 'nothing left' | 'time is up';
 
@@ -64,7 +74,14 @@ export class Scheduler {
   async run(done: () => boolean, untilMs: number): Promise<RunEnd> {
     for (;;) {
       // Promises first: what a caller has just started may be all there is.
-      await turn();
+      const end = await turn(() => this.#runSome(done, untilMs));
+      if (end !== undefined) return end;
+    }
+  }
+
+  /** @returns undefined when there is more to run. */
+  #runSome(done: () => boolean, untilMs: number): RunEnd | undefined {
+    for (let count = 0; count < EVENTS_A_TURN; count++) {
       if (done()) return 'done';
       const event = this.#next();
       if (event === undefined) return 'nothing left';
@@ -76,7 +93,10 @@ export class Scheduler {
       this.#events += 1;
       this.trace.digest = mix32(this.trace.digest ^ event.order ^ Math.round(event.atMs * 1024));
       event.run?.();
+      if (settle === undefined) return undefined;
+      settle();
     }
+    return undefined;
   }
 
   /** The next event that may run: those of the dead go, those of the stopped are put off. */
@@ -137,7 +157,15 @@ function before(a: Event, b: Event): boolean {
   return a.atMs < b.atMs || (a.atMs === b.atMs && a.order < b.order);
 }
 
-/** One turn of the real event loop: every promise that can go on has gone on after it. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
+/** Runs this in a turn of the real event loop of its own: every promise that can go on has gone on before it. */
+function turn<T>(run: () => T): Promise<T> {
+  return new Promise((resolve, reject) => {
+    setImmediate(() => {
+      try {
+        resolve(run());
+      } catch (thrown) {
+        reject(thrown);
+      }
+    });
+  });
 }
