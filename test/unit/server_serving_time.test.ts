@@ -130,7 +130,10 @@ test('the recovery window gives up nobody whose CONNECT came while the server st
     softMs: 30_000,
     hardMs: 90_000,
     lastTransno: 0 as Transno,
-    expired: ({ name }) => expired.push(name),
+    expired: ({ name, uuid }) => {
+      expired.push(name);
+      window.gone(uuid);
+    },
     ended: () => {
       ended += 1;
     },
