@@ -11,7 +11,7 @@ import type { Caller, FsClient } from './api.js';
 import type { Core } from './core.js';
 import { type DataLocks, exclusively, type Io } from './data_locks.js';
 import type { FileState } from './file_state.js';
-import { type Handle, reportWriteError } from './open_files.js';
+import { type Handle, reportLoss, reportWriteError } from './open_files.js';
 import type { Reader } from './readahead.js';
 import { interruptible, type Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
@@ -310,7 +310,7 @@ export class DataOperations {
     const written = this.#writeBack.flush(target, file);
     if (written !== undefined) await interruptible(written, op.signal);
     if (handle?.dead !== undefined) throw handle.dead;
-    if (handle !== undefined) reportWriteError(handle);
+    if (handle !== undefined) reportLoss(handle);
   }
 
   fsync(op: Caller, fh: Fh): MaybePromise<void> {
@@ -328,7 +328,7 @@ export class DataOperations {
         if (handle.dead !== undefined) throw handle.dead;
         const file = this.#core.files.get(handle.fid);
         if (file !== undefined) await this.#flushed(op, target, file, handle);
-        else reportWriteError(handle);
+        else reportLoss(handle);
         await target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal });
       },
       handle,

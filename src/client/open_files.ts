@@ -21,15 +21,29 @@ export interface Handle {
   dead: FsError | undefined;
   /** The target does not have it: evicted, or lost. There is nothing to close there, and nothing to open again. */
   gone: boolean;
-  /** A write-back error not yet reported through this handle; fsync, close or the next write reports it once. */
-  writeError: FsError | undefined;
+  /** A failed write-back not yet reported through this handle; fsync, close or the next write reports it once. */
+  writeFailure: WriteFailure | undefined;
+  /** One from before it was opened that nobody was told of: fsync reports it once. */
+  earlierFailure: WriteFailure | undefined;
   /** Where the next sequential read begins. */
   nextRead: number;
   /** Reads that came where the one before had ended. */
   sequentialReads: number;
 }
 
+/** A write-back that failed. */
+interface WriteFailure {
+  readonly error: FsError;
+  /** Through any handle. */
+  isReported: boolean;
+}
+
+/** Files whose failures are kept for whoever opens them next. */
+const UNREPORTED_MAX = 10_000;
+
 export class OpenFiles {
+  /** Failures of files that nobody had open for writing any more: fsync of a handle that comes later must not say all is well. */
+  readonly #unreported = new Map<Fid, WriteFailure>();
   readonly #handles = new Map<Fh, Handle>();
   readonly #byFid = new Map<Fid, Set<Handle>>();
   #nextFh = 1;
@@ -52,7 +66,8 @@ export class OpenFiles {
       directory: isDir(attr.mode),
       dead: undefined,
       gone: false,
-      writeError: undefined,
+      writeFailure: undefined,
+      earlierFailure: this.#unreportedOf(fid),
       nextRead: 0,
       sequentialReads: 0,
     };
@@ -106,16 +121,48 @@ export class OpenFiles {
     );
   }
 
-  /** A write-back of the file failed: whoever may have written it is told, once each. */
+  /**
+   * A write-back of the file failed: whoever may have written it is told, once each. If they have all closed it, those who
+   * open it are told by fsync, until one of them was.
+   */
   writeFailed(fid: Fid, error: FsError): void {
-    for (const handle of this.of(fid)) if (opensForWrite(handle.flags)) handle.writeError = error;
+    const failure: WriteFailure = { error, isReported: false };
+    let isHeld = false;
+    for (const handle of this.of(fid)) {
+      if (!opensForWrite(handle.flags)) continue;
+      handle.writeFailure = failure;
+      isHeld = true;
+    }
+    if (isHeld) return;
+    this.#unreported.delete(fid);
+    this.#unreported.set(fid, failure);
+    const [oldest] = this.#unreported.keys();
+    if (this.#unreported.size > UNREPORTED_MAX && oldest !== undefined) this.#unreported.delete(oldest);
+  }
+
+  #unreportedOf(fid: Fid): WriteFailure | undefined {
+    const failure = this.#unreported.get(fid);
+    if (failure?.isReported !== true) return failure;
+    this.#unreported.delete(fid);
+    return undefined;
   }
 }
 
 /** Reports a write-back error once. @throws it. */
 export function reportWriteError(handle: Handle): void {
-  const error = handle.writeError;
-  if (error === undefined) return;
-  handle.writeError = undefined;
-  throw error;
+  const failure = handle.writeFailure;
+  if (failure === undefined) return;
+  handle.writeFailure = undefined;
+  failure.isReported = true;
+  throw failure.error;
+}
+
+/** The same for fsync, which speaks for what was written before the handle was opened too. @throws it. */
+export function reportLoss(handle: Handle): void {
+  reportWriteError(handle);
+  const failure = handle.earlierFailure;
+  if (failure === undefined) return;
+  handle.earlierFailure = undefined;
+  failure.isReported = true;
+  throw failure.error;
 }

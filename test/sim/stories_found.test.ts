@@ -146,3 +146,29 @@ test('a page that was read before another client wrote is not read again after i
     });
   }
 });
+
+// The file was closed before its write-back failed: nobody was told, and who opened it next and synced it was told that all is
+// well. (What a program that opens a file to sync it relies on.)
+test('a loss that nobody could be told of is told by the fsync of who opens the file next', async () => {
+  await simulate({ clients: 1 }, async (world) => {
+    const writer = world.client().process();
+    const syncer = world.client().process();
+    const { data } = world.disks;
+    const file = await writer.open('/f', O_CREAT | O_RDWR);
+    await writer.pwrite(file, 0, Buffer.alloc(50_000, 'lost'));
+    data.writeErrorChance = 1;
+    await writer.close(file);
+    await world.sleep(100);
+    data.writeErrorChance = 0;
+    const first = await syncer.open('/f', 0);
+    const second = await syncer.open('/f', O_RDWR);
+    await syncer.pwrite(second, 0, Buffer.from('more'));
+    for (const opened of [first, second]) {
+      await assert.rejects(syncer.fsync(opened), /EIO/);
+      await syncer.fsync(opened);
+    }
+    const third = await syncer.open('/f', O_RDWR);
+    await syncer.fsync(third);
+    for (const opened of [first, second, third]) await syncer.close(opened);
+  });
+});
