@@ -94,7 +94,8 @@ export abstract class Worker {
       this.state = 'done';
     } catch (error) {
       if (this.#tells(error)) this.#wasToldOfLoss = true;
-      if (error instanceof Suspect) {
+      // Whatever it stumbles over may come of a loss.
+      if (error instanceof Suspect || (this.#mayHaveLost && !this.isDisturbed)) {
         const failures = await this.#closesAll();
         this.#wasToldOfLoss = this.mayHaveLostUntold || failures.some((failure) => this.#tells(failure));
       }
