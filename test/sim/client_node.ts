@@ -3,6 +3,7 @@
  * unmounted and mounted again, killed, or lose its power.
  */
 
+import { FsError } from '../../src/base/errno.js';
 import type { FsClient } from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
 import type { Address } from '../../src/runtime/ports.js';
@@ -13,6 +14,8 @@ import type { HowEnded, Machine, Program } from './machine.js';
 import { type Build, spokenBy, THIS_BUILD } from './versions.js';
 
 const CACHE_BYTES = 8 << 20;
+/** A server that is silent for about so long is not waited for any more by who unmounts. */
+const PATIENCE_MS = 55_000;
 
 export class ClientNode {
   readonly machine: Machine;
@@ -31,6 +34,8 @@ export class ClientNode {
   /** What its build can do, and that of a server. */
   build = THIS_BUILD;
   buildAt: (address: Address) => Build = () => THIS_BUILD;
+  /** The data device has failed: what was not synced may be lost. */
+  deviceFailed: () => boolean = () => false;
   /** Cache locks that it keeps; undefined: as many as a real mount does. */
   maxLocks: number | undefined;
 
@@ -102,14 +107,33 @@ export class ClientNode {
     this.#say('is mounted');
   }
 
-  /** umount(8), and the end of the client process. Its processes have ended. */
+  /**
+   * umount(8), and the end of the client process. Its processes have ended.
+   * @throws FsError what is lost, when nothing has happened that excuses it.
+   */
   async unmount(): Promise<void> {
     this.#say('unmounts');
+    const { scheduler } = this.machine;
+    const beganMs = scheduler.nowMs;
+    const mount = this.#mounts;
     await this.kernel.unmount();
-    await this.client.unmount();
+    const loss = await this.client.unmount().then(
+      () => undefined,
+      (error: unknown) => {
+        if (error instanceof FsError) return error;
+        throw error;
+      },
+    );
     this.#program?.end('exit');
-    this.#left.add(this.#mounts);
-    this.#say('is unmounted');
+    if (loss === undefined) {
+      this.#left.add(mount);
+      this.#say('is unmounted');
+      return;
+    }
+    const wasGivenUp = scheduler.nowMs - beganMs >= PATIENCE_MS;
+    if (this.disturbances(mount) === 0 && !wasGivenUp && !this.deviceFailed()) throw loss;
+    this.disturbed(mount);
+    this.#say(`is unmounted: ${loss.message}`);
   }
 
   /** The client process is gone, and the mount with it: its processes get ENOTCONN. */

@@ -14,6 +14,8 @@ import type { World } from './world.js';
 
 /** More than a client without a connection is kept. */
 const KILLED_GONE_MS = 90_000;
+/** Every client may still find out that it was evicted. */
+const UNMOUNTED_MS = 40_000;
 
 export async function judgeEnd(
   world: World,
@@ -22,7 +24,11 @@ export async function judgeEnd(
 ): Promise<void> {
   world.say('everything is looked at');
   // Whoever is evicted now was thrown out for nothing.
+  const beganMs = world.scheduler.nowMs;
   for (const client of world.clients) await client.unmount();
+  const tookMs = world.scheduler.nowMs - beganMs;
+  if (tookMs > UNMOUNTED_MS)
+    world.violated(`everybody unmounts in ${tookMs} ms, though nothing is in the way`);
   const auditor = world.client();
   await auditor.mount();
   const process = auditor.process();

@@ -8,6 +8,7 @@
  * file open is told, at the latest when it closes it. What else is lost is wrong (Suspect, until the files are closed).
  */
 
+import { OPCODE } from '../../src/fuse/constants.js';
 import type { ClientNode } from './client_node.js';
 import { Process } from './file_calls.js';
 import type { SimRng } from './rng.js';
@@ -84,7 +85,12 @@ export abstract class Worker {
     return this.world.dataErrors !== this.#dataErrorsBefore;
   }
   #tells(error: unknown): boolean {
-    return this.#mayHaveLost && error instanceof SystemError && error.code === 'EIO';
+    if (!(error instanceof SystemError) || error.code !== 'EIO') return false;
+    return this.#mayHaveLost || (this.#mayTellOfOthers && error.call === String(OPCODE.FSYNC));
+  }
+  /** fsync of a file that others have written and closed before says what became of that. */
+  get #mayTellOfOthers(): boolean {
+    return this.sharesData && (this.world.dataErrors > 0 || this.node.disturbances(this.#mount) > 0);
   }
 
   /** Never rejects: what is wrong is a violation of the world. */
