@@ -2,7 +2,9 @@
  * INIT: what the kernel offers, what we want, what both then have.
  *
  * Wanted and why (DESIGN: kernel interface): each write must pass the gate, so never WRITEBACK_CACHE; data is
- * invalidated when a lock is called back, not when an attribute differs, so EXPLICIT_INVAL_DATA and not AUTO_INVAL_DATA;
+ * invalidated when a lock is called back, not when a time differs, so not AUTO_INVAL_DATA. Nor EXPLICIT_INVAL_DATA, with which
+ * the kernel would cut pages at each size that it hears of and keep them: a size may wait for the folio of a READ that is
+ * under way, and cut what that brought from behind it (vfs/invalidation.ts);
  * a request timeout would abort the whole connection while a server is upgraded, so never REQUEST_TIMEOUT.
  */
 
@@ -38,7 +40,6 @@ export const WANTED_FLAGS: bigint =
   INIT_FLAG.POSIX_ACL |
   INIT_FLAG.MAX_PAGES |
   INIT_FLAG.CACHE_SYMLINKS |
-  INIT_FLAG.EXPLICIT_INVAL_DATA |
   INIT_FLAG.HANDLE_KILLPRIV_V2 | // else each write is preceded by a GETXATTR of security.capability
   INIT_FLAG.SETXATTR_EXT | // tells us when an ACL change must clear the set-group-id bit
   INIT_FLAG.INIT_EXT |

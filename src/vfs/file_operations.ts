@@ -108,6 +108,14 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     return kernel.wroteDirect(fid, offset, written);
   }
 
+  function broughtPages(fid: Fid, data: readonly Uint8Array[]): MaybePromise<readonly Uint8Array[]> {
+    const wait = kernel.readPages(fid);
+    if (wait === undefined) return data;
+    // The client's memory may be used again when this turn is over.
+    const copies = data.map((piece) => Buffer.from(piece));
+    return wait.then(() => copies);
+  }
+
   return {
     open(request, nodeid, flags, killSuidgid) {
       const fid = nodeid as Fid;
@@ -131,9 +139,12 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
 
     read(request, nodeid, read) {
       const fid = nodeid as Fid;
+      const { fh, offset, sizeBytes } = read;
       // A direct read locks no folio of the kernel and leaves nothing in its cache.
-      if (read.direct !== true) kernel.readsPages(fid);
-      return vfs.client.read(request, read.fh as Fh, fid, read.offset, read.sizeBytes, read.direct === true);
+      if (read.direct === true) return vfs.client.read(request, fh as Fh, fid, offset, sizeBytes, true);
+      kernel.readsPages(fid);
+      const data = vfs.client.read(request, fh as Fh, fid, offset, sizeBytes, false);
+      return isPromise(data) ? data.then((later) => broughtPages(fid, later)) : broughtPages(fid, data);
     },
 
     write(request, nodeid, write) {

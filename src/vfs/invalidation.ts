@@ -13,8 +13,14 @@
  *   - the same, for an inode that the kernel does not have yet: the invalidation finds nothing (ENOENT) and the
  *     attributes come after it. Such an inode is *unproven* in the NodeTable. Its names are invalidated too, so that
  *     every path to it is looked up again, and it is a *suspect*: an open of it invalidates its attributes once more.
+ *
+ * Attributes that no lock keeps true (their validity is 0) are *loose*: nothing takes them back, and a caller's thread may
+ * apply them late. A size from before another client's append, applied after a READ has brought what was appended, would
+ * take the end back and drop the page. So a READ is not answered before the loose attributes of its file are overtaken: an
+ * invalidation makes the kernel leave out those that were asked for before it.
  */
 
+import { type Attr, isRegular } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { Range } from '../base/interval_set.js';
@@ -83,6 +89,7 @@ export class Invalidation implements KernelCache {
     const believe = this.#believesAttrs(known, since);
     const { fid } = known.attr;
     this.#nodes.lookedUp(fid, believe);
+    if (!believe) this.#gaveLoose(known.attr);
     if (this.#suspects.size !== 0) this.#suspects.delete(fid);
     return {
       attr: known.attr,
@@ -99,7 +106,12 @@ export class Invalidation implements KernelCache {
     if (this.#suspects.size !== 0) this.#suspects.delete(fid);
     const believe = this.#believesAttrs(known, since);
     if (believe) this.#nodes.gaveAttrs(fid);
+    else this.#gaveLoose(known.attr);
     return { attr: known.attr, attrValidSec: believe ? LOCKED_VALID_SEC : 0 };
+  }
+
+  #gaveLoose({ fid, mode }: Attr): void {
+    if (isRegular(mode)) this.#nodes.gaveLoose(fid);
   }
 
   #believesAttrs(known: Known, since: AsOf | undefined): boolean {
@@ -188,6 +200,14 @@ export class Invalidation implements KernelCache {
    */
   readsPages(fid: Fid): void {
     this.#nodes.gavePages(fid);
+  }
+
+  /**
+   * A READ of the kernel was executed. Its pages must not meet loose attributes.
+   * @returns what the reply must wait for, if anything. Attribute invalidations never hang.
+   */
+  readPages(fid: Fid): Promise<void> | undefined {
+    return this.#nodes.takeLoose(fid) ? this.#notifier?.invalidateAttr(fid) : undefined;
   }
 
   /**

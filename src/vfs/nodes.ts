@@ -16,7 +16,9 @@ const ATTRS = 1;
 const PAGES = 2;
 /** The inode was new to the kernel, and no request that names it has come since: it may not exist there yet. */
 const UNPROVEN = 4;
-const NLOOKUP_UNIT = 8;
+/** Attributes of a regular file went out that are not believed, and may still be applied. */
+const LOOSE = 8;
+const NLOOKUP_UNIT = 16;
 
 /** held: asks to be invalidated. unproven: the same, but the reply that brings the inode may still be on its way. */
 export type AttrsDropped = 'none' | 'held' | 'unproven';
@@ -63,6 +65,18 @@ export class NodeTable {
 
   gaveAttrs(fid: Fid): void {
     this.#set(fid, ATTRS);
+  }
+
+  gaveLoose(fid: Fid): void {
+    this.#set(fid, LOOSE);
+  }
+
+  /** @returns whether some are, and forgets it: the caller overtakes them. */
+  takeLoose(fid: Fid): boolean {
+    const value = this.#nodes.get(fid);
+    if (value === undefined || (value & LOOSE) === 0) return false;
+    this.#nodes.set(fid, value - LOOSE);
+    return true;
   }
 
   gavePages(fid: Fid): void {

@@ -1,8 +1,11 @@
 /** Two mounts of one server: what one side changes is at once true on the other, whatever the other had cached. */
 
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import test from 'node:test';
+import { packageRoot } from '../../native/binding.js';
 import { type Agent, FALLOC, O, RENAME, SEEK } from '../fixtures/agent.js';
+import { runOk } from '../fixtures/child.js';
 import { MIB } from '../fixtures/devices.js';
 import { sharedCluster } from '../fixtures/shared_cluster.js';
 
@@ -353,4 +356,14 @@ test('a name that both sides create and remove in a race is never seen with the 
   }
   await writer;
   assert.equal(await b.readFile('f'), '000039');
+});
+
+test('what one side appends, all processes of the other read as it was written', async (t) => {
+  const { path } = await shared.place(t);
+  const script = join(packageRoot(), 'test', 'fixtures', 'growing_end.py');
+  const stdout = await runOk('python3', [script, path('', 1), path('', 0), '8', '2']);
+  const { appends, reads, zeros, short, failed } = JSON.parse(stdout) as Record<string, number>;
+  t.diagnostic(`${appends} appends, ${reads} reads, ${short} of them short`);
+  assert.deepEqual({ zeros, failed }, { zeros: 0, failed: 0 });
+  assert.ok((appends ?? 0) > 100 && (reads ?? 0) > 100, stdout);
 });

@@ -363,7 +363,6 @@ test('INIT asks for what both sides have, never for a write-back cache or a requ
     'POSIX_ACL',
     'MAX_PAGES',
     'CACHE_SYMLINKS',
-    'EXPLICIT_INVAL_DATA',
     'HANDLE_KILLPRIV_V2',
     'SETXATTR_EXT',
     'INIT_EXT',

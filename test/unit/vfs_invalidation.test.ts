@@ -193,6 +193,23 @@ test('a read whose answer is pending when the drop begins is waited for by the k
   assert.deepEqual(kernel.taken(), ['flush', `data ${F} 0+0`]);
 });
 
+test('a read is not answered before attributes that no lock keeps true are overtaken in the kernel', async () => {
+  const content = Buffer.from('content');
+  const { vfs, kernel, read } = readerOf({
+    read: () => [content],
+    getattr: (_op, fid) => knownOf(fid, false),
+  });
+  assert.deepEqual(read(0), [content]);
+  await vfs.handlers.getattr(requestOf(), F, undefined);
+  const answer = read(0);
+  assert.deepEqual([answer instanceof Promise, kernel.taken()], [true, [`attr ${F}`]]);
+  // The client's memory is used again as soon as its turn is over.
+  content.fill(0);
+  assert.equal(Buffer.concat((await answer) as Uint8Array[]).toString(), 'content');
+  // Once is enough, and what is under a lock is taken back with the lock.
+  assert.deepEqual([read(0), kernel.taken()], [[content], []]);
+});
+
 test('direct reads neither wait for a drop nor leave pages', async () => {
   const { vfs, kernel } = mounted({ read: () => [] });
   await vfs.handlers.read(requestOf(), F, { fh: 1, offset: 0, sizeBytes: 4096, flags: 0, direct: true });
