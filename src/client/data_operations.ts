@@ -74,11 +74,11 @@ export class DataOperations {
     length: number,
   ): readonly Uint8Array[] | undefined {
     const end = Math.min(offset + length, file.sizeBytes);
-    if (offset >= end) return [];
-    const views = file.pages.collect(offset, end);
+    const views = offset < end ? file.pages.collect(offset, end) : [];
     if (views === undefined) return undefined;
-    if (file.giving !== 'no') file.delivered.push({ start: offset, end });
-    this.#reader.advance(target, file, handle, offset, end);
+    // All of it: beyond the end of the file the kernel keeps pages of zeros.
+    if (file.giving !== 'no') file.delivered.push({ start: offset, end: offset + length });
+    if (offset < end) this.#reader.advance(target, file, handle, offset, end);
     return views;
   }
 

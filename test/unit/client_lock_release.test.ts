@@ -115,6 +115,30 @@ test('a reader in a loop cannot keep a lock from being given back, and keeps no 
   await reader;
 });
 
+test('what is read past the end of a file while its lock is given back is dropped with it', async (t) => {
+  const world = await clientWorld(t, { lockTimeoutMs: 5000 });
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const fa = await a.create('f', O_WRONLY);
+  await a.write(fa, 0, Buffer.alloc(10, 1));
+  const fb = await b.open('f', O_RDONLY);
+  assert.equal((await b.read(fb, 0, 2 * PAGE)).length, 10);
+  const dropped: string[] = [];
+  let letGo = (): void => undefined;
+  b.kernel.onDropPages = (_fid, ranges) => {
+    dropped.push(JSON.stringify(ranges));
+    return dropped.length > 1 ? Promise.resolve() : new Promise((resolve) => (letGo = resolve));
+  };
+  const appended = a.write(fa, 10, Buffer.alloc(10, 2));
+  await until('the pages are being dropped', () => dropped.length === 1);
+  // The kernel keeps a page of zeros for what it gets nothing of.
+  assert.equal((await b.read(fb, PAGE, PAGE)).length, 0);
+  assert.equal((await b.read(fb, 0, PAGE)).length, 10);
+  letGo();
+  await within('append', appended, 5000);
+  assert.deepEqual(dropped.slice(1), [JSON.stringify([{ start: 0, end: 2 * PAGE }])]);
+});
+
 test('a shutdown drains a client whose kernel never stops writing', async (t) => {
   const world = await clientWorld(t, { drainTimeoutMs: 10_000 });
   const a = await world.client('a');
