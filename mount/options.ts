@@ -11,7 +11,8 @@ export interface MountOptions {
   /** Keep trying when no server answers. */
   readonly retry: boolean;
   /** How long an unmount waits for a server that does nothing, in milliseconds. */
-  readonly umountTimeoutMs: number;
+  /** undefined: without limit. */
+  readonly umountTimeoutMs: number | undefined;
   readonly driver: 'native' | 'fuse-native';
   readonly readOnly: boolean;
   /** Users other than the one who mounts may enter. */
@@ -23,8 +24,6 @@ export interface MountOptions {
 }
 
 export const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
-/** Shorter than what service managers wait before they kill (90 s). */
-export const DEFAULT_UMOUNT_TIMEOUT_MS = 60_000;
 const UMOUNT_TIMEOUT_MAX_S = 86_400;
 const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;
 
@@ -65,7 +64,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let cacheBytes = DEFAULT_CACHE_BYTES;
   let intr: IntrMode = 'fatal';
   let retry = false;
-  let umountTimeoutMs = DEFAULT_UMOUNT_TIMEOUT_MS;
+  let umountTimeoutMs: number | undefined;
   let driver: MountOptions['driver'] = 'native';
   let allowOther = root;
   let name: string | undefined;

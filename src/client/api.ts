@@ -267,7 +267,7 @@ export interface ClientOptions {
   readonly connectTimeoutMs: number | undefined;
   /** Ends the first connect, with its reason. */
   readonly signal?: AbortSignal | undefined;
-  /** An unmount waits so long for a server that does nothing. Default LEAVE_PATIENCE_MS. */
+  /** An unmount with something to lose waits so long for a server that does nothing; undefined: without limit. */
   readonly leavePatienceMs?: number | undefined;
   readonly kernel: KernelCache;
   /** Told of state changes, for logs and the demo's live view. */

@@ -17,7 +17,7 @@ import { AttrOperations } from './attr_operations.js';
 import { Core } from './core.js';
 import { DataLocks } from './data_locks.js';
 import { DataOperations } from './data_operations.js';
-import { depart, describeLoss, LEAVE_PATIENCE_MS } from './departure.js';
+import { depart, describeLoss } from './departure.js';
 import { Drain } from './drain.js';
 import { Import, type ImportEvents } from './import.js';
 import { LockOperations } from './lock_operations.js';
@@ -228,7 +228,7 @@ class Client {
 
   /** Every byte to the servers, every lock back, goodbye. */
   async #unmount(): Promise<void> {
-    const patienceMs = this.#options.leavePatienceMs ?? LEAVE_PATIENCE_MS;
+    const patienceMs = this.#options.leavePatienceMs;
     const departing = { core: this.#core, writeBack: this.#writeBack, patienceMs };
     const losses = await Promise.all(this.#members.map((member) => depart({ ...departing, ...member })));
     this.#writeBack.stop();

@@ -1,9 +1,9 @@
 /**
  * Leaving a target: everything to the server, every lock back, goodbye.
  *
- * It ends in a bounded time, whatever the server does. What is dirty, or was answered and is not known to be committed, is
- * waited for while anything goes on: WRITEs that land, a recovery that is under way (the server limits that). Without
- * either for patienceMs it is given up. A client that has nothing to lose waits only for its goodbye, so that a server
+ * What is dirty, or was answered and is not known to be committed, is waited for as long as it takes: a server that is being
+ * upgraded comes back. With patienceMs it is given up when for so long nothing went on: no WRITE that landed, no recovery
+ * under way (the server limits that). A client that has nothing to lose waits only for its goodbye, so that a server
  * that comes back need not wait for it.
  *
  * Looks are counted, not time: a process that was itself stopped has waited for nobody.
@@ -20,8 +20,8 @@ import type { WriteBack } from './write_back.js';
 
 const log = logger('client:departure');
 
-export const LEAVE_PATIENCE_MS = 60_000;
 const GOODBYE_WAIT_MS = 10_000;
+const LOOK_MS = 1000;
 const LOOKS_PER_PATIENCE = 60;
 
 /** States in which a server is heard, and limits how long it takes. */
@@ -39,7 +39,8 @@ export interface Departing {
   readonly target: Target;
   readonly connection: Import;
   readonly drain: Drain;
-  readonly patienceMs: number;
+  /** undefined: no limit. */
+  readonly patienceMs: number | undefined;
 }
 
 /** Never rejects. @returns undefined when everything is on the server. */
@@ -85,8 +86,10 @@ interface Patience {
 
 function watch({ core, target, connection, patienceMs }: Departing): Patience {
   const { timers } = core.runtime;
-  const lookMs = patienceMs / LOOKS_PER_PATIENCE;
-  const cleanLooks = Math.min(LOOKS_PER_PATIENCE, GOODBYE_WAIT_MS / lookMs);
+  const limitMs = patienceMs ?? Number.POSITIVE_INFINITY;
+  const lookMs = Math.min(LOOK_MS, limitMs / LOOKS_PER_PATIENCE);
+  const quietLooks = limitMs / lookMs;
+  const cleanLooks = Math.min(limitMs, GOODBYE_WAIT_MS) / lookMs;
   const abort = new AbortController();
   let timer: Timer;
   let seen = '';
@@ -103,13 +106,14 @@ function watch({ core, target, connection, patienceMs }: Departing): Patience {
       seen = now;
       quiet = goesOn ? 0 : quiet + 1;
       clean = bytes === 0 && operations === 0 ? clean + 1 : 0;
-      if (quiet < LOOKS_PER_PATIENCE && clean < cleanLooks) {
+      if (quiet < quietLooks && clean < cleanLooks) {
         timer = timers.after(lookMs, look);
         return;
       }
       log('given up in state %s', state);
       abort.abort();
-      resolve(`${connection.address} did not answer for ${Math.round(patienceMs / 1000)} s`);
+      const forMs = Math.min(quiet, quietLooks) * lookMs;
+      resolve(`${connection.address} did not answer for ${Math.round(forMs / 1000)} s`);
     };
     timer = timers.after(lookMs, look);
   });

@@ -14,8 +14,6 @@ import type { HowEnded, Machine, Program } from './machine.js';
 import { type Build, spokenBy, THIS_BUILD } from './versions.js';
 
 const CACHE_BYTES = 8 << 20;
-/** A server that is silent for about so long is not waited for any more by who unmounts. */
-const PATIENCE_MS = 55_000;
 
 export class ClientNode {
   readonly machine: Machine;
@@ -113,8 +111,6 @@ export class ClientNode {
    */
   async unmount(): Promise<void> {
     this.#say('unmounts');
-    const { scheduler } = this.machine;
-    const beganMs = scheduler.nowMs;
     const mount = this.#mounts;
     await this.kernel.unmount();
     const loss = await this.client.unmount().then(
@@ -130,8 +126,7 @@ export class ClientNode {
       this.#say('is unmounted');
       return;
     }
-    const wasGivenUp = scheduler.nowMs - beganMs >= PATIENCE_MS;
-    if (this.disturbances(mount) === 0 && !wasGivenUp && !this.deviceFailed()) throw loss;
+    if (this.disturbances(mount) === 0 && !this.deviceFailed()) throw loss;
     this.disturbed(mount);
     this.#say(`is unmounted: ${loss.message}`);
   }

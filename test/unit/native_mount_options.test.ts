@@ -9,7 +9,7 @@ const DEFAULTS = {
   cacheBytes: 256 << 20,
   intr: 'fatal',
   retry: false,
-  umountTimeoutMs: 60_000,
+  umountTimeoutMs: undefined,
   driver: 'native',
   readOnly: false,
   allowOther: true,
