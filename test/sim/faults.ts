@@ -65,6 +65,8 @@ export class Faults {
   #underWay = new Set<Promise<void>>();
   /** A client was killed or unmounted and is back: processes may start on it. */
   onMounted: (client: ClientNode) => void = () => undefined;
+  /** To be unmounted when their processes have ended. */
+  readonly #leaving = new Set<ClientNode>();
   /** Processes that may be killed. */
   workers: () => readonly Worker[] = () => [];
   /** All processes of a client must end: it will be unmounted. */
@@ -159,7 +161,7 @@ export class Faults {
         if (client.isMounted) client.kernel.shrink(0.5);
         return Promise.resolve();
       case 'remount':
-        return client.isMounted ? this.#remount(client) : undefined;
+        return client.isMounted && !this.#leaving.has(client) ? this.#remount(client) : undefined;
       case 'kill process':
         return this.#killProcess();
       case 'commit error':
@@ -281,9 +283,14 @@ export class Faults {
 
   async #remount(client: ClientNode): Promise<void> {
     const { program } = client;
-    await this.beforeUnmount(client);
-    if (client.program !== program || !client.isMounted) return;
-    await client.unmount();
+    this.#leaving.add(client);
+    try {
+      await this.beforeUnmount(client);
+      if (client.program !== program || !client.isMounted) return;
+      await client.unmount();
+    } finally {
+      this.#leaving.delete(client);
+    }
     await this.#world.sleep(this.#rng.below(500));
     await this.#mount(client);
   }
@@ -332,7 +339,7 @@ export class Faults {
     await world.sleep(LOSS_KNOWN_MS);
     for (const client of world.clients) {
       const isBusy = this.workers().some(({ node, state }) => node === client && state === 'working');
-      if (client.isMounted && !isBusy && !this.#isOver) this.onMounted(client);
+      if (client.isMounted && !isBusy && !this.#isOver && !this.#leaving.has(client)) this.onMounted(client);
     }
   }
 
