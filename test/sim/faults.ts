@@ -110,7 +110,17 @@ export class Faults {
   async end(): Promise<void> {
     this.#isOver = true;
     this.#world.network.heal();
-    await Promise.all(this.#underWay);
+    let isQuiet = false;
+    const quiet = Promise.all(this.#underWay).then(() => {
+      isQuiet = true;
+    });
+    // Who unmounts waits for a server.
+    const isStranded = (): boolean => this.#world.active === undefined && this.#leaving.size > 0;
+    while (!isQuiet) {
+      if (isStranded()) await this.#startServer();
+      await this.#world.sleep(20);
+    }
+    await quiet;
     this.#world.network.heal();
     const { data, meta } = this.#world.disks;
     data.slowChance = 0;
