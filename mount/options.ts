@@ -10,8 +10,7 @@ export interface MountOptions {
   readonly intr: IntrMode;
   /** Keep trying when no server answers. */
   readonly retry: boolean;
-  /** How long an unmount waits for a server that does nothing, in milliseconds. */
-  /** undefined: without limit. */
+  /** How long an unmount waits for a server that does nothing, in milliseconds; undefined: without limit. */
   readonly umountTimeoutMs: number | undefined;
   readonly driver: 'native' | 'fuse-native';
   readonly readOnly: boolean;

@@ -24,6 +24,11 @@ export class KernelQueue {
     this.#kernel = kernel;
   }
 
+  /** It may have anything of the inode that would have to be dropped. */
+  keeps(fid: Fid): boolean {
+    return this.#kernel.hasPages(fid) || this.#kernel.hasAttrs(fid);
+  }
+
   /** Resolves when the kernel has dropped the inode's attributes; undefined when it has none. */
   dropAttrs(fid: Fid): MaybePromise<void> {
     if (!this.#kernel.hasAttrs(fid)) {

@@ -62,8 +62,7 @@ function releaseInode(core: Core, target: Target, fid: Fid, bits: number): Maybe
 function giveAtOnce(core: Core, target: Target, file: FileState, lock: CachedLock): boolean {
   const { fid } = file;
   if (file.giving !== 'no' || file.held.length > 0 || !file.isClean) return false;
-  if (target.locks.unused(lock) !== undefined || core.options.kernel.hasPages(fid)) return false;
-  if (core.options.kernel.hasAttrs(fid)) return false;
+  if (target.locks.unused(lock) !== undefined || core.kernel.keeps(fid)) return false;
   if (target.locks.isLast(lock)) {
     core.dropPages(target, file);
     file.sizeKnown = false;
@@ -163,6 +162,8 @@ async function dropPages(
   ranges: readonly Range[] | undefined,
 ): Promise<void> {
   if (ranges?.length === 0) return;
+  const dropped = core.kernel.dropPages(file.fid, ranges);
+  if (dropped === undefined) return;
   const { timers } = core.runtime;
   let pass = (): void => undefined;
   const passed = new Promise<void>((resolve) => {
@@ -179,7 +180,7 @@ async function dropPages(
   };
   let timer = timers.after(STUCK_MS, unstick);
   try {
-    await Promise.race([core.kernel.dropPages(file.fid, ranges), passed]);
+    await Promise.race([dropped, passed]);
   } finally {
     timer.cancel();
   }
