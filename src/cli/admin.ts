@@ -72,13 +72,18 @@ export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<
     });
   } catch (cause) {
     opened.destroy();
-    throw new CliError(
-      `what listens at ${formatAddress(address)} does not answer as a Holdfast server: ${(cause as Error).message}`,
-      1,
-      { cause },
-    );
+    throw notServed(address, cause as Error);
   } finally {
     late.cancel();
   }
   return { requester, closed, close: () => opened.end() };
+}
+
+function notServed(address: Address, cause: Error): CliError {
+  const at = formatAddress(address);
+  const isRefusal = cause instanceof FsError && (cause.code === 'EACCES' || cause.code === 'EPROTO');
+  const what = isRefusal
+    ? `the server at ${at} refuses`
+    : `what listens at ${at} does not answer as a Holdfast server`;
+  return new CliError(`${what}: ${cause.message}`, 1, { cause });
 }

@@ -21,6 +21,7 @@ export interface ServeOptions {
   /** Milliseconds. */
   readonly heartbeatPeriod: number;
   readonly metrics?: Address;
+  readonly anyPort?: boolean;
 }
 
 const PERIOD_MIN_MS = 500;
@@ -61,6 +62,10 @@ export function registerServe(program: Command): void {
       'at shutdown, evict clients that have not drained by then',
       parseSeconds,
       30_000,
+    )
+    .option(
+      '--any-port',
+      'take connections from source ports above 1023 too: then every user who reaches the address is root on the files',
     )
     .option('--metrics <host:port>', 'serve Prometheus metrics over HTTP', parseAddress)
     .action(async (options: ServeOptions) => {

@@ -8,11 +8,19 @@
  * (Pacemaker, systemd) learns at once that this node cannot have the target, and lets the one with the right version try.
  */
 
+import { readFileSync } from 'node:fs';
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { type NodeRuntime, nodeRuntime } from '../runtime/node_runtime.js';
-import { type Address, type FaultPoint, type Faults, NO_FAULTS, sleep } from '../runtime/ports.js';
+import {
+  type Address,
+  type FaultPoint,
+  type Faults,
+  NO_FAULTS,
+  PRIVILEGED_PORTS_END,
+  sleep,
+} from '../runtime/ports.js';
 import { createServer, type Server } from '../server/server.js';
 import { decideStart } from '../server/version_gate.js';
 import type { Superblock } from '../storage/api.js';
@@ -36,6 +44,8 @@ import {
 const log = logger('cli:serve');
 
 const PORT_POLL_MS = 5;
+/** Of the network namespace. 0 in many containers. */
+const UNPRIVILEGED_PORTS = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
 
 /** @returns when the server has stopped in order. @throws CliError, FsError with a one-line message otherwise. */
 export async function serve(options: ServeOptions): Promise<void> {
@@ -49,9 +59,11 @@ export async function serve(options: ServeOptions): Promise<void> {
     forceStart: options.forceStart,
     drainTimeoutMs: options.drainTimeout,
     pid: process.pid,
+    anyPort: options.anyPort,
     // After a failure its message is the one line that the user gets.
     onState: (text) => failed || process.stderr.write(`holdfast: ${text}\n`),
   });
+  sayWhoIsTrusted(options);
   const stopping = new AbortController();
   const stopped = stopOnSignals(server, stopping);
   let metrics: HttpServer | undefined;
@@ -90,6 +102,21 @@ export async function serve(options: ServeOptions): Promise<void> {
     await taken?.devices.close();
     await pair.release();
   }
+}
+
+/** Warns if others than root can make connections that the server trusts. */
+function sayWhoIsTrusted({ anyPort, listen }: ServeOptions): void {
+  const reached = formatAddress(listen);
+  if (anyPort === true) {
+    process.stderr.write(`holdfast: --any-port: every user who reaches ${reached} is root on the files\n`);
+    return;
+  }
+  const start = Number(readFileSync(UNPRIVILEGED_PORTS, 'utf8'));
+  if (start >= PRIVILEGED_PORTS_END) return;
+  process.stderr.write(
+    `holdfast: every user of this host may use ports from ${start} on (${UNPRIVILEGED_PORTS}), so every user who ` +
+      `reaches ${reached} from here is root on the files; write ${PRIVILEGED_PORTS_END} there\n`,
+  );
 }
 
 function requireTarget(server: Server): NonNullable<Server['target']> {

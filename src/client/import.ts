@@ -56,6 +56,8 @@ export class Import {
   readonly #target: Target;
   readonly #writeBack: WriteBack;
   readonly #uuid: ClientUuid;
+  /** Shows the target that this is the client whose UUID it names. */
+  readonly #secret: string;
   readonly #events: ImportEvents;
   #state: ImportState = INITIAL;
   readonly #history: { state: string; atMs: number }[] = [];
@@ -76,6 +78,7 @@ export class Import {
     this.#target = target;
     this.#writeBack = writeBack;
     this.#uuid = uuid;
+    this.#secret = core.runtime.rng.uuid();
     this.#events = events;
   }
 
@@ -338,8 +341,8 @@ export class Import {
         error instanceof FsError ? error : new FsError('EIO', 'CONNECT failed', { cause: error });
       if (refusal.code !== 'ENOTCONN') {
         log('%s refused: %s', this.address, refusal.message);
-        // Another protocol, or another target.
-        const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV';
+        // Another protocol, another target, or a server that trusts only root.
+        const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV' || refusal.code === 'EACCES';
         this.#events.refused(refusal, final);
       }
       this.dispatch({ type: 'connectFailed', epoch });
@@ -365,6 +368,7 @@ export class Import {
       lastTransno: known ? target.replays.lastExecuted : undefined,
       hasMoreThanOpens: recovery.hasMoreThanOpens(core, target),
       grantsInUse: known ? recovery.grantsInUse(core, target) : undefined,
+      secret: this.#secret,
     };
   }
 

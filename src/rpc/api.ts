@@ -9,6 +9,7 @@
 import type { FsError } from '../base/errno.js';
 import type { Transno, Xid } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
+import type { Origin } from '../runtime/ports.js';
 import type { Header } from '../wire/header.js';
 import type { Operation } from '../wire/operation.js';
 
@@ -22,6 +23,7 @@ export interface Frame {
 /** One connection as frames. Class FrameLink in link.ts. */
 export interface Link {
   readonly peer: string;
+  readonly origin: Origin;
   /** In the header of every frame sent from now on. A server sets it when it has decoded CONNECT. */
   connCount: number;
   /**

@@ -17,7 +17,7 @@ import type { Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { isPromise } from '../base/maybe_promise.js';
 import type { SlabPool } from '../base/slab_pool.js';
-import type { Connection, ConnectionEvents } from '../runtime/ports.js';
+import type { Connection, ConnectionEvents, Origin } from '../runtime/ports.js';
 import { BODY_MAX, BULK_MAX, HEADER_SIZE, PROTOCOL_MIN, putHeader } from '../wire/header.js';
 import type { Frame, Link, LinkEvents } from './api.js';
 import { FrameReader } from './frame_reader.js';
@@ -50,6 +50,7 @@ export const STRANGER_BODY_BYTES = 16 << 10;
 
 export class FrameLink implements Link, ConnectionEvents, Receiver {
   readonly peer: string;
+  readonly origin: Origin;
   connCount: number;
   #protocol = PROTOCOL_MIN;
   #negotiated = false;
@@ -86,6 +87,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
       this.#reader.bulkLimitBytes = 0;
     }
     this.peer = connection.peer;
+    this.origin = connection.origin;
     this.connCount = options.connCount ?? 0;
     this.#outputLimitBytes = options.outputLimitBytes ?? OUTPUT_LIMIT_BYTES;
     this.#outputPauseBytes = options.outputPauseBytes ?? Number.POSITIVE_INFINITY;

@@ -8,12 +8,22 @@
  * - Several chunks of one write leave as one writev.
  * - end() closes in order: what is buffered goes out, then FIN, then we wait a little for the peer's FIN. Closing a
  *   socket that has unread input sends RST instead, and the kernel may drop the last message (an EVICTED notice).
+ * - Connections that we make leave from a privileged source port where the process may bind one.
  */
 
-import { createConnection, createServer, type Socket } from 'node:net';
+import { randomInt } from 'node:crypto';
+import { BlockList, createConnection, createServer, isIPv6, type Socket } from 'node:net';
 import { type Errno, FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
-import type { Address, Connection, ConnectionEvents, Listener, Transport } from './ports.js';
+import {
+  type Address,
+  type Connection,
+  type ConnectionEvents,
+  type Listener,
+  type Origin,
+  PRIVILEGED_PORTS_END,
+  type Transport,
+} from './ports.js';
 
 const log = logger('runtime:tcp');
 
@@ -25,9 +35,26 @@ const LINGER_MS = 1000;
 const KEEPALIVE_MS = 15_000;
 const BACKLOG = 1024;
 const CHUNK_BYTES = 64 << 10;
+/** Privileged source ports that we try: those that NFS clients use. Services of a machine mostly have lower ones. */
+const SOURCE_PORTS = { start: 665, end: PRIVILEGED_PORTS_END };
+/** Each is taken only by a connection to the same server, or by a listener. More than these are rarely needed. */
+const SOURCE_PORT_TRIES = 64;
+
+const loopback = new BlockList();
+loopback.addSubnet('127.0.0.0', 8, 'ipv4');
+loopback.addAddress('::1', 'ipv6');
 
 function codeOf(error: Error): string {
   return (error as NodeJS.ErrnoException).code ?? '';
+}
+
+function originOf(socket: Socket): Origin {
+  const { remoteAddress = '', remotePort = PRIVILEGED_PORTS_END, localAddress } = socket;
+  const family = isIPv6(remoteAddress) ? 'ipv6' : 'ipv4';
+  // An IPv4 peer of an IPv6 listener (::ffff:127.0.0.1) is looked up as what it is.
+  const sameHost =
+    remoteAddress !== '' && (remoteAddress === localAddress || loopback.check(remoteAddress, family));
+  return { port: remotePort, sameHost };
 }
 
 function show(address: Address): string {
@@ -37,6 +64,7 @@ function show(address: Address): string {
 
 class TcpConnection implements Connection {
   readonly peer: string;
+  readonly origin: Origin;
   readonly #socket: Socket;
   #error: Error | undefined;
   #behind = false;
@@ -49,6 +77,7 @@ class TcpConnection implements Connection {
     this.#socket = socket;
     this.#intoSpace = intoSpace;
     this.peer = show({ host: socket.remoteAddress ?? 'unknown', port: socket.remotePort ?? 0 });
+    this.origin = originOf(socket);
     socket.setNoDelay(true);
     socket.setKeepAlive(true, KEEPALIVE_MS);
   }
@@ -199,19 +228,58 @@ function listen(address: Address, accept: (connection: Connection) => Connection
   });
 }
 
-function connect(
+/** Source ports to try in turn, from a random one on; last of all, whatever the kernel gives. */
+function* sourcePorts(): Generator<number | undefined> {
+  const count = SOURCE_PORTS.end - SOURCE_PORTS.start;
+  const first = randomInt(count);
+  for (let tried = 0; tried < Math.min(count, SOURCE_PORT_TRIES); tried++) {
+    yield SOURCE_PORTS.start + ((first + tried) % count);
+  }
+  yield undefined;
+}
+
+/** The source port, and nothing about the server, is why this attempt failed. */
+function isPortTrouble(error: Error): 'taken' | 'forbidden' | undefined {
+  const { code, syscall } = error as NodeJS.ErrnoException;
+  if (syscall === 'bind' && code === 'EACCES') return 'forbidden';
+  // connect(2) says so of a pair of addresses and ports that another socket has (or had a moment ago).
+  return code === 'EADDRINUSE' || code === 'EADDRNOTAVAIL' ? 'taken' : undefined;
+}
+
+async function connect(
   address: Address,
   open: (connection: Connection) => ConnectionEvents,
   options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
 ): Promise<Connection> {
-  const { signal, timeoutMs } = options;
+  const deadlineMs = performance.now() + options.timeoutMs;
+  let forbidden = false;
+  for (const localPort of sourcePorts()) {
+    if (forbidden && localPort !== undefined) continue;
+    try {
+      return await connectFrom(localPort, address, open, options, deadlineMs);
+    } catch (error) {
+      const trouble = localPort === undefined ? undefined : isPortTrouble(error as Error);
+      if (trouble === undefined) throw connectError(error as Error, address);
+      forbidden = trouble === 'forbidden';
+    }
+  }
+  throw new FsError('EIO', `cannot connect to ${show(address)}: no source port is free`);
+}
+
+/** @throws the socket's own error, or FsError when it was cancelled or took too long. */
+function connectFrom(
+  localPort: number | undefined,
+  address: Address,
+  open: (connection: Connection) => ConnectionEvents,
+  { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  deadlineMs: number,
+): Promise<Connection> {
   return new Promise((resolve, reject) => {
     const cancelled = (): FsError => new FsError('ECANCELED', `connecting to ${show(address)} was cancelled`);
     if (signal?.aborted) {
       reject(cancelled());
       return;
     }
-    let socket: Socket;
     // Set when connected; what comes before, or from nobody who has space, has nowhere to go.
     let connection: TcpConnection | undefined;
     let events: ConnectionEvents | undefined;
@@ -222,12 +290,8 @@ function connect(
         return true;
       },
     };
-    try {
-      socket = createConnection({ host: address.host, port: address.port, onread });
-    } catch (error) {
-      reject(connectError(error as Error, address));
-      return;
-    }
+    // What it throws is a bad port number: the promise is rejected with that.
+    const socket = createConnection({ host: address.host, port: address.port, localPort, onread });
     const settle = (): void => {
       clearTimeout(timer);
       signal?.removeEventListener('abort', aborted);
@@ -239,7 +303,7 @@ function connect(
       // What a half-made socket says after this is of no interest, but unheard it would end the process.
       socket.on('error', (late) => log('after a failed connect: %s', late.message));
       socket.destroy();
-      reject(connectError(error, address));
+      reject(error);
     };
     const connected = (): void => {
       settle();
@@ -251,7 +315,7 @@ function connect(
     const aborted = (): void => failed(cancelled());
     const timer = setTimeout(
       () => failed(new FsError('ETIMEDOUT', `no answer from ${show(address)} within ${timeoutMs} ms`)),
-      timeoutMs,
+      Math.max(0, deadlineMs - performance.now()),
     );
     signal?.addEventListener('abort', aborted, { once: true });
     socket.once('connect', connected);

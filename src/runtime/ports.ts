@@ -57,9 +57,20 @@ export interface ConnectionEvents {
   closed(error?: Error): void;
 }
 
+/** Where a connection comes from, as far as the network tells. */
+export interface Origin {
+  /** Source port. Only root may use one below PRIVILEGED_PORTS_END (ip(7), ip_unprivileged_port_start). */
+  readonly port: number;
+  /** The peer runs on this host. */
+  readonly sameHost: boolean;
+}
+
+export const PRIVILEGED_PORTS_END = 1024;
+
 export interface Connection {
   /** Peer's address as text, for logs and status. */
   readonly peer: string;
+  readonly origin: Origin;
   /** Bytes given to write() that have not left yet. */
   readonly bufferedBytes: number;
   /**
@@ -90,6 +101,7 @@ export interface Transport {
    */
   listen(address: Address, accept: (connection: Connection) => ConnectionEvents): Promise<Listener>;
   /**
+   * Connects from a privileged source port if this process may use one: servers take no other connections.
    * @throws FsError ECONNREFUSED, ETIMEDOUT, ENXIO (no such host); ECANCELED when the signal aborts.
    */
   connect(

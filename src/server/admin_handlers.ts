@@ -2,14 +2,17 @@
 
 import { logger } from '../base/log.js';
 import { Service } from '../rpc/service.js';
-import { Evict, Shutdown, Status } from '../wire/admin.js';
+import { Evict, Shutdown, Status, type StatusReply } from '../wire/admin.js';
 import { Connect } from '../wire/session.js';
 import { connect } from './connect.js';
+import { isLocalRoot } from './peer.js';
 import type { Server } from './server.js';
 import type { Session } from './session.js';
 import { NOT_RECOVERED } from './shutdown.js';
 
 const log = logger('server:admin');
+
+const SHORT_UUID_LENGTH = 8;
 
 interface ShutdownAnswer {
   readonly accepted: boolean;
@@ -19,14 +22,29 @@ interface ShutdownAnswer {
 export function sessionService(server: Server): Service<Session> {
   const service = new Service<Session>();
   service.on(Connect, (session, request) => ({ reply: connect(server, session, request) }));
-  service.on(Status, () => ({ reply: server.status() }));
-  service.on(Evict, (_session, { client, reason }) => {
-    return { reply: server.evict(client, reason ?? 'the administrator said so') };
+  service.on(Status, (session) => ({ reply: forEyesOf(session, server.status()) }));
+  service.on(Evict, (session, { client, reason }) => {
+    const { uuid, name } = server.evict(client, reason ?? 'the administrator said so');
+    return { reply: { uuid: isLocalRoot(session.link.origin) ? uuid : shortUuid(uuid), name } };
   });
   service.on(Shutdown, (_session, { drainTimeoutMs, cancel }) => {
     return { reply: cancel === true ? cancelShutdown(server) : shutdown(server, drainTimeoutMs) };
   });
   return service;
+}
+
+/** Only root of this host is told whole UUIDs. The beginning of one still names its client to EVICT. */
+function forEyesOf(session: Session, status: StatusReply): StatusReply {
+  if (isLocalRoot(session.link.origin)) return status;
+  const shortened = <C extends { readonly uuid: string }>(client: C): C => ({
+    ...client,
+    uuid: shortUuid(client.uuid),
+  });
+  return { ...status, clients: status.clients.map(shortened), evicted: status.evicted.map(shortened) };
+}
+
+function shortUuid(uuid: string): string {
+  return uuid.slice(0, SHORT_UUID_LENGTH);
 }
 
 function cancelShutdown(server: Server): ShutdownAnswer {

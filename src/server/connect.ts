@@ -1,6 +1,9 @@
 /**
  * CONNECT: who the peer is, what the server still has of it, and what both speak.
  *
+ * A client makes up a secret and says it in each CONNECT. What the server has of a client is for whoever knows its secret:
+ * its UUID alone gives nothing, and takes nothing from it. (Clients of before have none.)
+ *
  * | the server has            | the client was here before | outcome |
  * |---------------------------|----------------------------|---------|
  * | its export                | in this instance           | resumed |
@@ -23,6 +26,7 @@ import { type ConnectReply, type ConnectRequest, FEATURE } from '../wire/session
 import { cameAnew, evict, goodbye } from './eviction.js';
 import { Export } from './export.js';
 import type { Host } from './host.js';
+import { checkOrigin, isSameSecret } from './peer.js';
 import type { Session } from './session.js';
 import type { Target } from './target.js';
 import { versionChange } from './version_gate.js';
@@ -35,9 +39,11 @@ type Agreed = Extract<Negotiated, { readonly agreed: true }>;
 type Verdict = Pick<ConnectReply, 'outcome' | 'reason'>;
 
 /**
- * @throws FsError EPROTO (no common protocol, no UUID), ENODEV (another target), EAGAIN (an older connection's CONNECT).
+ * @throws FsError EPROTO (no common protocol, no UUID), ENODEV (another target), EAGAIN (an older connection's CONNECT),
+ *   EACCES (not from a privileged port; not the secret of this client).
  */
 export function connect(host: Host, session: Session, request: ConnectRequest): ConnectReply {
+  checkOrigin(session.link.origin, host.settings.anyPort);
   const agreed = negotiate(request, ownAbilities(host.settings.softwareVersion));
   if (!agreed.agreed) throw new FsError('EPROTO', agreed.refusal);
   if (session.role === 'client') throw new FsError('EPROTO', 'this connection is connected already');
@@ -121,6 +127,7 @@ function admit(
   const { instance } = target.store.superblock;
   const existing = target.exports.get(request.uuid);
   const here = request.previousInstance === instance;
+  checkSecret(existing?.secret ?? host.recovery?.known(request.uuid)?.secret, request);
   if (existing !== undefined && request.connCount <= existing.connCount) {
     throw new FsError('EAGAIN', `a later connection of this client (${existing.connCount}) is there`);
   }
@@ -173,6 +180,12 @@ function admit(
   return recover(host, target, session, request, agreed, record);
 }
 
+function checkSecret(held: string | undefined, { secret, name, uuid }: ConnectRequest): void {
+  if (held === undefined || isSameSecret(held, secret)) return;
+  log('%s says it is %s and does not know its secret', name, uuid);
+  throw new FsError('EACCES', 'this UUID is that of another client, whose secret was not given');
+}
+
 function recover(
   host: Host,
   target: Target,
@@ -193,7 +206,11 @@ function recover(
   if (host.recovery?.wasClean === false) target.returning.add(owner);
   owner.recoveredFrom = request.previousInstance;
   host.recovery?.came(request.uuid);
-  if (owner.name !== record.name || owner.softwareVersion !== record.softwareVersion) {
+  const isAsRecorded =
+    owner.name === record.name &&
+    owner.softwareVersion === record.softwareVersion &&
+    owner.secret === record.secret;
+  if (!isAsRecorded) {
     target.store.execute((tx) => tx.putClient(owner.record()), { reserve: true });
   }
   // It has no answer that a crash could undo: nobody need wait for its replays.

@@ -25,6 +25,8 @@ export interface OpenHandle {
 
 export interface ExportIdentity {
   readonly uuid: ClientUuid;
+  /** Only who knows it is this client. undefined: a client of a release without. */
+  readonly secret?: string | undefined;
   readonly name: string;
   readonly softwareVersion: string;
 }
@@ -38,6 +40,7 @@ export interface DrainProgressReport {
 
 export class Export {
   readonly uuid: ClientUuid;
+  readonly secret: string | undefined;
   name: string;
   softwareVersion: string;
   /** Requests from the server to this client (glimpses) and notices. */
@@ -96,6 +99,7 @@ export class Export {
 
   constructor(identity: ExportIdentity, requester: RequesterApi, nowMs: number) {
     this.uuid = identity.uuid;
+    this.secret = identity.secret;
     this.name = identity.name;
     this.softwareVersion = identity.softwareVersion;
     this.requester = requester;
@@ -105,6 +109,7 @@ export class Export {
   record(): ClientRecord {
     return {
       uuid: this.uuid,
+      secret: this.secret,
       name: this.name,
       softwareVersion: this.softwareVersion,
       lastTransno: this.lastTransno,

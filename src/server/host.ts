@@ -17,6 +17,8 @@ export interface ServerSettings {
   readonly pingIntervalMs: number;
   readonly disconnectedMs: number;
   readonly pid: number | undefined;
+  /** Takes connections from source ports that anybody may use. */
+  readonly anyPort: boolean;
 }
 
 export interface Host {

@@ -64,6 +64,8 @@ export interface ServerOptions {
   readonly disconnectedMs?: number | undefined;
   /** Shown by STATUS. */
   readonly pid?: number | undefined;
+  /** Take connections from any source port; else only from those below 1024. */
+  readonly anyPort?: boolean | undefined;
   /** Told in one line of what the server does, for people. */
   readonly onState?: ((text: string) => void) | undefined;
 }
@@ -79,6 +81,7 @@ function settingsOf(options: ServerOptions): ServerSettings {
     pingIntervalMs: options.pingIntervalMs ?? 5000,
     disconnectedMs: options.disconnectedMs ?? 60_000,
     pid: options.pid,
+    anyPort: options.anyPort ?? false,
   };
 }
 

@@ -32,6 +32,8 @@ export interface Dirent {
 
 /** A client that the server has to wait for after a restart. */
 export interface ClientRecord {
+  /** What the client shows itself by; undefined in records of releases without. */
+  readonly secret?: string | undefined;
   readonly uuid: ClientUuid;
   readonly name: string;
   readonly softwareVersion: string;

@@ -150,12 +150,15 @@ export function decodeInline(fid: Fid, value: Buffer): { readonly bytes: Buffer;
 
 /**
  * client: 0 u8 version, 1 u64 last transno, 9 u64 last xid, 17 u16 length and UTF-8 name, then u16 length and UTF-8
- * software version.
+ * software version, then u16 length and ASCII secret. Records of releases without secrets end before it; those releases
+ * read over it.
  */
 export function encodeClient(record: ClientRecord): Buffer {
   const name = Buffer.from(record.name, 'utf8');
   const version = Buffer.from(record.softwareVersion, 'utf8');
-  const value = Buffer.alloc(21 + name.length + version.length);
+  const secret = record.secret === undefined ? undefined : Buffer.from(record.secret, 'latin1');
+  const secretAt = 21 + name.length + version.length;
+  const value = Buffer.alloc(secretAt + (secret === undefined ? 0 : 2 + secret.length));
   value[0] = VERSION;
   putU64(value, record.lastTransno, 1);
   putU64(value, record.lastXid, 9);
@@ -163,6 +166,10 @@ export function encodeClient(record: ClientRecord): Buffer {
   value.set(name, 19);
   value.writeUInt16LE(version.length, 19 + name.length);
   value.set(version, 21 + name.length);
+  if (secret !== undefined) {
+    value.writeUInt16LE(secret.length, secretAt);
+    value.set(secret, secretAt + 2);
+  }
   return value;
 }
 export function decodeClient(uuid: ClientUuid, value: Buffer): ClientRecord {
@@ -173,11 +180,19 @@ export function decodeClient(uuid: ClientUuid, value: Buffer): ClientRecord {
   if (value.length < versionEnd) throw damaged(`client ${uuid}`);
   return {
     uuid,
+    secret: decodeSecret(uuid, value, versionEnd),
     lastTransno: getU64(value, 1) as Transno,
     lastXid: getU64(value, 9),
     name: value.toString('utf8', 19, nameEnd),
     softwareVersion: value.toString('utf8', nameEnd + 2, versionEnd),
   };
+}
+
+function decodeSecret(uuid: ClientUuid, value: Buffer, at: number): string | undefined {
+  if (value.length === at) return undefined;
+  const end = value.length < at + 2 ? Number.POSITIVE_INFINITY : at + 2 + value.readUInt16LE(at);
+  if (value.length < end) throw damaged(`client ${uuid}`);
+  return value.toString('latin1', at + 2, end);
 }
 
 /** reply, 40 bytes: 0 u8 version, 2 u16 opcode, 8 u64 xid, 16 u64 transno, 24 u64 fid, 32 u64 copied. */

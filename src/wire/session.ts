@@ -59,6 +59,11 @@ export const Connect = operation(
     hasMoreThanOpens: opt(12, bool),
     /** Of space grants, what its dirty data and its unanswered WRITEs use: an earlier instance has promised it. */
     grantsInUse: opt(13, uint),
+    /**
+     * Made up by the client for this UUID, the same in each CONNECT. The server keeps it with the client's record, and takes
+     * nobody for this client who does not say it. Absent in clients of before.
+     */
+    secret: opt(14, text(64)),
   }),
   message('ConnectReply', {
     /**

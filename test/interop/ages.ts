@@ -9,7 +9,10 @@ import { lacksCommit, RELEASE_0_1, treeOf } from '../fixtures/old_tree.js';
 export const skip = lacksCommit(RELEASE_0_1);
 
 export type Age = 'old' | 'new';
-export const treeFor = (age: Age): Tree => (age === 'old' ? treeOf(RELEASE_0_1) : thisTree());
+/** Clients of release 0.1 connect from any port, so a server of this tree must be told to take them. */
+const FOR_ALL = ['--any-port'];
+export const treeFor = (age: Age): Tree =>
+  age === 'old' ? treeOf(RELEASE_0_1) : { ...thisTree(), serveArgs: FOR_ALL };
 
 /** mkfs and serve by one version, a mount of each of the others. */
 export async function cluster(t: TestContext, server: Age, mounts: readonly Age[]): Promise<Cluster> {

@@ -11,6 +11,7 @@ import type {
   Connection,
   ConnectionEvents,
   Listener,
+  Origin,
   Timer,
   Transport,
 } from '../../src/runtime/ports.js';
@@ -198,6 +199,7 @@ function way(from: Machine, to: Machine): string {
 /** One end of a connection: the Connection that a program writes to. */
 export class SimSocket implements Connection, PipeEnd {
   readonly peer: string;
+  readonly origin: Origin = { port: 1000, sameHost: false };
   readonly program: Program;
   readonly #network: SimNetwork;
   readonly #intoSpace: boolean;

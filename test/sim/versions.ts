@@ -3,7 +3,7 @@
  * this build's; it goes by the features that were agreed on, as it does with a real peer of that kind.
  */
 
-import type { Address, Connection, Transport } from '../../src/runtime/ports.js';
+import type { Address, Connection, Origin, Transport } from '../../src/runtime/ports.js';
 import {
   decodeHeader,
   encodeHeader,
@@ -76,6 +76,9 @@ class OtherBuild implements Connection {
 
   get peer(): string {
     return this.#connection.peer;
+  }
+  get origin(): Origin {
+    return this.#connection.origin;
   }
   get bufferedBytes(): number {
     return this.#connection.bufferedBytes;

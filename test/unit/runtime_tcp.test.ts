@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
 import { nodeTransport } from '../../src/runtime/node_tcp.js';
-import type { Connection, ConnectionEvents, Listener } from '../../src/runtime/ports.js';
+import type { Connection, ConnectionEvents, Listener, Origin } from '../../src/runtime/ports.js';
+import { until } from '../fixtures/until.js';
 
 interface Peer {
   readonly connection: Connection;
@@ -220,5 +221,25 @@ test('connect fails with its reason: refused, unknown host, cancelled, no answer
   assert.deepEqual(
     [refused.code, unknown.code, (await cancelled).code, before.code],
     ['ECONNREFUSED', 'ENXIO', 'ECANCELED', 'ECANCELED'],
+  );
+});
+
+test('connections leave from privileged source ports, several to one server, and know that they stay on this host', async () => {
+  const origins: Origin[] = [];
+  const listener = await nodeTransport.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
+    origins.push(connection.origin);
+    return peer(connection).receiver;
+  });
+  const made: Connection[] = [];
+  for (let count = 0; count < 20; count += 1) {
+    const { address } = listener;
+    made.push(await nodeTransport.connect(address, (one) => peer(one).receiver, { timeoutMs: 5000 }));
+  }
+  await until('all are accepted', () => origins.length === made.length);
+  for (const connection of made) connection.destroy();
+  await listener.close();
+  assert.deepEqual(
+    origins.map(({ port, sameHost }) => port < 1024 && sameHost),
+    origins.map(() => true),
   );
 });

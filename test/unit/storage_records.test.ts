@@ -136,7 +136,14 @@ test('bytes, inline data, clients, counters', () => {
   ]);
   assert.deepEqual(records.decodeBytes(bytes, 'x'), content);
   assert.deepEqual(records.decodeInline(FID, inline), { bytes: content, crc: 0x0102_0304 });
-  assert.deepEqual(records.decodeClient(client.uuid, clientBytes), client);
+  assert.deepEqual(records.decodeClient(client.uuid, clientBytes), { ...client, secret: undefined });
+  const withSecret = { ...client, secret: 'abc' };
+  const secretBytes = records.encodeClient(withSecret);
+  assert.equal(hex(secretBytes), `${hex(clientBytes)}0300616263`);
+  assert.deepEqual(records.decodeClient(client.uuid, secretBytes), withSecret);
+  for (const cut of [1, 2, 4]) {
+    assert.throws(() => records.decodeClient(client.uuid, secretBytes.subarray(0, -cut)), { code: 'EIO' });
+  }
   assert.deepEqual(records.decodeCounters(counterBytes), counters);
 });
 
