@@ -90,6 +90,8 @@ export interface LockServerApi {
   cacheLocks(client: ClientUuid): HeldLock[];
   /** The client has a lock that covers this and is not called back. */
   covers(client: ClientUuid, spec: LockSpec): boolean;
+  /** The client has a data lock of this mode or a stronger one, whether it is called back or not. */
+  holdsData(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean;
   /** tryEnqueue() would grant it. */
   isFree(client: ClientUuid, spec: LockSpec): boolean;
   /** Somebody waits for an inode or data lock that the client holds. */

@@ -28,7 +28,7 @@ import type {
 } from './api.js';
 import { type ClientLocks, ClientTable } from './client_table.js';
 import { FlockTable } from './flock_table.js';
-import { inLockOrder } from './modes.js';
+import { inLockOrder, modeCovers } from './modes.js';
 import { Outbox } from './outbox.js';
 import { Resource, ServerLock, type Wanted } from './resource.js';
 import { Turns } from './turns.js';
@@ -286,6 +286,15 @@ export class LockServer implements LockServerApi {
   covers(client: ClientUuid, spec: LockSpec): boolean {
     const probe = this.#probe(client, spec);
     return probe?.resource.coveredBy(probe) !== undefined;
+  }
+
+  holdsData(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean {
+    const granted = this.#data.get(fid)?.granted;
+    if (granted === undefined) return false;
+    for (const lock of granted) {
+      if (lock.client === client && !lock.operation && modeCovers(lock.mode, mode)) return true;
+    }
+    return false;
   }
 
   isFree(client: ClientUuid, spec: LockSpec): boolean {

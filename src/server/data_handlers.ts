@@ -2,10 +2,12 @@
  * READ, WRITE, SYNC, FALLOCATE, SEEK, COPY_RANGE.
  *
  * READ and WRITE wait for no lock: the client holds a data lock, and a client that gives one back must get its flush
- * through whatever else is waiting here (docs/LOCKING.md, "Who waits for whom").
+ * through whatever else is waiting here (docs/LOCKING.md, "Who waits for whom"). They are refused without that lock. A
+ * handle is not asked for: a client writes back what a process has closed, and its CLOSE may come before its WRITEs.
  */
 
 import { FsError } from '../base/errno.js';
+import type { Fid } from '../base/ids.js';
 import { andThen, type MaybePromise } from '../base/maybe_promise.js';
 import { SLAB_BYTES } from '../base/slab_pool.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
@@ -32,6 +34,7 @@ export function read(
   const { store } = call.target;
   const { fid, offset, length } = request;
   needRegular(store, fid);
+  needDataLock(call, fid, 'PR');
   if (length > BULK_MAX) throw new FsError('EINVAL', `${length} bytes do not fit a reply`);
   const { slabs } = call.target;
   const slab = length === SLAB_BYTES ? slabs.take(length) : undefined;
@@ -43,6 +46,12 @@ export function read(
   return answered(incoming, andThen(store.data.read(fid, offset, length, slab), outcome));
 }
 
+/** @throws FsError EPERM. Only a client that keeps to none of the rules comes here. */
+function needDataLock({ target, export: owner }: Call, fid: Fid, mode: 'PR' | 'PW'): void {
+  if (target.locks.holdsData(owner.uuid, fid, mode)) return;
+  throw new FsError('EPERM', `the client has no ${mode} lock on the content of inode ${fid}`);
+}
+
 export function write(
   call: Call,
   request: RequestOf<typeof Write>,
@@ -52,6 +61,8 @@ export function write(
   const { fid, offset, mtime } = request;
   const data = incoming.bulk;
   needRegular(target.store, fid);
+  // Locks are replayed after the operations.
+  if (!call.isReplay) needDataLock(call, fid, 'PW');
   checkSize(offset + data.length);
   const unpaid = call.isReplay
     ? 0

@@ -1,10 +1,11 @@
-/** Which connections a server trusts: source ports, and the secret of a client. */
+/** Who is trusted: source ports, the secret of a client, and what READ and WRITE need. */
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid } from '../../src/base/ids.js';
 import { Evict, Shutdown, Status } from '../../src/wire/admin.js';
-import { Sync } from '../../src/wire/data.js';
+import { Read, Sync, Write } from '../../src/wire/data.js';
+import { Enqueue } from '../../src/wire/lock.js';
 import { Getattr } from '../../src/wire/meta.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../fixtures/server_world.js';
 
@@ -154,4 +155,25 @@ test('STATUS and EVICT tell whole UUIDs to root of the same host only', async (t
   }
   const short = client.uuid.slice(0, 8);
   assert.deepEqual(shown, [client.uuid, short, short, short]);
+});
+
+test('READ and WRITE without a lock that allows them are refused', async (t) => {
+  const world = await serverWorld(t);
+  await world.server();
+  const owner = await world.connected('owner');
+  const other = await world.connected('other');
+  other.locksContent = false;
+  const { fid } = (await owner.create('f')).attr;
+  const request = { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 };
+  const write = (client: RawClient, text: string): Promise<unknown> =>
+    client.call(Write, request, { bulk: [Buffer.from(text)] });
+  await write(owner, 'kept');
+  await assert.rejects(write(other, 'lost'), { code: 'EPERM' });
+  assert.equal(await other.errno(Read, { fid, offset: 0, length: 4 }), 'EPERM');
+  await other.call(Enqueue, { type: 'data', fid, mode: 'PR' });
+  await assert.rejects(write(other, 'lost'), { code: 'EPERM' });
+  const { bulk } = await other.answer(Read, { fid, offset: 0, length: 4 });
+  assert.equal(Buffer.from(bulk).toString(), 'kept');
+  await other.call(Enqueue, { type: 'data', fid, mode: 'PW' });
+  await write(other, 'mine');
 });

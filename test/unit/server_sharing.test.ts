@@ -29,6 +29,7 @@ async function twoClients(t: TestContext, options: Partial<ServerOptions> = {}):
   return { world, server, a: await world.connected('a'), b: await world.connected('b') };
 }
 async function holdData(client: RawClient, fid: Fid, mode: 'PR' | 'PW') {
+  client.locksContent = false;
   return await client.call(Enqueue, { type: 'data', fid, mode });
 }
 
