@@ -309,7 +309,8 @@ export class LockServer implements LockServerApi {
   changed(client: ClientUuid, spec: LockSpec, transno: Transno): void {
     const resource = this.#resource(spec);
     this.#uncommitted.add(resource, client, spec.bits, transno, this.#clock.nowMs());
-    if (resource.waiting.length === 0) return;
+    if (this.#turns.asksAhead(resource, client)) this.#outbox.wantCommit();
+    else if (resource.waiting.length === 0) return;
     // Who waits may have asked for a commit that this change is too late for.
     this.#settle(resource);
     this.#outbox.flush();
@@ -437,6 +438,7 @@ export class LockServer implements LockServerApi {
 
   /** A lock was queued: calls back those in its way if it is in head position. */
   #block(lock: ServerLock): void {
+    this.#turns.asksAgain(lock);
     const blocked = lock.resource.blocked(lock, lock.resource.waiting.length - 1, this.#wanted);
     assert(blocked, 'a lock waits for nothing');
   }

@@ -44,6 +44,8 @@ export interface Change {
   transno: Transno;
   /** Somebody waits for it, and has asked for the commit. */
   asked: boolean;
+  /** It is of more than one operation. */
+  several: boolean;
   /** When its client began to change the thing, and when it last did. */
   readonly sinceMs: number;
   lastMs: number;
@@ -109,6 +111,10 @@ export class Resource {
   readonly waiting: ServerLock[] = [];
   /** Kept by UncommittedChanges. */
   change: Change | undefined = undefined;
+  /** The client that made the last change, while the resource is known. Kept by Turns. */
+  changedBy: ClientUuid | undefined = undefined;
+  /** Clients that are busy here, as far as is known. Kept by Turns; forgotten with the resource. */
+  eager: Set<ClientUuid> | undefined = undefined;
   readonly #overlap: Overlap;
   /** Granted locks of modes that are not shared. At 0 a shared request needs no look at the holders. */
   #exclusive = 0;

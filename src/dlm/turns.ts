@@ -2,15 +2,20 @@
  * Turns: how clients that change one directory at the same time share it.
  *
  * Each handover costs a callback and a commit. Did the lock go to the next client after every single operation, two
- * clients that create in one directory would get as many operations a second as the device commits. So whoever has
- * begun to change an inode may go on for a turn, past others that wait, while it keeps busy: a lock that meets its
- * uncommitted change waits until the turn is over, or the client has paused, before it calls anybody back.
+ * clients that create in one directory would get as many operations a second as the device commits. So a client that is
+ * busy with an inode may go on for a turn, past others that wait: a lock that meets its uncommitted change waits until the
+ * turn is over, or the client has paused, before it calls anybody back.
+ *
+ * A client that does one operation and then something else has no turn: the others would wait for nothing. A client is busy
+ * with an inode if it has made several changes since the last commit, if more requests of it wait there, or if the last time it
+ * asked for the inode again while others waited for its change. (A program that works on two machines in turn asks on one only when the other has answered.)
  *
  * A turn is so much longer than a commit, as commits take here and now, that most of the time goes into operations.
  *
  * Data locks have no turns: what is written under one is written back at once when it is called.
  */
 
+import type { ClientUuid } from '../base/ids.js';
 import type { Clock, Timers } from '../runtime/ports.js';
 import type { Change, Resource, ServerLock } from './resource.js';
 
@@ -39,16 +44,46 @@ export class Turns {
   /** Somebody waits for the change. @returns true when it has to wait longer: look() comes. */
   isOn(resource: Resource, change: Change): boolean {
     if (resource.type !== 'inode') return false;
+    if (!isBusy(resource, change)) return false;
     const now = this.#clock.nowMs();
-    if (now - change.lastMs >= PAUSE_MS || now - change.sinceMs >= this.#turnMs) return false;
+    if (now - change.lastMs >= PAUSE_MS) {
+      resource.eager?.delete(change.client);
+      return false;
+    }
+    if (now - change.sinceMs >= this.#turnMs) return false;
     if (this.#waitedFor.size === 0) this.#timers.after(PAUSE_MS, () => this.#fire());
     this.#waitedFor.add(resource);
     return true;
   }
 
   /** The lock was granted past others that wait: whoever has the turn is busy. */
-  goesOn({ client, resource }: ServerLock): void {
-    if (resource.change?.client === client) resource.change.lastMs = this.#clock.nowMs();
+  goesOn(lock: ServerLock): void {
+    const { client, resource } = lock;
+    if (resource.change?.client !== client) return;
+    resource.change.lastMs = this.#clock.nowMs();
+    this.asksAgain(lock);
+  }
+
+  /** A client wants a lock on what it has changed, and others wait for that change already. */
+  asksAgain({ client, resource }: ServerLock): void {
+    if (resource.type !== 'inode' || resource.change?.client !== client) return;
+    if (!resource.waiting.some((other) => other.client !== client)) return;
+    resource.eager ??= new Set();
+    resource.eager.add(client);
+  }
+
+  /**
+   * A client has changed what another one changed last, and is not busy there: machines work on it in turn, and the next one
+   * will wait for this change. Its commit begins before the next one asks for it.
+   * @returns whether to ask for the commit now.
+   */
+  asksAhead(resource: Resource, client: ClientUuid): boolean {
+    const { changedBy, change, type } = resource;
+    resource.changedBy = client;
+    if (type !== 'inode' || changedBy === undefined || changedBy === client) return false;
+    if (change === undefined || isBusy(resource, change)) return false;
+    change.asked = true;
+    return true;
   }
 
   /** A commit was asked for. */
@@ -69,4 +104,8 @@ export class Turns {
     this.#waitedFor.clear();
     for (const resource of resources) this.#look(resource);
   }
+}
+
+function isBusy({ eager, waiting }: Resource, { client, several }: Change): boolean {
+  return several || eager?.has(client) === true || waiting.some((lock) => lock.client === client);
 }

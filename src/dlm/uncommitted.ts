@@ -24,13 +24,22 @@ export class UncommittedChanges {
   add(resource: Resource, client: ClientUuid, bits: number, transno: Transno, nowMs: number): void {
     const { change } = resource;
     if (change === undefined) {
-      resource.change = { client, bits, transno, asked: false, sinceMs: nowMs, lastMs: nowMs };
+      resource.change = {
+        client,
+        bits,
+        transno,
+        asked: false,
+        several: false,
+        sinceMs: nowMs,
+        lastMs: nowMs,
+      };
       this.#changed.add(resource);
       return;
     }
     // Of two clients only in recovery: replays wait for no commit, they are executed as they were the first time.
     if (change.client !== client) change.client = NOBODY;
     change.bits |= bits;
+    if (transno !== change.transno) change.several = true;
     change.transno = transno;
     change.asked = false;
     change.lastMs = nowMs;

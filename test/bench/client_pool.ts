@@ -136,6 +136,11 @@ export class ClientPool {
     };
   }
 
+  /** The clients of one process make a file each, the other processes nothing. @returns what the slowest took, in ms. */
+  async step(process: number): Promise<number> {
+    return (await this.#processes[process]?.ask('step')) ?? 0;
+  }
+
   /** What they have used so far, all together. */
   async processorMs(): Promise<number> {
     const all = await this.#each((process) => process.ask('processorMs'));

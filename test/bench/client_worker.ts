@@ -49,6 +49,8 @@ export interface Tasks {
   /** Each client makes and closes files, one after the other, until stop(). */
   work(): Promise<void>;
   stop(): Promise<Worked>;
+  /** Each client makes and closes one file. Answers what the slowest took. */
+  step(): Promise<number>;
   processorMs(): Promise<number>;
   unmount(): Promise<void>;
 }
@@ -185,13 +187,16 @@ class BenchClient {
   async work(until: AbortSignal): Promise<number> {
     this.longestMs = 0;
     let done = 0;
-    for (; !until.aborted; done++) {
-      const beganMs = monotonicMs();
-      const { fh } = await this.#make(false);
-      this.fs.release(fh, undefined);
-      this.longestMs = Math.max(this.longestMs, monotonicMs() - beganMs);
-    }
+    for (; !until.aborted; done++) this.longestMs = Math.max(this.longestMs, await this.step());
     return done;
+  }
+
+  /** @returns what it took, in milliseconds. */
+  async step(): Promise<number> {
+    const beganMs = monotonicMs();
+    const { fh } = await this.#make(false);
+    this.fs.release(fh, undefined);
+    return monotonicMs() - beganMs;
   }
 }
 
@@ -261,6 +266,10 @@ class Worker implements Tasks {
     this.#stopping.abort();
     const done = await this.#working;
     return { done, longestMs: Math.max(...this.#clients.map(({ longestMs }) => longestMs)) };
+  }
+
+  async step(): Promise<number> {
+    return Math.max(...(await this.#each((client) => client.step())));
   }
 
   async processorMs(): Promise<number> {

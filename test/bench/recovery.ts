@@ -30,6 +30,9 @@ const UPGRADE_GOAL_MS = 2000;
 const CLEAN_GOAL_MS = 300;
 const KILLED_GOAL_MS = 2000;
 const SHARING_GOAL = 0.5;
+/** Of one create: callback, cancel, commit and grant are in it. */
+const TURN_GOAL_MS = 8;
+const ALTERNATING_STEPS = 400;
 /** Of each ten files, so many have content that is written. */
 const WRITTEN = 0.1;
 const FAILOVER_CLIENTS = 4;
@@ -192,10 +195,20 @@ async function sharing({ times }: Options): Promise<Figure[]> {
       await pool.home('shared');
       together.push(await rate());
     }
+    const alternating: number[] = [];
+    for (let step = 0; step < ALTERNATING_STEPS; step++) alternating.push(await pool.step(step % 2));
     await endInOrder(pool, server);
     const share = middle(together.map((each, at) => each / (apart[at] ?? 1)));
     const note = `${middle(together).toFixed(0)}/s in one directory, ${middle(apart).toFixed(0)}/s in two`;
-    return [atLeast('creates of two clients, one directory : two', '', share, SHARING_GOAL, note)];
+    return [
+      atLeast('creates of two clients, one directory : two', '', share, SHARING_GOAL, note),
+      atMost(
+        'creates that alternate between two clients, one directory',
+        'ms',
+        middle(alternating),
+        TURN_GOAL_MS,
+      ),
+    ];
   });
 }
 

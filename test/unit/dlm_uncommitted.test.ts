@@ -101,9 +101,10 @@ test('who is busy has its turn, past all that wait, and keeps its locks; then th
   const { server, told, time } = world;
   now(server.enqueue(A, inode(5, 'PR')));
   change(world, A, inode(5, 'EX'), 1);
+  change(world, A, inode(5, 'EX'), 2);
   const first = new Outcome(server.acquire(B, [inode(5, 'EX')]));
   const second = new Outcome(server.acquire(B, [inode(5, 'EX')]));
-  let transno = 1;
+  let transno = 2;
   const step = PAUSE_MS / 2;
   for (let ms = step; ms < TURN_MIN_MS; ms += step) {
     time.advance(step);
@@ -135,6 +136,72 @@ test('who is busy has its turn, past all that wait, and keeps its locks; then th
   assert.deepEqual([late.state, server.size], ['done', EMPTY]);
 });
 
+test('a client that has done one operation has no turn: it is called back at once, time after time', async () => {
+  const world = startWorld();
+  const { server, told, time } = world;
+  let transno = 0;
+  for (const client of [A, B]) now(server.enqueue(client, inode(5, 'PR', 1)));
+  for (let round = 0; round < 3; round += 1) {
+    for (const [client, other] of [
+      [A, B],
+      [B, A],
+    ] as const) {
+      // The next machine begins when this one has its answer, and no time passes.
+      change(world, client, inode(5, 'EX', 2), ++transno);
+      // From the second machine on, the commit begins before the next machine asks.
+      const ahead = told();
+      assert.deepEqual(ahead, transno === 1 ? [] : ['commit'], `round ${round}`);
+      const next = new Outcome(server.acquire(other, [inode(5, 'EX', 2)]));
+      assert.deepEqual([...ahead, ...told()], ['commit'], `round ${round}`);
+      commit(world, transno);
+      await time.turn();
+      next.value?.();
+      assert.equal(next.state, 'done');
+    }
+  }
+  // Each machine keeps a lock, or the thing would be forgotten between two of them.
+  for (const client of [A, B]) {
+    server.cancel(
+      client,
+      [...server.cacheLocks(client)].map((lock) => lock.handle),
+    );
+  }
+  assert.deepEqual([server.size, time.pending], [EMPTY, 0]);
+});
+
+test('a client that asks again while others wait for its change is busy: next time it has its turn', async () => {
+  const world = startWorld();
+  const { server, told, time } = world;
+  change(world, A, inode(5, 'EX'), 1);
+  const other = new Outcome(server.acquire(B, [inode(5, 'EX')]));
+  const again = new Outcome(server.acquire(A, [inode(5, 'EX')]));
+  assert.deepEqual(told(), ['commit']);
+  commit(world, 1);
+  await time.turn();
+  server.changed(B, inode(5, 'EX'), 2 as Transno);
+  other.value?.();
+  assert.deepEqual(told(), ['commit']);
+  const late = new Outcome(server.acquire(B, [inode(5, 'EX')]));
+  commit(world, 2);
+  await time.turn();
+  server.changed(A, inode(5, 'EX'), 3 as Transno);
+  again.value?.();
+  assert.deepEqual([late.state, told()], ['waiting', []]);
+  // It pauses after all, and is not taken for busy any more.
+  time.advance(PAUSE_MS);
+  assert.deepEqual(told(), ['commit']);
+  commit(world, 3);
+  await time.turn();
+  late.value?.();
+  change(world, A, inode(5, 'EX'), 4);
+  const last = new Outcome(server.acquire(B, [inode(5, 'EX')]));
+  assert.deepEqual(told(), ['commit']);
+  commit(world, 4);
+  await time.turn();
+  last.value?.();
+  assert.deepEqual(server.size, EMPTY);
+});
+
 test('a turn grows with the time that commits take, and has an end', () => {
   const world = startWorld();
   const { server, told, time } = world;
@@ -145,8 +212,9 @@ test('a turn grows with the time that commits take, and has an end', () => {
   commit(world, 1);
   told();
   change(world, A, inode(6, 'EX'), 2);
+  change(world, A, inode(6, 'EX'), 3);
   void new Outcome(server.acquire(B, [inode(6, 'EX')]));
-  let transno = 2;
+  let transno = 3;
   let waitedMs = 0;
   for (; told().length === 0 && waitedMs < 1000; waitedMs += PAUSE_MS / 2) {
     time.advance(PAUSE_MS / 2);
