@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /**
  * Runs compiled test files under node's test runner and ends with its summary.
- *   node test/run.mjs [unit|contract|sim|mount|ops|interop ...] [--only TEXT]
+ *   node test/run.mjs [unit|contract|sim|mount|ops|interop ...] [--only TEXT] [--verbose]
+ * Prints a line for each file, failures and a summary; --verbose names every test.
  * Files are named one by one: `node --test FOLDER` would run helpers as tests. Suites on real mounts run one file at a
  * time, the others in parallel, in one run with one summary.
  */
@@ -43,7 +44,10 @@ const run = spawnSync(
     '--test',
     `--test-timeout=${FILE_TIMEOUT_MS}`,
     `--test-concurrency=${concurrency}`,
-    '--test-reporter=spec',
+    args.includes('--verbose')
+      ? '--test-reporter=spec'
+      : `--test-reporter=${join(root, 'test', 'quiet_reporter.mjs')}`,
+    '--test-reporter-destination=stdout',
     ...files,
   ],
   { stdio: 'inherit', cwd: root },

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import type { Server, ServerOptions } from '../../src/server/server.js';
-import { Write } from '../../src/wire/data.js';
+import { Sync, Write } from '../../src/wire/data.js';
 import { Cancel, Enqueue } from '../../src/wire/lock.js';
 import {
   Getattr,
@@ -199,21 +199,22 @@ test('a client that comes back in time is asked again and keeps its place', asyn
 });
 
 test('a holder that is flushing is given time beyond the limit', async (t) => {
-  const { a, b, server } = await twoClients(t, { lockTimeoutMs: 1000 });
+  const lockTimeoutMs = 1000;
+  const { a, b, server } = await twoClients(t, { lockTimeoutMs });
   const { fid } = (await a.create('f')).attr;
   a.yields = false;
   const held = await holdData(a, fid, 'PW');
   const waiting = holdData(b, fid, 'PR');
-  for (let round = 0; round < 30; round += 1) {
-    await a.call(
-      Write,
-      { fid, offset: round, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 },
-      { bulk: [Buffer.from('x')] },
-    );
-    await new Promise((resolve) => setTimeout(resolve, 50));
+  const endMs = performance.now() + 1.5 * lockTimeoutMs;
+  let bytes = 0;
+  // One write after the other: however slow the machine is, it never stops flushing.
+  for (; performance.now() < endMs; bytes += 1) {
+    const request = { fid, offset: bytes, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 };
+    await a.call(Write, request, { bulk: [Buffer.from('x')] });
+    await a.call(Sync, {});
   }
   await a.call(Cancel, { handles: [held.handle] });
-  assert.deepEqual([(await waiting).attr?.sizeBytes, server.status().evicted], [30, []]);
+  assert.deepEqual([(await waiting).attr?.sizeBytes, server.status().evicted], [bytes, []]);
 });
 
 test('a request that comes from an evicted client is not executed', async (t) => {

@@ -6,6 +6,7 @@ import { copyFileSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
+import type { Timers } from '../../src/runtime/ports.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
 import { MultiMount } from '../../src/storage/multi_mount.js';
 import {
@@ -387,20 +388,51 @@ test('mkfs has the block while it works, and leaves it clean', async (t) => {
   assert.equal(store.superblock.label, 'x');
 });
 
+/** Timers that end when the test says so. */
+class DrivenTimers implements Timers {
+  readonly #waiting = new Set<() => void>();
+
+  after(_ms: number, fn: () => void): { cancel(): void } {
+    this.#waiting.add(fn);
+    return { cancel: () => void this.#waiting.delete(fn) };
+  }
+  soon(fn: () => void): void {
+    setImmediate(fn);
+  }
+
+  /** Ends all timers again and again until the promise is settled. */
+  async beatUntil<T>(promise: Promise<T>): Promise<T> {
+    let isSettled = false;
+    const settled = (): void => {
+      isSettled = true;
+    };
+    promise.then(settled, settled);
+    while (!isSettled) {
+      await new Promise((resolve) => setImmediate(resolve));
+      const ended = [...this.#waiting];
+      this.#waiting.clear();
+      for (const fn of ended) fn();
+    }
+    return await promise;
+  }
+}
+
 test('mkfs refuses a target that is alive elsewhere, by force too, and changes nothing', async (t) => {
   const target = await testTarget(t);
   const { data } = target.devices;
-  const server = new MultiMount(target.runtime, data, {
+  // Its heart beats when the test says so, and it is not late for a minute: no pause of this machine changes the outcome.
+  const heart = new DrivenTimers();
+  const server = new MultiMount({ ...target.runtime, timers: heart }, data, {
     owner: { ...OWNER, host: 'there' },
     state: 'active',
-    periodMs: 500,
+    periodMs: 60_000,
   });
   t.after(() => server.abandon());
-  await server.take();
+  await heart.beatUntil(server.take());
   const multiMount = new MultiMount(target.runtime, data, { owner: OWNER, state: 'mkfs', periodMs: 5000 });
   const before = digest(target);
   await assert.rejects(
-    formatTarget(target.runtime, target.devices, { label: 'x', force: true, multiMount }),
+    heart.beatUntil(formatTarget(target.runtime, target.devices, { label: 'x', force: true, multiMount })),
     {
       code: 'EBUSY',
       message: /a server on there \(pid 1\) has it since/,
