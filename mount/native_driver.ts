@@ -43,14 +43,17 @@ export interface NativeMountOptions {
   /** First word of the line in /proc/mounts: HOST:PORT. */
   readonly source: string;
   readonly intr: IntrMode;
+  /** See MountOptions. */
+  readonly intrGraceMs?: number | undefined;
   readonly allowOther: boolean;
   /** MS_*; see native/binding.ts. */
   readonly mountFlags: number;
   readonly timers: FuseDispatcherOptions['timers'];
+  readonly clock: FuseDispatcherOptions['clock'];
   /** Kernel readahead of the mount; the kernel's own default would be 128 KiB. Default 2048. */
   readonly readAheadKiB?: number;
   /** For tests, and working around a kernel. */
-  readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'interruptPolicy'>;
+  readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'clock' | 'interruptPolicy'>;
 }
 
 /**
@@ -132,7 +135,9 @@ class NativeMount implements FuseMount {
         withoutInitFlags: UNINTERRUPTIBLE,
         ...options.dispatcher,
         timers: options.timers,
+        clock: options.clock,
         interruptPolicy: interruptPolicy(options.intr),
+        ...(options.intrGraceMs === undefined ? {} : { interruptGraceMs: options.intrGraceMs }),
       },
     );
     this.notifier = new NativeNotifier(

@@ -8,6 +8,8 @@ export interface MountOptions {
   /** Limit of the client's page cache. */
   readonly cacheBytes: number;
   readonly intr: IntrMode;
+  /** How long a call waits for a server that is away before a caught signal may end it, in milliseconds. */
+  readonly intrGraceMs: number;
   /** Keep trying when no server answers. */
   readonly retry: boolean;
   /** How long an unmount waits for a server that does nothing, in milliseconds; undefined: without limit. */
@@ -23,7 +25,8 @@ export interface MountOptions {
 }
 
 export const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
-const UMOUNT_TIMEOUT_MAX_S = 86_400;
+const TIMEOUT_MAX_S = 86_400;
+const INTR_GRACE_MS = 1000;
 const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;
 
 /** Flags of mount(2) by the words that set and clear them. */
@@ -45,6 +48,7 @@ const FLAG_WORDS: Readonly<Record<string, { readonly flag: number; readonly set:
 const KNOWN = [
   'cache=SIZE',
   'intr=fatal|all',
+  'intr_grace=SECONDS',
   'retry',
   'umount_timeout=SECONDS',
   'driver=native|fuse-native',
@@ -62,6 +66,7 @@ const KNOWN = [
 export function parseMountOptions(text: string, root: boolean): MountOptions {
   let cacheBytes = DEFAULT_CACHE_BYTES;
   let intr: IntrMode = 'fatal';
+  let intrGraceMs = INTR_GRACE_MS;
   let retry = false;
   let umountTimeoutMs: number | undefined;
   let driver: MountOptions['driver'] = 'native';
@@ -84,6 +89,9 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
         break;
       case 'intr':
         intr = oneOf(key, value, ['fatal', 'all']);
+        break;
+      case 'intr_grace':
+        intrGraceMs = parseSeconds(key, value, true);
         break;
       case 'driver':
         driver = oneOf(key, value, ['native', 'fuse-native']);
@@ -109,7 +117,18 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     }
   }
   const readOnly = (mountFlags & MS_RDONLY) !== 0;
-  return { cacheBytes, intr, retry, umountTimeoutMs, driver, readOnly, allowOther, name, mountFlags };
+  return {
+    cacheBytes,
+    intr,
+    intrGraceMs,
+    retry,
+    umountTimeoutMs,
+    driver,
+    readOnly,
+    allowOther,
+    name,
+    mountFlags,
+  };
 }
 
 function refuseValue(key: string, value: string | undefined): void {
@@ -135,12 +154,12 @@ const UNIT_BYTES: Readonly<Record<string, number>> = {
   t: 2 ** 40,
 };
 
-function parseSeconds(key: string, value: string | undefined): number {
+function parseSeconds(key: string, value: string | undefined, mayBeZero = false): number {
   const seconds = /^\d+(\.\d+)?$/.test(value ?? '') ? Number(value) : Number.NaN;
-  if (!(seconds > 0 && seconds <= UMOUNT_TIMEOUT_MAX_S)) {
+  if (!((mayBeZero ? seconds >= 0 : seconds > 0) && seconds <= TIMEOUT_MAX_S)) {
     throw new FsError(
       'EINVAL',
-      `mount option ${key} is a number of seconds, above 0 and at most ${UMOUNT_TIMEOUT_MAX_S}, not ${JSON.stringify(value ?? '')}`,
+      `mount option ${key} is a number of seconds, ${mayBeZero ? 'at least' : 'above'} 0 and at most ${TIMEOUT_MAX_S}, not ${JSON.stringify(value ?? '')}`,
     );
   }
   return Math.round(seconds * 1000);

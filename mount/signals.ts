@@ -1,13 +1,13 @@
 /**
- * Which signals end a blocked request: looks at the caller in /proc when the kernel sends an INTERRUPT.
+ * What the signals that are pending for a caller may end: looks at it in /proc when the kernel sends an INTERRUPT.
  *
- * `fatal`: the caller is about to die of the signal, or it is one of those by which people end programs, even if caught. A
- * program that merely handles SIGCHLD, SIGWINCH or SIGUSR1 must not see EINTR from stat(): SA_RESTART does not help it.
- * `all`: any signal that is not blocked or ignored.
+ * `fatal`: a signal that is about to kill the caller ends every call. A caught one reaches only what interrupts.ts lets it:
+ * INT, TERM, QUIT and HUP, by which people end programs, more than the others.
+ * `all`: any signal that is not blocked or ignored ends every call.
  */
 
 import { readFileSync } from 'node:fs';
-import type { InterruptPolicy } from '../src/fuse/handlers.js';
+import type { InterruptPolicy, SignalReach } from '../src/fuse/handlers.js';
 
 export type IntrMode = 'fatal' | 'all';
 
@@ -24,11 +24,11 @@ function setOf(...signals: readonly number[]): bigint {
   return signals.reduce((set, signal) => set | (1n << BigInt(signal - 1)), 0n);
 }
 
-const [HUP, INT, QUIT, KILL, ALRM, TERM] = [1, 2, 3, 9, 14, 15];
+const [HUP, INT, QUIT, KILL, TERM] = [1, 2, 3, 9, 15];
 const [CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH] = [17, 18, 19, 20, 21, 22, 23, 28];
 
-/** Numbers of x86, arm and most others; none of these six differs anywhere Linux runs. */
-const ENDS_PROGRAMS = setOf(HUP, INT, QUIT, KILL, ALRM, TERM);
+/** Numbers of x86, arm and most others; none of these five differs anywhere Linux runs. */
+const ENDS_PROGRAMS = setOf(HUP, INT, QUIT, TERM);
 /** Default action: nothing, stop or continue (signal(7)). Every other signal kills by default. */
 const HARMLESS_BY_DEFAULT = setOf(CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH);
 const KILL_ONLY = setOf(KILL);
@@ -48,32 +48,39 @@ export function parseSignalSets(status: string): SignalSets {
   };
 }
 
-export type Verdict = 'dies' | 'caught' | 'none';
-
-/** What the pending signals will do: kill the task, reach a handler that counts (see the modes), or nothing to us. */
-export function judgeSignals(sets: SignalSets, mode: IntrMode): Verdict {
+/** What the pending signals may end. Stops count: a wait for a lock ends for them, and the kernel begins it again. */
+export function judgeSignals(sets: SignalSets, mode: IntrMode): SignalReach {
   const pending = (sets.pending | sets.sharedPending) & ~sets.blocked & ~sets.ignored;
-  if ((pending & (KILL_ONLY | (~sets.caught & ~HARMLESS_BY_DEFAULT))) !== 0n) return 'dies';
-  const counts = mode === 'all' ? pending : pending & ENDS_PROGRAMS;
-  return counts !== 0n ? 'caught' : 'none';
+  if (pending === 0n) return 'nothing';
+  if (killsTask(sets) || mode === 'all') return 'everyCall';
+  return (pending & ENDS_PROGRAMS) !== 0n ? 'awayCalls' : 'lockWaits';
+}
+
+/** A signal that kills by default and is not caught is pending. */
+export function killsTask(sets: SignalSets): boolean {
+  const pending = (sets.pending | sets.sharedPending) & ~sets.blocked & ~sets.ignored;
+  return (pending & (KILL_ONLY | (~sets.caught & ~HARMLESS_BY_DEFAULT))) !== 0n;
 }
 
 /**
  * @param procFolder for tests.
  */
 export function interruptPolicy(mode: IntrMode, procFolder = '/proc'): InterruptPolicy {
+  // A caller of another pid namespace, or hidden from us: nobody can tell. It must be possible to kill it while the server
+  // is away, and its timers must not disturb its calls while the server is there.
+  const unseen = mode === 'all' ? 'everyCall' : 'awayCalls';
   return (pid) => {
-    // A caller of another pid namespace, or hidden from us: nobody can tell, and it must be possible to kill it.
-    if (pid === 0) return true;
+    if (pid === 0) return unseen;
     let sets: SignalSets;
     try {
       sets = parseSignalSets(readFileSync(`${procFolder}/${pid}/status`, 'latin1'));
     } catch {
-      return true;
+      return unseen;
     }
-    const verdict = judgeSignals(sets, mode);
+    const reach = judgeSignals(sets, mode);
+    if (reach === 'nothing' || killsTask(sets)) return reach;
     // EINTR for the READ of a page fault becomes SIGBUS, which a task that handles its signal must not get.
-    return verdict === 'dies' || (verdict === 'caught' && !isInPageFault(`${procFolder}/${pid}/syscall`));
+    return isInPageFault(`${procFolder}/${pid}/syscall`) ? 'nothing' : reach;
   };
 }
 

@@ -12,7 +12,7 @@ export function registerMount(program: Command): void {
     .argument('<mountpoint>')
     .option(
       '-o <options>',
-      'comma-separated mount options, may be repeated; see docs/OPERATIONS.md (intr=fatal|all, cache=SIZE, retry, umount_timeout=SECONDS, driver=...)',
+      'comma-separated mount options, may be repeated; see docs/OPERATIONS.md (intr=fatal|all, intr_grace=SECONDS, cache=SIZE, retry, umount_timeout=SECONDS, driver=...)',
       (value: string, before: string[]) => [...before, value],
       [] as string[],
     )

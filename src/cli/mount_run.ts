@@ -139,7 +139,7 @@ async function startKernelMount(
   mountpoint: string,
   options: MountOptions,
 ): Promise<FuseMount> {
-  const { intr, allowOther, mountFlags } = options;
+  const { intr, intrGraceMs, allowOther, mountFlags } = options;
   const common = {
     mountpoint,
     source: servers.map(formatAddress).join(','),
@@ -153,7 +153,7 @@ async function startKernelMount(
     return startFuseNativeMount(vfs.handlers, common);
   }
   const { startNativeMount } = await import('../../mount/native_driver.js');
-  return startNativeMount(vfs.handlers, { ...common, intr });
+  return startNativeMount(vfs.handlers, { ...common, intr, intrGraceMs, clock: runtime.clock });
 }
 
 async function serveMount(

@@ -16,6 +16,8 @@ export interface Caller {
   readonly uid: number;
   readonly gid: number;
   readonly signal: AbortSignal;
+  /** From now on the operation waits for the lock of another owner, not for an answer of the server. */
+  waitsForOwner?(): void;
 }
 
 /** An inode and how far it may be believed. */
@@ -71,6 +73,8 @@ export interface AppLock {
 }
 
 export interface FsClient {
+  /** For how long the gate of the target that has this inode has not been open; 0 when it is. */
+  awayMs(fid: Fid): number;
   lookup(op: Caller, parent: Fid, name: Name): MaybePromise<Known | NoEntry>;
   getattr(op: Caller, fid: Fid): MaybePromise<Known>;
   /** Last known attributes without any wait; undefined when never seen. For STATFS/GETATTR of the root while gated. */

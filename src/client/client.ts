@@ -131,6 +131,7 @@ class Client {
     const attrs = new AttrOperations(core, this.#locks, this.#writeBack);
     const opens = new OpenOperations(core, names, appLocks, this.#locks, this.#writeBack);
     return {
+      awayMs: (fid) => core.targets.of(fid).gate.awayMs,
       lookup: names.lookup.bind(names),
       create: names.create.bind(names),
       link: names.link.bind(names),
@@ -176,7 +177,7 @@ class Client {
   #addMember(events: Omit<ImportEvents, 'incoming'>): Member {
     const core = this.#core;
     const target = new Target(
-      this.#runtime.timers,
+      this.#runtime,
       core.kept,
       {
         release: (lock) => releaseLock(core, this.#writeBack, target, lock),

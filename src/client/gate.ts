@@ -9,6 +9,7 @@
  */
 
 import { FsError } from '../base/errno.js';
+import type { Clock } from '../runtime/ports.js';
 
 export type GateState = 'OPEN' | 'DRAINING' | 'CLOSED';
 
@@ -24,12 +25,20 @@ export interface Passenger {
 }
 
 export class Gate {
+  readonly #clock: Pick<Clock, 'nowMs'>;
+  /** Since when it has not been open; undefined: it is. */
+  #shutSinceMs: number | undefined;
   #connected = false;
   #drain: 'no' | 'draining' | 'drained' = 'no';
   #inside = 0;
   readonly #parked = new Set<Parked>();
   readonly #idleWaiters: (() => void)[] = [];
   readonly #shutWaiters: (() => void)[] = [];
+
+  constructor(clock: Pick<Clock, 'nowMs'>) {
+    this.#clock = clock;
+    this.#shutSinceMs = clock.nowMs();
+  }
 
   get state(): GateState {
     if (this.#connected && this.#drain === 'no') return 'OPEN';
@@ -38,6 +47,11 @@ export class Gate {
 
   get isOpen(): boolean {
     return this.#connected && this.#drain === 'no';
+  }
+
+  /** For how long the target has been away; 0 when it is there, however slow it answers. */
+  get awayMs(): number {
+    return this.#shutSinceMs === undefined ? 0 : this.#clock.nowMs() - this.#shutSinceMs;
   }
 
   /** A drain is under way: what it depends on (write-back, reads under locks still held) is admitted. */
@@ -130,9 +144,11 @@ export class Gate {
 
   #changed(): void {
     if (!this.isOpen) {
+      this.#shutSinceMs ??= this.#clock.nowMs();
       for (const done of this.#shutWaiters.splice(0)) done();
       return;
     }
+    this.#shutSinceMs = undefined;
     // In arrival order. Those that arrive while these start find the set empty, and come after them.
     const waiting = [...this.#parked];
     this.#parked.clear();

@@ -119,6 +119,7 @@ export class LockOperations {
 
   async #await(op: Caller, target: Target, pending: Pending): Promise<void> {
     const { signal } = op;
+    op.waitsForOwner?.();
     const interrupted = (): void => {
       const { handle } = pending.lock;
       // Granted or failed in the meantime: that stands.

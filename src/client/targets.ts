@@ -16,7 +16,7 @@ import type { LockClientCallbacks } from '../dlm/api.js';
 import { LockClient } from '../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../rpc/api.js';
 import { Requester } from '../rpc/requester.js';
-import type { Timers } from '../runtime/ports.js';
+import type { Clock, Timers } from '../runtime/ports.js';
 import { Cancel } from '../wire/lock.js';
 import {
   Close,
@@ -104,7 +104,7 @@ export class Target {
   readonly requester: Requester;
   /** What the target would have to execute again after a crash. */
   readonly replays: ReplayList;
-  readonly gate = new Gate();
+  readonly gate: Gate;
   readonly appLocks = new AppLocks();
   readonly locks: LockClient;
   readonly fids: FidPool;
@@ -137,12 +137,13 @@ export class Target {
   #deferred: (() => void)[] = [];
 
   constructor(
-    timers: Timers,
+    { timers, clock }: { readonly timers: Timers; readonly clock: Clock },
     kept: KeptMemory,
     locks: Pick<LockClientCallbacks, 'release' | 'gone'>,
     maxLocks: number = LOCKS_MAX,
   ) {
     this.#timers = timers;
+    this.gate = new Gate(clock);
     this.replays = new ReplayList(kept);
     this.requester = new Requester({ observer: this.replays });
     this.locks = new LockClient({

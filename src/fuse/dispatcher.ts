@@ -25,7 +25,7 @@ import {
 import { Cursor, type Writer } from './cursor.js';
 import type { FuseDevice, FuseHandlers, InterruptPolicy } from './handlers.js';
 import { type Negotiated, negotiate, putInit, putInitOffer, readInit } from './init.js';
-import { Interrupts, type RetryTimers } from './interrupts.js';
+import { type InterruptClock, Interrupts, type RetryTimers } from './interrupts.js';
 import { errnoWithoutOperation, OPERATIONS, type Operation, SETXATTR_COMPAT } from './operations.js';
 import { Replies } from './replies.js';
 import { Request, requestKey } from './request.js';
@@ -33,8 +33,11 @@ import { uniqueText } from './structs_in.js';
 
 export interface FuseDispatcherOptions {
   readonly timers: RetryTimers;
+  readonly clock: InterruptClock;
   /** Default: every signal ends the request. */
   readonly interruptPolicy?: InterruptPolicy;
+  /** Time in a call to a server that is away before a caught signal may end it. Default 1000. */
+  readonly interruptGraceMs?: number;
   /** Time until an ignored INTERRUPT is asked for again. Default 30. */
   readonly interruptRetryMs?: number;
   /** Asynchronous requests (readahead, direct I/O) the kernel keeps with us at once. Default 128. */
@@ -62,6 +65,7 @@ export class FuseDispatcher {
   readonly #log: Log;
   readonly #initOptions: { maxBackground: number; congestionThreshold: number; withoutFlags: bigint };
   readonly #interrupts: Interrupts;
+  readonly #clock: InterruptClock;
   readonly #pending = new Map<number, Request>();
   readonly #cursor = new Cursor();
   readonly #replies: Replies;
@@ -83,6 +87,7 @@ export class FuseDispatcher {
     this.#handlers = handlers;
     this.#log = options.log ?? logger('fuse');
     this.#replies = new Replies(device);
+    this.#clock = options.clock;
     this.#initOptions = {
       maxBackground: options.maxBackground ?? 128,
       congestionThreshold: options.congestionThreshold ?? 96,
@@ -90,7 +95,10 @@ export class FuseDispatcher {
     };
     this.#interrupts = new Interrupts({
       timers: options.timers,
-      policy: options.interruptPolicy ?? (() => true),
+      policy: options.interruptPolicy ?? (() => 'everyCall'),
+      clock: options.clock,
+      awayMs: (nodeid) => handlers.awayMs?.(nodeid) ?? 0,
+      graceMs: options.interruptGraceMs ?? 1000,
       retryMs: options.interruptRetryMs ?? 30,
       log: this.#log,
       askAgain: (high, low) => this.#replies.sendError(high, low, ERRNO.EAGAIN),
@@ -203,6 +211,7 @@ export class FuseDispatcher {
   #wait(request: Request, result: Promise<unknown>): void {
     const { key } = request;
     this.#pending.set(key, request);
+    request.beganMs = this.#clock.nowMs();
     if (this.#tracing) this.#log('%s waits', this.#describe(request));
     result.then(
       (value) => {
@@ -416,11 +425,11 @@ export class FuseDispatcher {
   }
 }
 
-const INIT_OFFER: Operation = { call: () => undefined, put: putInitOffer, interruptible: false };
+const INIT_OFFER: Operation = { call: () => undefined, put: putInitOffer, endedBy: 'nothing' };
 const INIT_AGREED: Operation = {
   call: () => undefined,
   put: (w: Writer, at: number, result: Negotiated) => putInit(w, at, result),
-  interruptible: false,
+  endedBy: 'nothing',
 };
 
 /** @throws Error when the handler gave more than the kernel has room for: it would refuse the answer, and wait on. */

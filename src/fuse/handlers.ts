@@ -20,6 +20,11 @@ export interface RequestContext {
   readonly pid: number;
   /** Made on first use: most requests never wait. */
   readonly signal: AbortSignal;
+  /**
+   * From now on the request waits for the lock of another owner, not for an answer of the server. Where a local filesystem
+   * lets every caught signal end such a wait, it may end so from here on, and not before.
+   */
+  waitsForOwner?(): void;
 }
 
 /** How long the kernel may believe something, in seconds; 0 is "ask each time". */
@@ -133,6 +138,11 @@ export interface ReleaseIn {
 }
 
 export interface FuseHandlers {
+  /**
+   * For how long the server that has this inode has been away: shutting down, unreachable or recovering. 0 when it is
+   * there, however slow it answers. Absent: it is never away.
+   */
+  awayMs?(nodeid: number): number;
   /** After INIT was answered; `minor` is the negotiated protocol, flags what both sides have. */
   init?(negotiated: { readonly minor: number; readonly flags: bigint; readonly maxWrite: number }): void;
   /** The mount is gone (DESTROY or ENODEV). */
@@ -246,8 +256,17 @@ export interface KernelNotifier {
   flushReplies(): void;
 }
 
-/** Whether an interrupted request should end with EINTR. Reads /proc of the caller (mount/signals.ts). */
-export type InterruptPolicy = (pid: number) => boolean;
+/**
+ * What the signals that are pending for a caller may end:
+ * - everyCall: whatever it is in (it is about to die, or `intr=all`).
+ * - awayCalls: what lockWaits may, and a call that has waited for a server that is away for longer than the grace.
+ * - lockWaits: only a wait that a local filesystem would end as well.
+ * - nothing: no signal is there, or none that counts.
+ */
+export type SignalReach = 'everyCall' | 'awayCalls' | 'lockWaits' | 'nothing';
+
+/** Looks at the caller's pending signals in /proc (mount/signals.ts). */
+export type InterruptPolicy = (pid: number) => SignalReach;
 
 /**
  * Where the dispatcher's bytes go: the native channel, or a test. All calls return at once.

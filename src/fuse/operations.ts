@@ -45,9 +45,19 @@ export interface Operation {
   put?(writer: Writer, at: number, result: unknown): number;
   /** A result of any size, as the chunks it consists of. Neither put nor chunks: the answer is empty. */
   chunks?(result: unknown): readonly Uint8Array[];
-  /** false: the operation must end by itself, no signal cuts it short. */
-  readonly interruptible: boolean;
+  readonly endedBy: EndedBy;
 }
+
+/**
+ * Which signals end a request that waits (interrupts.ts has the rule):
+ * - nothing: the operation must end by itself.
+ * - awayOrDeath: a signal that kills the caller; a caught one only after a long wait for a server that is away.
+ * - lockWait: the same, and every caught signal while it waits for the lock of another owner. The kernel makes
+ *   ERESTARTSYS of the EINTR (fuse_setlk), so SA_RESTART holds, as on a local filesystem.
+ *
+ * Opening a FIFO waits in the kernel and is no request of ours.
+ */
+export type EndedBy = 'nothing' | 'awayOrDeath' | 'lockWait';
 
 /** Upper bound of what `put` writes (STATX). */
 export const FIXED_REPLY_BYTES = SIZE.STATX_OUT;
@@ -56,25 +66,24 @@ type Call<R> = (handlers: FuseHandlers, request: Request, body: Cursor) => Maybe
 
 function fixed<R>(call: Call<R>, put: (writer: Writer, at: number, result: R) => number): Operation {
   // A method in the interface, so that each operation's own result type stands for unknown.
-  const operation: { call: Call<R>; put(w: Writer, at: number, result: R): number; interruptible: boolean } =
-    {
-      call,
-      put,
-      interruptible: true,
-    };
+  const operation: { call: Call<R>; put(w: Writer, at: number, result: R): number; endedBy: EndedBy } = {
+    call,
+    put,
+    endedBy: 'awayOrDeath',
+  };
   return operation;
 }
 
-function empty(call: Call<void>, interruptible = true): Operation {
-  return { call, interruptible };
+function empty(call: Call<void>, endedBy: EndedBy = 'awayOrDeath'): Operation {
+  return { call, endedBy };
 }
 
 function bytes(call: Call<readonly Uint8Array[]>): Operation {
   const operation: {
     call: Call<readonly Uint8Array[]>;
     chunks(result: readonly Uint8Array[]): readonly Uint8Array[];
-    interruptible: boolean;
-  } = { call, chunks: (result) => result, interruptible: true };
+    endedBy: EndedBy;
+  } = { call, chunks: (result) => result, endedBy: 'awayOrDeath' };
   return operation;
 }
 
@@ -289,6 +298,15 @@ function fsyncdir(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
   return h.fsyncdir(r, r.nodeid, fh, datasync);
 }
 
+/** flock(2) unlocks with this opcode too, and is never interrupted in it. */
+function setlkw(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
+  const lock = readLock(c, true);
+  if (lock.type === 'unlock') r.operation = UNLOCK;
+  return h.setlk(r, r.nodeid, lock);
+}
+
+const UNLOCK: Operation = empty(setlkw);
+
 const BY_OPCODE: Readonly<Record<number, Operation>> = {
   [OPCODE.LOOKUP]: fixed((h, r, c) => h.lookup(r, r.nodeid, entryName(c)), putLookup),
   [OPCODE.GETATTR]: fixed(getattr, putAttrOut),
@@ -309,13 +327,13 @@ const BY_OPCODE: Readonly<Record<number, Operation>> = {
   [OPCODE.TMPFILE]: fixed((h, r, c) => h.tmpfile(r, r.nodeid, readCreate(c)), putCreate),
   [OPCODE.READ]: bytes(read),
   [OPCODE.WRITE]: fixed((h, r, c) => h.write(r, r.nodeid, readWrite(c)), putWrite),
-  [OPCODE.FLUSH]: empty(flush, false),
-  [OPCODE.RELEASE]: empty((h, r, c) => h.release(r, r.nodeid, readRelease(c)), false),
+  [OPCODE.FLUSH]: empty(flush, 'nothing'),
+  [OPCODE.RELEASE]: empty((h, r, c) => h.release(r, r.nodeid, readRelease(c)), 'nothing'),
   [OPCODE.FSYNC]: empty(fsync),
   [OPCODE.OPENDIR]: fixed(opendir, putOpen),
   [OPCODE.READDIR]: bytes(readdir(false)),
   [OPCODE.READDIRPLUS]: bytes(readdir(true)),
-  [OPCODE.RELEASEDIR]: empty((h, r, c) => h.releasedir(r, r.nodeid, readRelease(c).fh), false),
+  [OPCODE.RELEASEDIR]: empty((h, r, c) => h.releasedir(r, r.nodeid, readRelease(c).fh), 'nothing'),
   [OPCODE.FSYNCDIR]: empty(fsyncdir),
   [OPCODE.STATFS]: fixed((h, r) => h.statfs(r, r.nodeid), putStatfs),
   [OPCODE.GETXATTR]: bytes(getxattr),
@@ -324,7 +342,7 @@ const BY_OPCODE: Readonly<Record<number, Operation>> = {
   [OPCODE.REMOVEXATTR]: empty((h, r, c) => h.removexattr(r, r.nodeid, c.name())),
   [OPCODE.GETLK]: fixed((h, r, c) => h.getlk(r, r.nodeid, readLock(c, false)), putLock),
   [OPCODE.SETLK]: empty((h, r, c) => h.setlk(r, r.nodeid, readLock(c, false))),
-  [OPCODE.SETLKW]: empty((h, r, c) => h.setlk(r, r.nodeid, readLock(c, true))),
+  [OPCODE.SETLKW]: empty(setlkw, 'lockWait'),
   [OPCODE.FALLOCATE]: empty(fallocate),
   [OPCODE.LSEEK]: fixed(lseek, putU64),
   [OPCODE.COPY_FILE_RANGE]: fixed(copyRange, putWrite),

@@ -30,6 +30,9 @@ export class Request implements RequestContext {
   /** Set when the answer has left, or was given on behalf of the handler. */
   answered = false;
   operation: Operation | undefined = undefined;
+  /** When it began to wait for its handler. */
+  beganMs = 0;
+  #waitsForOwner = false;
   #controller: AbortController | undefined = undefined;
 
   constructor(
@@ -57,6 +60,14 @@ export class Request implements RequestContext {
   get signal(): AbortSignal {
     this.#controller ??= new AbortController();
     return this.#controller.signal;
+  }
+
+  get isWaitingForOwner(): boolean {
+    return this.#waitsForOwner;
+  }
+
+  waitsForOwner(): void {
+    this.#waitsForOwner = true;
   }
 
   /** Ends the handler's wait: its signal aborts with EINTR as the reason. */

@@ -8,6 +8,7 @@
  * Requests come after attach; invalidations before bind have nothing to do, since nothing was handed out.
  */
 
+import type { Fid } from '../base/ids.js';
 import type { FsClient, KernelCache } from '../client/api.js';
 import type { FuseHandlers, KernelNotifier } from '../fuse/handlers.js';
 import { VfsContext } from './context.js';
@@ -36,6 +37,7 @@ export function createVfs(options: VfsOptions = {}): Vfs {
     ...fileOperations(context),
     ...directoryOperations(context),
     ...lockOperations(context),
+    awayMs: (nodeid) => context.client.awayMs(nodeid as Fid),
     init({ minor, flags }) {
       context.kernel.negotiated(minor);
       context.openPolicy = openPolicy(flags);

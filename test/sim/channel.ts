@@ -64,7 +64,11 @@ export class FuseChannel {
     this.dispatcher = new FuseDispatcher(
       handlers,
       { replySlab: this.#replySlab, send: (chunks) => this.#replied(Buffer.concat(chunks)) },
-      { timers: program.runtime().timers, interruptPolicy: (pid) => this.killed.has(pid) },
+      {
+        timers: program.runtime().timers,
+        clock: program.runtime().clock,
+        interruptPolicy: (pid) => (this.killed.has(pid) ? 'everyCall' : 'nothing'),
+      },
     );
     program.onEnd(() => this.abort());
   }

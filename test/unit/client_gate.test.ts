@@ -9,7 +9,7 @@ function passenger(): { signal: AbortSignal; abort(): void } {
 }
 
 function openGate(): Gate {
-  const gate = new Gate();
+  const gate = new Gate({ nowMs: () => 0 });
   gate.setConnected(true);
   return gate;
 }
@@ -25,7 +25,7 @@ test('an open gate lets pass at once, without looking at the signal', () => {
 });
 
 test('parked operations pass in the order in which they came', async () => {
-  const gate = new Gate();
+  const gate = new Gate({ nowMs: () => 0 });
   const order: number[] = [];
   const waits = Array.from({ length: 5 }, (_, index) =>
     gate.enter(passenger())?.then(() => order.push(index)),
@@ -37,7 +37,7 @@ test('parked operations pass in the order in which they came', async () => {
 });
 
 test('an interrupted operation leaves the queue with EINTR, at once', async () => {
-  const gate = new Gate();
+  const gate = new Gate({ nowMs: () => 0 });
   const caller = passenger();
   const parked = gate.enter(caller);
   caller.abort();
@@ -50,7 +50,7 @@ test('an interrupted operation leaves the queue with EINTR, at once', async () =
 test('one that was interrupted before it came does not park', async () => {
   const caller = passenger();
   caller.abort();
-  await assert.rejects(new Gate().enter(caller) as Promise<void>, { code: 'EINTR' });
+  await assert.rejects(new Gate({ nowMs: () => 0 }).enter(caller) as Promise<void>, { code: 'EINTR' });
 });
 
 test('a drain parks new operations and waits for those inside', async () => {
@@ -88,10 +88,31 @@ test('who waits for the gate to shut hears of it once it is not open', async () 
 });
 
 test('operations on what is gone fail; the others stay parked', async () => {
-  const gate = new Gate();
+  const gate = new Gate({ nowMs: () => 0 });
   const gone = gate.enter(passenger(), 'gone');
   void gate.enter(passenger(), 'there');
   gate.rejectTagged((tag) => tag === 'gone', new FsError('EIO'));
   await assert.rejects(gone as Promise<void>, { code: 'EIO' });
   assert.equal(gate.parked, 1);
+});
+
+test('a gate knows for how long its target has been away, whatever happens meanwhile', () => {
+  let nowMs = 100;
+  const gate = new Gate({ nowMs: () => nowMs });
+  const away = (atMs: number): number => {
+    nowMs = atMs;
+    return gate.awayMs;
+  };
+  const seen = [away(150)];
+  gate.setConnected(true);
+  seen.push(away(200));
+  gate.setDrain('draining');
+  seen.push(away(230));
+  gate.setDrain('drained');
+  gate.setConnected(false);
+  seen.push(away(300));
+  gate.setDrain('no');
+  gate.setConnected(true);
+  seen.push(away(400));
+  assert.deepEqual(seen, [50, 0, 30, 100, 0]);
 });

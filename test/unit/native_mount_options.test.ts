@@ -8,6 +8,7 @@ import { FsError } from '../../src/base/errno.js';
 const DEFAULTS = {
   cacheBytes: 256 << 20,
   intr: 'fatal',
+  intrGraceMs: 1000,
   retry: false,
   umountTimeoutMs: undefined,
   driver: 'native',
@@ -39,12 +40,13 @@ test('what holds when nothing is said, for root and for others', () => {
 test('every option is understood, and the last word counts', () => {
   assert.deepEqual(
     parseMountOptions(
-      'ro,cache=1g,intr=all,retry,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid',
+      'ro,cache=1g,intr=all,intr_grace=0,retry,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid',
       true,
     ),
     {
       cacheBytes: 1 << 30,
       intr: 'all',
+      intrGraceMs: 0,
       retry: true,
       umountTimeoutMs: 2500,
       driver: 'fuse-native',
@@ -74,6 +76,10 @@ test('what is wrong is named in one line', () => {
   assert.equal(refusal('intr=some'), 'EINVAL: mount option intr is fatal or all, not "some"');
   assert.equal(refusal('driver'), 'EINVAL: mount option driver is native or fuse-native, not ""');
   assert.equal(refusal('retry=1'), 'EINVAL: mount option retry takes no value');
+  assert.match(
+    refusal('intr_grace=-1'),
+    /^EINVAL: mount option intr_grace is a number of seconds, at least 0/,
+  );
   for (const wrong of ['umount_timeout', 'umount_timeout=0', 'umount_timeout=1m']) {
     assert.match(refusal(wrong), /^EINVAL: mount option umount_timeout is a number of seconds, above 0/);
   }

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { type IntrMode, interruptPolicy, judgeSignals, parseSignalSets } from '../../mount/signals.js';
+import type { SignalReach } from '../../src/fuse/handlers.js';
 import { until } from '../fixtures/until.js';
 
 const bit = (signal: number): bigint => 1n << BigInt(signal - 1);
@@ -36,7 +37,8 @@ function statusOf(pid: number): string {
 const SETUP = {
   plain: 'signal.signal(signal.SIGINT, signal.SIG_DFL)',
   catching: `
-for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGWINCH, signal.SIGSEGV):
+for s in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGALRM, signal.SIGCHLD, signal.SIGUSR1,
+          signal.SIGWINCH, signal.SIGSEGV):
     signal.signal(s, lambda *_: None)`,
   ignoring: `
 for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -44,32 +46,34 @@ for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
   blocking: 'signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGUSR1])',
 };
 
-const CASES: readonly (readonly [keyof typeof SETUP, NodeJS.Signals, boolean, boolean])[] = [
-  // dispositions, signal, ends a call with intr=fatal, with intr=all
-  ['plain', 'SIGINT', true, true],
-  ['plain', 'SIGTERM', true, true],
-  ['plain', 'SIGUSR1', true, true],
-  ['plain', 'SIGALRM', true, true],
-  ['plain', 'SIGCHLD', false, false], // the kernel drops it
-  ['plain', 'SIGTSTP', false, true],
-  ['catching', 'SIGINT', true, true],
-  ['catching', 'SIGTERM', true, true],
-  ['catching', 'SIGHUP', true, true],
-  ['catching', 'SIGUSR1', false, true],
-  ['catching', 'SIGCHLD', false, true],
-  ['catching', 'SIGWINCH', false, true],
-  ['ignoring', 'SIGINT', false, false],
-  ['ignoring', 'SIGUSR1', false, false],
-  ['ignoring', 'SIGHUP', true, true],
-  ['blocking', 'SIGINT', false, false],
-  ['blocking', 'SIGUSR1', false, false],
-  ['blocking', 'SIGTERM', true, true],
+const CASES: readonly (readonly [keyof typeof SETUP, NodeJS.Signals, SignalReach, SignalReach])[] = [
+  // dispositions, signal, what it may end with intr=fatal, with intr=all
+  ['plain', 'SIGINT', 'everyCall', 'everyCall'],
+  ['plain', 'SIGTERM', 'everyCall', 'everyCall'],
+  ['plain', 'SIGUSR1', 'everyCall', 'everyCall'],
+  ['plain', 'SIGALRM', 'everyCall', 'everyCall'],
+  ['plain', 'SIGCHLD', 'nothing', 'nothing'], // the kernel drops it
+  ['plain', 'SIGTSTP', 'lockWaits', 'everyCall'],
+  ['catching', 'SIGINT', 'awayCalls', 'everyCall'],
+  ['catching', 'SIGTERM', 'awayCalls', 'everyCall'],
+  ['catching', 'SIGQUIT', 'awayCalls', 'everyCall'],
+  ['catching', 'SIGHUP', 'awayCalls', 'everyCall'],
+  ['catching', 'SIGALRM', 'lockWaits', 'everyCall'],
+  ['catching', 'SIGUSR1', 'lockWaits', 'everyCall'],
+  ['catching', 'SIGCHLD', 'lockWaits', 'everyCall'],
+  ['catching', 'SIGWINCH', 'lockWaits', 'everyCall'],
+  ['ignoring', 'SIGINT', 'nothing', 'nothing'],
+  ['ignoring', 'SIGUSR1', 'nothing', 'nothing'],
+  ['ignoring', 'SIGHUP', 'everyCall', 'everyCall'],
+  ['blocking', 'SIGINT', 'nothing', 'nothing'],
+  ['blocking', 'SIGUSR1', 'nothing', 'nothing'],
+  ['blocking', 'SIGTERM', 'everyCall', 'everyCall'],
 ];
 
 for (const [kind, signal, fatal, all] of CASES) {
-  test(`a process that is ${kind}: ${signal} ends its calls fatal=${fatal} all=${all}`, async (t) => {
+  test(`a process that is ${kind}: ${signal} may end ${fatal}, with intr=all ${all}`, async (t) => {
     const child = await stopped(t, SETUP[kind]);
-    assert.equal(interruptPolicy('all')(child.pid), false, 'nothing is pending yet');
+    assert.equal(interruptPolicy('all')(child.pid), 'nothing', 'nothing is pending yet');
     child.kill(signal);
     assert.deepEqual(
       (['fatal', 'all'] as readonly IntrMode[]).map((mode) => interruptPolicy(mode)(child.pid)),
@@ -79,15 +83,15 @@ for (const [kind, signal, fatal, all] of CASES) {
 }
 
 test('SIGKILL counts even when it is only in the shared set, and a caught SIGSEGV only with intr=all', () => {
-  assert.equal(judgeSignals({ ...NOTHING, sharedPending: bit(9) }, 'fatal'), 'dies');
-  assert.equal(judgeSignals({ ...NOTHING, pending: bit(11), caught: bit(11) }, 'fatal'), 'none');
-  assert.equal(judgeSignals({ ...NOTHING, pending: bit(11), caught: bit(11) }, 'all'), 'caught');
+  assert.equal(judgeSignals({ ...NOTHING, sharedPending: bit(9) }, 'fatal'), 'everyCall');
+  assert.equal(judgeSignals({ ...NOTHING, pending: bit(11), caught: bit(11) }, 'fatal'), 'lockWaits');
+  assert.equal(judgeSignals({ ...NOTHING, pending: bit(11), caught: bit(11) }, 'all'), 'everyCall');
   assert.equal(
     judgeSignals({ ...NOTHING, pending: bit(40) }, 'fatal'),
-    'dies',
+    'everyCall',
     'real-time signals kill by default',
   );
-  assert.equal(judgeSignals({ ...NOTHING, pending: bit(64), caught: bit(64) }, 'fatal'), 'none');
+  assert.equal(judgeSignals({ ...NOTHING, pending: bit(64), caught: bit(64) }, 'fatal'), 'lockWaits');
 });
 
 test('a caught signal waits for the page fault it would turn into SIGBUS; one that kills does not', (t) => {
@@ -95,7 +99,7 @@ test('a caught signal waits for the page fault it would turn into SIGBUS; one th
   t.after(() => rmSync(proc, { recursive: true }));
   const status = (caught: string): string =>
     `SigPnd:\t0000000000000000\nShdPnd:\t0000000000000002\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\nSigCgt:\t${caught}\n`;
-  const look = (caught: string, syscall: string): boolean => {
+  const look = (caught: string, syscall: string): SignalReach => {
     mkdirSync(join(proc, '7'), { recursive: true });
     writeFileSync(join(proc, '7', 'status'), status(caught));
     writeFileSync(join(proc, '7', 'syscall'), syscall);
@@ -107,13 +111,14 @@ test('a caught signal waits for the page fault it would turn into SIGBUS; one th
       look('0000000000000002', '17 0x3 0x0\n'),
       look('0000000000000000', '-1 0x7ffd0 0x55d0\n'),
     ],
-    [false, true, true],
+    ['nothing', 'awayCalls', 'everyCall'],
   );
 });
 
-test('a caller that cannot be seen can be interrupted', () => {
-  assert.equal(interruptPolicy('fatal')(0), true);
-  assert.equal(interruptPolicy('fatal', '/no/such/folder')(1), true);
+test('a caller that cannot be seen can be interrupted while the server is away', () => {
+  assert.equal(interruptPolicy('fatal')(0), 'awayCalls');
+  assert.equal(interruptPolicy('fatal', '/no/such/folder')(1), 'awayCalls');
+  assert.equal(interruptPolicy('all')(0), 'everyCall');
 });
 
 test('the sets of this very process can be read', () => {
