@@ -20,6 +20,7 @@ import { CliError, describeFailure, formatAddress, formatBytes } from './common.
 import { controlPath, serveControl } from './control.js';
 import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { installedVersion } from './installed.js';
+import { hostNumber } from './process_owner.js';
 import { announceReady } from './service_manager.js';
 
 const log = logger('cli:mount');
@@ -112,6 +113,7 @@ async function startMount(
     addresses: servers,
     name: options.name ?? `${hostname()}:${mountpoint}`,
     softwareVersion: installedVersion(),
+    host: hostNumber(),
     cacheBytes: options.cacheBytes,
     connectTimeoutMs: options.retry ? undefined : CONNECT_TIMEOUT_MS,
     signal: signals.beforeMount,

@@ -262,6 +262,8 @@ export interface ClientOptions {
   readonly addresses: readonly { readonly host: string; readonly port: number }[];
   /** Shown on the server. */
   readonly name: string;
+  /** Number of this host and pid namespace, the same for all its mounts (FlockRange.host). undefined: not known. */
+  readonly host?: number | undefined;
   readonly softwareVersion: string;
   /** Page cache limit in bytes (-o cache=SIZE). */
   readonly cacheBytes: number;

@@ -34,7 +34,7 @@ export class LockOperations {
     const { fid } = this.#core.handles.live(fh);
     const target = this.#core.targets.of(fid);
     return this.#core.pass(target, op, async () => {
-      const request = { fid, flock: rangeOf(lock) };
+      const request = { fid, flock: this.#rangeOf(lock) };
       const { conflict } = (await target.call('operation', TestFlock, request, { signal: op.signal })).reply;
       return conflict === undefined ? undefined : { ...conflict, end: conflict.end };
     });
@@ -44,7 +44,7 @@ export class LockOperations {
     const handle = this.#core.handles.live(fh);
     const { fid } = handle;
     const target = this.#core.targets.of(fid);
-    const range = rangeOf(lock);
+    const range = this.#rangeOf(lock);
     const asked = this.#core.pass(
       target,
       op,
@@ -162,7 +162,7 @@ export class LockOperations {
     if (handle.gone) return undefined;
     const { fid } = handle;
     const target = this.#core.targets.of(fid);
-    const range = rangeOf(lock);
+    const range = this.#rangeOf(lock);
     return this.#core.pass(
       target,
       op,
@@ -204,14 +204,15 @@ export class LockOperations {
     return Promise.race([sent.catch(() => undefined), target.gate.shut()]).then(() => undefined);
   }
 
+  #rangeOf(lock: AppLock): FlockRangeMessage {
+    const { kind, owner, pid, exclusive, start, end } = lock;
+    const { host } = this.#core.options;
+    return { kind, owner, pid, exclusive, start, end, ...(kind === 'posix' ? { host } : {}) };
+  }
+
   #background(answered: Promise<unknown>, what: string): void {
     answered.catch((error: unknown) => log('%s: %s', what, error));
   }
-}
-
-function rangeOf(lock: AppLock): FlockRangeMessage {
-  const { kind, owner, pid, exclusive, start, end } = lock;
-  return { kind, owner, pid, exclusive, start, end };
 }
 
 /** Enters it in the table, in the turn in which the answer came: its CAST may be the next message. */

@@ -18,6 +18,8 @@ export interface Owner {
   readonly id: string;
   /** The same text for the same owner. */
   readonly key: string;
+  /** posix: the same text for the same process, on all mounts of its host. undefined: not known. */
+  readonly process: string | undefined;
 }
 
 export function ownerOf(client: ClientUuid, range: FlockRangeMessage): Owner {
@@ -26,7 +28,21 @@ export function ownerOf(client: ClientUuid, range: FlockRangeMessage): Owner {
     kind: range.kind,
     id: range.owner,
     key: `${range.kind} ${range.owner} ${client}`,
+    process: processOf(range),
   };
+}
+
+/** A caller of a pid namespace that its mount does not see has pid 0. */
+function processOf({ kind, host, pid }: FlockRangeMessage): string | undefined {
+  return kind !== 'posix' || host === undefined || pid === 0 ? undefined : `${host} ${pid}`;
+}
+
+/**
+ * One process, seen through two mounts. Two owners of one client with one pid are not meant: one of them is an OFD, of which
+ * another thread may be the user.
+ */
+export function isSameProcess(a: Owner, b: Owner): boolean {
+  return a.process !== undefined && a.process === b.process && a.client !== b.client;
 }
 
 /** One setlk that waits, or that pieces are left of. */

@@ -16,7 +16,14 @@ import { ERRNO, FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
 import type { FlockGrant } from './api.js';
-import { type Conflict, type FlockCall, FlockFile, type Owner, ownerOf } from './flock_file.js';
+import {
+  type Conflict,
+  type FlockCall,
+  FlockFile,
+  isSameProcess,
+  type Owner,
+  ownerOf,
+} from './flock_file.js';
 import { cut, mergedAround, type Piece, put } from './flock_pieces.js';
 import { closesCycle } from './waits_for.js';
 
@@ -41,6 +48,14 @@ function boundsOf(range: FlockRangeMessage): Bounds {
   return { start: range.start, end };
 }
 
+function note(index: Map<string, Set<FlockCall>>, key: string, call: FlockCall, waits: boolean): void {
+  const calls = index.get(key) ?? new Set();
+  if (waits) calls.add(call);
+  else calls.delete(call);
+  if (calls.size > 0) index.set(key, calls);
+  else index.delete(key);
+}
+
 function comesBefore(a: Piece, b: Piece): boolean {
   return a.start < b.start || (a.start === b.start && a.sequence < b.sequence);
 }
@@ -52,6 +67,8 @@ export class FlockTable {
   readonly #calls = new Map<ClientUuid, Map<LockHandle, FlockCall>>();
   /** Waiting POSIX calls by owner: the edges of the waits-for graph. An owner with threads has several. */
   readonly #waitsOf = new Map<string, Set<FlockCall>>();
+  /** The same calls by process: it is one owner on each mount of its host. */
+  readonly #waitsOfProcess = new Map<string, Set<FlockCall>>();
   /** Casts to be said when the state is consistent. */
   readonly #outbox: { readonly call: FlockCall; readonly errno?: number }[] = [];
   #flushing = false;
@@ -232,25 +249,37 @@ export class FlockTable {
 
   #deadlocks(call: FlockCall): boolean {
     if (call.owner.kind !== 'posix') return false;
-    return closesCycle(call.owner.key, this.#holdersBefore(call), (owner) => this.#waitsFor(owner));
+    const { owner } = call;
+    return closesCycle<Owner>(
+      (other) => other.key === owner.key || isSameProcess(other, owner),
+      this.#holdersBefore(call),
+      ({ key }) => key,
+      (other) => this.#waitsFor(other),
+    );
   }
 
-  *#holdersBefore(call: FlockCall): Generator<string> {
-    for (const { holder } of call.file.conflicts(call.owner, call)) yield holder.owner.key;
+  *#holdersBefore(call: FlockCall): Generator<Owner> {
+    for (const { holder } of call.file.conflicts(call.owner, call)) yield holder.owner;
   }
 
-  *#waitsFor(owner: string): Generator<string> {
-    for (const call of this.#waitsOf.get(owner) ?? []) yield* this.#holdersBefore(call);
+  *#waitsFor(owner: Owner): Generator<Owner> {
+    for (const call of this.#callsOf(owner)) yield* this.#holdersBefore(call);
+  }
+
+  /** What the owner, and its process on other mounts, waits in. */
+  *#callsOf(owner: Owner): Generator<FlockCall> {
+    yield* this.#waitsOf.get(owner.key) ?? [];
+    if (owner.process === undefined) return;
+    for (const call of this.#waitsOfProcess.get(owner.process) ?? []) {
+      if (isSameProcess(call.owner, owner)) yield call;
+    }
   }
 
   #setWaiting(call: FlockCall, waits: boolean): void {
-    if (call.owner.kind !== 'posix') return;
-    const { key } = call.owner;
-    const calls = this.#waitsOf.get(key) ?? new Set();
-    if (waits) calls.add(call);
-    else calls.delete(call);
-    if (calls.size > 0) this.#waitsOf.set(key, calls);
-    else this.#waitsOf.delete(key);
+    const { kind, key, process } = call.owner;
+    if (kind !== 'posix') return;
+    note(this.#waitsOf, key, call, waits);
+    if (process !== undefined) note(this.#waitsOfProcess, process, call, waits);
   }
 
   #unqueue(call: FlockCall): void {
@@ -275,7 +304,7 @@ export class FlockTable {
    * themselves. They are told, as Linux does when it looks again at a woken call.
    */
   #breakCycles(file: FlockFile, granted: FlockCall): void {
-    if (!this.#waitsOf.has(granted.owner.key)) return;
+    if (this.#callsOf(granted.owner).next().done === true) return;
     for (const call of [...file.waiting]) {
       if (call.owner.key === granted.owner.key || !this.#deadlocks(call)) continue;
       this.#unqueue(call);

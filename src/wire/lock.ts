@@ -54,6 +54,11 @@ export const FlockRange = message('FlockRange', {
   exclusive: req(4, bool),
   start: req(5, uint),
   end: opt(6, uint),
+  /**
+   * posix: which host and pid namespace `pid` is of. One process has an owner on each mount; deadlocks are looked for across
+   * them. Absent: not known.
+   */
+  host: opt(7, uint),
 });
 
 /**

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { type Agent, AgentGone, LOCK, O } from '../fixtures/agent.js';
 import { sharedCluster } from '../fixtures/shared_cluster.js';
+import { within } from '../fixtures/until.js';
 
 const shared = sharedCluster({ mounts: 2 });
 const BUSY = { code: 'EAGAIN' };
@@ -149,6 +150,24 @@ bothWays('fcntl: two processes that would wait for each other get EDEADLK', asyn
     code: 'EDEADLK',
   });
   await two.lock(f2, { type: 'unlock', how: 'set', start: 1, length: 1 });
+  await waits;
+});
+
+test('fcntl: a cycle of waits of two processes, each on two mounts of this host, ends with EDEADLK', async (t) => {
+  const { a: one, b: two, path } = await shared.place(t);
+  for (const name of ['f', 'g']) await one.writeFile(name, 'x');
+  // Both processes use both mounts: the one's root is the first mount, the other's the second.
+  const onOther = (name: string, mountIndex: number): string => path(name, mountIndex);
+  const [f1, g2] = [await one.open('f', O.RDWR), await one.open(onOther('g', 1), O.RDWR)];
+  const [g1, f2] = [await two.open('g', O.RDWR), await two.open(onOther('f', 0), O.RDWR)];
+  await one.lock(f1, { type: 'write', how: 'set' });
+  await two.lock(g1, { type: 'write', how: 'set' });
+  const waits = one.lock(g2, { type: 'write', how: 'wait' });
+  await one.blocked();
+  await assert.rejects(within('it is refused', two.lock(f2, { type: 'write', how: 'wait' })), {
+    code: 'EDEADLK',
+  });
+  await two.lock(g1, { type: 'unlock', how: 'set' });
   await waits;
 });
 

@@ -195,6 +195,51 @@ test('posix owners that would wait for each other get EDEADLK at once, over file
   assert.equal(world.told().length, 2);
 });
 
+test('a process that uses two mounts of its host is one owner in a cycle of waits, and another host is not', () => {
+  const G = fid(6);
+  // Process 7 holds F on mount A; process 8 holds G on mount B and waits for F there. Process 7 wants G, on mount B.
+  const story = (hosts: readonly [number | undefined, number | undefined], kind: 'posix' | 'ofd'): string => {
+    const world = startWorld();
+    const lock = (client: ClientUuid, file: typeof F, pid: number, host: number | undefined) =>
+      world.server.flock(client, file, { ...range(kind, `${client} ${pid}`, 0, 1, true, pid), host }, true);
+    lock(A, F, 7, hosts[0]);
+    lock(B, G, 8, hosts[1]);
+    lock(B, F, 8, hosts[1]);
+    return code(() => lock(B, G, 7, hosts[1]));
+  };
+  assert.deepEqual(
+    [
+      story([5, 5], 'posix'),
+      story([5, 6], 'posix'),
+      story([undefined, undefined], 'posix'),
+      story([5, 5], 'ofd'),
+    ],
+    ['EDEADLK', 'ok', 'ok', 'ok'],
+  );
+});
+
+test('a cycle of waits goes on from one mount of a process to the other, and two owners of one mount are no process', () => {
+  const world = startWorld();
+  const [G, H] = [fid(6), fid(7)];
+  const lock = (client: ClientUuid, file: typeof F, owner: string, pid: number) =>
+    world.server.flock(client, file, { ...range('posix', owner, 0, 1, true, pid), host: 5 }, true);
+  // Process 7 waits on B (for 9's H), and holds F on A. Process 8 waits for F. 9 would wait for 8.
+  lock(A, F, 'a7', 7);
+  lock(C, H, 'c9', 9);
+  lock(B, H, 'b7', 7);
+  lock(C, G, 'c8', 8);
+  lock(C, F, 'c8', 8);
+  assert.equal(
+    code(() => lock(C, G, 'c9', 9)),
+    'EDEADLK',
+  );
+  // Two open file descriptions of process 7 on A: another thread may let go of the one.
+  assert.equal(
+    code(() => lock(A, F, 'another 7', 7)),
+    'ok',
+  );
+});
+
 test('two readers that both upgrade: the second gets EDEADLK and keeps its read lock', () => {
   const world = startWorld();
   on(world, A).read('p');
