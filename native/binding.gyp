@@ -7,6 +7,7 @@
         "block_device.cc",
         "crc32c.cc",
         "fuse_channel.cc",
+        "meta_pages.cc",
         "module.cc",
         "mount.cc",
         "napi_util.cc",

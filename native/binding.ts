@@ -111,6 +111,24 @@ export interface NativeBinding {
   loopDetach(loop: number): void;
   /** mknod(2) of a block device. */
   makeBlockNode(path: string, major: number, minor: number): void;
+  /** Pages of a metadata database, as meta_pages.cc looks at them. @param sizeBytes of the device. */
+  metaPagesOpen(path: string, sizeBytes: number): MetaPagesHandle;
+  /** The handle is no good any more. A prefetch under way ends by itself. */
+  metaPagesClose(handle: MetaPagesHandle): void;
+  /**
+   * Length of a record's value, which is in `target` if that is large enough; undefined: there is no such record. A string:
+   * what is wrong on the way to it.
+   */
+  metaPagesGet(handle: MetaPagesHandle, key: Uint8Array, target: Uint8Array): number | string | undefined;
+  /** Records of one leaf, packed (meta_pages.cc). A string: what is wrong. */
+  metaPagesLeaf(handle: MetaPagesHandle, start: Uint8Array, end: Uint8Array, limit: number): Buffer | string;
+  /**
+   * What is wrong on the way to these keys, packed as below; undefined: nothing. 0x8000 in a length says that the record is
+   * to be removed: lmdb may merge with the pages beside the way what that leaves.
+   */
+  metaPagesCheck(handle: MetaPagesHandle, keys: Uint8Array): string | undefined;
+  /** Reads the ways to these keys. @param keys u16 length in the machine's order and key, one behind the other. */
+  metaPagesPrefetch(handle: MetaPagesHandle, keys: Uint8Array): Promise<void>;
   /** CRC-32C of each block in turn; the last may be short. */
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
   /** The same without processor instructions, for tests. */
@@ -121,6 +139,11 @@ export interface NativeBinding {
   lockRange(fd: number, type: LockType, start: number, length: number, wait: boolean): void;
   /** mmap(2), shared and writable, from the start of the file. */
   map(fd: number, length: number): SharedMapping;
+}
+
+declare const META_PAGES: unique symbol;
+export interface MetaPagesHandle {
+  readonly [META_PAGES]: true;
 }
 
 export type LockType = 'shared' | 'exclusive' | 'unlock';

@@ -9,6 +9,7 @@ bool RegisterFuseChannel(napi_env env, napi_value exports);
 bool RegisterMount(napi_env env, napi_value exports);
 bool RegisterBlockDevice(napi_env env, napi_value exports);
 bool RegisterCrc32c(napi_env env, napi_value exports);
+bool RegisterMetaPages(napi_env env, napi_value exports);
 bool RegisterPosixCalls(napi_env env, napi_value exports);
 
 }  // namespace holdfast

@@ -13,6 +13,7 @@ export interface FsckCommandOptions {
   readonly checksums?: boolean;
   readonly repair?: boolean;
   readonly force?: boolean;
+  readonly addChecksums?: boolean;
   readonly json?: boolean;
 }
 
@@ -30,6 +31,10 @@ export function registerFsck(program: Command): void {
     .option('--checksums', 'read all file content and compare it with its checksums')
     .option('--repair', 'repair what can be repaired without guessing; nothing is written otherwise')
     .option('--force', 'with --repair: also when it was not stopped cleanly, and clients may come back to it')
+    .option(
+      '--add-checksums',
+      'with --repair: metadata of earlier releases gets checksums; they refuse it from then on',
+    )
     .option('--json', 'one JSON object, of a documented and stable shape')
     .action(async (options: FsckCommandOptions) => {
       const { fsck } = await import('./fsck_run.js');

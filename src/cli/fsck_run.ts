@@ -65,6 +65,7 @@ async function check(
     return await fsckTarget(runtime, opened, {
       repair: options.repair,
       force: options.force,
+      addChecksums: options.addChecksums,
       checksums: options.checksums,
       progress: progress === undefined ? undefined : (...at) => progress.show(...at),
       claim: async () => {
@@ -135,6 +136,10 @@ function textOf(report: FsckReport): string[] {
         ? `${formatBytes(counts.checksums * BLOCK_BYTES)} compared with checksums`
         : 'checksums not compared'),
   );
+  if (report.checksumsAdded !== undefined) {
+    const rest = report.checksumsLackRoom === true ? '; the meta device has no room for the others' : '';
+    lines.push(`${report.checksumsAdded} records got a checksum${rest}`);
+  }
   if (report.repaired + report.left === 0) lines.push('clean');
   return lines;
 }

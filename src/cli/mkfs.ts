@@ -9,6 +9,7 @@ interface MkfsOptions {
   readonly data: string;
   readonly label: string;
   readonly force?: boolean;
+  readonly recordChecksums: boolean;
 }
 
 function parseLabel(text: string): string {
@@ -28,6 +29,10 @@ export function registerMkfs(program: Command): void {
     .requiredOption('--data <dev>', 'data device')
     .option('--label <name>', 'name for people', parseLabel, 'holdfast')
     .option('--force', 'destroy what is on the devices')
+    .option(
+      '--no-record-checksums',
+      'leave out checksums of metadata, so that releases before them can serve it too',
+    )
     .action(async (options: MkfsOptions) => {
       const { openMultiMount, openUnlessHeld, resolveDevices, withNames } = await import(
         './target_devices.js'
@@ -48,6 +53,7 @@ export function registerMkfs(program: Command): void {
           const made = await formatTarget(runtime, devices, {
             label: options.label,
             force: options.force === true,
+            recordChecksums: options.recordChecksums,
             multiMount,
           });
           for (const line of made.destroyed) {

@@ -19,6 +19,11 @@ import type { StatfsMessage } from '../wire/meta.js';
 export interface Inode extends Attr {
   /** Directories: the directory that holds it (itself for the root). 0 for all else and for removed directories. */
   readonly parent: Fid | 0;
+  /**
+   * Of the records that hold its content: see content_digest.ts. The store keeps it, whatever it is given. Absent: not
+   * known, on targets made by releases before it.
+   */
+  readonly digest?: number | undefined;
 }
 
 export interface Dirent {

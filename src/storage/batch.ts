@@ -28,7 +28,7 @@ import {
   encodeInode,
   encodeReply,
   INLINE_HEADER,
-  INODE_BYTES,
+  inodeBytes,
   MARK_RECORD,
   REPLY_BYTES,
 } from './records.js';
@@ -90,7 +90,7 @@ export function writeBatch(
   );
   for (const [fid, inode] of tables.inodes.sealed) {
     const value =
-      inode === null ? undefined : arena.filled(INODE_BYTES, (target) => encodeInode(inode, target));
+      inode === null ? undefined : arena.filled(inodeBytes(inode), (target) => encodeInode(inode, target));
     set(fidKey(KEY.inode, fid), value);
   }
   for (const [parent, entries] of tables.names.sealed) {

@@ -69,6 +69,7 @@ export class StoredFileData implements FileData {
     const { sizeBytes } = this.#changes.inode(fid);
     const end = Math.min(sizeBytes, offset + length);
     if (offset >= end) return [];
+    this.#overlay.compareContent(fid);
     const inline = this.#overlay.inlineData(fid);
     if (inline !== undefined) return [inline.subarray(offset, end)];
     const first = Math.floor(offset / BLOCK_BYTES);
@@ -96,6 +97,7 @@ export class StoredFileData implements FileData {
     const ending: Ending = { time: mtime, within, transno, size: (now) => Math.max(now, end) };
     if (data.length === 0) return this.#changes.executeOnly(fid, { ...ending, size: (now) => now });
     return this.#locked(fid, offset, end, (inode) => {
+      this.#overlay.compareContent(fid);
       const inline = this.#overlay.inlineData(fid);
       if (this.#changes.staysInline(inode, inline, end)) {
         return this.#changes.putInline(fid, inline, Math.max(inode.sizeBytes, end), ending, (content) => {
@@ -116,6 +118,8 @@ export class StoredFileData implements FileData {
     const ending: Ending = { time, within, transno, size: () => sizeBytes };
     return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
       if (sizeBytes > FILE_MAX_BYTES) throw new FsError('EFBIG');
+      // Cut to nothing even a damaged file is a file again.
+      if (sizeBytes > 0) this.#overlay.compareContent(fid);
       const inline = this.#overlay.inlineData(fid);
       if (inline !== undefined && sizeBytes <= INLINE_MAX) {
         return this.#changes.putInline(fid, inline, sizeBytes, ending, () => undefined);
@@ -141,6 +145,7 @@ export class StoredFileData implements FileData {
     const ending: Ending = { time, within, transno, size: (now) => (keepSize ? now : Math.max(now, end)) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async () => {
       if (end > FILE_MAX_BYTES) throw new FsError('EFBIG');
+      this.#overlay.compareContent(fid);
       await this.#changes.spill(fid);
       return await this.#changes.fill(
         fid,
@@ -166,6 +171,7 @@ export class StoredFileData implements FileData {
     const ending: Ending = { time, within, transno, size: (now) => (grows ? Math.max(now, end) : now) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async (inode) => {
       if (end > FILE_MAX_BYTES) throw new FsError('EFBIG');
+      this.#overlay.compareContent(fid);
       const inline = this.#overlay.inlineData(fid);
       if (inline !== undefined) {
         const size = ending.size(inode.sizeBytes);
@@ -184,6 +190,7 @@ export class StoredFileData implements FileData {
     this.#host.check();
     const { sizeBytes } = this.#changes.inode(fid);
     if (offset >= sizeBytes) return undefined;
+    this.#overlay.compareContent(fid);
     if (this.#overlay.hasInlineData(fid)) return what === 'data' ? offset : sizeBytes;
     let expected = Math.floor(offset / WINDOW_BYTES);
     for (let from = expected; ; ) {

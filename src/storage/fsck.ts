@@ -13,6 +13,7 @@ import { FsError } from '../base/errno.js';
 import type { BlockDevice } from '../runtime/ports.js';
 import type { TargetDevices } from './api.js';
 import { checkBlocks } from './fsck_blocks.js';
+import { addChecksums } from './fsck_checksums.js';
 import { checkClients, checkCounters, checkReplies, readCounters } from './fsck_clients.js';
 import { checkContent, judgeGhosts } from './fsck_content.js';
 import { InodeIndex } from './fsck_inodes.js';
@@ -36,7 +37,7 @@ import { bareKey, KEY } from './keys.js';
 import { metaMedium } from './lmdb_store.js';
 import type { MetaDatabase } from './meta_medium.js';
 import { probeSuperblock } from './meta_probe.js';
-import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from './superblock.js';
+import { checkedRecords, decodeDataHeader, decodeSuperblock, type SuperblockRecord } from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
 import { guardedDevices, type WriteGuard } from './write_guard.js';
 
@@ -45,6 +46,8 @@ export interface FsckOptions {
   readonly repair?: boolean | undefined;
   /** Repairs a target that was not stopped cleanly too, whose clients may still come back to it. */
   readonly force?: boolean | undefined;
+  /** With repair, when nothing is wrong: records of earlier releases get checksums. Those releases refuse it then. */
+  readonly addChecksums?: boolean | undefined;
   /** Compares every written block with its checksum. */
   readonly checksums?: boolean | undefined;
   /**
@@ -91,13 +94,28 @@ export async function fsckTarget(
   const mine = guard === undefined ? devices : guardedDevices(devices, guard);
   const db = metaMedium(mine).open({ readOnly: options.repair !== true });
   try {
-    const report = await checkTarget(runtime, db, mine.data, options);
+    const checked = await checkTarget(runtime, db, mine.data, options);
+    const isSound = checked.left === 0 && options.repair === true && options.addChecksums === true;
+    const report = isSound ? { ...checked, ...(await withChecksums(runtime, db, superblock)) } : checked;
     // What was read is worth nothing if somebody else had the target meanwhile.
     await guard?.check();
     return { ...report, counts: { ...report.counts, pages: pages.pages } };
   } finally {
     await db.close();
   }
+}
+
+async function withChecksums(
+  runtime: FsckRuntime,
+  db: MetaDatabase,
+  superblock: SuperblockRecord,
+): Promise<Pick<FsckReport, 'superblock' | 'checksumsAdded' | 'checksumsLackRoom'>> {
+  const added = await addChecksums(runtime, db, superblock);
+  return {
+    superblock: added.superblock,
+    checksumsAdded: added.records,
+    ...(added.full ? { checksumsLackRoom: true } : {}),
+  };
 }
 
 interface Recognized {
@@ -158,11 +176,11 @@ function brokenReport(
  */
 export async function checkTarget(
   runtime: FsckRuntime,
-  db: MetaDatabase,
+  raw: MetaDatabase,
   data: BlockDevice,
   options: Omit<FsckOptions, 'force' | 'claim'> = {},
 ): Promise<FsckReport> {
-  const value = db.get(bareKey(KEY.superblock));
+  const value = raw.get(bareKey(KEY.superblock));
   let superblock: SuperblockRecord;
   try {
     if (value === undefined) throw new FsError('EIO', 'the superblock is missing');
@@ -171,6 +189,7 @@ export async function checkTarget(
     if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
     return brokenReport(undefined, [{ kind: 'superblock', text: thrown.message }], 0);
   }
+  const db = checkedRecords(raw, runtime.checksum, superblock, { lenient: true });
   const header = await checkHeader(runtime, data, superblock);
   // With no way to tell whose data device it is, nothing is changed.
   const repair = options.repair === true && header === undefined;

@@ -10,7 +10,7 @@ import type { InodeIndex } from './fsck_inodes.js';
 import { FidCursor, type FsckContext } from './fsck_scan.js';
 import { checkWindow } from './fsck_space.js';
 import { fidKey, KEY, readU64 } from './keys.js';
-import { getU64, INODE_BYTES } from './records.js';
+import { getU64, isInodeLength } from './records.js';
 import { BLOCK_BYTES, WINDOW_BLOCKS } from './window.js';
 
 /** A batch is at least so large, or of so many runs, and never a window more. */
@@ -99,7 +99,7 @@ class Batches {
 
   #sizeOf(fid: Fid): number | undefined {
     const value = this.#context.db.get(fidKey(KEY.inode, fid));
-    return value === undefined || value.length !== INODE_BYTES ? undefined : getU64(value, 24);
+    return value === undefined || !isInodeLength(value.length) ? undefined : getU64(value, 24);
   }
 }
 

@@ -7,6 +7,7 @@ import { isDir, isRegular, isSymlink, S_IFMT } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import { FIRST_OBJECT, type Fid, fidOf, objectOf, ROOT_FID, targetIndexOf } from '../base/ids.js';
 import type { Inode } from './api.js';
+import { inlineDigest, windowDigest } from './content_digest.js';
 import { INLINE_MAX } from './file_changes.js';
 import { FILE_MAX_BYTES } from './file_data.js';
 import { DAMAGED, type InodeIndex, ORPHAN } from './fsck_inodes.js';
@@ -14,10 +15,9 @@ import type { FindingKind } from './fsck_report.js';
 import { breathe, FidCursor, type FsckContext } from './fsck_scan.js';
 import { type BlockOwners, checkWindow } from './fsck_space.js';
 import { fidKey, KEY, readU64 } from './keys.js';
-import { decodeInline, decodeInode, INODE_BYTES } from './records.js';
+import { decodeInline, decodeInode, isInodeLength } from './records.js';
 import { crc32c } from './superblock.js';
-import { BLOCK_BYTES, WINDOW_BLOCKS } from './window.js';
-import { SECTORS_PER_BLOCK } from './window_edit.js';
+import { BLOCK_BYTES, decodeWindow, SECTORS_PER_BLOCK, WINDOW_BLOCKS } from './window.js';
 
 const TYPES: readonly number[] = [0o140000, 0o120000, 0o100000, 0o060000, 0o040000, 0o020000, 0o010000];
 const MODE_BITS = S_IFMT | 0o7777;
@@ -47,6 +47,8 @@ interface Seen {
   xattrs: number;
   symlinkBytes: number | undefined;
   inlineBytes: number | undefined;
+  /** Of the content records. */
+  digest: number;
   windows: number;
   blocks: number;
   /** A window cannot be read: `blocks` is too low. */
@@ -105,7 +107,7 @@ class ContentPass {
 
   #inode({ value }: { readonly value: Buffer }, seen: Seen): void {
     this.#context.counts.inodes++;
-    if (value.length !== INODE_BYTES) seen.inode = 'damaged';
+    if (!isInodeLength(value.length)) seen.inode = 'damaged';
     else seen.inode = orDamaged(() => decodeInode(seen.fid, value));
     if (seen.inode === 'damaged') {
       this.#add('damaged-record', seen.fid, `the record of inode ${seen.fid} is damaged`);
@@ -138,6 +140,7 @@ class ContentPass {
       return;
     }
     seen.inlineBytes = inline.bytes.length;
+    seen.digest ^= inlineDigest(this.#context.runtime.checksum, inline.bytes);
     if (crc32c(this.#context.runtime.checksum, inline.bytes) === inline.crc) return;
     this.#add('checksum', fid, `the inline data of inode ${fid} does not match its checksum`);
   }
@@ -153,8 +156,11 @@ class ContentPass {
       this.#owners.claim(run.place, run.count);
     });
     const beyond = start * BLOCK_BYTES >= FILE_MAX_BYTES ? 'lies beyond the largest file' : undefined;
-    if (fault === undefined && beyond === undefined) return;
-    if (fault !== undefined) {
+    if (fault === undefined) {
+      const window = decodeWindow(value, `window ${index} of ${seen.fid}`);
+      seen.digest ^= windowDigest(this.#context.runtime.checksum, index, window);
+      if (beyond === undefined) return;
+    } else {
       this.#owners.uncertain = true;
       seen.windowDamaged = true;
     }
@@ -304,6 +310,9 @@ class ContentPass {
     const { fid, inlineBytes } = seen;
     // What a directory says here means nothing; a damaged record says nothing.
     if (isDir(inode.mode) || (inlineBytes !== undefined && inlineBytes < 0) || seen.windowDamaged) return;
+    if (inode.digest !== undefined && seen.digest >>> 0 !== inode.digest) {
+      this.#add('content', fid, `the content records of inode ${fid} are not those that it had last`);
+    }
     const blocks = inlineBytes === undefined ? seen.blocks * SECTORS_PER_BLOCK : Math.ceil(inlineBytes / 512);
     if (blocks === inode.blocks) return;
     this.#context.findings.add({
@@ -328,6 +337,7 @@ function nothingSeen(fid: Fid): Seen {
     xattrs: 0,
     symlinkBytes: undefined,
     inlineBytes: undefined,
+    digest: 0,
     windows: 0,
     blocks: 0,
     windowDamaged: false,

@@ -63,6 +63,33 @@ export async function checkPages(
   sizeBytes: number,
   options: PagesOptions = {},
 ): Promise<PagesReport> {
+  const { walk, meta } = await pageWalk(read, device, sizeBytes, options);
+  await walk.tree(meta.main, 'records');
+  await walk.tree(meta.free, 'free pages');
+  walk.checkFreeList();
+  return { findings: walk.findings, pages: walk.pagesSeen };
+}
+
+/**
+ * The list of free pages alone, which is what lmdb reads on its own account when a server commits: it is a tree that lists
+ * pages of the device, each once.
+ * @throws FsError EIO that says what is wrong.
+ */
+export async function checkFreePages(read: ReadAt, device: string, sizeBytes: number): Promise<void> {
+  const { walk, meta } = await pageWalk(read, device, sizeBytes, {});
+  await walk.tree(meta.free, 'free pages');
+  walk.checkFreeList();
+  const [finding] = walk.findings;
+  if (finding === undefined) return;
+  throw new FsError('EIO', `the meta device ${device} is damaged: ${finding.text}; holdfast fsck says more`);
+}
+
+async function pageWalk(
+  read: ReadAt,
+  device: string,
+  sizeBytes: number,
+  options: PagesOptions,
+): Promise<{ readonly walk: PageWalk; readonly meta: LmdbMeta }> {
   const meta = await readMeta(read, device, sizeBytes);
   if (meta === undefined) throw new FsError('ENODEV', `${device} holds no database`);
   const readOrSay: ReadAt = async (offset, target) => {
@@ -73,11 +100,7 @@ export async function checkPages(
       throw new FsError('EIO', text, { cause });
     }
   };
-  const walk = new PageWalk(readOrSay, meta, options);
-  await walk.tree(meta.main, 'records');
-  await walk.tree(meta.free, 'free pages');
-  walk.checkFreeList();
-  return { findings: walk.findings, pages: walk.pagesSeen };
+  return { walk: new PageWalk(readOrSay, meta, options), meta };
 }
 
 interface Expected extends Bounds {

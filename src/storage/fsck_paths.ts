@@ -8,7 +8,7 @@ import { RepairTx, readableName } from './fsck_repair.js';
 import type { ReportedFinding } from './fsck_report.js';
 import { type FsckContext, isSoundKey, scanType } from './fsck_scan.js';
 import { fidKey, KEY, readU64 } from './keys.js';
-import { INODE_BYTES } from './records.js';
+import { isInodeLength } from './records.js';
 
 /** Inodes that get a path. */
 const NAMED_MAX = 1000;
@@ -56,7 +56,7 @@ function addWayUp({ db }: FsckContext, directory: Fid, into: Set<number>): void 
     into.add(at);
     const value = tx.get(fidKey(KEY.inode, at as Fid));
     at =
-      value === undefined || value.length !== INODE_BYTES || value[0] !== 1
+      value === undefined || !isInodeLength(value.length) || value[0] !== 1
         ? 0
         : (tx.inode(at as Fid)?.parent ?? 0);
   }

@@ -22,8 +22,7 @@ import {
   encodeCounters,
   encodeDirentByCookie,
   encodeDirentByName,
-  encodeInode,
-  INODE_BYTES,
+  encodedInode,
   MARK_RECORD,
 } from './records.js';
 
@@ -77,9 +76,7 @@ export class RepairTx {
     return value === undefined ? undefined : decodeInode(fid, value);
   }
   putInode(inode: Inode): void {
-    const value = Buffer.alloc(INODE_BYTES);
-    encodeInode(inode, value);
-    this.put(fidKey(KEY.inode, inode.fid), value);
+    this.put(fidKey(KEY.inode, inode.fid), encodedInode(inode));
   }
   changeInode(fid: Fid, change: Partial<Inode>): void {
     const inode = this.inode(fid);

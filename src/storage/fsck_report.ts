@@ -125,6 +125,10 @@ export interface FsckReport {
   readonly left: number;
   /** Of what was left, what --repair would repair. */
   readonly repairable: number;
+  /** Records that got a checksum. */
+  readonly checksumsAdded?: number;
+  /** The meta device had no room for all of them. */
+  readonly checksumsLackRoom?: boolean;
   /** Rounds of checking that it took: 1 unless something was repaired. */
   readonly rounds: number;
 }

@@ -10,6 +10,7 @@ import { logger } from '../base/log.js';
 import type { Checksum } from '../runtime/ports.js';
 import type { ClientRecord, Dirent, Inode, Reader, ReplyRecord, SlotReply } from './api.js';
 import type { BatchTables } from './batch.js';
+import { inlineDigest, windowDigest } from './content_digest.js';
 import {
   afterPrefix,
   bareKey,
@@ -34,10 +35,13 @@ import {
 } from './records.js';
 import { crc32c } from './superblock.js';
 import { FidTable, GroupTable, Table } from './tables.js';
-import { decodeWindow, type Window } from './window.js';
+import { decodeWindow, SECTORS_PER_BLOCK, type Window } from './window.js';
 
 const log = logger('storage');
 
+/** A file of more is read without a look at all of its windows first. 256 MiB: two milliseconds. */
+const WINDOWS_COMPARED_MAX = 256;
+const COMPARED_MAX = 100_000;
 const INODE_CACHE_MAX = 20_000;
 /** Of 3 KiB each; together they cover 2 GiB of file content. */
 const WINDOW_CACHE_MAX = 2048;
@@ -62,6 +66,9 @@ export class LayeredReader implements Reader {
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
   /** Decoded windows: decoding one takes as long as all the rest of a small read. */
   readonly #windowCache = new LRUCache<string, Window>({ max: WINDOW_CACHE_MAX });
+
+  /** Files whose content records agree with the inode: all changes since went through here. */
+  readonly #compared = new Set<Fid>();
 
   constructor(db: MetaDatabase, checksum: Checksum) {
     this.#db = db;
@@ -205,6 +212,42 @@ export class LayeredReader implements Reader {
     const window = decodeWindow(value, `window ${index} of ${fid}`);
     this.#windowCache.set(name, window);
     return window;
+  }
+  /** The content of a file is what its inode says: it was compared, or has just been made. */
+  protected knowContent(fid: Fid): void {
+    if (this.#compared.size >= COMPARED_MAX) this.#compared.clear();
+    this.#compared.add(fid);
+  }
+  /**
+   * Compares a file's content records with what its inode says of them, when it is used first: one that is missing is a
+   * hole else, and one that is older than the inode names content that the file does not have any more.
+   * @throws FsError EIO
+   */
+  compareContent(fid: Fid): void {
+    if (this.#compared.has(fid)) return;
+    const inode = this.inode(fid);
+    if (inode === undefined) return;
+    const inline = this.inlineData(fid);
+    const windows = this.windowsFrom(fid, 0, WINDOWS_COMPARED_MAX + 1);
+    if (windows.length <= WINDOWS_COMPARED_MAX) {
+      let digest = inlineDigest(this.#checksum, inline);
+      let blocks = 0;
+      for (const [index, window] of windows) {
+        digest ^= windowDigest(this.#checksum, index, window);
+        for (const place of window.place) if (place !== 0) blocks++;
+      }
+      const isCounted = inline !== undefined || blocks * SECTORS_PER_BLOCK === inode.blocks;
+      const isDigest = inode.digest === undefined || digest >>> 0 === inode.digest;
+      if (!isCounted || !isDigest) {
+        const what = isCounted
+          ? 'are not those'
+          : `say ${blocks * SECTORS_PER_BLOCK} blocks, not the ${inode.blocks}`;
+        const text = `damaged content of fid ${fid} on the meta device: its records ${what} of its inode`;
+        log('%s', text);
+        throw new FsError('EIO', text);
+      }
+    }
+    this.knowContent(fid);
   }
   /** Windows [first, end) will be asked for soon. */
   prefetchWindows(fid: Fid, first: number, end: number): void {

@@ -8,6 +8,9 @@
  * - The device is opened through a link in runtimeDir, because lmdb puts its lock file beside the path it is given.
  * - The map is as large as the device, so lmdb never has to grow it; how full the device is, the caller watches
  *   (usedPages): past its end a commit fails as a whole.
+ * - lmdb trusts the pages that it reads. So records are read past it, by code that looks at every page on the way
+ *   (node_meta_pages.ts), and each change is preceded by such a look: what was exchanged, zeroed or damaged is EIO, not a
+ *   record that is missing nor the end of the process. lmdb only writes.
  */
 
 import { mkdirSync, rmSync, symlinkSync } from 'node:fs';
@@ -15,8 +18,13 @@ import { open as openFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
+import { MetaPages, PageFault } from '../runtime/node_meta_pages.js';
 import type { TargetDevices } from './api.js';
 import type { MetaDatabase, MetaMedium, ReadAt, Writer } from './meta_medium.js';
+import { recordName } from './record_checksums.js';
+
+const log = logger('storage');
 
 interface TreeStats {
   readonly treeBranchPageCount: number;
@@ -35,6 +43,8 @@ function pagesOf(tree: TreeStats): number {
 class LmdbDatabase implements MetaDatabase {
   readonly #db: RootDatabase<Buffer, Buffer>;
   readonly #link: string;
+  readonly #path: string;
+  readonly #pages: MetaPages;
   #prefetching: Promise<void> | undefined;
 
   /**
@@ -57,30 +67,44 @@ class LmdbDatabase implements MetaDatabase {
       readOnly,
       maxDbs: 1,
     };
+    this.#path = path;
+    this.#pages = new MetaPages(path, sizeBytes);
     this.#db = open<Buffer, Buffer>(options);
   }
 
   get(key: Buffer): Buffer | undefined {
-    const value: unknown = this.#db.getBinaryFast(key);
-    if (value === undefined || Buffer.isBuffer(value)) return value;
-    // A large value comes as a view into the map: gone with the read transaction.
-    return Buffer.from(value as Uint8Array);
+    try {
+      return this.#pages.get(key);
+    } catch (thrown) {
+      throw this.#damaged(thrown, recordName(key));
+    }
   }
 
   /** Brings the pages of these records into memory in the background: a get() of what is not there blocks everything. */
   prefetch(keys: readonly Buffer[]): void {
     // One at a time: they are hints, and close() waits for it.
-    this.#prefetching ??= this.#db.prefetch([...keys]).finally(() => {
+    this.#prefetching ??= this.#pages.prefetch(keys).finally(() => {
       this.#prefetching = undefined;
     });
   }
 
-  range(
+  *range(
     start: Buffer,
     end: Buffer,
     limit: number = Number.POSITIVE_INFINITY,
   ): Iterable<{ key: Buffer; value: Buffer }> {
-    return this.#db.getRange(limit === Number.POSITIVE_INFINITY ? { start, end } : { start, end, limit });
+    try {
+      yield* this.#pages.range(start, end, limit);
+    } catch (thrown) {
+      throw this.#damaged(thrown, recordName(start));
+    }
+  }
+
+  #damaged(thrown: unknown, what: string): unknown {
+    if (!(thrown instanceof PageFault)) return thrown;
+    const text = `the meta device ${this.#path} is damaged: ${thrown.message} (at ${what})`;
+    log('%s', text);
+    return new FsError('EIO', text, { cause: thrown });
   }
 
   async commit(write: (writer: Writer) => void): Promise<void> {
@@ -91,6 +115,11 @@ class LmdbDatabase implements MetaDatabase {
       remove: (key) => changes.push({ key, value: undefined }),
     });
     try {
+      this.#pages.check(changes);
+    } catch (thrown) {
+      throw this.#damaged(thrown, 'a commit');
+    }
+    try {
       await this.#db.batch(() => {
         for (const { key, value } of changes) {
           if (value === undefined) void this.#db.remove(key);
@@ -100,8 +129,6 @@ class LmdbDatabase implements MetaDatabase {
     } catch (thrown) {
       throw await reasonOf(thrown);
     }
-    // Reads from here on see the commit.
-    (this.#db as unknown as { resetReadTxn(): void }).resetReadTxn();
   }
 
   usedPages(): number {
@@ -113,6 +140,7 @@ class LmdbDatabase implements MetaDatabase {
   async close(): Promise<void> {
     await this.#prefetching;
     await this.#db.close();
+    this.#pages.close();
     rmSync(this.#link, { force: true });
     rmSync(`${this.#link}-lock`, { force: true });
   }

@@ -15,13 +15,16 @@ import type { ReadAt } from './meta_medium.js';
 import { emptyDatabase, probeSuperblock } from './meta_probe.js';
 import type { MultiMount } from './multi_mount.js';
 import { MULTI_MOUNT_OFFSET } from './multi_mount_block.js';
-import { COUNTERS_BYTES, encodeCounters, encodeInode, INODE_BYTES } from './records.js';
+import { COUNTERS_BYTES, encodeCounters, encodedInode } from './records.js';
 import { knownSignature, SIGNATURE_BYTES } from './signatures.js';
 import {
+  checkedRecords,
   DATA_MIN_BYTES,
   decodeDataHeader,
   encodeDataHeader,
   encodeSuperblock,
+  FEATURE_ALL_CHECKSUMS,
+  FEATURE_CHECKSUMS,
   FORMAT_VERSION,
   isDataHeader,
   META_MIN_BYTES,
@@ -37,6 +40,8 @@ export interface FormatOptions {
   readonly label: string;
   readonly force: boolean;
   readonly targetIndex?: number | undefined;
+  /** False: releases before record checksums can serve it too. */
+  readonly recordChecksums?: boolean | undefined;
   /**
    * Has the data device while this works, and is released when it is done; after a failure the caller does that.
    * Absent: the caller knows that nobody else uses the devices.
@@ -66,7 +71,7 @@ export async function formatTarget(
   checkSize('data', devices.data.path, devices.data.sizeBytes, DATA_MIN_BYTES);
   const superblock: SuperblockRecord = {
     formatVersion: FORMAT_VERSION,
-    featuresIncompat: 0,
+    featuresIncompat: options.recordChecksums === false ? 0 : FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS,
     filesystemUuid: runtime.rng.uuid(),
     targetUuid: runtime.rng.uuid() as TargetUuid,
     targetIndex,
@@ -194,7 +199,7 @@ async function metaDeviceText(
 }
 
 async function writeDatabase(
-  runtime: Pick<Runtime, 'clock'>,
+  runtime: Pick<Runtime, 'clock' | 'checksum'>,
   devices: TargetDevices,
   superblock: SuperblockRecord,
   value: Buffer,
@@ -212,15 +217,13 @@ async function writeDatabase(
   );
   const medium = metaMedium(devices);
   await medium.writeRaw([{ offset: 0, bytes: emptyDatabase(devices.metaSizeBytes) }]);
-  const db = medium.open();
+  const db = checkedRecords(medium.open(), runtime.checksum, superblock);
   try {
     await db.commit((writer) => {
       writer.put(bareKey(KEY.superblock), value);
       writer.put(bareKey(KEY.counters), counters);
       if (root === undefined) return;
-      const inode = Buffer.alloc(INODE_BYTES);
-      encodeInode(root, inode);
-      writer.put(fidKey(KEY.inode, root.fid), inode);
+      writer.put(fidKey(KEY.inode, root.fid), encodedInode(root));
     });
   } finally {
     await db.close();

@@ -13,13 +13,14 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import { type ClientUuid, type Fid, fidOf, type Name, type Transno } from '../base/ids.js';
 import type { Checksum } from '../runtime/ports.js';
-import type { ClientRecord, Dirent, Inode, ReplyRecord, Tx } from './api.js';
+import type { ClientRecord, Dirent, Inode, ReplyRecord, Superblock, Tx } from './api.js';
 import { writeBatch } from './batch.js';
+import { inlineDigest, windowDigest } from './content_digest.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import { LayeredReader } from './layered_reader.js';
 import type { MetaDatabase, Writer } from './meta_medium.js';
 import type { Counters } from './records.js';
-import { crc32c } from './superblock.js';
+import { crc32c, FEATURE_CHECKSUMS } from './superblock.js';
 import { Journal } from './tables.js';
 import type { Window } from './window.js';
 
@@ -43,6 +44,8 @@ interface Operation {
 export class Overlay extends LayeredReader implements Tx {
   readonly #checksum: Checksum;
   readonly #targetIndex: number;
+  /** New inodes have a digest of their content. */
+  readonly #digests: boolean;
   readonly space: ExtentAllocator;
   readonly #journal = new Journal();
   #operation: Operation | undefined;
@@ -62,13 +65,14 @@ export class Overlay extends LayeredReader implements Tx {
   constructor(
     db: MetaDatabase,
     checksum: Checksum,
-    targetIndex: number,
+    { targetIndex, featuresIncompat }: Pick<Superblock, 'targetIndex' | 'featuresIncompat'>,
     counters: Counters,
     space: ExtentAllocator,
   ) {
     super(db, checksum);
     this.#checksum = checksum;
     this.#targetIndex = targetIndex;
+    this.#digests = (featuresIncompat & FEATURE_CHECKSUMS) !== 0;
     this.#counters = counters;
     this.#counterLimits = counters;
     this.space = space;
@@ -203,8 +207,21 @@ export class Overlay extends LayeredReader implements Tx {
 
   putInode(inode: Inode): void {
     this.#change(140);
-    if (this.inode(inode.fid) === undefined) this.#count(1);
-    this.tables.inodes.set(inode.fid, inode, this.#journal);
+    const before = this.inode(inode.fid);
+    if (before === undefined) {
+      this.#count(1);
+      this.knowContent(inode.fid);
+    }
+    const isEmpty = before === undefined || (inode.sizeBytes === 0 && inode.blocks === 0);
+    const digest = isEmpty && this.#digests ? 0 : before?.digest;
+    const kept = inode.digest === digest ? inode : { ...inode, digest };
+    this.tables.inodes.set(inode.fid, kept, this.#journal);
+  }
+  /** @param change of the digest of an inode's content. */
+  #shiftDigest(fid: Fid, change: number): void {
+    const inode = this.inode(fid);
+    if (change === 0 || inode?.digest === undefined) return;
+    this.tables.inodes.set(fid, { ...inode, digest: (inode.digest ^ change) >>> 0 }, this.#journal);
   }
   destroyInode(fid: Fid): void {
     this.#change(0);
@@ -284,11 +301,19 @@ export class Overlay extends LayeredReader implements Tx {
   /** @param bytes never changed again. null: the file's content is not (any longer) in the database. */
   setInlineData(fid: Fid, bytes: Buffer | null): void {
     this.#change(bytes === null ? 0 : 64 + bytes.length);
+    if (this.inode(fid)?.digest !== undefined) {
+      const before = inlineDigest(this.#checksum, this.inlineData(fid));
+      this.#shiftDigest(fid, before ^ inlineDigest(this.#checksum, bytes));
+    }
     this.tables.inline.set(fid, bytes, this.#journal);
   }
   /** @param window never changed again. */
   setWindow(fid: Fid, index: number, window: Window | null): void {
     this.#change(window === null ? 0 : 1100);
+    if (this.inode(fid)?.digest !== undefined) {
+      const before = windowDigest(this.#checksum, index, this.window(fid, index));
+      this.#shiftDigest(fid, before ^ windowDigest(this.#checksum, index, window));
+    }
     this.tables.windows.set(fid, index, window, this.#journal);
   }
   /** Removes a window and frees its blocks. @returns how many. */

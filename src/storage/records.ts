@@ -40,10 +40,20 @@ function getI64(source: Buffer, at: number): number {
 
 /**
  * inode, 96 bytes: 0 u8 version, 4 u32 mode, 8 u32 nlink, 12 u32 uid, 16 u32 gid, 20 u32 rdev, 24 u64 size,
- * 32 u64 blocks, 40 u64 parent, 48 i64 x4 atime mtime ctime btime seconds, 80 u32 x4 their nanoseconds.
+ * 32 u64 blocks, 40 u64 parent, 48 i64 x4 atime mtime ctime btime seconds, 80 u32 x4 their nanoseconds. With a digest
+ * 100 bytes: 96 u32 digest.
  */
 export const INODE_BYTES = 96;
+const INODE_DIGEST_BYTES = 100;
 
+export function inodeBytes(inode: Inode): number {
+  return inode.digest === undefined ? INODE_BYTES : INODE_DIGEST_BYTES;
+}
+export function isInodeLength(lengthBytes: number): boolean {
+  return lengthBytes === INODE_BYTES || lengthBytes === INODE_DIGEST_BYTES;
+}
+
+/** @param target of inodeBytes(). */
 export function encodeInode(inode: Inode, target: Buffer): void {
   target.writeUInt32LE(VERSION, 0);
   target.writeUInt32LE(inode.mode, 4);
@@ -62,6 +72,13 @@ export function encodeInode(inode: Inode, target: Buffer): void {
   target.writeUInt32LE(inode.mtime.nsec, 84);
   target.writeUInt32LE(inode.ctime.nsec, 88);
   target.writeUInt32LE(inode.btime.nsec, 92);
+  if (inode.digest !== undefined) target.writeUInt32LE(inode.digest, INODE_BYTES);
+}
+
+export function encodedInode(inode: Inode): Buffer {
+  const value = Buffer.alloc(inodeBytes(inode));
+  encodeInode(inode, value);
+  return value;
 }
 
 function timeAt(value: Buffer, index: number): Timespec {
@@ -84,6 +101,7 @@ export function decodeInode(fid: Fid, value: Buffer): Inode {
     mtime: timeAt(value, 1),
     ctime: timeAt(value, 2),
     btime: timeAt(value, 3),
+    ...(value.length === INODE_DIGEST_BYTES ? { digest: value.readUInt32LE(INODE_BYTES) } : {}),
   };
 }
 

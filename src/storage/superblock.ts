@@ -8,12 +8,18 @@ import { FsError } from '../base/errno.js';
 import type { TargetUuid } from '../base/ids.js';
 import type { Checksum } from '../runtime/ports.js';
 import type { Superblock } from './api.js';
+import type { MetaDatabase } from './meta_medium.js';
+import { ChecksummedDatabase } from './record_checksums.js';
 import { getU64, putU64, uuidFromBytes } from './records.js';
 import { BLOCK_BYTES } from './window.js';
 
 export const FORMAT_VERSION = 1;
-/** Incompatible feature bits this build knows: none yet. */
-export const FEATURES_KNOWN = 0;
+/** Records may have a checksum (record_checksums.ts), and inodes a digest of their content. */
+export const FEATURE_CHECKSUMS = 1;
+/** All records have one: one without is damaged. Only with FEATURE_CHECKSUMS. */
+export const FEATURE_ALL_CHECKSUMS = 2;
+/** Incompatible feature bits this build knows. */
+export const FEATURES_KNOWN = FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS;
 /**
  * Blocks of the data device that never hold file data: 0 is the header, 1 is kept for the multi-mount-protection
  * block, the rest for what comes.
@@ -30,6 +36,20 @@ const DATA_MAGIC = Buffer.from('HFdata01', 'latin1');
 export interface SuperblockRecord extends Superblock {
   readonly metaSizeBytes: number;
   readonly dataSizeBytes: number;
+}
+
+/** The meta device's database with the checksums of this target's records. */
+export function checkedRecords(
+  db: MetaDatabase,
+  checksum: Checksum,
+  { featuresIncompat }: Pick<Superblock, 'featuresIncompat'>,
+  options: { readonly lenient?: boolean } = {},
+): MetaDatabase {
+  return new ChecksummedDatabase(db, checksum, {
+    write: (featuresIncompat & FEATURE_CHECKSUMS) !== 0,
+    required: (featuresIncompat & FEATURE_ALL_CHECKSUMS) !== 0,
+    ...options,
+  });
 }
 
 export function crc32c(checksum: Checksum, bytes: Uint8Array): number {

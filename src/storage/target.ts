@@ -27,6 +27,7 @@ import type {
 import { Committer } from './committer.js';
 import { ExtentAllocator } from './extent_allocator.js';
 import { StoredFileData } from './file_data.js';
+import { checkFreePages } from './fsck_pages.js';
 import { afterPrefix, bareKey, KEY } from './keys.js';
 import { metaMedium } from './lmdb_store.js';
 import type { MetaDatabase } from './meta_medium.js';
@@ -34,7 +35,13 @@ import { probeSuperblock } from './meta_probe.js';
 import { MetaSpace } from './meta_space.js';
 import { Overlay } from './overlay.js';
 import { type Counters, damaged, decodeCounters } from './records.js';
-import { decodeDataHeader, encodeSuperblock, FIRST_DATA_BLOCK, type SuperblockRecord } from './superblock.js';
+import {
+  checkedRecords,
+  decodeDataHeader,
+  encodeSuperblock,
+  FIRST_DATA_BLOCK,
+  type SuperblockRecord,
+} from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
 import { guardedDevices, type WriteGuard } from './write_guard.js';
 
@@ -58,7 +65,11 @@ export async function openTarget(
 ): Promise<TargetStore> {
   const devices = options.guard === undefined ? unguarded : guardedDevices(unguarded, options.guard);
   const superblock = await readSuperblock(runtime, devices);
-  const db = metaMedium(devices).open();
+  const { metaPath, metaSizeBytes, metaMedium: other } = devices;
+  if (other === undefined) {
+    await metaMedium(devices).withRawReader((read) => checkFreePages(read, metaPath, metaSizeBytes));
+  }
+  const db = checkedRecords(metaMedium(devices).open(), runtime.checksum, superblock);
   try {
     return new Target(runtime, devices, db, superblock, options);
   } catch (thrown) {
@@ -148,7 +159,7 @@ class Target implements TargetStore {
     this.#superblock = superblock;
     const counters = loadCounters(db);
     const space = loadSpace(db, superblock);
-    this.#overlay = new Overlay(db, runtime.checksum, superblock.targetIndex, counters, space);
+    this.#overlay = new Overlay(db, runtime.checksum, superblock, counters, space);
     this.#lastTransno = this.#overlay.lastTransno;
     this.#metaSpace = new MetaSpace(db, this.#overlay, superblock.metaSizeBytes);
     this.#committer = new Committer(runtime, db, this.#overlay, devices.data, {

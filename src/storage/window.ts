@@ -10,21 +10,38 @@
 import { damaged, getU64, putU64 } from './records.js';
 
 export const BLOCK_BYTES = 4096;
+/** Allocated blocks in st_blocks units. */
+export const SECTORS_PER_BLOCK = 8;
 export const WINDOW_BLOCKS = 256;
 export const WINDOW_BYTES = BLOCK_BYTES * WINDOW_BLOCKS;
 
 export interface Window {
   /** By block: 0 is a hole, +n written at device block n, -n allocated at device block n but unwritten (zeros). */
   readonly place: Float64Array;
-  /** CRC-32C of each written block. */
+  /** CRC-32C of each written block; else 0. */
   readonly crc: Uint32Array;
+  /** Both, one behind the other. */
+  readonly bytes: Uint8Array;
+  /** CRC-32C of them, once somebody asked: the window does not change any more then. */
+  crcOfAll: number | undefined;
 }
 
+const PLACE_BYTES = 8 * WINDOW_BLOCKS;
+const ARRAYS_BYTES = PLACE_BYTES + 4 * WINDOW_BLOCKS;
+
 export function emptyWindow(): Window {
-  return { place: new Float64Array(WINDOW_BLOCKS), crc: new Uint32Array(WINDOW_BLOCKS) };
+  const memory = new ArrayBuffer(ARRAYS_BYTES);
+  return {
+    place: new Float64Array(memory, 0, WINDOW_BLOCKS),
+    crc: new Uint32Array(memory, PLACE_BYTES, WINDOW_BLOCKS),
+    bytes: new Uint8Array(memory),
+    crcOfAll: undefined,
+  };
 }
 export function copyWindow(window: Window): Window {
-  return { place: window.place.slice(), crc: window.crc.slice() };
+  const copy = emptyWindow();
+  copy.bytes.set(window.bytes);
+  return copy;
 }
 export function isEmptyWindow(window: Window): boolean {
   return window.place.every((place) => place === 0);

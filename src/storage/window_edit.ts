@@ -5,10 +5,14 @@
 
 import type { Fid } from '../base/ids.js';
 import type { Overlay } from './overlay.js';
-import { copyWindow, emptyWindow, isEmptyWindow, WINDOW_BLOCKS, type Window } from './window.js';
-
-/** Allocated blocks in st_blocks units. */
-export const SECTORS_PER_BLOCK = 8;
+import {
+  copyWindow,
+  emptyWindow,
+  isEmptyWindow,
+  SECTORS_PER_BLOCK,
+  WINDOW_BLOCKS,
+  type Window,
+} from './window.js';
 
 export class WindowEdit {
   readonly #overlay: Overlay;

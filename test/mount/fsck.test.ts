@@ -5,9 +5,11 @@ import { closeSync, openSync, readSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import type { Fid } from '../../src/base/ids.js';
+import { nodeChecksum } from '../../src/runtime/node_checksum.js';
 import { fidKey, KEY } from '../../src/storage/keys.js';
 import { metaMedium } from '../../src/storage/lmdb_store.js';
-import { decodeInode, encodeInode, INODE_BYTES } from '../../src/storage/records.js';
+import { ChecksummedDatabase } from '../../src/storage/record_checksums.js';
+import { decodeInode, encodedInode } from '../../src/storage/records.js';
 import { O } from '../fixtures/agent.js';
 import type { Finished } from '../fixtures/child.js';
 import { type Cluster, startCluster } from '../fixtures/cluster.js';
@@ -117,11 +119,11 @@ test('damage is named with its path, repaired where there is nothing to guess, a
     metaSizeBytes: SMALL.metaBytes,
     runtimeDir: join(cluster.folder, 'damage'),
   });
-  const db = medium.open();
+  const checksums = { write: true, required: true };
+  const db = new ChecksummedDatabase(medium.open(), nodeChecksum, checksums);
   const before = db.get(fidKey(KEY.inode, fid));
   assert(before !== undefined);
-  const value = Buffer.alloc(INODE_BYTES);
-  encodeInode({ ...decodeInode(fid, before), nlink: 5 }, value);
+  const value = encodedInode({ ...decodeInode(fid, before), nlink: 5 });
   await db.commit((writer) => writer.put(fidKey(KEY.inode, fid), value));
   await db.close();
 

@@ -13,6 +13,7 @@ import { nodeChecksum } from '../../src/runtime/node_checksum.js';
 import { KEY } from '../../src/storage/keys.js';
 import type { MetaDatabase, MetaMedium, Writer } from '../../src/storage/meta_medium.js';
 import { emptyDatabase, LMDB_PAGE_BYTES } from '../../src/storage/meta_probe.js';
+import { withoutChecksum } from '../../src/storage/record_checksums.js';
 import { decodeSuperblock, type SuperblockRecord } from '../../src/storage/superblock.js';
 import type { Program } from './machine.js';
 import type { SimRng } from './rng.js';
@@ -152,7 +153,10 @@ export class SimMetaDisk {
 
   #apply(program: Program, changes: readonly Change[]): void {
     const byKey = new Map(changes.map(({ key, value }) => [key, value]));
-    this.onCommit(program, (key) => byKey.get(key.toString('latin1')));
+    this.onCommit(program, (key) => {
+      const value = byKey.get(key.toString('latin1'));
+      return value === undefined ? undefined : withoutChecksum(value);
+    });
     for (const [key, value] of byKey) {
       const old = this.#records.get(key);
       if (old !== undefined) this.#bytes -= key.length + old.length;

@@ -10,7 +10,7 @@ import { type Name, ROOT_FID, type TargetUuid } from '../../src/base/ids.js';
 import { type FsckOptions, fsckTarget } from '../../src/storage/fsck.js';
 import { FINDINGS_KEPT } from '../../src/storage/fsck_report.js';
 import { fidKey, KEY } from '../../src/storage/keys.js';
-import { decodeInode, encodeInode, INODE_BYTES } from '../../src/storage/records.js';
+import { decodeInode, encodedInode } from '../../src/storage/records.js';
 import { encodeDataHeader } from '../../src/storage/superblock.js';
 import { CLIENT, fsckWorld, makeInode } from '../fixtures/fsck_world.js';
 import { createFile, MIB, TEST_TIME, type TestTarget, testTarget } from '../fixtures/storage_target.js';
@@ -105,11 +105,9 @@ test('bytes behind the end of a file that are no zeros are found', async (t) => 
   const world = await fsckWorld(t);
   await world.damage((writer, db) => {
     const key = fidKey(KEY.inode, world.fids.blocks);
-    const value = Buffer.alloc(INODE_BYTES);
     const before = db.get(key);
     assert(before !== undefined);
-    encodeInode({ ...decodeInode(world.fids.blocks, before), sizeBytes: 6 * 4096 - 10 }, value);
-    writer.put(key, value);
+    writer.put(key, encodedInode({ ...decodeInode(world.fids.blocks, before), sizeBytes: 6 * 4096 - 10 }));
   });
   assert.deepEqual(world.lines(await world.fsck({ checksums: true })), [
     `content: inode ${world.fids.blocks} has something other than zeros behind its end at 24566`,

@@ -31,9 +31,8 @@ import {
   encodeCounters,
   encodeDirentByCookie,
   encodeDirentByName,
-  encodeInode,
+  encodedInode,
   encodeReply,
-  INODE_BYTES,
   MARK_RECORD,
   REPLY_BYTES,
 } from '../../src/storage/records.js';
@@ -64,9 +63,8 @@ class Vandal {
     this.put(key, change(value) ?? value);
   }
   inode(fid: Fid, change: Partial<Inode>): void {
-    const value = Buffer.alloc(INODE_BYTES);
-    encodeInode({ ...decodeInode(fid, this.get(fidKey(KEY.inode, fid))), ...change }, value);
-    this.put(fidKey(KEY.inode, change.fid ?? fid), value);
+    const inode = { ...decodeInode(fid, this.get(fidKey(KEY.inode, fid))), ...change };
+    this.put(fidKey(KEY.inode, change.fid ?? fid), encodedInode(inode));
   }
   counters(change: Partial<Counters>): void {
     const value = Buffer.alloc(COUNTERS_BYTES);
@@ -520,10 +518,12 @@ const CASES: readonly Case[] = [
     found: ({ inline }) => [
       `checksum: the inline data of inode ${inline} does not match its checksum`,
       `inline-data: inode ${inline} has 6 bytes of inline data, but its size is 5`,
+      `content: the content records of inode ${inline} are not those that it had last`,
     ],
     left: ({ inline }) => [
       `checksum: the inline data of inode ${inline} does not match its checksum`,
       `inline-data: inode ${inline} has 6 bytes of inline data, but its size is 5`,
+      `content: the content records of inode ${inline} are not those that it had last`,
     ],
   },
   {
@@ -536,10 +536,12 @@ const CASES: readonly Case[] = [
     found: ({ blocks }) => [
       `content: inode ${blocks} has inline data and blocks`,
       `content: inode ${blocks} has content behind its end at 5`,
+      `content: the content records of inode ${blocks} are not those that it had last`,
     ],
     left: ({ blocks }) => [
       `content: inode ${blocks} has inline data and blocks`,
       `content: inode ${blocks} has content behind its end at 5`,
+      `content: the content records of inode ${blocks} are not those that it had last`,
     ],
   },
   {
@@ -596,9 +598,11 @@ const CASES: readonly Case[] = [
       vandal.inode(hard, { blocks: 40, sizeBytes: 24_576 });
     },
     found: ({ blocks, hard }) => [
+      `content: the content records of inode ${hard} are not those that it had last`,
       `shared-block: of the data device, blocks 16 to 20 belong to inode ${blocks} and inode ${hard}`,
     ],
     left: ({ blocks, hard }) => [
+      `content: the content records of inode ${hard} are not those that it had last`,
       `shared-block: of the data device, blocks 16 to 20 belong to inode ${blocks} and inode ${hard}`,
     ],
   },
@@ -609,9 +613,11 @@ const CASES: readonly Case[] = [
       vandal.inode(orphan, { blocks: 32, sizeBytes: (256 + 2) * 4096 });
     },
     found: ({ orphan }) => [
+      `content: the content records of inode ${orphan} are not those that it had last`,
       `shared-block: of the data device, blocks 31 to 32 belong twice to inode ${orphan}`,
     ],
     left: ({ orphan }) => [
+      `content: the content records of inode ${orphan} are not those that it had last`,
       `shared-block: of the data device, blocks 31 to 32 belong twice to inode ${orphan}`,
     ],
   },
