@@ -11,6 +11,7 @@ import { BackgroundFailure, backgroundReporter, startInBackground } from '../../
 import type { FuseMount } from '../../mount/fuse_mount.js';
 import { checkMountpoint } from '../../mount/mountpoint.js';
 import { type MountOptions, parseMountOptions } from '../../mount/options.js';
+import { keepsSetId } from '../../mount/set_id.js';
 import { logger } from '../base/log.js';
 import type { FsClient } from '../client/api.js';
 import type { NodeRuntime } from '../runtime/node_runtime.js';
@@ -107,7 +108,7 @@ async function startMount(
   const { createVfs } = await import('../vfs/vfs.js');
   const { startClient } = await import('../client/client.js');
   const runtime = nodeRuntime();
-  const vfs = createVfs();
+  const vfs = createVfs({ keepsSetId });
   const signals = new EndSignals();
   const client = await startClient(runtime, {
     addresses: servers,

@@ -4,6 +4,7 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import { NAME_MAX, type Name } from '../base/ids.js';
 import type { FsClient } from '../client/api.js';
+import type { RequestContext } from '../fuse/handlers.js';
 import { LockOwners } from './handles.js';
 import { Invalidation } from './invalidation.js';
 import { NodeTable } from './nodes.js';
@@ -14,7 +15,12 @@ export class VfsContext {
   readonly kernel = new Invalidation(this.nodes);
   readonly lockOwners = new LockOwners();
   openPolicy: OpenPolicy = OLDEST_KERNEL;
+  readonly keepsSetId: (caller: RequestContext) => boolean;
   #client: FsClient | undefined;
+
+  constructor(keepsSetId: (caller: RequestContext) => boolean) {
+    this.keepsSetId = keepsSetId;
+  }
 
   attach(client: FsClient): void {
     assert(this.#client === undefined, 'a client is attached once');

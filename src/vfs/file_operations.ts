@@ -100,6 +100,27 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     return !known.attrCacheable || (known.attr.mode & SET_ID) !== 0;
   }
 
+  /**
+   * FALLOCATE and COPY_FILE_RANGE do not say whether the caller has CAP_FSETID. The bits go first, as on local filesystems:
+   * a change that fails half way must not leave them.
+   */
+  function withoutSetId<T>(
+    request: RequestContext,
+    fid: Fid,
+    change: () => MaybePromise<T>,
+  ): MaybePromise<T> {
+    if (!mayHaveSetId(request, fid) || vfs.keepsSetId(request)) return change();
+    return dropSetId(request, fid).then(change);
+  }
+
+  async function dropSetId(request: RequestContext, fid: Fid): Promise<void> {
+    const { attr } = await vfs.client.getattr(request, fid);
+    if ((attr.mode & SET_ID) === 0) return;
+    await vfs.client.setattr(request, fid, { killSuidgid: true });
+    // Neither reply carries attributes: the kernel would go on believing the mode that it has.
+    await kernel.dropAttrs([fid]);
+  }
+
   /** @returns what the reply of a write(2) that was applied must wait for. */
   function settle(fid: Fid, flags: number, offset: number, written: number): Promise<void> | undefined {
     if (written === 0 || !isDirect(vfs.openPolicy, flags)) return undefined;
@@ -198,8 +219,10 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
       return vfs.client.fsync(request, fh as Fh);
     },
 
-    fallocate(request, _nodeid, fh, mode, offset, length) {
-      return vfs.client.fallocate(request, fh as Fh, mode, offset, length);
+    fallocate(request, nodeid, fh, mode, offset, length) {
+      const allocate = (): MaybePromise<void> =>
+        vfs.client.fallocate(request, fh as Fh, mode, offset, length);
+      return withoutSetId(request, nodeid as Fid, allocate);
     },
 
     lseek(request, _nodeid, fh, offset, what) {
@@ -208,7 +231,9 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
 
     copyFileRange(request, from, to, length) {
       if (from.nodeid === to.nodeid && overlaps(from.offset, to.offset, length)) throw new FsError('EINVAL');
-      return vfs.client.copyRange(request, from.fh as Fh, from.offset, to.fh as Fh, to.offset, length);
+      const copy = (): MaybePromise<number> =>
+        vfs.client.copyRange(request, from.fh as Fh, from.offset, to.fh as Fh, to.offset, length);
+      return withoutSetId(request, to.nodeid as Fid, copy);
     },
   };
 }

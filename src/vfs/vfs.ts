@@ -10,7 +10,7 @@
 
 import type { Fid } from '../base/ids.js';
 import type { FsClient, KernelCache } from '../client/api.js';
-import type { FuseHandlers, KernelNotifier } from '../fuse/handlers.js';
+import type { FuseHandlers, KernelNotifier, RequestContext } from '../fuse/handlers.js';
 import { VfsContext } from './context.js';
 import { directoryOperations } from './directory_operations.js';
 import { fileOperations } from './file_operations.js';
@@ -28,10 +28,12 @@ export interface Vfs {
 export interface VfsOptions {
   /** The mount is gone: unmounted, or its connection aborted. */
   readonly onDestroy?: (() => void) | undefined;
+  /** Whether a caller has CAP_FSETID, where no flag of the request says it. Default: root has. */
+  readonly keepsSetId?: ((caller: RequestContext) => boolean) | undefined;
 }
 
 export function createVfs(options: VfsOptions = {}): Vfs {
-  const context = new VfsContext();
+  const context = new VfsContext(options.keepsSetId ?? (({ uid }) => uid === 0));
   const handlers: FuseHandlers = {
     ...namespaceOperations(context),
     ...fileOperations(context),

@@ -124,6 +124,15 @@ test('an access ACL and the mode follow each other', async (t) => {
   assert.equal(await errnoOfSet(c, fid, ACL_ACCESS, Buffer.from('nonsense')), 'EINVAL');
 });
 
+test('an ACL set by somebody outside the group takes the set-group-id bit, others leave it', async (t) => {
+  const c = await oneClient(t);
+  const { fid } = (await c.create('f', { mode: 0o102755 })).attr;
+  const value = encodeAcl(ACL);
+  const kept = await c.call(Setxattr, { fid, name: ACL_ACCESS, value, flags: 0 });
+  const lost = await c.call(Setxattr, { fid, name: ACL_ACCESS, value, flags: 0, killSgid: true });
+  assert.deepEqual([kept.attr.mode & 0o7000, lost.attr.mode & 0o7000], [0o2000, 0]);
+});
+
 test('a default ACL replaces the umask and is inherited', async (t) => {
   const c = await oneClient(t);
   const dir = (await c.mkdir('d')).attr;

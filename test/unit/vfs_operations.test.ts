@@ -353,7 +353,10 @@ test('locks of an open file description end with its last close, those of a proc
 });
 
 test('copying a range onto itself is refused', () => {
-  const handlers = handlersOf({ copyRange: (_op, _a, _b, _c, _d, length) => length });
+  const handlers = handlersOf({
+    getattr: () => knownOf(F),
+    copyRange: (_op, _a, _b, _c, _d, length) => length,
+  });
   const at = (offset: number): { nodeid: number; fh: number; offset: number } => ({
     nodeid: F,
     fh: 3,
