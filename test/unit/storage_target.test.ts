@@ -205,6 +205,7 @@ test('clients, orphans, symlinks and xattrs are kept', async (t) => {
     uuid: '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid,
     name: 'host:/mnt',
     softwareVersion: '1.0.0',
+    secret: undefined,
     lastTransno: 5 as Transno,
     lastXid: 6,
   };
