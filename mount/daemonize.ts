@@ -2,11 +2,21 @@
  * A process that stays in the background: started again as a detached child, which says through a pipe when it is ready
  * or why it is not. No fork of a running event loop, and the starter's exit status and message are the child's.
  *
- * The pipe is descriptor 3 of the child; it carries one JSON line. A child that ends without one has failed too.
+ * The pipe is descriptor 3 of the child; it carries JSON lines: what the child waits for, which goes to stderr, and last its
+ * report. A child that ends without one has failed too.
  */
 
 import { spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { FsError } from '../src/base/errno.js';
@@ -16,6 +26,8 @@ const ENV_NAME = 'HOLDFAST_REPORT_FD';
 const ENDING = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
 type Report = { readonly ready: true } | { readonly error: string; readonly exitCode: number };
+/** What it is doing meanwhile. */
+type Said = { readonly says: string };
 
 export interface BackgroundOptions {
   /** Script and arguments, as after `node`. Paths must be absolute: the child runs in /. */
@@ -67,6 +79,8 @@ export async function startInBackground(options: BackgroundOptions): Promise<Bac
 function openLog(wanted: string): { readonly fd: number; readonly path: string } {
   try {
     mkdirSync(dirname(wanted), { recursive: true, mode: 0o700 });
+    // What the last mount there has written is kept once, so that logs do not grow from mount to mount.
+    if (existsSync(wanted)) renameSync(wanted, `${wanted}.old`);
     return { fd: openSync(wanted, 'a', 0o600), path: wanted };
   } catch {
     // A read-only or full /run is no reason not to mount.
@@ -103,7 +117,15 @@ function readReport(child: ReturnType<typeof spawn>, logPath: string): Promise<R
     pipe.setEncoding('utf8');
     pipe.on('data', (chunk: string) => {
       text += chunk;
-      if (text.includes('\n')) finish();
+      for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
+        const { says } = JSON.parse(text.slice(0, end)) as Partial<Said>;
+        if (says === undefined) {
+          finish();
+          return;
+        }
+        process.stderr.write(`holdfast: ${says}\n`);
+        text = text.slice(end + 1);
+      }
     });
     // Both, so that the message has the exit status: the pipe may end first.
     pipe.once('end', () => {
@@ -115,6 +137,8 @@ function readReport(child: ReturnType<typeof spawn>, logPath: string): Promise<R
 }
 
 export interface Reporter {
+  /** @param line what it is waiting for. */
+  says(line: string): void;
   ready(): void;
   /** @param line why not, one line. */
   failed(line: string, exitCode: number): void;
@@ -125,16 +149,29 @@ export function backgroundReporter(): Reporter | undefined {
   if (process.env[ENV_NAME] === undefined) return undefined;
   // Children of this process have nothing to report.
   delete process.env[ENV_NAME];
-  const send = (report: Report): void => {
+  const write = (report: Report | Said): void => {
     try {
       writeSync(REPORT_FD, `${JSON.stringify(report)}\n`);
     } catch {
       // The starter was interrupted; whoever did that does not wait for the outcome.
     }
+  };
+  const send = (report: Report): void => {
+    write(report);
     closeSync(REPORT_FD);
   };
   return {
+    says: (says) => write({ says }),
     ready: () => send({ ready: true }),
     failed: (error, exitCode) => send({ error, exitCode }),
   };
+}
+
+/** A mount that ended in order and said nothing leaves no log. */
+export function removeEmptyLog(path: string): void {
+  try {
+    if (statSync(path).size === 0) unlinkSync(path);
+  } catch {
+    // It is in the folder for temporary files, or somebody has removed it: nothing is left to do.
+  }
 }

@@ -12,6 +12,8 @@ export interface MountOptions {
   readonly intrGraceMs: number;
   /** Keep trying when no server answers. */
   readonly retry: boolean;
+  /** Each write returns when it is durable, as with O_DSYNC. */
+  readonly sync: boolean;
   /** How long an unmount waits for a server that does nothing, in milliseconds; undefined: without limit. */
   readonly umountTimeoutMs: number | undefined;
   readonly driver: 'native' | 'fuse-native';
@@ -45,6 +47,21 @@ const FLAG_WORDS: Readonly<Record<string, { readonly flag: number; readonly set:
   diratime: { flag: MS_NODIRATIME, set: false },
 };
 
+/**
+ * Words that stand in /etc/fstab for every filesystem and ask nothing of this one: mount(8) acts on them, or what they
+ * ask for is always so (docs/OPERATIONS.md). iversion: a change attribute for NFS servers, which cannot export us.
+ */
+const WITHOUT_EFFECT = new Set([
+  ...['defaults', 'auto', 'noauto', 'nofail', '_netdev', 'user', 'users', 'nouser', 'owner', 'group'],
+  ...['async', 'relatime', 'norelatime', 'strictatime', 'nostrictatime', 'lazytime', 'nolazytime'],
+  ...['iversion', 'noiversion', 'silent', 'loud', 'mand', 'nomand'],
+]);
+
+/** comment=..., x-systemd.automount, X-mount.mkdir: for other programs. */
+function isForOthers(key: string): boolean {
+  return WITHOUT_EFFECT.has(key) || key === 'comment' || /^x-/i.test(key);
+}
+
 const KNOWN = [
   'cache=SIZE',
   'intr=fatal|all',
@@ -55,8 +72,38 @@ const KNOWN = [
   'allow_other',
   'noallow_other',
   'name=NAME',
+  'sync',
   ...Object.keys(FLAG_WORDS),
-].join(', ');
+];
+
+function unknownOption(key: string): string {
+  const words = [...KNOWN.map((word) => word.replace(/=.*/, '')), ...WITHOUT_EFFECT];
+  const nearest = words.reduce((best, word) =>
+    editDistance(key, word) < editDistance(key, best) ? word : best,
+  );
+  const isTypo = editDistance(key, nearest) <= Math.max(1, key.length / 3);
+  const hint = isTypo ? `did you mean ${nearest}? ` : '';
+  return `unknown mount option ${JSON.stringify(key)}; ${hint}known are ${KNOWN.join(', ')}`;
+}
+
+/** Letters to insert, remove, replace or exchange with their neighbour until one text is the other. */
+function editDistance(a: string, b: string): number {
+  let before: number[] = [];
+  let last = Array.from({ length: b.length + 1 }, (_, at) => at);
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const same = a[i - 1] === b[j - 1] ? 0 : 1;
+      let best = Math.min((last[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1, (last[j - 1] ?? 0) + same);
+      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1])
+        best = Math.min(best, (before[j - 2] ?? 0) + 1);
+      row.push(best);
+    }
+    before = last;
+    last = row;
+  }
+  return last[b.length] ?? 0;
+}
 
 /**
  * @param text comma-separated words; later ones win.
@@ -68,6 +115,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let intr: IntrMode = 'fatal';
   let intrGraceMs = INTR_GRACE_MS;
   let retry = false;
+  let sync = false;
   let umountTimeoutMs: number | undefined;
   let driver: MountOptions['driver'] = 'native';
   let allowOther = root;
@@ -83,6 +131,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
       mountFlags = flag.set ? mountFlags | flag.flag : mountFlags & ~flag.flag;
       continue;
     }
+    if (isForOthers(key)) continue;
     switch (key) {
       case 'cache':
         cacheBytes = parseSize(key, value);
@@ -100,10 +149,12 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
         umountTimeoutMs = parseSeconds(key, value);
         break;
       case 'retry':
+      case 'sync':
       case 'allow_other':
       case 'noallow_other':
         refuseValue(key, value);
         if (key === 'retry') retry = true;
+        else if (key === 'sync') sync = true;
         else allowOther = key === 'allow_other';
         break;
       case 'name':
@@ -113,7 +164,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
         name = value;
         break;
       default:
-        throw new FsError('EINVAL', `unknown mount option ${JSON.stringify(key)}; known are ${KNOWN}`);
+        throw new FsError('EINVAL', unknownOption(key));
     }
   }
   const readOnly = (mountFlags & MS_RDONLY) !== 0;
@@ -122,6 +173,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     intr,
     intrGraceMs,
     retry,
+    sync,
     umountTimeoutMs,
     driver,
     readOnly,

@@ -1,6 +1,6 @@
 /** What the commands share: how they fail, how they read addresses, numbers and sizes. */
 
-import { InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { FsError } from '../base/errno.js';
 import type { Address } from '../runtime/ports.js';
 
@@ -60,6 +60,16 @@ export function parseSeconds(text: string): number {
   return Math.round(seconds * 1000);
 }
 
+/** An option that is given in seconds and kept in milliseconds; help shows its default as it would be given. */
+export function secondsOption(
+  flags: string,
+  help: string,
+  defaultMs: number,
+  parse: (text: string) => number = parseSeconds,
+): Option {
+  return new Option(flags, help).argParser(parse).default(defaultMs, String(defaultMs / 1000));
+}
+
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 
 export function formatBytes(bytes: number): string {
@@ -70,4 +80,23 @@ export function formatBytes(bytes: number): string {
     unit += 1;
   }
   return `${unit === 0 ? value : value.toFixed(1)} ${UNITS[unit]}`;
+}
+
+/**
+ * Adds --meta and --data, which a command needs. Commander looks for options that are missing before it looks for words that
+ * it does not know, and would answer "--mta DEV" with "--meta is missing": here the unknown word is named first.
+ */
+export function needDevices(command: Command, metaHelp = 'metadata device'): Command {
+  return command
+    .option('--meta <dev>', metaHelp)
+    .option('--data <dev>', 'data device')
+    .hook('preAction', (_, acting) => {
+      for (const [name, flags] of [
+        ['meta', '--meta <dev>'],
+        ['data', '--data <dev>'],
+      ] as const) {
+        if (acting.getOptionValue(name) === undefined)
+          acting.error(`error: required option '${flags}' not specified`);
+      }
+    });
 }

@@ -10,6 +10,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readlinkSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { basename, dirname, join, resolve } from 'node:path';
+import { FILESYSTEM_TYPE, mountAt } from '../../mount/mount_table.js';
 import { CliError, describeFailure } from './common.js';
 import { runtimeDir } from './installed.js';
 
@@ -22,17 +23,17 @@ export type ControlReply =
   | { readonly ok: false; readonly done: true; readonly error: string };
 
 /**
- * Absolute path of a mount point without following into the mount itself: only its parent is resolved, because a
- * blocked or dead mount must not block us.
+ * Absolute path of a mount point, as the table of mounts has it: symbolic links are followed, but nothing in the mount itself
+ * is looked at, because a blocked or dead mount must not block us.
  */
 export function mountpointPath(path: string): string {
   const absolute = resolve(path);
   const parent = dirname(absolute);
-  const real = realPath(parent);
-  return parent === absolute ? absolute : join(real, basename(absolute));
+  const named = parent === absolute ? absolute : join(realPath(parent), basename(absolute));
+  return mountAt(named)?.type === FILESYSTEM_TYPE ? named : realPath(named);
 }
 
-/** realpath without stat on the last component (symlinks only). */
+/** realpath without stat: only symbolic links are read. */
 function realPath(path: string): string {
   let resolved = '/';
   let rest = path.split('/').filter((part) => part !== '');
@@ -65,6 +66,24 @@ function symlinkTarget(path: string): string | undefined {
 export function controlPath(mountpoint: string): string {
   const digest = createHash('sha256').update(mountpoint).digest('hex').slice(0, 24);
   return join(runtimeDir(), 'mounts', `${digest}.sock`);
+}
+
+const LOG_NAME_MAX = 200;
+
+/** Log of a mount in the background: named after the mount point, as systemd names units ("/" is "-", the rest escaped). */
+export function mountLogPath(mountpoint: string): string {
+  const escaped = mountpoint
+    .replace(/^\/+/, '')
+    .replace(/[^A-Za-z0-9:_./]/g, (char) =>
+      [...Buffer.from(char)].map((byte) => `\\x${byte.toString(16).padStart(2, '0')}`).join(''),
+    )
+    .replaceAll('/', '-');
+  // What does not fit a file name is told apart by the socket's digest.
+  const isShort = escaped.length <= LOG_NAME_MAX;
+  const name = isShort
+    ? escaped
+    : `${escaped.slice(0, LOG_NAME_MAX)}-${basename(controlPath(mountpoint), '.sock')}`;
+  return join(runtimeDir(), 'mounts', `${name === '' ? '-' : name}.log`);
 }
 
 /**

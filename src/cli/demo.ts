@@ -6,7 +6,7 @@
 
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
-import { parseSeconds } from './common.js';
+import { secondsOption } from './common.js';
 
 export interface DemoOptions {
   /** How long the workload runs between the events, in ms. */
@@ -28,7 +28,7 @@ export function registerDemo(program: Command): void {
     .description(
       'upgrade a server twice under a running workload, on loop devices of this machine, and verify it',
     )
-    .option('--phase <seconds>', 'time between the upgrades', parseSeconds, 3000)
+    .addOption(secondsOption('--phase <seconds>', 'time between the upgrades', 3000))
     .option('--size <MiB>', 'size of the data device', parseSize, 1024)
     .option('--keep', 'leave the temporary folder (logs, device files) behind')
     .action(async (options: DemoOptions) => {

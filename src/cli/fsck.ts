@@ -6,6 +6,7 @@
  */
 
 import type { Command } from 'commander';
+import { needDevices } from './common.js';
 
 export interface FsckCommandOptions {
   readonly meta: string;
@@ -23,11 +24,7 @@ export const FSCK_FAILED = 8;
 export const FSCK_USAGE = 16;
 
 export function registerFsck(program: Command): void {
-  program
-    .command('fsck')
-    .description('check a filesystem that nobody serves, and repair it')
-    .requiredOption('--meta <dev>', 'metadata device')
-    .requiredOption('--data <dev>', 'data device')
+  needDevices(program.command('fsck').description('check a filesystem that nobody serves, and repair it'))
     .option('--checksums', 'read all file content and compare it with its checksums')
     .option('--repair', 'repair what can be repaired without guessing; nothing is written otherwise')
     .option('--force', 'with --repair: also when it was not stopped cleanly, and clients may come back to it')

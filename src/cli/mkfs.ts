@@ -2,7 +2,7 @@
 
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
-import { formatBytes } from './common.js';
+import { formatBytes, needDevices } from './common.js';
 
 interface MkfsOptions {
   readonly meta: string;
@@ -19,14 +19,8 @@ function parseLabel(text: string): string {
 }
 
 export function registerMkfs(program: Command): void {
-  program
-    .command('mkfs')
-    .description('make a filesystem on a metadata and a data device')
-    .requiredOption(
-      '--meta <dev>',
-      'metadata device (block device; a regular file is attached to a loop device)',
-    )
-    .requiredOption('--data <dev>', 'data device')
+  const command = program.command('mkfs').description('make a filesystem on a metadata and a data device');
+  needDevices(command, 'metadata device (block device; a regular file is attached to a loop device)')
     .option('--label <name>', 'name for people', parseLabel, 'holdfast')
     .option('--force', 'destroy what is on the devices')
     .option(

@@ -1,6 +1,6 @@
 /** holdfast mount: a client process that mounts a filesystem, in the background unless --foreground. */
 
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import type { Address } from '../runtime/ports.js';
 import { parseAddresses } from './common.js';
 
@@ -10,11 +10,13 @@ export function registerMount(program: Command): void {
     .description('mount a filesystem; returns when it is usable')
     .argument('<servers>', 'HOST:PORT[,HOST:PORT...]: the server and its failover partner', parseAddresses)
     .argument('<mountpoint>')
-    .option(
-      '-o <options>',
-      'comma-separated mount options, may be repeated; see docs/OPERATIONS.md (intr=fatal|all, intr_grace=SECONDS, cache=SIZE, retry, umount_timeout=SECONDS, driver=...)',
-      (value: string, before: string[]) => [...before, value],
-      [] as string[],
+    .addOption(
+      new Option(
+        '-o <options>',
+        'comma-separated mount options, may be repeated; see docs/OPERATIONS.md (intr=fatal|all, intr_grace=SECONDS, cache=SIZE, retry, umount_timeout=SECONDS, driver=...)',
+      )
+        .argParser((value: string, before: readonly string[]) => [...before, value])
+        .default([], 'none'),
     )
     .option('--foreground', 'stay in the foreground; SIGTERM and SIGINT unmount')
     .action(

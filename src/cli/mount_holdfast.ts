@@ -2,38 +2,12 @@
 /**
  * mount.holdfast: what mount(8) runs for `mount -t holdfast` and /etc/fstab.
  *   mount.holdfast SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS] [-t TYPE]
- * Options of mount(8) itself (defaults, auto, _netdev, ...) are left out, the rest is `holdfast mount -o`.
+ * The options are those of `holdfast mount -o`.
  */
 
 import { Command, CommanderError } from 'commander';
 import type { Address } from '../runtime/ports.js';
 import { CliError, describeFailure, parseAddresses } from './common.js';
-
-/** Words of fstab that are mount(8)'s business, not the filesystem's. */
-const MOUNT_WORDS = new Set([
-  'defaults',
-  'auto',
-  'noauto',
-  '_netdev',
-  'nofail',
-  'user',
-  'users',
-  'nouser',
-  'owner',
-  'group',
-  'async',
-  'relatime',
-]);
-
-export function filesystemOptions(options: string): string {
-  return options
-    .split(',')
-    .filter(
-      (word) =>
-        word !== '' && !MOUNT_WORDS.has(word) && !word.startsWith('x-') && !word.startsWith('comment='),
-    )
-    .join(',');
-}
 
 /** The parser's error is commander's, which has printed its own: this one is ours to print. */
 function addressesOf(source: string): readonly Address[] {
@@ -63,7 +37,7 @@ async function run(argv: readonly string[]): Promise<number> {
     const servers = addressesOf(source);
     if (options.f === true) return 0;
     const { mount } = await import('./mount_run.js');
-    await mount(servers, mountpoint, filesystemOptions(options.o), false);
+    await mount(servers, mountpoint, options.o, false);
     return 0;
   } catch (thrown) {
     if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? 0 : 1;

@@ -7,7 +7,12 @@
 
 import { hostname } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { BackgroundFailure, backgroundReporter, startInBackground } from '../../mount/daemonize.js';
+import {
+  BackgroundFailure,
+  backgroundReporter,
+  removeEmptyLog,
+  startInBackground,
+} from '../../mount/daemonize.js';
 import type { FuseMount } from '../../mount/fuse_mount.js';
 import { checkMountpoint } from '../../mount/mountpoint.js';
 import { type MountOptions, parseMountOptions } from '../../mount/options.js';
@@ -18,7 +23,7 @@ import type { NodeRuntime } from '../runtime/node_runtime.js';
 import type { Address } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
 import { CliError, describeFailure, formatAddress, formatBytes } from './common.js';
-import { controlPath, serveControl } from './control.js';
+import { mountLogPath, serveControl } from './control.js';
 import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { installedVersion } from './installed.js';
 import { hostNumber } from './process_owner.js';
@@ -49,7 +54,12 @@ export async function mount(
     return;
   }
   try {
-    const running = await startMount(servers, mountpoint, options);
+    const logPath = reporter === undefined ? undefined : mountLogPath(mountpoint);
+    const says = (line: string): void => {
+      if (reporter === undefined) process.stderr.write(`holdfast: ${line}\n`);
+      else reporter.says(line);
+    };
+    const running = await startMount(servers, mountpoint, options, { says, logPath });
     if (reporter !== undefined) reporter.ready();
     else {
       const mounted = `mounted ${servers.map(formatAddress).join(',')} on ${mountpoint}`;
@@ -57,6 +67,7 @@ export async function mount(
       announceReady(mounted);
     }
     await running.ended;
+    if (logPath !== undefined) removeEmptyLog(logPath);
   } catch (thrown) {
     const { line, exitCode } = describeFailure(thrown);
     reporter?.failed(line, exitCode);
@@ -82,7 +93,7 @@ async function startBackground(
   const argv = [main, 'mount', servers.map(formatAddress).join(','), mountpoint];
   if (optionText !== '') argv.push('-o', optionText);
   try {
-    await startInBackground({ argv, logPath: controlPath(mountpoint).replace(/\.sock$/, '.log') });
+    await startInBackground({ argv, logPath: mountLogPath(mountpoint) });
   } catch (thrown) {
     if (thrown instanceof BackgroundFailure) throw new CliError(thrown.message, thrown.exitCode);
     throw thrown;
@@ -99,16 +110,24 @@ interface RunningMount {
   readonly ended: Promise<void>;
 }
 
+interface Surroundings {
+  /** Tells whoever waits for the mount. */
+  readonly says: (line: string) => void;
+  /** Of a process in the background. */
+  readonly logPath: string | undefined;
+}
+
 async function startMount(
   servers: readonly Address[],
   mountpoint: string,
   options: MountOptions,
+  { says, logPath }: Surroundings,
 ): Promise<RunningMount> {
   const { nodeRuntime } = await import('../runtime/node_runtime.js');
   const { createVfs } = await import('../vfs/vfs.js');
   const { startClient } = await import('../client/client.js');
   const runtime = nodeRuntime();
-  const vfs = createVfs({ keepsSetId });
+  const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
   const signals = new EndSignals();
   const client = await startClient(runtime, {
     addresses: servers,
@@ -119,6 +138,10 @@ async function startMount(
     connectTimeoutMs: options.retry ? undefined : CONNECT_TIMEOUT_MS,
     signal: signals.beforeMount,
     leavePatienceMs: options.umountTimeoutMs,
+    onTrouble: (text) => {
+      const until = options.retry ? 'until a server takes the mount' : `for ${CONNECT_TIMEOUT_MS / 1000} s`;
+      says(`${text}; tries again ${until}`);
+    },
     kernel: vfs.kernelCache,
     onState: (text) => log('%s', text),
   });
@@ -132,7 +155,7 @@ async function startMount(
     throw thrown;
   }
   vfs.bind(kernel.notifier);
-  return serveMount(runtime, client, kernel, mountpoint, signals);
+  return serveMount(runtime, client, kernel, { mountpoint, logPath }, signals);
 }
 
 async function startKernelMount(
@@ -163,7 +186,7 @@ async function serveMount(
   runtime: NodeRuntime,
   client: FsClient,
   kernel: FuseMount,
-  mountpoint: string,
+  { mountpoint, logPath }: { readonly mountpoint: string; readonly logPath: string | undefined },
   signals: EndSignals,
 ): Promise<RunningMount> {
   const flushed = kernel.closed.then(() => client.unmount());
@@ -188,7 +211,7 @@ async function serveMount(
     });
   });
   const control = await serveControl(mountpoint, async (request, progress) => {
-    if (request.command === 'status') return { ...client.status(), mountpoint };
+    if (request.command === 'status') return { ...client.status(), mountpoint, log: logPath };
     await kernel.unmount(request.force ? 'force' : 'plain');
     const stop = reportEvery(runtime, () => progress({ dirtyBytes: dirtyBytes(client) }));
     try {

@@ -7,9 +7,9 @@
  * SIGTERM and SIGINT begin a controlled shutdown; a second one while it drains changes nothing. SIGKILL is a crash.
  */
 
-import { type Command, InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { Address } from '../runtime/ports.js';
-import { DEFAULT_PORT, parseAddress, parseSeconds } from './common.js';
+import { DEFAULT_PORT, needDevices, parseAddress, parseSeconds, secondsOption } from './common.js';
 
 export interface ServeOptions {
   readonly meta: string;
@@ -35,33 +35,34 @@ function parsePeriod(text: string): number {
 }
 
 export function registerServe(program: Command): void {
-  program
-    .command('serve')
-    .description('serve a filesystem')
-    .requiredOption('--meta <dev>', 'metadata device')
-    .requiredOption('--data <dev>', 'data device')
-    .option(
-      '--listen <host:port>',
-      'address to listen on; loopback unless you say otherwise: there is no authentication yet',
-      parseAddress,
-      { host: '127.0.0.1', port: DEFAULT_PORT },
+  needDevices(program.command('serve').description('serve a filesystem'))
+    .addOption(
+      new Option(
+        '--listen <host:port>',
+        'address to listen on; loopback unless you say otherwise: whoever is root on a machine that reaches it is root on the files',
+      )
+        .argParser(parseAddress)
+        .default({ host: '127.0.0.1', port: DEFAULT_PORT }, `127.0.0.1:${DEFAULT_PORT}`),
     )
     .option('--standby', 'wait until the active server has released the devices or is dead, then take over')
-    .option(
-      '--heartbeat-period <seconds>',
-      'a partner takes over when this server has been silent for so long; the same on both',
-      parsePeriod,
-      5000,
+    .addOption(
+      secondsOption(
+        '--heartbeat-period <seconds>',
+        'a partner takes over when this server has been silent for so long; the same on both',
+        5000,
+        parsePeriod,
+      ),
     )
     .option(
       '--force-start',
       'start after an unclean stop although the version changed; previous clients are evicted',
     )
-    .option(
-      '--drain-timeout <seconds>',
-      'at shutdown, evict clients that have not drained by then',
-      parseSeconds,
-      30_000,
+    .addOption(
+      secondsOption(
+        '--drain-timeout <seconds>',
+        'at shutdown, evict clients that have not drained by then',
+        30_000,
+      ),
     )
     .option(
       '--any-port',

@@ -132,6 +132,7 @@ function mountText(status: ClientStatus): string {
   const lines = [
     `mount    ${status.mountpoint ?? '-'}, version ${status.softwareVersion}, client ${status.uuid}`,
   ];
+  if (status.log !== undefined) lines.push(`log      ${status.log}`);
   for (const target of status.targets) {
     lines.push(
       `target   ${target.label} at ${target.address}: ${target.importState}, gate ${target.gate}, ` +

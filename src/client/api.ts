@@ -216,6 +216,8 @@ export interface KernelCache {
 }
 
 export interface ClientStatus {
+  /** Where the client process writes, when it runs in the background; undefined: to its stderr. */
+  readonly log?: string | undefined;
   readonly uuid: string;
   readonly softwareVersion: string;
   readonly mountpoint?: string | undefined;
@@ -260,6 +262,8 @@ export interface ClientStatus {
 
 export interface ClientOptions {
   readonly addresses: readonly { readonly host: string; readonly port: number }[];
+  /** Told once for each reason why no server takes the client yet, before the first one does. */
+  readonly onTrouble?: ((text: string) => void) | undefined;
   /** Shown on the server. */
   readonly name: string;
   /** Number of this host and pid namespace, the same for all its mounts (FlockRange.host). undefined: not known. */

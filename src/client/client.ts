@@ -84,6 +84,7 @@ class Client {
       let timer: Timer | undefined;
       let why = 'no server answered';
       let hasAnswered = false;
+      const told = new Set<string>();
       const give = (error: Error): void => {
         timer?.cancel();
         signal?.removeEventListener('abort', onAbort);
@@ -117,6 +118,10 @@ class Client {
           if (isReady) return;
           why = `no server took the mount (${error.message})`;
           if (final) give(error);
+          else if (!hasAnswered && !told.has(error.message)) {
+            told.add(error.message);
+            this.#options.onTrouble?.(error.message);
+          }
         },
       });
       member.connection.start();

@@ -291,6 +291,7 @@ export class Import {
         () => this.#sayConnect(epoch, patience.answer),
         (error: unknown) => {
           log('%s: %s', this.address, error instanceof Error ? error.message : error);
+          if (error instanceof FsError && error.code !== 'ECANCELED') this.#unreachable(error);
           this.dispatch({ type: 'connectFailed', epoch });
         },
       );
@@ -306,10 +307,23 @@ export class Import {
       closed: (error?: Error): void => {
         log('connection %d to %s ended: %s', link.connCount, link.peer, error?.message ?? 'in order');
         attempt.ended();
+        if (attempt.reply === undefined && this.#attempt === attempt) this.#unanswered(error);
         if (this.#attempt === attempt) this.#lost();
         this.dispatch({ type: 'connectionLost', epoch, silent: attempt.isSilent });
       },
     };
+  }
+
+  /** A name that does not exist will not exist in a moment; everything else may be a server that starts. */
+  #unreachable(error: FsError): void {
+    this.#events.refused(error, error.code === 'ENXIO' && this.#core.options.addresses.length === 1);
+  }
+
+  /** The connection ended before CONNECT was answered. */
+  #unanswered(error: Error | undefined): void {
+    const isNoServer = error instanceof FsError && error.code === 'EPROTO';
+    const what = isNoServer ? 'is no Holdfast server' : 'closed the connection before it answered';
+    this.#events.refused(new FsError('EPROTO', `what listens at ${this.address} ${what}`), isNoServer);
   }
 
   #lost(): void {

@@ -186,7 +186,7 @@ const CONNECT_ERRNO: Readonly<Record<string, readonly [Errno, string]>> = {
   ENETUNREACH: ['ECONNREFUSED', 'no way to'],
   ETIMEDOUT: ['ETIMEDOUT', 'no answer from'],
   ENOTFOUND: ['ENXIO', 'no such host:'],
-  EAI_AGAIN: ['ENXIO', 'host name cannot be looked up now:'],
+  EAI_AGAIN: ['EAGAIN', 'host name cannot be looked up now:'],
   ERR_SOCKET_BAD_PORT: ['EINVAL', 'not a port number:'],
 };
 

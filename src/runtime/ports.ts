@@ -102,7 +102,7 @@ export interface Transport {
   listen(address: Address, accept: (connection: Connection) => ConnectionEvents): Promise<Listener>;
   /**
    * Connects from a privileged source port if this process may use one: servers take no other connections.
-   * @throws FsError ECONNREFUSED, ETIMEDOUT, ENXIO (no such host); ECANCELED when the signal aborts.
+   * @throws FsError ECONNREFUSED, ETIMEDOUT, ENXIO (no such host), EAGAIN (no name server answers); ECANCELED when the signal aborts.
    */
   connect(
     address: Address,

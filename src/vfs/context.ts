@@ -16,10 +16,13 @@ export class VfsContext {
   readonly lockOwners = new LockOwners();
   openPolicy: OpenPolicy = OLDEST_KERNEL;
   readonly keepsSetId: (caller: RequestContext) => boolean;
+  /** Each write returns when it is durable. */
+  readonly syncWrites: boolean;
   #client: FsClient | undefined;
 
-  constructor(keepsSetId: (caller: RequestContext) => boolean) {
+  constructor(keepsSetId: (caller: RequestContext) => boolean, syncWrites: boolean) {
     this.keepsSetId = keepsSetId;
+    this.syncWrites = syncWrites;
   }
 
   attach(client: FsClient): void {

@@ -182,7 +182,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
         {
           append: !writeback && (flags & O_APPEND) !== 0,
           writeback,
-          sync: !writeback && (flags & O_DSYNC) !== 0,
+          sync: !writeback && (vfs.syncWrites || (flags & O_DSYNC) !== 0),
           // The kernel asks with every write of a caller without CAP_FSETID, and each would cost an RPC.
           killSuidgid: dropsSetId,
           direct: !writeback && isDirect(vfs.openPolicy, flags),

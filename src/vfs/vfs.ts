@@ -29,11 +29,13 @@ export interface VfsOptions {
   /** The mount is gone: unmounted, or its connection aborted. */
   readonly onDestroy?: (() => void) | undefined;
   /** Whether a caller has CAP_FSETID, where no flag of the request says it. Default: root has. */
+  /** -o sync: each write returns when it is durable. */
+  readonly syncWrites?: boolean | undefined;
   readonly keepsSetId?: ((caller: RequestContext) => boolean) | undefined;
 }
 
 export function createVfs(options: VfsOptions = {}): Vfs {
-  const context = new VfsContext(options.keepsSetId ?? (({ uid }) => uid === 0));
+  const context = new VfsContext(options.keepsSetId ?? (({ uid }) => uid === 0), options.syncWrites ?? false);
   const handlers: FuseHandlers = {
     ...namespaceOperations(context),
     ...fileOperations(context),

@@ -10,6 +10,7 @@ const DEFAULTS = {
   intr: 'fatal',
   intrGraceMs: 1000,
   retry: false,
+  sync: false,
   umountTimeoutMs: undefined,
   driver: 'native',
   readOnly: false,
@@ -37,10 +38,34 @@ test('what holds when nothing is said, for root and for others', () => {
   });
 });
 
+test('what stands in /etc/fstab for every filesystem is accepted', () => {
+  const words =
+    'defaults,user,auto,nofail,_netdev,lazytime,strictatime,relatime,iversion,silent,async,comment=a b,x-systemd.automount,x-gvfs-show';
+  assert.deepEqual(parseMountOptions(words, true), DEFAULTS);
+});
+
+test('an unknown option names itself, and the known one that is next to it', () => {
+  const hints = ['nosiud', 'chache=1g', 'umount_timeut=3', 'intr-grace=1', 'zzz'].map((word) =>
+    /^EINVAL: unknown mount option "([^"]+)"; (?:did you mean (\w+)\? )?known are cache=SIZE/.exec(
+      refusal(word),
+    ),
+  );
+  assert.deepEqual(
+    hints.map((match) => [match?.[1], match?.[2]]),
+    [
+      ['nosiud', 'nosuid'],
+      ['chache', 'cache'],
+      ['umount_timeut', 'umount_timeout'],
+      ['intr-grace', 'intr_grace'],
+      ['zzz', undefined],
+    ],
+  );
+});
+
 test('every option is understood, and the last word counts', () => {
   assert.deepEqual(
     parseMountOptions(
-      'ro,cache=1g,intr=all,intr_grace=0,retry,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid',
+      'ro,cache=1g,intr=all,intr_grace=0,retry,sync,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid',
       true,
     ),
     {
@@ -48,6 +73,7 @@ test('every option is understood, and the last word counts', () => {
       intr: 'all',
       intrGraceMs: 0,
       retry: true,
+      sync: true,
       umountTimeoutMs: 2500,
       driver: 'fuse-native',
       readOnly: true,
