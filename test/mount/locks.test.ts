@@ -153,6 +153,24 @@ bothWays('fcntl: two processes that would wait for each other get EDEADLK', asyn
   await waits;
 });
 
+test('flock on a directory or a FIFO excludes on its own machine, and not across two', async (t) => {
+  const { a, b, more } = await shared.place(t);
+  await a.mkdir('d');
+  await a.call('mknod', { path: 'fifo', mode: 0o010666 });
+  for (const [name, flags] of [
+    ['d', O.RDONLY | O.DIRECTORY],
+    ['fifo', O.RDWR],
+  ] as const) {
+    const [first, second] = [a, more(0)];
+    await first.flock(await first.open(name, flags), LOCK.EX | LOCK.NB);
+    await assert.rejects(second.flock(await second.open(name, flags), LOCK.EX | LOCK.NB), BUSY);
+    // On a local filesystem "another machine" is the same one.
+    const across = b.flock(await b.open(name, flags), LOCK.EX | LOCK.NB);
+    if (shared.isReference) await assert.rejects(across, BUSY);
+    else await across;
+  }
+});
+
 test('fcntl: a cycle of waits of two processes, each on two mounts of this host, ends with EDEADLK', async (t) => {
   const { a: one, b: two, path } = await shared.place(t);
   for (const name of ['f', 'g']) await one.writeFile(name, 'x');

@@ -11,9 +11,9 @@ import { mountAt } from '../../mount/mount_table.js';
 import { type NativeMountOptions, startNativeMount } from '../../mount/native_driver.js';
 import { isMounted, listMounts, unmountPath } from '../../mount/unmount.js';
 import { FsError } from '../../src/base/errno.js';
-import type { ReadIn, RequestContext } from '../../src/fuse/handlers.js';
+import type { LockIn, ReadIn, RequestContext } from '../../src/fuse/handlers.js';
 import { NodeClock, nodeTimers } from '../../src/runtime/node_clock.js';
-import { Agent, O } from '../fixtures/agent.js';
+import { Agent, LOCK, O } from '../fixtures/agent.js';
 import { Child, run, runOk } from '../fixtures/child.js';
 import { MemoryHandlers } from '../fixtures/memory_handlers.js';
 import { until, within } from '../fixtures/until.js';
@@ -290,6 +290,34 @@ test('a call that waits for a server that is away sees EINTR for a caught SIGINT
   await assert.rejects(interrupted, { code: 'EINTR' });
   handlers.unpark();
   assert.deepEqual(await agent.call('caught'), { SIGCHLD: 1, SIGUSR1: 2, SIGINT: 1 });
+});
+
+test('the kernel asks for flock on regular files, and keeps that on directories and FIFOs to itself', {
+  skip,
+}, async (t) => {
+  const asked: number[] = [];
+  class LockHandlers extends MemoryHandlers {
+    override setlk(request: RequestContext, nodeid: number, lock: LockIn): void | Promise<void> {
+      asked.push(nodeid);
+      return super.setlk(request, nodeid, lock);
+    }
+  }
+  const handlers = new LockHandlers();
+  const mount = await mounted(t, handlers);
+  const [agent, other] = [await agentOn(t, mount), await agentOn(t, mount)];
+  await agent.writeFile('f', '');
+  await agent.mkdir('d');
+  await agent.call('mknod', { path: 'fifo', mode: 0o010666 });
+  await agent.flock(await agent.open('f', O.RDWR), LOCK.EX | LOCK.NB);
+  assert.deepEqual(asked.splice(0), [handlers.nodes.get(1)?.entries.get('f')?.nodeid]);
+  for (const [name, flags] of [
+    ['d', O.RDONLY],
+    ['fifo', O.RDWR],
+  ] as const) {
+    await agent.flock(await agent.open(name, flags), LOCK.EX | LOCK.NB);
+    await assert.rejects(other.flock(await other.open(name, flags), LOCK.EX | LOCK.NB), { code: 'EAGAIN' });
+  }
+  assert.deepEqual(asked, [], 'if it asks one day, such locks can be kept across machines');
 });
 
 test('with intr=all a caught SIGUSR1 ends a parked call', { skip }, async (t) => {
