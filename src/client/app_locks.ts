@@ -40,8 +40,21 @@ function endOf(range: FlockRangeMessage): number {
   return range.end ?? Number.POSITIVE_INFINITY;
 }
 
-function sameOwner(a: FlockRangeMessage, b: FlockRangeMessage): boolean {
-  return a.owner === b.owner && a.kind === b.kind;
+/** Whose locks replace each other. */
+function ownerOf({ kind, owner }: Pick<FlockRangeMessage, 'kind' | 'owner'>): string {
+  return `${kind} ${owner}`;
+}
+
+/** Index of the first lock that ends after `offset`. @param locks by start, none over another. */
+function firstEndingAfter(locks: readonly GrantedLock[], offset: number): number {
+  let low = 0;
+  let high = locks.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (endOf((locks[middle] as GrantedLock).range) > offset) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }
 
 /** The parts of `range` outside [start, end). */
@@ -52,8 +65,11 @@ function outside(range: FlockRangeMessage, start: number, end: number): FlockRan
   return parts;
 }
 
+const KINDS: readonly FlockRangeMessage['kind'][] = ['posix', 'ofd', 'flock'];
+
 export class AppLocks {
-  readonly #granted = new Map<Fid, GrantedLock[]>();
+  /** Of each file and owner, by start: a program may hold thousands, and sets one after the other. */
+  readonly #granted = new Map<Fid, Map<string, GrantedLock[]>>();
   readonly #waiting = new Map<LockHandle, WaitingLock>();
   /** Replayed, and not answered: they may wait on the target even if nobody here does any more. */
   #unanswered = new Set<WaitingLock>();
@@ -62,34 +78,49 @@ export class AppLocks {
   /** Granted and waiting. */
   get size(): number {
     let size = this.#waiting.size;
-    for (const locks of this.#granted.values()) size += locks.length;
+    for (const owners of this.#granted.values()) for (const locks of owners.values()) size += locks.length;
     return size;
   }
 
   grant(fid: Fid, range: FlockRangeMessage, sequence: number, fh: Fh): void {
     this.release(fid, range);
-    const locks = this.#granted.get(fid);
-    if (locks === undefined) this.#granted.set(fid, [{ range, sequence, fh }]);
-    else locks.push({ range, sequence, fh });
+    let owners = this.#granted.get(fid);
+    if (owners === undefined) {
+      owners = new Map();
+      this.#granted.set(fid, owners);
+    }
+    const owner = ownerOf(range);
+    const locks = owners.get(owner);
+    if (locks === undefined) owners.set(owner, [{ range, sequence, fh }]);
+    else locks.splice(firstEndingAfter(locks, range.start), 0, { range, sequence, fh });
   }
 
   /** The owner's locks of this range are gone; what lies outside stays. */
   release(fid: Fid, range: FlockRangeMessage): void {
-    const locks = this.#granted.get(fid);
-    if (locks === undefined) return;
-    const left = locks.flatMap((lock) => {
-      const apart = lock.range.start >= endOf(range) || endOf(lock.range) <= range.start;
-      if (apart || !sameOwner(lock.range, range)) return [lock];
-      return outside(lock.range, range.start, endOf(range)).map((part) => ({ ...lock, range: part }));
-    });
-    if (left.length === 0) this.#granted.delete(fid);
-    else this.#granted.set(fid, left);
+    const owners = this.#granted.get(fid);
+    const owner = ownerOf(range);
+    const locks = owners?.get(owner);
+    if (owners === undefined || locks === undefined) return;
+    const end = endOf(range);
+    const from = firstEndingAfter(locks, range.start);
+    const rest: GrantedLock[] = [];
+    let to = from;
+    for (; to < locks.length; to++) {
+      const lock = locks[to] as GrantedLock;
+      if (lock.range.start >= end) break;
+      for (const part of outside(lock.range, range.start, end)) rest.push({ ...lock, range: part });
+    }
+    if (to > from) locks.splice(from, to - from, ...rest);
+    if (locks.length > 0) return;
+    owners.delete(owner);
+    if (owners.size === 0) this.#granted.delete(fid);
   }
 
   /** Which kinds of locks the owner holds on the file. */
   kindsOf(fid: Fid, owner: string): FlockRangeMessage['kind'][] {
-    const locks = this.#granted.get(fid) ?? [];
-    return [...new Set(locks.filter((lock) => lock.range.owner === owner).map((lock) => lock.range.kind))];
+    const owners = this.#granted.get(fid);
+    if (owners === undefined) return [];
+    return KINDS.filter((kind) => owners.has(ownerOf({ kind, owner })));
   }
 
   wait(lock: WaitingLock): void {
@@ -131,11 +162,12 @@ export class AppLocks {
   }
 
   #weaken(fid: Fid, range: FlockRangeMessage): void {
-    const held = this.#granted.get(fid) ?? [];
-    for (const lock of held) {
+    const held = this.#granted.get(fid)?.get(ownerOf(range)) ?? [];
+    // grant() changes the list that is walked.
+    for (const lock of [...held]) {
       const start = Math.max(lock.range.start, range.start);
       const end = Math.min(endOf(lock.range), endOf(range));
-      if (start >= end || !lock.range.exclusive || !sameOwner(lock.range, range)) continue;
+      if (start >= end || !lock.range.exclusive) continue;
       const part = { ...lock.range, start, end: Number.isFinite(end) ? end : undefined, exclusive: false };
       this.grant(fid, part, lock.sequence, lock.fh);
     }
@@ -146,7 +178,9 @@ export class AppLocks {
   }
 
   *granted(): Iterable<{ readonly fid: Fid } & GrantedLock> {
-    for (const [fid, locks] of this.#granted) for (const lock of locks) yield { fid, ...lock };
+    for (const [fid, owners] of this.#granted) {
+      for (const locks of owners.values()) for (const lock of locks) yield { fid, ...lock };
+    }
   }
 
   /** The target does not hold any of them any more. Waiters fail. */

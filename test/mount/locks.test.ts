@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { type Agent, AgentGone, LOCK, O } from '../fixtures/agent.js';
+import { startCluster } from '../fixtures/cluster.js';
 import { sharedCluster } from '../fixtures/shared_cluster.js';
 import { within } from '../fixtures/until.js';
 
@@ -251,4 +252,33 @@ bothWays('what one wrote under a lock, the next holder reads', async (pair) => {
   };
   await Promise.all([many(one, f1), many(two, f2)]);
   assert.equal(Number(await one.pread(f1, 0, 10)), 50);
+});
+
+test('thousands of ranges of one file live through an upgrade and a crash, one by one', async (t) => {
+  const COUNT = 9900;
+  const cluster = await startCluster(t, { mounts: 2 });
+  const [holder, other] = [cluster.agent(0), cluster.agent(1)];
+  const fd = await holder.open('f', O.CREAT | O.RDWR);
+  const began = performance.now();
+  await holder.call('lock_many', { fd, count: COUNT });
+  const perSecond = (COUNT / (performance.now() - began)) * 1000;
+  const probe = await other.open('f', O.RDWR);
+  const waits: number[] = [];
+  for (const restart of [() => cluster.upgrade(), () => cluster.crash()]) {
+    await restart();
+    const before = performance.now();
+    await other.pwrite(probe, 0, 'x');
+    waits.push(performance.now() - before);
+    for (const at of [0, 1, COUNT / 2, COUNT - 1]) {
+      const held = await other.testLock(probe, { type: 'write', start: 2 * at, length: 2 });
+      assert.deepEqual([held.type, held.start, held.length], ['write', 2 * at, 1]);
+      await other.lock(probe, { type: 'write', how: 'set', start: 2 * at + 1, length: 1 });
+    }
+  }
+  const [target] = (await cluster.mountStatus()).targets;
+  assert.deepEqual([target?.appLocks, target?.lostAppLocks], [COUNT, 0]);
+  const [upgrade, crash] = waits.map((ms) => ms.toFixed(0));
+  t.diagnostic(
+    `${perSecond.toFixed(0)} ranges a second; after the start ${upgrade} ms (upgrade), ${crash} ms (crash)`,
+  );
 });
