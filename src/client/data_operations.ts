@@ -3,6 +3,7 @@
 import { type Attr, O_ACCMODE, O_RDWR, S_ISGID, S_ISUID, type Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fh, Fid } from '../base/ids.js';
+import { checkFileEnd } from '../base/limits.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { CachedLock } from '../dlm/api.js';
 import { CopyRange, Fallocate, Seek, Sync, Write } from '../wire/data.js';
@@ -17,9 +18,6 @@ import { interruptible, type Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
 
 type WriteOptions = Parameters<FsClient['write']>[5];
-
-/** Offsets travel as safe integers. */
-const FILE_SIZE_MAX = Number.MAX_SAFE_INTEGER;
 
 export class DataOperations {
   readonly #core: Core;
@@ -113,8 +111,8 @@ export class DataOperations {
     const handle = fh === undefined ? undefined : this.#core.handles.live(fh);
     if (handle !== undefined) reportWriteError(handle);
     if (data.length === 0) return 0;
-    if (offset + data.length > FILE_SIZE_MAX)
-      throw new FsError('EFBIG', `write up to ${offset + data.length}`);
+    // What a mapping brings is cut at the file's size.
+    if (!options.writeback && !options.append) checkFileEnd(offset + data.length);
     const target = this.#core.targets.of(fid);
     const prepare =
       options.killSuidgid && mayHaveSetId(this.#core.attrs.get(fid))
@@ -185,6 +183,7 @@ export class DataOperations {
     unpaid = false,
   ): number | undefined {
     const start = options.append ? file.sizeBytes : offset;
+    if (options.append) checkFileEnd(start + data.length);
     // A mapping never extends its file: the rest of the last page is not data.
     const end = options.writeback ? Math.min(offset + data.length, file.sizeBytes) : start + data.length;
     if (end > start) {
@@ -261,6 +260,7 @@ export class DataOperations {
   ): Promise<number> {
     const start = options.append ? file.sizeBytes : offset;
     const end = start + data.length;
+    checkFileEnd(end);
     const mtime = this.#core.runtime.clock.wall();
     const sent = target.call(
       'data',

@@ -70,12 +70,11 @@ export class Cursor {
     return high * TWO_32 + this.#view.getUint32(at, true);
   }
 
-  /** Seconds of a file time: signed, 1901 and earlier are legal. */
+  /** Seconds of a file time: signed. No filesystem keeps what is beyond 2^53: the nearest number stands for it. */
   s64(): number {
     const at = this.#advance(8);
     const value = this.#view.getInt32(at + 4, true) * TWO_32 + this.#view.getUint32(at, true);
-    if (!Number.isSafeInteger(value)) throw new FsError('EINVAL', 'signed 64-bit field out of range');
-    return value;
+    return Math.min(Math.max(value, Number.MIN_SAFE_INTEGER), Number.MAX_SAFE_INTEGER);
   }
 
   /** 16 hex digits: exact, comparable, printable. */

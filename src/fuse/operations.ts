@@ -8,6 +8,7 @@
 
 import { ERRNO, FsError } from '../base/errno.js';
 import { NAME_MAX } from '../base/ids.js';
+import { checkFileEnd } from '../base/limits.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import {
   ENOTTY,
@@ -243,7 +244,7 @@ function fallocate(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
   const length = c.u64('EFBIG');
   const mode = c.u32();
   c.skip(4);
-  if (offset + length > Number.MAX_SAFE_INTEGER) throw new FsError('EFBIG', 'range ends above 2^53');
+  checkFileEnd(offset + length);
   return h.fallocate(r, r.nodeid, fh, mode, offset, length);
 }
 

@@ -3,6 +3,7 @@
 import { isDir, isRegular, isSymlink, S_IFMT, S_ISGID, S_ISUID, type Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
+import { checkFileEnd, clampTime } from '../base/limits.js';
 import { andThen } from '../base/maybe_promise.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming } from '../rpc/api.js';
@@ -12,7 +13,6 @@ import type { Setattr } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import { ACL_ACCESS, aclAfterChmod, encodeAcl, parseAcl } from './acl.js';
 import type { Call } from './call.js';
-import { checkSize } from './file_size.js';
 import { type Answered, dataToSet, inodeLock, locked } from './locked.js';
 import { inodeOrGone, needInode } from './look.js';
 
@@ -47,7 +47,7 @@ export function setattr(
       }
       if (isDir(before.mode)) throw new FsError('EISDIR');
       if (!isRegular(before.mode)) throw new FsError('EINVAL', 'it has no size');
-      checkSize(sizeBytes);
+      checkFileEnd(sizeBytes);
       const within: Within = (tx, inode) => {
         const after = changed(inode, request, now);
         applyTies(tx, inode, after, request);
@@ -80,10 +80,14 @@ function changed(inode: Inode, request: Request, now: Timespec): Inode {
     mode,
     uid: request.uid ?? inode.uid,
     gid: request.gid ?? inode.gid,
-    atime: request.atimeNow === true ? now : (request.atime ?? inode.atime),
-    mtime: request.mtimeNow === true ? now : (request.mtime ?? inode.mtime),
-    ctime: request.ctime ?? now,
+    atime: request.atimeNow === true ? now : asked(request.atime, inode.atime),
+    mtime: request.mtimeNow === true ? now : asked(request.mtime, inode.mtime),
+    ctime: asked(request.ctime, now),
   };
+}
+
+function asked(time: Timespec | undefined, otherwise: Timespec): Timespec {
+  return time === undefined ? otherwise : clampTime(time);
 }
 
 /** S_ISGID without group execution is mandatory locking's mark, no privilege, and stays. */

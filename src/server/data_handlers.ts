@@ -8,6 +8,7 @@
 
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
+import { checkFileEnd } from '../base/limits.js';
 import { andThen, type MaybePromise } from '../base/maybe_promise.js';
 import { SLAB_BYTES } from '../base/slab_pool.js';
 import type { Incoming, Outcome } from '../rpc/api.js';
@@ -19,7 +20,6 @@ import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import { dropCapability } from './attr_handlers.js';
 import type { Call } from './call.js';
 import { noteWrite } from './eviction.js';
-import { checkSize } from './file_size.js';
 import { type Answered, answered, dataLock, inodeLock, locked } from './locked.js';
 import { inodeOrGone, needRegular } from './look.js';
 import { truncationLocks } from './open_handlers.js';
@@ -63,7 +63,7 @@ export function write(
   needRegular(target.store, fid);
   // Locks are replayed after the operations.
   if (!call.isReplay) needDataLock(call, fid, 'PW');
-  checkSize(offset + data.length);
+  checkFileEnd(offset + data.length);
   const unpaid = call.isReplay
     ? 0
     : blocksBytes(offset, data.length) - target.grants.spend(owner, request.grantUsed);
@@ -154,7 +154,7 @@ export function fallocate(
     throw new FsError('EOPNOTSUPP', `mode ${mode}`);
   if (kind === PUNCH_HOLE && !keepSize) throw new FsError('EOPNOTSUPP', 'punch hole needs keep size');
   if (length === 0) throw new FsError('EINVAL', 'nothing to allocate');
-  checkSize(offset + length);
+  checkFileEnd(offset + length);
   return locked(
     call,
     incoming,
@@ -206,13 +206,13 @@ export function copyRange(
   if (fromFid === toFid && fromOffset < toOffset + request.length && toOffset < fromOffset + request.length) {
     throw new FsError('EINVAL', 'the ranges overlap');
   }
-  checkSize(toOffset + length);
   return locked(
     call,
     incoming,
     () => {
-      needRegular(store, fromFid);
+      const left = Math.max(0, needRegular(store, fromFid).sizeBytes - fromOffset);
       needRegular(store, toFid);
+      checkFileEnd(toOffset + Math.min(left, length));
       const source = fromFid === toFid ? [] : [dataLock(fromFid, 'PR')];
       return [inodeLock(toFid, 'EX', BIT_ATTR), dataLock(toFid, 'EX'), ...source];
     },

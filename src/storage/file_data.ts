@@ -11,8 +11,8 @@
  */
 
 import type { Timespec } from '../base/attr.js';
-import { FsError } from '../base/errno.js';
 import type { Fid, Transno } from '../base/ids.js';
+import { checkFileEnd, FILE_MAX_BYTES } from '../base/limits.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { Executed, FileData, Inode, Within } from './api.js';
 import { BlockIo } from './block_io.js';
@@ -28,8 +28,6 @@ import type { Overlay } from './overlay.js';
 import { RangeLocks } from './range_locks.js';
 import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from './window.js';
 
-/** The largest file: keys and sizes stay safe integers with room to spare. */
-export const FILE_MAX_BYTES = 2 ** 52;
 const COPY_STEP_BYTES = 4 << 20;
 
 /** A source of zeros; nobody writes to what a read returns. */
@@ -117,7 +115,7 @@ export class StoredFileData implements FileData {
   ): MaybePromise<Executed<Inode>> {
     const ending: Ending = { time, within, transno, size: () => sizeBytes };
     return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
-      if (sizeBytes > FILE_MAX_BYTES) throw new FsError('EFBIG');
+      checkFileEnd(sizeBytes);
       // Cut to nothing even a damaged file is a file again.
       if (sizeBytes > 0) this.#overlay.compareContent(fid);
       const inline = this.#overlay.inlineData(fid);
@@ -144,7 +142,7 @@ export class StoredFileData implements FileData {
     const end = offset + length;
     const ending: Ending = { time, within, transno, size: (now) => (keepSize ? now : Math.max(now, end)) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async () => {
-      if (end > FILE_MAX_BYTES) throw new FsError('EFBIG');
+      checkFileEnd(end);
       this.#overlay.compareContent(fid);
       await this.#changes.spill(fid);
       return await this.#changes.fill(
@@ -170,7 +168,7 @@ export class StoredFileData implements FileData {
     const grows = how === 'zero' && !keepSize;
     const ending: Ending = { time, within, transno, size: (now) => (grows ? Math.max(now, end) : now) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async (inode) => {
-      if (end > FILE_MAX_BYTES) throw new FsError('EFBIG');
+      checkFileEnd(end);
       this.#overlay.compareContent(fid);
       const inline = this.#overlay.inlineData(fid);
       if (inline !== undefined) {
@@ -224,7 +222,7 @@ export class StoredFileData implements FileData {
     transno?: Transno,
   ): Promise<Executed<Inode> & { readonly copied: number }> {
     const total = Math.max(0, Math.min(length, this.#changes.inode(from).sizeBytes - fromOffset));
-    if (toOffset + total > FILE_MAX_BYTES) throw new FsError('EFBIG');
+    checkFileEnd(toOffset + total);
     let done = 0;
     let executed: Executed<Inode> | undefined;
     while (done < total) {
@@ -291,7 +289,7 @@ export class StoredFileData implements FileData {
 
   #locked<R>(fid: Fid, start: number, end: number, run: (inode: Inode) => MaybePromise<R>): MaybePromise<R> {
     this.#host.check();
-    if (end > FILE_MAX_BYTES) throw new FsError('EFBIG');
+    checkFileEnd(end);
     const whole = this.#wantsWhole(fid, end);
     const from = whole ? 0 : Math.floor(start / BLOCK_BYTES);
     const to = whole ? FILE_MAX_BYTES : Math.ceil(end / BLOCK_BYTES);

@@ -6,10 +6,10 @@
 import { isDir, isRegular, isSymlink, S_IFMT } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import { FIRST_OBJECT, type Fid, fidOf, objectOf, ROOT_FID, targetIndexOf } from '../base/ids.js';
+import { FILE_MAX_BYTES } from '../base/limits.js';
 import type { Inode } from './api.js';
 import { inlineDigest, windowDigest } from './content_digest.js';
 import { INLINE_MAX } from './file_changes.js';
-import { FILE_MAX_BYTES } from './file_data.js';
 import { DAMAGED, type InodeIndex, ORPHAN } from './fsck_inodes.js';
 import type { FindingKind } from './fsck_report.js';
 import { breathe, FidCursor, type FsckContext } from './fsck_scan.js';

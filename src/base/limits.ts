@@ -1,0 +1,26 @@
+/**
+ * What a file may be. Each limit stands here alone: the client refuses at the call what the store could not keep.
+ *
+ * Linux takes no largest size from a FUSE filesystem (INIT has no field for it), so the kernel passes on all up to 2^63 - 1.
+ */
+
+import type { Timespec } from './attr.js';
+import { FsError } from './errno.js';
+
+/** The largest file: keys and sizes stay safe integers with room to spare. */
+export const FILE_MAX_BYTES = 2 ** 52;
+
+/** @throws FsError EFBIG */
+export function checkFileEnd(endBytes: number): void {
+  if (endBytes > FILE_MAX_BYTES) throw new FsError('EFBIG', `a file of more than ${FILE_MAX_BYTES} bytes`);
+}
+
+/** ext4 with inodes of 256 bytes: 1901-12-13 to 2446-05-10. */
+export const TIME_MIN_SEC = -(2 ** 31);
+export const TIME_MAX_SEC = 2 ** 34 - 2 ** 31 - 1;
+
+/** Times beyond the limits become the limits, without nanoseconds, as on every local filesystem (timestamp_truncate in Linux). */
+export function clampTime(time: Timespec): Timespec {
+  if (time.sec > TIME_MIN_SEC && time.sec < TIME_MAX_SEC) return time;
+  return { sec: Math.min(Math.max(time.sec, TIME_MIN_SEC), TIME_MAX_SEC), nsec: 0 };
+}
