@@ -11,6 +11,7 @@ import {
   Link,
   Lookup,
   RENAME_EXCHANGE,
+  RENAME_WHITEOUT,
   Readdir,
   Rename,
   SYMLINK_MAX,
@@ -170,18 +171,20 @@ export class NameOperations {
     const target = core.targets.of(parent);
     if (core.targets.of(newParent) !== target) throw new FsError('EXDEV', 'rename across targets');
     return core.pass(target, op, async () => {
+      const whiteout = (flags & RENAME_WHITEOUT) === 0 ? undefined : await whiteoutOf(op, target);
       await target.call(
         'operation',
         Rename,
-        { parent, name, newParent, newName, flags },
+        { parent, name, newParent, newName, flags, ...whiteout },
         {
           signal: op.signal,
           apply: ({ reply }) => {
-            const { attr, otherAttr } = reply;
+            const { attr, otherAttr, whiteoutAttr } = reply;
             core.applyAttr(target, attr);
             core.applyAttr(target, reply.parentAttr);
             core.applyAttr(target, reply.newParentAttr);
             if (otherAttr !== undefined) core.applyAttr(target, otherAttr);
+            if (whiteoutAttr !== undefined) core.applyAttr(target, whiteoutAttr);
             if ((flags & RENAME_EXCHANGE) !== 0) {
               core.applyName(target, parent, name, otherAttr?.fid ?? 0);
               core.applyName(target, newParent, newName, attr.fid);
@@ -190,7 +193,7 @@ export class NameOperations {
               core.names.forget(parent, name);
               core.names.forget(newParent, newName);
             } else {
-              core.applyName(target, parent, name, 0);
+              core.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
               core.applyName(target, newParent, newName, attr.fid);
               if (otherAttr?.nlink === 0) this.#discard(target, otherAttr.fid);
             }
@@ -270,6 +273,13 @@ export class NameOperations {
     if (reply.end) core.names.setComplete(fid);
     else this.#scans.set(fh, { lock, cookie: reply.entries.at(-1)?.cookie ?? cookie });
   }
+}
+
+async function whiteoutOf(
+  op: Caller,
+  target: Target,
+): Promise<{ whiteoutFid: Fid; uid: number; gid: number }> {
+  return { whiteoutFid: await target.fids.take(), uid: op.uid, gid: op.gid };
 }
 
 /** What a CREATE brings, in its apply(). */

@@ -158,7 +158,8 @@ function withLocks(call: Call, request: Request, inode: Inode, existed: boolean)
   return { attr: inode, parentAttr, existed, locks };
 }
 
-function newInode(edits: Edits, request: Request): Inode {
+/** Puts its ACLs; the caller puts the inode. */
+export function newInode(edits: Edits, request: Request): Inode {
   const { tx, now } = edits;
   const directory = edits.get(request.parent);
   const type = request.mode & S_IFMT;

@@ -5,16 +5,17 @@
  * itself, above all) still holds when it takes effect: no lock over all renames is needed.
  */
 
-import { isDir, S_IFDIR } from '../base/attr.js';
+import { isDir, S_IFCHR, S_IFDIR } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Incoming } from '../rpc/api.js';
 import type { Dirent, Inode, Reader, ReplyRecord, Tx } from '../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../wire/lock.js';
-import { RENAME_EXCHANGE, RENAME_NOREPLACE, type Rename } from '../wire/meta.js';
+import { RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, type Rename } from '../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import type { Call } from './call.js';
+import { newInode } from './create_handlers.js';
 import { Edits } from './edits.js';
 import { type Answered, inodeLock, locked } from './locked.js';
 import { inodeOrGone, needEntry, needLiveDirectory } from './look.js';
@@ -32,7 +33,7 @@ interface Names {
 
 export function rename(call: Call, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
   const { target } = call;
-  checkFlags(request.flags);
+  checkFlags(request);
   let names: Names;
   return locked(
     call,
@@ -45,6 +46,14 @@ export function rename(call: Call, request: Request, incoming: Incoming<Reply>):
       const { source, other } = names;
       if (other?.fid === source.fid) return { reply: unchanged(target.store, request, source.fid) };
       check(target.store, request, names);
+      const { whiteoutFid } = request;
+      if (whiteoutFid !== undefined) {
+        target.assertNewFid(whiteoutFid);
+        if (target.store.inode(whiteoutFid) !== undefined) {
+          throw new FsError('EPROTO', `FID ${whiteoutFid} is in use`);
+        }
+        call.alsoChanged = inodeLock(whiteoutFid, 'EX', BIT_ATTR);
+      }
       const { result, transno } = call.execute(
         (tx) => move(new Edits(call, tx, request.time), request, names),
         source.fid,
@@ -67,9 +76,16 @@ function dependsOnMoves(call: Call, request: Request, { source, other }: Names):
   return other !== undefined && isDir(other.type) && movedAbove(request.parent);
 }
 
-function checkFlags(flags: number): void {
-  if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) throw new FsError('EINVAL', `flags ${flags}`);
-  if (flags === (RENAME_NOREPLACE | RENAME_EXCHANGE)) throw new FsError('EINVAL', 'no replace and exchange');
+function checkFlags({ flags, whiteoutFid }: Request): void {
+  if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT)) !== 0) {
+    throw new FsError('EINVAL', `flags ${flags}`);
+  }
+  if ((flags & RENAME_EXCHANGE) !== 0 && flags !== RENAME_EXCHANGE) {
+    throw new FsError('EINVAL', 'an exchange replaces nothing and leaves nothing behind');
+  }
+  if (((flags & RENAME_WHITEOUT) !== 0) !== (whiteoutFid !== undefined)) {
+    throw new FsError('EINVAL', 'a whiteout and its FID go together');
+  }
 }
 
 function look(reader: Reader, request: Request): Names {
@@ -159,6 +175,7 @@ function move(edits: Edits, request: Request, { source, other }: Names): Reply {
     }
   }
   place(edits, tx, source, newParent, newName);
+  const whiteoutAttr = leaveWhiteout(edits, request);
   edits.changeDirectory(parent, sourceGain);
   edits.changeDirectory(newParent, targetGain);
   const reply: Reply = {
@@ -166,9 +183,21 @@ function move(edits: Edits, request: Request, { source, other }: Names): Reply {
     parentAttr: edits.get(parent),
     newParentAttr: edits.get(newParent),
     otherAttr: otherAttr === undefined || otherAttr.nlink === 0 ? otherAttr : edits.get(otherAttr.fid),
+    whiteoutAttr,
   };
   edits.write();
   return reply;
+}
+
+/** overlayfs hides with it what is below the old name: a character device 0:0 without permissions. */
+function leaveWhiteout(edits: Edits, request: Request): Inode | undefined {
+  const { parent, name, whiteoutFid, uid = 0, gid = 0 } = request;
+  if (whiteoutFid === undefined) return undefined;
+  const object = { mode: S_IFCHR, umask: 0, uid, gid, exclusive: true, want: 0 };
+  const whiteout = newInode(edits, { parent, name, fid: whiteoutFid, ...object });
+  edits.tx.putInode(whiteout);
+  edits.tx.putDirent(parent, name, whiteoutFid, S_IFCHR);
+  return whiteout;
 }
 
 function place(edits: Edits, tx: Tx, entry: Dirent, parent: Fid, name: Request['name']): Inode {
@@ -187,5 +216,7 @@ export function renamed(call: Call, request: Request, done: ReplyRecord): Reply 
     parentAttr: inodeOrGone(store, request.parent, S_IFDIR),
     newParentAttr: inodeOrGone(store, request.newParent, S_IFDIR),
     otherAttr: other === undefined ? undefined : store.inode(other.fid),
+    whiteoutAttr:
+      request.whiteoutFid === undefined ? undefined : inodeOrGone(store, request.whiteoutFid, S_IFCHR),
   };
 }

@@ -156,6 +156,7 @@ export const Unlink = operation(
 );
 export const RENAME_NOREPLACE = 1;
 export const RENAME_EXCHANGE = 2;
+export const RENAME_WHITEOUT = 4;
 export const Rename = operation(
   72,
   'RENAME',
@@ -166,6 +167,10 @@ export const Rename = operation(
     newName: req(4, name),
     flags: req(5, u32),
     time: opt(6, timespec),
+    /** With WHITEOUT: a character device 0:0 that the client names, and who makes it. A server of before answers EINVAL. */
+    whiteoutFid: opt(7, fid),
+    uid: opt(8, u32),
+    gid: opt(9, u32),
   }),
   message('RenameReply', {
     attr: req(1, attr),
@@ -173,6 +178,8 @@ export const Rename = operation(
     newParentAttr: req(3, attr),
     /** The inode that had the new name: now unlinked, or under the old name (EXCHANGE). */
     otherAttr: opt(4, attr),
+    /** With WHITEOUT: what the old name leads to now. */
+    whiteoutAttr: opt(5, attr),
   }),
   'modifies',
 );

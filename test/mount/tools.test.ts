@@ -177,3 +177,38 @@ test('find, du and rm -r work through a deep and a wide tree', async (t) => {
   `);
   assert.deepEqual(found.split('\n').map(Number), [801, 801, 1]);
 });
+
+test('overlayfs builds a program with its upper directory here, and the other mount shows the same as its upper directory', async (t) => {
+  const here = await place(t, 'gcc', 'make', 'unshare');
+  if (here === undefined) return;
+  const look = 'find . -mindepth 1 ! -name "*.o" -printf "%P %y %m %s\\n" | sort';
+  /** In a mount namespace of its own: the overlay ends with the script. */
+  const inOverlay = (mountIndex: number, script: string): Promise<string> =>
+    runOk(
+      'unshare',
+      [
+        ...['-m', 'bash', '-euo', 'pipefail', '-c'],
+        `mount -t tmpfs none /mnt
+        mkdir -p /mnt/lower/src/old /mnt/merged; cd /mnt/lower/src
+        echo 'int twice(int n) { return 2 * n; }' > twice.c
+        echo 'int twice(int); int main(void) { return twice(21); }' > main.c
+        printf 'prog: main.o twice.o\\n\\tgcc -o prog main.o twice.o\\n' > Makefile
+        echo gone > old/gone; echo moved > old/moved; touch -d @1000000000 /mnt/lower/src/* /mnt/lower/src/old/*
+        mount -t overlay none /mnt/merged -o lowerdir=/mnt/lower,upperdir=${here.path('upper', mountIndex)},workdir=${here.path('work', mountIndex)}
+        cd /mnt/merged/src; ${script}`,
+      ],
+      { timeoutMs: 60_000 },
+    );
+  await here.a.mkdir('upper');
+  await here.a.mkdir('work');
+  const built = await inOverlay(
+    0,
+    `make -s; code=0; ./prog || code=$?; [ $code = 42 ]
+    rm old/gone; mv old/moved kept; mv twice.c thrice.c; rm -r old; mkdir old; echo new > old/new
+    ${look}`,
+  );
+  const whiteouts = await sh(`cd ${here.path('upper', 1)}; find . -type c | sort`);
+  assert.equal(whiteouts.trim(), './src/twice.c');
+  assert.equal(await inOverlay(1, look), built);
+  assert.match(built, /^kept f .*\n.*\nold d .*\nold\/new f/m);
+});

@@ -151,6 +151,13 @@ for (const loss of LOSSES) {
       c.call(Unlink, { parent: dir, name: nameOf('g'), directory: false }),
     );
     assert.deepEqual([gone.attr.fid, gone.attr.nlink, await names()], [other, 0, [fid, undefined, fid]]);
+    const whiteoutFid = c.newFid();
+    const whiteout = { ...rename, name: nameOf('h'), newParent: ROOT_FID, newName: nameOf('i'), flags: 4 };
+    const hidden = await through(set, loss, () => c.call(Rename, { ...whiteout, whiteoutFid }));
+    assert.deepEqual(
+      [hidden.attr.fid, hidden.whiteoutAttr?.fid, hidden.whiteoutAttr?.mode, await names()],
+      [fid, whiteoutFid, 0o020000, [fid, undefined, whiteoutFid]],
+    );
     const rmdir = await through(set, loss, () =>
       c.call(Unlink, { parent: ROOT_FID, name: nameOf('dir'), directory: true }),
     );
