@@ -26,6 +26,21 @@ export interface Attr {
   readonly btime: Timespec;
 }
 
+const SECTORS_PER_BLOCK = 8;
+
+/**
+ * st_blocks of what is written to a cache and not to the store: the holder of the cache and the server say the same. Never 0 for a
+ * file with data: archivers take that for a hole.
+ */
+export function blocksOfUnwritten(lengthBytes: number): number {
+  return Math.ceil(lengthBytes / 4096) * SECTORS_PER_BLOCK;
+}
+
+/** st_blocks as every machine shows it: content that lies with the metadata counts as if it had a block. */
+export function shownBlocks(blocks: number): number {
+  return Math.ceil(blocks / SECTORS_PER_BLOCK) * SECTORS_PER_BLOCK;
+}
+
 export const S_IFMT = 0o170000;
 export const S_IFSOCK = 0o140000;
 export const S_IFLNK = 0o120000;

@@ -7,7 +7,7 @@
  * right behind the reply must be seen.
  */
 
-import { type Attr, compareTime, isDir, isRegular } from '../base/attr.js';
+import { type Attr, blocksOfUnwritten, compareTime, isDir, isRegular, shownBlocks } from '../base/attr.js';
 import type { FsError } from '../base/errno.js';
 import { type Fid, type Name, ROOT_FID } from '../base/ids.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
@@ -132,7 +132,7 @@ export class Core {
     if (isRegular(fresh.mode)) {
       const file = this.files.get(fid);
       if (file === undefined || !file.sizeKnown || !locks.holds('data', fid)) {
-        return { attr: fresh, attrCacheable: false, nameCacheable };
+        return { attr: withBlocks(fresh), attrCacheable: false, nameCacheable };
       }
       const attrCacheable =
         locks.match('inode', fid, 'PR', BIT_ATTR) !== undefined &&
@@ -246,14 +246,17 @@ function applySize(target: Target, file: FileState, attr: Attr, own: boolean): v
   }
 }
 
+function withBlocks(attr: Attr): Attr {
+  const blocks = shownBlocks(attr.blocks);
+  return blocks === attr.blocks ? attr : { ...attr, blocks };
+}
+
 /** Attributes of a file under a data lock: size and times are ours to say. */
 function withSize(attr: Attr, file: FileState): Attr {
-  // Never 0 for a file with data: archivers take that for a hole.
-  const unwritten = Math.ceil(file.unwrittenBytes / 4096) * 8;
   return {
     ...attr,
     sizeBytes: file.sizeBytes,
-    blocks: Math.max(file.blocks, unwritten),
+    blocks: Math.max(shownBlocks(file.blocks), blocksOfUnwritten(file.unwrittenBytes)),
     mtime: file.mtime,
     ctime: compareTime(file.ctime, attr.ctime) > 0 ? file.ctime : attr.ctime,
   };

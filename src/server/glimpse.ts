@@ -4,7 +4,7 @@
  * store knows best.
  */
 
-import { compareTime, isRegular } from '../base/attr.js';
+import { blocksOfUnwritten, compareTime, isRegular } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { HeldLock } from '../dlm/api.js';
@@ -15,8 +15,6 @@ import { evict } from './eviction.js';
 import type { Export } from './export.js';
 import { needInode } from './look.js';
 import type { Target } from './target.js';
-
-const SECTOR_BYTES = 512;
 
 /** Another client's dirty pages count: its attributes are not those of the store. */
 export function hasOtherWriter(call: Call, inode: Inode): boolean {
@@ -53,7 +51,7 @@ async function ask(target: Target, owner: Export, holder: HeldLock, inode: Inode
             sizeBytes: reply.sizeBytes,
             mtime: reply.mtime,
             ctime: compareTime(ctime, stored.ctime) > 0 ? ctime : stored.ctime,
-            blocks: stored.blocks + Math.ceil((reply.dirtyBytes ?? 0) / SECTOR_BYTES),
+            blocks: Math.max(stored.blocks, blocksOfUnwritten(reply.dirtyBytes ?? 0)),
           };
         },
       },

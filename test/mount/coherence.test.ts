@@ -252,6 +252,28 @@ test('size and times of a file that the other side is writing are exact', async 
   }
 });
 
+test('both sides count the same blocks of a file, before and after it is written back, as ext4 does', async (t) => {
+  const { a, b } = await shared.place(t);
+  const sizes = [1, 511, 513, 3000, 4032, 4033, 4097, 20_000];
+  for (const size of sizes) {
+    const fd = await a.open(`f${size}`, O.CREAT | O.RDWR);
+    await a.pwrite(fd, 0, 'x'.repeat(size));
+    const expected = Math.ceil(size / 4096) * 8;
+    const cached = [(await b.stat(`f${size}`)).blocks, (await a.fstat(fd)).blocks];
+    await a.fsync(fd);
+    const written = [(await b.stat(`f${size}`)).blocks, (await a.fstat(fd)).blocks];
+    await a.pwrite(fd, 0, 'y');
+    const overwritten = [(await b.stat(`f${size}`)).blocks, (await a.fstat(fd)).blocks];
+    const reader = await b.open(`f${size}`, O.RDONLY);
+    await b.pread(reader, 0, 10);
+    const read = [(await b.fstat(reader)).blocks, (await a.stat(`f${size}`)).blocks];
+    assert.deepEqual(
+      [size, cached, written, overwritten, read],
+      [size, ...Array.from({ length: 4 }, () => [expected, expected])],
+    );
+  }
+});
+
 test('truncates of one side cut what the other has cached, and what it has dirty', async (t) => {
   const { a, b } = await shared.place(t);
   const fd = await a.open('f', O.CREAT | O.RDWR);
