@@ -112,9 +112,9 @@ export class Call implements ServiceHooks {
   /**
    * Executes a change for this client, with the record that it took effect.
    * @param fid what it makes, removes or changes.
-   * @param reserve only for changes that free space.
+   * @param reserve as in ExecuteOptions: only for changes that free space.
    */
-  execute<R>(run: (tx: Tx) => R, fid: Fid | 0, reserve = false): Executed<R> {
+  execute<R>(run: (tx: Tx) => R, fid: Fid | 0, reserve: boolean | 'own' = false): Executed<R> {
     this.assertLive();
     const executed = this.target.store.execute(
       (tx) => {

@@ -160,7 +160,7 @@ function admit(
         tx.removeClient(owner.uuid);
         tx.putClient(owner.record());
       },
-      { reserve: true },
+      { reserve: 'own' },
     );
     host.recovery?.gone(owner.uuid);
     owner.recorded = target.store.sync().then(
@@ -211,7 +211,7 @@ function recover(
     owner.softwareVersion === record.softwareVersion &&
     owner.secret === record.secret;
   if (!isAsRecorded) {
-    target.store.execute((tx) => tx.putClient(owner.record()), { reserve: true });
+    target.store.execute((tx) => tx.putClient(owner.record()), { reserve: 'own' });
   }
   // It has no answer that a crash could undo: nobody need wait for its replays.
   if (isAllDurable(target, request)) host.recovery?.replays.complete(owner.uuid);

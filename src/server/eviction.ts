@@ -14,7 +14,7 @@ import { logger } from '../base/log.js';
 import type { HeldLock } from '../dlm/api.js';
 import { Evicted } from '../wire/session.js';
 import type { Export } from './export.js';
-import { deadAmong, destroyAll } from './orphans.js';
+import { DESTROYED_AT_ONCE, deadAmong, destroyAll, destroyInSteps } from './orphans.js';
 import type { Leaving, Target } from './target.js';
 
 const log = logger('server');
@@ -73,11 +73,12 @@ function removeState(target: Target, owner: Export): void {
     const dead = deadAmong(target, unused);
     target.store.execute(
       (tx) => {
-        destroyAll(tx, dead);
+        destroyAll(tx, dead.splice(0, DESTROYED_AT_ONCE));
         tx.removeClient(owner.uuid);
       },
-      { reserve: true },
+      { reserve: 'own' },
     );
+    destroyInSteps(target, dead);
   } catch (error) {
     // The target has failed and is about to stop; its next instance evicts everybody.
     if (!(error instanceof FsError)) throw error;
@@ -148,7 +149,7 @@ export function forgetPrevious(
     (tx) => {
       for (const { uuid } of previous) tx.removeClient(uuid);
     },
-    { reserve: true },
+    { reserve: 'own' },
   );
   goneWhenDurable(target, left);
 }

@@ -1,11 +1,17 @@
 /** Unlinked inodes: orphans while somebody has them open, destroyed with the last handle. */
 
 import type { Fid } from '../base/ids.js';
+import { logger } from '../base/log.js';
 import type { Inode, Tx } from '../storage/api.js';
 import type { Target } from './target.js';
 
-/** Of a backlog at once: each destruction is short, but nobody else runs meanwhile. */
-const BATCH = 256;
+const log = logger('server');
+
+/**
+ * Inodes that one change destroys: nobody else runs meanwhile, and the copies of the pages that it touches must fit a full
+ * meta device.
+ */
+export const DESTROYED_AT_ONCE = 16;
 
 /** Inside a change that took the last name away. @returns the inode as it is now, with nlink 0. */
 export function withoutNames(target: Target, tx: Tx, inode: Inode): Inode {
@@ -33,14 +39,25 @@ export function destroyAll(tx: Tx, dead: readonly Fid[]): void {
   }
 }
 
-/** After recovery: whatever nobody opened again. Works in batches between other events. */
+/** After recovery: whatever nobody opened again. */
 export function sweepOrphans(target: Target): void {
-  const backlog = target.store.orphans();
+  destroyInSteps(target, target.store.orphans());
+}
+
+/** Works between other events; on a meta device that is nearly full each step waits for the commits of those before it. */
+export function destroyInSteps(target: Target, backlog: readonly Fid[]): void {
+  const left = [...backlog];
   const step = (): void => {
-    if (target.stopped) return;
-    const batch = backlog.splice(0, BATCH).filter((fid) => target.opens.count(fid) === 0);
-    if (batch.length > 0) target.store.execute((tx) => destroyAll(tx, batch), { reserve: true });
-    if (backlog.length > 0) target.runtime.timers.soon(step);
+    if (target.stopped || left.length === 0) return;
+    const wait = target.store.room();
+    if (wait !== undefined) {
+      // When the target fails its next instance destroys what is left.
+      wait.then(step).catch((error: unknown) => log('orphans stay: %O', error));
+      return;
+    }
+    const batch = left.splice(0, DESTROYED_AT_ONCE).filter((fid) => target.opens.count(fid) === 0);
+    if (batch.length > 0) target.store.execute((tx) => destroyAll(tx, batch), { reserve: 'own' });
+    if (left.length > 0) target.runtime.timers.soon(step);
   };
   step();
 }

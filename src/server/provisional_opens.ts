@@ -8,7 +8,7 @@
 import type { Fh, Fid, Xid } from '../base/ids.js';
 import { Create } from '../wire/meta.js';
 import type { Export } from './export.js';
-import { deadAmong, destroyAll } from './orphans.js';
+import { deadAmong, destroyInSteps } from './orphans.js';
 import type { Target } from './target.js';
 
 /** No handle of a client: those count from 1. */
@@ -35,5 +35,5 @@ export function dropAnswered(target: Target, owner: Export, below: number): void
     if (fid !== undefined) unused.push(fid);
   }
   const dead = deadAmong(target, unused);
-  if (dead.length > 0) target.store.execute((tx) => destroyAll(tx, dead), { reserve: true });
+  destroyInSteps(target, dead);
 }

@@ -30,10 +30,11 @@ import { RecoveryWindow } from './recovery_window.js';
 import { ServingTime } from './serving_time.js';
 import { Session, type SessionServices } from './session.js';
 import { ControlledShutdown, type ShutdownEnd } from './shutdown.js';
+import { startFailed } from './start_failed.js';
 import { statusOf } from './status.js';
 import { Target } from './target.js';
 import { lockServerOf } from './target_locks.js';
-import { decideStart } from './version_gate.js';
+import { decideStart, type GateDecision } from './version_gate.js';
 
 const log = logger('server');
 
@@ -83,6 +84,13 @@ function settingsOf(options: ServerOptions): ServerSettings {
     pid: options.pid,
     anyPort: options.anyPort ?? false,
   };
+}
+
+/** What a start finds on the target. */
+interface Found {
+  readonly known: readonly ClientRecord[];
+  readonly recovers: boolean;
+  readonly previous: Superblock;
 }
 
 export class Server implements Host {
@@ -183,15 +191,28 @@ export class Server implements Host {
     }
     this.#setState('starting');
     const previous = store.superblock;
-    const known = store.clients();
-    const recovers = known.length > 0 && decision.previousClients === 'recover';
     try {
+      const known = store.clients();
+      const recovers = known.length > 0 && decision.previousClients === 'recover';
       await store.begin(softwareVersion, { recovering: recovers, forgetsClients: !recovers });
+      this.#serve(store, decision, { known, recovers, previous });
     } catch (error) {
+      const failure = await startFailed(store, previous, softwareVersion, error);
+      this.#recovery?.abandon();
+      if (this.#target !== undefined) this.#target.stopped = true;
+      this.#target = undefined;
       this.#setState('standby');
       await store.close();
-      throw error;
+      throw failure;
     }
+    this.connectWait.over();
+  }
+
+  #serve(
+    store: TargetStore,
+    decision: GateDecision & { readonly start: true },
+    { known, recovers, previous }: Found,
+  ): void {
     const target = new Target(this.runtime, this.time, store, this.settings, lockServerOf);
     this.#target = target;
     target.clientLeaves = (uuid) => this.#recovery?.leaves(uuid);
@@ -206,7 +227,6 @@ export class Server implements Host {
       if (decision.previousClients === 'evict') forgetPrevious(target, known, decision.reason);
       this.#active();
     }
-    this.connectWait.over();
   }
 
   status(): StatusReply {

@@ -106,7 +106,7 @@ export class Target {
 
   allocateFids(): { readonly start: Fid; readonly end: Fid } {
     const count = this.runtime.faults.strikes('fids.few') ? 2 : FID_RANGE;
-    const range = this.store.execute((tx) => tx.allocateFids(count)).result;
+    const range = this.store.execute((tx) => tx.allocateFids(count), { reserve: 'own' }).result;
     this.#fidEnd = Math.max(this.#fidEnd, range.end);
     return range;
   }

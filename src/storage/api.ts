@@ -116,8 +116,11 @@ export interface Executed<R> {
 }
 
 export interface ExecuteOptions {
-  /** May use the space kept back for deletes. */
-  readonly reserve?: boolean | undefined;
+  /**
+   * true: makes room, and may use what is kept back for that. 'own': the server changes it for itself (clients' records,
+   * FIDs, orphans), needs little, and is never refused for lack of room; what can be large goes in steps (room()).
+   */
+  readonly reserve?: boolean | 'own' | undefined;
   /** Of a replay, while the store recovers: above that of the last one executed, below those of this instance. */
   readonly transno?: Transno | undefined;
 }
@@ -241,6 +244,11 @@ export interface TargetStore extends Reader {
     softwareVersion: string,
     options?: { readonly recovering?: boolean; readonly forgetsClients?: boolean },
   ): Promise<void>;
+  /**
+   * The start failed after begin(): the version and the clean mark are again what begin() found. Nothing may have been
+   * executed for a client. @throws FsError EIO when the devices do not take it.
+   */
+  takeBack(): Promise<void>;
   /** No replay comes any more: the transnos of this instance begin, above all replays. Idempotent. */
   endRecovery(): void;
   /** Commits everything, flushes the devices, then writes the clean mark, last of all, durably. */

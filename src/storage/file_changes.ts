@@ -377,7 +377,7 @@ export class FileChanges {
         for (const [index, window] of windows) this.#overlay.removeWindow(fid, index, window);
         if (last) this.#overlay.removeDoomed(fid);
       },
-      { reserve: true },
+      { reserve: 'own' },
     );
     return last;
   }

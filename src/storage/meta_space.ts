@@ -4,11 +4,16 @@
  *
  *   | used | what operations may fill | deletes may use, too | copies that commits make |
  *
- * The last tier is never promised to anyone: a commit writes every page it touches to a new place, and the old ones come
+ * The last tier is never promised to users: a commit writes every page it touches to a new place, and the old ones come
  * free two transactions later. It holds three batches' worth of touched pages: the one that collects, the one that is
  * being committed, and the one before. How large a batch gets while another is committed nobody can say before, so the
  * tier grows with what they really hold. Who finds no room by that count, the dearest there is, may find it after a
  * commit or two: `isPressed` says when that is worth a wait.
+ *
+ * What the server changes for itself (the superblock, clients' records, FIDs, orphans) is never refused: it could not start,
+ * and nobody could delete. It lives from the last tier, and that is enough because it is small: a transaction of a few
+ * records copies a leaf and the branches above it for each record, and the free list's pages. Deletes live from the
+ * last tier as well when theirs is used up, in batches so small that the copies of three of them fit.
  */
 
 import { FsError } from '../base/errno.js';
@@ -24,6 +29,8 @@ const PAGES_PER_RECORD = 1.25;
 const PAGES_PER_COMMIT = 32;
 /** More than one operation may need. */
 const ROOM_PAGES = 64;
+/** Records that may be under way when a delete takes from the pages for copies. */
+const SMALL_BATCH_RECORDS = 64;
 /** For statfs: an inode with two entries and a little content. */
 const BYTES_PER_INODE = 1024;
 
@@ -57,15 +64,26 @@ export class MetaSpace {
 
   /** Operations may be refused for lack of room that a commit would give back. */
   get isPressed(): boolean {
-    const recent = this.#overlay.collectedRecords + this.#overlay.sealedRecords + this.#committedRecords;
-    return recent > 0 && this.#left() < this.#deletePages + ROOM_PAGES;
+    return this.#recent() > 0 && this.#left() < this.#deletePages + ROOM_PAGES;
   }
 
-  /** @throws FsError ENOSPC when an operation (one that makes room: `reserve`) must not begin. */
-  check(reserve: boolean): void {
-    if (this.#left() < (reserve ? 0 : this.#deletePages)) {
-      throw new FsError('ENOSPC', 'no space left on the meta device');
-    }
+  /** @throws FsError ENOSPC when an operation (`reserve` as in ExecuteOptions) must not begin. */
+  check(reserve: boolean | 'own'): void {
+    if (reserve === 'own') return;
+    if (reserve ? this.#mayDelete() : this.#left() >= this.#deletePages) return;
+    throw new FsError('ENOSPC', 'no space left on the meta device');
+  }
+
+  #mayDelete(): boolean {
+    if (this.#left() >= 0) return true;
+    const recent = this.#recent();
+    // Alone in its batch: there is never more room than now.
+    if (recent === 0) return true;
+    return recent <= SMALL_BATCH_RECORDS && this.#leftAfter(this.#copies()) >= 0;
+  }
+
+  #recent(): number {
+    return this.#overlay.collectedRecords + this.#overlay.sealedRecords + this.#committedRecords;
   }
 
   freeBytes(): number {
@@ -76,12 +94,18 @@ export class MetaSpace {
   }
 
   #left(): number {
+    return this.#leftAfter(Math.max(this.#copyPages, this.#copies()));
+  }
+  #leftAfter(copies: number): number {
     const pending = Math.ceil(this.#overlay.pendingBytes / BYTES_PER_PAGE);
-    const copies =
+    return this.#totalPages - this.#usedPages - pending - copies;
+  }
+  #copies(): number {
+    return (
       this.#touched(this.#overlay.collectedRecords) +
       this.#touched(this.#overlay.sealedRecords) +
-      this.#touched(this.#committedRecords);
-    return this.#totalPages - this.#usedPages - pending - Math.max(this.#copyPages, copies);
+      this.#touched(this.#committedRecords)
+    );
   }
 
   /** Pages that a batch writes anew, at most. */

@@ -139,6 +139,8 @@ class Target implements TargetStore {
   readonly guard: WriteGuard | undefined;
   #superblock: SuperblockRecord;
   #begun = false;
+  /** What begin() replaced. */
+  #found: SuperblockRecord | undefined;
   /** Replays are executed with their old transnos. */
   #recovering = false;
   #lastTransno: Transno;
@@ -209,7 +211,7 @@ class Target implements TargetStore {
     assert(this.#begun, 'begin() comes before the first operation');
     const transno = this.#transnoOf(options.transno);
     // A replay found its room when it was executed first; what it needs beyond that is a matter of pages.
-    const reserve = options.reserve === true || options.transno !== undefined;
+    const reserve = options.transno !== undefined ? 'own' : (options.reserve ?? false);
     this.#overlay.begin(transno, () => this.#metaSpace.check(reserve));
     let result: R;
     try {
@@ -296,9 +298,10 @@ class Target implements TargetStore {
         (tx) => {
           for (const { uuid } of known) tx.removeClient(uuid);
         },
-        { reserve: true },
+        { reserve: 'own' },
       );
     }
+    this.#found = this.#superblock;
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
     if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
   }
@@ -311,6 +314,19 @@ class Target implements TargetStore {
     await this.#committer.sync();
     await this.#committer.flushData();
     await this.#writeSuperblock({ ...this.#superblock, clean: true });
+  }
+
+  async takeBack(): Promise<void> {
+    this.#check();
+    const found = this.#found;
+    assert(found !== undefined, 'begin() comes before takeBack()');
+    this.#stopping = true;
+    await this.#destroying;
+    await this.#committer.sync();
+    await this.#committer.flushData();
+    // The instance stays the new one: its transnos may be in the records.
+    const { softwareVersion, clean } = found;
+    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, clean });
   }
 
   async #writeSuperblock(superblock: SuperblockRecord): Promise<void> {
@@ -355,6 +371,12 @@ class Target implements TargetStore {
       if (fid === undefined) return;
       for (let done = false; !done; ) {
         if (this.#stopping) return;
+        // On a device that is nearly full each step has its commits for itself.
+        const wait = this.room();
+        if (wait !== undefined) {
+          await wait;
+          continue;
+        }
         done = this.#data.destroyStep(fid);
         await new Promise<void>((resolve) => this.#runtime.timers.soon(resolve));
       }
