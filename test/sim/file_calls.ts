@@ -141,7 +141,7 @@ export class Process extends NameCalls {
       const owner = BigInt(file.usedFlock ? this.#flockOwner(file) : 0);
       const release = body(BigInt(fh), file.flags, file.usedFlock ? 2 : 0, owner);
       this.kernel.channel.request(OPCODE.RELEASE, inode.nodeid, 0, release);
-      inode.uses -= 1;
+      this.kernel.unuse(inode);
     }
   }
 

@@ -8,7 +8,7 @@
  * - Every lookup that the client counted is given back by FORGET before the mount ends.
  */
 
-import type { Attr } from '../../src/base/attr.js';
+import { type Attr, isDir } from '../../src/base/attr.js';
 import { ROOT_FID } from '../../src/base/ids.js';
 import { INIT_FLAG, OPCODE, WRITE_CACHE } from '../../src/fuse/constants.js';
 import type { FuseHandlers, KernelNotifier } from '../../src/fuse/handlers.js';
@@ -146,6 +146,12 @@ export class SimKernel {
     this.#dentries.delete(`${parent.nodeid}/${name}`);
     this.forgetAttr(parent);
   }
+  /** The kernel's own operation took a name of the inode away. @param inode as it was known before. */
+  lostName(inode: KernelInode): void {
+    if (inode.attr !== undefined && (isDir(inode.attr.mode) || inode.attr.nlink === 1))
+      inode.isRemoved = true;
+    this.forgetAttr(inode);
+  }
   forgetAttr(inode: KernelInode): void {
     inode.attrValidUntilMs = 0;
   }
@@ -260,6 +266,18 @@ export class SimKernel {
     return this.#inodes.size;
   }
 
+  /** One use of the inode has ended. */
+  unuse(inode: KernelInode): void {
+    inode.uses -= 1;
+    if (inode.uses === 0 && inode.isRemoved) this.#forget(inode);
+  }
+
+  #forget(inode: KernelInode): void {
+    if ([...inode.pages.values()].some((page) => page.isDirty || page.locked !== undefined)) return;
+    this.#inodes.delete(inode.nodeid);
+    if (inode.lookups > 0) this.channel.tell(OPCODE.FORGET, inode.nodeid, body(BigInt(inode.lookups)));
+  }
+
   /** Forgets what nobody uses. @param chance of each. */
   shrink(chance: number): void {
     const named = new Set<number>();
@@ -269,11 +287,7 @@ export class SimKernel {
     }
     for (const inode of [...this.#inodes.values()]) {
       if (inode.uses > 0 || inode.nodeid === ROOT_FID || named.has(inode.nodeid)) continue;
-      if ([...inode.pages.values()].some((page) => page.isDirty || page.locked !== undefined)) continue;
-      this.#inodes.delete(inode.nodeid);
-      if (inode.lookups > 0) {
-        this.channel.tell(OPCODE.FORGET, inode.nodeid, body(BigInt(inode.lookups)));
-      }
+      this.#forget(inode);
     }
   }
 

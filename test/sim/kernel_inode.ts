@@ -25,6 +25,8 @@ export class KernelInode {
   attrVersion = 0;
   /** Open files, and system calls that use it now. */
   uses = 0;
+  /** This kernel took its last name away: it is forgotten after its last use. */
+  isRemoved = false;
   readonly pages = new Map<number, Page>();
   /** Pages that could not be written back: each open file is told once. */
   writeErrors = 0;

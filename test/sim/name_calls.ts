@@ -9,6 +9,7 @@ import { SystemError } from './system_error.js';
 import { setattrBody, Task } from './task.js';
 
 const READDIR_BYTES = 4096;
+const EXCHANGE = 2;
 
 export class NameCalls extends Task {
   stat(path: string): Promise<Attr> {
@@ -78,7 +79,7 @@ export class NameCalls extends Task {
         await this.locked(victim, true, async () => {
           await this.request(opcode, parent, body(name));
           this.kernel.forgetName(parent, name);
-          this.kernel.forgetAttr(victim);
+          this.kernel.lostName(victim);
         });
       });
     });
@@ -109,7 +110,9 @@ export class NameCalls extends Task {
     this.kernel.forgetName(source.parent, source.name);
     this.kernel.forgetName(target.parent, target.name);
     this.kernel.forgetAttr(moved);
-    if (replaced !== undefined) this.kernel.forgetAttr(replaced);
+    if (replaced === undefined) return;
+    if ((flags & EXCHANGE) !== 0 || replaced === moved) this.kernel.forgetAttr(replaced);
+    else this.kernel.lostName(replaced);
   }
 
   chmod(path: string, mode: number): Promise<void> {

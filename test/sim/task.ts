@@ -64,7 +64,7 @@ export class Task {
     try {
       return await run();
     } finally {
-      for (const inode of this.#pins) inode.uses -= 1;
+      for (const inode of this.#pins) this.kernel.unuse(inode);
       this.#pins = outer;
     }
   }
