@@ -105,6 +105,8 @@ export interface FsClient {
   open(op: Caller, fid: Fid, flags: number): MaybePromise<Fh>;
   /** One close(2): starts write-back, reports a write-back error once, drops the owner's POSIX locks. Never parked. */
   flush(op: Caller, fh: Fh, owner: string): MaybePromise<void>;
+  /** The kernel does not refer to the inode any more. */
+  forgotten(fid: Fid): void;
   /** Last close. Never parked, never fails. @param flockOwner set: drop its flock locks. */
   release(fh: Fh, flockOwner: string | undefined): void;
   /**
@@ -198,6 +200,8 @@ export interface FsClient {
 export interface KernelCache {
   /** It may have attributes of the inode that were handed out as cacheable. */
   hasAttrs(fid: Fid): boolean;
+  /** It refers to the inode: a request may name it at any time. */
+  refersTo(fid: Fid): boolean;
   /** It may have pages of the file, or is about to. */
   hasPages(fid: Fid): boolean;
   /** Attributes asked for until now, whose answers are on their way to the kernel, are not believed. */

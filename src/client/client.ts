@@ -10,7 +10,7 @@ import type { ClientUuid, Fid, Transno } from '../base/ids.js';
 import type { Frame, Link } from '../rpc/api.js';
 import { Service } from '../rpc/service.js';
 import type { Runtime, Timer } from '../runtime/ports.js';
-import { Bast, Cast, Glimpse } from '../wire/lock.js';
+import { Bast, Cast, Glimpse, Gone, Nameless } from '../wire/lock.js';
 import { Evicted } from '../wire/session.js';
 import type { ClientOptions, ClientStatus, FsClient } from './api.js';
 import { AttrOperations } from './attr_operations.js';
@@ -19,6 +19,7 @@ import { DataLocks } from './data_locks.js';
 import { DataOperations } from './data_operations.js';
 import { depart, describeLoss } from './departure.js';
 import { Drain } from './drain.js';
+import { HeldInodes } from './held_inodes.js';
 import { Import, type ImportEvents } from './import.js';
 import { LockOperations } from './lock_operations.js';
 import { releaseLock } from './lock_release.js';
@@ -57,6 +58,7 @@ class Client {
   readonly #locks: DataLocks;
   readonly #data: DataOperations;
   readonly #appLocks: LockOperations;
+  readonly #held: HeldInodes;
   readonly #members: Member[] = [];
   readonly #service = new Service<Member>();
   #unmounting: Promise<void> | undefined;
@@ -70,6 +72,7 @@ class Client {
     this.#locks = new DataLocks(this.#core);
     this.#data = new DataOperations(this.#core, this.#locks, new Reader(this.#core), this.#writeBack);
     this.#appLocks = new LockOperations(this.#core);
+    this.#held = new HeldInodes(this.#core, this.#writeBack);
     this.#answerServer();
   }
 
@@ -132,9 +135,9 @@ class Client {
     const core = this.#core;
     const data = this.#data;
     const appLocks = this.#appLocks;
-    const names = new NameOperations(core, this.#writeBack);
+    const names = new NameOperations(core, this.#held);
     const attrs = new AttrOperations(core, this.#locks, this.#writeBack);
-    const opens = new OpenOperations(core, names, appLocks, this.#locks, this.#writeBack);
+    const opens = new OpenOperations(core, names, appLocks, this.#locks, this.#writeBack, this.#held);
     return {
       awayMs: (fid) => core.targets.of(fid).gate.awayMs,
       lookup: names.lookup.bind(names),
@@ -155,6 +158,7 @@ class Client {
       createAndOpen: opens.createAndOpen.bind(opens),
       flush: opens.flush.bind(opens),
       release: opens.release.bind(opens),
+      forgotten: (fid) => this.#held.forgotten(fid),
       read: data.read.bind(data),
       write: data.write.bind(data),
       fsync: data.fsync.bind(data),
@@ -205,7 +209,7 @@ class Client {
     return member;
   }
 
-  /** BAST, CAST, GLIMPSE and EVICTED, each in the order of the frames. */
+  /** BAST, CAST, GLIMPSE, NAMELESS, GONE and EVICTED, each in the order of the frames. */
   #answerServer(): void {
     const nothing = { reply: {} };
     this.#service.on(Bast, ({ target, connection, drain }, { handle, type }) => {
@@ -225,6 +229,13 @@ class Client {
       const seen = this.#data.glimpse(target, fid);
       if (seen === undefined) throw new FsError('ENOENT', 'the lock was given back');
       return { reply: seen };
+    });
+    this.#service.on(Nameless, async ({ target }, { fids }) => {
+      return { reply: { held: await this.#held.nameless(target, fids) } };
+    });
+    this.#service.on(Gone, ({ target }, { fids }) => {
+      for (const fid of fids) this.#held.gone(target, fid);
+      return nothing;
     });
     this.#service.on(Evicted, ({ connection }, { reason }) => {
       connection.evicted(reason);

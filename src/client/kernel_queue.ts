@@ -29,6 +29,10 @@ export class KernelQueue {
     return this.#kernel.hasPages(fid) || this.#kernel.hasAttrs(fid);
   }
 
+  refersTo(fid: Fid): boolean {
+    return this.#kernel.refersTo(fid);
+  }
+
   /** Resolves when the kernel has dropped the inode's attributes; undefined when it has none. */
   dropAttrs(fid: Fid): MaybePromise<void> {
     if (!this.#kernel.hasAttrs(fid)) {

@@ -22,8 +22,8 @@ import {
 import type { ReplyOf } from '../wire/operation.js';
 import type { Caller, DirEntry, FsClient, Known, NewObject, NoEntry } from './api.js';
 import type { Core } from './core.js';
+import type { HeldInodes } from './held_inodes.js';
 import type { Target } from './targets.js';
-import type { WriteBack } from './write_back.js';
 
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
 type ReaddirReply = ReplyOf<typeof Readdir>;
@@ -36,14 +36,14 @@ interface Scan {
 
 export class NameOperations {
   readonly #core: Core;
-  readonly #writeBack: WriteBack;
+  readonly #held: HeldInodes;
   readonly #scans = new Map<Fh, Scan>();
   /** Where handles have seen the end of their directory. */
   readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
 
-  constructor(core: Core, writeBack: WriteBack) {
+  constructor(core: Core, held: HeldInodes) {
     this.#core = core;
-    this.#writeBack = writeBack;
+    this.#held = held;
   }
 
   lookup(op: Caller, parent: Fid, name: Name): MaybePromise<Known | NoEntry> {
@@ -152,7 +152,7 @@ export class NameOperations {
             core.applyAttr(target, attr);
             core.applyAttr(target, reply.parentAttr);
             core.applyName(target, parent, name, 0);
-            if (directory || attr.nlink === 0) this.#discard(target, attr.fid);
+            if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
           },
         },
       );
@@ -195,25 +195,12 @@ export class NameOperations {
             } else {
               core.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
               core.applyName(target, newParent, newName, attr.fid);
-              if (otherAttr?.nlink === 0) this.#discard(target, otherAttr.fid);
+              if (otherAttr?.nlink === 0) this.#held.unlinked(target, otherAttr.fid);
             }
           },
         },
       );
     });
-  }
-
-  /** The inode's last name is gone. Without a handle nobody will ever read what is dirty in it. */
-  #discard(target: Target, fid: Fid): void {
-    const core = this.#core;
-    core.names.drop(fid);
-    if (core.handles.isOpen(fid)) return;
-    const file = core.files.get(fid);
-    if (file !== undefined) {
-      core.dropPages(target, file);
-      this.#writeBack.dropped(file);
-    }
-    core.giveUp(target, fid);
   }
 
   readdir(op: Caller, fh: Fh, cookie: number, limit: number, plus: boolean): MaybePromise<Listing> {

@@ -7,6 +7,7 @@ import { Create, Open, WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE } from '../wir
 import type { Caller, Known, NewObject } from './api.js';
 import type { Core } from './core.js';
 import { type DataLocks, exclusively } from './data_locks.js';
+import type { HeldInodes } from './held_inodes.js';
 import type { LockOperations } from './lock_operations.js';
 import { applyCreate, type NameOperations } from './ns_operations.js';
 import { reportWriteError } from './open_files.js';
@@ -23,6 +24,7 @@ export class OpenOperations {
   readonly #appLocks: LockOperations;
   readonly #locks: DataLocks;
   readonly #writeBack: WriteBack;
+  readonly #held: HeldInodes;
 
   constructor(
     core: Core,
@@ -30,7 +32,9 @@ export class OpenOperations {
     appLocks: LockOperations,
     locks: DataLocks,
     writeBack: WriteBack,
+    held: HeldInodes,
   ) {
+    this.#held = held;
     this.#core = core;
     this.#locks = locks;
     this.#names = names;
@@ -154,23 +158,11 @@ export class OpenOperations {
     const target = core.targets.of(handle.fid);
     if (!handle.gone) {
       if (flockOwner !== undefined) this.#appLocks.released(target, handle.fid, flockOwner);
-      this.#discardUnlinked(target, handle.fid);
+      this.#held.closed(target, handle.fid);
       target.close(fh);
     }
     const file = core.files.get(handle.fid);
     if (file !== undefined) core.forgetFileIfUnused(target, file);
-  }
-
-  /** The last handle of a file without a name: what is dirty in it will be read by nobody. */
-  #discardUnlinked(target: Target, fid: Fid): void {
-    const core = this.#core;
-    if (core.handles.isOpen(fid) || core.attrs.get(fid)?.nlink !== 0) return;
-    const file = core.files.get(fid);
-    if (file !== undefined) {
-      core.dropPages(target, file);
-      this.#writeBack.dropped(file);
-    }
-    core.giveUp(target, fid);
   }
 }
 

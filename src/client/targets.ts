@@ -116,6 +116,8 @@ export class Target {
   targetUuid: TargetUuid | undefined;
   /** Bytes that the target promised to find room for. */
   grantBytes = 0;
+  /** The server asks before it destroys an inode without a name. */
+  holdsUsed = false;
   /** No grants in the protocol with this server: it finds room, or does not, at each WRITE. */
   grantsUsed = true;
   /** Handles of the active lock: one, or two for a moment when a connection broke at the wrong time. */
@@ -133,6 +135,8 @@ export class Target {
   readonly #counts: Record<CallKind, number> = { operation: 0, data: 0, closing: 0, session: 0 };
   readonly #idleWaiters: { readonly kinds: readonly CallKind[]; readonly done: () => void }[] = [];
   #closes: Fh[] = [];
+  /** Inodes without a name that the kernel has forgotten. They go with the closes. */
+  #released: Fid[] = [];
   #closing = false;
   #deferred: (() => void)[] = [];
 
@@ -202,6 +206,7 @@ export class Target {
     this.serverVersion = reply.softwareVersion;
     this.targetUuid = reply.targetUuid;
     this.grantsUsed = (reply.features & FEATURE.grants) !== 0;
+    this.holdsUsed = (reply.features & FEATURE.holds) !== 0;
     this.replays.enabled = (reply.features & FEATURE.replay) !== 0;
     if (reply.lastCommitted !== undefined) this.replays.committed(reply.lastCommitted);
     this.grantBytes += reply.grantBytes ?? 0;
@@ -224,7 +229,17 @@ export class Target {
    */
   close(fh: Fh): void {
     this.#closes.push(fh);
-    if (this.#closes.length >= CLOSES_AT_ONCE) {
+    this.#closeSoon();
+  }
+
+  /** The kernel has forgotten an inode that this client holds. */
+  release(fid: Fid): void {
+    this.#released.push(fid);
+    this.#closeSoon();
+  }
+
+  #closeSoon(): void {
+    if (this.#closes.length + this.#released.length >= CLOSES_AT_ONCE) {
       this.sendCloses();
       return;
     }
@@ -238,11 +253,15 @@ export class Target {
 
   /** Closes go out unless the gate is closed: then the target learns of them when it opens, or need not. */
   sendCloses(): void {
-    if (this.#closes.length === 0 || this.gate.state === 'CLOSED') return;
     const fhs = this.#closes;
+    const released = this.#released;
+    if (fhs.length + released.length === 0 || this.gate.state === 'CLOSED') return;
     this.#closes = [];
-    for (let at = 0; at < fhs.length; at += HANDLES_MAX) {
-      this.#background(this.call('closing', Close, { fhs: fhs.slice(at, at + HANDLES_MAX) }), 'CLOSE');
+    this.#released = [];
+    for (let at = 0; at < Math.max(fhs.length, released.length); at += HANDLES_MAX) {
+      const end = at + HANDLES_MAX;
+      const some = at < released.length ? released.slice(at, end) : undefined;
+      this.#background(this.call('closing', Close, { fhs: fhs.slice(at, end), released: some }), 'CLOSE');
     }
   }
 
@@ -289,6 +308,8 @@ export class Target {
 
   #forgetSession(): void {
     this.#closes = [];
+    // Another instance asks about what it has without a name.
+    this.#released = [];
     this.#deferred = [];
     this.activeHandles.clear();
     this.fids.clear();

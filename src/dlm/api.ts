@@ -69,6 +69,8 @@ export interface LockServerApi {
   /** Gives back cache locks and application locks, granted or waiting; unknown handles are ignored. A flock granted in the
    * meantime is undone: what the owner had there before comes back (docs/LOCKING.md). */
   cancel(client: ClientUuid, handles: readonly LockHandle[]): void;
+  /** Who holds cache locks on an inode or its data. */
+  clientsOn(fid: Fid): ReadonlySet<ClientUuid>;
   /** The client's PW data lock holder of a file, if it is another than `except`: whom to glimpse. */
   dataWriter(fid: Fid, except: ClientUuid | undefined): HeldLock | undefined;
   /** Application locks. wait false and in conflict: FsError EAGAIN. EDEADLK at once where it would close a cycle. */

@@ -187,6 +187,14 @@ export class LockServer implements LockServerApi {
     this.#outbox.flush();
   }
 
+  clientsOn(fid: Fid): ReadonlySet<ClientUuid> {
+    const clients = new Set<ClientUuid>();
+    for (const resource of [this.#inodes.get(fid), this.#data.get(fid)]) {
+      for (const lock of resource?.granted ?? []) if (!lock.operation) clients.add(lock.client);
+    }
+    return clients;
+  }
+
   dataWriter(fid: Fid, except: ClientUuid | undefined): HeldLock | undefined {
     const resource = this.#data.get(fid);
     if (resource === undefined || resource.shared) return undefined;

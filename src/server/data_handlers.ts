@@ -121,6 +121,7 @@ function withSpace<T>(call: Call, unpaid: number, run: () => MaybePromise<T>): M
 /** Blocks that were freed become free with the next commit. */
 async function afterFreeing<T>(call: Call, unpaid: number, run: () => MaybePromise<T>): Promise<T> {
   const { target } = call;
+  target.holds.letGo();
   await target.store.sync();
   call.assertLive();
   if (!target.grants.fitsUnpromised(unpaid)) throw new FsError('ENOSPC', 'the rest is promised to clients');
@@ -175,6 +176,7 @@ export function fallocate(
         return store.data.clear(fid, offset, length, how, keepSize, now, within, replayTransno);
       };
       // Only an upper bound: what is allocated already is not allocated again. The store knows, and says ENOSPC.
+      call.target.holds.makeRoom(kind === PUNCH_HOLE ? 0 : blocksBytes(offset, length));
       const needed = kind === 0 ? 0 : Math.min(blocksBytes(offset, length), 2 * blocksBytes(0, 1));
       return andThen(
         inFlight(call, () => withSpace(call, kind === PUNCH_HOLE ? 0 : needed, change)),

@@ -14,7 +14,7 @@ import { logger } from '../base/log.js';
 import type { HeldLock } from '../dlm/api.js';
 import { Evicted } from '../wire/session.js';
 import type { Export } from './export.js';
-import { DESTROYED_AT_ONCE, deadAmong, destroyAll, destroyInSteps } from './orphans.js';
+import { DESTROYED_AT_ONCE, deadAmong, deadOfReleased, destroyAll, destroyInSteps } from './orphans.js';
 import type { Leaving, Target } from './target.js';
 
 const log = logger('server');
@@ -64,16 +64,17 @@ function leave(target: Target, owner: Export, goneReason: string, removed: (left
   else owner.writesIdle = remove;
 }
 
-/** Opens, orphans and the record. */
+/** Opens, holds, orphans and the record. */
 function removeState(target: Target, owner: Export): void {
   const unused = target.opens.removeAll(owner);
   owner.activeLocks.clear();
   if (target.stopped) return;
   try {
-    const dead = deadAmong(target, unused);
+    const released = [...target.holds.release(owner, owner.holds), ...target.holds.unasked()];
+    const dead = [...deadAmong(target, unused), ...deadOfReleased(target, released)];
     target.store.execute(
       (tx) => {
-        destroyAll(tx, dead.splice(0, DESTROYED_AT_ONCE));
+        destroyAll(target, tx, dead.splice(0, DESTROYED_AT_ONCE));
         tx.removeClient(owner.uuid);
       },
       { reserve: 'own' },

@@ -68,6 +68,8 @@ export class Export {
   readonly replies = new ReplyData();
   readonly slots = new ReplySlots();
   readonly reclaimed = new ReclaimedLocks();
+  /** Inodes without a name that its kernel refers to. Changed by Holds only. */
+  readonly holds = new Set<Fid>();
   /** Handles kept for CREATEs whose answers are lost: see provisional_opens.ts. */
   readonly provisional = new Set<Xid>();
   /** Replays in the queue; the link that is paused because they are many. */

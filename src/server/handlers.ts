@@ -98,9 +98,9 @@ export function registerHandlers(service: Service<Call>, host: Host): ReadonlySe
         return { reply: reconstruct(call, request, done), transno: done.transno };
       }
       const wait = operation.modifies ? call.target.store.room() : undefined;
-      return wait === undefined
-        ? handler(call, request, incoming)
-        : whenRoom(wait, call, () => handler(call, request, incoming), incoming);
+      if (wait === undefined) return handler(call, request, incoming);
+      call.target.holds.letGo();
+      return whenRoom(wait, call, () => handler(call, request, incoming), incoming);
     });
   };
   on(Ping, ping);

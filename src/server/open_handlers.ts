@@ -13,7 +13,7 @@ import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import type { Call } from './call.js';
 import { type Answered, dataLock, dataToSet, inodeLock, locked } from './locked.js';
 import { needInode } from './look.js';
-import { DESTROYED_AT_ONCE, deadAmong, destroyAll, destroyInSteps } from './orphans.js';
+import { DESTROYED_AT_ONCE, deadAmong, deadOfReleased, destroyAll, destroyInSteps } from './orphans.js';
 import { attrBits, grantData, grantInode } from './wants.js';
 
 export interface OpenInode {
@@ -90,8 +90,16 @@ export function close(call: Call, request: RequestOf<typeof Close>): Outcome<Rep
     if (fid !== undefined) unused.push(fid);
   }
   const dead = deadAmong(target, unused);
+  if (request.released !== undefined) {
+    const released = target.holds.release(call.export, request.released);
+    dead.push(...deadOfReleased(target, released));
+  }
   if (dead.length === 0) return { reply: {} };
-  const { transno } = call.execute((tx) => destroyAll(tx, dead.splice(0, DESTROYED_AT_ONCE)), 0, 'own');
+  const { transno } = call.execute(
+    (tx) => destroyAll(target, tx, dead.splice(0, DESTROYED_AT_ONCE)),
+    0,
+    'own',
+  );
   destroyInSteps(target, dead);
   return { reply: {}, transno };
 }

@@ -1,4 +1,4 @@
-/** Unlinked inodes: orphans while somebody has them open, destroyed with the last handle. */
+/** Unlinked inodes: orphans while somebody has them open or the kernel of some client refers to them (holds.ts), then destroyed. */
 
 import type { Fid } from '../base/ids.js';
 import { logger } from '../base/log.js';
@@ -17,35 +17,55 @@ export const DESTROYED_AT_ONCE = 16;
 export function withoutNames(target: Target, tx: Tx, inode: Inode): Inode {
   const nameless: Inode = { ...inode, nlink: 0, parent: 0 };
   // Who has it open may still have to say so.
-  if (target.recovering || target.opens.count(inode.fid) > 0) {
+  if (target.recovering || target.opens.count(inode.fid) > 0 || target.holds.asks(inode.fid)) {
     tx.putInode(nameless);
     tx.putOrphan(inode.fid);
   } else {
     tx.destroyInode(inode.fid);
+    target.holds.destroyed(inode.fid);
   }
   return nameless;
 }
 
-/** Of inodes that nobody has open any more, those without a name. While clients recover nobody can say so. */
+/**
+ * Of inodes that nobody has open any more, those to be destroyed: without a name, and no kernel refers to them. While clients
+ * recover nobody can say so.
+ */
 export function deadAmong(target: Target, unused: readonly Fid[]): Fid[] {
   if (target.recovering) return [];
-  return unused.filter((fid) => target.store.inode(fid)?.nlink === 0);
+  return unused.filter(
+    (fid) => target.store.inode(fid)?.nlink === 0 && !target.holds.isHeld(fid) && !target.holds.asks(fid),
+  );
 }
 
-export function destroyAll(tx: Tx, dead: readonly Fid[]): void {
+/** Of inodes that no kernel refers to any more, those to be destroyed. */
+export function deadOfReleased(target: Target, released: readonly Fid[]): Fid[] {
+  if (target.recovering) return [];
+  return released.filter((fid) => target.store.inode(fid)?.nlink === 0 && target.opens.count(fid) === 0);
+}
+
+export function destroyAll(target: Target, tx: Tx, dead: readonly Fid[]): void {
   for (const fid of dead) {
     tx.removeOrphan(fid);
     tx.destroyInode(fid);
+    target.holds.destroyed(fid);
   }
 }
 
-/** After recovery: whatever nobody opened again. */
+/** After recovery: whatever nobody opened again, unless a kernel refers to it. */
 export function sweepOrphans(target: Target): void {
-  destroyInSteps(target, target.store.orphans());
+  destroyInSteps(target, target.store.orphans(), (unused) => deadAmong(target, unused));
 }
 
-/** Works between other events; on a meta device that is nearly full each step waits for the commits of those before it. */
-export function destroyInSteps(target: Target, backlog: readonly Fid[]): void {
+/**
+ * Works between other events; on a meta device that is nearly full each step waits for the commits of those before it.
+ * @param judge which of those that nobody has open are to be destroyed; all of them unless given.
+ */
+export function destroyInSteps(
+  target: Target,
+  backlog: readonly Fid[],
+  judge: (unused: readonly Fid[]) => readonly Fid[] = (unused) => unused,
+): void {
   const left = [...backlog];
   const step = (): void => {
     if (target.stopped || left.length === 0) return;
@@ -55,8 +75,8 @@ export function destroyInSteps(target: Target, backlog: readonly Fid[]): void {
       wait.then(step).catch((error: unknown) => log('orphans stay: %O', error));
       return;
     }
-    const batch = left.splice(0, DESTROYED_AT_ONCE).filter((fid) => target.opens.count(fid) === 0);
-    if (batch.length > 0) target.store.execute((tx) => destroyAll(tx, batch), { reserve: 'own' });
+    const batch = judge(left.splice(0, DESTROYED_AT_ONCE).filter((fid) => target.opens.count(fid) === 0));
+    if (batch.length > 0) target.store.execute((tx) => destroyAll(target, tx, batch), { reserve: 'own' });
     if (left.length > 0) target.runtime.timers.soon(step);
   };
   step();

@@ -11,6 +11,7 @@ import type { LimitTime, Runtime } from '../runtime/ports.js';
 import type { TargetStore } from '../storage/api.js';
 import type { Export } from './export.js';
 import { ExportTable } from './exports.js';
+import { Holds } from './holds.js';
 import { OpenTable } from './open_table.js';
 import { Returning } from './returning.js';
 import { SpaceGrants } from './space_grants.js';
@@ -43,6 +44,7 @@ export class Target {
   readonly locks: LockServerApi;
   readonly exports = new ExportTable();
   readonly opens = new OpenTable();
+  readonly holds = new Holds(this);
   readonly returning = new Returning();
   readonly grants: SpaceGrants;
   /** Memory that READs of a stream are answered from. */
@@ -82,7 +84,10 @@ export class Target {
     this.locks = makeLocks(this);
     store.onCommit((lastCommitted) => this.locks.committed(lastCommitted));
     this.grants = new SpaceGrants(
-      () => store.availableBytes(),
+      () => {
+        this.holds.makeRoom(0);
+        return store.availableBytes();
+      },
       () => this.exports.size,
       () => runtime.faults.strikes('space.refuse'),
     );

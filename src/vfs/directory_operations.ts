@@ -50,7 +50,8 @@ export function directoryOperations(vfs: VfsContext): DirectoryHandlers {
         entry,
       });
       if (!pushed) {
-        if (entry !== undefined) nodes.notLookedUp(item.fid);
+        // It was counted, and does not go out.
+        if (entry !== undefined && nodes.forget(item.fid, 1)) vfs.client.forgotten(item.fid);
         break;
       }
       taken += 1;

@@ -132,6 +132,10 @@ export class Invalidation implements KernelCache {
     return this.#nodes.hasAttrs(fid);
   }
 
+  refersTo(fid: Fid): boolean {
+    return this.#nodes.refersTo(fid);
+  }
+
   hasPages(fid: Fid): boolean {
     return this.#nodes.hasPages(fid);
   }

@@ -63,7 +63,7 @@ export function namespaceOperations(vfs: VfsContext): NamespaceHandlers {
     },
 
     forget(nodeid, nlookup) {
-      nodes.forget(nodeid as Fid, nlookup);
+      if (nodes.forget(nodeid as Fid, nlookup)) vfs.client.forgotten(nodeid as Fid);
     },
 
     getattr(request, nodeid) {

@@ -39,22 +39,27 @@ export class NodeTable {
     this.#nodes.set(fid, before + NLOOKUP_UNIT + (attrsCacheable && (flags & ATTRS) === 0 ? ATTRS : 0));
   }
 
-  /** Takes back one lookedUp whose entry did not reach the reply. */
-  notLookedUp(fid: Fid): void {
-    this.forget(fid, 1);
+  /** The kernel refers to the inode, or an entry that is on its way will. */
+  refersTo(fid: Fid): boolean {
+    return (this.#nodes.get(fid) ?? 0) >= NLOOKUP_UNIT;
   }
 
   /**
    * Drops kernel references to a node; frees it when none are left.
    * @param nlookup references the kernel returns, at least 1 (fuse_forget_in).
+   * @returns whether none are left.
    */
-  forget(fid: Fid, nlookup: number): void {
+  forget(fid: Fid, nlookup: number): boolean {
     const before = this.#nodes.get(fid);
-    if (before === undefined) return;
+    if (before === undefined) return true;
     const after = before - nlookup * NLOOKUP_UNIT;
     // Below one reference: also where we counted fewer than the kernel did, after a takeover.
-    if (after < NLOOKUP_UNIT) this.#nodes.delete(fid);
-    else this.#nodes.set(fid, after);
+    if (after >= NLOOKUP_UNIT) {
+      this.#nodes.set(fid, after);
+      return false;
+    }
+    this.#nodes.delete(fid);
+    return true;
   }
 
   /** A request named the inode: every reply that made it is done with in the kernel. */

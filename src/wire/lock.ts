@@ -139,6 +139,28 @@ export const Glimpse = operation(
   }),
 );
 
+/** FIDs in one NAMELESS or GONE. */
+export const NAMELESS_MAX = 10_000;
+
+/**
+ * Request to a client: these have neither a name nor a handle any more. Those that its kernel refers to it holds until it
+ * says otherwise (CLOSE). FEATURE.holds.
+ */
+export const Nameless = operation(
+  40,
+  'NAMELESS',
+  message('NamelessRequest', { fids: req(1, list(fid, NAMELESS_MAX)) }),
+  message('NamelessReply', { held: req(1, list(fid, NAMELESS_MAX)) }),
+);
+/** Notice to who has cache locks on them: these were destroyed; what is cached of them is of no use. FEATURE.holds. */
+export const Gone = operation(
+  41,
+  'GONE',
+  message('GoneNotice', { fids: req(1, list(fid, NAMELESS_MAX)) }),
+  Empty,
+  'notice',
+);
+
 export type GrantMessage = Of<typeof Grant>;
 export type FlockRangeMessage = Of<typeof FlockRange>;
 export type LockModeName = 'EX' | 'PW' | 'PR' | 'CW' | 'CR' | 'NL';

@@ -132,11 +132,18 @@ export const Open = operation(
   message('OpenReply', { attr: req(1, attr), locks: req(2, grants) }),
   'modifies',
 );
-/** Last close of handles. An unlinked inode is destroyed with its last one. Unknown handles are ignored. */
+/**
+ * Last close of handles, and inodes without a name that the client's kernel does not refer to any more. What is not known is
+ * ignored. An unlinked inode is destroyed with its last use.
+ */
 export const Close = operation(
   70,
   'CLOSE',
-  message('CloseRequest', { fhs: req(1, list(fh, 10_000)) }),
+  message('CloseRequest', {
+    fhs: req(1, list(fh, 10_000)),
+    /** FEATURE.holds. */
+    released: opt(2, list(fid, 10_000)),
+  }),
   Empty,
   'modifies',
 );

@@ -2,7 +2,7 @@
 
 import { DrainProgress, Evict, Shutdown, Status } from './admin.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from './data.js';
-import { Bast, Cancel, Cast, Enqueue, Glimpse, TestFlock, Unflock } from './lock.js';
+import { Bast, Cancel, Cast, Enqueue, Glimpse, Gone, Nameless, TestFlock, Unflock } from './lock.js';
 import {
   Close,
   Create,
@@ -63,7 +63,7 @@ export const FAMILIES: readonly {
     name: 'lock',
     first: 16,
     last: 47,
-    operations: [Enqueue, Cancel, TestFlock, Unflock, Bast, Cast, Glimpse],
+    operations: [Enqueue, Cancel, TestFlock, Unflock, Bast, Cast, Glimpse, Nameless, Gone],
   },
   {
     name: 'meta',

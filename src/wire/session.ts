@@ -28,8 +28,10 @@ export const FEATURE = {
   grants: 2,
   /** Full recovery: uncommitted operations and cache locks are replayed, reply data outlives the server. */
   replay: 4,
+  /** NAMELESS, GONE and CLOSE.released: an unlinked inode lives while a client's kernel refers to it. */
+  holds: 256,
 } as const;
-export const FEATURES_ALL = FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay;
+export const FEATURES_ALL = FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay | FEATURE.holds;
 
 /** An unused run of FIDs [start, end) that the client may name new objects from. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });

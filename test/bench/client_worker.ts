@@ -22,6 +22,7 @@ const CHECKED = 200;
 
 const noKernel: KernelCache = {
   hasAttrs: () => false,
+  refersTo: () => false,
   hasPages: () => false,
   overtakeAttrs: () => undefined,
   dropAttrs: async () => undefined,

@@ -381,8 +381,12 @@ test('a page that a mapping dirtied is not written after an eviction', async (t)
   assert.deepEqual([target.of('WRITE').length, client.target.dirtyBytes], [0, 0]);
 });
 
-test('the locks of a removed file go back soon when nobody has it open', async (t) => {
+test('with a server from before holds, the locks of a removed file go back soon when nobody has it open', async (t) => {
   const { target, client } = await world(t);
+  target.crash();
+  target.features = FEATURE.grants | FEATURE.replay;
+  target.start();
+  await full(client, target);
   const dir = await client.mkdir('dir');
   const before = client.target.locks;
   const removed = await client.fs.create(client.op, dir, 'f' as Name, { mode: 0o100644, umask: 0 });

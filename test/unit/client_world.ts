@@ -33,6 +33,11 @@ export class RecordingKernel implements KernelCache {
   hasAttrs(): boolean {
     return true;
   }
+  /** It refers to these. */
+  readonly refers = new Set<Fid>();
+  refersTo(fid: Fid): boolean {
+    return this.refers.has(fid);
+  }
   hasPages(): boolean {
     return true;
   }

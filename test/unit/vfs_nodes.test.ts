@@ -31,8 +31,20 @@ test('attributes are dropped once, and are unproven until a request names the in
 test('an entry that did not fit a READDIRPLUS reply leaves no reference', () => {
   const nodes = new NodeTable();
   nodes.lookedUp(F, true);
-  nodes.notLookedUp(F);
-  assert.equal(nodes.size, 0);
+  assert.deepEqual(
+    [nodes.refersTo(F), nodes.forget(F, 1), nodes.refersTo(F), nodes.size],
+    [true, true, false, 0],
+  );
+});
+
+test('a reference is there until the kernel has given all of them back', () => {
+  const nodes = new NodeTable();
+  nodes.gaveAttrs(F);
+  const seen = [nodes.refersTo(F)];
+  nodes.lookedUp(F, false);
+  nodes.lookedUp(F, false);
+  seen.push(nodes.forget(F, 1), nodes.refersTo(F), nodes.forget(F, 1), nodes.refersTo(F));
+  assert.deepEqual(seen, [false, false, true, true, false]);
 });
 
 test('an inode known from before a takeover of the mount is tracked and forgotten', () => {

@@ -215,6 +215,7 @@ function directory(count: number, asked: number[] = []): Partial<FsClient> {
     });
   }
   return {
+    forgotten: () => undefined,
     readdir: (_op, _fh, cookie, limit) => {
       asked.push(limit);
       const rest = entries.filter((entry) => entry.cookie > cookie);
