@@ -89,7 +89,7 @@ export class AttrOperations {
       await this.#writeBack.flush(target, file);
       return this.#setattr(target, file.fid, change, true);
     };
-    return exclusively(op, file, () => this.#locks.toCut(op, target, file, cut));
+    return exclusively(op, file, () => this.#locks.toCut(op, target, file, size, cut));
   }
 
   async #setattr(

@@ -95,7 +95,13 @@ export class DataLocks {
    * (FUSE_NOWRITE), so an invalidation of dirty pages waits for it: it must wait on the target for nobody who waits for a
    * lock of ours. With PW in hand it does not (docs/LOCKING.md, "Truncates").
    */
-  async toCut<T>(op: Passenger, target: Target, file: FileState, run: () => Promise<T>): Promise<T> {
+  async toCut<T>(
+    op: Passenger,
+    target: Target,
+    file: FileState,
+    sizeBytes: number,
+    run: () => Promise<T>,
+  ): Promise<T> {
     let lock: CachedLock;
     file.waitsToCut = true;
     try {
@@ -104,13 +110,31 @@ export class DataLocks {
       file.waitsToCut = false;
     }
     try {
-      return await run();
+      return await this.#cut(file, sizeBytes, run);
     } finally {
       target.locks.dropRef(lock);
       if (file.cutCrossed) {
         file.cutCrossed = false;
         this.#dropAfter(file, 0, Number.MAX_SAFE_INTEGER);
       }
+    }
+  }
+
+  /**
+   * From its beginning reads find the file as it will be: what is cut off is dropped here before the target does it, and would
+   * be read as zeros that nobody wrote.
+   */
+  async #cut<T>(file: FileState, sizeBytes: number, run: () => Promise<T>): Promise<T> {
+    const before = file.sizeBytes;
+    if (!file.sizeKnown || sizeBytes >= before) return run();
+    file.sizeBytes = sizeBytes;
+    try {
+      return await run();
+    } catch (error) {
+      // Not done, or not known to be: a later answer says what is.
+      if (file.sizeBytes === sizeBytes) file.sizeBytes = before;
+      void this.#core.kernel.dropAttrs(file.fid);
+      throw error;
     }
   }
 

@@ -55,7 +55,7 @@ export class OpenOperations {
         await this.#writeBack.flush(target, file);
         return this.#open(op, target, fid, flags);
       };
-      return exclusively(op, file, () => this.#locks.toCut(op, target, file, cut));
+      return exclusively(op, file, () => this.#locks.toCut(op, target, file, 0, cut));
     });
   }
 

@@ -129,8 +129,13 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     return kernel.wroteDirect(fid, offset, written);
   }
 
-  function broughtPages(fid: Fid, data: readonly Uint8Array[]): MaybePromise<readonly Uint8Array[]> {
-    const wait = kernel.readPages(fid);
+  function broughtPages(
+    fid: Fid,
+    data: readonly Uint8Array[],
+    sizeBytes: number,
+  ): MaybePromise<readonly Uint8Array[]> {
+    const length = data.reduce((sum, piece) => sum + piece.length, 0);
+    const wait = kernel.readPages(fid, sizeBytes - length);
     if (wait === undefined) return data;
     // The client's memory may be used again when this turn is over.
     const copies = data.map((piece) => Buffer.from(piece));
@@ -165,7 +170,9 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
       if (read.direct === true) return vfs.client.read(request, fh as Fh, fid, offset, sizeBytes, true);
       kernel.readsPages(fid);
       const data = vfs.client.read(request, fh as Fh, fid, offset, sizeBytes, false);
-      return isPromise(data) ? data.then((later) => broughtPages(fid, later)) : broughtPages(fid, data);
+      return isPromise(data)
+        ? data.then((later) => broughtPages(fid, later, sizeBytes))
+        : broughtPages(fid, data, sizeBytes);
     },
 
     write(request, nodeid, write) {

@@ -32,6 +32,8 @@ import type { NodeTable } from './nodes.js';
 
 /** Validity of what is under a lock. Long: it ends by invalidation, not by time. */
 export const LOCKED_VALID_SEC = 3600;
+/** Of the smallest page that a kernel may have. */
+const PAGE_BYTES = 4096;
 /** Attribute notifications under way at once. Each is a promise; a drain may have a hundred thousand to send. */
 const ATTR_BATCH = 1024;
 
@@ -208,9 +210,15 @@ export class Invalidation implements KernelCache {
 
   /**
    * A READ of the kernel was executed. Its pages must not meet loose attributes.
+   *
+   * Where whole pages are missing at its end, the kernel believes in a size that is not true any more. It learns that from
+   * the answer, and then leaves loose attributes out by itself; but it learns nothing from an answer that an invalidation
+   * has overtaken, and shows the pages as zeros that nobody wrote.
+   * @param missingBytes how much less is answered than was asked for.
    * @returns what the reply must wait for, if anything. Attribute invalidations never hang.
    */
-  readPages(fid: Fid): Promise<void> | undefined {
+  readPages(fid: Fid, missingBytes: number): Promise<void> | undefined {
+    if (missingBytes >= PAGE_BYTES) return undefined;
     return this.#nodes.takeLoose(fid) ? this.#notifier?.invalidateAttr(fid) : undefined;
   }
 

@@ -2,9 +2,17 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ROOT_FID } from '../../src/base/ids.js';
+import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import { until, within } from '../fixtures/until.js';
-import { clientWorld, errnoOf, O_RDONLY, O_RDWR, O_WRONLY } from './client_world.js';
+import {
+  clientWorld,
+  errnoOf,
+  O_RDONLY,
+  O_RDWR,
+  O_TRUNC,
+  O_WRONLY,
+  type TestClient,
+} from './client_world.js';
 
 test('what one client wrote is read by the other, unflushed and without a close', async (t) => {
   const world = await clientWorld(t);
@@ -19,6 +27,27 @@ test('what one client wrote is read by the other, unflushed and without a close'
   await b.close(theirs);
   await a.close(mine);
 });
+
+for (const [how, cut] of Object.entries({
+  truncate: (client: TestClient, fid: Fid) => client.setattr(fid, { sizeBytes: 2 }),
+  'open with O_TRUNC': (client: TestClient, fid: Fid) => client.fs.open(client.op, fid, O_WRONLY | O_TRUNC),
+})) {
+  test(`a read during ${how} finds the file as it was or as it will be, never zeros that nobody wrote`, async (t) => {
+    const world = await clientWorld(t);
+    const a = await world.client('a');
+    const file = await a.create('f');
+    await a.write(file, 0, 'xxxxxx');
+    // Nothing that the client asks arrives: the truncate is under way until the connection breaks.
+    a.lose('requests');
+    const done = Promise.resolve(cut(a, file.fid));
+    await until('it is under way', () => a.target.dirtyBytes < 6);
+    const seen = await within('the read', a.text(file), 2000);
+    assert.equal(seen, how === 'truncate' ? 'xx' : '');
+    a.breakConnection();
+    await within('the truncate', done);
+    assert.equal(await a.text(file), seen);
+  });
+}
 
 test('two appenders never write over each other', async (t) => {
   const world = await clientWorld(t);

@@ -265,6 +265,31 @@ test('READDIRPLUS counts a lookup for what fitted, and none for what did not', a
   assert.deepEqual(dropped, [101, 102]);
 });
 
+test('an answer that is pages shorter than asked is not overtaken: the kernel learns the size from it', async () => {
+  for (const { length, dropped } of [
+    { length: 8192, dropped: [F] },
+    // The end is in the last page: the kernel may know the size, and loose attributes could take the end back.
+    { length: 5000, dropped: [F] },
+    { length: 4096, dropped: [] },
+    { length: 0, dropped: [] },
+  ]) {
+    const vfs = createVfs();
+    const told: number[] = [];
+    vfs.attach(scriptedClient({ getattr: () => knownOf(F, false), read: () => [Buffer.alloc(length)] }));
+    vfs.bind({
+      invalidateAttr: async (nodeid) => {
+        told.push(nodeid);
+      },
+      invalidateData: async () => undefined,
+      bumpEpoch: async () => true,
+      flushReplies: () => undefined,
+    });
+    await vfs.handlers.getattr(requestOf(), F, undefined);
+    await vfs.handlers.read(requestOf(), F, { fh: 3, offset: 0, sizeBytes: 8192, flags: 0, direct: false });
+    assert.deepEqual(told, dropped, `${length} of 8192 bytes`);
+  }
+});
+
 test('the number of entries asked for follows what replies hold', async () => {
   const asked: number[] = [];
   await list(handlersOf(directory(2000, asked)), 500, true);
