@@ -336,6 +336,45 @@ test('mappings on both sides see each other', async (t) => {
   }
 });
 
+/** What the other side does to a file of one page. It is four pages long then, and its third page begins with 'c'. */
+const EXTENSIONS: Record<string, (agent: Agent, fd: number) => Promise<unknown>> = {
+  write: () => Promise.resolve(),
+  ftruncate: (agent, fd) => agent.call('ftruncate', { fd, length: 4 * 4096 }),
+  fallocate: (agent, fd) => agent.call('fallocate', { fd, mode: 0, offset: 0, length: 4 * 4096 }),
+  'shrink and grow': async (agent, fd) => {
+    await agent.call('ftruncate', { fd, length: 1 });
+    await agent.call('ftruncate', { fd, length: 4 * 4096 });
+  },
+};
+/** After each of these the kernel of this side knows the new size. */
+const LOOKS: Record<string, (agent: Agent, fd: number) => Promise<unknown>> = {
+  fstat: (agent, fd) => agent.fstat(fd),
+  stat: (agent) => agent.stat('f'),
+  'lseek to the end': (agent, fd) => agent.call('lseek', { fd, offset: 0, whence: SEEK.END }),
+  'read past the old end': (agent, fd) => agent.pread(fd, 0, 8192),
+  open: async (agent) => agent.close(await agent.open('f', O.RDONLY)),
+};
+
+for (const [how, extend] of Object.entries(EXTENSIONS)) {
+  test(`a mapping shows what the other side has added by ${how}, once this side has looked at the size`, async (t) => {
+    const { a, b } = await shared.place(t);
+    for (const [look, looks] of Object.entries(LOOKS)) {
+      await a.writeFile('f', 'a'.repeat(4096));
+      const fd = await b.open('f', O.RDONLY);
+      const map = await b.call('map_at_once', { fd, length: 4 * 4096 });
+      assert.equal(await b.call('map_read', { map, offset: 0, length: 1 }), 'a');
+      const wfd = await a.open('f', O.RDWR);
+      await extend(a, wfd);
+      await a.pwrite(wfd, 2 * 4096, 'c'.repeat(2 * 4096));
+      await a.close(wfd);
+      await looks(b, fd);
+      assert.equal(await b.call('map_read', { map, offset: 2 * 4096, length: 1 }), 'c', look);
+      await b.close(fd);
+      await a.unlink('f');
+    }
+  });
+}
+
 test('of many who create one name with O_EXCL, one wins', async (t) => {
   const { a, b } = await shared.place(t);
   for (let round = 0; round < 10; round++) {
