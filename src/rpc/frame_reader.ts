@@ -11,7 +11,7 @@
 
 import { FsError } from '../base/errno.js';
 import type { SlabPool } from '../base/slab_pool.js';
-import { BODY_MAX, BULK_MAX, decodeHeader, HEADER_SIZE, type Header } from '../wire/header.js';
+import { BODY_MAX, BULK_MAX, decodeHeader, HEADER_SIZE, type Header, MAGIC } from '../wire/header.js';
 import type { Frame } from './api.js';
 
 const EMPTY = Buffer.alloc(0);
@@ -21,6 +21,7 @@ const VIEW_WASTE_FACTOR = 2;
 const VIEW_ALWAYS_BYTES = 1024;
 const SCRATCH_BYTES = 64 << 10;
 /** Less than this is not worth a read. */
+const MAGIC_BYTES = 4;
 const SPACE_MIN_BYTES = 16 << 10;
 
 export interface FrameReaderOptions {
@@ -95,7 +96,10 @@ export class FrameReader {
    */
   next(): Frame | undefined {
     if (this.#header === undefined) {
-      if (this.#queuedBytes < HEADER_SIZE) return undefined;
+      if (this.#queuedBytes < HEADER_SIZE) {
+        this.#checkBeginning();
+        return undefined;
+      }
       this.#header = this.#readHeader();
       this.#check(this.#header);
       this.#reserved = false;
@@ -115,6 +119,14 @@ export class FrameReader {
     this.#header = undefined;
     this.#body = undefined;
     return frame;
+  }
+
+  /** A peer of another protocol may send less than a header, and wait for us: what it sent is known for that already. */
+  #checkBeginning(): void {
+    const first = this.#chunks[0];
+    if (first === undefined || first.length - this.#offset < MAGIC_BYTES) return;
+    const magic = first.readUInt32LE(this.#offset);
+    if (magic !== MAGIC) throw new FsError('EPROTO', `not a Holdfast frame (magic 0x${magic.toString(16)})`);
   }
 
   #check({ bodyLength, bulkLength }: Header): void {
