@@ -33,6 +33,9 @@ const DIRTY_MAX_BYTES = 128 << 20;
 const GIVE_UP_DELAY_MS = 100;
 /** As much as a stream has under way at once. */
 const SLABS = 32;
+/** Measured: 30,000 small files with two locks each, their attributes and states, are 62 MiB of heap. */
+const LOCK_BYTES = 1100;
+const NAME_BYTES = 100;
 
 export class Core {
   readonly runtime: Runtime;
@@ -56,13 +59,21 @@ export class Core {
     this.runtime = runtime;
     this.options = options;
     const limit = Math.max(options.cacheBytes, CACHE_MIN_BYTES);
-    this.pages = new PageCache(limit, {
+    const memory = {
       take: () => this.slabs.take(SLAB_BYTES),
-      retire: (slab) => runtime.timers.soon(() => this.kept.give(slab)),
-    });
+      retire: (slab: Buffer) => runtime.timers.soon(() => this.kept.give(slab)),
+    };
+    this.pages = new PageCache(limit, memory, () => this.#metadataBytes());
     this.files = new FileTable(this.pages);
     this.kernel = new KernelQueue(options.kernel);
     this.dirtyLimitBytes = Math.min(limit / 2, DIRTY_MAX_BYTES);
+  }
+
+  /** What locks, and the attributes and names under them, take of V8's heap. */
+  #metadataBytes(): number {
+    let locks = 0;
+    for (const target of this.targets.all()) locks += target.locks.size;
+    return locks * LOCK_BYTES + this.names.size * NAME_BYTES;
   }
 
   /**
@@ -81,6 +92,8 @@ export class Core {
       target.locks.add({ handle, fid, type, mode, bits: bits ?? 0 });
       if (type === 'data') this.files.of(fid);
     }
+    // They take of the memory that pages may have.
+    if (locks.length > 0) this.pages.makeRoom();
   }
 
   /**

@@ -173,8 +173,7 @@ export class FilePages implements GranuleOwner {
   /** The WRITE was answered: what of it was not dirtied again is clean. */
   written(batch: Batch): void {
     this.#land(batch, (granule, segment) => {
-      segment.state = 'clean';
-      segment.flight = undefined;
+      granule.written(segment);
       this.#account(granule, 0, segment.start - segment.end);
     });
   }

@@ -19,6 +19,15 @@ const APPEND_ROOM_BYTES = 4096;
  */
 const SLAB_WORTH_BYTES = (GRANULE_BYTES / 8) * 7;
 
+/** Small pieces are cut from memory of this size, which they share. */
+export const CHUNK_BYTES = 64 << 10;
+/** Pieces larger than this get memory of their own: the rest of a chunk that they do not fit is lost. */
+export const PIECE_MAX_BYTES = 8 << 10;
+/** A part of a segment that was cut may keep this many times its own size alive: a stream of overwrites copies little. */
+const LEFT_WASTE = 8;
+/** What is written, and only read from now on. */
+const WRITTEN_WASTE = 1.5;
+
 /** One WRITE to be sent. */
 export interface Batch {
   readonly start: number;
@@ -169,6 +178,14 @@ export class Granule {
     return { bytes, pinned, dirty };
   }
 
+  /** Its WRITE is answered. The spare room that it grew into is never used again. */
+  written(segment: Segment): void {
+    segment.state = 'clean';
+    segment.flight = undefined;
+    // A slab goes back to its pool as it is.
+    if (segment.slab === undefined) segment.data = lean(segment.data, WRITTEN_WASTE);
+  }
+
   remove(segment: Segment): void {
     this.segments.splice(this.segments.indexOf(segment), 1);
   }
@@ -229,6 +246,16 @@ export class Granule {
   }
 }
 
+/** The same bytes in memory of their own, if they lie in much more. */
+function lean(data: Uint8Array, waste: number): Uint8Array {
+  const held = data.buffer.byteLength;
+  const isShared = data.length <= PIECE_MAX_BYTES && held <= CHUNK_BYTES;
+  if (isShared || held <= data.length * waste) return data;
+  const copy = Buffer.allocUnsafeSlow(data.length);
+  copy.set(data);
+  return copy;
+}
+
 function joined(run: readonly Segment[]): Segment {
   const first = run[0] as Segment;
   if (run.length === 1) return first;
@@ -242,17 +269,20 @@ function joined(run: readonly Segment[]): Segment {
   };
 }
 
-/** What is left of a segment without [from, to). The parts lose the spare room: views may show what is behind them. */
+/**
+ * What is left of a segment without [from, to). The parts lose the spare room: views may show what is behind them. A part that is
+ * small beside its memory is copied out of it: 4 KiB of a truncated file would keep a slab alive.
+ */
 function remains(segment: Segment, from: number, to: number): Segment[] {
   const parts: Segment[] = [];
   const { start, end, data } = segment;
   if (start < from) {
     const left = data.subarray(0, from - start);
-    parts.push({ ...segment, end: from, data: left, backing: undefined, slab: undefined });
+    parts.push({ ...segment, end: from, data: lean(left, LEFT_WASTE), backing: undefined, slab: undefined });
   }
   if (to < end) {
     const right = data.subarray(to - start);
-    parts.push({ ...segment, start: to, data: right, backing: undefined, slab: undefined });
+    parts.push({ ...segment, start: to, data: lean(right, LEFT_WASTE), backing: undefined, slab: undefined });
   }
   return parts;
 }

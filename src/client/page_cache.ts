@@ -3,11 +3,13 @@
  *
  * Granules without dirty or flying bytes are in the LRU; all others are pinned. LRU bytes + pinned bytes <= limit as long
  * as the pinned bytes alone are below it (write_back.ts bounds the dirty ones).
+ *
+ * The limit is one for all that a client caches: what locks, attributes and names take goes off it, up to a half.
  */
 
 import { LRUCache } from 'lru-cache';
 import { SLAB_BYTES } from '../base/slab_pool.js';
-import { GRANULE_BYTES, type Granule, type GranuleMemory } from './granule.js';
+import { CHUNK_BYTES, GRANULE_BYTES, type Granule, type GranuleMemory, PIECE_MAX_BYTES } from './granule.js';
 
 /** Where granules have their memory from, and where it goes when they are evicted. */
 export interface PageMemory {
@@ -18,23 +20,22 @@ export interface PageMemory {
 
 const FRESH: PageMemory = { take: () => Buffer.allocUnsafeSlow(SLAB_BYTES), retire: () => undefined };
 
-const CHUNK_BYTES = 64 << 10;
-/** Pieces larger than this get memory of their own: the rest of a chunk that they do not fit is lost. */
-const PIECE_MAX_BYTES = 8 << 10;
-
 export class PageCache implements GranuleMemory {
   readonly limitBytes: number;
   readonly memory: PageMemory;
   /** Small pieces are cut from it: memory of its own for each would cost more than most of them hold. */
   #chunk = Buffer.alloc(0);
   #chunkUsed = 0;
+  readonly #beside: () => number;
   readonly #clean: LRUCache<Granule, Granule>;
   #pinnedBytes = 0;
   #dirtyBytes = 0;
 
-  constructor(limitBytes: number, memory: PageMemory = FRESH) {
+  /** @param beside bytes of what else is cached. */
+  constructor(limitBytes: number, memory: PageMemory = FRESH, beside: () => number = () => 0) {
     this.limitBytes = limitBytes;
     this.memory = memory;
+    this.#beside = beside;
     this.#clean = new LRUCache({
       maxSize: Math.max(limitBytes, GRANULE_BYTES),
       dispose: (_value, granule, reason) => {
@@ -84,7 +85,7 @@ export class PageCache implements GranuleMemory {
     } else {
       this.#clean.delete(granule);
     }
-    this.#shrink();
+    this.makeRoom();
   }
 
   /** It was read. */
@@ -92,8 +93,11 @@ export class PageCache implements GranuleMemory {
     if (granule.pinned === 0) this.#clean.get(granule);
   }
 
-  #shrink(): void {
-    while (this.bytes > this.limitBytes) {
+  /** Evicts what is more than the limit: of pages, or of what is cached beside them. */
+  makeRoom(): void {
+    if (this.bytes <= this.limitBytes / 2) return;
+    const limitBytes = this.limitBytes - Math.min(this.#beside(), this.limitBytes / 2);
+    while (this.bytes > limitBytes) {
       // Disposes of it as an eviction.
       if (this.#clean.pop() === undefined) return;
     }

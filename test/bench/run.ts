@@ -16,6 +16,7 @@ const MIB = 1 << 20;
 // Of the tree that this file was built into, whatever its name.
 const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 const source = join(packageRoot(), 'test', 'bench', 'syscalls.c');
+const mixedLoad = join(packageRoot(), 'test', 'bench', 'mixed_load.py');
 
 interface Options {
   readonly sizeMib: number;
@@ -243,6 +244,13 @@ async function measureHoldfast(
     await umount();
     await mount();
     limit('mount', 'ms', mountMs, 500);
+    sh('python3', mixedLoad, join(mountpoint, 'create-1'));
+    limit(
+      'client memory, small, cut and large files, mappings',
+      'MiB',
+      memoryKib(client?.process.pid ?? 0, 'VmHWM') / 1024,
+      256 + 200,
+    );
     await umount();
     await stopServer(server.child);
     server = await startServer(devices, server.address);

@@ -237,3 +237,49 @@ test('memory of what was written is used again only when the target has it and t
     [batch?.chunks[0]?.buffer],
   );
 });
+
+/** Memory that views keep alive. */
+function heldBytes(views: readonly (readonly Uint8Array[] | undefined)[]): number {
+  const buffers = new Set(views.flatMap((list) => (list ?? []).map((view) => view.buffer)));
+  return [...buffers].reduce((sum, buffer) => sum + buffer.byteLength, 0);
+}
+
+test('what is left of large writes that were cut does not keep their memory alive', () => {
+  const cache = new PageCache(256 << 20);
+  const files = Array.from({ length: 20 }, () => new FilePages(cache));
+  for (const pages of files) {
+    pages.write(0, Buffer.alloc(GRANULE_BYTES, 1), false);
+    pages.drop(4096, GRANULE_BYTES - 4096);
+  }
+  const views = files.flatMap((pages) => [
+    pages.collect(0, 4096),
+    pages.collect(GRANULE_BYTES - 4096, GRANULE_BYTES),
+  ]);
+  assert.deepEqual([cache.bytes, heldBytes(views)], [20 * 8192, 20 * 8192]);
+});
+
+test('a file that was written in many steps keeps no spare room when it is on the target', () => {
+  const cache = new PageCache(256 << 20);
+  const pages = new FilePages(cache);
+  const steps = 70;
+  for (let step = 0; step < steps; step += 1) pages.write(step * 1000, Buffer.alloc(1000, step), false);
+  const batch = pages.takeDirty(false);
+  assert.ok(batch !== undefined);
+  pages.written(batch);
+  const views = pages.collect(0, steps * 1000);
+  assert.deepEqual([heldBytes([views]), Buffer.concat(views ?? [])[69_500]], [steps * 1000, 69]);
+});
+
+test('what is cached beside pages takes of their limit, up to a half of it', () => {
+  let beside = 0;
+  const cache = new PageCache(64 << 20, undefined, () => beside);
+  const pages = new FilePages(cache);
+  for (let at = 0; at < 64; at += 1) pages.fill(at * GRANULE_BYTES, Buffer.alloc(GRANULE_BYTES));
+  const left = [cache.bytes >> 20];
+  for (const mib of [8, 20, 100]) {
+    beside = mib << 20;
+    cache.makeRoom();
+    left.push(cache.bytes >> 20);
+  }
+  assert.deepEqual(left, [64, 56, 44, 32]);
+});
