@@ -61,6 +61,7 @@ const SAME_LOOKED_AT = 256;
 /** Several times what a client of ours keeps: only one that never gives anything back comes here. */
 export const CACHE_LOCKS_MAX = 500_000;
 
+const NO_CLIENTS: ReadonlySet<ClientUuid> = new Set();
 const NO_CLIENT = '' as ClientUuid;
 
 function cancelled(why: string): FsError {
@@ -188,8 +189,11 @@ export class LockServer implements LockServerApi {
   }
 
   clientsOn(fid: Fid): ReadonlySet<ClientUuid> {
+    const inodes = this.#inodes.get(fid);
+    const data = this.#data.get(fid);
+    if (inodes === undefined && data === undefined) return NO_CLIENTS;
     const clients = new Set<ClientUuid>();
-    for (const resource of [this.#inodes.get(fid), this.#data.get(fid)]) {
+    for (const resource of [inodes, data]) {
       for (const lock of resource?.granted ?? []) if (!lock.operation) clients.add(lock.client);
     }
     return clients;

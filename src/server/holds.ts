@@ -57,7 +57,9 @@ export class Holds {
 
   /** @returns whether the clients are asked about it. If not, the caller destroys it now. */
   asks(fid: Fid): boolean {
-    if (this.#isScarce || this.#holders().next().done === true) return false;
+    // Space is looked at once for each question: a removal of a tree takes thousands of names away.
+    if (this.#nameless.size === 0 && this.#isScarce) return false;
+    if (this.#hasNobody) return false;
     this.#nameless.add(fid);
     this.#collect();
     return true;
@@ -84,7 +86,7 @@ export class Holds {
 
   /** Inside the change that destroys it: who has cache locks on it is told when that has happened. */
   destroyed(fid: Fid): void {
-    if (this.#holders().next().done === true) return;
+    if (this.#hasNobody) return;
     this.#gone.push(fid);
     this.#collect();
   }
@@ -109,7 +111,7 @@ export class Holds {
 
   /** The last client that could be asked has left. @returns what is destroyed without asking anybody. */
   unasked(): Fid[] {
-    if (this.#holders().next().done !== true) return [];
+    if (!this.#hasNobody) return [];
     const fids = [...this.#nameless];
     this.#nameless = new Set();
     return fids;
@@ -128,6 +130,11 @@ export class Holds {
     const { blocks, blockBytes, blocksAvailable, inodesFree } = this.#target.store.statfs();
     const scarce = Math.min(SCARCE_BYTES, blocks * blockBytes * SCARCE_SHARE);
     return blocksAvailable * blockBytes < scarce || inodesFree < SCARCE_INODES;
+  }
+
+  get #hasNobody(): boolean {
+    for (const owner of this.#target.exports) if ((owner.features & FEATURE.holds) !== 0) return false;
+    return true;
   }
 
   /** Clients that can be asked. */

@@ -22,7 +22,7 @@ for (const [where, mount] of [
   test(`no call fails on names that are replaced all the time: ${where}`, async (t) => {
     const { path } = await shared.place(t);
     // 23 calls in each round, most of which open.
-    const said = await runOk('python3', [script, path(), path('', mount), mount === 1 ? '15' : '60']);
+    const said = await runOk('python3', [script, path(), path('', mount), mount === 1 ? '8' : '40']);
     const { failures, replacements, writer } = JSON.parse(said);
     t.diagnostic(`${replacements} replacements`);
     assert.deepEqual({ failures, writer }, { failures: {}, writer: 0 });
