@@ -179,6 +179,13 @@ for (const kind of ['posix', 'ofd', 'flock', 'fifo'] as const) {
       restart.kill('SIGUSR1');
       await sleeps(restart);
     }
+    // A stop ends the wait as well; no handler is called, so the kernel begins it again.
+    for (const child of [plain, restart]) {
+      child.kill('SIGSTOP');
+      await until(`${child.name} stops`, () => /^State:\s*T/m.test(statusOf(child)));
+      child.kill('SIGCONT');
+      await sleeps(child);
+    }
     plain.kill('SIGUSR1');
     assert.equal((await plain.line(/^ended (.*)/))[1], 'EINTR, 1 caught');
     await sleeps(restart);
@@ -192,8 +199,12 @@ for (const kind of ['posix', 'ofd', 'flock', 'fifo'] as const) {
 /** It is in its call again, and no signal is left to be handled. */
 function sleeps(child: Child): Promise<unknown> {
   return until(`${child.name} sleeps`, () => {
-    const status = readFileSync(`/proc/${child.pid}/status`, 'latin1');
+    const status = statusOf(child);
     const pending = /^(SigPnd|ShdPnd):\s*0*[1-9a-f]/m.test(status);
     return !pending && /^State:\s*[SD]/m.test(status);
   });
+}
+
+function statusOf(child: Child): string {
+  return readFileSync(`/proc/${child.pid}/status`, 'latin1');
 }
