@@ -31,6 +31,7 @@ import {
   type ReportedFinding,
 } from './fsck_report.js';
 import { checkKeys, type FsckContext, type FsckPhase, type FsckRuntime } from './fsck_scan.js';
+import { applySalvage, type Salvage, salvage } from './fsck_snapshot.js';
 import { BlockOwners, checkShared, checkSpace } from './fsck_space.js';
 import { checkTree } from './fsck_tree.js';
 import { bareKey, KEY } from './keys.js';
@@ -48,6 +49,8 @@ export interface FsckOptions {
   readonly force?: boolean | undefined;
   /** With repair, when nothing is wrong: records of earlier releases get checksums. Those releases refuse it then. */
   readonly addChecksums?: boolean | undefined;
+  /** Of a call from within: pages were repaired already. */
+  readonly salvaged?: boolean | undefined;
   /** Compares every written block with its checksum. */
   readonly checksums?: boolean | undefined;
   /**
@@ -76,21 +79,17 @@ export async function fsckTarget(
   options: FsckOptions = {},
 ): Promise<FsckReport> {
   const first = await recognize(runtime, devices);
-  if (!('superblock' in first)) return brokenReport(undefined, [first], 0);
+  if (!('superblock' in first)) return await fsckDamaged(runtime, devices, options, { findings: [first] });
   // Of a header that is damaged nobody knows whose device it is: it is only read.
   const guard = first.header === undefined ? await options.claim?.() : undefined;
   const sure = guard === undefined ? first : await recognize(runtime, devices);
   if (!('superblock' in sure)) return brokenReport(undefined, [sure], 0);
   const { superblock } = sure;
-  if (options.repair === true && !superblock.clean && options.force !== true) {
-    throw new FsError(
-      'EBUSY',
-      `${superblock.label} was not stopped cleanly: start its server and shut it down first, so that its clients recover; ` +
-        `--force repairs it as it is`,
-    );
-  }
+  mayRepair(superblock, options);
   const pages = await checkedPages(devices, options);
-  if (pages.findings.length > 0) return brokenReport(superblock, pages.findings, pages.pages);
+  if (pages.findings.length > 0) {
+    return await fsckDamaged(runtime, devices, options, { ...pages, superblock, guard });
+  }
   const mine = guard === undefined ? devices : guardedDevices(devices, guard);
   const db = metaMedium(mine).open({ readOnly: options.repair !== true });
   try {
@@ -103,6 +102,63 @@ export async function fsckTarget(
   } finally {
     await db.close();
   }
+}
+
+/** @throws FsError EBUSY */
+function mayRepair(superblock: SuperblockRecord, { repair, force }: FsckOptions): void {
+  if (repair !== true || superblock.clean || force === true) return;
+  throw new FsError(
+    'EBUSY',
+    `${superblock.label} was not stopped cleanly: start its server and shut it down first, so that its clients recover; ` +
+      `--force repairs it as it is`,
+  );
+}
+
+interface Damaged {
+  readonly findings: readonly Finding[];
+  readonly pages?: number;
+  readonly superblock?: SuperblockRecord;
+  readonly guard?: WriteGuard | undefined;
+}
+
+/** Pages of the database are damaged: what is whole of it, and with repair, that as the target. */
+async function fsckDamaged(
+  runtime: FsckRuntime,
+  devices: TargetDevices,
+  options: FsckOptions,
+  damaged: Damaged,
+): Promise<FsckReport> {
+  const { findings, pages = 0, superblock } = damaged;
+  const { metaPath, metaSizeBytes } = devices;
+  const look = async (): Promise<Salvage | undefined> =>
+    devices.metaMedium !== undefined || options.salvaged === true
+      ? undefined
+      : await metaMedium(devices).withRawReader((read) =>
+          salvage(read, metaPath, metaSizeBytes, runtime.checksum),
+        );
+  const found = await look();
+  const header = found && (await checkHeader(runtime, devices.data, found.superblock));
+  if (found === undefined || header !== undefined) return brokenReport(superblock, findings, pages);
+  if (options.repair !== true) {
+    const others = findings.filter(({ kind }) => kind !== 'free-list');
+    return brokenReport(found.superblock, [...others, ...found.findings], pages);
+  }
+  mayRepair(found.superblock, options);
+  const guard = damaged.guard ?? (await options.claim?.());
+  const sure = await look();
+  if (sure === undefined) return brokenReport(superblock, findings, pages);
+  const mine = guard === undefined ? devices : guardedDevices(devices, guard);
+  await applySalvage(metaMedium(mine), sure);
+  const again = { ...options, salvaged: true, ...(guard === undefined ? {} : { claim: async () => guard }) };
+  const report = await fsckTarget(runtime, devices, again);
+  return {
+    ...report,
+    findings: [
+      ...sure.findings.map((finding) => reported(finding, finding.repair?.done)),
+      ...report.findings,
+    ],
+    repaired: report.repaired + sure.findings.length,
+  };
 }
 
 async function withChecksums(
@@ -165,7 +221,7 @@ function brokenReport(
     findings: findings.map((finding) => reported(finding)),
     repaired: 0,
     left: findings.length,
-    repairable: 0,
+    repairable: findings.filter(({ repair }) => repair !== undefined).length,
     rounds: 1,
   };
 }

@@ -103,6 +103,30 @@ async function pageWalk(
   return { walk: new PageWalk(readOrSay, meta, options), meta };
 }
 
+/** One snapshot of the database, whichever of the two: what is wrong with its records' tree, and with its free list. */
+export async function checkSnapshot(
+  read: ReadAt,
+  meta: LmdbMeta,
+): Promise<{
+  readonly records: readonly Finding[];
+  readonly free: readonly Finding[];
+  /** Runs of pages that the records' tree does not reach. */
+  readonly unreached: readonly PageRun[];
+}> {
+  const walk = new PageWalk(read, meta, {});
+  await walk.tree(meta.main, 'records');
+  const records = [...walk.findings];
+  const unreached = walk.unreached();
+  await walk.tree(meta.free, 'free pages');
+  walk.checkFreeList();
+  return { records, free: walk.findings.slice(records.length), unreached };
+}
+
+export interface PageRun {
+  readonly start: number;
+  readonly count: number;
+}
+
 interface Expected extends Bounds {
   readonly number: number;
   /** Pages from here down to the leaves, this one included. */
@@ -152,6 +176,18 @@ class PageWalk {
     this.#used = new Uint32Array(Math.ceil((meta.lastPage + 1) / 32));
     // The two meta pages.
     this.#used[0] = 3;
+  }
+
+  /** Runs of pages that were not reached so far. */
+  unreached(): PageRun[] {
+    const runs: { start: number; count: number }[] = [];
+    for (let page = 2; page <= this.#meta.lastPage; page++) {
+      if (this.#isUsed(page)) continue;
+      const last = runs.at(-1);
+      if (last !== undefined && last.start + last.count === page) last.count++;
+      else runs.push({ start: page, count: 1 });
+    }
+    return runs;
   }
 
   async tree(tree: LmdbTree, of: Contents): Promise<void> {

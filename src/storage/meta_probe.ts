@@ -184,6 +184,58 @@ export async function probeSuperblock(
   return superblock;
 }
 
+/**
+ * Both meta pages as far as each can be what lmdb wrote, in their places; for who looks at a database that is damaged.
+ * Pages of different databases are not told apart.
+ */
+export async function readMetas(
+  read: ReadAt,
+  sizeBytes: number,
+): Promise<readonly [LmdbMeta | undefined, LmdbMeta | undefined]> {
+  if (sizeBytes < 2 * LMDB_PAGE_BYTES) return [undefined, undefined];
+  const pages = [Buffer.alloc(LMDB_PAGE_BYTES), Buffer.alloc(LMDB_PAGE_BYTES)] as const;
+  await read(0, pages[0]);
+  await read(LMDB_PAGE_BYTES, pages[1]);
+  const fits = (meta: LmdbMeta | undefined): LmdbMeta | undefined =>
+    meta !== undefined && (meta.lastPage + 1) * LMDB_PAGE_BYTES <= sizeBytes ? meta : undefined;
+  return [fits(decodeMeta(pages[0], 0)), fits(decodeMeta(pages[1], 1))];
+}
+
+/** The superblock that one snapshot has. @throws FsError EIO, EPROTO. */
+export async function superblockOf(
+  read: ReadAt,
+  meta: LmdbMeta,
+  device: string,
+  checksum: Checksum,
+): Promise<SuperblockRecord> {
+  const pages = new PageReader(read, meta.lastPage, device);
+  const value = meta.main.root === undefined ? undefined : await pages.firstValue(meta.main.root);
+  if (value === undefined) throw new FsError('EIO', `${device} has no superblock`);
+  return decodeSuperblock(value, checksum, device);
+}
+
+/** A meta page; lmdb takes the one of the later transaction. @param mapBytes size of the device. */
+export function encodeMeta(meta: LmdbMeta, transaction: number, mapBytes: number): Buffer {
+  const number = transaction % 2;
+  const page = emptyDatabase(mapBytes).subarray(number * LMDB_PAGE_BYTES, (number + 1) * LMDB_PAGE_BYTES);
+  encodeTree(page, 48, meta.free);
+  encodeTree(page, 96, meta.main);
+  putU64(page, meta.lastPage, 144);
+  putU64(page, transaction, 152);
+  return page;
+}
+
+function encodeTree(page: Buffer, at: number, tree: LmdbTree): void {
+  page.writeUInt16LE(tree.flags, at + 4);
+  page.writeUInt16LE(tree.depth, at + 6);
+  putU64(page, tree.branchPages, at + 8);
+  putU64(page, tree.leafPages, at + 16);
+  putU64(page, tree.overflowPages, at + 24);
+  putU64(page, tree.entries, at + 32);
+  if (tree.root === undefined) page.fill(0xff, at + 40, at + 48);
+  else putU64(page, tree.root, at + 40);
+}
+
 class PageReader {
   readonly #read: ReadAt;
   readonly #lastPage: number;

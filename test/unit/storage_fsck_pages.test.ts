@@ -56,7 +56,10 @@ async function grown(t: Parameters<typeof fsckWorld>[0]): Promise<FsckWorld> {
   return world;
 }
 
-/** What the check says when `damage` was done to a page; it ends in order, and repairs nothing of it. */
+/**
+ * What the check says when `damage` was done to a page; it ends in order, and changes nothing. What could be gone on from is
+ * another matter: storage_fsck_snapshot.test.ts.
+ */
 async function says(
   t: Parameters<typeof fsckWorld>[0],
   damage: (world: FsckWorld, db: Database) => void,
@@ -65,10 +68,14 @@ async function says(
   assert.deepEqual(world.lines(await world.fsck()), [], 'sound before');
   const db = database(world);
   damage(world, db);
-  const report = await world.fsck({ repair: true });
+  const report = await world.fsck();
   assert.equal(report.repaired, 0);
   assert.equal(report.left, report.findings.length);
-  const lines = world.lines(report);
+  const lines = world
+    .lines(report)
+    .filter(
+      (line) => !/^page: (transaction \d+ is damaged|the snapshot of|one of the two meta pages)/.test(line),
+    );
   assert.ok(lines.every((line) => !line.includes('\n')));
   // Numbers of pages depend on lmdb's moods.
   return lines.map((line) =>
