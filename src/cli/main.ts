@@ -11,6 +11,7 @@ import { describeFailure } from './common.js';
 import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
 import { FSCK_USAGE, registerFsck } from './fsck.js';
+import { registerGrow } from './grow.js';
 import { installedVersion } from './installed.js';
 import { registerMkfs } from './mkfs.js';
 import { registerMount } from './mount.js';
@@ -36,6 +37,7 @@ function buildProgram(): Command {
     registerShutdown,
     registerEvict,
     registerFsck,
+    registerGrow,
     registerDemo,
   ]) {
     register(program);

@@ -26,7 +26,7 @@ import { decideStart } from '../server/version_gate.js';
 import type { Superblock } from '../storage/api.js';
 import { describeHolder } from '../storage/multi_mount_block.js';
 import { type TakenTarget, takeTarget } from '../storage/take_target.js';
-import { CliError, formatAddress } from './common.js';
+import { CliError, formatAddress, formatBytes } from './common.js';
 import { installedVersion } from './installed.js';
 import type { ServeOptions } from './serve.js';
 import { announceReady } from './service_manager.js';
@@ -70,6 +70,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   let block: OpenMultiMount | undefined;
   let taken: TakenTarget<OpenDevices> | undefined;
   try {
+    await pair.reserve();
     metrics = await serveMetrics(runtime, options.metrics);
     block = await openMultiMount(runtime, pair, { state: 'active', periodMs: options.heartbeatPeriod });
     const { multiMount } = block;
@@ -83,7 +84,16 @@ export async function serve(options: ServeOptions): Promise<void> {
       return;
     }
     await server.activate(taken.store);
-    const { label, instance } = requireTarget(server).store.superblock;
+    const { superblock, unusedBytes } = requireTarget(server).store;
+    const { label, instance } = superblock;
+    for (const [path, bytes] of [
+      [options.meta, unusedBytes.meta],
+      [options.data, unusedBytes.data],
+    ] as const) {
+      if (bytes === 0) continue;
+      const text = `${path} is larger than formatted: ${formatBytes(bytes)} are not used; holdfast grow makes use of them`;
+      process.stderr.write(`holdfast: ${text}\n`);
+    }
     const serving = `serving ${label} on ${formatAddress(server.address)}, version ${version}, instance ${instance}`;
     process.stdout.write(`holdfast: ${serving}\n`);
     announceReady(serving);

@@ -87,6 +87,13 @@ function serverText(status: StatusReply): string {
     `commits  ${status.lastTransno - status.lastCommitted} operations executed and not yet committed`,
     `clients  ${status.clients.length}`,
   ];
+  for (const [device, bytes = 0] of [
+    ['metadata', status.metaUnusedBytes],
+    ['data', status.dataUnusedBytes],
+  ] as const) {
+    if (bytes > 0)
+      lines.push(`         ${formatBytes(bytes)} of the ${device} device are not used: holdfast grow`);
+  }
   if (status.recovery !== undefined) lines.push(recoveryLine(status.recovery));
   for (const client of status.clients) {
     lines.push(

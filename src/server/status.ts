@@ -27,6 +27,8 @@ export function statusOf(host: Host, startedMs: number): StatusReply {
     orphans: target?.stopped === false ? target.store.orphans().length : 0,
     pid: settings.pid,
     recovery: host.recovery?.status(),
+    metaUnusedBytes: target?.store.unusedBytes.meta || undefined,
+    dataUnusedBytes: target?.store.unusedBytes.data || undefined,
   };
 }
 

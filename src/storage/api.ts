@@ -230,6 +230,8 @@ export interface TargetStore extends Reader {
   sync(): Promise<void>;
   onCommit(listener: (lastCommitted: Transno) => void): void;
   statfs(): StatfsMessage;
+  /** Bytes of the devices behind what was formatted: `holdfast grow` makes use of them. */
+  readonly unusedBytes: { readonly meta: number; readonly data: number };
   /** Bytes that data may still use: free blocks less what is allocated but uncommitted. */
   availableBytes(): number;
   /** Resolves with the cause when a commit failed; never rejects. */

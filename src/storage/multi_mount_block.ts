@@ -21,8 +21,14 @@ const PERIOD_MIN_MS = 100;
 const PERIOD_MAX_MS = 3_600_000;
 
 /** clean: nobody has the target. Numbers on disk: docs/ONDISK.md. */
-export type MultiMountState = 'clean' | 'active' | 'mkfs' | 'fsck';
-const NUMBER_OF: Readonly<Record<MultiMountState, number>> = { clean: 1, active: 2, mkfs: 3, fsck: 4 };
+export type MultiMountState = 'clean' | 'active' | 'mkfs' | 'fsck' | 'grow';
+const NUMBER_OF: Readonly<Record<MultiMountState, number>> = {
+  clean: 1,
+  active: 2,
+  mkfs: 3,
+  fsck: 4,
+  grow: 5,
+};
 const STATE_OF = new Map(
   Object.entries(NUMBER_OF).map(([name, number]) => [number, name as MultiMountState]),
 );
@@ -127,6 +133,7 @@ const WHAT: Readonly<Record<MultiMountRecord['state'], string>> = {
   active: 'a server',
   mkfs: 'holdfast mkfs',
   fsck: 'holdfast fsck',
+  grow: 'holdfast grow',
   other: 'a newer version',
 };
 const TIME = new Intl.DateTimeFormat('sv-SE', { timeZone: 'UTC', dateStyle: 'short', timeStyle: 'medium' });

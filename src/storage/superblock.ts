@@ -7,7 +7,7 @@
 import { FsError } from '../base/errno.js';
 import type { TargetUuid } from '../base/ids.js';
 import type { Checksum } from '../runtime/ports.js';
-import type { Superblock } from './api.js';
+import type { Superblock, TargetDevices } from './api.js';
 import type { MetaDatabase } from './meta_medium.js';
 import { ChecksummedDatabase } from './record_checksums.js';
 import { getU64, putU64, uuidFromBytes } from './records.js';
@@ -130,6 +130,21 @@ export function decodeSuperblock(source: Uint8Array, checksum: Checksum, device:
     );
   }
   return superblock;
+}
+
+export function wholeBlocks(bytes: number): number {
+  return Math.floor(bytes / BLOCK_BYTES) * BLOCK_BYTES;
+}
+
+/** What of a device a target does not use, because it became larger. */
+export function unusedBytes(
+  devices: Pick<TargetDevices, 'metaSizeBytes' | 'data'>,
+  { metaSizeBytes, dataSizeBytes }: SuperblockRecord,
+): { readonly meta: number; readonly data: number } {
+  return {
+    meta: Math.max(0, devices.metaSizeBytes - metaSizeBytes),
+    data: Math.max(0, wholeBlocks(devices.data.sizeBytes) - dataSizeBytes),
+  };
 }
 
 export interface DataHeader {

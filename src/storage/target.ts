@@ -41,6 +41,7 @@ import {
   encodeSuperblock,
   FIRST_DATA_BLOCK,
   type SuperblockRecord,
+  unusedBytes,
 } from './superblock.js';
 import { BLOCK_BYTES } from './window.js';
 import { guardedDevices, type WriteGuard } from './write_guard.js';
@@ -65,8 +66,9 @@ export async function openTarget(
 ): Promise<TargetStore> {
   const devices = options.guard === undefined ? unguarded : guardedDevices(unguarded, options.guard);
   const superblock = await readSuperblock(runtime, devices);
-  const { metaPath, metaSizeBytes, metaMedium: other } = devices;
-  if (other === undefined) {
+  const { metaPath, metaSizeBytes } = devices;
+  // A simulator's medium has no pages of lmdb.
+  if (unguarded.metaMedium === undefined) {
     await metaMedium(devices).withRawReader((read) => checkFreePages(read, metaPath, metaSizeBytes));
   }
   const db = checkedRecords(metaMedium(devices).open(), runtime.checksum, superblock);
@@ -272,6 +274,9 @@ class Target implements TargetStore {
       inodes: this.#overlay.inodes + inodesFree,
       inodesFree,
     };
+  }
+  get unusedBytes(): { readonly meta: number; readonly data: number } {
+    return unusedBytes(this.#devices, this.#superblock);
   }
   availableBytes(): number {
     return this.#data.availableBytes;

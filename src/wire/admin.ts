@@ -82,6 +82,9 @@ export const Status = operation(
     pid: opt(16, uint),
     /** Absent when no client had to be waited for. */
     recovery: opt(17, nested(RecoveryStatus)),
+    /** Bytes of the devices behind what was formatted; absent: none, or an older server. */
+    metaUnusedBytes: opt(18, uint),
+    dataUnusedBytes: opt(19, uint),
   }),
 );
 /** Controlled shutdown. Answered at once; progress is read by STATUS, completion seen by the connection's end. */

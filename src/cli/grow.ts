@@ -1,0 +1,79 @@
+/** holdfast grow: makes a target that nobody serves as large as its devices have become. */
+
+import type { Command } from 'commander';
+import { CliError, describeFailure, formatBytes } from './common.js';
+
+interface GrowCommandOptions {
+  readonly meta: string;
+  readonly data: string;
+  readonly force?: boolean;
+  readonly json?: boolean;
+}
+
+export function registerGrow(program: Command): void {
+  program
+    .command('grow')
+    .description('make use of devices that became larger; nobody may serve them meanwhile')
+    .requiredOption('--meta <dev>', 'metadata device')
+    .requiredOption('--data <dev>', 'data device')
+    .option('--force', 'also when it was not stopped cleanly')
+    .option('--json', 'one JSON object, of a documented and stable shape')
+    .action(async (options: GrowCommandOptions) => {
+      const isJson = options.json === true;
+      try {
+        const { superblock, meta, data } = await grow(options);
+        const { label, targetUuid } = superblock;
+        process.stdout.write(
+          isJson
+            ? `${JSON.stringify({ exitStatus: 0, target: { label, targetUuid }, meta, data })}\n`
+            : `holdfast: ${label} (${targetUuid}): metadata ${change(meta)}, data ${change(data)}\n`,
+        );
+      } catch (thrown) {
+        const { line } = describeFailure(thrown);
+        if (isJson) process.stdout.write(`${JSON.stringify({ exitStatus: 1, error: line })}\n`);
+        throw new CliError(line, 1, { cause: thrown });
+      }
+    });
+}
+
+function change({ beforeBytes, bytes }: { readonly beforeBytes: number; readonly bytes: number }): string {
+  if (beforeBytes === bytes) return `${formatBytes(bytes)} as before`;
+  return `${formatBytes(bytes)}, ${formatBytes(bytes - beforeBytes)} more`;
+}
+
+async function grow(options: GrowCommandOptions): Promise<import('../storage/grow.js').Grown> {
+  const { openMultiMount, openUnlessHeld, resolveDevices, withNames } = await import('./target_devices.js');
+  const { nodeRuntime } = await import('../runtime/node_runtime.js');
+  const { growTarget } = await import('../storage/grow.js');
+  const { DEFAULT_PERIOD_MS } = await import('../storage/multi_mount_watch.js');
+  const runtime = nodeRuntime();
+  const pair = await resolveDevices(options);
+  try {
+    const block = await openMultiMount(runtime, pair, { state: 'grow', periodMs: DEFAULT_PERIOD_MS });
+    const { multiMount } = block;
+    const devices = await openUnlessHeld(pair, multiMount).catch(async (thrown: unknown) => {
+      await block.close();
+      throw thrown;
+    });
+    try {
+      return await growTarget(runtime, devices, {
+        force: options.force === true,
+        claim: async () => {
+          await pair.reserve();
+          await multiMount.take();
+          // What this host cached before may be what another host has overwritten.
+          await devices.dropCaches();
+          return multiMount;
+        },
+      });
+    } finally {
+      // The target is given back while the devices are still ours.
+      await block.close();
+      await devices.close();
+    }
+  } catch (thrown) {
+    throw withNames(pair, thrown);
+  } finally {
+    await pair.release();
+  }
+}

@@ -1,0 +1,141 @@
+/**
+ * Makes a target as large as its devices are: what mkfs wrote down of their sizes is written anew. Nothing is moved.
+ *
+ * The header of the data device first, which nobody reads a size from; then, in one transaction, the superblock and the
+ * record of the last group of blocks, in which blocks that were not there are marked as in use. Who is interrupted in
+ * between has changed nothing that counts. The database takes what pages it needs from the new part of its device, so
+ * this works on a full target too. Releases before this one serve what they find afterwards as if it had been made so.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { BlockDevice, Runtime } from '../runtime/ports.js';
+import type { Superblock, TargetDevices } from './api.js';
+import { ExtentAllocator, GROUP_BLOCKS } from './extent_allocator.js';
+import { checkFreePages } from './fsck_pages.js';
+import { bareKey, KEY, spaceGroupKey } from './keys.js';
+import { metaMedium } from './lmdb_store.js';
+import type { MetaDatabase } from './meta_medium.js';
+import { LMDB_PAGE_BYTES, readMeta } from './meta_probe.js';
+import {
+  checkedRecords,
+  encodeDataHeader,
+  encodeSuperblock,
+  FIRST_DATA_BLOCK,
+  type SuperblockRecord,
+  wholeBlocks,
+} from './superblock.js';
+import { readSuperblock } from './target.js';
+import { BLOCK_BYTES } from './window.js';
+import { guardedDevices, type WriteGuard } from './write_guard.js';
+
+/** As mkfs: what may lie at the end of a device (backup partition tables, RAID members). */
+const WIPE_BYTES = 1 << 20;
+
+export interface GrowOptions {
+  /** Of a target that was not stopped cleanly too. */
+  readonly force: boolean;
+  /** Has the target from then on. @throws FsError EBUSY when somebody else has it. */
+  readonly claim: () => Promise<WriteGuard>;
+}
+
+export interface Sizes {
+  readonly beforeBytes: number;
+  readonly bytes: number;
+}
+export interface Grown {
+  readonly superblock: Superblock;
+  readonly meta: Sizes;
+  readonly data: Sizes;
+}
+
+/**
+ * The caller has opened the devices exclusively.
+ * @throws FsError as openTarget; EBUSY: not stopped cleanly, or somebody has it.
+ */
+export async function growTarget(
+  runtime: Pick<Runtime, 'checksum'>,
+  devices: TargetDevices,
+  options: GrowOptions,
+): Promise<Grown> {
+  // What is no target is refused as that, before anything is written to it.
+  await readSuperblock(runtime, devices);
+  const guard = await options.claim();
+  const before = await readSuperblock(runtime, devices);
+  if (!before.clean && !options.force) {
+    throw new FsError(
+      'EBUSY',
+      `${before.label} was not stopped cleanly: start its server and shut it down first; --force grows it as it is`,
+    );
+  }
+  const { metaPath, metaSizeBytes } = devices;
+  const dataSizeBytes = wholeBlocks(devices.data.sizeBytes);
+  const grown: Grown = {
+    superblock: before,
+    meta: { beforeBytes: before.metaSizeBytes, bytes: metaSizeBytes },
+    data: { beforeBytes: before.dataSizeBytes, bytes: dataSizeBytes },
+  };
+  if (metaSizeBytes === before.metaSizeBytes && dataSizeBytes === before.dataSizeBytes) return grown;
+  const mine = guardedDevices(devices, guard);
+  const medium = metaMedium(mine);
+  const after: SuperblockRecord = { ...before, metaSizeBytes, dataSizeBytes };
+  if (devices.metaMedium === undefined) {
+    const meta = await medium.withRawReader(async (read) => {
+      await checkFreePages(read, metaPath, metaSizeBytes);
+      return await readMeta(read, metaPath, metaSizeBytes);
+    });
+    // The database may have pages there already: it knows the device, not what was formatted.
+    const used = LMDB_PAGE_BYTES * (1 + (meta?.lastPage ?? 0));
+    const { start, end } = newEnd(Math.max(before.metaSizeBytes, used), metaSizeBytes);
+    if (end > start) await medium.writeRaw([{ offset: start, bytes: Buffer.alloc(end - start) }]);
+  }
+  await growData(runtime, mine.data, before, after);
+  const db = checkedRecords(medium.open(), runtime.checksum, before);
+  try {
+    const group = lastGroup(db, before);
+    await db.commit((writer) => {
+      writer.put(bareKey(KEY.superblock), encodeSuperblock(after, runtime.checksum));
+      if (group?.record !== undefined) writer.put(spaceGroupKey(group.number), group.record);
+      else if (group !== undefined) writer.remove(spaceGroupKey(group.number));
+    });
+  } finally {
+    await db.close();
+  }
+  return { ...grown, superblock: after };
+}
+
+/** The end of the part that a device gained. */
+function newEnd(before: number, now: number): { readonly start: number; readonly end: number } {
+  return { start: Math.max(before, now - WIPE_BYTES), end: now };
+}
+
+async function growData(
+  runtime: Pick<Runtime, 'checksum'>,
+  data: BlockDevice,
+  before: SuperblockRecord,
+  after: SuperblockRecord,
+): Promise<void> {
+  if (before.dataSizeBytes === after.dataSizeBytes) return;
+  const wiped = newEnd(before.dataSizeBytes, after.dataSizeBytes);
+  if (wiped.end > wiped.start) await data.write(wiped.start, [Buffer.alloc(wiped.end - wiped.start)]);
+  const header = { ...after, sizeBytes: after.dataSizeBytes };
+  await data.write(0, [encodeDataHeader(header, runtime.checksum)]);
+  await data.flush();
+}
+
+/** The record of the group in which the device ended, without the blocks behind that end. */
+function lastGroup(
+  db: MetaDatabase,
+  { dataSizeBytes }: SuperblockRecord,
+): { readonly number: number; readonly record: Buffer | undefined } | undefined {
+  const blocks = dataSizeBytes / BLOCK_BYTES;
+  const number = Math.floor(blocks / GROUP_BLOCKS);
+  const value = db.get(spaceGroupKey(number));
+  if (value === undefined || blocks % GROUP_BLOCKS === 0) return undefined;
+  // An allocator that ends with the group: to it, blocks behind the end of the device are blocks in use.
+  const space = new ExtentAllocator((number + 1) * GROUP_BLOCKS, FIRST_DATA_BLOCK);
+  space.load(number, Buffer.from(value.subarray(0, value.length)));
+  for (let start = blocks; start < (number + 1) * GROUP_BLOCKS; start++) {
+    if (space.isUsed(start)) space.markFreed({ start, count: 1 });
+  }
+  return { number, record: space.takeDirtyGroups().find(({ group }) => group === number)?.record };
+}
