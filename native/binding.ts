@@ -85,6 +85,8 @@ export interface NativeBinding {
   blockGeometry(fd: number): BlockGeometry;
   /** BLKDISCARD; offset and length in multiples of the logical sector. */
   blockDiscard(fd: number, offset: number, lengthBytes: number): Promise<void>;
+  /** fallocate(2) of the whole file, which keeps its bytes and its size. EOPNOTSUPP, ENOSPC. */
+  reserveFile(fd: number, lengthBytes: number): Promise<void>;
   /** BLKFLSBUF: this host forgets what it cached of the device. */
   blockDropCache(fd: number): Promise<void>;
   /** Reads on a thread of its own. fd was opened with O_DIRECT; offset and length are multiples of the sector. */

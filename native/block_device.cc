@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/file.h>
@@ -89,6 +90,21 @@ napi_value BlockDiscard(napi_env env, napi_callback_info info) {
   return RunInBackground(env, "BLKDISCARD", "", [fd, offset, length] {
     uint64_t range[2] = {offset, length};
     return ioctl(fd, BLKDISCARD, range) == 0 ? 0 : errno;
+  });
+}
+
+// reserveFile(fd, length): the filesystem has room for all of the file. Bytes and size stay as they are.
+napi_value ReserveFile(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  uint64_t length;
+  if (!args.Int32(0, &fd) || !args.Uint53(1, &length)) return nullptr;
+  return RunInBackground(env, "fallocate", "", [fd, length] {
+    int result;
+    do {
+      result = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(length));
+    } while (result != 0 && errno == EINTR);
+    return result == 0 ? 0 : errno;
   });
 }
 
@@ -369,6 +385,7 @@ napi_value MakeBlockNode(napi_env env, napi_callback_info info) {
 bool RegisterBlockDevice(napi_env env, napi_value exports) {
   return DefineFunction(env, exports, "blockGeometry", BlockGeometry) &&
          DefineFunction(env, exports, "blockDiscard", BlockDiscard) &&
+         DefineFunction(env, exports, "reserveFile", ReserveFile) &&
          DefineFunction(env, exports, "blockDropCache", BlockDropCache) &&
          DefineFunction(env, exports, "blockReadOnce", BlockReadOnce) &&
          DefineFunction(env, exports, "isAligned", IsAligned) &&

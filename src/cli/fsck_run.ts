@@ -62,6 +62,7 @@ async function check(
   try {
     const opened = await openUnlessHeld(pair, multiMount);
     devices = opened;
+    if (options.repair === true) await pair.reserve();
     return await fsckTarget(runtime, opened, {
       repair: options.repair,
       force: options.force,

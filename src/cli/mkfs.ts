@@ -44,6 +44,7 @@ export function registerMkfs(program: Command): void {
           throw thrown;
         });
         try {
+          await pair.reserve();
           const made = await formatTarget(runtime, devices, {
             label: options.label,
             force: options.force === true,

@@ -29,6 +29,11 @@ export interface ResolvedPair {
   readonly data: ResolvedDevice;
   /** A message about the devices in the user's words: the file that was named, not the loop device it has. */
   named(text: string): string;
+  /**
+   * Before anything is written: regular files behind the devices get all of their space.
+   * @throws FsError ENOSPC, EOPNOTSUPP.
+   */
+  reserve(): Promise<void>;
   release(): Promise<void>;
 }
 
@@ -40,6 +45,10 @@ export async function resolveDevices(paths: DevicePaths): Promise<ResolvedPair> 
       meta,
       data,
       named: (text) => named(named(text, meta, paths.meta), data, paths.data),
+      reserve: async () => {
+        await meta.reserve();
+        await data.reserve();
+      },
       release: async () => {
         await data.release();
         await meta.release();

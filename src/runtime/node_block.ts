@@ -19,7 +19,7 @@ import { ByteBudget } from '../base/budget.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { SLAB_BYTES, SlabPool } from '../base/slab_pool.js';
-import { holdLoopDevice } from './node_loop.js';
+import { backingFile, holdLoopDevice, reserveFile } from './node_loop.js';
 import type { BlockDevice } from './ports.js';
 
 const log = logger('runtime:block');
@@ -36,6 +36,10 @@ export interface ResolvedDevice {
   /** A block device, without symbolic links: equal paths are the same device. */
   readonly path: string;
   readonly loop: boolean;
+  /**
+   * Before it is written to: a regular file behind it gets all of its space. @throws FsError ENOSPC, EOPNOTSUPP.
+   */
+  reserve(): Promise<void>;
   /**
    * A loop device stays attached until this is called and nobody has it open. Who never calls it keeps the device until
    * the process ends, however it ends.
@@ -67,7 +71,11 @@ export async function resolveDevice(path: string): Promise<ResolvedDevice> {
     throw openFailure(path, error);
   });
   const info = await stat(real);
-  if (info.isBlockDevice()) return { path: real, loop: false, release: async () => {} };
+  if (info.isBlockDevice()) {
+    const file = await backingFile(real);
+    const reserve = async (): Promise<void> => (file === undefined ? undefined : await reserveFile(file));
+    return { path: real, loop: false, reserve, release: async () => {} };
+  }
   if (!info.isFile()) {
     throw new FsError('EINVAL', `${path} is ${kindOf(info)}: name a block device or a regular file`);
   }
@@ -76,6 +84,7 @@ export async function resolveDevice(path: string): Promise<ResolvedDevice> {
   return {
     path: hold.path,
     loop: true,
+    reserve: () => reserveFile(real),
     release: async () => {
       if (!held) return;
       held = false;
