@@ -22,6 +22,7 @@ export interface ServeOptions {
   readonly heartbeatPeriod: number;
   readonly metrics?: Address;
   readonly anyPort?: boolean;
+  readonly maxClients: number;
 }
 
 const PERIOD_MIN_MS = 500;
@@ -32,6 +33,13 @@ function parsePeriod(text: string): number {
   if (ms < PERIOD_MIN_MS || ms > PERIOD_MAX_MS)
     throw new InvalidArgumentError(`Give ${PERIOD_MIN_MS / 1000} to ${PERIOD_MAX_MS / 1000} seconds.`);
   return ms;
+}
+
+function parseCount(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > 100_000)
+    throw new InvalidArgumentError('Give a number from 1 to 100000.');
+  return count;
 }
 
 export function registerServe(program: Command): void {
@@ -68,6 +76,7 @@ export function registerServe(program: Command): void {
       '--any-port',
       'take connections from source ports above 1023 too: then every user who reaches the address is root on the files',
     )
+    .option('--max-clients <number>', 'a mount that is one too many waits', parseCount, 10_000)
     .option('--metrics <host:port>', 'serve Prometheus metrics over HTTP', parseAddress)
     .action(async (options: ServeOptions) => {
       const { serve } = await import('./serve_run.js');

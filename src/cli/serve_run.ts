@@ -27,6 +27,7 @@ import type { Superblock } from '../storage/api.js';
 import { describeHolder } from '../storage/multi_mount_block.js';
 import { type TakenTarget, takeTarget } from '../storage/take_target.js';
 import { CliError, formatAddress, formatBytes } from './common.js';
+import { connectionsMax } from './descriptors.js';
 import { installedVersion } from './installed.js';
 import type { ServeOptions } from './serve.js';
 import { announceReady } from './service_manager.js';
@@ -58,6 +59,8 @@ export async function serve(options: ServeOptions): Promise<void> {
     softwareVersion: version,
     forceStart: options.forceStart,
     drainTimeoutMs: options.drainTimeout,
+    clientsMax: options.maxClients,
+    connectionsMax: connectionsMax(),
     pid: process.pid,
     anyPort: options.anyPort,
     // After a failure its message is the one line that the user gets.

@@ -34,10 +34,12 @@ export interface Link {
   /** Bytes not yet taken by the peer. */
   readonly bufferedBytes: number;
   /**
-   * A number that changes with every sign of life: bytes that arrive, and while we do not read because of what the peer
-   * has not taken, bytes that it takes. For the pinger.
+   * A number that changes with every sign of life: bytes that arrive, and bytes that the peer takes of a backlog (on a slow
+   * line a PING waits behind it). For the pinger.
    */
   readonly lifeSigns: number;
+  /** Of a frame that is not complete, what is there. */
+  readonly arrivingBytes: number;
   /** The owner has paused the link, so the peer's silence means nothing. */
   readonly paused: boolean;
   /** Ended, destroyed or lost; send() does nothing. */
@@ -211,7 +213,7 @@ export interface ServiceHooks {
   readonly isBodyless?: boolean;
   /** Sees each reply just before it is sent (reply reconstruction). Replies are frames that could be sent again. */
   onReply?(
-    frame: Frame,
+    header: Header,
     reply: {
       readonly errno: number;
       readonly transno: Transno;

@@ -85,6 +85,13 @@ export class FrameReader {
     this.#queuedBytes += chunk.length;
   }
 
+  /** Of the frame that is not complete. */
+  get arrivingBytes(): number {
+    return this.#header === undefined
+      ? 0
+      : (this.#part === undefined ? 0 : this.#partBytes) + this.#queuedBytes;
+  }
+
   /** In the middle of a frame, or with bytes not looked at. */
   get busy(): boolean {
     return this.#header !== undefined || this.#queuedBytes > 0;

@@ -29,6 +29,8 @@ const log = logger('rpc:link');
 const BODY_COPY_BYTES = 16 << 10;
 /** Not more is gathered for the end of the turn: the kernel could be busy with it meanwhile. */
 const FLUSH_BYTES = 256 << 10;
+/** More than PINGs, replies and lock requests come to. */
+const BACKLOG_BYTES = 16 << 10;
 export const OUTPUT_LIMIT_BYTES = 256 << 20;
 
 export interface LinkOptions {
@@ -72,6 +74,8 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   #flushQueued = false;
   #receivedBytes = 0;
   #writtenBytes = 0;
+  /** When it was last looked at while there was a backlog. */
+  #takenBytes = 0;
   #pauses = 0;
   #pausedByOutput = false;
   #delivering = false;
@@ -109,8 +113,24 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   }
 
   get lifeSigns(): number {
-    if (!this.#pausedByOutput) return this.#receivedBytes;
-    return this.#receivedBytes + this.#writtenBytes - this.#connection.bufferedBytes;
+    const signs = this.#receivedBytes + this.#takenOfBacklog();
+    if (!this.#pausedByOutput) return signs;
+    return signs + this.#writtenBytes - this.#connection.bufferedBytes;
+  }
+
+  /** Of the frame that has begun to arrive, what is there. */
+  get arrivingBytes(): number {
+    return this.#reader.arrivingBytes;
+  }
+
+  /**
+   * Bytes that the peer's machine has taken, as far as they say that the way is busy and not the peer gone: a kernel takes
+   * a PING for a process that is stopped too. So they count while much is under way, which ends when nobody reads it.
+   */
+  #takenOfBacklog(): number {
+    const { takenBytes = 0 } = this.#connection;
+    if (takenBytes > 0 && this.#writtenBytes - takenBytes >= BACKLOG_BYTES) this.#takenBytes = takenBytes;
+    return this.#takenBytes;
   }
 
   get paused(): boolean {

@@ -8,25 +8,30 @@
  * - Backpressure: the bulk of a request counts against a budget from here until it is answered. When the budget is
  *   used up the link is not read until there is room. Only bulks count, never requests: a WRITE waits for no lock, so
  *   what holds the budget always ends, while a CANCEL stuck behind counted ENQUEUEs would wait for itself.
- * - A peer that has more unanswered requests than any client would is closed.
+ *   One connection pays for at most LINK_BULK_BYTES at a time, so that it leaves room for others.
+ * - A peer that has more unanswered requests than any client would is closed (their bytes: waiting_requests.ts).
+ * - Of a request that waits nothing is kept but what was decoded: its body has memory of the connection, which is more.
  * - The memory of a bulk is used again when its handler has succeeded; a handler keeps no view of it.
  */
 
-import type { ByteBudget } from '../base/budget.js';
+import { ByteBudget } from '../base/budget.js';
 import { errnoOf, FsError } from '../base/errno.js';
 import type { Transno } from '../base/ids.js';
 import { bugLogger, logger } from '../base/log.js';
-import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { SlabPool } from '../base/slab_pool.js';
 import { KIND } from '../wire/header.js';
 import { Empty, ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
 import type { Frame, Handler, Incoming, Link, Outcome, ServiceApi, ServiceHooks } from './api.js';
+import type { WaitingRequests } from './waiting_requests.js';
 
 const log = logger('rpc:service');
 const bug = bugLogger('rpc:service');
 
 export const UNANSWERED_MAX = 65_536;
+/** Of one connection: several times what a client has in flight. */
+const LINK_BULK_BYTES = 64 << 20;
 const ERROR_TEXT_MAX = 500;
 const NO_TRANSNO = 0 as Transno;
 const NO_BULK: readonly Uint8Array[] = [];
@@ -34,6 +39,8 @@ const NO_BULK: readonly Uint8Array[] = [];
 export interface ServiceOptions {
   /** Pays for the bulks of requests that are being handled, of all links. Default: not limited. */
   readonly bulkBudget?: ByteBudget;
+  /** Counts what waits. Default: not limited. */
+  readonly waiting?: WaitingRequests;
   /** Default UNANSWERED_MAX. */
   readonly unansweredMax?: number;
   /** Where the memory of bulks goes when their requests are done. */
@@ -48,6 +55,8 @@ interface Entry<Context> {
 export class Service<Context> implements ServiceApi<Context> {
   readonly #entries = new Map<number, Entry<Context>>();
   readonly #bulkBudget: ByteBudget | undefined;
+  readonly #linkBudgets = new WeakMap<Link, ByteBudget>();
+  readonly #waiting: WaitingRequests | undefined;
   readonly #unansweredMax: number;
   readonly #slabs: SlabPool | undefined;
   /** Requests of each link whose handlers have not answered. */
@@ -55,6 +64,7 @@ export class Service<Context> implements ServiceApi<Context> {
 
   constructor(options: ServiceOptions = {}) {
     this.#bulkBudget = options.bulkBudget;
+    this.#waiting = options.waiting;
     this.#unansweredMax = options.unansweredMax ?? UNANSWERED_MAX;
     this.#slabs = options.slabs;
   }
@@ -70,8 +80,14 @@ export class Service<Context> implements ServiceApi<Context> {
       this.#handle(context, link, frame, hooks, undefined);
       return;
     }
-    const paid = (): void => this.#handle(context, link, frame, hooks, () => budget.give(bulkBytes));
-    const room = budget.take(bulkBytes);
+    const own = this.#linkBudget(link);
+    const give = (): void => {
+      budget.give(bulkBytes);
+      own.give(bulkBytes);
+    };
+    const paid = (): void => this.#handle(context, link, frame, hooks, give);
+    // While it waits for the second it is not read, so nobody but itself waits for the first.
+    const room = andThen(own.take(bulkBytes), () => budget.take(bulkBytes));
     if (!isPromise(room)) {
       paid();
       return;
@@ -79,10 +95,19 @@ export class Service<Context> implements ServiceApi<Context> {
     log('%s is not read until %s has room', link.peer, budget.name);
     link.pause(true);
     void room.then(() => {
-      if (link.isClosed) budget.give(bulkBytes);
+      if (link.isClosed) give();
       else paid();
       link.resume();
     });
+  }
+
+  #linkBudget(link: Link): ByteBudget {
+    let budget = this.#linkBudgets.get(link);
+    if (budget === undefined) {
+      budget = new ByteBudget('bulks of a connection', LINK_BULK_BYTES);
+      this.#linkBudgets.set(link, budget);
+    }
+    return budget;
   }
 
   #handle(
@@ -114,18 +139,33 @@ export class Service<Context> implements ServiceApi<Context> {
       if (exchange.finish(outcome)) this.#slabs?.give(frame.bulk);
       return;
     }
+    this.#wait(link, frame.body.length, exchange, outcome);
+  }
+
+  /** Gets the length of the body and not the frame: what closures here name stays in memory while the request waits. */
+  #wait(
+    link: Link,
+    bodyBytes: number,
+    exchange: Exchange,
+    outcome: Promise<Outcome<unknown> | undefined>,
+  ): void {
     const waiting = (this.#unanswered.get(link) ?? 0) + 1;
     this.#unanswered.set(link, waiting);
     if (waiting > this.#unansweredMax) {
       link.destroy(new FsError('EPROTO', `more than ${this.#unansweredMax} unanswered requests`));
     }
+    const taken = this.#waiting?.take(link, bodyBytes) ?? 0;
+    const ended = (): void => {
+      this.#unanswered.set(link, (this.#unanswered.get(link) ?? 1) - 1);
+      this.#waiting?.give(link, taken);
+    };
     outcome.then(
       (value) => {
-        this.#unanswered.set(link, (this.#unanswered.get(link) ?? 1) - 1);
-        if (exchange.finish(value)) this.#slabs?.give(frame.bulk);
+        ended();
+        if (exchange.finish(value)) this.#slabs?.give(exchange.bulk);
       },
       (error) => {
-        this.#unanswered.set(link, (this.#unanswered.get(link) ?? 1) - 1);
+        ended();
         exchange.fail(error);
       },
     );
@@ -137,7 +177,6 @@ class Exchange implements Incoming {
   readonly header: Frame['header'];
   readonly bulk: Buffer;
   readonly #link: Link;
-  readonly #frame: Frame;
   readonly #hooks: ServiceHooks;
   readonly #operation: Operation<unknown, unknown> | undefined;
   readonly #done: (() => void) | undefined;
@@ -153,7 +192,6 @@ class Exchange implements Incoming {
     this.header = frame.header;
     this.bulk = frame.bulk;
     this.#link = link;
-    this.#frame = frame;
     this.#hooks = hooks;
     this.#operation = operation;
     this.#done = done;
@@ -226,7 +264,7 @@ class Exchange implements Incoming {
     bulk: readonly Uint8Array[],
     sent?: () => void,
   ): void {
-    this.#hooks.onReply?.(this.#frame, { errno, transno, body, bulk });
+    this.#hooks.onReply?.(this.header, { errno, transno, body, bulk });
     this.#link.send(
       {
         kind: KIND.reply,

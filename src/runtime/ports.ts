@@ -73,6 +73,8 @@ export interface Connection {
   readonly origin: Origin;
   /** Bytes given to write() that have not left yet. */
   readonly bufferedBytes: number;
+  /** Bytes that the peer's machine has acknowledged; 0 or absent where that is not known. A system call. */
+  readonly takenBytes?: number;
   /**
    * Sends the chunks in order as one write where it can (writev). They must not change until sent.
    * @param sent called when all of them have left our memory; never when the connection breaks before.

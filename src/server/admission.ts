@@ -2,18 +2,19 @@
  * Which requests of a client are executed now, and which are held: all that is new waits for the end of the recovery
  * window, and nothing is executed for a client that has drained, or when everything is being committed.
  *
- * What is held is bounded: past the bound the connection is not read until it may go on. Held requests of a server that
+ * What is held is bounded, for each client and in all: past the bound the connection is not read until it may go on. Held requests of a server that
  * stops are never answered; their senders ask the next one.
  */
 
 import type { Frame } from '../rpc/api.js';
 import { DrainProgress } from '../wire/admin.js';
-import { FLAG_RECOVERY, HEADER_SIZE, KIND } from '../wire/header.js';
+import { FLAG_RECOVERY, KIND } from '../wire/header.js';
 import { Cancel, Enqueue } from '../wire/lock.js';
 import { Disconnect, Ping, RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../wire/session.js';
 import { dropHeld } from './eviction.js';
 import type { Export } from './export.js';
 import type { Host } from './host.js';
+import { frameBytes, keptCopy } from './kept_frames.js';
 import type { Session } from './session.js';
 
 const HELD_FRAMES_MAX = 10_000;
@@ -49,10 +50,13 @@ export class Admission {
   /** @returns true when the frame was kept for later. Frames of one client keep their order. */
   holds(session: Session, owner: Export, frame: Frame): boolean {
     if (frame.header.kind !== KIND.request || this.#passes(owner, frame)) return false;
-    owner.held.push(frame);
-    owner.heldBytes += frame.body.length + frame.bulk.length + HEADER_SIZE;
+    const bytes = frameBytes(frame);
+    owner.held.push(keptCopy(frame));
+    owner.heldBytes += bytes;
+    owner.kept.add(bytes);
     this.#holding.set(session, owner);
-    if (!owner.heldPause && (owner.held.length >= HELD_FRAMES_MAX || owner.heldBytes >= HELD_BYTES_MAX)) {
+    const isOver = owner.held.length >= HELD_FRAMES_MAX || owner.heldBytes >= HELD_BYTES_MAX;
+    if (!owner.heldPause && (isOver || owner.kept.isFull)) {
       owner.heldPause = true;
       session.link.pause();
     }

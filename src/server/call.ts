@@ -18,7 +18,7 @@ import type { Fid, Transno, Xid } from '../base/ids.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Frame, Link, ServiceHooks } from '../rpc/api.js';
 import type { Executed, ReplyRecord, Tx } from '../storage/api.js';
-import { FLAG_REPLAY, KIND } from '../wire/header.js';
+import { FLAG_REPLAY, type Header, KIND } from '../wire/header.js';
 import type { Export } from './export.js';
 import type { Target } from './target.js';
 import { noteChanges } from './uncommitted.js';
@@ -30,7 +30,8 @@ const NO_LOCKS: readonly LockSpec[] = [];
 export class Call implements ServiceHooks {
   readonly target: Target;
   readonly export: Export;
-  readonly frame: Frame;
+  /** And no more of the frame: the rest of it is dropped when it has been decoded. */
+  readonly header: Header;
   /** Changes something: a shutdown waits for it. */
   readonly modifies: boolean;
   /** Through which the request came first. */
@@ -54,22 +55,22 @@ export class Call implements ServiceHooks {
   #replied = false;
   #releases: (() => void)[] = [];
 
-  constructor(target: Target, owner: Export, frame: Frame, link: Link, modifies: boolean) {
+  constructor(target: Target, owner: Export, { header }: Frame, link: Link, modifies: boolean) {
     this.target = target;
     this.export = owner;
-    this.frame = frame;
+    this.header = header;
     this.link = link;
     this.modifies = modifies;
     this.#keepReply = modifies;
   }
 
   get isReplay(): boolean {
-    return (this.frame.header.flags & FLAG_REPLAY) !== 0;
+    return (this.header.flags & FLAG_REPLAY) !== 0;
   }
 
   /** The transno it had when it was executed first. */
   get replayTransno(): Transno | undefined {
-    return this.isReplay ? this.frame.header.transno : undefined;
+    return this.isReplay ? this.header.transno : undefined;
   }
 
   /** @param then the request's `time`: what it was when this was executed first. */
@@ -78,7 +79,7 @@ export class Call implements ServiceHooks {
   }
 
   get xid(): Xid {
-    return this.frame.header.xid;
+    return this.header.xid;
   }
 
   /** Its handler runs now. Before that (bulks wait for room in memory) a resend finds nothing, and takes its place. */
@@ -135,7 +136,7 @@ export class Call implements ServiceHooks {
     const { xid } = this;
     const { transno } = tx;
     if (transno > owner.lastTransno) owner.lastTransno = transno;
-    const { opcode } = this.frame.header;
+    const { opcode } = this.header;
     tx.putReply(owner.uuid, owner.slots.take(xid), { xid, opcode, transno, fid, copiedBytes });
   }
 
@@ -150,8 +151,7 @@ export class Call implements ServiceHooks {
     return this.target.store.lastCommitted;
   }
 
-  onReply(frame: Frame, reply: SentReply): void {
-    const { header } = frame;
+  onReply(header: Header, reply: SentReply): void {
     this.errno = reply.errno;
     if (this.export.calls.get(header.xid) === this) this.export.calls.delete(header.xid);
     if (!this.isReplay) this.export.casts.replied(header.xid);

@@ -152,6 +152,8 @@ function admit(
     else evict(target, existing, 'it came back as a client of an earlier instance after its recovery');
   }
   if (request.previousInstance === undefined) {
+    const full = host.admitsClient(target.exports.size + (host.recovery?.missing().length ?? 0));
+    if (full !== undefined) return { outcome: 'wait', reason: full };
     cameAnew(target, request.uuid);
     const owner = newExport(target, request);
     target.store.execute(
@@ -244,7 +246,7 @@ function isAllDurable(target: Target, { lastTransno }: ConnectRequest): boolean 
 }
 
 function newExport(target: Target, request: ConnectRequest): Export {
-  const owner = new Export(request, new Requester(), target.runtime.clock.nowMs());
+  const owner = new Export(request, new Requester(), target.runtime.clock.nowMs(), target.kept);
   target.exports.add(owner);
   return owner;
 }

@@ -67,7 +67,7 @@ export function write(
   const unpaid = call.isReplay
     ? 0
     : blocksBytes(offset, data.length) - target.grants.spend(owner, request.grantUsed);
-  noteWrite(target, owner, fid);
+  noteWrite(owner, fid, data.length);
   const execute = (): MaybePromise<Executed<Inode>> => {
     const within: Within = (tx, inode) => {
       dropCapability(tx, inode);

@@ -13,13 +13,17 @@ import type { ClientUuid, Fid } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import type { HeldLock } from '../dlm/api.js';
 import { Evicted } from '../wire/session.js';
-import type { Export } from './export.js';
+import type { Export, Prolonged } from './export.js';
 import { DESTROYED_AT_ONCE, deadAmong, deadOfReleased, destroyAll, destroyInSteps } from './orphans.js';
 import type { Leaving, Target } from './target.js';
 
 const log = logger('server');
 
 const REASON_MAX = 500;
+/** Between two looks, 10 s: a fifth of what 256 kbit/s carry. */
+const FLUSH_BYTES_MIN = 64 << 10;
+/** Looks: with a lock timeout of 20 s, 10 minutes. */
+export const PROLONGED_MAX = 60;
 
 export function evict(target: Target, owner: Export, why: string): void {
   if (owner.goneReason !== undefined) return;
@@ -42,8 +46,10 @@ export function silence(owner: Export, reason: string): void {
   owner.endWaits(new FsError('ECANCELED', reason));
   owner.requester.failAll(new FsError('ESHUTDOWN', reason));
   dropHeld(owner);
-  for (const timer of owner.prolonged.values()) timer.cancel();
+  for (const { timer } of owner.prolonged.values()) timer.cancel();
   owner.prolonged.clear();
+  owner.kept.remove(owner.replayBytes);
+  owner.replayBytes = 0;
 }
 
 /** @param removed called when nothing of it is left but its locks. */
@@ -128,6 +134,7 @@ export function cameAnew(target: Target, uuid: ClientUuid): void {
 
 export function dropHeld(owner: Export): void {
   owner.held = [];
+  owner.kept.remove(owner.heldBytes);
   owner.heldBytes = 0;
   if (!owner.heldPause) return;
   owner.heldPause = false;
@@ -156,45 +163,56 @@ export function forgetPrevious(
 }
 
 /** A WRITE came: a client that was asked for this file's lock is flushing, which may take longer than the limit. */
-export function noteWrite(target: Target, owner: Export, fid: Fid): void {
-  if (owner.lastWriteMs.has(fid)) owner.lastWriteMs.set(fid, target.time.nowMs());
+export function noteWrite(owner: Export, fid: Fid, bytes: number): void {
+  const before = owner.flushedBytes.get(fid);
+  if (before !== undefined) owner.flushedBytes.set(fid, before + bytes);
 }
 
 export function noteCalledBack(owner: Export, lock: HeldLock): void {
   if (lock.type !== 'data') return;
   owner.calledBack.set(lock.handle, lock.fid as Fid);
-  if (!owner.lastWriteMs.has(lock.fid as Fid)) owner.lastWriteMs.set(lock.fid as Fid, 0);
+  if (!owner.flushedBytes.has(lock.fid as Fid)) owner.flushedBytes.set(lock.fid as Fid, 0);
 }
 
 export function noteCancelled(owner: Export, handle: HeldLock['handle']): void {
   owner.activeLocks.delete(handle);
-  owner.prolonged.get(handle)?.cancel();
+  owner.prolonged.get(handle)?.timer.cancel();
   owner.prolonged.delete(handle);
   const fid = owner.calledBack.get(handle);
   if (fid === undefined) return;
   owner.calledBack.delete(handle);
   for (const other of owner.calledBack.values()) if (other === fid) return;
-  owner.lastWriteMs.delete(fid);
+  owner.flushedBytes.delete(fid);
 }
 
 /**
- * A lock was not given back within lockTimeoutMs. Who has written to the file lately is flushing a large cache and is
- * looked at again later; who has not is evicted. The active lock has its own limit, the drain timeout.
+ * A lock was not given back within lockTimeoutMs. Who goes on writing to the file is flushing a large cache, or a small one
+ * over a slow line, and is looked at again later: if at least FLUSH_BYTES_MIN came since the last look, and not more than
+ * PROLONGED_MAX times. Who writes less, or does not come to an end, is evicted: others wait for the lock. The active lock
+ * has its own limit, the drain timeout.
  */
-export function lockExpired(target: Target, uuid: ClientUuid, lock: HeldLock): void {
+export function lockExpired(target: Target, uuid: ClientUuid, lock: HeldLock, last?: Prolonged): void {
   const owner = target.exports.get(uuid);
   if (owner === undefined || lock.type === 'active') return;
   const { lockTimeoutMs } = target.options;
-  const lastWriteMs = lock.type === 'data' ? owner.lastWriteMs.get(lock.fid as Fid) : undefined;
-  const now = target.time.nowMs();
-  if (lastWriteMs !== undefined && lastWriteMs > 0 && now - lastWriteMs < lockTimeoutMs / 2) {
+  const flushedBytes = lock.type === 'data' ? flushed(owner, lock.fid as Fid) : 0;
+  const times = (last?.times ?? 0) + 1;
+  if (flushedBytes - (last?.flushedBytes ?? 0) >= FLUSH_BYTES_MIN && times <= PROLONGED_MAX) {
     const timer = target.time.after(lockTimeoutMs / 2, () => {
-      if (owner.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock);
+      if (owner.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock, prolonged);
     });
-    owner.prolonged.set(lock.handle, timer);
+    const prolonged = { timer, flushedBytes, times };
+    owner.prolonged.set(lock.handle, prolonged);
     return;
   }
-  evict(target, owner, `it did not give back a lock on ${lockName(lock)} within ${lockTimeoutMs} ms`);
+  const more = last === undefined ? '' : `; it has written ${flushedBytes} bytes meanwhile`;
+  const waitedMs = lockTimeoutMs + (times - 1) * (lockTimeoutMs / 2);
+  evict(target, owner, `it did not give back a lock on ${lockName(lock)} within ${waitedMs} ms${more}`);
+}
+
+/** With what has arrived of a WRITE that is not complete: on a slow line one takes longer than a look. */
+function flushed(owner: Export, fid: Fid): number {
+  return (owner.flushedBytes.get(fid) ?? 0) + (owner.link?.arrivingBytes ?? 0);
 }
 
 function lockName(lock: HeldLock): string {

@@ -13,6 +13,7 @@ import type { Frame, Link, RequesterApi } from '../rpc/api.js';
 import type { Timer } from '../runtime/ports.js';
 import type { ClientRecord } from '../storage/api.js';
 import type { Call } from './call.js';
+import type { KeptFrames } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { ReplyData } from './reply_data.js';
 import { ReplySlots } from './reply_slots.js';
@@ -36,6 +37,15 @@ export interface DrainProgressReport {
   readonly dirtyBytes: number;
   readonly rpcsInFlight: number;
   readonly locks: number;
+}
+
+/** A lock that is late, whose file is being flushed. */
+export interface Prolonged {
+  readonly timer: Timer;
+  /** What had been written when it was looked at. */
+  readonly flushedBytes: number;
+  /** How often it was put off. */
+  readonly times: number;
 }
 
 export class Export {
@@ -82,14 +92,16 @@ export class Export {
   held: Frame[] = [];
   heldBytes = 0;
   heldPause = false;
+  /** What is held and queued is counted there too. */
+  readonly kept: KeptFrames;
   /** Its handles of the active server lock: not drained while there is one. */
   readonly activeLocks = new Set<LockHandle>();
   /** BASTs that it is late to answer but shows progress on. */
-  readonly prolonged = new Map<LockHandle, Timer>();
+  readonly prolonged = new Map<LockHandle, Prolonged>();
   /** Data locks it was asked to give back. */
   readonly calledBack = new Map<LockHandle, Fid>();
-  /** When its last WRITE to each of those files came: it is flushing. See eviction.ts. */
-  readonly lastWriteMs = new Map<Fid, number>();
+  /** Bytes written to each of those files since: it is flushing. See eviction.ts. */
+  readonly flushedBytes = new Map<Fid, number>();
   writesInFlight = 0;
   writesIdle: (() => void) | undefined;
 
@@ -99,7 +111,8 @@ export class Export {
   lastTransno = 0 as Transno;
   progress: DrainProgressReport | undefined;
 
-  constructor(identity: ExportIdentity, requester: RequesterApi, nowMs: number) {
+  constructor(identity: ExportIdentity, requester: RequesterApi, nowMs: number, kept: KeptFrames) {
+    this.kept = kept;
     this.uuid = identity.uuid;
     this.secret = identity.secret;
     this.name = identity.name;

@@ -16,6 +16,10 @@ export interface ServerSettings {
   readonly recoveryHardMs: number;
   readonly pingIntervalMs: number;
   readonly disconnectedMs: number;
+  /** New clients wait while so many are here. Default 10,000. */
+  readonly clientsMax: number;
+  /** Connections that may be open at one time, the last of them for administrators. */
+  readonly connectionsMax: number;
   readonly pid: number | undefined;
   /** Takes connections from source ports that anybody may use. */
   readonly anyPort: boolean;
@@ -31,4 +35,6 @@ export interface Host {
   /** For CONNECTs that come before there is a target. */
   readonly connectWait: ConnectWait;
   readonly recovery: RecoveryWindow | undefined;
+  /** @returns why one more client has to wait, if it has to. */
+  admitsClient(clients: number): string | undefined;
 }

@@ -27,8 +27,8 @@ export function enqueue(call: Call, request: Request, incoming: Incoming<Reply>)
   // Lost with its reply, a grant could never be given back.
   call.keepReply();
   if (request.type === 'flock') return flock(call, request);
-  const { export: owner, target, frame } = call;
-  if ((frame.header.flags & FLAG_RECOVERY) !== 0) {
+  const { export: owner, target, header } = call;
+  if ((header.flags & FLAG_RECOVERY) !== 0) {
     throw new FsError('EPROTO', 'cache locks are replayed by REPLAY_LOCKS');
   }
   const spec = specOf(request);

@@ -9,7 +9,7 @@
 
 import { errnoName } from '../base/errno.js';
 import type { Frame } from '../rpc/api.js';
-import { HEADER_SIZE, KIND } from '../wire/header.js';
+import { KIND } from '../wire/header.js';
 import { Empty } from '../wire/operation.js';
 import { operationName } from '../wire/operations.js';
 import { encode } from '../wire/schema.js';
@@ -17,6 +17,7 @@ import { Call } from './call.js';
 import { evict } from './eviction.js';
 import type { Export } from './export.js';
 import type { Host } from './host.js';
+import { frameBytes, keptCopy } from './kept_frames.js';
 import type { RecoveryWindow } from './recovery_window.js';
 import type { ReplayQueue } from './replay_queue.js';
 import type { Session, SessionServices } from './session.js';
@@ -54,25 +55,32 @@ export function replay(
     evict(target, owner, refusal);
     return;
   }
-  const bytes = frame.body.length + frame.bulk.length + HEADER_SIZE;
+  const bytes = frameBytes(frame);
+  const kept = keptCopy(frame);
   owner.replayBytes += bytes;
+  owner.kept.add(bytes);
   const inOrder = recovery.replays.add({
     client: owner.uuid,
     transno,
     run: (done) => {
-      owner.replayBytes -= bytes;
+      // Nothing, when the client has left meanwhile.
+      const counted = Math.min(bytes, owner.replayBytes);
+      owner.replayBytes -= counted;
+      owner.kept.remove(counted);
       if (owner.replayPaused !== undefined && !isFull(owner, recovery.replays, 1 / 2)) {
         owner.replayPaused.resume();
         owner.replayPaused = undefined;
       }
-      execute(target, services, session, owner, frame, done);
+      execute(target, services, session, owner, kept, done);
     },
   });
   if (!inOrder) {
     evict(target, owner, `its replay of ${operationName(opcode)} (transno ${transno}) is out of order`);
     return;
   }
-  if (isFull(owner, recovery.replays) && owner.replayPaused === undefined) {
+  // One without replays in the queue would never be read again.
+  const isTooMuch = owner.kept.isFull && recovery.replays.queuedOf(owner.uuid) > 0;
+  if ((isFull(owner, recovery.replays) || isTooMuch) && owner.replayPaused === undefined) {
     owner.replayPaused = session.link;
     session.link.pause();
   }
@@ -84,6 +92,7 @@ function isFull(owner: Export, replays: ReplayQueue, share = 1): boolean {
 
 /** The connection is lost, and with it what was sent through it and not executed. */
 export function replaysLost(owner: Export, recovery: RecoveryWindow | undefined): void {
+  owner.kept.remove(owner.replayBytes);
   owner.replayBytes = 0;
   owner.replayPaused = undefined;
   recovery?.replays.lost(owner.uuid);

@@ -12,6 +12,7 @@ import { SlabPool } from '../base/slab_pool.js';
 import { FrameLink } from '../rpc/link.js';
 import { ReceiveRoom } from '../rpc/receive_room.js';
 import { Service } from '../rpc/service.js';
+import { WaitingRequests } from '../rpc/waiting_requests.js';
 import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
 import type { ClientRecord, Superblock, TargetStore } from '../storage/api.js';
 import type { ServerStateName, StatusReply } from '../wire/admin.js';
@@ -45,6 +46,13 @@ const ARRIVING_BYTES_MAX = 128 << 20;
 const WRITE_SLABS = 32;
 /** A client that does not take its replies is not read from: what it asks for would only pile up here. */
 const OUTPUT_PAUSE_BYTES = 16 << 20;
+/** Unless the administrator says otherwise. */
+export const CLIENTS_MAX = 10_000;
+/** Connections beyond one for each client that have not said CONNECT, or were not answered: the oldest of more is closed. */
+const STRANGERS_MORE = 1024;
+/** Of the connections, for administrators. */
+const ADMIN_CONNECTIONS = 16;
+const SAID_FULL_MS = 60_000;
 /** Standing still for so long is told. */
 const SAID_STALL_MS = 5000;
 
@@ -63,6 +71,10 @@ export interface ServerOptions {
   readonly pingIntervalMs?: number | undefined;
   /** Default 60 s. */
   readonly disconnectedMs?: number | undefined;
+  /** Default 10,000. */
+  readonly clientsMax?: number | undefined;
+  /** As the limit of file descriptors allows. Default: not limited. */
+  readonly connectionsMax?: number | undefined;
   /** Shown by STATUS. */
   readonly pid?: number | undefined;
   /** Take connections from any source port; else only from those below 1024. */
@@ -81,6 +93,8 @@ function settingsOf(options: ServerOptions): ServerSettings {
     recoveryHardMs: options.recoveryHardMs ?? 90_000,
     pingIntervalMs: options.pingIntervalMs ?? 5000,
     disconnectedMs: options.disconnectedMs ?? 60_000,
+    clientsMax: options.clientsMax ?? CLIENTS_MAX,
+    connectionsMax: options.connectionsMax ?? Number.POSITIVE_INFINITY,
     pid: options.pid,
     anyPort: options.anyPort ?? false,
   };
@@ -114,6 +128,9 @@ export class Server implements Host {
   );
   /** For what is on its way in, of all connections. */
   readonly #room: ReceiveRoom;
+  readonly #waiting = new WaitingRequests();
+  /** Why connections or clients were refused, and when that was said. */
+  readonly #saidFullMs = new Map<string, number>();
   #target: Target | undefined;
   #recovery: RecoveryWindow | undefined;
   #shutdown: ControlledShutdown | undefined;
@@ -138,7 +155,7 @@ export class Server implements Host {
     });
     this.#room = new ReceiveRoom(this.time, ARRIVING_BYTES_MAX);
     const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
-    const clients = new Service<Call>({ bulkBudget, slabs: this.#slabs });
+    const clients = new Service<Call>({ bulkBudget, waiting: this.#waiting, slabs: this.#slabs });
     this.#services = {
       sessions: sessionService(this),
       clients,
@@ -297,8 +314,46 @@ export class Server implements Host {
         this.#services.admission.forget(ended);
       });
       this.#sessions.add(session);
+      this.#limitConnections(session);
       return session;
     });
+  }
+
+  /** Sessions are in the order in which they came. */
+  #limitConnections(latest: Session): void {
+    const { clientsMax, connectionsMax } = this.settings;
+    // Before the target is there all clients may be strangers.
+    const strangersMax = clientsMax + STRANGERS_MORE;
+    const isFull = this.#sessions.size > connectionsMax;
+    if (!isFull && this.#sessions.size <= strangersMax) return;
+    const strangers = [...this.#sessions].filter(({ role }) => role === 'none');
+    if (!isFull && strangers.length <= strangersMax) return;
+    const [oldest = latest] = strangers;
+    this.#sayFull(
+      isFull ? `all ${connectionsMax} connections are in use` : `${strangers.length} connections wait`,
+    );
+    // Not in this turn: its transport is about to start it.
+    this.runtime.timers.soon(() => oldest.link.destroy(new FsError('EBUSY', 'too many connections')));
+  }
+
+  admitsClient(clients: number): string | undefined {
+    const { clientsMax, connectionsMax } = this.settings;
+    let why: string | undefined;
+    if (clients >= clientsMax) why = `the server has ${clients} clients, as many as it takes (--max-clients)`;
+    else if (this.#sessions.size > connectionsMax - ADMIN_CONNECTIONS)
+      why = `the server has ${this.#sessions.size} connections, as many as its file descriptors allow`;
+    if (why !== undefined) this.#sayFull(why);
+    return why;
+  }
+
+  /** Once a minute, however many are refused. */
+  #sayFull(why: string): void {
+    const kind = why.replaceAll(/\d+/g, 'n');
+    const now = this.runtime.clock.nowMs();
+    const last = this.#saidFullMs.get(kind);
+    if (last !== undefined && now - last < SAID_FULL_MS) return;
+    this.#saidFullMs.set(kind, now);
+    this.#say(`refuses connections: ${why}`);
   }
 
   #recover(target: Target, known: readonly ClientRecord[], previous: Superblock): void {
@@ -407,6 +462,7 @@ export class Server implements Host {
       () => this.#services.admission.held,
     );
     metrics.gauge('holdfast_server_arriving_bytes', 'Frames on their way in', () => this.#room.usedBytes);
+    metrics.gauge('holdfast_server_waiting_bytes', 'Requests that wait', () => this.#waiting.usedBytes);
     metrics.gauge('holdfast_server_bulk_bytes', 'Bulks being written', () => bulkBudget.usedBytes);
     metrics.gauge(
       'holdfast_server_promised_bytes',

@@ -13,6 +13,7 @@ import type { FrameLink } from '../rpc/link.js';
 import { type Pinger, startPinger } from '../rpc/pinger.js';
 import type { Service } from '../rpc/service.js';
 import { Evict, Shutdown, Status } from '../wire/admin.js';
+import { Write } from '../wire/data.js';
 import { FLAG_REPLAY, FLAG_RESENT, KIND } from '../wire/header.js';
 import { Cast, Enqueue } from '../wire/lock.js';
 import { Connect } from '../wire/session.js';
@@ -155,7 +156,8 @@ export class Session implements LinkEvents {
     dropHeld(owner);
   }
 
-  #clientFrame(owner: Export, frame: Frame): void {
+  #clientFrame(owner: Export, received: Frame): void {
+    const frame = withoutSurplus(received);
     if (owner.link !== this.link || frame.header.connCount !== this.link.connCount) return;
     owner.lastHeardMs = this.#host.runtime.clock.nowMs();
     if (frame.header.kind === KIND.reply) {
@@ -235,4 +237,11 @@ export class Session implements LinkEvents {
   }
 }
 
+/** Only a WRITE has a bulk; one that comes with anything else, which may wait for long, is not kept. */
+function withoutSurplus(frame: Frame): Frame {
+  if (frame.bulk.length === 0 || frame.header.opcode === Write.opcode) return frame;
+  return { header: frame.header, body: frame.body, bulk: NO_BULK };
+}
+
+const NO_BULK = Buffer.alloc(0);
 const NOTHING = 0 as ReturnType<ServiceHooks['lastCommitted']>;

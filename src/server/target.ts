@@ -12,6 +12,7 @@ import type { TargetStore } from '../storage/api.js';
 import type { Export } from './export.js';
 import { ExportTable } from './exports.js';
 import { Holds } from './holds.js';
+import { KeptFrames } from './kept_frames.js';
 import { OpenTable } from './open_table.js';
 import { Returning } from './returning.js';
 import { SpaceGrants } from './space_grants.js';
@@ -46,6 +47,8 @@ export class Target {
   readonly opens = new OpenTable();
   readonly holds = new Holds(this);
   readonly returning = new Returning();
+  /** Frames that are kept for later, of all clients. */
+  readonly kept = new KeptFrames();
   readonly grants: SpaceGrants;
   /** Memory that READs of a stream are answered from. */
   readonly slabs: SlabPool;

@@ -116,7 +116,7 @@ export function encode<T>(type: Message<T>, value: T): Buffer {
 }
 
 /**
- * @param body exactly one message. Byte fields of the result are views into it.
+ * @param body exactly one message. Byte fields of the result may be views into it.
  * @throws FsError EPROTO
  */
 export function decode<T>(type: Message<T>, body: Uint8Array): T {
@@ -195,14 +195,20 @@ export function oneOf<T extends string>(...words: readonly T[]): FieldType<T> {
   };
 }
 
-/** Bytes of at most maxLength. Decoded as a view into the frame's body. */
+/** A view may keep this much more memory alive than it shows. */
+const VIEW_WASTE_BYTES = 1024;
+
+/**
+ * Bytes of at most maxLength. Decoded as a view into the frame's body, but for one that would keep much more than itself
+ * alive: fields that nobody knows, and what else has arrived with the body.
+ */
 export function bytes(maxLength: number): FieldType<Uint8Array> {
   return {
     label: `bytes<=${maxLength}`,
     unpack(value) {
       if (!(value instanceof Uint8Array) || value.length > maxLength)
         throw bad(`not bytes of at most ${maxLength}`);
-      return value;
+      return value.buffer.byteLength > value.length * 2 + VIEW_WASTE_BYTES ? Uint8Array.from(value) : value;
     },
   };
 }

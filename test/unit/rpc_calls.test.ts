@@ -41,7 +41,7 @@ function world(options: ServiceOptions = {}, observer?: AnswerObserver): World {
   const replies: { readonly xid: Xid; readonly errno: number; readonly transno: Transno }[] = [];
   const hooks: ServiceHooks = {
     lastCommitted: () => 7 as Transno,
-    onReply: (frame, { errno, transno }) => replies.push({ xid: frame.header.xid, errno, transno }),
+    onReply: (header, { errno, transno }) => replies.push({ xid: header.xid, errno, transno }),
   };
   return {
     requester,

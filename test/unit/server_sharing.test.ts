@@ -206,11 +206,12 @@ test('a holder that is flushing is given time beyond the limit', async (t) => {
   const held = await holdData(a, fid, 'PW');
   const waiting = holdData(b, fid, 'PR');
   const endMs = performance.now() + 1.5 * lockTimeoutMs;
+  const part = Buffer.alloc(64 << 10, 'x');
   let bytes = 0;
   // One write after the other: however slow the machine is, it never stops flushing.
-  for (; performance.now() < endMs; bytes += 1) {
+  for (; performance.now() < endMs; bytes += part.length) {
     const request = { fid, offset: bytes, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 };
-    await a.call(Write, request, { bulk: [Buffer.from('x')] });
+    await a.call(Write, request, { bulk: [part] });
     await a.call(Sync, {});
   }
   await a.call(Cancel, { handles: [held.handle] });

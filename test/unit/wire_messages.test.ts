@@ -357,8 +357,10 @@ test('encoded bodies are not overwritten by later ones', () => {
   assert.ok(made.every(({ body, copy }) => body.equals(copy)));
 });
 
-test('decoded bytes are views into the body, also when they were given as a plain Uint8Array', () => {
-  const body = encode(Readlink.reply, { target: new Uint8Array([1, 2, 3]) });
+test('decoded bytes are views into the body, unless its memory is much more than they are', () => {
+  const bytes = encode(Readlink.reply, { target: new Uint8Array([1, 2, 3]) });
+  // Memory of its own; what encode() returns is a part of more.
+  const body = new Uint8Array(bytes);
   const { target } = decode(Readlink.reply, body);
   assert.deepEqual([[...target], target.buffer === body.buffer], [[1, 2, 3], true]);
 });
