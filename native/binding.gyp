@@ -6,6 +6,7 @@
         "background.cc",
         "block_device.cc",
         "crc32c.cc",
+        "socket.cc",
         "fuse_channel.cc",
         "meta_pages.cc",
         "module.cc",

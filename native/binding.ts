@@ -131,6 +131,8 @@ export interface NativeBinding {
   metaPagesCheck(handle: MetaPagesHandle, keys: Uint8Array): string | undefined;
   /** Reads the ways to these keys. @param keys u16 length in the machine's order and key, one behind the other. */
   metaPagesPrefetch(handle: MetaPagesHandle, keys: Uint8Array): Promise<void>;
+  /** Bytes that the peer's kernel has acknowledged on this TCP connection. EBADF, ENOTSOCK, EOPNOTSUPP. */
+  socketTakenBytes(fd: number): number;
   /** CRC-32C of each block in turn; the last may be short. */
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
   /** The same without processor instructions, for tests. */

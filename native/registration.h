@@ -11,5 +11,6 @@ bool RegisterBlockDevice(napi_env env, napi_value exports);
 bool RegisterCrc32c(napi_env env, napi_value exports);
 bool RegisterMetaPages(napi_env env, napi_value exports);
 bool RegisterPosixCalls(napi_env env, napi_value exports);
+bool RegisterSocket(napi_env env, napi_value exports);
 
 }  // namespace holdfast

@@ -161,11 +161,11 @@ export class FilePages implements GranuleOwner {
    * Takes one run of adjacent dirty segments for a WRITE: they are in flight until written() or failed().
    * @param fullOnly only granules that are dirty from end to end.
    */
-  takeDirty(fullOnly: boolean): Batch | undefined {
+  takeDirty(fullOnly: boolean, limitBytes = GRANULE_BYTES): Batch | undefined {
     for (const granule of this.#dirty) {
       if (fullOnly && granule.pinned < GRANULE_BYTES) continue;
       const run = granule.dirtyRun((segment) => this.#flies(segment));
-      if (run.length > 0) return this.#fly(granule, run);
+      if (run.length > 0) return this.#fly(granule, granule.shortened(run, limitBytes));
     }
     return undefined;
   }

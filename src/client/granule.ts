@@ -9,6 +9,8 @@
 import { SLAB_BYTES } from '../base/slab_pool.js';
 
 export const GRANULE_BYTES = 1 << 20;
+/** A WRITE that is cut short ends with a block of the target. */
+const BLOCK_BYTES = 4096;
 /** More segments than this in one granule are copied together. */
 const SEGMENTS_MAX = 128;
 /** First room for a segment that grows by appending. */
@@ -203,6 +205,26 @@ export class Granule {
       run.push(segment);
     }
     return run;
+  }
+
+  /** The beginning of a run, not longer than that; the segment on the limit is cut in two. */
+  shortened(run: Segment[], limitBytes: number): Segment[] {
+    const { start } = run[0] as Segment;
+    const stop = Math.floor((start + limitBytes) / BLOCK_BYTES) * BLOCK_BYTES;
+    if ((run.at(-1) as Segment).end <= stop || limitBytes >= GRANULE_BYTES) return run;
+    const short = run.filter((segment) => segment.start < stop);
+    const last = short.at(-1) as Segment;
+    if (last.end > stop) {
+      const [left, right] = [{ ...last }, { ...last }];
+      left.data = last.data.subarray(0, stop - last.start);
+      left.end = stop;
+      right.data = last.data.subarray(stop - last.start);
+      right.start = stop;
+      for (const part of [left, right]) part.backing = part.slab = undefined;
+      this.segments.splice(this.segments.indexOf(last), 1, left, right);
+      short[short.length - 1] = left;
+    }
+    return short;
   }
 
   /** Copies neighbours of one kind together when the granule has become a heap of splinters. */

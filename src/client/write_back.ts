@@ -4,7 +4,7 @@
  * A granule that is dirty from end to end goes at once. Everything of a file goes when somebody flushes it (fsync, a
  * lock called back, a drain), when it is closed (small files a moment later, together), when it has been dirty for a
  * second, or when too much is dirty. Up to eight WRITEs of up to 1 MiB, or more small ones, are in flight for each target,
- * never two that overlap.
+ * never two that overlap; fewer and smaller ones over a slow line (write_pace.ts).
  *
  * What was written and is not committed is kept for a replay (replay_list.ts). When that is too much, the target is asked
  * to commit, and nothing more is sent until it has.
@@ -25,6 +25,7 @@ import type { Passenger } from './gate.js';
 import type { Batch } from './granule.js';
 import { BULK_MAX_BYTES } from './replay_list.js';
 import { interruptible, type Target } from './targets.js';
+import { WritePace } from './write_pace.js';
 
 const log = logger('client:write_back');
 
@@ -43,6 +44,7 @@ const SYNC_RETRY_MS = 1000;
 
 /** Work of one target. */
 interface Lane {
+  readonly pace: WritePace;
   inFlight: number;
   inFlightBytes: number;
   /** Small closed files are to be written in a moment. */
@@ -183,6 +185,7 @@ export class WriteBack {
     let lane = this.#lanes.get(target);
     if (lane === undefined) {
       lane = {
+        pace: new WritePace(),
         inFlight: 0,
         inFlightBytes: 0,
         closed: false,
@@ -224,7 +227,7 @@ export class WriteBack {
         this.#sync(target, lane);
         return;
       }
-      const batch = this.#next(lane.whole, false) ?? this.#next(lane.full, true);
+      const batch = this.#next(lane, lane.whole, false) ?? this.#next(lane, lane.full, true);
       if (batch === undefined) return;
       this.#send(target, lane, batch.file, batch.batch);
     }
@@ -252,10 +255,10 @@ export class WriteBack {
   }
 
   /** The next WRITE of one of these files, in turn. */
-  #next(files: Set<FileState>, fullOnly: boolean): { file: FileState; batch: Batch } | undefined {
+  #next(lane: Lane, files: Set<FileState>, fullOnly: boolean): { file: FileState; batch: Batch } | undefined {
     for (const file of files) {
       files.delete(file);
-      const batch = file.pages.takeDirty(fullOnly);
+      const batch = file.pages.takeDirty(fullOnly, lane.pace.writeBytes);
       if (batch === undefined) continue; // clean, or under a WRITE: that one's end brings it back
       files.add(file);
       return { file, batch };
@@ -267,7 +270,8 @@ export class WriteBack {
     const { generation } = target;
     lane.inFlight += 1;
     lane.inFlightBytes += batch.end - batch.start;
-    file.dirtySinceMs = this.#core.runtime.clock.nowMs();
+    const sentMs = this.#core.runtime.clock.nowMs();
+    file.dirtySinceMs = sentMs;
     const request = {
       fid: file.fid,
       offset: batch.start,
@@ -278,6 +282,7 @@ export class WriteBack {
       .call('data', Write, request, {
         bulk: batch.chunks,
         apply: ({ reply }) => {
+          lane.pace.answered(sentMs, this.#core.runtime.clock.nowMs());
           file.blocks = reply.blocks;
           target.grantBytes += reply.grantBytes;
         },
@@ -347,7 +352,8 @@ export class WriteBack {
   }
 }
 
-function mayWrite({ inFlight, inFlightBytes }: Lane): boolean {
+function mayWrite({ inFlight, inFlightBytes, pace }: Lane): boolean {
+  if (inFlightBytes > 0 && inFlightBytes + pace.writeBytes > pace.limitBytes) return false;
   if (inFlight < WRITES_IN_FLIGHT_MAX) return true;
   return inFlight < SMALL_IN_FLIGHT_MAX && inFlightBytes < SMALL_IN_FLIGHT_BYTES;
 }

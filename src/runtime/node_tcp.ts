@@ -13,6 +13,7 @@
 
 import { randomInt } from 'node:crypto';
 import { BlockList, createConnection, createServer, isIPv6, type Socket } from 'node:net';
+import { nativeBinding } from '../../native/binding.js';
 import { type Errno, FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import {
@@ -107,6 +108,19 @@ class TcpConnection implements Connection {
 
   get bufferedBytes(): number {
     return this.#socket.writableLength;
+  }
+
+  get takenBytes(): number {
+    // Node has no public name for the descriptor of a socket.
+    const { fd = -1 } =
+      (this.#socket as unknown as { readonly _handle?: { readonly fd?: number } })._handle ?? {};
+    if (fd < 0) return 0;
+    try {
+      return nativeBinding().socketTakenBytes(fd);
+    } catch {
+      // No addon, or no TCP: only what is received counts then.
+      return 0;
+    }
   }
 
   write(chunks: readonly Uint8Array[], sent?: () => void): boolean {

@@ -37,6 +37,8 @@ export class SimNetwork {
   readonly #listening = new Map<string, Listening>();
   readonly #blocked = new Set<string>();
   readonly #clogs = new Map<string, number>();
+  readonly #slow = new Map<string, number>();
+  readonly #lineFreeMs = new Map<string, number>();
   #waiting = new Set<Pipe>();
   readonly connections = new Set<SimSocket>();
   /** One way, without clogs. */
@@ -68,6 +70,22 @@ export class SimNetwork {
     if (ms === 0) this.#clogs.delete(way(from, to));
     else this.#clogs.set(way(from, to), ms);
   }
+  /** From now on all that goes to (and from) this machine shares a line of so many bytes a second. */
+  slow(machine: Machine, bytesASecond: number): void {
+    this.#slow.set(machine.name, bytesASecond);
+  }
+  /** @returns when so many bytes have left the slow line; undefined without one. */
+  onWire(from: Machine, to: Machine, bytes: number): number | undefined {
+    const [name, rate] = [from, to].flatMap(({ name: one }) => {
+      const slow = this.#slow.get(one);
+      return slow === undefined ? [] : [one, slow];
+    }) as [string?, number?];
+    if (name === undefined || rate === undefined) return undefined;
+    const line = from.name === name ? `${name}>` : `>${name}`;
+    const free = Math.max(this.#lineFreeMs.get(line) ?? 0, this.scheduler.nowMs) + (bytes / rate) * 1000;
+    this.#lineFreeMs.set(line, free);
+    return free;
+  }
   /** Every connection between these two breaks; what was on its way is lost. */
   breakConnections(a: Machine, b: Machine): void {
     for (const socket of [...this.connections]) {
@@ -80,6 +98,7 @@ export class SimNetwork {
   heal(): void {
     this.#blocked.clear();
     this.#clogs.clear();
+    this.#slow.clear();
     for (const socket of this.connections) socket.cut(undefined);
     this.changed();
   }
@@ -252,6 +271,9 @@ export class SimSocket implements Connection, PipeEnd {
 
   // ---- Connection.
 
+  get takenBytes(): number {
+    return this.#out?.takenBytes ?? 0;
+  }
   get bufferedBytes(): number {
     return this.#out?.unsentBytes ?? 0;
   }

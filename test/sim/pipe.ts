@@ -44,6 +44,7 @@ export class Pipe {
   /** How the sender closes when everything has left. */
   #ending: 'fin' | 'rst' | undefined;
   #closed = false;
+  #takenBytes = 0;
   /** Breaks the connection after so many more bytes have arrived. */
   cutAfterBytes: number | undefined;
 
@@ -58,6 +59,10 @@ export class Pipe {
   }
   get toMachine(): Machine {
     return this.#to.program.machine;
+  }
+  /** Bytes that have arrived at the other machine. */
+  get takenBytes(): number {
+    return this.#takenBytes;
   }
   get unsentBytes(): number {
     return this.#unsentBytes;
@@ -150,7 +155,10 @@ export class Pipe {
   #launch(segment: Segment, bytes: number): void {
     const { scheduler } = this.#network;
     const delayMs = this.#network.delayMs(this.fromMachine, this.toMachine);
-    this.#lastArrivalMs = Math.max(this.#lastArrivalMs, scheduler.nowMs + delayMs) + bytes / BYTES_PER_MS;
+    // A wire that is slow is shared by all that goes this way; each byte waits for those before it.
+    const sentMs = this.#network.onWire(this.fromMachine, this.toMachine, bytes);
+    const rate = sentMs === undefined ? bytes / BYTES_PER_MS : 0;
+    this.#lastArrivalMs = Math.max(this.#lastArrivalMs, (sentMs ?? scheduler.nowMs) + delayMs) + rate;
     this.#flight.push({ segment, atMs: this.#lastArrivalMs });
     this.#flightBytes += bytes;
     this.#schedule();
@@ -192,6 +200,7 @@ export class Pipe {
       return;
     }
     this.#flightBytes -= segment.length;
+    this.#takenBytes += segment.length;
     const cut = this.cutAfterBytes;
     if (cut !== undefined && segment.length >= cut) {
       this.#network.trace('a connection is cut');
