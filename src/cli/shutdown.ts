@@ -25,7 +25,8 @@ export function registerShutdown(program: Command): void {
     .action(
       async (address: ReturnType<typeof parseAddress>, options: { timeout?: number; cancel?: boolean }) => {
         const { connectAdmin } = await import('./admin.js');
-        const { Shutdown, Status } = await import('../wire/admin.js');
+        const { Shutdown } = await import('../wire/admin.js');
+        const { readStatus } = await import('./server_status.js');
         const { nodeRuntime } = await import('../runtime/node_runtime.js');
         const { sleep } = await import('../runtime/ports.js');
         const { timers } = nodeRuntime();
@@ -47,13 +48,13 @@ export function registerShutdown(program: Command): void {
           });
           let last: StatusReply['state'] | undefined;
           while (!gone) {
-            const status = await admin.requester.call(Status, {}).catch(() => undefined);
+            const status = await readStatus(admin.requester).catch(() => undefined);
             if (status === undefined) break;
-            if (last === 'draining' && status.reply.state === 'active') {
+            if (last === 'draining' && status.state === 'active') {
               throw new CliError('the shutdown was called off; the server goes on');
             }
-            last = status.reply.state;
-            showProgress(status.reply);
+            last = status.state;
+            showProgress(status);
             await Promise.race([sleep(timers, POLL_MS), ended]);
           }
           if (process.stderr.isTTY) process.stderr.write('\n');

@@ -49,10 +49,10 @@ async function render(what: string | undefined, json: boolean): Promise<string> 
 
 async function serverStatus(text: string): Promise<StatusReply> {
   const { connectAdmin } = await import('./admin.js');
-  const { Status } = await import('../wire/admin.js');
+  const { readStatus } = await import('./server_status.js');
   const admin = await connectAdmin(parseAddress(text));
   try {
-    return (await admin.requester.call(Status, {})).reply;
+    return await readStatus(admin.requester);
   } finally {
     admin.close();
   }

@@ -22,7 +22,7 @@ interface ShutdownAnswer {
 export function sessionService(server: Server): Service<Session> {
   const service = new Service<Session>();
   service.on(Connect, (session, request) => ({ reply: connect(server, session, request) }));
-  service.on(Status, (session) => ({ reply: forEyesOf(session, server.status()) }));
+  service.on(Status, (session, page) => ({ reply: forEyesOf(session, server.status(page)) }));
   service.on(Evict, (session, { client, reason }) => {
     const { uuid, name } = server.evict(client, reason ?? 'the administrator said so');
     return { reply: { uuid: isLocalRoot(session.link.origin) ? uuid : shortUuid(uuid), name } };
@@ -40,7 +40,13 @@ function forEyesOf(session: Session, status: StatusReply): StatusReply {
     ...client,
     uuid: shortUuid(client.uuid),
   });
-  return { ...status, clients: status.clients.map(shortened), evicted: status.evicted.map(shortened) };
+  return {
+    ...status,
+    clients: status.clients.map(shortened),
+    evicted: status.evicted.map(shortened),
+    // Behind all that begin so: of two clients that do, a stranger may miss one.
+    more: status.more === undefined ? undefined : `${shortUuid(status.more)}~`,
+  };
 }
 
 function shortUuid(uuid: string): string {

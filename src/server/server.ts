@@ -15,7 +15,7 @@ import { Service } from '../rpc/service.js';
 import { WaitingRequests } from '../rpc/waiting_requests.js';
 import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
 import type { ClientRecord, Superblock, TargetStore } from '../storage/api.js';
-import type { ServerStateName, StatusReply } from '../wire/admin.js';
+import type { ServerStateName, StatusReply, StatusRequest } from '../wire/admin.js';
 import { sessionService } from './admin_handlers.js';
 import { Admission } from './admission.js';
 import type { Call } from './call.js';
@@ -246,8 +246,8 @@ export class Server implements Host {
     }
   }
 
-  status(): StatusReply {
-    return statusOf(this, this.#startedMs);
+  status(page?: StatusRequest): StatusReply {
+    return statusOf(this, this.#startedMs, page);
   }
 
   /** Controlled shutdown; joins the one under way. @throws FsError EIO when the target fails: there is no mark then. */

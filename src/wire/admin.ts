@@ -49,7 +49,13 @@ export const RecoveryStatus = message('RecoveryStatus', {
 export const Status = operation(
   128,
   'STATUS',
-  Empty,
+  /** Of many clients one page at a time: a reply has no more than fit a frame. */
+  message('StatusRequest', {
+    /** Clients behind this UUID. Absent: from the first. */
+    after: opt(1, text(36)),
+    /** Not more of them; 0: none, only what comes before them. */
+    limit: opt(2, u32),
+  }),
   message('StatusReply', {
     state: req(1, serverState),
     label: req(2, text(64)),
@@ -85,6 +91,10 @@ export const Status = operation(
     /** Bytes of the devices behind what was formatted; absent: none, or an older server. */
     metaUnusedBytes: opt(18, uint),
     dataUnusedBytes: opt(19, uint),
+    /** There are more clients, behind this UUID. */
+    more: opt(40, text(36)),
+    /** All clients, on this page or not. Absent: all are here. */
+    clientCount: opt(41, uint),
   }),
 );
 /** Controlled shutdown. Answered at once; progress is read by STATUS, completion seen by the connection's end. */
@@ -114,6 +124,7 @@ export const DrainProgress = operation(
   'notice',
 );
 export type StatusReply = Of<typeof Status.reply>;
+export type StatusRequest = Of<typeof Status.request>;
 export type ClientStatusMessage = Of<typeof ClientStatus>;
 export type RecoveryStatusMessage = Of<typeof RecoveryStatus>;
 export type ServerStateName = StatusReply['state'];

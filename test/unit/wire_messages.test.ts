@@ -128,11 +128,14 @@ test('opcodes are unique and within their family, and field numbers have no gaps
   }
   const check = (type: Message<unknown>): void => {
     const numbers = type.fields.map((field) => field.number);
+    // Of STATUS some are kept free, and paging stands behind them.
+    const dense = type.name === 'StatusReply' ? numbers.filter((number) => number < 18) : numbers;
     assert.deepEqual(
-      numbers,
-      numbers.map((_, index) => index + 1),
+      dense,
+      dense.map((_, index) => index + 1),
       type.name,
     );
+    assert.equal(new Set(numbers).size, numbers.length, type.name);
     for (const field of type.fields) if (field.inner !== undefined) check(field.inner);
   };
   for (const type of messages) check(type);
