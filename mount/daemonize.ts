@@ -17,13 +17,14 @@ import {
   unlinkSync,
   writeSync,
 } from 'node:fs';
+import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { FsError } from '../src/base/errno.js';
 
 const REPORT_FD = 3;
 const ENV_NAME = 'HOLDFAST_REPORT_FD';
-const ENDING = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+const ENDING = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const;
 
 type Report = { readonly ready: true } | { readonly error: string; readonly exitCode: number };
 /** What it is doing meanwhile. */
@@ -142,6 +143,8 @@ export interface Reporter {
   ready(): void;
   /** @param line why not, one line. */
   failed(line: string, exitCode: number): void;
+  /** @param listener called when the starter has ended without the report: nobody wants what is being started. */
+  onStarterGone(listener: () => void): void;
 }
 
 /** In the child: how to tell the starter; undefined in a process that nobody started in the background. Call once. */
@@ -149,21 +152,32 @@ export function backgroundReporter(): Reporter | undefined {
   if (process.env[ENV_NAME] === undefined) return undefined;
   // Children of this process have nothing to report.
   delete process.env[ENV_NAME];
+  let gone: () => void = () => undefined;
+  // Nothing comes through it but its end.
+  const pipe = new Socket({ fd: REPORT_FD, readable: true, writable: false });
+  pipe.on('error', () => undefined);
+  pipe.once('end', () => gone());
+  pipe.resume();
+  pipe.unref();
   const write = (report: Report | Said): void => {
     try {
       writeSync(REPORT_FD, `${JSON.stringify(report)}\n`);
     } catch {
-      // The starter was interrupted; whoever did that does not wait for the outcome.
+      gone();
     }
   };
   const send = (report: Report): void => {
     write(report);
-    closeSync(REPORT_FD);
+    pipe.removeAllListeners('end');
+    pipe.destroy();
   };
   return {
     says: (says) => write({ says }),
     ready: () => send({ ready: true }),
     failed: (error, exitCode) => send({ error, exitCode }),
+    onStarterGone: (listener) => {
+      gone = listener;
+    },
   };
 }
 

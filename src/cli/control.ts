@@ -90,7 +90,7 @@ export function mountLogPath(mountpoint: string): string {
  * Serves control requests until closed.
  * @param handle may report progress several times; its result is the last line.
  */
-export function serveControl(
+export async function serveControl(
   mountpoint: string,
   handle: (request: ControlRequest, progress: (data: unknown) => void) => Promise<unknown>,
 ): Promise<{ close(): void }> {

@@ -1,11 +1,11 @@
 /**
- * SIGTERM and SIGINT of a client process: they end the mount. Heard from the beginning, so that none comes at a moment at
+ * SIGTERM, SIGINT, SIGHUP and SIGQUIT of a client process: they end the mount. Heard from the beginning, so that none comes at a moment at
  * which it would leave a mount that nobody serves.
  */
 
 import { CliError } from './common.js';
 
-const NAMES = ['SIGTERM', 'SIGINT'] as const;
+const NAMES = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const;
 type Name = (typeof NAMES)[number];
 
 /** There was no mount yet. */

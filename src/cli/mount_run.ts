@@ -59,6 +59,8 @@ export async function mount(
       if (reporter === undefined) process.stderr.write(`holdfast: ${line}\n`);
       else reporter.says(line);
     };
+    // Heard as every other end is: before there is a mount, or by unmounting it.
+    reporter?.onStarterGone(() => process.kill(process.pid, 'SIGTERM'));
     const running = await startMount(servers, mountpoint, options, { says, logPath });
     if (reporter !== undefined) reporter.ready();
     else {
@@ -100,7 +102,7 @@ async function startBackground(
   }
 }
 
-/** Unmounted by force, and the server did not take what was left. */
+/** The process ends although its client does not: it was unmounted by force, or never mounted, and the server is away. */
 class GivenUp extends CliError {
   override name = 'GivenUp';
 }
@@ -151,11 +153,20 @@ async function startMount(
     signals.beforeMount.throwIfAborted();
     kernel = await startKernelMount(runtime, vfs, servers, mountpoint, options);
   } catch (thrown) {
-    await client.unmount();
+    await leaveAfter(runtime, thrown, client.unmount());
     throw thrown;
   }
   vfs.bind(kernel.notifier);
   return serveMount(runtime, client, kernel, { mountpoint, logPath }, signals);
+}
+
+/** A mount that was not made has nothing to write: a server that is away must not keep its process. */
+async function leaveAfter(runtime: NodeRuntime, thrown: unknown, left: Promise<void>): Promise<void> {
+  const settled = left.catch((late: unknown) => log('leaving: %O', late));
+  if (await settledWithin(runtime, settled, FORCED_FLUSH_MS)) return;
+  if (thrown instanceof EndedBySignal) throw new GivenUp(thrown.message);
+  const { line, exitCode } = describeFailure(thrown);
+  throw new GivenUp(line, exitCode);
 }
 
 async function startKernelMount(
@@ -221,6 +232,11 @@ async function serveMount(
     } finally {
       stop();
     }
+  }).catch(async (thrown: unknown) => {
+    // The process would go on for as long as there is a mount that nobody knows of.
+    await kernel.unmount('force');
+    await leaveAfter(runtime, thrown, flushed);
+    throw thrown;
   });
   void kernel.closed.then(() => sayWhatIsWaitedFor(runtime, client, flushed));
   const ended = Promise.race([flushed, givenUp]).finally(() => control.close());

@@ -55,10 +55,22 @@ export function startChild(
   };
 }
 
-/** Runs a command of ours to its end. @returns its stdout. @throws CliError with what it printed on stderr. */
-export async function runCommand(name: string, script: string, args: readonly string[]): Promise<string> {
+/**
+ * Runs a command of ours to its end.
+ * @param running has it meanwhile, so that it can be ended.
+ * @returns its stdout. @throws CliError with what it printed on stderr.
+ */
+export async function runCommand(
+  name: string,
+  script: string,
+  args: readonly string[],
+  running?: Set<Child>,
+): Promise<string> {
   const lines: string[] = [];
   const child = startChild(name, script, args, (line) => lines.push(line));
+  running?.add(child);
+  // Whoever awaits it below gets a failure too.
+  child.exited.finally(() => running?.delete(child)).catch(() => undefined);
   child.process.stdin?.end();
   const { code, signal } = await child.exited;
   if (code !== 0) throw new CliError(`${name} failed (${signal ?? `status ${code}`}): ${child.stderrTail()}`);

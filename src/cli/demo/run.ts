@@ -7,6 +7,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isMounted } from '../../../mount/unmount.js';
 import { packageRoot } from '../../../native/binding.js';
 import { nodeRuntime } from '../../runtime/node_runtime.js';
 import { sleep } from '../../runtime/ports.js';
@@ -27,6 +28,8 @@ const DOWN_MS = 1000;
 /** A blocked process must be gone this soon after SIGINT. */
 const INTERRUPT_LIMIT_MS = 1000;
 const BLOCKED_WITHIN_MS = 5000;
+/** An interrupted command is killed if it needs longer. */
+const COMMAND_ENDS_MS = 5000;
 
 interface Worker {
   readonly role: RoleName;
@@ -45,6 +48,10 @@ interface Stage {
   readonly servers: Child[];
   /** Others to be ended in any case. */
   readonly children: Child[];
+  /** Commands that have not ended yet. */
+  readonly commands: Set<Child>;
+  /** The clean-up has begun: the story, which goes on until it next looks, starts nothing more. */
+  ended: boolean;
   address: string;
   version: string;
   phase: string;
@@ -67,13 +74,16 @@ export async function runDemo(options: DemoOptions): Promise<void> {
     workers: [],
     servers: [],
     children: [],
+    commands: new Set(),
+    ended: false,
     address: '127.0.0.1:0',
     version: installedVersion(),
     phase: 'start',
   };
   const interrupted = new Promise<never>((_resolve, reject) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-      process.once(signal, () => reject(new CliError(`the demo was ended by ${signal}`)));
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) {
+      // A second one does not end the clean-up.
+      process.on(signal, () => reject(new CliError(`the demo was ended by ${signal}`)));
     }
   });
   const redraw = setInterval(() => stage.view.update(liveLines(stage)), 150);
@@ -103,6 +113,16 @@ async function play(stage: Stage): Promise<void> {
   await verify(stage);
 }
 
+/** Before anything is started. @throws CliError when the demo was ended meanwhile. */
+function requireGoing(stage: Stage): void {
+  if (stage.ended) throw new CliError('the demo was ended');
+}
+
+function runInStage(stage: Stage, name: string, args: readonly string[]): Promise<string> {
+  requireGoing(stage);
+  return runCommand(name, stage.main, args, stage.commands);
+}
+
 async function build(stage: Stage): Promise<void> {
   const { view, main, devices } = stage;
   const [meta = '', data = ''] = devices;
@@ -114,7 +134,7 @@ async function build(stage: Stage): Promise<void> {
     truncateSync(path, mib * (1 << 20));
   }
   view.event(
-    (await runCommand('mkfs', main, ['mkfs', '--meta', meta, '--data', data, '--label', 'demo'])).replace(
+    (await runInStage(stage, 'mkfs', ['mkfs', '--meta', meta, '--data', data, '--label', 'demo'])).replace(
       /^holdfast: /,
       '',
     ),
@@ -124,14 +144,16 @@ async function build(stage: Stage): Promise<void> {
     const mountpoint = join(stage.folder, name);
     mkdirSync(mountpoint);
     const before = performance.now();
-    await runCommand('mount', main, ['mount', stage.address, mountpoint]);
+    // Known before it is there: an interrupted demo looks for it.
     stage.mounts.push(mountpoint);
+    await runInStage(stage, 'mount', ['mount', stage.address, mountpoint]);
     view.event(`mounted ${mountpoint} in ${Math.round(performance.now() - before)} ms`);
   }
 }
 
 /** Resolves when the standby waits; `active` when it has taken over. */
 async function startStandby(stage: Stage, main: string): Promise<{ readonly active: Promise<void> }> {
+  requireGoing(stage);
   let nowWaiting: () => void = () => {};
   const waiting = new Promise<void>((resolve) => {
     nowWaiting = resolve;
@@ -157,6 +179,7 @@ function noteServing(stage: Stage, match: RegExpExecArray): void {
 }
 
 async function startServer(stage: Stage, main: string): Promise<void> {
+  requireGoing(stage);
   const { child, ready } = startUntilLine('serve', main, serveArgs(stage, []), READY);
   stage.servers.push(child);
   noteServing(stage, await ready);
@@ -180,12 +203,17 @@ function startWorkload(stage: Stage): void {
 }
 
 function startWorker(stage: Stage, role: RoleName, folder: string, other: string): Worker {
+  requireGoing(stage);
   const worker: Worker = {
     role,
     report: undefined,
     child: startChild(role, WORKER, [role, folder, other], (line) => {
       worker.report = JSON.parse(line) as WorkerReport;
-      if (role === 'lockHolder' && !stage.workers.some((each) => each.role === 'lockContender')) {
+      if (
+        role === 'lockHolder' &&
+        !stage.ended &&
+        !stage.workers.some((each) => each.role === 'lockContender')
+      ) {
         startWorker(stage, 'lockContender', other, folder);
       }
     }),
@@ -215,6 +243,7 @@ async function workloadFailure(stage: Stage): Promise<never> {
 
 async function upgradeWithStandby(stage: Stage): Promise<void> {
   const version = nextVersion(stage.version);
+  requireGoing(stage);
   const main = installAs(version, join(stage.folder, `holdfast-${version}`));
   stage.view.event(`upgrade 1: version ${version} stands by, version ${stage.version} is shut down`);
   setPhase(stage, 'upgrade with a standby');
@@ -227,6 +256,7 @@ async function upgradeWithStandby(stage: Stage): Promise<void> {
 
 async function upgradeWithoutStandby(stage: Stage): Promise<void> {
   const version = nextVersion(stage.version);
+  requireGoing(stage);
   const main = installAs(version, join(stage.folder, `holdfast-${version}`));
   stage.view.event(
     `upgrade 2: version ${stage.version} is shut down, version ${version} starts ${DOWN_MS} ms later`,
@@ -237,6 +267,7 @@ async function upgradeWithoutStandby(stage: Stage): Promise<void> {
   const running = new Promise<void>((resolve) => {
     nowRunning = resolve;
   });
+  requireGoing(stage);
   const victim = startChild('victim', WORKER, ['victim', join(b, 'work')], () => nowRunning());
   stage.children.push(victim);
   await Promise.race([running, victim.exited]);
@@ -310,7 +341,7 @@ async function verify(stage: Stage): Promise<void> {
     stage.view.event(`verified: ${worker.report.verified}`);
   }
   for (const mountpoint of [...stage.mounts]) {
-    await runCommand('umount', stage.main, ['umount', mountpoint]);
+    await runInStage(stage, 'umount', ['umount', mountpoint]);
     stage.mounts.splice(stage.mounts.indexOf(mountpoint), 1);
   }
   await stopServer(stage, stage.servers.at(-1));
@@ -326,11 +357,28 @@ function liveLines(stage: Stage): string[] {
   return lines;
 }
 
+/** A command that was interrupted takes away what it made, while the server is still there. */
+async function endCommands({ commands }: Stage): Promise<void> {
+  const { timers } = nodeRuntime();
+  await Promise.all(
+    [...commands].map(async (command) => {
+      command.process.kill('SIGTERM');
+      const ended = command.exited.then(() => true);
+      if (await Promise.race([ended, sleep(timers, COMMAND_ENDS_MS)])) return;
+      command.process.kill('SIGKILL');
+      await ended;
+    }),
+  );
+}
+
+/** Mounts before servers: what waits for a server that is gone would keep a mount. */
 async function cleanUp(stage: Stage): Promise<void> {
+  stage.ended = true;
   for (const worker of stage.workers)
     if (worker.child.process.exitCode === null) worker.child.process.kill('SIGKILL');
   for (const child of stage.children) if (child.process.exitCode === null) child.process.kill('SIGKILL');
-  for (const mountpoint of stage.mounts) {
+  await endCommands(stage);
+  for (const mountpoint of stage.mounts.filter(isMounted)) {
     await runCommand('umount', stage.main, ['umount', '--force', mountpoint]).catch((thrown: unknown) => {
       process.stderr.write(`holdfast: ${(thrown as Error).message}\n`);
     });
