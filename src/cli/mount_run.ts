@@ -28,6 +28,7 @@ import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { installedVersion } from './installed.js';
 import { hostNumber } from './process_owner.js';
 import { announceReady } from './service_manager.js';
+import { unmountWhenFree } from './unmount_when_free.js';
 
 const log = logger('cli:mount');
 
@@ -216,11 +217,14 @@ async function serveMount(
     setImmediate(() => giveUp(new GivenUp(text)));
     return lostBytes;
   };
-  signals.mounted(() => {
-    kernel.unmount('plain').catch((thrown: unknown) => {
-      process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
-    });
-  });
+  signals.mounted(
+    unmountWhenFree({
+      kernel,
+      timers: runtime.timers,
+      writeBack: () => client.writeBack(),
+      says: (line) => process.stderr.write(`holdfast: ${line}\n`),
+    }),
+  );
   const control = await serveControl(mountpoint, async (request, progress) => {
     if (request.command === 'status') return { ...client.status(), mountpoint, log: logPath };
     await kernel.unmount(request.force ? 'force' : 'plain');

@@ -185,6 +185,8 @@ export interface FsClient {
   holdsDataLock(fid: Fid): boolean;
   /** All cache locks of all targets, for checks from outside. */
   heldLocks(): readonly LockSpec[];
+  /** Begins to write everything that is dirty to the servers, and does not wait for it. */
+  writeBack(): void;
   /**
    * Flushes everything, says goodbye, ends all background work. Resolves when every byte is on the server.
    * @throws FsError EIO, one line: what is lost, because no server took it in time or it was refused.

@@ -171,6 +171,7 @@ class Client {
       lastKnownAttr: (fid) => core.attrs.lastKnown(fid),
       heldLocks: () => core.targets.all().flatMap((target) => [...target.locks.held()]),
       holdsDataLock: (fid: Fid) => core.targets.of(fid).locks.holds('data', fid),
+      writeBack: () => this.#writeBack.startAll(),
       unmount: () => {
         this.#unmounting ??= this.#unmount();
         return this.#unmounting;

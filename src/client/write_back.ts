@@ -92,6 +92,11 @@ export class WriteBack {
     this.#pump(target);
   }
 
+  /** Begins to write everything. */
+  startAll(): void {
+    for (const [file, target] of this.#dirty) this.start(target, file);
+  }
+
   /** The same for a file that was closed: nobody waits for it, and what comes soon can share the way. */
   closed(target: Target, file: FileState): void {
     const { dirtyBytes } = file.pages;
