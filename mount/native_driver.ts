@@ -25,6 +25,7 @@ import {
 } from '../native/binding.js';
 import { ERRNO, errnoName, FsError } from '../src/base/errno.js';
 import { logger } from '../src/base/log.js';
+import { notice } from '../src/base/notices.js';
 import { INIT_FLAG } from '../src/fuse/constants.js';
 import { FuseDispatcher, type FuseDispatcherOptions } from '../src/fuse/dispatcher.js';
 import type { FuseHandlers } from '../src/fuse/handlers.js';
@@ -120,6 +121,8 @@ class NativeMount implements FuseMount {
   readonly #requestSlab: Buffer;
   readonly #usable = deferred();
   readonly #closed = deferred();
+  /** This process takes the mount away. */
+  #asked = false;
   #gone = false;
 
   /** The descriptor belongs to the channel when this returns, to the caller when it throws. */
@@ -174,6 +177,7 @@ class NativeMount implements FuseMount {
 
   async unmount(how: 'plain' | 'detach' | 'force' = 'plain'): Promise<void> {
     if (this.#gone) return;
+    this.#asked = true;
     await takeAway(this.mountpoint, how);
     if (how === 'force') await this.closed;
   }
@@ -211,6 +215,10 @@ class NativeMount implements FuseMount {
 
   #ended(errno: number): void {
     this.#gone = true;
+    // An unmount takes it out of the table before the kernel ends the connection.
+    if (!this.#asked && mountAt(this.mountpoint)?.type === FILESYSTEM_TYPE) {
+      notice('mount-aborted', `${this.mountpoint}: the FUSE connection was aborted; every call on it fails`);
+    }
     log('%s: the mount has ended (%s)', this.mountpoint, errnoName(errno));
     this.#usable.reject(
       new FsError('EPROTO', `the kernel ended the mount of ${this.mountpoint} at once: FUSE too old?`),

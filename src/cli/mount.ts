@@ -1,8 +1,10 @@
 /** holdfast mount: a client process that mounts a filesystem, in the background unless --foreground. */
 
 import { type Command, Option } from 'commander';
+import type { Level } from '../base/notices.js';
 import type { Address } from '../runtime/ports.js';
 import { parseAddresses } from './common.js';
+import { logLevelOption } from './notices.js';
 
 export function registerMount(program: Command): void {
   program
@@ -18,15 +20,16 @@ export function registerMount(program: Command): void {
         .argParser((value: string, before: readonly string[]) => [...before, value])
         .default([], 'none'),
     )
+    .addOption(logLevelOption())
     .option('--foreground', 'stay in the foreground; SIGTERM and SIGINT unmount')
     .action(
       async (
         servers: readonly Address[],
         mountpoint: string,
-        options: { o: string[]; foreground?: boolean },
+        options: { o: string[]; foreground?: boolean; logLevel: Level },
       ) => {
         const { mount } = await import('./mount_run.js');
-        await mount(servers, mountpoint, options.o.join(','), options.foreground === true);
+        await mount(servers, mountpoint, options.o.join(','), options.foreground === true, options.logLevel);
       },
     );
 }

@@ -18,6 +18,7 @@ import { checkMountpoint } from '../../mount/mountpoint.js';
 import { type MountOptions, parseMountOptions } from '../../mount/options.js';
 import { keepsSetId } from '../../mount/set_id.js';
 import { logger } from '../base/log.js';
+import type { Level, Notices } from '../base/notices.js';
 import type { FsClient } from '../client/api.js';
 import type { NodeRuntime } from '../runtime/node_runtime.js';
 import type { Address } from '../runtime/ports.js';
@@ -46,12 +47,13 @@ export async function mount(
   path: string,
   optionText: string,
   foreground: boolean,
+  level: Level = 'info',
 ): Promise<void> {
   const options = parseMountOptions(optionText, process.getuid?.() === 0);
   const mountpoint = await checkMountpoint(path);
   const reporter = backgroundReporter();
   if (!foreground && reporter === undefined) {
-    await startBackground(servers, mountpoint, optionText);
+    await startBackground(servers, mountpoint, optionText, level);
     return;
   }
   try {
@@ -62,7 +64,7 @@ export async function mount(
     };
     // Heard as every other end is: before there is a mount, or by unmounting it.
     reporter?.onStarterGone(() => process.kill(process.pid, 'SIGTERM'));
-    const running = await startMount(servers, mountpoint, options, { says, logPath });
+    const running = await startMount(servers, mountpoint, options, { says, logPath, level });
     if (reporter !== undefined) reporter.ready();
     else {
       const mounted = `mounted ${servers.map(formatAddress).join(',')} on ${mountpoint}`;
@@ -91,9 +93,10 @@ async function startBackground(
   servers: readonly Address[],
   mountpoint: string,
   optionText: string,
+  level: Level,
 ): Promise<void> {
   const main = fileURLToPath(new URL('./main.js', import.meta.url));
-  const argv = [main, 'mount', servers.map(formatAddress).join(','), mountpoint];
+  const argv = [main, 'mount', '--log-level', level, servers.map(formatAddress).join(','), mountpoint];
   if (optionText !== '') argv.push('-o', optionText);
   try {
     await startInBackground({ argv, logPath: mountLogPath(mountpoint) });
@@ -118,18 +121,21 @@ interface Surroundings {
   readonly says: (line: string) => void;
   /** Of a process in the background. */
   readonly logPath: string | undefined;
+  readonly level: Level;
 }
 
 async function startMount(
   servers: readonly Address[],
   mountpoint: string,
   options: MountOptions,
-  { says, logPath }: Surroundings,
+  { says, logPath, level }: Surroundings,
 ): Promise<RunningMount> {
   const { nodeRuntime } = await import('../runtime/node_runtime.js');
   const { createVfs } = await import('../vfs/vfs.js');
   const { startClient } = await import('../client/client.js');
+  const { startNotices } = await import('./notices.js');
   const runtime = nodeRuntime();
+  const notices = startNotices(runtime, level);
   const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
   const signals = new EndSignals();
   const client = await startClient(runtime, {
@@ -146,7 +152,10 @@ async function startMount(
       says(`${text}; tries again ${until}`);
     },
     kernel: vfs.kernelCache,
-    onState: (text) => log('%s', text),
+    onState: (text, kind) => {
+      if (kind === undefined) log('%s', text);
+      else notices.say(kind, text);
+    },
   });
   vfs.attach(client);
   let kernel: FuseMount;
@@ -158,7 +167,7 @@ async function startMount(
     throw thrown;
   }
   vfs.bind(kernel.notifier);
-  return serveMount(runtime, client, kernel, { mountpoint, logPath }, signals);
+  return serveMount(runtime, client, kernel, { mountpoint, logPath, notices }, signals);
 }
 
 /** A mount that was not made has nothing to write: a server that is away must not keep its process. */
@@ -198,7 +207,11 @@ async function serveMount(
   runtime: NodeRuntime,
   client: FsClient,
   kernel: FuseMount,
-  { mountpoint, logPath }: { readonly mountpoint: string; readonly logPath: string | undefined },
+  {
+    mountpoint,
+    logPath,
+    notices,
+  }: { readonly mountpoint: string; readonly logPath: string | undefined; readonly notices: Notices },
   signals: EndSignals,
 ): Promise<RunningMount> {
   const flushed = kernel.closed.then(() => client.unmount());
@@ -226,7 +239,8 @@ async function serveMount(
     }),
   );
   const control = await serveControl(mountpoint, async (request, progress) => {
-    if (request.command === 'status') return { ...client.status(), mountpoint, log: logPath };
+    if (request.command === 'status')
+      return { ...client.status(), mountpoint, log: logPath, notices: notices.counts() };
     await kernel.unmount(request.force ? 'force' : 'plain');
     const stop = reportEvery(runtime, () => progress({ dirtyBytes: dirtyBytes(client) }));
     try {

@@ -8,8 +8,10 @@
  */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Level } from '../base/notices.js';
 import type { Address } from '../runtime/ports.js';
 import { DEFAULT_PORT, needDevices, parseAddress, parseSeconds, secondsOption } from './common.js';
+import { logLevelOption } from './notices.js';
 
 export interface ServeOptions {
   readonly meta: string;
@@ -23,6 +25,7 @@ export interface ServeOptions {
   readonly metrics?: Address;
   readonly anyPort?: boolean;
   readonly maxClients: number;
+  readonly logLevel: Level;
 }
 
 const PERIOD_MIN_MS = 500;
@@ -77,6 +80,7 @@ export function registerServe(program: Command): void {
       'take connections from source ports above 1023 too: then every user who reaches the address is root on the files',
     )
     .option('--max-clients <number>', 'a mount that is one too many waits', parseCount, 10_000)
+    .addOption(logLevelOption())
     .option('--metrics <host:port>', 'serve Prometheus metrics over HTTP', parseAddress)
     .action(async (options: ServeOptions) => {
       const { serve } = await import('./serve_run.js');

@@ -29,6 +29,7 @@ import { type TakenTarget, takeTarget } from '../storage/take_target.js';
 import { CliError, formatAddress, formatBytes } from './common.js';
 import { connectionsMax } from './descriptors.js';
 import { installedVersion } from './installed.js';
+import { startNotices } from './notices.js';
 import type { ServeOptions } from './serve.js';
 import { announceReady } from './service_manager.js';
 import {
@@ -54,6 +55,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const version = installedVersion();
   const pair = await resolveDevices(options);
   let failed = false;
+  const notices = startNotices(runtime, options.logLevel);
   const server = createServer(runtime, {
     listen: options.listen,
     softwareVersion: version,
@@ -64,7 +66,12 @@ export async function serve(options: ServeOptions): Promise<void> {
     pid: process.pid,
     anyPort: options.anyPort,
     // After a failure its message is the one line that the user gets.
-    onState: (text) => failed || process.stderr.write(`holdfast: ${text}\n`),
+    onState: (text, kind) => {
+      if (failed) return;
+      if (kind === undefined) notices.state(text);
+      else notices.say(kind, text);
+    },
+    notices: () => notices.counts(),
   });
   sayWhoIsTrusted(options);
   const stopping = new AbortController();

@@ -102,7 +102,13 @@ function serverText(status: StatusReply): string {
     );
   }
   for (const gone of status.evicted) lines.push(`  evicted: ${gone.name} (${gone.uuid}): ${gone.reason}`);
+  lines.push(...noticeLines(status.notices));
   return lines.join('\n');
+}
+
+function noticeLines(notices: StatusReply['notices']): string[] {
+  if (notices === undefined || notices.length === 0) return [];
+  return [`notices  ${notices.map(({ kind, count }) => `${kind} ${count}`).join(', ')}`];
 }
 
 function recoveryLine(recovery: RecoveryStatusMessage): string {
@@ -153,5 +159,6 @@ function mountText(status: ClientStatus): string {
   lines.push(
     `cache    ${formatBytes(pageBytes)} of ${formatBytes(limitBytes)} pages, ${attrs} attributes, ${names} names`,
   );
+  lines.push(...noticeLines(status.notices));
   return lines.join('\n');
 }

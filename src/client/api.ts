@@ -8,6 +8,7 @@
 import type { Attr, Timespec } from '../base/attr.js';
 import type { Fh, Fid, Name } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
+import type { NoticeKind } from '../base/notices.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { StatfsMessage } from '../wire/meta.js';
 
@@ -224,6 +225,8 @@ export interface KernelCache {
 export interface ClientStatus {
   /** Where the client process writes, when it runs in the background; undefined: to its stderr. */
   readonly log?: string | undefined;
+  /** What this process has told in its log, by kind: how often. Set by the process. */
+  readonly notices?: readonly { readonly kind: string; readonly count: number }[] | undefined;
   readonly uuid: string;
   readonly softwareVersion: string;
   readonly mountpoint?: string | undefined;
@@ -286,6 +289,6 @@ export interface ClientOptions {
   /** An unmount with something to lose waits so long for a server that does nothing; undefined: without limit. */
   readonly leavePatienceMs?: number | undefined;
   readonly kernel: KernelCache;
-  /** Told of state changes, for logs and the demo's live view. */
-  readonly onState?: ((text: string) => void) | undefined;
+  /** Told of state changes, for logs and the demo's live view. With a kind: what its user must learn. */
+  readonly onState?: ((text: string, kind?: NoticeKind) => void) | undefined;
 }

@@ -98,7 +98,7 @@ export class Drain {
       target.cancel([...target.activeHandles]);
       target.activeHandles.clear();
       log('done: %d cache locks given back', handles.length);
-      this.#core.options.onState?.('drained: waiting for the server to come back');
+      this.#core.options.onState?.('drained: waiting for the server to come back', 'drained');
       this.#drained();
     } finally {
       stopProgress();

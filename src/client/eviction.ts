@@ -25,7 +25,10 @@ export function dropEverything(core: Core, target: Target, writeBack: WriteBack,
   const lostBytes = core.dirtyBytes(target);
   const uncommitted = target.replays.size;
   log('evicted: %s; %d dirty bytes lost, %d operations uncommitted', reason, lostBytes, uncommitted);
-  core.options.onState?.(`evicted: ${reason}`);
+  core.options.onState?.(
+    `evicted: ${reason}; ${lostBytes} bytes not written are lost, ${uncommitted} operations may be`,
+    'evicted',
+  );
   const error = new FsError('EIO', `this client was evicted: ${reason}`);
   const dead = new Set(core.handles.ofTarget(target.index));
   for (const handle of dead) {

@@ -39,6 +39,8 @@ import type { WriteBack } from './write_back.js';
 const log = logger('client:import');
 
 const HISTORY_MAX = 16;
+/** Who waits longer for the server is told. */
+const SAID_AFTER_MS = 5000;
 
 export interface ImportEvents {
   /** Requests and notices of the server. */
@@ -71,6 +73,8 @@ export class Import {
   #connecting: AbortController | undefined;
   #retry: Timer | undefined;
   #wasReady = false;
+  /** Since when the target could not be used, and what says so when it lasts. */
+  #away: { readonly sinceMs: number; readonly timer: Timer } | undefined;
   #goodbye: Promise<void> = Promise.resolve();
 
   constructor(core: Core, target: Target, writeBack: WriteBack, uuid: ClientUuid, events: ImportEvents) {
@@ -103,6 +107,7 @@ export class Import {
   }
 
   drained(): void {
+    this.#noteAway();
     this.dispatch({ type: 'drained' });
   }
 
@@ -129,6 +134,8 @@ export class Import {
 
   #handle(event: ImportEvent): void {
     const { state, effects } = step(this.#state, event);
+    if (this.#state.name === 'FULL' && state.name === 'DISCON') this.#noteLost(event);
+    if (state.name === 'CLOSED') this.#away?.timer.cancel();
     if (state.name !== this.#state.name) {
       log('%s -> %s (%s)', this.#state.name, state.name, event.type);
       this.#history.push({ state: state.name, atMs: this.#core.runtime.clock.nowMs() });
@@ -137,6 +144,34 @@ export class Import {
     }
     this.#state = state;
     for (const effect of effects) this.#apply(effect);
+  }
+
+  #noteLost(event: ImportEvent): void {
+    // It was given back for a shutdown: that was said.
+    if (this.#away !== undefined) return;
+    const silent = event.type === 'connectionLost' && event.silent === true;
+    const how = silent ? ': it does not answer' : '';
+    this.#core.options.onState?.(`connection to ${this.address} lost${how}`, 'connection-lost');
+    this.#noteAway();
+  }
+
+  #noteAway(): void {
+    if (!this.#wasReady || this.#away !== undefined) return;
+    const { clock, timers } = this.#core.runtime;
+    const stillWaiting = (): void => {
+      const waits = `still waiting for ${this.address} after ${SAID_AFTER_MS / 1000} s`;
+      this.#core.options.onState?.(`${waits}; ${this.#target.gate.parked} calls wait`, 'still-waiting');
+    };
+    this.#away = { sinceMs: clock.nowMs(), timer: timers.after(SAID_AFTER_MS, stillWaiting, true) };
+  }
+
+  #noteBack(): void {
+    const away = this.#away;
+    if (away === undefined) return;
+    this.#away = undefined;
+    away.timer.cancel();
+    const seconds = ((this.#core.runtime.clock.nowMs() - away.sinceMs) / 1000).toFixed(1);
+    this.#core.options.onState?.(`${this.address} is back after ${seconds} s`, 'back');
   }
 
   #apply(effect: ImportEffect): void {
@@ -225,6 +260,7 @@ export class Import {
     // Granted again after a drain: the shutdown was cancelled, or another instance serves.
     if (!target.gate.isDraining) target.gate.setDrain('no');
     target.gate.setConnected(true);
+    this.#noteBack();
     target.sendDeferred();
     if (this.#wasReady) return;
     this.#wasReady = true;

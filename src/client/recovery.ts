@@ -191,6 +191,7 @@ function lockRefused(core: Core, target: Target, writeBack: WriteBack, lock: Cac
     writeBack.dropped(file);
     core.options.onState?.(
       `${lost} bytes written to inode ${file.fid} are lost: its lock was not granted again`,
+      'data-lost',
     );
   }
   target.locks.forget(lock);
@@ -213,7 +214,10 @@ async function replayGranted(
     if (handle === undefined) return;
     // Who believes to hold a lock must not go on reading and writing as if.
     handle.dead ??= new FsError('EIO', 'a lock that was taken through this descriptor is lost');
-    core.options.onState?.(`a ${range.kind} lock of process ${range.pid} on inode ${fid} is lost`);
+    core.options.onState?.(
+      `a ${range.kind} lock of process ${range.pid} on inode ${fid} is lost`,
+      'lock-lost',
+    );
   }
 }
 

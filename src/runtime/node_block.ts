@@ -18,6 +18,7 @@ import { assert } from '../base/assert.js';
 import { ByteBudget } from '../base/budget.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import { notice } from '../base/notices.js';
 import { SLAB_BYTES, SlabPool } from '../base/slab_pool.js';
 import { backingFile, holdLoopDevice, reserveFile } from './node_loop.js';
 import type { BlockDevice } from './ports.js';
@@ -221,7 +222,7 @@ class OpenedDevice implements NodeBlockDevice {
     try {
       await datasync(this.fd);
     } catch (error) {
-      throw new FsError('EIO', `flush of ${this.path} failed: ${messageOf(error)}`, { cause: error });
+      throw failed(`flush of ${this.path}`, error);
     }
   }
 
@@ -389,10 +390,15 @@ class OpenedDevice implements NodeBlockDevice {
   }
 
   #failure(what: string, offset: number, error: unknown): FsError {
-    return new FsError('EIO', `${what} of ${this.path} at ${offset} failed: ${messageOf(error)}`, {
-      cause: error,
-    });
+    return failed(`${what} of ${this.path} at ${offset}`, error);
   }
+}
+
+/** Told at once as well: who asked may be far away. */
+function failed(what: string, cause: unknown): FsError {
+  const text = `${what} failed: ${messageOf(cause)}`;
+  notice('device-failed', text);
+  return new FsError('EIO', text, { cause });
 }
 
 function messageOf(error: unknown): string {

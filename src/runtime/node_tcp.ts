@@ -16,6 +16,7 @@ import { BlockList, createConnection, createServer, isIPv6, type Socket } from '
 import { nativeBinding } from '../../native/binding.js';
 import { type Errno, FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import { notice } from '../base/notices.js';
 import {
   type Address,
   type Connection,
@@ -204,8 +205,16 @@ const CONNECT_ERRNO: Readonly<Record<string, readonly [Errno, string]>> = {
   ERR_SOCKET_BAD_PORT: ['EINVAL', 'not a port number:'],
 };
 
+function noteDescriptors(error: Error, what: string): void {
+  const code = codeOf(error);
+  if (code === 'EMFILE' || code === 'ENFILE') {
+    notice('out-of-descriptors', `out of file descriptors (${code}): ${what}`);
+  }
+}
+
 function connectError(error: Error, address: Address): FsError {
   if (error instanceof FsError) return error;
+  noteDescriptors(error, `no connection to ${show(address)}`);
   const [errno, text] = CONNECT_ERRNO[codeOf(error)] ?? ['EIO', `${error.message}:`];
   return new FsError(errno, `${text} ${show(address)}`, { cause: error });
 }
@@ -221,7 +230,10 @@ function listen(address: Address, accept: (connection: Connection) => Connection
     const started = (): void => {
       server.off('error', failed);
       // Out of descriptors, or the peer was gone before we looked. Listening goes on.
-      server.on('error', (error) => log('accept at %s: %s', show(address), error.message));
+      server.on('error', (error) => {
+        log('accept at %s: %s', show(address), error.message);
+        noteDescriptors(error, `a connection to ${show(address)} cannot be taken`);
+      });
       const bound = server.address();
       const port = bound !== null && typeof bound === 'object' ? bound.port : address.port;
       resolve({

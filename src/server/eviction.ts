@@ -29,11 +29,18 @@ export function evict(target: Target, owner: Export, why: string): void {
   if (owner.goneReason !== undefined) return;
   const reason = why.slice(0, REASON_MAX);
   log('evicts client %s: %s', owner.label, reason);
-  target.clientEvicted(`client ${owner.label} is evicted: ${reason}`);
+  target.clientEvicted(`client ${owner.label} is evicted: ${reason}${whatItLoses(target, owner)}`);
   target.exports.rememberEvicted(owner.uuid, owner.name, reason);
   owner.requester.notify(Evicted, { reason });
   leave(target, owner, `evicted: ${reason}`, (left) => goneWhenDurable(target, [[owner.uuid, left]]));
   owner.link?.end();
+}
+
+/** What the server knows of it. The client says how many bytes it lost. */
+function whatItLoses(target: Target, owner: Export): string {
+  const bytes = owner.progress?.dirtyBytes ?? 0;
+  const dirty = bytes > 0 ? `, ${bytes} bytes not written` : '';
+  return ` (it had ${owner.opens.size} opens, ${target.locks.count(owner.uuid)} locks${dirty})`;
 }
 
 /** The client said goodbye; its reply is still to be sent. */

@@ -8,6 +8,7 @@
 import { ByteBudget } from '../base/budget.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import type { NoticeKind } from '../base/notices.js';
 import { SlabPool } from '../base/slab_pool.js';
 import { FrameLink } from '../rpc/link.js';
 import { ReceiveRoom } from '../rpc/receive_room.js';
@@ -80,7 +81,9 @@ export interface ServerOptions {
   /** Take connections from any source port; else only from those below 1024. */
   readonly anyPort?: boolean | undefined;
   /** Told in one line of what the server does, for people. */
-  readonly onState?: ((text: string) => void) | undefined;
+  readonly onState?: ((text: string, kind?: NoticeKind) => void) | undefined;
+  /** Shown by STATUS: how often each kind of notice was given. */
+  readonly notices?: (() => readonly { readonly kind: string; readonly count: number }[]) | undefined;
 }
 
 function settingsOf(options: ServerOptions): ServerSettings {
@@ -234,7 +237,8 @@ export class Server implements Host {
     this.#target = target;
     target.clientLeaves = (uuid) => this.#recovery?.leaves(uuid);
     target.clientGone = (uuid) => this.#recovery?.gone(uuid);
-    target.clientEvicted = (text) => this.#say(text);
+    target.clientEvicted = (text) => this.#say(text, 'evicted');
+    target.says = (kind, text) => this.#say(text, kind);
     // Also tells the target how far FIDs were handed out before.
     target.allocateFids();
     void store.failed.then((cause) => this.#fail(cause));
@@ -247,7 +251,7 @@ export class Server implements Host {
   }
 
   status(page?: StatusRequest): StatusReply {
-    return statusOf(this, this.#startedMs, page);
+    return { ...statusOf(this, this.#startedMs, page), notices: [...(this.#options.notices?.() ?? [])] };
   }
 
   /** Controlled shutdown; joins the one under way. @throws FsError EIO when the target fails: there is no mark then. */
@@ -447,9 +451,9 @@ export class Server implements Host {
     this.#say(state);
   }
 
-  #say(text: string): void {
+  #say(text: string, kind?: NoticeKind): void {
     log('%s', text);
-    this.#options.onState?.(text);
+    this.#options.onState?.(text, kind);
   }
 
   #registerMetrics(bulkBudget: ByteBudget): void {

@@ -66,6 +66,10 @@ export class Session implements LinkEvents {
     this.export = owner;
     owner.link = this.link;
     this.link.welcome();
+    if (owner.disconnectedAtMs !== undefined) {
+      const seconds = ((this.#host.time.nowMs() - owner.disconnectedAtMs) / 1000).toFixed(1);
+      this.#host.target?.says('back', `client ${owner.label} is back after ${seconds} s`);
+    }
     owner.disconnectedAtMs = undefined;
     this.#justAttached = true;
     this.#pinger?.stop();
@@ -126,6 +130,12 @@ export class Session implements LinkEvents {
     if (owner === undefined || owner.link !== this.link) return;
     owner.link = undefined;
     owner.disconnectedAtMs = this.#host.time.nowMs();
+    // Every client loses its connection to a server that stops.
+    const { state, target } = this.#host;
+    if (owner.goneReason === undefined && (state === 'active' || state === 'recovering')) {
+      const why = error === undefined ? '' : `: ${error.message}`;
+      target?.says('connection-lost', `connection of client ${owner.label} lost${why}`);
+    }
     this.#detached(owner);
   }
 

@@ -5,6 +5,7 @@
 
 import { FsError } from '../base/errno.js';
 import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../base/ids.js';
+import type { NoticeKind } from '../base/notices.js';
 import { SlabPool } from '../base/slab_pool.js';
 import type { LockServerApi } from '../dlm/api.js';
 import type { LimitTime, Runtime } from '../runtime/ports.js';
@@ -64,6 +65,8 @@ export class Target {
   clientGone: (uuid: ClientUuid) => void = () => undefined;
   /** Told when a client was evicted, in one line for people. */
   clientEvicted: (text: string) => void = () => undefined;
+  /** Told what else people must learn. */
+  says: (kind: NoticeKind, text: string) => void = () => undefined;
   /** Told when a client gave locks back: a shutdown shows its progress. */
   clientCancelled: (owner: Export) => void = () => undefined;
   /** Requests under way that may change something. */

@@ -12,6 +12,7 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import { logger } from '../base/log.js';
+import { notice } from '../base/notices.js';
 import type { BlockDevice, Checksum } from '../runtime/ports.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import type { Overlay } from './overlay.js';
@@ -138,6 +139,7 @@ export class BlockIo {
       if (now?.place !== bad.place || now.crcs[0] !== bad.crc) continue;
       const text = `checksum wrong: fid ${fid}, block ${bad.block}, device offset ${bad.place * BLOCK_BYTES}`;
       log('%s (%s)', text, this.#host.device.path);
+      notice('checksum-wrong', `${text} of ${this.#host.device.path}`);
       throw new FsError('EIO', text);
     }
     throw new FsError('EIO', `fid ${fid} changes faster than it can be read`);

@@ -12,6 +12,7 @@
 import { FsError } from '../base/errno.js';
 import type { Transno } from '../base/ids.js';
 import { logger } from '../base/log.js';
+import { notice } from '../base/notices.js';
 import type { BlockDevice, Runtime, Timer } from '../runtime/ports.js';
 import type { MetaDatabase, Writer } from './meta_medium.js';
 import type { Overlay } from './overlay.js';
@@ -225,6 +226,7 @@ export class Committer {
   #stop(cause: unknown): FsError {
     const failure = new FsError('EIO', `the target has failed: ${(cause as Error).message}`, { cause });
     log('the target stops: %O', cause);
+    notice('device-failed', `nothing can be committed any more: ${(cause as Error).message}`);
     this.#failure ??= failure;
     for (const waiter of this.#waiters.splice(0)) waiter.reject(failure);
     this.#fail(failure);

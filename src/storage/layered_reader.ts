@@ -7,6 +7,7 @@ import { LRUCache } from 'lru-cache';
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Name } from '../base/ids.js';
 import { logger } from '../base/log.js';
+import { notice } from '../base/notices.js';
 import type { Checksum } from '../runtime/ports.js';
 import type { ClientRecord, Dirent, Inode, Reader, ReplyRecord, SlotReply } from './api.js';
 import type { BatchTables } from './batch.js';
@@ -192,6 +193,7 @@ export class LayeredReader implements Reader {
     const { bytes, crc } = decodeInline(fid, value);
     if (crc32c(this.#checksum, bytes) !== crc) {
       log('checksum wrong: inline data of fid %d', fid);
+      notice('checksum-wrong', `checksum wrong: inline data of fid ${fid} on the meta device`);
       throw new FsError('EIO', `checksum wrong: inline data of ${fid}`);
     }
     return bytes;
@@ -244,6 +246,7 @@ export class LayeredReader implements Reader {
           : `say ${blocks * SECTORS_PER_BLOCK} blocks, not the ${inode.blocks}`;
         const text = `damaged content of fid ${fid} on the meta device: its records ${what} of its inode`;
         log('%s', text);
+        notice('checksum-wrong', text);
         throw new FsError('EIO', text);
       }
     }

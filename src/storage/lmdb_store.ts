@@ -19,6 +19,7 @@ import { join } from 'node:path';
 import { open, type RootDatabase } from 'lmdb';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import { notice } from '../base/notices.js';
 import { MetaPages, PageFault } from '../runtime/node_meta_pages.js';
 import type { TargetDevices } from './api.js';
 import type { MetaDatabase, MetaMedium, ReadAt, Writer } from './meta_medium.js';
@@ -104,6 +105,7 @@ class LmdbDatabase implements MetaDatabase {
     if (!(thrown instanceof PageFault)) return thrown;
     const text = `the meta device ${this.#path} is damaged: ${thrown.message} (at ${what})`;
     log('%s', text);
+    notice('checksum-wrong', text);
     return new FsError('EIO', text, { cause: thrown });
   }
 

@@ -11,6 +11,7 @@
 
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import { notice } from '../base/notices.js';
 import type { Checksum } from '../runtime/ports.js';
 import { KEY, readU64 } from './keys.js';
 import type { MetaDatabase, Writer } from './meta_medium.js';
@@ -169,6 +170,7 @@ export class ChecksummedDatabase implements MetaDatabase {
     if (this.#rules.lenient === true) return NO_VALUE;
     const text = `damaged record on the meta device: ${recordName(key)} ${how}`;
     log('%s', text);
+    notice('checksum-wrong', text);
     throw new FsError('EIO', text);
   }
 }

@@ -91,6 +91,11 @@ export const Status = operation(
     /** Bytes of the devices behind what was formatted; absent: none, or an older server. */
     metaUnusedBytes: opt(18, uint),
     dataUnusedBytes: opt(19, uint),
+    /** What this process has told in its log, by kind: how often. */
+    notices: opt(
+      20,
+      list(nested(message('NoticeCount', { kind: req(1, text(64)), count: req(2, uint) })), 64),
+    ),
     /** There are more clients, behind this UUID. */
     more: opt(40, text(36)),
     /** All clients, on this page or not. Absent: all are here. */

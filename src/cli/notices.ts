@@ -1,0 +1,41 @@
+/** The notices of a server or a mount: lines on stderr, and counters. */
+
+import { fstatSync } from 'node:fs';
+import { InvalidArgumentError, Option } from 'commander';
+import { LEVELS, type Level, NOTICE_KINDS, Notices } from '../base/notices.js';
+import type { NodeRuntime } from '../runtime/node_runtime.js';
+
+export function logLevelOption(): Option {
+  return new Option('--log-level <level>', `least important lines that are logged: ${LEVELS.join(', ')}`)
+    .argParser((text: string): Level => {
+      const level = LEVELS.find((one) => one === text);
+      if (level === undefined) throw new InvalidArgumentError(`Give one of ${LEVELS.join(', ')}.`);
+      return level;
+    })
+    .default('info');
+}
+
+/** The notices of this process, from now on. */
+export function startNotices(runtime: NodeRuntime, level: Level): Notices {
+  const notices = new Notices({
+    nowMs: () => runtime.clock.nowMs(),
+    time: () => new Date().toISOString(),
+    write: (line) => void process.stderr.write(line),
+    level,
+    journal: isJournal(),
+  });
+  for (const kind of NOTICE_KINDS) {
+    const name = `holdfast_notices_${kind.replaceAll('-', '_')}`;
+    runtime.metrics.gauge(name, `Notices of the kind ${kind} since the start`, () => notices.count(kind));
+  }
+  notices.use();
+  return notices;
+}
+
+/** Whether stderr is the stream that systemd names (systemd.exec(5), JOURNAL_STREAM): device and inode. */
+function isJournal(): boolean {
+  const stream = process.env.JOURNAL_STREAM;
+  if (stream === undefined) return false;
+  const { dev, ino } = fstatSync(2);
+  return stream === `${dev}:${ino}`;
+}
