@@ -160,6 +160,7 @@ async function startMount(
   vfs.attach(client);
   let kernel: FuseMount;
   try {
+    await client.learnRoot({ uid: 0, gid: 0, signal: signals.beforeMount });
     signals.beforeMount.throwIfAborted();
     kernel = await startKernelMount(runtime, vfs, servers, mountpoint, options);
   } catch (thrown) {

@@ -176,6 +176,8 @@ export interface FsClient {
   removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void>;
   /** While gated: the last known answer. */
   statfs(op: Caller): MaybePromise<StatfsMessage>;
+  /** Fetches what is answered of the root while the server is away. */
+  learnRoot(op: Caller): Promise<void>;
   testLock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<AppLock | undefined>;
   /** EAGAIN when it conflicts and wait is false; EDEADLK; EINTR takes the waiting lock back. */
   setLock(op: Caller, fh: Fh, lock: AppLock, wait: boolean): MaybePromise<void>;

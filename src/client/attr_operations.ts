@@ -1,8 +1,9 @@
 /** Operations on one inode: attributes, symlink targets, extended attributes, statfs. */
 
 import type { Attr } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
 import { type Fid, ROOT_FID } from '../base/ids.js';
-import type { MaybePromise } from '../base/maybe_promise.js';
+import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import {
   Getattr,
   Getxattr,
@@ -20,6 +21,9 @@ import { type DataLocks, exclusively } from './data_locks.js';
 import type { FileState } from './file_state.js';
 import type { Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
+
+/** A question about the root is answered from what is known after this: a stat of the mount point takes no second. */
+const SOON_MS = 500;
 
 export class AttrOperations {
   readonly #core: Core;
@@ -42,7 +46,7 @@ export class AttrOperations {
       const attr = core.attrs.lastKnown(fid);
       if (attr !== undefined) return { attr, attrCacheable: false, nameCacheable: false };
     }
-    return core.pass(target, op, async () => {
+    const answered = core.pass(target, op, async () => {
       const answer = await target.call(
         'operation',
         Getattr,
@@ -57,6 +61,38 @@ export class AttrOperations {
       );
       return core.known(target, answer.reply.attr, undefined);
     });
+    if (fid !== ROOT_FID) return answered;
+    return this.#soon(answered, () => {
+      const attr = core.attrs.lastKnown(fid);
+      return attr === undefined ? undefined : { attr, attrCacheable: false, nameCacheable: false };
+    });
+  }
+
+  /**
+   * What was asked of the root, or what was last known of it: a server may be silent for long before its client knows that it is
+   * away, and whoever lists the folder above a mount must not wait for it.
+   */
+  #soon<T>(answered: MaybePromise<T>, lastKnown: () => T | undefined): MaybePromise<T> {
+    if (!isPromise(answered)) return answered;
+    return new Promise((resolve, reject) => {
+      const timer = this.#core.runtime.timers.after(SOON_MS, () => {
+        const known = lastKnown();
+        if (known !== undefined) resolve(known);
+      });
+      answered.then(resolve, reject).finally(() => timer.cancel());
+    });
+  }
+
+  /** Learns what #soon() answers from. Before the mount is visible. */
+  async learnRoot(op: Caller): Promise<void> {
+    const target = this.#core.targets.of(ROOT_FID);
+    const [names] = await Promise.all([
+      this.listxattr(op, ROOT_FID),
+      this.getattr(op, ROOT_FID),
+      this.statfs(op),
+    ]);
+    const values = names.map(async (name) => [name, await this.getxattr(op, ROOT_FID, name)] as const);
+    target.rootXattrs = new Map(await Promise.all(values));
   }
 
   setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<Known> {
@@ -144,10 +180,19 @@ export class AttrOperations {
 
   getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array> {
     const target = this.#core.targets.of(fid);
-    return this.#core.pass(target, op, async () => {
+    const known = fid === ROOT_FID ? target.rootXattrs : undefined;
+    if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);
+    const answered = this.#core.pass(target, op, async () => {
       const { reply } = await target.call('operation', Getxattr, { fid, name }, { signal: op.signal });
+      if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
       return reply.value;
     });
+    if (known === undefined || !isPromise(answered)) return answered;
+    const late = Symbol('late');
+    const raced = this.#soon<Uint8Array | typeof late>(answered, () => late) as Promise<
+      Uint8Array | typeof late
+    >;
+    return raced.then((value) => (value === late ? rootXattr(known, name) : (value as Uint8Array)));
   }
 
   setxattr(
@@ -165,17 +210,23 @@ export class AttrOperations {
     return core.pass(target, op, async () => {
       await target.call('operation', Setxattr, request, {
         signal: op.signal,
-        apply: ({ reply }) => core.applyAttr(target, reply.attr),
+        apply: ({ reply }) => {
+          core.applyAttr(target, reply.attr);
+          if (fid === ROOT_FID) target.rootXattrs?.set(name, request.value);
+        },
       });
     });
   }
 
   listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]> {
     const target = this.#core.targets.of(fid);
-    return this.#core.pass(target, op, async () => {
+    const known = fid === ROOT_FID ? target.rootXattrs : undefined;
+    if (known !== undefined && !target.gate.isOpen) return [...known.keys()];
+    const answered = this.#core.pass(target, op, async () => {
       const { reply } = await target.call('operation', Listxattr, { fid }, { signal: op.signal });
       return reply.names;
     });
+    return known === undefined ? answered : this.#soon(answered, () => [...known.keys()]);
   }
 
   removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void> {
@@ -186,7 +237,13 @@ export class AttrOperations {
         'operation',
         Removexattr,
         { fid, name },
-        { signal: op.signal, apply: ({ reply }) => core.applyAttr(target, reply.attr) },
+        {
+          signal: op.signal,
+          apply: ({ reply }) => {
+            core.applyAttr(target, reply.attr);
+            if (fid === ROOT_FID) target.rootXattrs?.delete(name);
+          },
+        },
       );
     });
   }
@@ -195,10 +252,18 @@ export class AttrOperations {
   statfs(op: Caller): MaybePromise<StatfsMessage> {
     const target = this.#core.targets.of(ROOT_FID);
     if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;
-    return this.#core.pass(target, op, async () => {
+    const answered = this.#core.pass(target, op, async () => {
       const { reply } = await target.call('operation', Statfs, {}, { signal: op.signal });
       target.lastStatfs = reply;
       return reply;
     });
+    return this.#soon(answered, () => target.lastStatfs);
   }
+}
+
+/** @throws FsError ENODATA */
+function rootXattr(known: ReadonlyMap<string, Uint8Array>, name: string): Uint8Array {
+  const value = known.get(name);
+  if (value === undefined) throw new FsError('ENODATA', `no ${name} of the root was seen`);
+  return value;
 }

@@ -154,6 +154,7 @@ class Client {
       listxattr: attrs.listxattr.bind(attrs),
       removexattr: attrs.removexattr.bind(attrs),
       statfs: attrs.statfs.bind(attrs),
+      learnRoot: attrs.learnRoot.bind(attrs),
       open: opens.open.bind(opens),
       createAndOpen: opens.createAndOpen.bind(opens),
       flush: opens.flush.bind(opens),

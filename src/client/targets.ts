@@ -125,6 +125,8 @@ export class Target {
   /** Grows when all that the target held for us is void. Who waited meanwhile compares. */
   generation = 0;
   lastStatfs: StatfsMessage | undefined;
+  /** Extended attributes of the root, as last seen; undefined: never seen. */
+  rootXattrs: Map<string, Uint8Array> | undefined;
   /** The last ones, newest last. */
   readonly evictions: Eviction[] = [];
   /** Set while an unmount is under way: no handle is left to report a loss by. */
