@@ -3,7 +3,6 @@ import { type TestContext, test } from 'node:test';
 import type { Fid } from '../../src/base/ids.js';
 import type { Frame } from '../../src/rpc/api.js';
 import { hostOf, WaitingRequests } from '../../src/rpc/waiting_requests.js';
-import { PROLONGED_MAX } from '../../src/server/eviction.js';
 import { frameBytes, KeptFrames, keptCopy } from '../../src/server/kept_frames.js';
 import { Write } from '../../src/wire/data.js';
 import { Enqueue } from '../../src/wire/lock.js';
@@ -101,10 +100,9 @@ test('a lock holder that writes a byte now and then is evicted at its limit', as
   assert.match(holder.evictions[0] ?? '', /did not give back a lock/);
 });
 
-test('a lock holder that goes on writing much is given more time, but not for ever', async (t) => {
+test('a lock holder that writes without an end is evicted in the end', async (t) => {
   const [world, holder, fid] = await withHolder(t, 40);
   const other = await world.connected('other');
-  const startedMs = world.runtime.clock.nowMs();
   const wanted = other.call(Enqueue, { type: 'data', fid, mode: 'PR' });
   const bulk = [Buffer.alloc(64 << 10, 'z')];
   const pour = (): void => {
@@ -115,12 +113,8 @@ test('a lock holder that goes on writing much is given more time, but not for ev
   };
   pour();
   assert.equal((await wanted).granted, true);
-  const tookMs = world.runtime.clock.nowMs() - startedMs;
-  // Each look is half of the lock timeout after the one before. A machine that stands still has fewer looks, all later.
-  assert.ok(tookMs >= 40, `${tookMs} ms`);
-  assert.ok(PROLONGED_MAX >= 60);
   await until('the holder hears it', () => holder.evictions.length === 1);
-  assert.match(holder.evictions[0] ?? '', /it has written \d+ bytes meanwhile/);
+  assert.match(holder.evictions[0] ?? '', /did not give back a lock/);
 });
 
 test('a client that is one too many waits and is told why; who is known comes back; a place that is free is taken', async (t) => {
