@@ -47,6 +47,9 @@ const FLAG_WORDS: Readonly<Record<string, { readonly flag: number; readonly set:
   diratime: { flag: MS_NODIRATIME, set: false },
 };
 
+/** What a remount can change. */
+export const MOUNT_FLAG_WORDS: ReadonlySet<string> = new Set(Object.keys(FLAG_WORDS));
+
 /**
  * Words that stand in /etc/fstab for every filesystem and ask nothing of this one: mount(8) acts on them, or what they
  * ask for is always so (docs/OPERATIONS.md). iversion: a change attribute for NFS servers, which cannot export us.
@@ -58,7 +61,7 @@ const WITHOUT_EFFECT = new Set([
 ]);
 
 /** comment=..., x-systemd.automount, X-mount.mkdir: for other programs. */
-function isForOthers(key: string): boolean {
+export function isForOthers(key: string): boolean {
   return WITHOUT_EFFECT.has(key) || key === 'comment' || /^x-/i.test(key);
 }
 

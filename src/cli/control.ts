@@ -11,6 +11,7 @@ import { existsSync, mkdirSync, readlinkSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { basename, dirname, join, resolve } from 'node:path';
 import { FILESYSTEM_TYPE, mountAt } from '../../mount/mount_table.js';
+import { type Errno, FsError } from '../base/errno.js';
 import { CliError, describeFailure } from './common.js';
 import { runtimeDir } from './installed.js';
 
@@ -20,7 +21,7 @@ export type ControlRequest =
 
 export type ControlReply =
   | { readonly ok: true; readonly done: boolean; readonly data?: unknown }
-  | { readonly ok: false; readonly done: true; readonly error: string };
+  | { readonly ok: false; readonly done: true; readonly error: string; readonly code?: Errno };
 
 /**
  * Absolute path of a mount point, as the table of mounts has it: symbolic links are followed, but nothing in the mount itself
@@ -128,7 +129,8 @@ async function answer(
     const data = await handle(request, (progress) => send({ ok: true, done: false, data: progress }));
     send({ ok: true, done: true, data });
   } catch (thrown) {
-    send({ ok: false, done: true, error: describeFailure(thrown).line });
+    const code = thrown instanceof FsError ? { code: thrown.code } : {};
+    send({ ok: false, done: true, error: describeFailure(thrown).line, ...code });
   }
   socket.end();
 }
@@ -151,7 +153,7 @@ function readLines(socket: Socket, online: (line: string) => void): void {
 /**
  * Asks the client process of a mount.
  * @returns undefined when no process serves this mount point (any more).
- * @throws CliError with what the process answered.
+ * @throws FsError, CliError with what the process answered.
  */
 export function askControl(
   mountpoint: string,
@@ -176,7 +178,8 @@ export function askControl(
       }
       answered = true;
       if (reply.ok) done({ data: reply.data });
-      else failed(new CliError(reply.error));
+      else
+        failed(reply.code === undefined ? new CliError(reply.error) : new FsError(reply.code, reply.error));
     });
     socket.once('close', () => {
       if (!answered) failed(new CliError(`the client process of ${mountpoint} ended before it answered`));

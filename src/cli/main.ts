@@ -12,6 +12,7 @@ import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
 import { FSCK_USAGE, registerFsck } from './fsck.js';
 import { registerGrow } from './grow.js';
+import { registerInstall } from './install.js';
 import { installedVersion } from './installed.js';
 import { registerMkfs } from './mkfs.js';
 import { registerMount } from './mount.js';
@@ -38,6 +39,7 @@ function buildProgram(): Command {
     registerEvict,
     registerFsck,
     registerGrow,
+    registerInstall,
     registerDemo,
   ]) {
     register(program);
@@ -64,5 +66,11 @@ export async function main(argv: readonly string[]): Promise<number> {
     return exitCode;
   }
 }
+
+// What reads our output has seen enough: `holdfast status | head -1`.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(0);
+});
 
 process.exitCode = await main(process.argv);

@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 /**
- * mount.holdfast: what mount(8) runs for `mount -t holdfast` and /etc/fstab.
- *   mount.holdfast SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS] [-t TYPE]
- * The options are those of `holdfast mount -o`.
+ * mount.holdfast, mount.fuse.holdfast: what mount(8) runs for `mount -t holdfast`, for /etc/fstab, and to remount.
+ *   mount.holdfast SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS] [-t TYPE] [-N NAMESPACE]
+ * The options are those of `holdfast mount -o`, or remount and flags (ro, nosuid, ...).
  */
 
 import { Command, CommanderError } from 'commander';
@@ -27,6 +27,7 @@ async function run(argv: readonly string[]): Promise<number> {
     .option('-n', 'accepted, without effect')
     .option('-v', 'accepted, without effect')
     .option('-t <type>', 'accepted, without effect')
+    .option('-N <namespace>', 'accepted, without effect: mount(8) has entered it')
     .option('-o <options>', 'mount options', '')
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'mount.holdfast: ')) })
     .exitOverride();
@@ -34,6 +35,14 @@ async function run(argv: readonly string[]): Promise<number> {
     command.parse([...argv]);
     const [source = '', mountpoint = ''] = command.args;
     const options = command.opts<{ o: string; f?: boolean }>();
+    const words = options.o.split(',').filter((word) => word !== '');
+    if (words.includes('remount')) {
+      const { remount, remountFlags } = await import('./remount.js');
+      const { isForOthers } = await import('../../mount/options.js');
+      const flags = remountFlags(words, (word) => isForOthers(word.replace(/=.*/, '')));
+      if (options.f !== true) remount(mountpoint, flags);
+      return 0;
+    }
     const servers = addressesOf(source);
     if (options.f === true) return 0;
     const { mount } = await import('./mount_run.js');

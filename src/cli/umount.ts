@@ -1,7 +1,7 @@
 /** holdfast umount: unmounts, and returns when everything is on the server. */
 
 import type { Command } from 'commander';
-import { CliError, formatBytes } from './common.js';
+import { CliError } from './common.js';
 
 export function registerUmount(program: Command): void {
   program
@@ -12,26 +12,14 @@ export function registerUmount(program: Command): void {
       '-f, --force',
       'detach even if files are open or the server does not answer; unwritten data may be lost',
     )
-    .action(async (path: string, options: { force?: boolean }) => {
-      const { askControl, mountpointPath } = await import('./control.js');
-      const { isMounted, unmountPath } = await import('../../mount/unmount.js');
-      const mountpoint = mountpointPath(path);
-      const force = options.force === true;
-      const answer = await askControl(mountpoint, { command: 'umount', force }, (data) => {
-        const { dirtyBytes } = data as { dirtyBytes: number };
-        if (process.stderr.isTTY)
-          process.stderr.write(`\rholdfast: ${formatBytes(dirtyBytes)} left to write   `);
-      });
-      if (answer !== undefined) {
-        const { lostBytes } = answer.data as { lostBytes?: number };
-        if (lostBytes === undefined) return;
-        process.stderr.write(
-          `holdfast: the server did not answer: ${formatBytes(lostBytes)} that were not written are lost\n`,
-        );
-        return;
-      }
-      // No client process: what is left of the mount can only be detached.
-      if (!isMounted(mountpoint)) throw new CliError(`${path} is not a mount of Holdfast`);
-      unmountPath(mountpoint, force ? 'detach' : 'plain');
+    .option(
+      '-l, --lazy',
+      'detach now; the client goes on for programs that have files open, then writes and ends',
+    )
+    .action(async (path: string, options: { force?: boolean; lazy?: boolean }) => {
+      if (options.force === true && options.lazy === true)
+        throw new CliError('give --force or --lazy, not both', 2);
+      const { unmount } = await import('./umount_run.js');
+      await unmount(path, options.force === true ? 'force' : options.lazy === true ? 'lazy' : 'flush');
     });
 }

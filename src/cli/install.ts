@@ -1,0 +1,118 @@
+/**
+ * holdfast install: puts what other programs of this machine look for where they look: the command itself, the helpers of
+ * mount(8) and umount(8), systemd's units, Pacemaker's resource agent.
+ *
+ * - Links lead into the tree that this command runs from, so a newer version is installed by running its own `install`.
+ * - What is there and is not ours is left, and the command fails before it has changed anything.
+ */
+
+import { copyFileSync, lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { packageRoot } from '../../native/binding.js';
+import { CliError } from './common.js';
+
+interface InstallOptions {
+  readonly dryRun?: boolean;
+  readonly remove?: boolean;
+  readonly prefix: string;
+}
+
+interface Item {
+  readonly how: 'link' | 'copy';
+  /** Within the tree. */
+  readonly from: string;
+  readonly to: string;
+}
+
+const ITEMS: readonly Item[] = [
+  { how: 'link', from: 'dist/src/cli/main.js', to: '/usr/local/bin/holdfast' },
+  { how: 'link', from: 'dist/src/cli/mount_holdfast.js', to: '/sbin/mount.holdfast' },
+  // mount(8) and umount(8) look for a helper by the type that the table of mounts has.
+  { how: 'link', from: 'dist/src/cli/mount_holdfast.js', to: '/sbin/mount.fuse.holdfast' },
+  { how: 'link', from: 'dist/src/cli/umount_holdfast.js', to: '/sbin/umount.fuse.holdfast' },
+  {
+    how: 'copy',
+    from: 'mount/systemd/holdfast-serve@.service',
+    to: '/etc/systemd/system/holdfast-serve@.service',
+  },
+  {
+    how: 'copy',
+    from: 'mount/systemd/holdfast-mount@.service',
+    to: '/etc/systemd/system/holdfast-mount@.service',
+  },
+  { how: 'copy', from: 'mount/ocf/holdfast', to: '/usr/lib/ocf/resource.d/holdfast/holdfast' },
+];
+
+type Found = 'nothing' | 'this' | 'ours' | 'foreign';
+
+export function registerInstall(program: Command): void {
+  program
+    .command('install')
+    .description(
+      'put the command, the helpers of mount(8) and umount(8), systemd units and the resource agent in their places',
+    )
+    .option('--dry-run', 'say what would be done')
+    .option('--remove', 'take away what install has put there')
+    .option('--prefix <dir>', 'put everything below this folder, as for a package', '/')
+    .action((options: InstallOptions) => install(options));
+}
+
+/** @throws CliError if something that is not ours is in the way; nothing is changed then. */
+export function install({ dryRun = false, remove = false, prefix }: InstallOptions): void {
+  const root = packageRoot();
+  const plans = ITEMS.map((item) => {
+    const to = join(resolve(prefix), item.to);
+    const from = join(root, item.from);
+    return { item, from, to, found: look(item, from, to) };
+  });
+  const foreign = plans.find(({ found }) => found === 'foreign');
+  if (foreign !== undefined && !remove) {
+    throw new CliError(
+      `${foreign.to} is there and is not Holdfast's: move it away first; nothing was changed`,
+    );
+  }
+  for (const { item, from, to, found } of plans) {
+    const done = remove ? removed(to, found, dryRun) : placed(item, from, to, found, dryRun);
+    process.stdout.write(`${dryRun ? 'would: ' : ''}${done}\n`);
+  }
+  if (resolve(prefix) === '/' && !dryRun) {
+    process.stdout.write('systemd learns of the units by: systemctl daemon-reload\n');
+  }
+}
+
+function placed(item: Item, from: string, to: string, found: Found, dryRun: boolean): string {
+  if (found === 'this') return `${to}: is there`;
+  if (!dryRun) {
+    mkdirSync(dirname(to), { recursive: true });
+    rmSync(to, { force: true });
+    if (item.how === 'link') symlinkSync(from, to);
+    else copyFileSync(from, to);
+  }
+  const what = item.how === 'link' ? `link to ${from}` : `copy of ${from}`;
+  return `${to}: ${what}${found === 'ours' ? ', in place of an earlier one' : ''}`;
+}
+
+function removed(to: string, found: Found, dryRun: boolean): string {
+  if (found === 'nothing') return `${to}: is not there`;
+  if (found === 'foreign') return `${to}: stays, it is not Holdfast's`;
+  if (!dryRun) rmSync(to);
+  return `${to}: removed`;
+}
+
+/** ours: of another tree or version. A link is known by where it leads, a copy by the name that it begins with. */
+function look({ how, from: inTree }: Item, from: string, to: string): Found {
+  const there = lstatSync(to, { throwIfNoEntry: false });
+  if (there === undefined) return 'nothing';
+  if (how === 'link') {
+    if (!there.isSymbolicLink()) return 'foreign';
+    const leadsTo = readlinkSync(to);
+    if (leadsTo === from) return 'this';
+    // npm link leads to the same file through a folder of its own.
+    return leadsTo.endsWith(`/${inTree}`) || leadsTo.includes('/holdfast/') ? 'ours' : 'foreign';
+  }
+  if (!there.isFile()) return 'foreign';
+  const content = readFileSync(to, 'utf8');
+  if (content === readFileSync(from, 'utf8')) return 'this';
+  return /holdfast/i.test(content.slice(0, 500)) ? 'ours' : 'foreign';
+}

@@ -1,0 +1,34 @@
+/** Changes what the kernel allows on a mount that is there (ro, nosuid, ...). What the client does cannot be changed so. */
+
+import { spawnSync } from 'node:child_process';
+import { MOUNT_FLAG_WORDS } from '../../mount/options.js';
+import { CliError } from './common.js';
+
+/** mount(8) adds what stands in the table of mounts: this is the kernel's own account of a FUSE mount. */
+const OF_THE_KERNEL =
+  /^(user_id|group_id|rootmode|fd|max_read|blksize|default_permissions|allow_other|subtype)(=|$)/;
+
+/** The words of a remount that the kernel acts on. @throws CliError for one that needs a new mount. */
+export function remountFlags(words: readonly string[], isWithoutEffect: (word: string) => boolean): string[] {
+  const flags: string[] = [];
+  for (const word of words) {
+    if (word === 'remount' || OF_THE_KERNEL.test(word) || isWithoutEffect(word)) continue;
+    if (!MOUNT_FLAG_WORDS.has(word)) {
+      throw new CliError(
+        `${word} cannot be changed by a remount: unmount, and mount again. A remount changes ${[...MOUNT_FLAG_WORDS].join(', ')}`,
+      );
+    }
+    flags.push(word);
+  }
+  return flags;
+}
+
+/** @throws CliError with what mount(8) said. */
+export function remount(mountpoint: string, flags: readonly string[]): void {
+  // -i: no helper, which would be us. mount(8) knows each flag's number, and how kernels want to be told.
+  const done = spawnSync('mount', ['-i', '-o', ['remount', ...flags].join(','), mountpoint], {
+    encoding: 'utf8',
+  });
+  if (done.error !== undefined) throw new CliError(`mount(8) cannot be run: ${done.error.message}`);
+  if (done.status !== 0) throw new CliError(done.stderr.trim().replace(/^mount: /, ''));
+}

@@ -1,0 +1,55 @@
+#!/usr/bin/env node
+/**
+ * umount.fuse.holdfast: what umount(8) runs for our mounts, so that it (systemctl stop of a mount unit, a reboot) returns
+ * when everything is on the server.
+ *   umount.fuse.holdfast MOUNTPOINT [-flnrv] [-t TYPE] [-N NAMESPACE]
+ * -f gives up what cannot be written, -l detaches now, -r makes a mount that is in use read-only instead.
+ */
+
+import { Command, CommanderError } from 'commander';
+import { FsError } from '../base/errno.js';
+import { describeFailure } from './common.js';
+import { remount } from './remount.js';
+
+interface Options {
+  readonly f?: boolean;
+  readonly l?: boolean;
+  readonly r?: boolean;
+}
+
+async function run(argv: readonly string[]): Promise<number> {
+  const command = new Command('umount.fuse.holdfast')
+    .argument('<mountpoint>')
+    .option('-f', 'force: what cannot be written is lost')
+    .option('-l', 'lazy: detach now, write when the last file is closed')
+    .option('-r', 'make it read-only if it is in use')
+    .option('-n', 'accepted, without effect')
+    .option('-v', 'accepted, without effect')
+    .option('-t <type>', 'accepted, without effect')
+    .option('-N <namespace>', 'accepted, without effect: umount(8) has entered it')
+    .configureOutput({
+      outputError: (text, write) => write(text.replace(/^error: /, 'umount.fuse.holdfast: ')),
+    })
+    .exitOverride();
+  try {
+    command.parse([...argv]);
+    const [mountpoint = ''] = command.args;
+    const { f, l, r } = command.opts<Options>();
+    const { unmount } = await import('./umount_run.js');
+    try {
+      await unmount(mountpoint, l === true ? 'lazy' : f === true ? 'force' : 'flush');
+    } catch (thrown) {
+      if (r !== true || !(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
+      remount(mountpoint, ['ro']);
+      process.stderr.write(`umount.fuse.holdfast: ${mountpoint} is in use: it is read-only now\n`);
+    }
+    return 0;
+  } catch (thrown) {
+    if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? 0 : 1;
+    process.stderr.write(`umount.fuse.holdfast: ${describeFailure(thrown).line}\n`);
+    // umount(8): 32 is "umount failed".
+    return 32;
+  }
+}
+
+process.exitCode = await run(process.argv);

@@ -1,0 +1,37 @@
+/** What `holdfast umount` and umount(8)'s helper do: everything that was written is on the server when they return. */
+
+import { isMounted, unmountPath } from '../../mount/unmount.js';
+import { CliError, formatBytes } from './common.js';
+import { askControl, mountpointPath } from './control.js';
+
+/**
+ * flush: EBUSY while files are open; waits until everything is on the server. force: at once; what cannot be written is lost.
+ * lazy: out of sight at once, and as flush for whoever still has files open.
+ */
+export type UnmountHow = 'flush' | 'force' | 'lazy';
+
+/** @throws CliError, FsError EBUSY. */
+export async function unmount(path: string, how: UnmountHow): Promise<void> {
+  const mountpoint = mountpointPath(path);
+  if (how === 'lazy') {
+    if (!isMounted(mountpoint)) throw new CliError(`${path} is not a mount of Holdfast`);
+    unmountPath(mountpoint, 'detach');
+    return;
+  }
+  const force = how === 'force';
+  const answer = await askControl(mountpoint, { command: 'umount', force }, (data) => {
+    const { dirtyBytes } = data as { dirtyBytes: number };
+    if (process.stderr.isTTY) process.stderr.write(`\rholdfast: ${formatBytes(dirtyBytes)} left to write   `);
+  });
+  if (answer !== undefined) {
+    const { lostBytes } = answer.data as { lostBytes?: number };
+    if (lostBytes === undefined) return;
+    process.stderr.write(
+      `holdfast: the server did not answer: ${formatBytes(lostBytes)} that were not written are lost\n`,
+    );
+    return;
+  }
+  // No client process: what is left of the mount can only be detached.
+  if (!isMounted(mountpoint)) throw new CliError(`${path} is not a mount of Holdfast`);
+  unmountPath(mountpoint, force ? 'detach' : 'plain');
+}
