@@ -24,6 +24,11 @@ async function asItIs(agent: Agent, frozen: FrozenEntry): Promise<FrozenEntry> {
   };
 }
 
+/** Release 0.1 counted content that lies in the database in sectors; whole blocks are shown since. */
+function asShown(entry: FrozenEntry): FrozenEntry {
+  return { ...entry, blocks: 8 * Math.ceil(entry.blocks / 8) };
+}
+
 /** A regular file whose content does not lie in the database (docs/ONDISK.md: at most 4032 bytes do). */
 function hasBlocks({ sha256, size }: FrozenEntry): boolean {
   return sha256 !== undefined && (size === 0 || size > 4032);
@@ -65,7 +70,7 @@ test('a target of release 0.1 is served, read, changed and upgraded again', asyn
   await cluster.addMount();
   const agent = cluster.agent();
   const compare = async (): Promise<void> => {
-    for (const entry of contents.entries) assert.deepEqual(await asItIs(agent, entry), entry);
+    for (const entry of contents.entries) assert.deepEqual(await asItIs(agent, entry), asShown(entry));
     for (const [directory, names] of listings(contents.entries)) {
       assert.deepEqual((await agent.list(directory)).sort(), names.sort(), directory);
     }
