@@ -2,7 +2,7 @@
 
 import { FsError } from '../base/errno.js';
 import type { ClientUuid } from '../base/ids.js';
-import type { RequesterApi } from '../rpc/api.js';
+import type { Frame, RequesterApi } from '../rpc/api.js';
 import { FrameLink } from '../rpc/link.js';
 import { Requester } from '../rpc/requester.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
@@ -20,7 +20,11 @@ export interface AdminConnection {
 }
 
 /** @throws CliError when nobody, or something else than a Holdfast server, answers at the address. */
-export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<AdminConnection> {
+export async function connectAdmin(
+  address: Address,
+  timeoutMs = 5000,
+  onNotice: (frame: Frame) => void = () => {},
+): Promise<AdminConnection> {
   const runtime = nodeRuntime();
   const requester = new Requester();
   let link: FrameLink | undefined;
@@ -35,6 +39,7 @@ export async function connectAdmin(address: Address, timeoutMs = 5000): Promise<
         link = new FrameLink(connection, { connCount: 1 }, () => ({
           frame: (frame) => {
             if (frame.header.kind === KIND.reply) requester.reply(frame);
+            else onNotice(frame);
           },
           closed: () => {
             requester.detach();

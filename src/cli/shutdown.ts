@@ -4,10 +4,19 @@
  */
 
 import type { Command } from 'commander';
-import type { StatusReply } from '../wire/admin.js';
+import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
 import { CliError, formatAddress, formatBytes, parseAddress, parseSeconds } from './common.js';
 
 const POLL_MS = 100;
+/** Exit status when the target is clean, and clients were evicted for it. */
+const EVICTED_STATUS = 3;
+/** Clients that a line names. */
+const NAMED_MAX = 5;
+
+interface ShutdownOptions {
+  readonly timeout?: number;
+  readonly cancel?: boolean;
+}
 
 export function registerShutdown(program: Command): void {
   program
@@ -22,62 +31,102 @@ export function registerShutdown(program: Command): void {
       parseSeconds,
     )
     .option('--cancel', 'call off a shutdown that still drains; ending this command (Ctrl-C) does not')
-    .action(
-      async (address: ReturnType<typeof parseAddress>, options: { timeout?: number; cancel?: boolean }) => {
-        const { connectAdmin } = await import('./admin.js');
-        const { Shutdown } = await import('../wire/admin.js');
-        const { readStatus } = await import('./server_status.js');
-        const { nodeRuntime } = await import('../runtime/node_runtime.js');
-        const { sleep } = await import('../runtime/ports.js');
-        const { timers } = nodeRuntime();
-        const admin = await connectAdmin(address);
-        try {
-          const { reply } = await admin.requester.call(Shutdown, {
-            drainTimeoutMs: options.timeout,
-            cancel: options.cancel,
-          });
-          if (!reply.accepted) throw new CliError(reply.text);
-          if (options.cancel === true) {
-            process.stdout.write(`holdfast: ${reply.text}\n`);
-            return;
-          }
-          process.stderr.write(`holdfast: ${reply.text}\n`);
-          let gone = false;
-          const ended = admin.closed.then(() => {
-            gone = true;
-          });
-          let last: StatusReply['state'] | undefined;
-          while (!gone) {
-            const status = await readStatus(admin.requester).catch(() => undefined);
-            if (status === undefined) break;
-            if (last === 'draining' && status.state === 'active') {
-              throw new CliError('the shutdown was called off; the server goes on');
-            }
-            last = status.state;
-            showProgress(status);
-            await Promise.race([sleep(timers, POLL_MS), ended]);
-          }
-          if (process.stderr.isTTY) process.stderr.write('\n');
-          if (last === 'active' || last === 'recovering') {
-            throw new CliError(
-              `the server at ${formatAddress(address)} went away before it had drained; see its log`,
-            );
-          }
-          process.stdout.write(`holdfast: ${formatAddress(address)} is shut down\n`);
-        } finally {
-          admin.close();
-        }
-      },
-    );
+    .addHelpText(
+      'after',
+      '\nExit status 3: the target is clean, and clients were evicted that had not drained.',
+    )
+    .action(shutdown);
 }
 
-function showProgress(status: StatusReply): void {
-  if (!process.stderr.isTTY) return;
-  const left = status.clients.filter((client) => client.state !== 'drained');
-  const dirty = left.reduce((sum, client) => sum + client.dirtyBytes, 0);
-  const rpcs = left.reduce((sum, client) => sum + client.rpcsInFlight, 0);
-  const clients = `${status.clients.length - left.length}/${status.clients.length} clients drained`;
-  process.stderr.write(
-    `\r\x1b[Kholdfast: ${status.state}: ${clients}, ${formatBytes(dirty)} dirty, ${rpcs} RPCs in flight`,
+async function shutdown(
+  address: ReturnType<typeof parseAddress>,
+  { timeout, cancel }: ShutdownOptions,
+): Promise<void> {
+  const { connectAdmin } = await import('./admin.js');
+  const { Shutdown, ShutdownEnds, Status } = await import('../wire/admin.js');
+  const { decode } = await import('../wire/schema.js');
+  const { nodeRuntime } = await import('../runtime/node_runtime.js');
+  const { sleep } = await import('../runtime/ports.js');
+  const { timers } = nodeRuntime();
+  let end: ShutdownEndsNotice | undefined;
+  const admin = await connectAdmin(address, undefined, ({ header, body }) => {
+    if (header.opcode === ShutdownEnds.opcode) end = decode(ShutdownEnds.request, body);
+  });
+  const progress = new Progress();
+  try {
+    const { reply } = await admin.requester.call(Shutdown, { drainTimeoutMs: timeout, cancel });
+    if (!reply.accepted) throw new CliError(reply.text);
+    if (cancel === true) {
+      process.stdout.write(`holdfast: ${reply.text}\n`);
+      return;
+    }
+    process.stderr.write(`holdfast: ${reply.text}\n`);
+    let gone = false;
+    const ended = admin.closed.then(() => {
+      gone = true;
+    });
+    let last: StatusReply['state'] | undefined;
+    while (!gone) {
+      const status = await admin.requester.call(Status, {}).catch(() => undefined);
+      if (status === undefined) break;
+      if (last === 'draining' && status.reply.state === 'active') {
+        throw new CliError('the shutdown was called off; the server goes on');
+      }
+      last = status.reply.state;
+      progress.show(status.reply);
+      await Promise.race([sleep(timers, POLL_MS), ended]);
+    }
+    progress.end();
+    if (last === 'active' || last === 'recovering') {
+      throw new CliError(
+        `the server at ${formatAddress(address)} went away before it had drained; see its log`,
+      );
+    }
+    process.stdout.write(`holdfast: ${formatAddress(address)} is shut down\n`);
+    if (end !== undefined && end.evictedCount > 0) throw evictedError(end);
+  } finally {
+    progress.end();
+    admin.close();
+  }
+}
+
+function evictedError({ evicted, evictedCount }: ShutdownEndsNotice): CliError {
+  const named = evicted.slice(0, NAMED_MAX).map(({ name, reason }) => `${name} (${reason})`);
+  const more = evictedCount > named.length ? ` and ${evictedCount - named.length} more` : '';
+  return new CliError(
+    `${evictedCount === 1 ? 'a client was' : `${evictedCount} clients were`} evicted: ${named.join(', ')}${more}`,
+    EVICTED_STATUS,
   );
+}
+
+/** On a terminal one line that changes; elsewhere a line whenever other clients are waited for. */
+class Progress {
+  #isShown = false;
+  #waitedFor = '';
+
+  show(status: StatusReply): void {
+    const left = status.clients.filter((client) => client.state !== 'drained');
+    const dirty = left.reduce((sum, client) => sum + client.dirtyBytes, 0);
+    const rpcs = left.reduce((sum, client) => sum + client.rpcsInFlight, 0);
+    const drained = `${status.clients.length - left.length}/${status.clients.length} clients drained`;
+    const names = left.slice(0, NAMED_MAX).map((client) => client.name);
+    const more = left.length > names.length ? ` and ${left.length - names.length} more` : '';
+    const waits = names.length === 0 ? '' : `, waits for ${names.join(', ')}${more}`;
+    const seconds = status.drainLeftMs === undefined ? undefined : Math.ceil(status.drainLeftMs / 1000);
+    const limit = names.length === 0 || seconds === undefined ? '' : `, evicts in ${seconds} s`;
+    const line = `holdfast: ${status.state}: ${drained}${waits}${limit}`;
+    if (process.stderr.isTTY) {
+      process.stderr.write(`\r\x1b[K${line}, ${formatBytes(dirty)} dirty, ${rpcs} RPCs in flight`);
+      this.#isShown = true;
+    } else if (waits !== this.#waitedFor) {
+      this.#waitedFor = waits;
+      if (waits !== '') process.stderr.write(`${line}\n`);
+    }
+  }
+
+  /** What comes next begins on a line of its own. */
+  end(): void {
+    if (this.#isShown) process.stderr.write('\n');
+    this.#isShown = false;
+  }
 }

@@ -5,14 +5,12 @@ import { Service } from '../rpc/service.js';
 import { Evict, Shutdown, Status, type StatusReply } from '../wire/admin.js';
 import { Connect } from '../wire/session.js';
 import { connect } from './connect.js';
-import { isLocalRoot } from './peer.js';
+import { isLocalRoot, shortUuid } from './peer.js';
 import type { Server } from './server.js';
 import type { Session } from './session.js';
 import { NOT_RECOVERED } from './shutdown.js';
 
 const log = logger('server:admin');
-
-const SHORT_UUID_LENGTH = 8;
 
 interface ShutdownAnswer {
   readonly accepted: boolean;
@@ -27,7 +25,8 @@ export function sessionService(server: Server): Service<Session> {
     const { uuid, name } = server.evict(client, reason ?? 'the administrator said so');
     return { reply: { uuid: isLocalRoot(session.link.origin) ? uuid : shortUuid(uuid), name } };
   });
-  service.on(Shutdown, (_session, { drainTimeoutMs, cancel }) => {
+  service.on(Shutdown, (session, { drainTimeoutMs, cancel }) => {
+    if (cancel !== true) session.asksForShutdown();
     return { reply: cancel === true ? cancelShutdown(server) : shutdown(server, drainTimeoutMs) };
   });
   return service;
@@ -47,10 +46,6 @@ function forEyesOf(session: Session, status: StatusReply): StatusReply {
     // Behind all that begin so: of two clients that do, a stranger may miss one.
     more: status.more === undefined ? undefined : `${shortUuid(status.more)}~`,
   };
-}
-
-function shortUuid(uuid: string): string {
-  return uuid.slice(0, SHORT_UUID_LENGTH);
 }
 
 function cancelShutdown(server: Server): ShutdownAnswer {

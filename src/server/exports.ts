@@ -17,6 +17,7 @@ const REASONS_MAX = 4096;
 
 export class ExportTable {
   readonly #exports = new Map<ClientUuid, Export>();
+  #evictedCount = 0;
   /** In the order of eviction. */
   readonly #evicted = new Map<ClientUuid, EvictedClient>();
 
@@ -40,7 +41,18 @@ export class ExportTable {
     if (this.#exports.get(owner.uuid) === owner) this.#exports.delete(owner.uuid);
   }
 
+  /** Evictions of this instance so far. */
+  get evictedCount(): number {
+    return this.#evictedCount;
+  }
+
+  /** Of the last so many evictions those that are remembered, newest last. */
+  lastEvicted(count: number): EvictedClient[] {
+    return count <= 0 ? [] : [...this.#evicted.values()].slice(-count);
+  }
+
   rememberEvicted(uuid: ClientUuid, name: string, reason: string): void {
+    this.#evictedCount += 1;
     this.#evicted.delete(uuid);
     this.#evicted.set(uuid, { uuid, name, reason });
     if (this.#evicted.size <= REASONS_MAX) return;
@@ -56,7 +68,7 @@ export class ExportTable {
 
   /** Newest last. */
   evicted(): EvictedClient[] {
-    return [...this.#evicted.values()].slice(-SHOWN_MAX);
+    return this.lastEvicted(SHOWN_MAX);
   }
 }
 

@@ -25,6 +25,13 @@ export function isLocalRoot(origin: Origin): boolean {
   return origin.sameHost && isPrivileged(origin);
 }
 
+const SHORT_UUID_LENGTH = 8;
+
+/** What others are shown of a client's UUID: it names the client to EVICT, and is not the UUID. */
+export function shortUuid(uuid: string): string {
+  return uuid.slice(0, SHORT_UUID_LENGTH);
+}
+
 /** Compares in a time that does not depend on where two texts of one length differ. */
 export function isSameSecret(held: string, said: string | undefined): boolean {
   if (said === undefined || said.length !== held.length) return false;

@@ -251,7 +251,11 @@ export class Server implements Host {
   }
 
   status(page?: StatusRequest): StatusReply {
-    return { ...statusOf(this, this.#startedMs, page), notices: [...(this.#options.notices?.() ?? [])] };
+    return {
+      ...statusOf(this, this.#startedMs, page),
+      notices: [...(this.#options.notices?.() ?? [])],
+      drainLeftMs: this.#state === 'draining' ? this.#shutdown?.drainLeftMs : undefined,
+    };
   }
 
   /** Controlled shutdown; joins the one under way. @throws FsError EIO when the target fails: there is no mark then. */
@@ -266,7 +270,10 @@ export class Server implements Host {
         await this.#listener?.close();
         this.#setState('committing');
       },
-      release: () => this.#release(target),
+      release: () => {
+        this.#tellHowItEnded();
+        return this.#release(target);
+      },
       said: (text) => this.#say(text),
     });
     this.#shutdown = shutdown;
@@ -395,6 +402,13 @@ export class Server implements Host {
     this.#setState('active');
     if (this.#target !== undefined) sweepOrphans(this.#target);
     this.#services.admission.release();
+  }
+
+  /** Whoever asked for the shutdown; the connections are ended in order right after. */
+  #tellHowItEnded(): void {
+    const evicted = this.#shutdown?.evicted;
+    if (evicted === undefined) return;
+    for (const session of this.#sessions) session.tellShutdownEnds(evicted.clients, evicted.count);
   }
 
   #shutdownEnded(how: ShutdownEnd): void {

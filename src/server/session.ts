@@ -11,8 +11,9 @@ import { logger } from '../base/log.js';
 import type { Frame, LinkEvents, ServiceHooks } from '../rpc/api.js';
 import type { FrameLink } from '../rpc/link.js';
 import { type Pinger, startPinger } from '../rpc/pinger.js';
+import { Requester } from '../rpc/requester.js';
 import type { Service } from '../rpc/service.js';
-import { Evict, Shutdown, Status } from '../wire/admin.js';
+import { Evict, Shutdown, ShutdownEnds, Status } from '../wire/admin.js';
 import { Write } from '../wire/data.js';
 import { FLAG_REPLAY, FLAG_RESENT, KIND } from '../wire/header.js';
 import { Cast, Enqueue } from '../wire/lock.js';
@@ -21,7 +22,9 @@ import type { Admission } from './admission.js';
 import { Call } from './call.js';
 import { dropHeld, evict } from './eviction.js';
 import type { Export } from './export.js';
+import type { EvictedClient } from './exports.js';
 import type { Host } from './host.js';
+import { isLocalRoot, shortUuid } from './peer.js';
 import { dropAnswered } from './provisional_opens.js';
 import { replay, replaysLost } from './replay.js';
 
@@ -48,6 +51,7 @@ export class Session implements LinkEvents {
   readonly #host: Host;
   readonly #services: SessionServices;
   readonly #ended: (session: Session) => void;
+  #asksForShutdown = false;
   #justAttached = false;
   /** The client pings; we watch. */
   #pinger: Pinger | undefined;
@@ -82,6 +86,22 @@ export class Session implements LinkEvents {
         dead: () => this.link.destroy(new FsError('ETIMEDOUT', `client ${owner.label} was silent`)),
       },
     );
+  }
+
+  /** An administrator asked for the shutdown on this connection: it is told how that ended. */
+  asksForShutdown(): void {
+    this.#asksForShutdown = true;
+  }
+
+  tellShutdownEnds(evicted: readonly EvictedClient[], evictedCount: number): void {
+    if (!this.#asksForShutdown) return;
+    const requester = new Requester();
+    requester.attach(this.link, { resend: false });
+    const shown = isLocalRoot(this.link.origin)
+      ? [...evicted]
+      : evicted.map((client) => ({ ...client, uuid: shortUuid(client.uuid) }));
+    requester.notify(ShutdownEnds, { evicted: shown, evictedCount });
+    requester.detach();
   }
 
   // LinkEvents.

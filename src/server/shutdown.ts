@@ -13,10 +13,14 @@ import { logger } from '../base/log.js';
 import type { Timer } from '../runtime/ports.js';
 import { takeActiveLock, undrained } from './active_lock.js';
 import { evict } from './eviction.js';
+import type { EvictedClient } from './exports.js';
 import type { RecoveryWindow } from './recovery_window.js';
 import type { Target } from './target.js';
 
 const log = logger('server:shutdown');
+
+/** What SHUTDOWN_ENDS can carry. */
+const SAID_EVICTED_MAX = 1000;
 
 /** Why there is no mark, and what to do. */
 export const NOT_RECOVERED =
@@ -37,6 +41,7 @@ export class ControlledShutdown {
   readonly #target: Target;
   readonly #marks: boolean;
   readonly #steps: ShutdownSteps;
+  readonly #evictedBefore: number;
   readonly #taken = new AbortController();
   #cancellable: boolean;
   #aborted: Error | undefined;
@@ -53,6 +58,7 @@ export class ControlledShutdown {
     steps: ShutdownSteps,
   ) {
     this.#target = target;
+    this.#evictedBefore = target.exports.evictedCount;
     this.#steps = steps;
     this.#cancellable = recovery?.isOpen !== true;
     this.#marks = recovery?.mayReplay !== true;
@@ -68,6 +74,19 @@ export class ControlledShutdown {
   join(drainTimeoutMs: number | undefined): Promise<ShutdownEnd> {
     if (drainTimeoutMs !== undefined) this.#limit(drainTimeoutMs);
     return this.result;
+  }
+
+  /** Until clients that have not drained are evicted; undefined when nobody is waited for. */
+  get drainLeftMs(): number | undefined {
+    const leftMs = this.#deadlineMs - this.#target.time.nowMs();
+    return this.#deadlineMs > 0 && Number.isFinite(leftMs) ? Math.max(0, Math.round(leftMs)) : undefined;
+  }
+
+  /** Clients that were evicted since it began: how many, and those of them that are remembered. */
+  get evicted(): { readonly count: number; readonly clients: readonly EvictedClient[] } {
+    const { exports } = this.#target;
+    const count = exports.evictedCount - this.#evictedBefore;
+    return { count, clients: exports.lastEvicted(Math.min(count, SAID_EVICTED_MAX)) };
   }
 
   #limit(drainTimeoutMs: number): void {

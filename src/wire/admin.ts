@@ -28,6 +28,12 @@ export const ClientStatus = message('ClientStatus', {
   idleMs: req(10, uint),
 });
 
+const EvictedClient = message('EvictedClient', {
+  uuid: req(1, text(36)),
+  name: req(2, text(255)),
+  reason: req(3, text(500)),
+});
+
 /** The recovery of this instance: of clients that the instance before it left. Kept after its end. */
 export const RecoveryStatus = message('RecoveryStatus', {
   /** Requests wait for its end. */
@@ -71,19 +77,7 @@ export const Status = operation(
     lastTransno: req(12, uint),
     lastCommitted: req(13, uint),
     /** Evictions of this instance, newest last, 16 at most. */
-    evicted: req(
-      14,
-      list(
-        nested(
-          message('EvictedClient', {
-            uuid: req(1, text(36)),
-            name: req(2, text(255)),
-            reason: req(3, text(500)),
-          }),
-        ),
-        16,
-      ),
-    ),
+    evicted: req(14, list(nested(EvictedClient), 16)),
     orphans: req(15, uint),
     pid: opt(16, uint),
     /** Absent when no client had to be waited for. */
@@ -96,6 +90,8 @@ export const Status = operation(
       20,
       list(nested(message('NoticeCount', { kind: req(1, text(64)), count: req(2, uint) })), 64),
     ),
+    /** draining: until clients that have not drained are evicted. */
+    drainLeftMs: opt(21, uint),
     /** There are more clients, behind this UUID. */
     more: opt(40, text(36)),
     /** All clients, on this page or not. Absent: all are here. */
@@ -128,6 +124,19 @@ export const DrainProgress = operation(
   Empty,
   'notice',
 );
+/** Notice from server to an administrator who asked for the shutdown, last of all: how it went. */
+export const ShutdownEnds = operation(
+  132,
+  'SHUTDOWN_ENDS',
+  message('ShutdownEndsNotice', {
+    /** Evicted since the shutdown began; the first of them. */
+    evicted: req(1, list(nested(EvictedClient), 1000)),
+    evictedCount: req(2, uint),
+  }),
+  Empty,
+  'notice',
+);
+export type ShutdownEndsNotice = Of<typeof ShutdownEnds.request>;
 export type StatusReply = Of<typeof Status.reply>;
 export type StatusRequest = Of<typeof Status.request>;
 export type ClientStatusMessage = Of<typeof ClientStatus>;

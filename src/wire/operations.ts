@@ -1,6 +1,6 @@
 /** All operations there are, by opcode. An opcode is never reused. */
 
-import { DrainProgress, Evict, Shutdown, Status } from './admin.js';
+import { DrainProgress, Evict, Shutdown, ShutdownEnds, Status } from './admin.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from './data.js';
 import { Bast, Cancel, Cast, Enqueue, Glimpse, Gone, Nameless, TestFlock, Unflock } from './lock.js';
 import {
@@ -89,7 +89,12 @@ export const FAMILIES: readonly {
     ],
   },
   { name: 'data', first: 96, last: 111, operations: [Read, Write, Sync, Fallocate, Seek, CopyRange] },
-  { name: 'admin', first: 128, last: 143, operations: [Status, Shutdown, Evict, DrainProgress] },
+  {
+    name: 'admin',
+    first: 128,
+    last: 143,
+    operations: [Status, Shutdown, Evict, DrainProgress, ShutdownEnds],
+  },
 ];
 
 export const OPERATIONS: ReadonlyMap<number, AnyOperation> = new Map(

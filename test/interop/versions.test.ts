@@ -180,7 +180,7 @@ test('an old client that does not drain is evicted from a new server, alone', { 
   const kept = await awake.open('g', O.CREAT | O.RDWR);
   await awake.write(kept, 'kept');
   stopped.child.kill('SIGSTOP');
-  await made.shutdown(['--timeout', '1']);
+  await made.shutdownEvicting(1);
   await made.serve({ tree: { ...made.otherTree(), serveArgs: treeFor('new').serveArgs } });
   stopped.child.kill('SIGCONT');
   assert.equal(await within('the other goes on', awake.pread(kept, 0, 9)), 'kept');

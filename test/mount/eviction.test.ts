@@ -24,7 +24,7 @@ test('a client stopped during a controlled shutdown is evicted after the drain t
   const { child } = mountOf(cluster, 1);
   child.kill('SIGSTOP');
   const began = performance.now();
-  await cluster.shutdown(['--timeout', '2']);
+  await cluster.shutdownEvicting(2);
   const tookMs = performance.now() - began;
   assert.ok(tookMs > 1900 && tookMs < 8000, `${tookMs} ms`);
   await cluster.serve({ tree: cluster.otherTree() });

@@ -102,7 +102,11 @@ test('of two shutdown requests with different timeouts the shorter one holds, an
   const long = cluster.cli(['shutdown', cluster.address, '--timeout', '50']);
   await cluster.server.child.line(/waits for \d+ clients to drain/);
   const short = cluster.cli(['shutdown', cluster.address, '--timeout', '1']);
-  assert.deepEqual([(await long).code, (await short).code], [0, 0]);
+  assert.deepEqual([(await long).code, (await short).code], [3, 3]);
+  assert.match(
+    (await long).stderr,
+    /waits for \S+, evicts in \d+ s\n[^]*a client was evicted: \S+ \(it did not drain/,
+  );
   assert.match((await short).stderr, /joins the shutdown that is under way/);
   await cluster.serverEnded();
   assert.ok(performance.now() - began < 20_000);

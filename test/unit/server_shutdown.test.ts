@@ -101,6 +101,19 @@ test('a client that does not drain in time is evicted, alone, and the shutdown g
   assert.equal((await b.connect()).outcome, 'new');
 });
 
+test('who asked for the shutdown is told at its end who was evicted, and meanwhile how long is left', async (t) => {
+  const { world, a } = await twoClients(t);
+  const admin = world.client('admin');
+  await admin.connect({ role: 'admin' });
+  await admin.call(Shutdown, { drainTimeoutMs: 500 }, { connectionOnly: true });
+  const { drainLeftMs = -1 } = await admin.call(Status, {}, { connectionOnly: true });
+  assert.ok(drainLeftMs > 0 && drainLeftMs <= 500, `${drainLeftMs} ms`);
+  await drained(a);
+  const end = await until('the end is told', () => admin.shutdownEnd);
+  assert.deepEqual([end.evictedCount, end.evicted.map(({ name }) => name)], [1, ['b']]);
+  assert.match(end.evicted[0]?.reason ?? '', /did not drain within 500 ms/);
+});
+
 test('a client without a connection does not hold the shutdown up beyond its limit', async (t) => {
   const { server, a, b } = await twoClients(t);
   await b.lose();
