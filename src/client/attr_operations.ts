@@ -83,14 +83,20 @@ export class AttrOperations {
     });
   }
 
-  /** Learns what #soon() answers from. Before the mount is visible. */
+  /**
+   * Learns what #soon() answers from. Before the mount is visible, and without a lock: a mount that nobody uses must not be in
+   * the way of others, who would have to call its lock back.
+   */
   async learnRoot(op: Caller): Promise<void> {
-    const target = this.#core.targets.of(ROOT_FID);
-    const [names] = await Promise.all([
-      this.listxattr(op, ROOT_FID),
-      this.getattr(op, ROOT_FID),
-      this.statfs(op),
-    ]);
+    const core = this.#core;
+    const target = core.targets.of(ROOT_FID);
+    const asked = target.call(
+      'operation',
+      Getattr,
+      { fid: ROOT_FID, want: 0 },
+      { signal: op.signal, apply: ({ reply }) => core.applyAttr(target, reply.attr) },
+    );
+    const [names] = await Promise.all([this.listxattr(op, ROOT_FID), asked, this.statfs(op)]);
     const values = names.map(async (name) => [name, await this.getxattr(op, ROOT_FID, name)] as const);
     target.rootXattrs = new Map(await Promise.all(values));
   }

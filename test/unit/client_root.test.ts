@@ -25,3 +25,12 @@ test('space and extended attributes of the root are answered while the server is
   });
   client.breakConnection();
 });
+
+test('a mount that nobody uses holds no lock: others change the root without a word to it', async (t) => {
+  const world = await clientWorld(t);
+  const client = await world.client('idle');
+  await client.fs.learnRoot(client.op);
+  assert.equal(client.fs.lastKnownAttr(ROOT_FID)?.fid, ROOT_FID);
+  // The active server lock is none that anybody asks for.
+  assert.deepEqual(client.fs.status().targets[0]?.locks, 0);
+});
