@@ -8,7 +8,7 @@
  */
 
 import { spawn } from 'node:child_process';
-import { closeSync, constants, fstatSync, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import {
   type FuseChannel,
@@ -121,6 +121,8 @@ class NativeMount implements FuseMount {
   readonly #requestSlab: Buffer;
   readonly #usable = deferred();
   readonly #closed = deferred();
+  /** MAJOR:MINOR; undefined: not known. */
+  readonly #device: string | undefined;
   /** This process takes the mount away. */
   #asked = false;
   #gone = false;
@@ -128,6 +130,7 @@ class NativeMount implements FuseMount {
   /** The descriptor belongs to the channel when this returns, to the caller when it throws. */
   constructor(handlers: FuseHandlers, mountpoint: string, fd: number, options: NativeMountOptions) {
     this.mountpoint = mountpoint;
+    this.#device = mountAt(mountpoint)?.device;
     // Not from Buffer's pool: the channel needs 8-byte alignment, and the slabs live as long as the mount.
     this.#requestSlab = Buffer.allocUnsafeSlow(REQUEST_SLAB_BYTES);
     const replySlab = Buffer.allocUnsafeSlow(REPLY_SLAB_BYTES);
@@ -178,8 +181,14 @@ class NativeMount implements FuseMount {
   async unmount(how: 'plain' | 'detach' | 'force' = 'plain'): Promise<void> {
     if (this.#gone) return;
     this.#asked = true;
-    await takeAway(this.mountpoint, how);
+    if (this.#isInTable) await takeAway(this.mountpoint, how);
+    else if (how === 'force') abortConnection(this.#device);
     if (how === 'force') await this.closed;
+  }
+
+  /** Detached, it is not: what is at the mount point then belongs to another client, or to nobody. */
+  get #isInTable(): boolean {
+    return this.#device === undefined || mountAt(this.mountpoint)?.device === this.#device;
   }
 
   #batch(bytes: number): number {
@@ -216,7 +225,7 @@ class NativeMount implements FuseMount {
   #ended(errno: number): void {
     this.#gone = true;
     // An unmount takes it out of the table before the kernel ends the connection.
-    if (!this.#asked && mountAt(this.mountpoint)?.type === FILESYSTEM_TYPE) {
+    if (!this.#asked && this.#device !== undefined && this.#isInTable) {
       notice('mount-aborted', `${this.mountpoint}: the FUSE connection was aborted; every call on it fails`);
     }
     log('%s: the mount has ended (%s)', this.mountpoint, errnoName(errno));
@@ -326,6 +335,12 @@ async function takeAway(mountpoint: string, how: 'plain' | 'detach' | 'force'): 
   } catch (error) {
     throw unmountFailure(mountpoint, error);
   }
+}
+
+/** Ends a mount that has no place in the table any more; the kernel names its connection by the minor number. */
+function abortConnection(device: string | undefined): void {
+  const minor = device?.split(':')[1];
+  if (minor !== undefined) writeFileSync(`/sys/fs/fuse/connections/${minor}/abort`, '1');
 }
 
 /** The default stops reads at 128 KiB. Set through sysfs: the kernel caps what INIT asks for. */

@@ -7,7 +7,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readlinkSync, rmSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readlinkSync, renameSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { basename, dirname, join, resolve } from 'node:path';
 import { FILESYSTEM_TYPE, mountAt } from '../../mount/mount_table.js';
@@ -96,8 +96,11 @@ export async function serveControl(
   handle: (request: ControlRequest, progress: (data: unknown) => void) => Promise<unknown>,
 ): Promise<{ close(): void }> {
   const path = controlPath(mountpoint);
+  // Bound under a name of its own, which is what the close of a socket unlinks: a client whose mount is detached may end when
+  // the next one is mounted at the same place, and must not take that one's socket away.
+  const bound = `${path}.${process.pid}`;
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
-  rmSync(path, { force: true });
+  rmSync(bound, { force: true });
   const server: Server = createServer((socket) => {
     readLines(socket, (line) => {
       void answer(socket, line, handle);
@@ -105,14 +108,16 @@ export async function serveControl(
   });
   return new Promise((done, failed) => {
     server.once('error', failed);
-    server.listen(path, () =>
+    server.listen(bound, () => {
+      const { ino } = lstatSync(bound);
+      renameSync(bound, path);
       done({
         close: () => {
           server.close();
-          rmSync(path, { force: true });
+          if (lstatSync(path, { throwIfNoEntry: false })?.ino === ino) rmSync(path, { force: true });
         },
-      }),
-    );
+      });
+    });
   });
 }
 

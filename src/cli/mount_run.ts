@@ -17,6 +17,7 @@ import type { FuseMount } from '../../mount/fuse_mount.js';
 import { checkMountpoint } from '../../mount/mountpoint.js';
 import { type MountOptions, parseMountOptions } from '../../mount/options.js';
 import { keepsSetId } from '../../mount/set_id.js';
+import { tellUmount } from '../../mount/umount_helper.js';
 import { logger } from '../base/log.js';
 import type { Level, Notices } from '../base/notices.js';
 import type { FsClient } from '../client/api.js';
@@ -168,6 +169,7 @@ async function startMount(
     throw thrown;
   }
   vfs.bind(kernel.notifier);
+  await tellUmount(servers.map(formatAddress).join(','), mountpoint);
   return serveMount(runtime, client, kernel, { mountpoint, logPath, notices }, signals);
 }
 

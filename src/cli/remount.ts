@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { MOUNT_FLAG_WORDS } from '../../mount/options.js';
 import { CliError } from './common.js';
 
-/** mount(8) adds what stands in the table of mounts: this is the kernel's own account of a FUSE mount. */
+/** mount(8) adds what stands in its tables: the kernel's own account of a FUSE mount, and which helper umount(8) calls. */
 const OF_THE_KERNEL =
   /^(user_id|group_id|rootmode|fd|max_read|blksize|default_permissions|allow_other|subtype)(=|$)/;
 
@@ -12,7 +12,7 @@ const OF_THE_KERNEL =
 export function remountFlags(words: readonly string[], isWithoutEffect: (word: string) => boolean): string[] {
   const flags: string[] = [];
   for (const word of words) {
-    if (word === 'remount' || OF_THE_KERNEL.test(word) || isWithoutEffect(word)) continue;
+    if (word === 'remount' || NOT_FOR_US.test(word) || isWithoutEffect(word)) continue;
     if (!MOUNT_FLAG_WORDS.has(word)) {
       throw new CliError(
         `${word} cannot be changed by a remount: unmount, and mount again. A remount changes ${[...MOUNT_FLAG_WORDS].join(', ')}`,

@@ -15,6 +15,12 @@ const NO_SHARED_MAPPINGS = 'no shared mappings';
 /** docs/SEMANTICS.md has the table. */
 const EXCLUDED: Readonly<Record<string, string>> = {
   'RENAME_NOREPLACE refuses what is there, RENAME_EXCHANGE swaps whatever the two are': 'no rename flags',
+  'RENAME_WHITEOUT moves, and leaves a device that hides the old name, whatever moves and whatever is replaced':
+    'no rename flags',
+  'times beyond what a filesystem keeps become the nearest that it keeps': 'no times before 1970',
+  'fallocate of each mode and copy_file_range by somebody else drop the set-id bits, those by root keep them':
+    'no fallocate',
+  'a write beyond what a file may be is EFBIG, a seek before its start EINVAL': 'no fallocate',
   'chmod, chown and utimensat change what they name, and the ctime':
     'utimensat sets both times to the access time',
   'permissions hold for those who are not root: modes, sticky directories, groups': 'no caller ids',

@@ -1,7 +1,7 @@
 /** What commands leave behind when they end: nothing. */
 
 import assert from 'node:assert/strict';
-import { mkdirSync, readdirSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { prepareCluster, startCluster } from '../fixtures/cluster.js';
@@ -90,4 +90,24 @@ test('the runtime folder holds no socket or lock of what has ended', async (t) =
     left.filter((path) => /sock|\.log$/.test(path)),
     [],
   );
+});
+
+test('a client whose mount is detached leaves the next mount at its place alone', async (t) => {
+  const cluster = await startCluster(t, { mounts: 0 });
+  const dir = join(cluster.folder, 'twice');
+  mkdirSync(dir);
+  await cluster.cliOk(['mount', cluster.address, dir]);
+  const [first] = processesUnder(dir);
+  assert.ok(first !== undefined);
+  const held = openSync(join(dir, 'held'), 'w');
+  await cluster.cliOk(['umount', '--lazy', dir]);
+  await cluster.cliOk(['mount', cluster.address, dir]);
+  // Asked to end, it does not take the mount away that lies at its place now; and its end takes no socket of that one.
+  process.kill(first.pid, 'SIGTERM');
+  closeSync(held);
+  await until('the first client is gone', () => processesUnder(dir).length === 1);
+  assert.deepEqual(mountsUnder(cluster.folder), [dir]);
+  await cluster.cliOk(['status', dir]);
+  await cluster.cliOk(['umount', dir]);
+  await until('the second client is gone', () => processesUnder(dir).length === 0);
 });

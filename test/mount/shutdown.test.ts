@@ -105,7 +105,7 @@ test('of two shutdown requests with different timeouts the shorter one holds, an
   assert.deepEqual([(await long).code, (await short).code], [3, 3]);
   assert.match(
     (await long).stderr,
-    /waits for \S+, evicts in \d+ s\n[^]*a client was evicted: \S+ \(it did not drain/,
+    /waits for \S+, evicts in \d+ s\n[\s\S]*a client was evicted: \S+ \(it did not drain/,
   );
   assert.match((await short).stderr, /joins the shutdown that is under way/);
   await cluster.serverEnded();
