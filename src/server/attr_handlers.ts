@@ -37,12 +37,17 @@ export function setattr(
       const before = needInode(store, fid);
       const now = call.time(request.time);
       if (sizeBytes === undefined) {
-        const { result, transno } = call.execute((tx) => {
-          const after = changed(before, request, now);
-          applyTies(tx, before, after, request);
-          tx.putInode(after);
-          return after;
-        }, fid);
+        // It adds no bytes, so it may use what is kept for deletes.
+        const { result, transno } = call.execute(
+          (tx) => {
+            const after = changed(before, request, now);
+            applyTies(tx, before, after, request);
+            tx.putInode(after);
+            return after;
+          },
+          fid,
+          true,
+        );
         return { reply: { attr: result }, transno };
       }
       if (isDir(before.mode)) throw new FsError('EISDIR');

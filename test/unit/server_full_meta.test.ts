@@ -9,7 +9,7 @@ import { createServer } from '../../src/server/server.js';
 import type { Tx } from '../../src/storage/api.js';
 import { openTarget } from '../../src/storage/target.js';
 import { Sync, Write } from '../../src/wire/data.js';
-import { Unlink } from '../../src/wire/meta.js';
+import { Setattr, Unlink } from '../../src/wire/meta.js';
 import { type ServerWorld, serverWorld } from '../fixtures/server_world.js';
 import { createFile, MIB, TEST_TIME } from '../fixtures/storage_target.js';
 import { until } from '../fixtures/until.js';
@@ -93,6 +93,21 @@ test('a target that is full to the end of its reserve is served, emptied by a ne
   await world.server();
   await removeAll(world);
   await isUsable(world);
+});
+
+test('mode, owner and times change on a target where users have no room', async (t) => {
+  const world = await fullWorld(t);
+  await world.server();
+  const client = await world.connected();
+  const [entry] = world.last.target?.store.dirents(ROOT_FID, 0, 1) ?? [];
+  assert.ok(entry !== undefined);
+  const { attr } = await client.call(Setattr, {
+    fid: entry.fid,
+    mode: 0o600,
+    uid: 7,
+    atime: { sec: 3, nsec: 0 },
+  });
+  assert.deepEqual([attr.mode & 0o777, attr.uid, attr.atime.sec], [0o600, 7, 3]);
 });
 
 test('a full target is served by another version, crashes, evicts, shuts down and starts again', async (t) => {
