@@ -180,7 +180,7 @@ class Target implements TargetStore {
       execute: (run, executeOptions) => this.execute(run, executeOptions),
       sync: () => this.sync(),
       dataWritten: (bytes) => this.#committer.dataWritten(bytes),
-      breathe: () => new Promise((resolve) => runtime.timers.soon(resolve)),
+      breathe: () => this.#breathe(),
       check: () => this.#check(),
     });
     runtime.metrics.gauge('storage_free_bytes', 'Bytes that data may still use', () => this.availableBytes());
@@ -250,6 +250,12 @@ class Target implements TargetStore {
     this.#lastTransno = this.firstTransno;
     this.#overlay.advance(this.#lastTransno);
     this.#committer.changed();
+  }
+
+  /** Between two steps of a long change. On a device that is nearly full each step has its commits for itself. */
+  async #breathe(): Promise<void> {
+    await new Promise<void>((resolve) => this.#runtime.timers.soon(resolve));
+    for (let wait = this.room(); wait !== undefined; wait = this.room()) await wait;
   }
 
   async sync(): Promise<void> {

@@ -110,6 +110,29 @@ test('mode, owner and times change on a target where users have no room', async 
   assert.deepEqual([attr.mode & 0o777, attr.uid, attr.atime.sec], [0o600, 7, 3]);
 });
 
+test('a file of many steps is punched and cut on a target where users have no room', async (t) => {
+  const world = await serverWorld(t, { metaBytes: META_BYTES, dataBytes: 64 * MIB });
+  const windows = 400;
+  const made = await world.target.open();
+  const fids = ['punched', 'cut'].map((name) => createFile(made, name));
+  for (const fid of fids) {
+    for (let at = 0; at < windows; at++) {
+      await made.data.write(fid, at * MIB, Buffer.alloc(4096, 1), TEST_TIME);
+    }
+  }
+  await made.markClean();
+  await made.close();
+  await fillToTheEnd(world);
+  const store = await world.target.open();
+  const [punched = 0 as Fid, cut = 0 as Fid] = fids;
+  await store.data.clear(punched, 0, windows * MIB, 'punch', true, TEST_TIME);
+  await store.data.truncate(cut, 0, TEST_TIME);
+  assert.deepEqual(
+    fids.map((fid) => store.inode(fid)?.blocks),
+    [0, 0],
+  );
+});
+
 test('a full target is served by another version, crashes, evicts, shuts down and starts again', async (t) => {
   const world = await fullWorld(t);
   await world.server({ softwareVersion: '2.0.0' });
