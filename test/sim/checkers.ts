@@ -9,6 +9,7 @@
 import type { LockSpec } from '../../src/dlm/api.js';
 import { modesConflict } from '../../src/dlm/modes.js';
 import { bareKey, KEY } from '../../src/storage/keys.js';
+import { LMDB_PAGE_BYTES } from '../../src/storage/meta_probe.js';
 import { decodeCounters } from '../../src/storage/records.js';
 import { BLOCK_BYTES } from '../../src/storage/window.js';
 import type { Program } from './machine.js';
@@ -75,6 +76,8 @@ export function watchTarget(world: World): void {
       }
     }
     isWriter(program, 'a commit');
+    const { usedPages, sizeBytes } = world.disks.meta;
+    if (usedPages * LMDB_PAGE_BYTES > sizeBytes) world.violated('the meta device holds more than it can');
     const counters = get(bareKey(KEY.counters));
     if (counters === undefined) return;
     const transno = decodeCounters(counters).lastTransno;

@@ -6,6 +6,7 @@
  * mounted, so that the run can end.
  */
 
+import { FsError } from '../../src/base/errno.js';
 import type { ShutdownEnd } from '../../src/server/shutdown.js';
 import type { ClientNode } from './client_node.js';
 import { checkDevices } from './fsck_check.js';
@@ -276,6 +277,10 @@ export class Faults {
   }
 
   #refused(error: unknown): void {
+    // Whatever is on the devices: only who can start can make room.
+    if (error instanceof FsError && error.code === 'ENOSPC') {
+      this.#world.violated(`a start was refused for lack of room: ${error.message}`);
+    }
     this.#world.scheduler.trace.say('FAULT', `a start failed: ${String(error)}`);
   }
 

@@ -10,6 +10,8 @@ import { SystemError } from './system_error.js';
 import { setattrBody } from './task.js';
 
 export const O_CREAT = 0o100;
+/** falloc.h */
+export const FALLOC_KEEP_SIZE = 1;
 const READ_MAX_BYTES = 128 << 10;
 /** As INIT agreed. */
 const WRITE_MAX_BYTES = 1 << 20;
@@ -260,6 +262,20 @@ export class Process extends NameCalls {
       );
       file.checkWritten('fsync');
     });
+  }
+
+  fallocate(file: OpenFile, mode: number, offset: number, lengthBytes: number): Promise<void> {
+    return this.call(() =>
+      this.locked(file.inode, true, async () => {
+        const { inode } = file;
+        const content = body(BigInt(file.fh), BigInt(offset), BigInt(lengthBytes), mode, 0);
+        await this.request(OPCODE.FALLOCATE, inode, content);
+        const end = offset + lengthBytes;
+        this.kernel.changedAttr(inode);
+        this.kernel.forgetAttr(inode);
+        if ((mode & FALLOC_KEEP_SIZE) === 0 && end > inode.sizeBytes) inode.sizeBytes = end;
+      }),
+    );
   }
 
   truncate(path: string, sizeBytes: number): Promise<void> {

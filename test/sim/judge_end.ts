@@ -8,7 +8,7 @@ import { compareTree } from './compare_tree.js';
 import type { Process } from './file_calls.js';
 import { checkDevices } from './fsck_check.js';
 import { SystemError } from './system_error.js';
-import { TreeWorker } from './tree_worker.js';
+import { TreeKeeper } from './tree_keeper.js';
 import type { Worker } from './worker.js';
 import type { World } from './world.js';
 
@@ -33,7 +33,7 @@ export async function judgeEnd(
   await auditor.mount();
   const process = auditor.process();
   for (const worker of workers) {
-    if (!(worker instanceof TreeWorker)) continue;
+    if (!(worker instanceof TreeKeeper)) continue;
     if (worker.state === 'done' && !worker.isDisturbed && !worker.mayHaveLostUntold) {
       await compareTree(process, worker.base, worker.model, (what) => world.violated(`at the end: ${what}`));
     } else {
@@ -45,7 +45,7 @@ export async function judgeEnd(
   await judgeNothingLeft(world);
 }
 
-async function comparePromised(world: World, process: Process, worker: TreeWorker): Promise<void> {
+async function comparePromised(world: World, process: Process, worker: TreeKeeper): Promise<void> {
   for (const { path, kind, content } of worker.promised()) {
     try {
       const { sizeBytes, mode } = await process.stat(worker.base + path);

@@ -60,6 +60,11 @@ export class SimMetaDisk {
     return this.#records;
   }
 
+  /** About as many as lmdb needs for these records. */
+  get usedPages(): number {
+    return 8 + Math.ceil((1.5 * this.#bytes) / LMDB_PAGE_BYTES);
+  }
+
   /** As whoever starts next finds it. */
   superblock(): SuperblockRecord {
     const value = this.#records.get(String.fromCharCode(KEY.superblock));
@@ -117,7 +122,7 @@ export class SimMetaDisk {
         committing = this.#commit(program, collect(write));
         return committing;
       },
-      usedPages: () => 8 + Math.ceil((1.5 * this.#bytes) / LMDB_PAGE_BYTES),
+      usedPages: () => this.usedPages,
       close: async () => {
         await committing.catch(() => undefined);
       },

@@ -8,6 +8,7 @@ import type { FaultPoint } from '../../src/runtime/ports.js';
 import { watchLocks } from './checkers.js';
 import type { ClientNode } from './client_node.js';
 import { FAULT_KINDS, type FaultKind, Faults } from './faults.js';
+import type { Process } from './file_calls.js';
 import { FillWorker } from './fill_worker.js';
 import { judgeEnd } from './judge_end.js';
 import { SimRng } from './rng.js';
@@ -25,7 +26,7 @@ import {
 import { TreeWorker } from './tree_worker.js';
 import { LATER_BUILD, RELEASE_0_1 } from './versions.js';
 import type { Worker } from './worker.js';
-import { type Images, makeImages, simulate, type World } from './world.js';
+import { type Images, makeImages, simulate, type World, type WorldOptions } from './world.js';
 
 export interface RunOptions {
   readonly seed: number;
@@ -51,15 +52,20 @@ export interface RunResult {
 const END_MS = 400_000;
 const LIMIT_MS = 3_600_000;
 
-export async function randomRun(options: RunOptions): Promise<RunResult> {
-  const rng = new SimRng(options.seed).fork('plan');
-  const images = options.images ?? (await makeImages());
-  // Now and then all that everybody does is to fill a small filesystem.
-  const isFull = rng.chance(0.05);
-  const kinds = options.kinds ?? FAULT_KINDS.filter(() => rng.chance(0.35));
+/** What a run is made of. */
+export interface Script {
+  readonly world: WorldOptions;
+  /** Those that have been started. */
+  readonly workers: readonly Worker[];
+  faults(): Faults | undefined;
+  prepare(world: World): void;
+  play(world: World): Promise<void>;
+}
+
+/** Plays, and says what came of it. */
+export async function recorded(options: RunOptions, script: Script): Promise<RunResult> {
+  const { workers } = script;
   let seen: World | undefined;
-  let faults: Faults | undefined;
-  const workers: Worker[] = [];
   let failure: Error | undefined;
   // A promise that nobody waited for: a bug, wherever it was.
   const unheard = (reason: unknown): void => {
@@ -67,35 +73,11 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
   };
   process.on('unhandledRejection', unheard);
   try {
-    await simulate(
-      {
-        seed: options.seed,
-        clients: rng.between(1, 3),
-        servers: rng.between(1, 2),
-        image: isFull ? images.small : images.usual,
-        limitMs: LIMIT_MS,
-      },
-      async (world) => {
-        faults = new Faults(world, world.rng.fork('faults'), kinds);
-        await play(world, faults, rng, workers, isFull);
-      },
-      (world) => {
-        seen = world;
-        world.scheduler.trace.echo = options.echo;
-        for (const { machine } of [...world.servers, ...world.clients]) {
-          machine.clockRate = 1 + (rng.fraction() - 0.5) * 0.02;
-          machine.skewMs = rng.between(0, 2000);
-        }
-        world.network.baseDelayMs = rng.pick([0.02, 0.1, 1]);
-        for (const client of world.clients) {
-          client.maxLocks = rng.pick([undefined, undefined, 8, 40]);
-          if (rng.chance(0.08)) client.build = rng.pick([RELEASE_0_1, LATER_BUILD]);
-        }
-        // Steps that follow each other at once, or with time for others, and for faults, in between.
-        for (const { machine } of world.servers) machine.turnMs = rng.chance(0.15) ? rng.fraction() * 3 : 0;
-        strikeAtRandom(world, rng);
-      },
-    );
+    await simulate(script.world, script.play, (world) => {
+      seen = world;
+      world.scheduler.trace.echo = options.echo;
+      script.prepare(world);
+    });
   } catch (error) {
     failure = error instanceof Error ? error : new Error(String(error));
   } finally {
@@ -111,11 +93,50 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
     events: scheduler?.events ?? 0,
     virtualMs: scheduler?.nowMs ?? 0,
     digest: scheduler?.trace.digest ?? 0,
-    faults: faults?.counts ?? new Map(),
+    faults: script.faults()?.counts ?? new Map(),
     disturbed: workers.filter(({ state }) => state === 'disturbed').length,
     failure,
     timeline: [...(scheduler?.trace.last(60) ?? []), ...waiting],
   };
+}
+
+export async function randomRun(options: RunOptions): Promise<RunResult> {
+  const rng = new SimRng(options.seed).fork('plan');
+  const images = options.images ?? (await makeImages());
+  // Now and then all that everybody does is to fill a small filesystem.
+  const isFull = rng.chance(0.05);
+  const kinds = options.kinds ?? FAULT_KINDS.filter(() => rng.chance(0.35));
+  let faults: Faults | undefined;
+  const workers: Worker[] = [];
+  return await recorded(options, {
+    world: {
+      seed: options.seed,
+      clients: rng.between(1, 3),
+      servers: rng.between(1, 2),
+      image: isFull ? images.small : images.usual,
+      limitMs: LIMIT_MS,
+    },
+    workers,
+    faults: () => faults,
+    prepare: (world) => {
+      for (const { machine } of [...world.servers, ...world.clients]) {
+        machine.clockRate = 1 + (rng.fraction() - 0.5) * 0.02;
+        machine.skewMs = rng.between(0, 2000);
+      }
+      world.network.baseDelayMs = rng.pick([0.02, 0.1, 1]);
+      for (const client of world.clients) {
+        client.maxLocks = rng.pick([undefined, undefined, 8, 40]);
+        if (rng.chance(0.08)) client.build = rng.pick([RELEASE_0_1, LATER_BUILD]);
+      }
+      // Steps that follow each other at once, or with time for others, and for faults, in between.
+      for (const { machine } of world.servers) machine.turnMs = rng.chance(0.15) ? rng.fraction() * 3 : 0;
+      strikeAtRandom(world, rng);
+    },
+    play: async (world) => {
+      faults = new Faults(world, world.rng.fork('faults'), kinds);
+      await play(world, faults, rng, workers, usualCast(world, rng, isFull));
+    },
+  });
 }
 
 /** Places in the product where something that is rare otherwise happens often. */
@@ -141,27 +162,48 @@ interface Shared {
   readonly holders: Set<ExclusiveWorker>;
 }
 
-async function play(
-  world: World,
-  faults: Faults,
-  rng: SimRng,
-  workers: Worker[],
-  isFull: boolean,
-): Promise<void> {
+/** Who plays. */
+export interface Cast {
+  make(client: ClientNode, name: string): Worker;
+  /** With a process on a fresh mount, when everybody else has left. */
+  atEnd(process: Process): Promise<void>;
+}
+
+function usualCast(world: World, rng: SimRng, isFull: boolean): Cast {
   const shared: Shared = {
     registers: Array.from({ length: SLOTS }, () => new Register()),
     section: new Section(),
     appends: new Appends(),
     holders: new Set(),
   };
+  return {
+    make: (client, name) =>
+      isFull
+        ? new FillWorker(world, client, name, rng.between(5, 30))
+        : makeWorker(world, client, name, rng, shared),
+    atEnd: async (process) => {
+      const file = await process.open('/appends', 0).catch(() => undefined);
+      if (file === undefined) return;
+      const wrong = judgeAppends(await process.pread(file, 0, 1 << 20), shared.appends);
+      if (wrong !== undefined) world.violated(`/appends: ${wrong}`);
+      await process.close(file);
+    },
+  };
+}
+
+export async function play(
+  world: World,
+  faults: Faults,
+  rng: SimRng,
+  workers: Worker[],
+  cast: Cast,
+): Promise<void> {
   const running = new Map<Worker, Promise<void>>();
   const start = (client: ClientNode): void => {
     const count = rng.between(1, 3);
     for (let index = 0; index < count; index++) {
       const name = `w${workers.length}`;
-      const worker = isFull
-        ? new FillWorker(world, client, name, rng.between(5, 30))
-        : makeWorker(world, client, name, rng, shared);
+      const worker = cast.make(client, name);
       workers.push(worker);
       running.set(
         worker,
@@ -192,13 +234,7 @@ async function play(
     world.violated(`${worker.name} on ${worker.node.name} is blocked for ever: ${worker.doing}`);
   }
   if (running.size > 0) return;
-  await judgeEnd(world, workers, async (process) => {
-    const file = await process.open('/appends', 0).catch(() => undefined);
-    if (file === undefined) return;
-    const wrong = judgeAppends(await process.pread(file, 0, 1 << 20), shared.appends);
-    if (wrong !== undefined) world.violated(`/appends: ${wrong}`);
-    await process.close(file);
-  });
+  await judgeEnd(world, workers, cast.atEnd);
 }
 
 function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng, shared: Shared): Worker {

@@ -3,12 +3,14 @@
  *   --seed N     one seed, exactly as it ran before; --trace prints everything that happens
  *   --seeds N    so many seeds, --from on
  *   --seconds S  as many seeds as fit
+ *   --fill       runs that fill a tiny target (fill_run.ts)
  * Exit status 1 when a seed failed; its number, what is wrong and the last lines of its timeline are printed.
  */
 
 import { parseArgs } from 'node:util';
 import { FAULT_KINDS, type FaultKind } from './faults.js';
-import { type RunResult, randomRun } from './random_run.js';
+import { fillRun, makeFillPlan } from './fill_run.js';
+import { type RunOptions, type RunResult, randomRun } from './random_run.js';
 import { makeImages } from './world.js';
 
 const { values } = parseArgs({
@@ -18,6 +20,7 @@ const { values } = parseArgs({
     seconds: { type: 'string' },
     from: { type: 'string', default: '1' },
     kinds: { type: 'string' },
+    fill: { type: 'boolean', default: false },
     trace: { type: 'boolean', default: false },
     'keep-going': { type: 'boolean', default: false },
   },
@@ -28,11 +31,37 @@ const kinds = values.kinds
   .map((text) => FAULT_KINDS.find((kind) => kind === text.trim()))
   .filter((kind): kind is FaultKind => kind !== undefined);
 
+interface Runs {
+  run(options: RunOptions): Promise<RunResult>;
+  /** What there is to say of this kind of run. */
+  counts(): readonly (readonly [string, number])[];
+}
+
+async function usualRuns(): Promise<Runs> {
+  const images = await makeImages();
+  return { run: (options) => randomRun({ ...options, images }), counts: () => [] };
+}
+
+async function fillRuns(): Promise<Runs> {
+  const plan = await makeFillPlan();
+  const counts = new Map<string, number>();
+  return {
+    run: async (options) => {
+      const result = await fillRun(options, plan);
+      for (const [what, count] of result.done) counts.set(what, (counts.get(what) ?? 0) + count);
+      return result;
+    },
+    counts: () => [...counts].sort(),
+  };
+}
+
 function report(result: RunResult): void {
   const { seed, failure, timeline } = result;
   console.log(`seed ${seed} failed: ${failure?.stack ?? failure}`);
   for (const line of timeline) console.log(`  ${line}`);
-  console.log(`again: npm run sim -- --seed ${seed}${values.kinds ? ` --kinds '${values.kinds}'` : ''}`);
+  console.log(
+    `again: npm run sim -- ${values.fill ? '--fill ' : ''}--seed ${seed}${values.kinds ? ` --kinds '${values.kinds}'` : ''}`,
+  );
 }
 
 function summary(results: readonly RunResult[], seconds: number): void {
@@ -49,13 +78,14 @@ function summary(results: readonly RunResult[], seconds: number): void {
       `${sum(({ disturbed }) => disturbed)} processes disturbed, ${failed.length} seeds failed`,
   );
   for (const [kind, count] of [...faults].sort()) console.log(`  ${kind}: ${count}`);
+  for (const [what, count] of runs.counts()) console.log(`  ${what}: ${count}`);
   if (failed.length > 0) console.log(`failed: ${failed.map(({ seed }) => seed).join(' ')}`);
 }
 
-const images = await makeImages();
+const runs: Runs = values.fill ? await fillRuns() : await usualRuns();
 if (values.seed !== undefined) {
   const echo = values.trace ? (line: string) => console.log(line) : undefined;
-  const result = await randomRun({ seed: Number(values.seed), images, kinds, echo });
+  const result = await runs.run({ seed: Number(values.seed), kinds, echo });
   if (result.failure !== undefined) report(result);
   console.log(`digest ${result.digest.toString(16)}`);
   summary([result], 0);
@@ -68,7 +98,7 @@ const limitMs = values.seconds === undefined ? Number.POSITIVE_INFINITY : Number
 const count =
   values.seeds === undefined ? (values.seconds === undefined ? 100 : Infinity) : Number(values.seeds);
 for (let index = 0; index < count && performance.now() - started < limitMs; index++) {
-  const result = await randomRun({ seed: Number(values.from) + index, images, kinds });
+  const result = await runs.run({ seed: Number(values.from) + index, kinds });
   results.push({ ...result, timeline: result.failure === undefined ? [] : result.timeline });
   if (result.failure !== undefined) report(result);
   if (result.failure !== undefined && !values['keep-going']) break;

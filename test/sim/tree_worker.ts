@@ -11,7 +11,7 @@ import { compareTree } from './compare_tree.js';
 import { O_CREAT, type OpenFile } from './file_calls.js';
 import { found, Model, ModelError, type ModelNode, modelErrno, put, resize } from './model.js';
 import { SystemError } from './system_error.js';
-import { Worker } from './worker.js';
+import { type Promised, TreeKeeper } from './tree_keeper.js';
 import type { World } from './world.js';
 
 const NAMES = ['a', 'b', 'c', 'd', 'e'] as const;
@@ -23,14 +23,6 @@ interface OpenModel {
   readonly file: OpenFile;
   readonly node: ModelNode;
   readonly path: string;
-}
-
-/** What the last fsync promised. */
-export interface Promised {
-  readonly path: string;
-  readonly kind: ModelNode['kind'];
-  /** Content that was synced; undefined when it was written since. */
-  readonly content: Buffer | undefined;
 }
 
 const WEIGHTS = {
@@ -58,7 +50,7 @@ const WEIGHTS = {
   openTruncate: 1,
 } as const;
 
-export class TreeWorker extends Worker {
+export class TreeWorker extends TreeKeeper {
   readonly model = new Model();
   readonly base: string;
   readonly #opens: OpenModel[] = [];
@@ -89,7 +81,6 @@ export class TreeWorker extends Worker {
     return this.#unsynced.size > 0;
   }
 
-  /** What must be there although this worker's client was disturbed. */
   promised(): Promised[] {
     const isTouched = (path: string): boolean =>
       [...this.#touched].some((touched) => path === touched || path.startsWith(`${touched}/`));

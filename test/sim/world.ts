@@ -140,19 +140,19 @@ export class World {
 }
 
 /** A formatted pair of devices, made once for many worlds. */
-export async function makeImage(dataBytes = DATA_BYTES): Promise<Disks> {
+export async function makeImage(dataBytes = DATA_BYTES, metaBytes = META_BYTES): Promise<Disks> {
   const scheduler = new Scheduler();
   const rng = new SimRng(0);
   const network = new SimNetwork(scheduler, rng);
   const program = new Machine('mkfs', scheduler, network, rng).run('mkfs');
-  const disks = makeDisks(scheduler, rng, dataBytes, undefined);
+  const disks = makeDisks(scheduler, rng, { dataBytes, metaBytes }, undefined);
   let isDone = false;
   const formatting = formatTarget(
     program.runtime(),
     {
       data: disks.data.open(program),
       metaPath: 'meta',
-      metaSizeBytes: META_BYTES,
+      metaSizeBytes: metaBytes,
       runtimeDir: 'none',
       metaMedium: disks.meta.medium(program),
     },
@@ -175,9 +175,15 @@ export async function makeImages(): Promise<Images> {
   return { usual: await makeImage(), small: await makeImage(SMALL_DATA_BYTES) };
 }
 
-function makeDisks(scheduler: Scheduler, rng: SimRng, dataBytes: number, image: Disks | undefined): Disks {
-  const meta = new SimMetaDisk(META_BYTES, scheduler, rng.fork('meta disk'), image?.meta);
-  const bytes = image?.data.sizeBytes ?? dataBytes;
+interface Sizes {
+  readonly dataBytes: number;
+  readonly metaBytes: number;
+}
+
+function makeDisks(scheduler: Scheduler, rng: SimRng, sizes: Sizes, image: Disks | undefined): Disks {
+  const metaBytes = image?.meta.sizeBytes ?? sizes.metaBytes;
+  const meta = new SimMetaDisk(metaBytes, scheduler, rng.fork('meta disk'), image?.meta);
+  const bytes = image?.data.sizeBytes ?? sizes.dataBytes;
   return { meta, data: new SimDisk('data', bytes, scheduler, rng.fork('data disk'), image?.data) };
 }
 
@@ -189,7 +195,12 @@ export async function simulate(
 ): Promise<World> {
   const image = options.image ?? (await makeImage(options.dataBytes));
   const scheduler = new Scheduler();
-  const disks = makeDisks(scheduler, new SimRng(options.seed ?? 1), options.dataBytes ?? DATA_BYTES, image);
+  const disks = makeDisks(
+    scheduler,
+    new SimRng(options.seed ?? 1),
+    { dataBytes: options.dataBytes ?? DATA_BYTES, metaBytes: META_BYTES },
+    image,
+  );
   const world = new World(options, scheduler, disks);
   prepare(world);
   let isOver = false;
