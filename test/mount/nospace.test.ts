@@ -2,12 +2,27 @@
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { FALLOC, O, SyscallError } from '../fixtures/agent.js';
+import { type Agent, FALLOC, O, SyscallError } from '../fixtures/agent.js';
 import { startCluster } from '../fixtures/cluster.js';
 import { MIB } from '../fixtures/devices.js';
 import { until } from '../fixtures/until.js';
 
 const codeOf = (thrown: unknown): string => (thrown instanceof SyscallError ? thrown.code : String(thrown));
+
+/** Small files in `d` until there is no room. */
+async function fillWithFiles(agent: Agent, nameOf: (index: number) => string): Promise<void> {
+  let made = 0;
+  let failure = '';
+  const content = 'x'.repeat(3000);
+  while (failure === '' && made < 20_000) {
+    const batch = Array.from({ length: 20 }, (_, at) => agent.writeFile(`d/${nameOf(made + at)}`, content));
+    for (const result of await Promise.allSettled(batch)) {
+      if (result.status === 'fulfilled') made += 1;
+      else failure = codeOf(result.reason);
+    }
+  }
+  assert.equal(failure, 'ENOSPC', `${made} files were made`);
+}
 
 test('a full data device gives ENOSPC to write or fsync, and nothing that was acknowledged durable is lost', async (t) => {
   const cluster = await startCluster(t, { metaBytes: 64 * MIB, dataBytes: 64 * MIB });
@@ -57,17 +72,7 @@ test('a full meta device gives ENOSPC to create, and unlink works and makes room
   const cluster = await startCluster(t, { metaBytes: 16 * MIB, dataBytes: 64 * MIB });
   const agent = cluster.agent();
   await agent.mkdir('d');
-  let made = 0;
-  let failure = '';
-  const content = 'x'.repeat(3000);
-  while (failure === '' && made < 20_000) {
-    const batch = Array.from({ length: 20 }, (_, at) => agent.writeFile(`d/${made + at}`, content));
-    for (const result of await Promise.allSettled(batch)) {
-      if (result.status === 'fulfilled') made += 1;
-      else failure = codeOf(result.reason);
-    }
-  }
-  assert.equal(failure, 'ENOSPC', `${made} files were made`);
+  await fillWithFiles(agent, String);
   const names = await agent.list('d');
   for (const name of names) await agent.unlink(`d/${name}`);
   assert.deepEqual(await agent.list('d'), []);
@@ -87,4 +92,22 @@ test('a full filesystem shuts down cleanly and is served by another version', as
     .catch(() => undefined);
   await cluster.upgrade();
   assert.equal(await agent.call('check_pattern', { fd, seed: 9, offset: 0, length: 40 * MIB }), null);
+});
+
+test('a target with a full meta device is served by another version, mounted, emptied and used', async (t) => {
+  const cluster = await startCluster(t, { metaBytes: 16 * MIB, dataBytes: 64 * MIB });
+  const nameOf = (index: number): string => String(index).padEnd(150, 'n');
+  await cluster.agent().mkdir('d');
+  await fillWithFiles(cluster.agent(), nameOf);
+  await cluster.upgrade();
+  await cluster.addMount();
+  const agent = cluster.agent(1);
+  const names = await agent.list('d');
+  for (let at = 0; at < names.length; at += 20) {
+    await Promise.all(names.slice(at, at + 20).map((name) => agent.unlink(`d/${name}`)));
+  }
+  assert.deepEqual(await agent.list('d'), []);
+  await agent.writeFile('after', 'works');
+  await agent.fsync(await agent.open('after', O.RDONLY));
+  assert.equal(await agent.readFile('after'), 'works');
 });
