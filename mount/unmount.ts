@@ -20,21 +20,23 @@ export function isMounted(mountpoint: string): boolean {
   return mountAt(mountpoint)?.type === FILESYSTEM_TYPE;
 }
 
+const FLAGS = { plain: 0, detach: MNT_DETACH | MNT_FORCE, lazy: MNT_DETACH };
+
 /**
  * @param how plain: EBUSY while files are open. detach: at once; requests that wait are ended, and what is
- *   open fails from then on.
+ *   open fails from then on. lazy: out of sight at once; what is open goes on.
  * @throws FsError EBUSY, EINVAL (not a mount point), EPERM.
  */
-export function unmountPath(mountpoint: string, how: 'plain' | 'detach'): void {
+export function unmountPath(mountpoint: string, how: 'plain' | 'detach' | 'lazy'): void {
   if (process.getuid?.() !== 0) {
-    const made = spawnSync('fusermount3', [how === 'detach' ? '-uz' : '-u', '--', mountpoint], {
+    const made = spawnSync('fusermount3', [how === 'plain' ? '-u' : '-uz', '--', mountpoint], {
       encoding: 'utf8',
     });
     if (made.status !== 0) throw fusermountFailure(mountpoint, made.error, made.stderr);
     return;
   }
   try {
-    nativeBinding().umountHere(mountpoint, UMOUNT_NOFOLLOW | (how === 'detach' ? MNT_DETACH | MNT_FORCE : 0));
+    nativeBinding().umountHere(mountpoint, UMOUNT_NOFOLLOW | FLAGS[how]);
   } catch (error) {
     throw unmountFailure(mountpoint, error);
   }

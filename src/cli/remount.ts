@@ -5,8 +5,8 @@ import { MOUNT_FLAG_WORDS } from '../../mount/options.js';
 import { CliError } from './common.js';
 
 /** mount(8) adds what stands in its tables: the kernel's own account of a FUSE mount, and which helper umount(8) calls. */
-const OF_THE_KERNEL =
-  /^(user_id|group_id|rootmode|fd|max_read|blksize|default_permissions|allow_other|subtype)(=|$)/;
+const NOT_FOR_US =
+  /^(user_id|group_id|rootmode|fd|max_read|blksize|default_permissions|allow_other|subtype|uhelper|helper)(=|$)/;
 
 /** The words of a remount that the kernel acts on. @throws CliError for one that needs a new mount. */
 export function remountFlags(words: readonly string[], isWithoutEffect: (word: string) => boolean): string[] {

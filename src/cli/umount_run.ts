@@ -15,7 +15,7 @@ export async function unmount(path: string, how: UnmountHow): Promise<void> {
   const mountpoint = mountpointPath(path);
   if (how === 'lazy') {
     if (!isMounted(mountpoint)) throw new CliError(`${path} is not a mount of Holdfast`);
-    unmountPath(mountpoint, 'detach');
+    unmountPath(mountpoint, 'lazy');
     return;
   }
   const force = how === 'force';

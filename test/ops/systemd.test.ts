@@ -102,7 +102,8 @@ test('the stop of a server takes longer than its drain may', () => {
   const [stop = ''] = valuesOf('holdfast-serve@.service', 'TimeoutStopSec');
   const options = readFileSync(join(packageRoot(), 'src', 'cli', 'serve.ts'), 'utf8');
   const drainMs =
-    /parseSeconds,\s*([\d_]+),/.exec(options)?.[1] ?? assert.fail('--drain-timeout has a default');
+    /'--drain-timeout <seconds>',\s*'[^']*',\s*([\d_]+),/.exec(options)?.[1] ??
+    assert.fail('--drain-timeout has a default');
   assert.ok(Number(stop) >= 2 * (Number(drainMs.replaceAll('_', '')) / 1000), `${stop} s, ${drainMs} ms`);
 });
 

@@ -33,7 +33,7 @@ export const LATER_BUILD: Build = {
   ...THIS_BUILD,
   protocolMax: PROTOCOL_MAX + 1,
   // The next bit.
-  features: FEATURES_ALL * 2 + 1,
+  features: (FEATURES_ALL | (2 ** 30)) >>> 0,
 };
 
 /**
