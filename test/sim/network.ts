@@ -22,6 +22,8 @@ import type { Scheduler } from './scheduler.js';
 
 /** As node_tcp.ts has it: above this much in the program's memory write() says that the peer is behind. */
 const BEHIND_BYTES = 2 << 20;
+/** About ten packets, which every TCP connection may have under way from its start. */
+const LINE_WINDOW_MIN_BYTES = 16 << 10;
 
 type Accept = (connection: Connection) => ConnectionEvents;
 
@@ -76,15 +78,24 @@ export class SimNetwork {
   }
   /** @returns when so many bytes have left the slow line; undefined without one. */
   onWire(from: Machine, to: Machine, bytes: number): number | undefined {
-    const [name, rate] = [from, to].flatMap(({ name: one }) => {
-      const slow = this.#slow.get(one);
-      return slow === undefined ? [] : [one, slow];
-    }) as [string?, number?];
+    const { name, rate } = this.#lineOf(from, to) ?? {};
     if (name === undefined || rate === undefined) return undefined;
     const line = from.name === name ? `${name}>` : `>${name}`;
     const free = Math.max(this.#lineFreeMs.get(line) ?? 0, this.scheduler.nowMs) + (bytes / rate) * 1000;
     this.#lineFreeMs.set(line, free);
     return free;
+  }
+  /** What one connection may have on a slow line: half a second of it, so that the connections on it take turns. */
+  windowBytes(from: Machine, to: Machine): number | undefined {
+    const line = this.#lineOf(from, to);
+    return line === undefined ? undefined : Math.max(LINE_WINDOW_MIN_BYTES, line.rate >> 1);
+  }
+  #lineOf(from: Machine, to: Machine): { readonly name: string; readonly rate: number } | undefined {
+    for (const { name } of [from, to]) {
+      const rate = this.#slow.get(name);
+      if (rate !== undefined) return { name, rate };
+    }
+    return undefined;
   }
   /** Every connection between these two breaks; what was on its way is lost. */
   breakConnections(a: Machine, b: Machine): void {

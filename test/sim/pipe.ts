@@ -118,10 +118,12 @@ export class Pipe {
     const { rng } = this.#network;
     const told: (() => void)[] = [];
     let left = false;
-    while (this.#unsent.length > 0 && this.#flightBytes < WINDOW_BYTES) {
+    const lineBytes = this.#network.windowBytes(this.fromMachine, this.toMachine) ?? WINDOW_BYTES;
+    const windowBytes = Math.min(WINDOW_BYTES, lineBytes);
+    while (this.#unsent.length > 0 && this.#flightBytes < windowBytes) {
       const parts: Uint8Array[] = [];
       let bytes = 0;
-      const limit = rng.chance(0.05) ? rng.between(1, 200) : SEGMENT_BYTES;
+      const limit = rng.chance(0.05) ? rng.between(1, 200) : Math.min(SEGMENT_BYTES, windowBytes >> 2);
       while (bytes < limit) {
         const first = this.#unsent[0];
         if (first === undefined) break;
