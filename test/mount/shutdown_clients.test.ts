@@ -20,8 +20,9 @@ function mountOf(cluster: Cluster, index: number): Mount {
   return mount;
 }
 
+/** To a command on another machine the server names only the beginning of each client's uuid. */
 async function stateOf(cluster: Cluster, uuid: string): Promise<string | undefined> {
-  return (await cluster.status()).clients.find((client) => client.uuid === uuid)?.state;
+  return (await cluster.status()).clients.find((client) => uuid.startsWith(client.uuid))?.state;
 }
 
 /** How often this client has begun to connect, by its log. */
