@@ -6,18 +6,10 @@
 import { nodeRuntime } from '../runtime/node_runtime.js';
 import { fsckTarget } from '../storage/fsck.js';
 import type { FsckReport, ReportedFinding } from '../storage/fsck_report.js';
-import { DEFAULT_PERIOD_MS } from '../storage/multi_mount_watch.js';
 import { CliError, describeFailure, formatBytes } from './common.js';
 import { FSCK_FAILED, FSCK_LEFT, FSCK_REPAIRED, type FsckCommandOptions } from './fsck.js';
 import { FsckProgress } from './fsck_progress.js';
-import {
-  type OpenDevices,
-  openMultiMount,
-  openUnlessHeld,
-  type ResolvedPair,
-  resolveDevices,
-  withNames,
-} from './target_devices.js';
+import { type ResolvedPair, resolveDevices, withNames, withTarget } from './target_devices.js';
 
 const BLOCK_BYTES = 4096;
 
@@ -56,31 +48,17 @@ async function check(
   progress: FsckProgress | undefined,
 ): Promise<FsckReport> {
   const runtime = nodeRuntime();
-  const block = await openMultiMount(runtime, pair, { state: 'fsck', periodMs: DEFAULT_PERIOD_MS });
-  const { multiMount } = block;
-  let devices: OpenDevices | undefined;
-  try {
-    const opened = await openUnlessHeld(pair, multiMount);
-    devices = opened;
+  return withTarget(runtime, pair, 'fsck', async ({ devices, claim }) => {
     if (options.repair === true) await pair.reserve();
-    return await fsckTarget(runtime, opened, {
+    return fsckTarget(runtime, devices, {
       repair: options.repair,
       force: options.force,
       addChecksums: options.addChecksums,
       checksums: options.checksums,
       progress: progress === undefined ? undefined : (...at) => progress.show(...at),
-      claim: async () => {
-        await multiMount.take();
-        // What this host cached before may be what another host has overwritten.
-        await opened.dropCaches();
-        return multiMount;
-      },
+      claim,
     });
-  } finally {
-    // The target is given back while the devices are still ours.
-    await block.close();
-    await devices?.close();
-  }
+  });
 }
 
 function print(line: string): void {

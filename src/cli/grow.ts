@@ -42,35 +42,21 @@ function change({ beforeBytes, bytes }: { readonly beforeBytes: number; readonly
 }
 
 async function grow(options: GrowCommandOptions): Promise<import('../storage/grow.js').Grown> {
-  const { openMultiMount, openUnlessHeld, resolveDevices, withNames } = await import('./target_devices.js');
+  const { resolveDevices, withNames, withTarget } = await import('./target_devices.js');
   const { nodeRuntime } = await import('../runtime/node_runtime.js');
   const { growTarget } = await import('../storage/grow.js');
-  const { DEFAULT_PERIOD_MS } = await import('../storage/multi_mount_watch.js');
   const runtime = nodeRuntime();
   const pair = await resolveDevices(options);
   try {
-    const block = await openMultiMount(runtime, pair, { state: 'grow', periodMs: DEFAULT_PERIOD_MS });
-    const { multiMount } = block;
-    const devices = await openUnlessHeld(pair, multiMount).catch(async (thrown: unknown) => {
-      await block.close();
-      throw thrown;
-    });
-    try {
-      return await growTarget(runtime, devices, {
+    return await withTarget(runtime, pair, 'grow', ({ devices, claim }) =>
+      growTarget(runtime, devices, {
         force: options.force === true,
         claim: async () => {
           await pair.reserve();
-          await multiMount.take();
-          // What this host cached before may be what another host has overwritten.
-          await devices.dropCaches();
-          return multiMount;
+          return claim();
         },
-      });
-    } finally {
-      // The target is given back while the devices are still ours.
-      await block.close();
-      await devices.close();
-    }
+      }),
+    );
   } catch (thrown) {
     throw withNames(pair, thrown);
   } finally {

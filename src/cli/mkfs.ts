@@ -28,22 +28,13 @@ export function registerMkfs(program: Command): void {
       'leave out checksums of metadata, so that releases before them can serve it too',
     )
     .action(async (options: MkfsOptions) => {
-      const { openMultiMount, openUnlessHeld, resolveDevices, withNames } = await import(
-        './target_devices.js'
-      );
+      const { resolveDevices, withNames, withTarget } = await import('./target_devices.js');
       const { nodeRuntime } = await import('../runtime/node_runtime.js');
       const { formatTarget } = await import('../storage/mkfs.js');
-      const { DEFAULT_PERIOD_MS } = await import('../storage/multi_mount_watch.js');
       const runtime = nodeRuntime();
       const pair = await resolveDevices(options);
       try {
-        const block = await openMultiMount(runtime, pair, { state: 'mkfs', periodMs: DEFAULT_PERIOD_MS });
-        const { multiMount } = block;
-        const devices = await openUnlessHeld(pair, multiMount).catch(async (thrown: unknown) => {
-          await block.close();
-          throw thrown;
-        });
-        try {
+        await withTarget(runtime, pair, 'mkfs', async ({ devices, multiMount }) => {
           await pair.reserve();
           const made = await formatTarget(runtime, devices, {
             label: options.label,
@@ -58,10 +49,7 @@ export function registerMkfs(program: Command): void {
             `holdfast: made ${made.superblock.label} (${made.superblock.targetUuid}): ` +
               `metadata ${formatBytes(devices.metaSizeBytes)}, data ${formatBytes(devices.data.sizeBytes)}\n`,
           );
-        } finally {
-          await block.close();
-          await devices.close();
-        }
+        });
       } catch (thrown) {
         throw withNames(pair, thrown);
       } finally {

@@ -11,6 +11,7 @@ import {
   resolveDevice,
 } from '../runtime/node_block.js';
 import { MultiMount, type MultiMountOptions, type MultiMountRuntime } from '../storage/multi_mount.js';
+import { DEFAULT_PERIOD_MS } from '../storage/multi_mount_watch.js';
 import type { ExclusiveDevices } from '../storage/take_target.js';
 import { CliError } from './common.js';
 import { runtimeDir } from './installed.js';
@@ -148,5 +149,42 @@ export async function openUnlessHeld(pair: ResolvedPair, multiMount: MultiMount)
     // A device too small to have the block is in use all the same.
     const sighting = await multiMount.look().catch(() => undefined);
     throw sighting?.free === false ? multiMount.refusal(sighting.record) : thrown;
+  }
+}
+
+export interface HeldTarget {
+  readonly devices: OpenDevices;
+  readonly multiMount: MultiMount;
+  /** Takes the target, so that no other host does. @throws FsError EBUSY */
+  claim(): Promise<MultiMount>;
+}
+
+/**
+ * Runs a command that has the devices for itself and ends. It gives everything back, whether it succeeds or fails.
+ * @throws FsError EBUSY
+ */
+export async function withTarget<T>(
+  runtime: MultiMountRuntime,
+  pair: ResolvedPair,
+  state: MultiMountOptions['state'],
+  run: (target: HeldTarget) => Promise<T>,
+): Promise<T> {
+  const block = await openMultiMount(runtime, pair, { state, periodMs: DEFAULT_PERIOD_MS });
+  const { multiMount } = block;
+  let opened: OpenDevices | undefined;
+  try {
+    const devices = await openUnlessHeld(pair, multiMount);
+    opened = devices;
+    const claim = async (): Promise<MultiMount> => {
+      await multiMount.take();
+      // What this host cached before may be what another host has overwritten.
+      await devices.dropCaches();
+      return multiMount;
+    };
+    return await run({ devices, multiMount, claim });
+  } finally {
+    // The target is given back while the devices are still ours.
+    await block.close();
+    await opened?.close();
   }
 }

@@ -4,11 +4,9 @@
  * below), u16 flags (or more of that), u16 length of the key, key, value.
  */
 
-import { LMDB_PAGE_BYTES } from './meta_probe.js';
+import { LMDB_PAGE_BYTES, NODE_HEADER, PAGE_HEADER } from './meta_probe.js';
 import { getU64 } from './records.js';
 
-export const PAGE_HEADER = 24;
-export const NODE_HEADER = 8;
 const MAX_KEY_BYTES = 1978;
 
 /** What is wrong with it, as the end of a line. */

@@ -21,22 +21,26 @@ import {
   compareTransactions,
   DamagedPage,
   keyAt,
-  NODE_HEADER,
   nodeOffsets,
-  PAGE_HEADER,
   type Span,
 } from './fsck_page.js';
 import type { Finding } from './fsck_report.js';
 import type { ReadAt } from './meta_medium.js';
-import { LMDB_PAGE_BYTES, type LmdbMeta, type LmdbTree, readMeta } from './meta_probe.js';
+import {
+  F_BIGDATA,
+  LMDB_PAGE_BYTES,
+  type LmdbMeta,
+  type LmdbTree,
+  NODE_HEADER,
+  OVERFLOW_NODE_BYTES,
+  P_BRANCH,
+  P_LEAF,
+  P_OVERFLOW,
+  PAGE_HEADER,
+  readMeta,
+} from './meta_probe.js';
 import { getU64 } from './records.js';
 
-const P_BRANCH = 0x01;
-const P_LEAF = 0x02;
-const P_OVERFLOW = 0x04;
-const F_BIGDATA = 0x01;
-/** What a leaf's node holds when its value lies on pages of its own: u64 page, u64 transaction, u64 pages. */
-const OVERFLOW_NODE_BYTES = 24;
 /** One read of neighbours, at most. */
 const RUN_PAGES = 64;
 const READS_AT_ONCE = 8;

@@ -14,26 +14,25 @@ import type { Finding, Repair } from './fsck_report.js';
 import type { MetaMedium, ReadAt } from './meta_medium.js';
 import {
   encodeMeta,
+  F_BIGDATA,
   LMDB_PAGE_BYTES,
   type LmdbMeta,
   type LmdbTree,
+  NODE_HEADER,
+  OVERFLOW_NODE_BYTES,
+  P_LEAF,
+  P_OVERFLOW,
+  PAGE_HEADER,
   readMetas,
   superblockOf,
+  TRANSACTIONS_APART_MAX,
 } from './meta_probe.js';
 import { putU64 } from './records.js';
 import type { SuperblockRecord } from './superblock.js';
 
-const PAGE_HEADER = 24;
-const NODE_HEADER = 8;
 const KEY_BYTES = 8;
-const P_LEAF = 0x02;
-const P_OVERFLOW = 0x04;
-const F_BIGDATA = 0x01;
-const OVERFLOW_NODE_BYTES = 24;
 /** The record of the new free list: older than any transaction that could still read what it lists. */
 const LIST_TRANSACTION = 1;
-/** Two transactions of the same database are not further apart. */
-const APART_MAX = 1024;
 
 export interface Salvage {
   readonly superblock: SuperblockRecord;
@@ -54,7 +53,7 @@ export async function salvage(
   const newest = Math.max(...metas.map((meta) => meta?.transaction ?? -1));
   const inOrder = metas
     .filter((meta) => meta !== undefined)
-    .filter((meta) => newest - meta.transaction <= APART_MAX)
+    .filter((meta) => newest - meta.transaction <= TRANSACTIONS_APART_MAX)
     .sort((one, other) => other.transaction - one.transaction);
   const damage: Finding[] = [];
   if (inOrder.length < 2) damage.push({ kind: 'page', text: 'one of the two meta pages is damaged' });

@@ -22,19 +22,22 @@ import { decodeSuperblock, isDataHeader, type SuperblockRecord } from './superbl
 export const LMDB_PAGE_BYTES = 4096;
 const LMDB_MAGIC = 0xbeef_c0de;
 const LMDB_DATA_VERSION = 2;
-const PAGE_HEADER = 24;
-const NODE_HEADER = 8;
-const P_BRANCH = 0x01;
-const P_LEAF = 0x02;
+export const PAGE_HEADER = 24;
+export const NODE_HEADER = 8;
+export const P_BRANCH = 0x01;
+export const P_LEAF = 0x02;
+export const P_OVERFLOW = 0x04;
 const P_META = 0x08;
 const MDB_INTEGERKEY = 0x08;
 const MDB_NOSUBDIR = 0x4000;
-const F_BIGDATA = 0x01;
+export const F_BIGDATA = 0x01;
+/** What a leaf's node holds when its value lies on pages of its own: u64 page, u64 transaction, u64 pages. */
+export const OVERFLOW_NODE_BYTES = 24;
 const DEPTH_MAX = 32;
 /** A device of 16 TiB. More than the device has is "cut short", more than any has is damage. */
 const LAST_PAGE_MAX = 2 ** 32;
 /** One, unless meta pages were lost with their device's cache. */
-const TRANSACTIONS_APART_MAX = 1024;
+export const TRANSACTIONS_APART_MAX = 1024;
 
 /**
  * The two meta pages of an empty database. lmdb would make them itself on a raw partition whose first page is none of
