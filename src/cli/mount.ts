@@ -21,7 +21,10 @@ export function registerMount(program: Command): void {
         .default([], 'none'),
     )
     .addOption(logLevelOption())
-    .option('--foreground', 'stay in the foreground; SIGTERM and SIGINT unmount')
+    .option(
+      '--foreground',
+      'stay in the foreground; SIGTERM, SIGINT, SIGHUP and SIGQUIT unmount when no file is open',
+    )
     .action(
       async (
         servers: readonly Address[],

@@ -1,4 +1,4 @@
-/** Opens a target's two devices exclusively, and its multi-mount block beside them, as mkfs and serve do. */
+/** Opens a target's two devices exclusively, and its multi-mount block beside them: for mkfs, serve, grow and fsck. */
 
 import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';

@@ -22,7 +22,7 @@ import type { FileState } from './file_state.js';
 import type { Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
 
-/** A question about the root is answered from what is known after this: a stat of the mount point takes no second. */
+/** After this time a question about the root gets the answer that was last known: a stat of the mount point takes no second. */
 const SOON_MS = 500;
 
 export class AttrOperations {
@@ -69,10 +69,10 @@ export class AttrOperations {
   }
 
   /**
-   * What was asked of the root, or what was last known of it: a server may be silent for long before its client knows that it is
-   * away, and whoever lists the folder above a mount must not wait for it.
+   * The server's answer about the root, or after a moment the last known one. A server may be silent for long before its
+   * client knows that it is away, and a process that lists the folder above a mount must not wait for it.
    */
-  #soon<T>(answered: MaybePromise<T>, lastKnown: () => T | undefined): MaybePromise<T> {
+  #soon<T>(answered: MaybePromise<T>, lastKnown: () => MaybePromise<T> | undefined): MaybePromise<T> {
     if (!isPromise(answered)) return answered;
     return new Promise((resolve, reject) => {
       const timer = this.#core.runtime.timers.after(SOON_MS, () => {
@@ -193,12 +193,7 @@ export class AttrOperations {
       if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
       return reply.value;
     });
-    if (known === undefined || !isPromise(answered)) return answered;
-    const late = Symbol('late');
-    const raced = this.#soon<Uint8Array | typeof late>(answered, () => late) as Promise<
-      Uint8Array | typeof late
-    >;
-    return raced.then((value) => (value === late ? rootXattr(known, name) : (value as Uint8Array)));
+    return known === undefined ? answered : this.#soon(answered, async () => rootXattr(known, name));
   }
 
   setxattr(

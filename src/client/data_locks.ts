@@ -121,8 +121,8 @@ export class DataLocks {
   }
 
   /**
-   * From its beginning reads find the file as it will be: what is cut off is dropped here before the target does it, and would
-   * be read as zeros that nobody wrote.
+   * Reads find the new size from the beginning of the truncate on. This client drops the pages that are cut off before the
+   * target cuts the file, and a read in between would show zeros that nobody wrote.
    */
   async #cut<T>(file: FileState, sizeBytes: number, run: () => Promise<T>): Promise<T> {
     const before = file.sizeBytes;
@@ -131,7 +131,7 @@ export class DataLocks {
     try {
       return await run();
     } catch (error) {
-      // Not done, or not known to be: a later answer says what is.
+      // The target did not cut it, or nobody knows: a later answer brings the size.
       if (file.sizeBytes === sizeBytes) file.sizeBytes = before;
       void this.#core.kernel.dropAttrs(file.fid);
       throw error;

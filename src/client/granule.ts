@@ -27,7 +27,7 @@ export const CHUNK_BYTES = 64 << 10;
 export const PIECE_MAX_BYTES = 8 << 10;
 /** A part of a segment that was cut may keep this many times its own size alive: a stream of overwrites copies little. */
 const LEFT_WASTE = 8;
-/** What is written, and only read from now on. */
+/** The same for a segment that was written back: from now on it is only read. */
 const WRITTEN_WASTE = 1.5;
 
 /** One WRITE to be sent. */

@@ -39,7 +39,7 @@ import type { WriteBack } from './write_back.js';
 const log = logger('client:import');
 
 const HISTORY_MAX = 16;
-/** Who waits longer for the server is told. */
+/** A user whose mount waits longer for the server is told. */
 const SAID_AFTER_MS = 5000;
 
 export interface ImportEvents {
@@ -73,7 +73,7 @@ export class Import {
   #connecting: AbortController | undefined;
   #retry: Timer | undefined;
   #wasReady = false;
-  /** Since when the target could not be used, and what says so when it lasts. */
+  /** Since when the target could not be used, and the timer that tells the user if that lasts. */
   #away: { readonly sinceMs: number; readonly timer: Timer } | undefined;
   #goodbye: Promise<void> = Promise.resolve();
 

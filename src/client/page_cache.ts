@@ -93,7 +93,7 @@ export class PageCache implements GranuleMemory {
     if (granule.pinned === 0) this.#clean.get(granule);
   }
 
-  /** Evicts what is more than the limit: of pages, or of what is cached beside them. */
+  /** Evicts clean pages until all that is cached, pages and metadata, is within the limit. */
   makeRoom(): void {
     if (this.bytes <= this.limitBytes / 2) return;
     const limitBytes = this.limitBytes - Math.min(this.#beside(), this.limitBytes / 2);

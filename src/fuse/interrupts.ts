@@ -11,10 +11,9 @@
  *
  * The kernel sends one INTERRUPT a request and no other, whatever signals follow, unless the message itself is answered
  * EAGAIN: then it is queued again. So an interrupt that ends nothing is answered EAGAIN after a short time (at once would
- * spin), and the look at the process's signals is repeated until one ends
- * the request, the grace is over, or the request is done. An interrupt of
- * a request we do not know (it came before its request, or after the answer) goes the same way: EAGAIN for a request
- * that is gone gets ENOENT, which is harmless.
+ * spin), and the look at the process's signals is repeated until one ends the request, the grace is over, or the request
+ * is done. An interrupt of a request we do not know (it came before its request, or after the answer) goes the same way:
+ * EAGAIN for a request that is gone gets ENOENT, which is harmless.
  *
  * Invariant: a timer exists for a key only while its interrupt is unanswered; completion of the request cancels it.
  */

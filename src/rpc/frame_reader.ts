@@ -20,8 +20,8 @@ const VIEW_WASTE_FACTOR = 2;
 /** Parts below this live as long as their message is decoded; a view never costs more than a copy. */
 const VIEW_ALWAYS_BYTES = 1024;
 const SCRATCH_BYTES = 64 << 10;
-/** Less than this is not worth a read. */
 const MAGIC_BYTES = 4;
+/** Less than this is not worth a read. */
 const SPACE_MIN_BYTES = 16 << 10;
 
 export interface FrameReaderOptions {

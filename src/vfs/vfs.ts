@@ -29,9 +29,9 @@ export interface VfsOptions {
   /** The mount is gone: unmounted, or its connection aborted. */
   readonly onDestroy?: (() => void) | undefined;
   /** Whether a caller has CAP_FSETID, where no flag of the request says it. Default: root has. */
+  readonly keepsSetId?: ((caller: RequestContext) => boolean) | undefined;
   /** -o sync: each write returns when it is durable. */
   readonly syncWrites?: boolean | undefined;
-  readonly keepsSetId?: ((caller: RequestContext) => boolean) | undefined;
 }
 
 export function createVfs(options: VfsOptions = {}): Vfs {

@@ -57,9 +57,9 @@ export const Status = operation(
   'STATUS',
   /** Of many clients one page at a time: a reply has no more than fit a frame. */
   message('StatusRequest', {
-    /** Clients behind this UUID. Absent: from the first. */
+    /** Only clients whose UUIDs come after this one. Absent: from the first client on. */
     after: opt(1, text(36)),
-    /** Not more of them; 0: none, only what comes before them. */
+    /** At most so many clients; 0: the reply has only the server's own fields. */
     limit: opt(2, u32),
   }),
   message('StatusReply', {
@@ -92,7 +92,7 @@ export const Status = operation(
     ),
     /** draining: until clients that have not drained are evicted. */
     drainLeftMs: opt(21, uint),
-    /** There are more clients, behind this UUID. */
+    /** The last UUID of this page, if more clients come after it. */
     more: opt(40, text(36)),
     /** All clients, on this page or not. Absent: all are here. */
     clientCount: opt(41, uint),
@@ -124,7 +124,7 @@ export const DrainProgress = operation(
   Empty,
   'notice',
 );
-/** Notice from server to an administrator who asked for the shutdown, last of all: how it went. */
+/** Notice from the server to the administrator who asked for the shutdown, as its last message: whom it evicted. */
 export const ShutdownEnds = operation(
   132,
   'SHUTDOWN_ENDS',

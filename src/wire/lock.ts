@@ -143,8 +143,8 @@ export const Glimpse = operation(
 export const NAMELESS_MAX = 10_000;
 
 /**
- * Request to a client: these have neither a name nor a handle any more. Those that its kernel refers to it holds until it
- * says otherwise (CLOSE). FEATURE.holds.
+ * Request to a client: these inodes have neither a name nor a handle any more. The client holds those that its kernel
+ * refers to, until it releases them (CLOSE). FEATURE.holds.
  */
 export const Nameless = operation(
   40,
@@ -152,7 +152,7 @@ export const Nameless = operation(
   message('NamelessRequest', { fids: req(1, list(fid, NAMELESS_MAX)) }),
   message('NamelessReply', { held: req(1, list(fid, NAMELESS_MAX)) }),
 );
-/** Notice to who has cache locks on them: these were destroyed; what is cached of them is of no use. FEATURE.holds. */
+/** Notice to clients with cache locks on these inodes: they were destroyed, and their cached pages are of no use. FEATURE.holds. */
 export const Gone = operation(
   41,
   'GONE',

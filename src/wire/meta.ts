@@ -174,7 +174,7 @@ export const Rename = operation(
     newName: req(4, name),
     flags: req(5, u32),
     time: opt(6, timespec),
-    /** With WHITEOUT: a character device 0:0 that the client names, and who makes it. A server of before answers EINVAL. */
+    /** With WHITEOUT: a character device 0:0 that the client names, and who makes it. A server of an earlier release answers EINVAL. */
     whiteoutFid: opt(7, fid),
     uid: opt(8, u32),
     gid: opt(9, u32),

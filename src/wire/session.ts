@@ -62,8 +62,8 @@ export const Connect = operation(
     /** Of space grants, what its dirty data and its unanswered WRITEs use: an earlier instance has promised it. */
     grantsInUse: opt(13, uint),
     /**
-     * Made up by the client for this UUID, the same in each CONNECT. The server keeps it with the client's record, and takes
-     * nobody for this client who does not say it. Absent in clients of before.
+     * The client makes it up for this UUID, and says the same one in each CONNECT. The server keeps it with the client's
+     * record, and refuses a peer that names the UUID without it. Absent in clients of earlier releases.
      */
     secret: opt(14, text(64)),
   }),
