@@ -34,7 +34,7 @@ test('a sparse file that its filesystem has no room for is refused in one line',
   const small = join(cluster.folder, 'small');
   mkdirSync(small);
   await runOk('mount', ['-t', 'tmpfs', '-o', 'size=48m', 'tmpfs', small]);
-  const { meta, data } = makeDevices(small, '', 20 * MIB, 64 * MIB);
+  const { data } = makeDevices(small, '', 20 * MIB, 64 * MIB);
   const made = await cluster.cli(['mkfs', '--meta', cluster.devices.meta, '--data', data]);
   assert.equal(made.code, 1, made.stderr);
   assert.match(
@@ -57,7 +57,6 @@ test('a sparse file that its filesystem has no room for is refused in one line',
   ]);
   assert.equal(served.code, 1, served.stderr);
   assert.match(served.stderr, /^holdfast: \S+data\.img is a sparse file that lacks/);
-  assert.ok(statSync(meta).size > 0);
   await until('the devices are released', () => loopsUnder(cluster.folder).length === 0);
   await runOk('umount', [small]);
 });

@@ -39,11 +39,10 @@ async function endedAfter(child: Child, ms: number, signal: NodeJS.Signals): Pro
 }
 
 async function nothingIsLeft(what: string, folder: string): Promise<void> {
-  await until(
-    `${what}: nothing is left: ${JSON.stringify([mountsUnder(folder), loopsUnder(folder), processesUnder(folder)])}`,
-    () =>
-      [mountsUnder(folder), loopsUnder(folder), processesUnder(folder)].every((left) => left.length === 0),
-    ENDS_WITHIN_MS,
+  const left = () => [mountsUnder(folder), loopsUnder(folder), processesUnder(folder)];
+  const isNothing = () => left().every((some) => some.length === 0);
+  await until(`${what}: nothing is left`, isNothing, ENDS_WITHIN_MS).catch((late: Error) =>
+    assert.fail(`${late.message}: ${JSON.stringify(left())}`),
   );
 }
 

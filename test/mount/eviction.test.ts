@@ -26,7 +26,7 @@ test('a client stopped during a controlled shutdown is evicted after the drain t
   const began = performance.now();
   await cluster.shutdownEvicting(2);
   const tookMs = performance.now() - began;
-  assert.ok(tookMs > 1900 && tookMs < 8000, `${tookMs} ms`);
+  assert.ok(tookMs > 1900 && tookMs < 40_000, `${tookMs} ms`);
   await cluster.serve({ tree: cluster.otherTree() });
   assert.equal(await good.pread(goodFd, 0, 10), 'good');
   child.kill('SIGCONT');

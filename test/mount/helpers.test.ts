@@ -1,7 +1,7 @@
 /** mount(8) and umount(8) with our helpers, and what `holdfast install` does. */
 
 import assert from 'node:assert/strict';
-import { mkdirSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { packageRoot } from '../../native/binding.js';
@@ -9,10 +9,12 @@ import { run } from '../fixtures/child.js';
 import { prepareCluster } from '../fixtures/cluster.js';
 import { makeFolder, removeFolder } from '../fixtures/devices.js';
 import { thisTree } from '../fixtures/installed_tree.js';
+import { processesUnder } from '../fixtures/leftovers.js';
+import { until } from '../fixtures/until.js';
 
 test('mount and umount of the system: remount, -r, -l, -f, and what was written is on the server when umount returns', async (t) => {
   const folder = makeFolder();
-  t.after(async () => void (await removeFolder(folder)));
+  t.after(async () => assert.deepEqual(await removeFolder(folder), [], 'the test left something behind'));
   const { main } = thisTree();
   const script = join(packageRoot(), 'test', 'fixtures', 'mount_helpers.sh');
   // timeout ends it, and with it the namespace and its mounts, should a step hang.
@@ -24,6 +26,7 @@ test('mount and umount of the system: remount, -r, -l, -f, and what was written 
     [['mounted', 'remounted', 'detached', 'written', 'forced', 'done'], 0],
     done.stderr,
   );
+  await until('the clients are gone', () => processesUnder(folder).length === 0);
 });
 
 test('install says what it does, changes nothing that is not ours, and takes away what it made', async (t) => {
@@ -61,6 +64,5 @@ test('install says what it does, changes nothing that is not ours, and takes awa
 
   await install('--remove');
   assert.deepEqual(readdirSync(sbin), ['mount.holdfast']);
-  mkdirSync(join(prefix, 'etc'), { recursive: true });
   assert.deepEqual(readdirSync(join(prefix, 'etc', 'systemd', 'system')), []);
 });
