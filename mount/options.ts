@@ -26,7 +26,7 @@ export interface MountOptions {
   readonly mountFlags: number;
 }
 
-export const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
+const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
 const TIMEOUT_MAX_S = 86_400;
 const INTR_GRACE_MS = 1000;
 const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;

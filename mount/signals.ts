@@ -57,7 +57,7 @@ export function judgeSignals(sets: SignalSets, mode: IntrMode): SignalReach {
 }
 
 /** A signal that kills by default and is not caught is pending. */
-export function killsTask(sets: SignalSets): boolean {
+function killsTask(sets: SignalSets): boolean {
   const pending = (sets.pending | sets.sharedPending) & ~sets.blocked & ~sets.ignored;
   return (pending & (KILL_ONLY | (~sets.caught & ~HARMLESS_BY_DEFAULT))) !== 0n;
 }

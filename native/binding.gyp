@@ -6,14 +6,14 @@
         "background.cc",
         "block_device.cc",
         "crc32c.cc",
-        "socket.cc",
         "fuse_channel.cc",
         "meta_pages.cc",
         "module.cc",
         "mount.cc",
         "napi_util.cc",
         "notify_thread.cc",
-        "posix_calls.cc"
+        "posix_calls.cc",
+        "socket.cc"
       ],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],

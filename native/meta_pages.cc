@@ -1,8 +1,9 @@
 // Reads records of the metadata database, and looks at the pages on the way to them; also before lmdb changes a record.
 //
 // lmdb trusts what it maps. A page that was exchanged or zeroed makes a record look as if it had never been there, and a
-// page of noise ends the process. So records are read here, on a mapping of our own: each page on the way is the one it should be, of the kind it should be, no younger than the page above it, and its keys lie
-// within what the page above says. The whole of a page is looked at when it is seen first, through read(2), so that a
+// page of noise ends the process. So records are read here, on a mapping of our own. Each page on the way must be the one
+// that is referred to, of the right kind, and no younger than the page above it; its keys must lie within what the page
+// above says. The whole of a page is looked at when it is seen first, through read(2), so that a
 // sector that cannot be read is an error and no signal; after that its transaction tells whether it is still that page.
 //
 // The database changes meanwhile: lmdb writes changed pages to places that neither of the last two transactions uses, and

@@ -1,7 +1,6 @@
 // What the kernel knows of a TCP connection and Node does not say.
 
 #include <cerrno>
-#include <cstring>
 
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -30,10 +29,7 @@ napi_value SocketTakenBytes(napi_env env, napi_callback_info info) {
 }  // namespace
 
 bool RegisterSocket(napi_env env, napi_value exports) {
-  napi_value function;
-  return napi_create_function(env, "socketTakenBytes", NAPI_AUTO_LENGTH, SocketTakenBytes, nullptr, &function) ==
-             napi_ok &&
-         napi_set_named_property(env, exports, "socketTakenBytes", function) == napi_ok;
+  return DefineFunction(env, exports, "socketTakenBytes", SocketTakenBytes);
 }
 
 }  // namespace holdfast

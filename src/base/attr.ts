@@ -26,7 +26,8 @@ export interface Attr {
   readonly btime: Timespec;
 }
 
-const SECTORS_PER_BLOCK = 8;
+/** A block in st_blocks units. */
+export const SECTORS_PER_BLOCK = 8;
 
 /**
  * st_blocks of what is written to a cache and not to the store: the holder of the cache and the server say the same. Never 0 for a

@@ -16,8 +16,8 @@ export function checkFileEnd(endBytes: number): void {
 }
 
 /** ext4 with inodes of 256 bytes: 1901-12-13 to 2446-05-10. */
-export const TIME_MIN_SEC = -(2 ** 31);
-export const TIME_MAX_SEC = 2 ** 34 - 2 ** 31 - 1;
+const TIME_MIN_SEC = -(2 ** 31);
+const TIME_MAX_SEC = 2 ** 34 - 2 ** 31 - 1;
 
 /** Times beyond the limits become the limits, without nanoseconds, as on every local filesystem (timestamp_truncate in Linux). */
 export function clampTime(time: Timespec): Timespec {

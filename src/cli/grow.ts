@@ -1,7 +1,7 @@
 /** holdfast grow: makes a target that nobody serves as large as its devices have become. */
 
 import type { Command } from 'commander';
-import { CliError, describeFailure, formatBytes } from './common.js';
+import { CliError, describeFailure, formatBytes, needDevices } from './common.js';
 
 interface GrowCommandOptions {
   readonly meta: string;
@@ -11,11 +11,10 @@ interface GrowCommandOptions {
 }
 
 export function registerGrow(program: Command): void {
-  program
+  const command = program
     .command('grow')
-    .description('make use of devices that became larger; nobody may serve them meanwhile')
-    .requiredOption('--meta <dev>', 'metadata device')
-    .requiredOption('--data <dev>', 'data device')
+    .description('make use of devices that became larger; nobody may serve them meanwhile');
+  needDevices(command)
     .option('--force', 'also when it was not stopped cleanly')
     .option('--json', 'one JSON object, of a documented and stable shape')
     .action(async (options: GrowCommandOptions) => {

@@ -8,7 +8,7 @@ import { askControl, mountpointPath } from './control.js';
  * flush: EBUSY while files are open; waits until everything is on the server. force: at once; what cannot be written is lost.
  * lazy: out of sight at once, and as flush for whoever still has files open.
  */
-export type UnmountHow = 'flush' | 'force' | 'lazy';
+type UnmountHow = 'flush' | 'force' | 'lazy';
 
 /** @throws CliError, FsError EBUSY. */
 export async function unmount(path: string, how: UnmountHow): Promise<void> {

@@ -41,10 +41,14 @@ export class AttrOperations {
     const target = core.targets.of(fid);
     const cached = core.cachedAttr(target, fid);
     if (cached !== undefined) return cached;
+    const lastKnown = (): Known | undefined => {
+      const attr = core.attrs.lastKnown(fid);
+      return attr === undefined ? undefined : { attr, attrCacheable: false, nameCacheable: false };
+    };
     if (fid === ROOT_FID && !target.gate.isOpen) {
       // Monitoring tools ask for it all the time, and df(1) before it asks for the space.
-      const attr = core.attrs.lastKnown(fid);
-      if (attr !== undefined) return { attr, attrCacheable: false, nameCacheable: false };
+      const known = lastKnown();
+      if (known !== undefined) return known;
     }
     const answered = core.pass(target, op, async () => {
       const answer = await target.call(
@@ -61,11 +65,7 @@ export class AttrOperations {
       );
       return core.known(target, answer.reply.attr, undefined);
     });
-    if (fid !== ROOT_FID) return answered;
-    return this.#soon(answered, () => {
-      const attr = core.attrs.lastKnown(fid);
-      return attr === undefined ? undefined : { attr, attrCacheable: false, nameCacheable: false };
-    });
+    return fid === ROOT_FID ? this.#soon(answered, lastKnown) : answered;
   }
 
   /**

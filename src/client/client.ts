@@ -232,8 +232,8 @@ class Client {
       if (seen === undefined) throw new FsError('ENOENT', 'the lock was given back');
       return { reply: seen };
     });
-    this.#service.on(Nameless, async ({ target }, { fids }) => {
-      return { reply: { held: await this.#held.nameless(target, fids) } };
+    this.#service.on(Nameless, async (_member, { fids }) => {
+      return { reply: { held: await this.#held.nameless(fids) } };
     });
     this.#service.on(Gone, ({ target }, { fids }) => {
       for (const fid of fids) this.#held.gone(target, fid);

@@ -215,14 +215,9 @@ export class Granule {
     const short = run.filter((segment) => segment.start < stop);
     const last = short.at(-1) as Segment;
     if (last.end > stop) {
-      const [left, right] = [{ ...last }, { ...last }];
-      left.data = last.data.subarray(0, stop - last.start);
-      left.end = stop;
-      right.data = last.data.subarray(stop - last.start);
-      right.start = stop;
-      for (const part of [left, right]) part.backing = part.slab = undefined;
-      this.segments.splice(this.segments.indexOf(last), 1, left, right);
-      short[short.length - 1] = left;
+      const parts = remains(last, stop, stop);
+      this.segments.splice(this.segments.indexOf(last), 1, ...parts);
+      short[short.length - 1] = parts[0] as Segment;
     }
     return short;
   }

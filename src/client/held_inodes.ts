@@ -15,7 +15,7 @@ import type { WriteBack } from './write_back.js';
 export class HeldInodes {
   readonly #core: Core;
   readonly #writeBack: WriteBack;
-  readonly #held = new Map<Fid, Target>();
+  readonly #held = new Set<Fid>();
 
   constructor(core: Core, writeBack: WriteBack) {
     this.#core = core;
@@ -38,22 +38,18 @@ export class HeldInodes {
    * In the turn after the question came: an answer that came before it, and brings the kernel a reference, is through by then.
    * @returns those that the kernel refers to.
    */
-  async nameless(target: Target, fids: readonly Fid[]): Promise<Fid[]> {
+  async nameless(fids: readonly Fid[]): Promise<Fid[]> {
     await new Promise<void>((resolve) => {
       this.#core.runtime.timers.soon(resolve);
     });
     const held = fids.filter((fid) => this.#core.kernel.refersTo(fid));
-    for (const fid of held) this.#held.set(fid, target);
+    for (const fid of held) this.#held.add(fid);
     return held;
   }
 
   /** The kernel does not refer to it any more. */
   forgotten(fid: Fid): void {
-    if (this.#held.size === 0) return;
-    const target = this.#held.get(fid);
-    if (target === undefined) return;
-    this.#held.delete(fid);
-    target.release(fid);
+    if (this.#held.delete(fid)) this.#core.targets.of(fid).release(fid);
   }
 
   /** It is destroyed. Without a handle nobody will ever read what is dirty in it. */

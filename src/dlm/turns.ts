@@ -7,8 +7,9 @@
  * turn is over, or the client has paused, before it calls anybody back.
  *
  * A client that does one operation and then something else has no turn: the others would wait for nothing. A client is busy
- * with an inode if it has made several changes since the last commit, if more requests of it wait there, or if the last time it
- * asked for the inode again while others waited for its change. (A program that works on two machines in turn asks on one only when the other has answered.)
+ * with an inode if it has made several changes since the last commit, if more of its requests wait there, or if, the last
+ * time that others waited for its change, it asked for the inode again. (A program that works on two machines in turn asks
+ * on one machine only after the other has answered.)
  *
  * A turn is so much longer than a commit, as commits take here and now, that most of the time goes into operations.
  *

@@ -11,7 +11,7 @@
 
 import { FsError } from '../base/errno.js';
 import type { SlabPool } from '../base/slab_pool.js';
-import { BODY_MAX, BULK_MAX, decodeHeader, HEADER_SIZE, type Header, MAGIC } from '../wire/header.js';
+import { BODY_MAX, BULK_MAX, checkMagic, decodeHeader, HEADER_SIZE, type Header } from '../wire/header.js';
 import type { Frame } from './api.js';
 
 const EMPTY = Buffer.alloc(0);
@@ -132,8 +132,7 @@ export class FrameReader {
   #checkBeginning(): void {
     const first = this.#chunks[0];
     if (first === undefined || first.length - this.#offset < MAGIC_BYTES) return;
-    const magic = first.readUInt32LE(this.#offset);
-    if (magic !== MAGIC) throw new FsError('EPROTO', `not a Holdfast frame (magic 0x${magic.toString(16)})`);
+    checkMagic(first, this.#offset);
   }
 
   #check({ bodyLength, bulkLength }: Header): void {

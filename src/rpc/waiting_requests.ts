@@ -22,7 +22,7 @@ export interface WaitingLimits {
 }
 
 /** Room for a thousand extended attributes of the largest size from one mount. */
-export const WAITING_LIMITS: WaitingLimits = {
+const WAITING_LIMITS: WaitingLimits = {
   linkBytes: 64 << 20,
   hostBytes: 256 << 20,
   allBytes: 512 << 20,

@@ -5,7 +5,7 @@ import { Service } from '../rpc/service.js';
 import { Evict, Shutdown, Status, type StatusReply } from '../wire/admin.js';
 import { Connect } from '../wire/session.js';
 import { connect } from './connect.js';
-import { isLocalRoot, shortUuid } from './peer.js';
+import { isLocalRoot, shortUuid, shownUuid } from './peer.js';
 import type { Server } from './server.js';
 import type { Session } from './session.js';
 import { NOT_RECOVERED } from './shutdown.js';
@@ -23,7 +23,7 @@ export function sessionService(server: Server): Service<Session> {
   service.on(Status, (session, page) => ({ reply: forEyesOf(session, server.status(page)) }));
   service.on(Evict, (session, { client, reason }) => {
     const { uuid, name } = server.evict(client, reason ?? 'the administrator said so');
-    return { reply: { uuid: isLocalRoot(session.link.origin) ? uuid : shortUuid(uuid), name } };
+    return { reply: { uuid: shownUuid(session.link.origin, uuid), name } };
   });
   service.on(Shutdown, (session, { drainTimeoutMs, cancel }) => {
     if (cancel !== true) session.asksForShutdown();

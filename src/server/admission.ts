@@ -2,8 +2,8 @@
  * Which requests of a client are executed now, and which are held: all that is new waits for the end of the recovery
  * window, and nothing is executed for a client that has drained, or when everything is being committed.
  *
- * What is held is bounded, for each client and in all: past the bound the connection is not read until it may go on. Held requests of a server that
- * stops are never answered; their senders ask the next one.
+ * What is held is bounded, for each client and in all: past the bound the connection is not read until it may go on.
+ * Held requests of a server that stops are never answered; their senders ask the next one.
  */
 
 import type { Frame } from '../rpc/api.js';

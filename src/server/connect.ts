@@ -2,7 +2,7 @@
  * CONNECT: who the peer is, what the server still has of it, and what both speak.
  *
  * A client makes up a secret and says it in each CONNECT. What the server has of a client is for whoever knows its secret:
- * its UUID alone gives nothing, and takes nothing from it. (Clients of before have none.)
+ * its UUID alone gives nothing, and takes nothing from it. (Clients of earlier releases have none.)
  *
  * | the server has            | the client was here before | outcome |
  * |---------------------------|----------------------------|---------|

@@ -15,6 +15,7 @@ import type { HeldLock } from '../dlm/api.js';
 import { Evicted } from '../wire/session.js';
 import type { Export, Prolonged } from './export.js';
 import { DESTROYED_AT_ONCE, deadAmong, deadOfReleased, destroyAll, destroyInSteps } from './orphans.js';
+import { shortUuid } from './peer.js';
 import type { Leaving, Target } from './target.js';
 
 const log = logger('server');
@@ -23,7 +24,7 @@ const REASON_MAX = 500;
 /** Between two looks, 10 s: a fifth of what 256 kbit/s carry. */
 const FLUSH_BYTES_MIN = 64 << 10;
 /** Looks: with a lock timeout of 20 s, 10 minutes. */
-export const PROLONGED_MAX = 60;
+const PROLONGED_MAX = 60;
 
 export function evict(target: Target, owner: Export, why: string): void {
   if (owner.goneReason !== undefined) return;
@@ -156,7 +157,7 @@ export function forgetPrevious(
 ): void {
   const left = previous.map(({ uuid, name }) => {
     log('evicts client %s (%s): %s', name, uuid, reason);
-    target.clientEvicted(`client ${name} (${uuid.slice(0, 8)}) is evicted: ${reason}`);
+    target.clientEvicted(`client ${name} (${shortUuid(uuid)}) is evicted: ${reason}`);
     target.exports.rememberEvicted(uuid, name, reason);
     return [uuid, leaves(target, uuid, false)] as const;
   });
@@ -193,10 +194,10 @@ export function noteCancelled(owner: Export, handle: HeldLock['handle']): void {
 }
 
 /**
- * A lock was not given back within lockTimeoutMs. Who goes on writing to the file is flushing a large cache, or a small one
- * over a slow line, and is looked at again later: if at least FLUSH_BYTES_MIN came since the last look, and not more than
- * PROLONGED_MAX times. Who writes less, or does not come to an end, is evicted: others wait for the lock. The active lock
- * has its own limit, the drain timeout.
+ * A lock was not given back within lockTimeoutMs. A client that goes on writing to the file is flushing a large cache, or a
+ * small one over a slow line. It is looked at again later, at most PROLONGED_MAX times, if at least FLUSH_BYTES_MIN came
+ * since the last look. A client that writes less, or does not come to an end, is evicted: others wait for the lock. The
+ * active lock has its own limit, the drain timeout.
  */
 export function lockExpired(target: Target, uuid: ClientUuid, lock: HeldLock, last?: Prolonged): void {
   const owner = target.exports.get(uuid);

@@ -14,6 +14,7 @@ import type { Timer } from '../runtime/ports.js';
 import type { ClientRecord } from '../storage/api.js';
 import type { Call } from './call.js';
 import type { KeptFrames } from './kept_frames.js';
+import { shortUuid } from './peer.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { ReplyData } from './reply_data.js';
 import { ReplySlots } from './reply_slots.js';
@@ -26,7 +27,7 @@ export interface OpenHandle {
 
 export interface ExportIdentity {
   readonly uuid: ClientUuid;
-  /** Only who knows it is this client. undefined: a client of a release without. */
+  /** Only a peer that knows it is this client. undefined: a client of a release without secrets. */
   readonly secret?: string | undefined;
   readonly name: string;
   readonly softwareVersion: string;
@@ -139,6 +140,6 @@ export class Export {
 
   /** For messages: name and the start of the UUID. */
   get label(): string {
-    return `${this.name} (${this.uuid.slice(0, 8)})`;
+    return `${this.name} (${shortUuid(this.uuid)})`;
   }
 }

@@ -2,12 +2,12 @@
  * What becomes of an inode that has neither a name nor a handle any more. A local filesystem keeps it while the kernel refers
  * to it: a path walk has found it and its call is still to come, an O_PATH descriptor, a current directory. Here that may be the
  * kernel of any client. So the inode stays an orphan for a moment, all clients are asked about many inodes at once (NAMELESS),
- * and who refers to one *holds* it until it says that its kernel has forgotten it (CLOSE). What nobody holds is destroyed, and
- * who has cache locks on it hears of that (GONE).
+ * and a client whose kernel refers to one *holds* it until it says that its kernel has forgotten it (CLOSE). An inode that no
+ * client holds is destroyed, and clients with cache locks on it are told (GONE).
  *
  * - Nothing is recorded but the orphan. After a restart the clients are asked again about every orphan that nobody has opened:
  *   holds need no replay, and a client that is evicted has none.
- * - Nobody can come to refer to an inode without a name who did not before. A client counts a reference before the kernel has it,
+ * - A client that does not refer to an inode without a name cannot come to refer to it. A client counts a reference before the kernel has it,
  *   and LOOKUP replies and NAMELESS come to it in order. So each client is asked once for each time an inode loses its last use.
  * - Space that only holds keep from being free is free as soon as somebody needs it: ENOSPC never comes from a hold. Then the
  *   kernel's late call fails with ESTALE.
@@ -21,15 +21,13 @@ import type { Reader } from '../storage/api.js';
 import { Gone, NAMELESS_MAX, Nameless } from '../wire/lock.js';
 import { FEATURE } from '../wire/session.js';
 import type { Export } from './export.js';
-import { destroyAll } from './orphans.js';
+import { DESTROYED_AT_ONCE, destroyAll } from './orphans.js';
 import type { Target } from './target.js';
 
 const log = logger('server:holds');
 
 /** Questions collect for so long: one message for many inodes, and a kernel that lets go of one has done so by then. */
 const COLLECT_MS = 10;
-/** Destroyed at once: nobody else runs meanwhile. */
-const BATCH = 256;
 /** With less free space than this part of the device, and less than these bytes, nothing is held. */
 const SCARCE_SHARE = 1 / 16;
 const SCARCE_BYTES = 1 << 30;
@@ -43,7 +41,7 @@ export class Holds {
   #nameless = new Set<Fid>();
   /** Asked about; some answer is missing. */
   readonly #asked = new Set<Fid>();
-  /** Destroyed; who has locks on them is still to be told. */
+  /** Destroyed; clients with cache locks on them are still to be told. */
   #gone: Fid[] = [];
   #collecting = false;
 
@@ -51,15 +49,11 @@ export class Holds {
     this.#target = target;
   }
 
-  get size(): number {
-    return this.#held.size;
-  }
-
   /** @returns whether the clients are asked about it. If not, the caller destroys it now. */
   asks(fid: Fid): boolean {
+    if (this.#hasNobody) return false;
     // Space is looked at once for each question: a removal of a tree takes thousands of names away.
     if (this.#nameless.size === 0 && this.#isScarce) return false;
-    if (this.#hasNobody) return false;
     this.#nameless.add(fid);
     this.#collect();
     return true;
@@ -84,7 +78,7 @@ export class Holds {
     return free;
   }
 
-  /** Inside the change that destroys it: who has cache locks on it is told when that has happened. */
+  /** Inside the change that destroys it: clients with cache locks on it are told when that has happened. */
   destroyed(fid: Fid): void {
     if (this.#hasNobody) return;
     this.#gone.push(fid);
@@ -122,24 +116,22 @@ export class Holds {
   }
 
   get #scarceBytes(): number {
-    const { blocks, blockBytes } = this.#target.store.statfs();
-    return Math.min(SCARCE_BYTES, blocks * blockBytes * SCARCE_SHARE);
+    return scarceBytes(this.#target.store.statfs());
   }
 
   get #isScarce(): boolean {
-    const { blocks, blockBytes, blocksAvailable, inodesFree } = this.#target.store.statfs();
-    const scarce = Math.min(SCARCE_BYTES, blocks * blockBytes * SCARCE_SHARE);
-    return blocksAvailable * blockBytes < scarce || inodesFree < SCARCE_INODES;
+    const space = this.#target.store.statfs();
+    return space.blocksAvailable * space.blockBytes < scarceBytes(space) || space.inodesFree < SCARCE_INODES;
   }
 
   get #hasNobody(): boolean {
-    for (const owner of this.#target.exports) if ((owner.features & FEATURE.holds) !== 0) return false;
+    for (const _ of this.#holders()) return false;
     return true;
   }
 
   /** Clients that can be asked. */
   *#holders(): Generator<Export> {
-    for (const owner of this.#target.exports) if ((owner.features & FEATURE.holds) !== 0) yield owner;
+    for (const owner of this.#target.exports) if (canHold(owner)) yield owner;
   }
 
   #isUnused(fid: Fid, reader: Reader = this.#target.store): boolean {
@@ -196,8 +188,9 @@ export class Holds {
   #settle(fids: readonly Fid[]): void {
     const target = this.#target;
     if (target.stopped) return;
-    this.#destroy(fids.slice(0, BATCH).filter((fid) => this.#isUnused(fid)));
-    if (fids.length > BATCH) target.runtime.timers.soon(() => this.#settle(fids.slice(BATCH)));
+    this.#destroy(fids.slice(0, DESTROYED_AT_ONCE).filter((fid) => this.#isUnused(fid)));
+    const rest = fids.slice(DESTROYED_AT_ONCE);
+    if (rest.length > 0) target.runtime.timers.soon(() => this.#settle(rest));
   }
 
   #destroy(dead: readonly Fid[]): void {
@@ -220,7 +213,7 @@ export class Holds {
       if (this.#target.store.hasInode(fid)) continue;
       for (const uuid of this.#target.locks.clientsOn(fid)) {
         const owner = this.#target.exports.get(uuid);
-        if (owner === undefined || (owner.features & FEATURE.holds) === 0) continue;
+        if (owner === undefined || !canHold(owner)) continue;
         const fids = perClient.get(owner);
         if (fids === undefined) perClient.set(owner, [fid]);
         else fids.push(fid);
@@ -232,4 +225,18 @@ export class Holds {
       }
     }
   }
+}
+
+function canHold({ features }: Export): boolean {
+  return (features & FEATURE.holds) !== 0;
+}
+
+function scarceBytes({
+  blocks,
+  blockBytes,
+}: {
+  readonly blocks: number;
+  readonly blockBytes: number;
+}): number {
+  return Math.min(SCARCE_BYTES, blocks * blockBytes * SCARCE_SHARE);
 }

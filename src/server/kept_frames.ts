@@ -10,7 +10,7 @@
 import type { Frame } from '../rpc/api.js';
 import { HEADER_SIZE } from '../wire/header.js';
 
-export const KEPT_BYTES_MAX = 256 << 20;
+const KEPT_BYTES_MAX = 256 << 20;
 /** Objects around it. */
 const FRAME_BYTES = HEADER_SIZE + 256;
 
@@ -22,9 +22,6 @@ export class KeptFrames {
     this.#limitBytes = limitBytes;
   }
 
-  get usedBytes(): number {
-    return this.#bytes;
-  }
   get isFull(): boolean {
     return this.#bytes >= this.#limitBytes;
   }

@@ -27,9 +27,14 @@ export function isLocalRoot(origin: Origin): boolean {
 
 const SHORT_UUID_LENGTH = 8;
 
-/** What others are shown of a client's UUID: it names the client to EVICT, and is not the UUID. */
+/** The beginning of a client's UUID, for logs and for peers that must not know all of it. It names the client to EVICT. */
 export function shortUuid(uuid: string): string {
   return uuid.slice(0, SHORT_UUID_LENGTH);
+}
+
+/** A client's UUID as it is shown to the peer at `origin`: whole only to root of this host. */
+export function shownUuid(origin: Origin, uuid: string): string {
+  return isLocalRoot(origin) ? uuid : shortUuid(uuid);
 }
 
 /** Compares in a time that does not depend on where two texts of one length differ. */

@@ -48,7 +48,7 @@ const WRITE_SLABS = 32;
 /** A client that does not take its replies is not read from: what it asks for would only pile up here. */
 const OUTPUT_PAUSE_BYTES = 16 << 20;
 /** Unless the administrator says otherwise. */
-export const CLIENTS_MAX = 10_000;
+const CLIENTS_MAX = 10_000;
 /** Connections beyond one for each client that have not said CONNECT, or were not answered: the oldest of more is closed. */
 const STRANGERS_MORE = 1024;
 /** Of the connections, for administrators. */

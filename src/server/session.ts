@@ -24,7 +24,7 @@ import { dropHeld, evict } from './eviction.js';
 import type { Export } from './export.js';
 import type { EvictedClient } from './exports.js';
 import type { Host } from './host.js';
-import { isLocalRoot, shortUuid } from './peer.js';
+import { shownUuid } from './peer.js';
 import { dropAnswered } from './provisional_opens.js';
 import { replay, replaysLost } from './replay.js';
 
@@ -97,9 +97,8 @@ export class Session implements LinkEvents {
     if (!this.#asksForShutdown) return;
     const requester = new Requester();
     requester.attach(this.link, { resend: false });
-    const shown = isLocalRoot(this.link.origin)
-      ? [...evicted]
-      : evicted.map((client) => ({ ...client, uuid: shortUuid(client.uuid) }));
+    const { origin } = this.link;
+    const shown = evicted.map((client) => ({ ...client, uuid: shownUuid(origin, client.uuid) }));
     requester.notify(ShutdownEnds, { evicted: shown, evictedCount });
     requester.detach();
   }

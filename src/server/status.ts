@@ -82,7 +82,7 @@ function pageOf(
       one instanceof Export ? clientStatus(host, target, one, now) : missing(one, now - startedMs);
     bytes += CLIENT_BYTES + textBytes(client);
     if (clients.length >= limit || bytes > PAGE_BYTES) {
-      // Who did not ask for a page does not know how to go on.
+      // A client that did not ask for a page does not know how to go on.
       return { clients, more: isPaged ? clients.at(-1)?.uuid : undefined };
     }
     clients.push(client);

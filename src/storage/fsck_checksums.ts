@@ -1,7 +1,7 @@
 /**
  * Gives a target of an earlier release checksums for its records, and its inodes digests of their content: all of them are
  * written anew, some in a transaction. The superblock says first that there may be such records, and at the end that all
- * are; so one who is interrupted leaves a target that can be served, and goes on when called again.
+ * are; so when this is interrupted the target can be served, and the next call goes on.
  */
 
 import { isRegular } from '../base/attr.js';
@@ -111,7 +111,7 @@ function renewed(db: MetaDatabase, checksum: Checksum, key: Buffer): Buffer {
     return encodedInode({ ...inode, digest });
   }
   const value = db.get(key) ?? Buffer.alloc(0);
-  return Buffer.from(value.subarray(0, value.length));
+  return Buffer.from(value);
 }
 
 function contentDigest(db: MetaDatabase, checksum: Checksum, fid: Fid): number {

@@ -3,7 +3,7 @@
  * are in FID order, so they are read side by side, and an inode is judged when all of it was seen.
  */
 
-import { isDir, isRegular, isSymlink, S_IFMT } from '../base/attr.js';
+import { isDir, isRegular, isSymlink, S_IFMT, SECTORS_PER_BLOCK } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import { FIRST_OBJECT, type Fid, fidOf, objectOf, ROOT_FID, targetIndexOf } from '../base/ids.js';
 import { FILE_MAX_BYTES } from '../base/limits.js';
@@ -17,7 +17,7 @@ import { type BlockOwners, checkWindow } from './fsck_space.js';
 import { fidKey, KEY, readU64 } from './keys.js';
 import { decodeInline, decodeInode, isInodeLength } from './records.js';
 import { crc32c } from './superblock.js';
-import { BLOCK_BYTES, decodeWindow, SECTORS_PER_BLOCK, WINDOW_BLOCKS } from './window.js';
+import { BLOCK_BYTES, decodeWindow, WINDOW_BLOCKS } from './window.js';
 
 const TYPES: readonly number[] = [0o140000, 0o120000, 0o100000, 0o060000, 0o040000, 0o020000, 0o010000];
 const MODE_BITS = S_IFMT | 0o7777;

@@ -68,7 +68,10 @@ export async function salvage(
     }
     return {
       superblock,
-      findings: [...damage.map(repairable), ...verdict(meta, damage, found.free)],
+      findings: [
+        ...damage.map((finding) => ({ ...finding, repair: madeBefore('left behind') })),
+        ...verdict(meta, damage, found.free),
+      ],
       steps: repairs(meta, found.unreached, sizeBytes),
     };
   }
@@ -76,27 +79,22 @@ export async function salvage(
 }
 
 /** Repairs of pages are made before records are looked at: this only says that there is one. */
-function repairable(finding: Finding): Finding {
-  return { ...finding, repair: { stage: 'records', done: 'left behind', apply: () => undefined } };
+function madeBefore(done: string): Repair {
+  return { stage: 'records', done, apply: () => undefined };
 }
 
 function verdict({ transaction }: LmdbMeta, damage: readonly Finding[], free: readonly Finding[]): Finding[] {
   const found: Finding[] = [];
-  const done = (text: string): Repair => ({
-    stage: 'records',
-    done: text,
-    apply: () => undefined,
-  });
   if (damage.length > 0) {
     const text =
       `the snapshot of transaction ${transaction} is whole; what a later one changed is lost, ` +
       `and content that it replaced may be written over (--checksums says where)`;
-    found.push({ kind: 'page', text, repair: done('gone back to') });
+    found.push({ kind: 'page', text, repair: madeBefore('gone back to') });
   }
   const [first] = free;
   if (first !== undefined) {
     const text = `${first.text}; what no record reaches is free`;
-    found.push({ kind: 'free-list', text, repair: done('made anew') });
+    found.push({ kind: 'free-list', text, repair: madeBefore('made anew') });
   }
   return found;
 }

@@ -2,8 +2,8 @@
  * Makes a target as large as its devices are: what mkfs wrote down of their sizes is written anew. Nothing is moved.
  *
  * The header of the data device first, which nobody reads a size from; then, in one transaction, the superblock and the
- * record of the last group of blocks, in which blocks that were not there are marked as in use. Who is interrupted in
- * between has changed nothing that counts. The database takes what pages it needs from the new part of its device, so
+ * record of the last group of blocks, in which blocks that were not there are marked as in use. When this is
+ * interrupted in between, nothing that counts has changed. The database takes what pages it needs from the new part of its device, so
  * this works on a full target too. Releases before this one serve what they find afterwards as if it had been made so.
  */
 
@@ -133,7 +133,7 @@ function lastGroup(
   if (value === undefined || blocks % GROUP_BLOCKS === 0) return undefined;
   // An allocator that ends with the group: to it, blocks behind the end of the device are blocks in use.
   const space = new ExtentAllocator((number + 1) * GROUP_BLOCKS, FIRST_DATA_BLOCK);
-  space.load(number, Buffer.from(value.subarray(0, value.length)));
+  space.load(number, Buffer.from(value));
   for (let start = blocks; start < (number + 1) * GROUP_BLOCKS; start++) {
     if (space.isUsed(start)) space.markFreed({ start, count: 1 });
   }

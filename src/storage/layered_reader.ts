@@ -4,6 +4,7 @@
  */
 
 import { LRUCache } from 'lru-cache';
+import { SECTORS_PER_BLOCK } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Name } from '../base/ids.js';
 import { logger } from '../base/log.js';
@@ -36,7 +37,7 @@ import {
 } from './records.js';
 import { crc32c } from './superblock.js';
 import { FidTable, GroupTable, Table } from './tables.js';
-import { decodeWindow, SECTORS_PER_BLOCK, type Window } from './window.js';
+import { decodeWindow, type Window } from './window.js';
 
 const log = logger('storage');
 

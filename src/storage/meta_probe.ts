@@ -188,7 +188,7 @@ export async function probeSuperblock(
 }
 
 /**
- * Both meta pages as far as each can be what lmdb wrote, in their places; for who looks at a database that is damaged.
+ * Both meta pages as far as each can be what lmdb wrote, in their places; for checks of a damaged database.
  * Pages of different databases are not told apart.
  */
 export async function readMetas(

@@ -381,15 +381,9 @@ class Target implements TargetStore {
       const [fid] = this.#overlay.doomed();
       if (fid === undefined) return;
       for (let done = false; !done; ) {
+        await this.#breathe();
         if (this.#stopping) return;
-        // On a device that is nearly full each step has its commits for itself.
-        const wait = this.room();
-        if (wait !== undefined) {
-          await wait;
-          continue;
-        }
         done = this.#data.destroyStep(fid);
-        await new Promise<void>((resolve) => this.#runtime.timers.soon(resolve));
       }
     }
   }

@@ -10,8 +10,6 @@
 import { damaged, getU64, putU64 } from './records.js';
 
 export const BLOCK_BYTES = 4096;
-/** Allocated blocks in st_blocks units. */
-export const SECTORS_PER_BLOCK = 8;
 export const WINDOW_BLOCKS = 256;
 export const WINDOW_BYTES = BLOCK_BYTES * WINDOW_BLOCKS;
 

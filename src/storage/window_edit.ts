@@ -3,16 +3,10 @@
  * that are replaced, and counts what the file gains and loses.
  */
 
+import { SECTORS_PER_BLOCK } from '../base/attr.js';
 import type { Fid } from '../base/ids.js';
 import type { Overlay } from './overlay.js';
-import {
-  copyWindow,
-  emptyWindow,
-  isEmptyWindow,
-  SECTORS_PER_BLOCK,
-  WINDOW_BLOCKS,
-  type Window,
-} from './window.js';
+import { copyWindow, emptyWindow, isEmptyWindow, WINDOW_BLOCKS, type Window } from './window.js';
 
 export class WindowEdit {
   readonly #overlay: Overlay;

@@ -83,14 +83,19 @@ export function putHeader(buffer: Buffer, header: Header): Buffer {
   return buffer;
 }
 
+/** @param buffer holds at least the first 4 bytes of a header from offset. @throws FsError EPROTO */
+export function checkMagic(buffer: Buffer, offset: number): void {
+  const magic = buffer.readUInt32LE(offset);
+  if (magic !== MAGIC) throw new FsError('EPROTO', `not a Holdfast frame (magic 0x${magic.toString(16)})`);
+}
+
 /**
  * @param buffer holds at least HEADER_SIZE bytes from offset.
  * @throws FsError EPROTO for a wrong magic, an unknown kind, a reserved field in use or a length over its limit.
  *   The protocol version is not judged here: CONNECT must be able to answer any.
  */
 export function decodeHeader(buffer: Buffer, offset = 0): Header {
-  const magic = buffer.readUInt32LE(offset);
-  if (magic !== MAGIC) throw new FsError('EPROTO', `not a Holdfast frame (magic 0x${magic.toString(16)})`);
+  checkMagic(buffer, offset);
   const kind = buffer.readUInt8(offset + 5);
   if (kind < 1 || kind > 3) throw new FsError('EPROTO', `unknown frame kind ${kind}`);
   const bodyLength = buffer.readUInt32LE(offset + 44);
