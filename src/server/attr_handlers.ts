@@ -53,7 +53,13 @@ export function setattr(
       if (isDir(before.mode)) throw new FsError('EISDIR');
       if (!isRegular(before.mode)) throw new FsError('EINVAL', 'it has no size');
       checkFileEnd(sizeBytes);
-      const within: Within = (tx, inode) => {
+      const within: Within = (tx, inode, isLast) => {
+        if (!isLast) {
+          // What is cut off is gone, whatever becomes of the rest: so are the privileges of what it was.
+          if (request.killSuidgid === true) tx.putInode({ ...inode, mode: withoutPrivileges(inode.mode) });
+          dropCapability(tx, inode);
+          return;
+        }
         const after = changed(inode, request, now);
         applyTies(tx, inode, after, request);
         tx.putInode(after);

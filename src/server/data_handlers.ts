@@ -64,15 +64,10 @@ export function write(
   // Locks are replayed after the operations.
   if (!call.isReplay) needDataLock(call, fid, 'PW');
   checkFileEnd(offset + data.length);
-  const unpaid = call.isReplay
-    ? 0
-    : blocksBytes(offset, data.length) - target.grants.spend(owner, request.grantUsed);
+  const paid = call.isReplay ? 0 : target.grants.spend(owner, request.grantUsed);
   noteWrite(owner, fid, data.length);
   const execute = (): MaybePromise<Executed<Inode>> => {
-    const within: Within = (tx, inode) => {
-      dropCapability(tx, inode);
-      call.writeRecord(tx, fid);
-    };
+    const within = contentChange(call, fid);
     const written = target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);
     // Before anybody may learn that it is done: an eviction that waits for it gives the file to the next client.
     return andThen(written, (done) => {
@@ -89,10 +84,18 @@ export function write(
   return answered(
     incoming,
     andThen(
-      inFlight(call, () => withSpace(call, unpaid, execute)),
+      inFlight(call, () => withSpace(call, { fid, offset, length: data.length, paid }, execute)),
       outcome,
     ),
   );
+}
+
+/** What goes into the transactions of a change of content: its capability falls with the first byte. */
+function contentChange(call: Call, fid: Fid, copiedBytes = 0): Within {
+  return (tx, inode, isLast) => {
+    dropCapability(tx, inode);
+    if (isLast) call.writeRecord(tx, fid, copiedBytes);
+  };
 }
 
 /** Counts it, so that an eviction waits for what the store already works on. */
@@ -110,21 +113,37 @@ function inFlight<T>(call: Call, run: () => MaybePromise<T>): MaybePromise<T> {
   });
 }
 
-/** @param unpaid bytes beyond the client's grant, which must not eat up what was promised to others. */
-function withSpace<T>(call: Call, unpaid: number, run: () => MaybePromise<T>): MaybePromise<T> {
-  const { target } = call;
-  // A replay has found its space before.
-  if (unpaid <= 0 || call.isReplay || target.grants.fitsUnpromised(unpaid)) return run();
-  return afterFreeing(call, unpaid, run);
+/** Content for a range of a file. */
+interface Content {
+  readonly fid: Fid;
+  readonly offset: number;
+  readonly length: number;
+  /** Bytes of it that were promised to the client: it pays with them, or has them still and asks for others. */
+  readonly paid: number;
 }
 
-/** Blocks that were freed become free with the next commit. */
-async function afterFreeing<T>(call: Call, unpaid: number, run: () => MaybePromise<T>): Promise<T> {
+/** What is not paid must not eat up what was promised to others. */
+function withSpace<T>(call: Call, content: Content, run: () => MaybePromise<T>): MaybePromise<T> {
+  const unpaid = blocksBytes(content.offset, content.length) - content.paid;
+  // A replay has found its space before.
+  if (unpaid <= 0 || call.isReplay || call.target.grants.fitsUnpromised(unpaid)) return run();
+  return whenItFits(call, content, run);
+}
+
+async function whenItFits<T>(call: Call, content: Content, run: () => MaybePromise<T>): Promise<T> {
   const { target } = call;
-  target.holds.letGo();
-  await target.store.sync();
-  call.assertLive();
-  if (!target.grants.fitsUnpromised(unpaid)) throw new FsError('ENOSPC', 'the rest is promised to clients');
+  const fits = async (): Promise<boolean> => {
+    // What is overwritten needs no more space than it has.
+    const missing = await target.store.data.missingBytes(content.fid, content.offset, content.length);
+    call.assertLive();
+    return missing <= content.paid || target.grants.fitsUnpromised(missing - content.paid);
+  };
+  if (!(await fits())) {
+    target.holds.letGo();
+    // Blocks that were freed become free with the next commit.
+    await target.store.sync();
+    if (!(await fits())) throw new FsError('ENOSPC', 'the rest is promised to clients');
+  }
   return await run();
 }
 
@@ -165,23 +184,20 @@ export function fallocate(
     },
     () => {
       const now = call.time(request.time);
-      const within: Within = (tx, inode) => {
-        dropCapability(tx, inode);
-        call.writeRecord(tx, fid);
-      };
+      const within = contentChange(call, fid);
       const change = (): MaybePromise<Executed<Inode>> => {
         const { replayTransno } = call;
         if (kind === 0) return store.data.allocate(fid, offset, length, keepSize, now, within, replayTransno);
         const how = kind === PUNCH_HOLE ? 'punch' : 'zero';
         return store.data.clear(fid, offset, length, how, keepSize, now, within, replayTransno);
       };
-      // Only an upper bound: what is allocated already is not allocated again. The store knows, and says ENOSPC.
-      call.target.holds.makeRoom(kind === PUNCH_HOLE ? 0 : blocksBytes(offset, length));
-      const needed = kind === 0 ? 0 : Math.min(blocksBytes(offset, length), 2 * blocksBytes(0, 1));
-      return andThen(
-        inFlight(call, () => withSpace(call, kind === PUNCH_HOLE ? 0 : needed, change)),
-        ({ result, transno }) => ({ reply: { attr: result }, transno }),
-      );
+      const run = (): MaybePromise<Executed<Inode>> => {
+        if (kind === PUNCH_HOLE) return change();
+        // Only an upper bound: what is allocated already is not allocated again.
+        call.target.holds.makeRoom(blocksBytes(offset, length));
+        return withSpace(call, { fid, offset, length, paid: call.export.grantBytes }, change);
+      };
+      return andThen(inFlight(call, run), ({ result, transno }) => ({ reply: { attr: result }, transno }));
     },
   );
 }
@@ -221,17 +237,20 @@ export function copyRange(
     () => {
       const now = call.time(request.time);
       const left = Math.max(0, needRegular(store, fromFid).sizeBytes - fromOffset);
-      const needed = blocksBytes(toOffset, Math.min(left, length));
-      const within: Within = (tx, inode) => {
-        dropCapability(tx, inode);
-        call.writeRecord(tx, toFid, Math.min(left, length));
-      };
+      const copied = Math.min(left, length);
+      const within = contentChange(call, toFid, copied);
       const { replayTransno } = call;
       const copy = (): ReturnType<typeof store.data.copy> =>
         store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, within, replayTransno);
       return andThen(
-        inFlight(call, () => withSpace(call, needed, copy)),
-        ({ result, transno, copied }) => ({ reply: { copied, attr: result }, transno }),
+        inFlight(call, () =>
+          withSpace(
+            call,
+            { fid: toFid, offset: toOffset, length: copied, paid: call.export.grantBytes },
+            copy,
+          ),
+        ),
+        ({ result, transno, copied: done }) => ({ reply: { copied: done, attr: result }, transno }),
       );
     },
   );

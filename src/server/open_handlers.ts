@@ -75,7 +75,9 @@ export function openInode<R>(
     return { reply: reply(now, locks) };
   };
   if (!isRegular(inode.mode) || (flags & O_TRUNC) === 0) return opened();
-  const within: Within = (tx) => call.writeRecord(tx, fid);
+  const within: Within = (tx, _inode, isLast) => {
+    if (isLast) call.writeRecord(tx, fid);
+  };
   const truncated = target.store.data.truncate(fid, 0, call.time(request.time), within, call.replayTransno);
   return andThen(truncated, ({ transno }) => ({ ...opened(), transno }));
 }

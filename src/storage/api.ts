@@ -115,22 +115,33 @@ export interface Executed<R> {
   readonly transno: Transno;
 }
 
+/**
+ * What an operation may use of the meta device beside what is anybody's. true: it makes room, or adds no bytes, and may
+ * use what is kept back for deletes, and the pages for copies. 'replaces': it puts a record that may be longer in the
+ * place of one that is there, and may use what is kept back for deletes. 'own': the server changes it for itself
+ * (clients' records, FIDs, orphans), needs little, and is never refused for lack of room; what can be large goes in
+ * steps (room()).
+ */
+export type ReserveOfMeta = boolean | 'own' | 'replaces';
+
 export interface ExecuteOptions {
-  /**
-   * true: makes room, and may use what is kept back for that. 'own': the server changes it for itself (clients' records,
-   * FIDs, orphans), needs little, and is never refused for lack of room; what can be large goes in steps (room()).
-   */
-  readonly reserve?: boolean | 'own' | undefined;
+  /** A function: asked at the first change, and only where it matters. */
+  readonly reserve?: ReserveOfMeta | (() => ReserveOfMeta) | undefined;
   /** Of a replay, while the store recovers: above that of the last one executed, below those of this instance. */
   readonly transno?: Transno | undefined;
 }
 
-/** Runs inside the transaction of a data operation, after its own changes: for reply data and client records. */
-export type Within = (tx: Tx, inode: Inode) => void;
+/**
+ * Runs inside each transaction of a data operation, after its own changes. A long one has several: what must not be
+ * missing where only a part of the operation is durable belongs into all of them, reply data and client records into
+ * the last.
+ */
+export type Within = (tx: Tx, inode: Inode, isLast: boolean) => void;
 
 /**
  * File data. Offsets and lengths are bytes. Concurrent operations on one inode take effect one after the other.
- * The inode must be a regular file (the caller checked). ENOSPC: nothing changed. EIO: a checksum was wrong.
+ * The inode must be a regular file (the caller checked). EIO: a checksum was wrong. ENOSPC: nothing changed, unless
+ * others took the room between the steps of a long operation. What moves content only finds room on a full device too.
  * `transno` as in ExecuteOptions: it is that of the last step of an operation that takes several.
  */
 export interface FileData {
@@ -179,6 +190,8 @@ export interface FileData {
     within?: Within,
     transno?: Transno,
   ): MaybePromise<Executed<Inode>>;
+  /** Bytes of whole blocks that content for this range would add to the file: its holes, if it has its own blocks. */
+  missingBytes(fid: Fid, offset: number, length: number): MaybePromise<number>;
   /** The next offset at or after `offset` that is data, or a hole (the end of the file is one). undefined: ENXIO. */
   seek(fid: Fid, offset: number, what: 'data' | 'hole'): number | undefined;
   /** Copies within the target; ranges of one file must not overlap (the caller checked). */

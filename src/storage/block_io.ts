@@ -65,23 +65,56 @@ export interface BlockIoHost {
   dataWritten(bytes: number): void;
 }
 
+/** Blocks [start, end) of a file. */
+export interface Blocks {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** How many blocks a change takes. */
+export interface Needed {
+  /** Where there was none. */
+  readonly added: number;
+  /** For content that gets a new place: as many come free when the change is durable. */
+  readonly moved: number;
+}
+
+export const NO_BLOCKS: Needed = { added: 0, moved: 0 };
+
 export class BlockIo {
   readonly #host: BlockIoHost;
   readonly #space: ExtentAllocator;
-  /** Blocks kept back for what makes room: the edge blocks of truncate and punch. */
+  /**
+   * Blocks that no change may add to what is used: with them blocks can be moved at any fill. One half is for overwrites,
+   * the other for what makes room: the edge blocks of truncate and punch.
+   */
   readonly #reserveBlocks: number;
+  readonly #shrinkBlocks: number;
+  /** Handed out for content that moves: as many are free again when its change is durable. */
+  #moving = 0;
+  /** Those who wait until fewer blocks are being moved. */
+  #moveWaiters: (() => void)[] = [];
+  /** Those who wait for blocks take turns: what comes free would go to small changes, and a large one would wait for ever. */
+  #waiting = 0;
+  #turn: Promise<unknown> = Promise.resolve();
   /** Device blocks where large reads began lately. Made at the first: that takes longer than all the rest of an opening. */
   #readLately: LRUCache<number, true> | undefined;
 
   constructor(host: BlockIoHost) {
     this.#host = host;
     this.#space = host.overlay.space;
-    this.#reserveBlocks = Math.min(256, Math.floor(this.#space.totalBlocks / 64));
+    this.#reserveBlocks = Math.max(2, Math.min(256, Math.floor(this.#space.totalBlocks / 64)));
+    this.#shrinkBlocks = Math.floor(this.#reserveBlocks / 2);
   }
 
-  /** Blocks that writes may still use, those about to be free included: a write waits for them. */
+  /** Blocks that writes may still add to files, those about to be free included: a write waits for them. */
   get availableBlocks(): number {
-    return Math.max(0, this.#space.freeBlocks + this.#space.freedNotDurable - this.#reserveBlocks);
+    return Math.max(0, this.#settledBlocks - this.#reserveBlocks);
+  }
+
+  /** Blocks that are free when all that is under way is durable. */
+  get #settledBlocks(): number {
+    return this.#space.freeBlocks + this.#space.freedNotDurable + this.#moving;
   }
 
   /** Where the blocks [start, end) of a file lie now. */
@@ -185,45 +218,113 @@ export class BlockIo {
     return undefined;
   }
 
+  /** Blocks of content for [start, end) of a file. Unwritten blocks take what is written where they are. */
+  needed(fid: Fid, start: number, end: number): Needed {
+    let added = 0;
+    let moved = 0;
+    for (const { place, count } of this.segments(fid, start, end)) {
+      if (place === 0) added += count;
+      else if (place > 0) moved += count;
+    }
+    return { added, moved };
+  }
+
   /**
-   * Hands out blocks; waits for a commit when blocks that were freed are about to be free.
-   * @param shrinking the operation makes room: it may use what is kept back.
+   * Cuts [start, end) where a change of its content has to be cut so that its blocks can be had: on a full device there
+   * are few to move others to. @throws FsError ENOSPC when there are not enough to be added.
+   */
+  parts(fid: Fid, start: number, end: number): Blocks[] {
+    const { added, moved } = this.needed(fid, start, end);
+    if (added > this.availableBlocks) throw noSpace();
+    const most = this.#reserveBlocks - this.#shrinkBlocks;
+    const isAtOnce = this.#waiting === 0 && this.#space.freeBlocks - this.#shrinkBlocks >= added + moved;
+    if (moved <= most || isAtOnce) return [{ start, end }];
+    const parts: Blocks[] = [];
+    for (let from = start; from < end; from += most)
+      parts.push({ start: from, end: Math.min(end, from + most) });
+    return parts;
+  }
+
+  /**
+   * Hands out blocks; waits when some are about to be free. Those for content that moves count as about to be free until
+   * moved() takes them back.
+   * @param shrinking the operation makes room: it may use what is kept back for that.
    * @throws FsError ENOSPC
    */
-  async reserve(count: number, hint: number, shrinking: boolean): Promise<Extent[]> {
-    const kept = shrinking ? 0 : this.#reserveBlocks;
-    for (;;) {
-      const extents = this.#space.freeBlocks - kept >= count ? this.#space.reserve(count, hint) : undefined;
-      if (extents !== undefined) return extents;
-      if (
-        this.#space.freedNotDurable === 0 ||
-        this.#space.freeBlocks + this.#space.freedNotDurable - kept < count
-      ) {
-        throw new FsError('ENOSPC', 'no space left on the data device');
-      }
-      await this.#host.sync();
+  async #reserve(needed: Needed, hint: number, shrinking: boolean): Promise<Extent[]> {
+    const extents = this.#waiting === 0 ? this.#take(needed, hint, shrinking) : undefined;
+    if (extents !== undefined) return extents;
+    this.#waiting += 1;
+    const turn = this.#turn.then(() => this.#wait(needed, hint, shrinking));
+    this.#turn = turn.then(
+      () => undefined,
+      () => undefined,
+    );
+    try {
+      return await turn;
+    } finally {
+      this.#waiting -= 1;
     }
   }
-  unreserve(extents: readonly Extent[]): void {
+
+  async #wait(needed: Needed, hint: number, shrinking: boolean): Promise<Extent[]> {
+    for (;;) {
+      const extents = this.#take(needed, hint, shrinking);
+      if (extents !== undefined) return extents;
+      if (this.#space.freedNotDurable > 0) {
+        await this.#host.sync();
+        continue;
+      }
+      assert(this.#moving > 0, 'blocks are counted wrong');
+      await new Promise<void>((resolve) => {
+        this.#moveWaiters.push(resolve);
+      });
+    }
+  }
+
+  /** @returns undefined: not now. @throws FsError ENOSPC: not when all that is under way is durable either. */
+  #take({ added, moved }: Needed, hint: number, shrinking: boolean): Extent[] | undefined {
+    const count = added + moved;
+    const kept = shrinking ? 0 : this.#shrinkBlocks;
+    if (this.#settledBlocks - kept < count) throw noSpace();
+    if (!shrinking && added > 0 && this.#settledBlocks - this.#reserveBlocks < added) throw noSpace();
+    if (this.#space.freeBlocks - kept < count) return undefined;
+    const extents = this.#space.reserve(count, hint);
+    if (extents !== undefined) this.#moving += moved;
+    return extents;
+  }
+
+  /** The change is executed, or will not be. */
+  #moved(blocks: number): void {
+    if (blocks === 0) return;
+    this.#moving -= blocks;
+    for (const resolve of this.#moveWaiters.splice(0)) resolve();
+  }
+
+  #unreserve(extents: readonly Extent[]): void {
     for (const extent of extents) this.#space.release(extent, 'unused');
   }
 
   /**
    * Writes runs to new places (unwritten blocks: where they are) and calls `execute` with what it takes to name them.
    * When that or anything before it fails, the places are free again.
-   * @param execute takes extra blocks from `space` if it wants; what it used is in use when it returns.
+   * @param execute takes the blocks of `options.extra` from `space`; what it used is in use when it returns.
    */
   async store<R>(
     fid: Fid,
     runs: readonly BlockRun[],
-    options: { readonly shrinking: boolean; readonly extraBlocks: number },
+    options: { readonly shrinking: boolean; readonly extra: Needed },
     execute: (stored: readonly Stored[], space: ReservedSpace) => R,
   ): Promise<R> {
     const plans = runs.map((run) => this.#plan(fid, run));
-    const needed = plans.reduce((sum, plan) => sum + plan.needed, options.extraBlocks);
+    const needed = plans.reduce(
+      (sum, plan) => ({ added: sum.added + plan.needed.added, moved: sum.moved + plan.needed.moved }),
+      options.extra,
+    );
     const first = runs[0];
     const hint = first === undefined ? 0 : this.#hint(fid, first.block);
-    const extents = needed === 0 ? [] : await this.reserve(needed, hint, options.shrinking);
+    const isNone = needed.added + needed.moved === 0;
+    const extents = isNone ? [] : await this.#reserve(needed, hint, options.shrinking);
     const space = new ReservedSpace(this.#host.overlay, extents);
     try {
       for (const { places } of plans) {
@@ -233,11 +334,13 @@ export class BlockIo {
       }
       const stored = await Promise.all(plans.map((plan) => this.#write(plan.run, plan.places)));
       const result = execute(stored, space);
-      this.unreserve(space.rest());
+      this.#unreserve(space.rest());
       return result;
     } catch (thrown) {
-      this.unreserve(extents);
+      this.#unreserve(extents);
       throw thrown;
+    } finally {
+      this.#moved(needed.moved);
     }
   }
 
@@ -251,18 +354,21 @@ export class BlockIo {
   #plan(
     fid: Fid,
     run: BlockRun,
-  ): { readonly run: BlockRun; readonly places: Float64Array; readonly needed: number } {
+  ): { readonly run: BlockRun; readonly places: Float64Array; readonly needed: Needed } {
     const count = run.chunks.reduce((sum, chunk) => sum + chunk.length, 0) / BLOCK_BYTES;
     const places = new Float64Array(count);
-    let needed = count;
+    let added = 0;
+    let moved = 0;
     for (const segment of this.segments(fid, run.block, run.block + count)) {
-      if (segment.place >= 0) continue;
-      for (let index = 0; index < segment.count; index++) {
-        places[segment.block - run.block + index] = segment.place - index;
+      if (segment.place === 0) added += segment.count;
+      else if (segment.place > 0) moved += segment.count;
+      else {
+        for (let index = 0; index < segment.count; index++) {
+          places[segment.block - run.block + index] = segment.place - index;
+        }
       }
-      needed -= segment.count;
     }
-    return { run, places, needed };
+    return { run, places, needed: { added, moved } };
   }
 
   async #write(run: BlockRun, places: Float64Array): Promise<Stored> {
@@ -339,7 +445,13 @@ export class ReservedSpace {
   }
 }
 
-function slice(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array[] {
+/** @returns ENOSPC of the data device. */
+export function noSpace(): FsError {
+  return new FsError('ENOSPC', 'no space left on the data device');
+}
+
+/** Bytes [start, end) of what chunks are together. */
+export function slice(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array[] {
   const parts: Uint8Array[] = [];
   let at = 0;
   for (const chunk of chunks) {

@@ -8,8 +8,19 @@
 import type { Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid, Transno } from '../base/ids.js';
-import type { Executed, ExecuteOptions, Inode, Tx, Within } from './api.js';
-import { type BlockIo, type BlockIoHost, type BlockRun, nameStored, type Stored } from './block_io.js';
+import type { Executed, ExecuteOptions, Inode, ReserveOfMeta, Tx, Within } from './api.js';
+import {
+  type BlockIo,
+  type BlockIoHost,
+  type BlockRun,
+  type Blocks,
+  type Needed,
+  NO_BLOCKS,
+  nameStored,
+  noSpace,
+  type Stored,
+  slice,
+} from './block_io.js';
 import type { Overlay } from './overlay.js';
 import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from './window.js';
 import { WindowEdit } from './window_edit.js';
@@ -18,6 +29,7 @@ import { WindowEdit } from './window_edit.js';
 export const INLINE_MAX = 4032;
 /** Windows changed by one transaction of a long operation: a millisecond or so. */
 export const WINDOWS_PER_STEP = 64;
+const STEP_BLOCKS = WINDOWS_PER_STEP * WINDOW_BLOCKS;
 
 export interface FileChangesHost extends BlockIoHost {
   execute<R>(run: (tx: Tx) => R, options?: ExecuteOptions): Executed<R>;
@@ -68,7 +80,7 @@ export class FileChanges {
       ctime: ending.time,
     };
     tx.putInode(inode);
-    ending.within?.(tx, inode);
+    ending.within?.(tx, inode, true);
     return inode;
   }
 
@@ -124,9 +136,23 @@ export class FileChanges {
       tail.set(data.subarray(tailStart - offset));
       chunks.push(tail);
     }
-    const runs: BlockRun[] = [{ block: first, chunks }];
-    if (inline !== undefined && first > 0) runs.unshift(spilled(inline));
-    return await this.storeRuns(fid, runs, { ending, clearInline: inline !== undefined });
+    if (inline !== undefined) {
+      const runs: BlockRun[] = [{ block: first, chunks }];
+      if (first > 0) runs.unshift(spilled(inline));
+      return await this.storeRuns(fid, runs, { ending, clearInline: true });
+    }
+    const parts = this.#blocks.parts(fid, first, last + 1);
+    for (let index = 0; ; index++) {
+      const part = parts[index] ?? { start: first, end: last + 1 };
+      const isLast = index >= parts.length - 1;
+      // Content behind the end of the file would come to life when it grows.
+      const size = (now: number): number => Math.max(now, Math.min(end, part.end * BLOCK_BYTES));
+      const content = slice(chunks, (part.start - first) * BLOCK_BYTES, (part.end - first) * BLOCK_BYTES);
+      const executed = await this.storeRuns(fid, [{ block: part.start, chunks: content }], {
+        ending: isLast ? ending : stepOf(ending, size),
+      });
+      if (isLast) return executed;
+    }
   }
 
   /** One block's content, ours to change. */
@@ -146,8 +172,8 @@ export class FileChanges {
       readonly ending: Ending;
       readonly clearInline?: boolean;
       readonly shrinking?: boolean;
-      /** Blocks that `also` may take beside: at most this many. */
-      readonly fillBlocks?: number;
+      /** Blocks that `also` takes beside. */
+      readonly extra?: Needed;
       /** More changes of the same operation. */
       readonly also?: (edit: WindowEdit, free: () => number) => void;
     },
@@ -156,13 +182,14 @@ export class FileChanges {
     return await this.#blocks.store(
       fid,
       runs,
-      { shrinking, extraBlocks: options.fillBlocks ?? 0 },
-      (stored: readonly Stored[], space) =>
-        this.#host.execute(
+      { shrinking, extra: options.extra ?? NO_BLOCKS },
+      (stored: readonly Stored[], space) => {
+        const edit = new WindowEdit(this.#overlay, fid);
+        const reserve = (): ReserveOfMeta => shrinking || edit.reserve;
+        return this.#host.execute(
           (tx) => {
             // The file may be gone: then its blocks must not come to life again.
             this.inode(fid);
-            const edit = new WindowEdit(this.#overlay, fid);
             also?.(edit, () => space.next());
             nameStored(edit, stored);
             const sectors = edit.finish();
@@ -171,8 +198,9 @@ export class FileChanges {
             // What lay in the database was counted too; from now on blocks are.
             return this.#end(tx, fid, sectors, ending, clearInline ? sectors : undefined);
           },
-          { reserve: shrinking, transno: ending.transno },
-        ),
+          { reserve, transno: ending.transno },
+        );
+      },
     );
   }
 
@@ -217,7 +245,11 @@ export class FileChanges {
       const step = indexes.splice(-WINDOWS_PER_STEP);
       const [lowest] = step;
       if (lowest === undefined) break;
-      await this.#removeWindows(fid, step, ending.time, (now) => Math.min(now, lowest * WINDOW_BYTES));
+      await this.#removeWindows(
+        fid,
+        step,
+        stepOf(ending, (now) => Math.min(now, lowest * WINDOW_BYTES)),
+      );
     }
     const tailEnd = keptBlocks * BLOCK_BYTES;
     const edges = sizeBytes === tailEnd ? [] : await this.#zeroedEdges(fid, sizeBytes, tailEnd);
@@ -232,18 +264,13 @@ export class FileChanges {
     });
   }
 
-  async #removeWindows(
-    fid: Fid,
-    indexes: readonly number[],
-    time: Timespec,
-    size: (now: number) => number,
-  ): Promise<void> {
+  async #removeWindows(fid: Fid, indexes: readonly number[], ending: Ending): Promise<void> {
     this.#host.execute(
       (tx) => {
         const edit = new WindowEdit(this.#overlay, fid);
         for (const index of indexes) edit.clear(index * WINDOW_BLOCKS, (index + 1) * WINDOW_BLOCKS);
         const sectors = edit.finish();
-        this.#end(tx, fid, sectors, { time, within: undefined, size });
+        this.#end(tx, fid, sectors, ending);
       },
       { reserve: true },
     );
@@ -264,25 +291,31 @@ export class FileChanges {
     return indexes;
   }
 
+  /** Holes among blocks [first, end), or more than there is room for. */
+  async missingBlocks(fid: Fid, first: number, end: number): Promise<number> {
+    let missing = 0;
+    for (let from = first; from < end && missing <= this.#blocks.availableBlocks; from += STEP_BLOCKS) {
+      missing += this.#blocks.needed(fid, from, Math.min(end, from + STEP_BLOCKS)).added;
+      if (from + STEP_BLOCKS < end) await this.#host.breathe();
+    }
+    return missing;
+  }
+
+  /** ENOSPC before anything is changed, though the range is filled in steps. */
+  async #needBlocks(fid: Fid, first: number, end: number): Promise<void> {
+    if ((await this.missingBlocks(fid, first, end)) > this.#blocks.availableBlocks) throw noSpace();
+  }
+
   /** Allocates the holes of blocks [first, end) as unwritten space. */
   async fill(fid: Fid, first: number, end: number, ending: Ending): Promise<Executed<Inode>> {
-    const step = WINDOWS_PER_STEP * WINDOW_BLOCKS;
-    // ENOSPC before anything is changed, though the range is filled in steps.
-    let missing = 0;
-    for (let from = first; from < end; from += step) {
-      missing += holes(this.#blocks.segments(fid, from, Math.min(end, from + step)));
-      if (missing > this.#blocks.availableBlocks)
-        throw new FsError('ENOSPC', 'no space left on the data device');
-      if (from + step < end) await this.#host.breathe();
-    }
-    for (let from = first; ; from += step) {
-      const to = Math.min(end, from + step);
+    await this.#needBlocks(fid, first, end);
+    for (let from = first; ; from += STEP_BLOCKS) {
+      const to = Math.min(end, from + STEP_BLOCKS);
       const isLast = to === end;
-      const now: Ending = isLast ? ending : { time: ending.time, within: undefined, size: (size) => size };
       const segments = this.#blocks.segments(fid, from, to).filter((segment) => segment.place === 0);
       const executed = await this.storeRuns(fid, [], {
-        ending: now,
-        fillBlocks: holes(segments),
+        ending: isLast ? ending : stepOf(ending),
+        extra: { added: segments.reduce((sum, { count }) => sum + count, 0), moved: 0 },
         also: (edit, free) => {
           for (const { block, count } of segments) {
             for (let index = 0; index < count; index++) edit.set(block + index, -free(), 0);
@@ -310,60 +343,61 @@ export class FileChanges {
     const last =
       end >= this.inode(fid).sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES);
     const edges = await this.#zeroedEdges(fid, offset, Math.max(last * BLOCK_BYTES, end));
-    const steps = await this.#clearSteps(
-      fid,
-      Math.floor(offset / BLOCK_BYTES),
-      Math.ceil(end / BLOCK_BYTES),
-      how,
-    );
-    const quiet: Ending = { time: ending.time, within: undefined, size: (now) => now };
+    const range = { start: Math.floor(offset / BLOCK_BYTES), end: Math.ceil(end / BLOCK_BYTES) };
+    if (how === 'zero') await this.#needBlocks(fid, range.start, range.end);
+    const steps = how === 'zero' ? stepsOf(range) : await this.#stepsOfContent(fid, range);
     for (let index = 0; ; index++) {
-      const step = steps[index];
-      const isLast = index >= steps.length - 1;
-      const runs = edges.filter(({ block }) => step !== undefined && block >= step.start && block < step.end);
-      const fill = how === 'zero' && step !== undefined ? step.end - step.start : 0;
-      const executed = await this.storeRuns(fid, runs, {
-        ending: isLast ? ending : quiet,
-        shrinking: how === 'punch',
-        fillBlocks: fill,
-        also: (edit, free) => {
-          if (step === undefined) return;
-          edit.clear(Math.max(first, step.start), Math.min(last, step.end));
-          for (let block = step.start; fill > 0 && block < step.end; block++) {
-            const isEdge = runs.some((run) => run.block === block);
-            if (!isEdge && edit.place(block) === 0) edit.set(block, -free(), 0);
-          }
-        },
-      });
-      if (isLast) return executed;
-      await this.#host.breathe();
+      const step = steps[index] ?? { start: first, end: first };
+      const parts = how === 'zero' ? this.#blocks.parts(fid, step.start, step.end) : [step];
+      for (const part of parts) {
+        const isLast = index >= steps.length - 1 && part === parts.at(-1);
+        const runs = edges.filter(({ block }) => block >= part.start && block < part.end);
+        const executed = await this.storeRuns(fid, runs, {
+          ending: isLast ? ending : stepOf(ending),
+          shrinking: how === 'punch',
+          ...(how === 'zero'
+            ? this.#unwritten(fid, part, runs)
+            : { also: (edit) => edit.clear(Math.max(first, part.start), Math.min(last, part.end)) }),
+        });
+        if (isLast) return executed;
+        await this.#host.breathe();
+      }
     }
   }
 
-  /** The ranges of blocks that one transaction each clears; for 'punch' only where there is something. */
-  async #clearSteps(
+  /** Makes unwritten blocks of all but `runs`. Those that are unwritten stay, so that a full device takes it too. */
+  #unwritten(
     fid: Fid,
-    start: number,
-    end: number,
-    how: 'punch' | 'zero',
-  ): Promise<{ readonly start: number; readonly end: number }[]> {
-    const windowStart = Math.floor(start / WINDOW_BLOCKS);
-    const windowEnd = Math.ceil(end / WINDOW_BLOCKS);
-    const clip = (first: number, last: number): { readonly start: number; readonly end: number } => ({
-      start: Math.max(start, first * WINDOW_BLOCKS),
-      end: Math.min(end, (last + 1) * WINDOW_BLOCKS),
-    });
-    const steps: { readonly start: number; readonly end: number }[] = [];
-    if (how === 'zero') {
-      for (let index = windowStart; index < windowEnd; index += WINDOWS_PER_STEP) {
-        steps.push(clip(index, index + WINDOWS_PER_STEP - 1));
-      }
-      return steps;
-    }
-    const indexes = await this.#windowIndexes(fid, windowStart, windowEnd);
+    { start, end }: Blocks,
+    runs: readonly BlockRun[],
+  ): { readonly extra: Needed; readonly also: (edit: WindowEdit, free: () => number) => void } {
+    const { added, moved } = this.#blocks.needed(fid, start, end);
+    return {
+      // Edges have content, and are counted with their runs.
+      extra: { added, moved: moved - runs.length },
+      also: (edit, free) => {
+        for (let block = start; block < end; block++) {
+          const isEdge = runs.some((run) => run.block === block);
+          if (!isEdge && edit.place(block) >= 0) edit.set(block, -free(), 0);
+        }
+      },
+    };
+  }
+
+  /** Ranges of blocks that one transaction each clears: only where there is something. */
+  async #stepsOfContent(fid: Fid, { start, end }: Blocks): Promise<Blocks[]> {
+    const indexes = await this.#windowIndexes(
+      fid,
+      Math.floor(start / WINDOW_BLOCKS),
+      Math.ceil(end / WINDOW_BLOCKS),
+    );
+    const steps: Blocks[] = [];
     while (indexes.length > 0) {
       const step = indexes.splice(0, WINDOWS_PER_STEP);
-      steps.push(clip(step[0] ?? 0, step.at(-1) ?? 0));
+      steps.push({
+        start: Math.max(start, (step[0] ?? 0) * WINDOW_BLOCKS),
+        end: Math.min(end, ((step.at(-1) ?? 0) + 1) * WINDOW_BLOCKS),
+      });
     }
     return steps;
   }
@@ -390,6 +424,18 @@ export function spilled(inline: Buffer): BlockRun {
   return { block: 0, chunks: [block] };
 }
 
-function holes(segments: readonly { readonly count: number; readonly place: number }[]): number {
-  return segments.reduce((sum, { count, place }) => sum + (place === 0 ? count : 0), 0);
+/** All of the range, in steps of whole windows. */
+function stepsOf({ start, end }: Blocks): Blocks[] {
+  const steps: Blocks[] = [];
+  for (let from = start; from < end; ) {
+    const to = Math.min(end, (Math.floor(from / WINDOW_BLOCKS) + WINDOWS_PER_STEP) * WINDOW_BLOCKS);
+    steps.push({ start: from, end: to });
+    from = to;
+  }
+  return steps;
+}
+
+/** How a step ends that others of the same operation follow. */
+function stepOf({ time, within }: Ending, size: Ending['size'] = (now) => now): Ending {
+  return { time, size, within: within && ((tx, inode) => within(tx, inode, false)) };
 }

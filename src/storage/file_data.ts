@@ -184,6 +184,19 @@ export class StoredFileData implements FileData {
     });
   }
 
+  missingBytes(fid: Fid, offset: number, length: number): MaybePromise<number> {
+    this.#host.check();
+    const end = offset + length;
+    const inode = this.#changes.inode(fid);
+    const inline = this.#overlay.inlineData(fid);
+    if (this.#changes.staysInline(inode, inline, end)) return 0;
+    const first = Math.floor(offset / BLOCK_BYTES);
+    const last = Math.ceil(end / BLOCK_BYTES);
+    // What lies in the database moves into a block.
+    if (inline !== undefined) return (last - first + (first > 0 ? 1 : 0)) * BLOCK_BYTES;
+    return andThen(this.#changes.missingBlocks(fid, first, last), (blocks) => blocks * BLOCK_BYTES);
+  }
+
   seek(fid: Fid, offset: number, what: 'data' | 'hole'): number | undefined {
     this.#host.check();
     const { sizeBytes } = this.#changes.inode(fid);
@@ -225,6 +238,7 @@ export class StoredFileData implements FileData {
     checkFileEnd(toOffset + total);
     let done = 0;
     let executed: Executed<Inode> | undefined;
+    const early: Within | undefined = within && ((tx, inode) => within(tx, inode, false));
     while (done < total) {
       const at = fromOffset + done;
       const data = this.seek(from, at, 'data') ?? fromOffset + total;
@@ -232,10 +246,10 @@ export class StoredFileData implements FileData {
       const edge = isHole ? data : (this.seek(from, at, 'hole') ?? fromOffset + total);
       const step = Math.min(total - done, edge - at, isHole ? Number.POSITIVE_INFINITY : COPY_STEP_BYTES);
       const isLast = done + step === total;
-      const last = isLast ? within : undefined;
+      const last = isLast ? within : early;
       const lastTransno = isLast ? transno : undefined;
       if (isHole) {
-        executed = await this.clear(to, toOffset + done, step, 'punch', true, time);
+        executed = await this.clear(to, toOffset + done, step, 'punch', true, time, early);
         if (this.#changes.inode(to).sizeBytes < toOffset + done + step || isLast) {
           executed = await this.#grow(to, toOffset + done + step, {
             time,

@@ -2,7 +2,7 @@
  * How full the meta device is. lmdb does not know its end: a commit past it fails whole. So operations are refused with
  * ENOSPC before that, in three tiers of pages:
  *
- *   | used | what operations may fill | deletes may use, too | copies that commits make |
+ *   | used | what operations may fill | deletes and overwrites may use, too | copies that commits make |
  *
  * The last tier is never promised to users: a commit writes every page it touches to a new place, and the old ones come
  * free two transactions later. It holds three batches' worth of touched pages: the one that collects, the one that is
@@ -17,6 +17,7 @@
  */
 
 import { FsError } from '../base/errno.js';
+import type { ExecuteOptions } from './api.js';
 import type { MetaDatabase } from './meta_medium.js';
 import { LMDB_PAGE_BYTES } from './meta_probe.js';
 import type { Overlay } from './overlay.js';
@@ -68,9 +69,10 @@ export class MetaSpace {
   }
 
   /** @throws FsError ENOSPC when an operation (`reserve` as in ExecuteOptions) must not begin. */
-  check(reserve: boolean | 'own'): void {
-    if (reserve === 'own') return;
-    if (reserve ? this.#mayDelete() : this.#left() >= this.#deletePages) return;
+  check(reserve: NonNullable<ExecuteOptions['reserve']>): void {
+    if (reserve === 'own' || this.#left() >= this.#deletePages) return;
+    const kind = typeof reserve === 'function' ? reserve() : reserve;
+    if (kind === 'replaces' ? this.#left() >= 0 : kind && this.#mayDelete()) return;
     throw new FsError('ENOSPC', 'no space left on the meta device');
   }
 

@@ -59,6 +59,19 @@ export function runLength(window: Window, index: number, end: number = WINDOW_BL
   return length;
 }
 
+/** Length of the window's record. */
+export function recordBytes(window: Window): number {
+  let bytes = HEADER;
+  for (let at = 0; at < WINDOW_BLOCKS; ) {
+    const place = window.place[at] ?? 0;
+    const length = runLength(window, at);
+    if (place !== 0) bytes += RUN_BYTES;
+    if (place > 0) bytes += 4 * length;
+    at += length;
+  }
+  return bytes;
+}
+
 /**
  * window: 0 u8 version, 2 u16 number of runs, 4 runs of 12 bytes each: 0 u8 first block, 1 u8 length - 1, 2 u8 flags
  * (1: unwritten), 3 u8 0, 4 u64 device block; then u32 checksums of the blocks of written runs, in order.

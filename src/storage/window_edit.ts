@@ -5,8 +5,9 @@
 
 import { SECTORS_PER_BLOCK } from '../base/attr.js';
 import type { Fid } from '../base/ids.js';
+import type { ReserveOfMeta } from './api.js';
 import type { Overlay } from './overlay.js';
-import { copyWindow, emptyWindow, isEmptyWindow, WINDOW_BLOCKS, type Window } from './window.js';
+import { copyWindow, emptyWindow, isEmptyWindow, recordBytes, WINDOW_BLOCKS, type Window } from './window.js';
 
 export class WindowEdit {
   readonly #overlay: Overlay;
@@ -47,6 +48,17 @@ export class WindowEdit {
       }
       block = windowEnd;
     }
+  }
+
+  /** What the operation may use of the meta device when its records replace those that are there. */
+  get reserve(): ReserveOfMeta {
+    let isLonger = false;
+    for (const [index, window] of this.#edited) {
+      const before = this.#overlay.window(this.#fid, index);
+      if (before === undefined) return false;
+      isLonger ||= recordBytes(window) > recordBytes(before);
+    }
+    return isLonger ? 'replaces' : true;
   }
 
   /** Hands the windows over to the operation. @returns the change of st_blocks. */

@@ -111,3 +111,54 @@ test('a target with a full meta device is served by another version, mounted, em
   await agent.fsync(await agent.open('after', O.RDONLY));
   assert.equal(await agent.readFile('after'), 'works');
 });
+
+test('a full device takes what is allocated: writes, stores into a mapping, O_DSYNC, small pieces, fallocate', async (t) => {
+  const cluster = await startCluster(t, { metaBytes: 64 * MIB, dataBytes: 32 * MIB });
+  const agent = cluster.agent();
+  const wal = await agent.open('wal', O.CREAT | O.RDWR);
+  await agent.call('fallocate', { fd: wal, mode: 0, offset: 0, length: 4 * MIB });
+  const old = await agent.open('old', O.CREAT | O.RDWR);
+  await agent.call('write_pattern', { fd: old, seed: 1, offset: 0, length: 4 * MIB });
+  await agent.fsync(old);
+  const filler = await agent.open('filler', O.CREAT | O.WRONLY | O.DSYNC);
+  let filled = 0;
+  for (const length of [MIB, 64 << 10, 4096]) {
+    let failure = '';
+    while (failure === '') {
+      await agent.call('fallocate', { fd: filler, mode: 0, offset: filled, length }).then(
+        () => {
+          filled += length;
+        },
+        (thrown: unknown) => {
+          failure = codeOf(thrown);
+        },
+      );
+    }
+    assert.equal(failure, 'ENOSPC');
+  }
+  await assert.rejects(agent.pwrite(filler, filled, 'more'), { code: 'ENOSPC' });
+  const pattern = (fd: number, seed: number) => ({ fd, seed, offset: 0, length: 4 * MIB });
+  for (const [round, fd] of [wal, old, wal, old].entries()) {
+    await agent.call('write_pattern', pattern(fd, 10 + round));
+    await agent.fsync(fd);
+  }
+  const synced = await agent.open('wal', O.RDWR | O.DSYNC);
+  for (let at = 0; at < 64; at++) await agent.pwrite(synced, at * 8192, 'o');
+  const map = await agent.call<number>('mmap', { fd: old, length: 4 * MIB });
+  for (let at = 0; at < 512; at++) await agent.call('map_write', { map, offset: at * 8192, data: 'm' });
+  await agent.call('msync', { map });
+  await agent.call('munmap', { map });
+  await agent.close(old);
+  for (const mode of [0, FALLOC.KEEP_SIZE])
+    await agent.call('fallocate', { fd: wal, mode, offset: 0, length: 4 * MIB });
+  await cluster.upgrade();
+  const again = await agent.open('old', O.RDONLY);
+  for (let at = 0; at < 64; at++)
+    assert.equal(await agent.pread(wal, at * 8192, 1), 'o', `wal at ${at * 8192}`);
+  for (let at = 0; at < 512; at++)
+    assert.equal(await agent.pread(again, at * 8192, 1), 'm', `old at ${at * 8192}`);
+  await agent.call('fallocate', { fd: wal, mode: FALLOC.ZERO, offset: 0, length: 4 * MIB });
+  await agent.call('write_pattern', pattern(wal, 5));
+  await agent.fsync(wal);
+  assert.equal(await agent.call('check_pattern', pattern(wal, 5)), null);
+});

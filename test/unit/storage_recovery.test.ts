@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type Fid, type Name, ROOT_FID, type Transno } from '../../src/base/ids.js';
-import type { TargetStore, Tx } from '../../src/storage/api.js';
+import type { TargetStore, Within } from '../../src/storage/api.js';
 import { createFile, MIB, TEST_TIME, type TestTarget, testTarget } from '../fixtures/storage_target.js';
 
 const TIME = TEST_TIME;
@@ -65,8 +65,8 @@ test('data operations are replayed with their transnos, whatever steps they take
   assert.ok(fid !== undefined);
   const transno = (step: number): Transno => (last + step) as Transno;
   const seen: Transno[] = [];
-  const within = (tx: Tx): void => {
-    seen.push(tx.transno);
+  const within: Within = (tx, _inode, isLast) => {
+    if (isLast) seen.push(tx.transno);
   };
   const { data } = store;
   const done = [
