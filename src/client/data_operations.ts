@@ -6,8 +6,10 @@ import type { Fh, Fid } from '../base/ids.js';
 import { checkFileEnd } from '../base/limits.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { CachedLock } from '../dlm/api.js';
+import type { Answer } from '../rpc/api.js';
 import { CopyRange, Fallocate, Seek, Sync, Write } from '../wire/data.js';
 import { Getattr, Setattr, WANT_ATTR } from '../wire/meta.js';
+import type { ReplyOf } from '../wire/operation.js';
 import type { Caller, FsClient } from './api.js';
 import type { Core } from './core.js';
 import { type DataLocks, exclusively, type Io } from './data_locks.js';
@@ -123,10 +125,9 @@ export class DataOperations {
       if (written !== undefined) return written;
     }
     if (options.writeback && target.locks.forgets('data', fid)) {
-      // Dirtied through a mapping under a lock that this client was evicted from: others may have written since.
-      const error = new FsError('EIO', `what was mapped of inode ${fid} is lost with this client's lock`);
-      this.#core.handles.writeFailed(fid, error);
-      throw error;
+      // Dirtied through a mapping under a lock that this client was evicted from: others may have written since. The kernel
+      // remembers the failure for all who have the file open, as it does for every WRITE of its own that fails.
+      throw new FsError('EIO', `what was mapped of inode ${fid} is lost with this client's lock`);
     }
     const file = this.#core.files.of(fid);
     const end = offset + data.length;
@@ -192,6 +193,7 @@ export class DataOperations {
       if (!paid && !options.writeback) return undefined;
       if (paid) target.grantBytes -= cost;
       file.pages.write(start, data.subarray(0, end - start), paid && cost > 0);
+      if (!paid) file.unpaidSeq = file.pages.seq;
       file.spoil(start, end);
       file.sizeBytes = Math.max(file.sizeBytes, end);
       file.mtime = this.#core.runtime.clock.wall();
@@ -341,8 +343,9 @@ export class DataOperations {
     const file = this.#core.files.of(handle.fid);
     const run = async (): Promise<void> => {
       await this.#writeBack.flush(target, file);
-      const apply = ({ reply }: { reply: { attr: Parameters<Core['applyAttr']>[1] } }): void => {
+      const apply = ({ reply }: Answer<ReplyOf<typeof Fallocate>>): void => {
         this.#core.dropPages(target, file, offset, offset + length);
+        target.grantTaken(reply.grantTaken);
         this.#core.applyAttr(target, reply.attr, true);
       };
       await target.call('operation', Fallocate, { fid: handle.fid, mode, offset, length }, { apply });
@@ -384,6 +387,7 @@ export class DataOperations {
       const answer = await target.call('operation', CopyRange, request, {
         apply: ({ reply }) => {
           this.#core.dropPages(target, file, toOffset, toOffset + reply.copied);
+          target.grantTaken(reply.grantTaken);
           this.#core.applyAttr(target, reply.attr, true);
         },
       });

@@ -47,6 +47,8 @@ export class FileState {
   cutCrossed = false;
   /** When the oldest dirty page became dirty. */
   dirtySinceMs = 0;
+  /** The last write for which the target has promised no space, so that it may find none: a store into a mapping. */
+  unpaidSeq = 0;
   /** Write back everything, not only full granules. write_back.ts owns it. */
   flushing = false;
   readonly fetches: Fetch[] = [];

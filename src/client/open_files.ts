@@ -23,7 +23,7 @@ export interface Handle {
   gone: boolean;
   /** A failed write-back not yet reported through this handle; fsync, close or the next write reports it once. */
   writeFailure: WriteFailure | undefined;
-  /** One from before it was opened that nobody was told of: fsync reports it once. */
+  /** One that was not its own: of others, or from before it was opened and nobody was told. fsync reports it once. */
   earlierFailure: WriteFailure | undefined;
   /** Where the next sequential read begins. */
   nextRead: number;
@@ -122,14 +122,17 @@ export class OpenFiles {
   }
 
   /**
-   * A write-back of the file failed: whoever may have written it is told, once each. If they have all closed it, those who
-   * open it are told by fsync, until one of them was.
+   * A write-back of the file failed: whoever may have written it is told, once each; who has it open for reading, by
+   * fsync alone. If all writers have closed it, those who open it are told by fsync, until one of them was.
    */
   writeFailed(fid: Fid, error: FsError): void {
     const failure: WriteFailure = { error, isReported: false };
     let isHeld = false;
     for (const handle of this.of(fid)) {
-      if (!opensForWrite(handle.flags)) continue;
+      if (!opensForWrite(handle.flags)) {
+        handle.earlierFailure = failure;
+        continue;
+      }
       handle.writeFailure = failure;
       isHeld = true;
     }

@@ -11,7 +11,7 @@ import type { HeldInodes } from './held_inodes.js';
 import type { LockOperations } from './lock_operations.js';
 import { applyCreate, type NameOperations } from './ns_operations.js';
 import { reportWriteError } from './open_files.js';
-import type { Target } from './targets.js';
+import { interruptible, type Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
 
 const O_CREAT = 0o100;
@@ -136,17 +136,18 @@ export class OpenOperations {
   }
 
   /** close(2). Not parked: in a closed gate it changes our tables, and the target learns when it opens, or need not. */
-  flush(_op: Caller, fh: Fh, owner: string): MaybePromise<void> {
+  flush(op: Caller, fh: Fh, owner: string): MaybePromise<void> {
     const core = this.#core;
     const handle = core.handles.get(fh);
     const target = core.targets.of(handle.fid);
     const file = core.files.get(handle.fid);
-    if (file !== undefined && !handle.gone && opensForWrite(handle.flags)) {
-      this.#writeBack.closed(target, file);
-    }
+    const isWriter = file !== undefined && !handle.gone && opensForWrite(handle.flags);
+    const written = isWriter ? this.#writeBack.closed(target, file) : undefined;
     const unlocked = this.#appLocks.closed(target, handle.fid, owner);
-    if (unlocked !== undefined) return unlocked.then(() => reportWriteError(handle));
-    reportWriteError(handle);
+    if (unlocked === undefined && written === undefined) return reportWriteError(handle);
+    return Promise.all([unlocked, written && interruptible(written, op.signal)]).then(() =>
+      reportWriteError(handle),
+    );
   }
 
   /** The last close. */

@@ -215,6 +215,11 @@ export class Target {
     if (reply.fids !== undefined) this.fids.add(reply.fids);
   }
 
+  /** The target took so much of the grant for something that is not paid when it is sent. */
+  grantTaken(bytes = 0): void {
+    this.grantBytes = Math.max(0, this.grantBytes - bytes);
+  }
+
   /** Gives locks back. Failure means that they are gone already. */
   cancel(handles: readonly LockHandle[]): void {
     for (let at = 0; at < handles.length; at += HANDLES_MAX) {

@@ -97,8 +97,20 @@ export class WriteBack {
     for (const [file, target] of this.#dirty) this.start(target, file);
   }
 
-  /** The same for a file that was closed: nobody waits for it, and what comes soon can share the way. */
-  closed(target: Target, file: FileState): void {
+  /**
+   * The same for a file that was closed: nobody waits for it, and what comes soon can share the way.
+   * @returns what close(2) does wait for: whether there is room for what was stored into a mapping, nobody has asked yet.
+   * Not for a target that is away: a process that exits cannot be killed any more.
+   */
+  closed(target: Target, file: FileState): Promise<unknown> | undefined {
+    if (file.unpaidSeq > 0 && !file.pages.isWritten(file.unpaidSeq)) {
+      return Promise.race([this.flush(target, file), target.gate.shut()]);
+    }
+    this.#closedLater(target, file);
+    return undefined;
+  }
+
+  #closedLater(target: Target, file: FileState): void {
     const { dirtyBytes } = file.pages;
     if (dirtyBytes === 0) return;
     if (dirtyBytes >= SMALL_FILE_BYTES) {

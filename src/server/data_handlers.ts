@@ -118,33 +118,48 @@ interface Content {
   readonly fid: Fid;
   readonly offset: number;
   readonly length: number;
-  /** Bytes of it that were promised to the client: it pays with them, or has them still and asks for others. */
-  readonly paid: number;
+  /** Bytes that the client pays from its grant. undefined: what was promised to itself is no reason to refuse it. */
+  readonly paid: number | undefined;
 }
 
-/** What is not paid must not eat up what was promised to others. */
-function withSpace<T>(call: Call, content: Content, run: () => MaybePromise<T>): MaybePromise<T> {
-  const unpaid = blocksBytes(content.offset, content.length) - content.paid;
+/**
+ * What is not paid must not eat up what was promised to others.
+ * @param run is told how much was taken from the client's grant.
+ */
+function withSpace<T>(
+  call: Call,
+  content: Content,
+  run: (grantTaken: number) => MaybePromise<T>,
+): MaybePromise<T> {
+  const unpaid = blocksBytes(content.offset, content.length) - (content.paid ?? 0);
   // A replay has found its space before.
-  if (unpaid <= 0 || call.isReplay || call.target.grants.fitsUnpromised(unpaid)) return run();
+  if (unpaid <= 0 || call.isReplay || call.target.grants.fitsUnpromised(unpaid)) return run(0);
   return whenItFits(call, content, run);
 }
 
-async function whenItFits<T>(call: Call, content: Content, run: () => MaybePromise<T>): Promise<T> {
-  const { target } = call;
-  const fits = async (): Promise<boolean> => {
+async function whenItFits<T>(
+  call: Call,
+  { fid, offset, length, paid }: Content,
+  run: (grantTaken: number) => MaybePromise<T>,
+): Promise<T> {
+  const { store, grants, holds } = call.target;
+  const fit = async (): Promise<number | undefined> => {
     // What is overwritten needs no more space than it has.
-    const missing = await target.store.data.missingBytes(content.fid, content.offset, content.length);
+    const missing = await store.data.missingBytes(fid, offset, length);
     call.assertLive();
-    return missing <= content.paid || target.grants.fitsUnpromised(missing - content.paid);
+    if (missing === 0) return 0;
+    if (paid === undefined) return grants.makeFit(call.export, missing);
+    return missing <= paid || grants.fitsUnpromised(missing - paid) ? 0 : undefined;
   };
-  if (!(await fits())) {
-    target.holds.letGo();
+  let taken = await fit();
+  if (taken === undefined) {
+    holds.letGo();
     // Blocks that were freed become free with the next commit.
-    await target.store.sync();
-    if (!(await fits())) throw new FsError('ENOSPC', 'the rest is promised to clients');
+    await store.sync();
+    taken = await fit();
   }
-  return await run();
+  if (taken === undefined) throw new FsError('ENOSPC', 'the rest is promised to clients');
+  return await run(taken);
 }
 
 export async function sync(
@@ -185,19 +200,24 @@ export function fallocate(
     () => {
       const now = call.time(request.time);
       const within = contentChange(call, fid);
-      const change = (): MaybePromise<Executed<Inode>> => {
+      let grantTaken = 0;
+      const change = (taken: number): MaybePromise<Executed<Inode>> => {
         const { replayTransno } = call;
+        grantTaken = taken;
         if (kind === 0) return store.data.allocate(fid, offset, length, keepSize, now, within, replayTransno);
         const how = kind === PUNCH_HOLE ? 'punch' : 'zero';
         return store.data.clear(fid, offset, length, how, keepSize, now, within, replayTransno);
       };
       const run = (): MaybePromise<Executed<Inode>> => {
-        if (kind === PUNCH_HOLE) return change();
+        if (kind === PUNCH_HOLE) return change(0);
         // Only an upper bound: what is allocated already is not allocated again.
         call.target.holds.makeRoom(blocksBytes(offset, length));
-        return withSpace(call, { fid, offset, length, paid: call.export.grantBytes }, change);
+        return withSpace(call, { fid, offset, length, paid: undefined }, change);
       };
-      return andThen(inFlight(call, run), ({ result, transno }) => ({ reply: { attr: result }, transno }));
+      return andThen(inFlight(call, run), ({ result, transno }) => ({
+        reply: { attr: result, grantTaken },
+        transno,
+      }));
     },
   );
 }
@@ -240,17 +260,19 @@ export function copyRange(
       const copied = Math.min(left, length);
       const within = contentChange(call, toFid, copied);
       const { replayTransno } = call;
-      const copy = (): ReturnType<typeof store.data.copy> =>
-        store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, within, replayTransno);
+      let grantTaken = 0;
+      const copy = (taken: number): ReturnType<typeof store.data.copy> => {
+        grantTaken = taken;
+        return store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, within, replayTransno);
+      };
       return andThen(
         inFlight(call, () =>
-          withSpace(
-            call,
-            { fid: toFid, offset: toOffset, length: copied, paid: call.export.grantBytes },
-            copy,
-          ),
+          withSpace(call, { fid: toFid, offset: toOffset, length: copied, paid: undefined }, copy),
         ),
-        ({ result, transno, copied: done }) => ({ reply: { copied: done, attr: result }, transno }),
+        ({ result, transno, copied: done }) => ({
+          reply: { copied: done, attr: result, grantTaken },
+          transno,
+        }),
       );
     },
   );

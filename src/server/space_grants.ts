@@ -77,6 +77,16 @@ export class SpaceGrants {
     return bytes <= this.#availableBytes() - this.#promisedBytes;
   }
 
+  /**
+   * Makes so much fit beside what is promised to others, if need be at the cost of what is promised to this client.
+   * @returns the bytes that it took; undefined: it does not fit even so.
+   */
+  makeFit(owner: Export, bytes: number): number | undefined {
+    const missing = bytes - (this.#availableBytes() - this.#promisedBytes);
+    if (missing <= 0) return 0;
+    return missing <= owner.grantBytes ? this.spend(owner, missing) : undefined;
+  }
+
   drop(owner: Export): void {
     this.spend(owner, owner.grantBytes);
   }

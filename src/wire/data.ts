@@ -45,7 +45,11 @@ export const Fallocate = operation(
     length: req(4, uint),
     time: opt(5, timespec),
   }),
-  message('FallocateReply', { attr: req(1, attr) }),
+  message('FallocateReply', {
+    attr: req(1, attr),
+    /** Bytes of the client's space grant that it took. */
+    grantTaken: opt(2, uint),
+  }),
   'modifies',
 );
 /** lseek SEEK_DATA, SEEK_HOLE. ENXIO at or past the end. */
@@ -67,6 +71,11 @@ export const CopyRange = operation(
     length: req(5, uint),
     time: opt(6, timespec),
   }),
-  message('CopyRangeReply', { copied: req(1, uint), attr: req(2, attr) }),
+  message('CopyRangeReply', {
+    copied: req(1, uint),
+    attr: req(2, attr),
+    /** Bytes of the client's space grant that it took. */
+    grantTaken: opt(3, uint),
+  }),
   'modifies',
 );

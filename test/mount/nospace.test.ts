@@ -24,6 +24,27 @@ async function fillWithFiles(agent: Agent, nameOf: (index: number) => string): P
   assert.equal(failure, 'ENOSPC', `${made} files were made`);
 }
 
+/** A file that is given space until there is none. */
+async function fillWithSpace(agent: Agent): Promise<void> {
+  const filler = await agent.open('filler', O.CREAT | O.WRONLY | O.DSYNC);
+  let filled = 0;
+  for (const length of [MIB, 64 << 10, 4096]) {
+    let failure = '';
+    while (failure === '') {
+      await agent.call('fallocate', { fd: filler, mode: 0, offset: filled, length }).then(
+        () => {
+          filled += length;
+        },
+        (thrown: unknown) => {
+          failure = codeOf(thrown);
+        },
+      );
+    }
+    assert.equal(failure, 'ENOSPC');
+  }
+  await assert.rejects(agent.pwrite(filler, filled, 'more'), { code: 'ENOSPC' });
+}
+
 test('a full data device gives ENOSPC to write or fsync, and nothing that was acknowledged durable is lost', async (t) => {
   const cluster = await startCluster(t, { metaBytes: 64 * MIB, dataBytes: 64 * MIB });
   const agent = cluster.agent();
@@ -120,23 +141,7 @@ test('a full device takes what is allocated: writes, stores into a mapping, O_DS
   const old = await agent.open('old', O.CREAT | O.RDWR);
   await agent.call('write_pattern', { fd: old, seed: 1, offset: 0, length: 4 * MIB });
   await agent.fsync(old);
-  const filler = await agent.open('filler', O.CREAT | O.WRONLY | O.DSYNC);
-  let filled = 0;
-  for (const length of [MIB, 64 << 10, 4096]) {
-    let failure = '';
-    while (failure === '') {
-      await agent.call('fallocate', { fd: filler, mode: 0, offset: filled, length }).then(
-        () => {
-          filled += length;
-        },
-        (thrown: unknown) => {
-          failure = codeOf(thrown);
-        },
-      );
-    }
-    assert.equal(failure, 'ENOSPC');
-  }
-  await assert.rejects(agent.pwrite(filler, filled, 'more'), { code: 'ENOSPC' });
+  await fillWithSpace(agent);
   const pattern = (fd: number, seed: number) => ({ fd, seed, offset: 0, length: 4 * MIB });
   for (const [round, fd] of [wal, old, wal, old].entries()) {
     await agent.call('write_pattern', pattern(fd, 10 + round));
@@ -162,3 +167,53 @@ test('a full device takes what is allocated: writes, stores into a mapping, O_DS
   await agent.fsync(wal);
   assert.equal(await agent.call('check_pattern', pattern(wal, 5)), null);
 });
+
+test('a store into a mapping that finds no room is told by msync, fsync and close, once each', async (t) => {
+  const cluster = await startCluster(t, { metaBytes: 64 * MIB, dataBytes: 32 * MIB });
+  const agent = cluster.agent();
+  const told: string[] = [];
+  const tells = (what: string, call: Promise<unknown>): Promise<void> =>
+    call.then(
+      () => void told.push(`${what} 0`),
+      (thrown: unknown) => void told.push(`${what} ${codeOf(thrown)}`),
+    );
+  const length = MIB;
+  const file = async (name: string): Promise<{ fd: number; map: number }> => {
+    const fd = await agent.open(name, O.CREAT | O.RDWR);
+    await agent.ftruncate(fd, length);
+    return { fd, map: await agent.call<number>('mmap', { fd, length }) };
+  };
+  const store = async (map: number): Promise<void> => {
+    for (let at = 0; at < 4; at++) await agent.call('map_write', { map, offset: at * 8192, data: 'm' });
+  };
+  const files = [];
+  for (const name of ['msync', 'fsync', 'close']) files.push(await file(name));
+  const [synced, fsynced, closed] = files as [Held, Held, Held];
+  await fillWithSpace(agent);
+
+  await store(synced.map);
+  await tells('msync', agent.call('msync', { map: synced.map }));
+  await tells('msync', agent.call('msync', { map: synced.map }));
+  await tells('close', agent.close(synced.fd));
+
+  const reader = await agent.open('fsync', O.RDONLY);
+  await store(fsynced.map);
+  await tells('fsync', agent.fsync(fsynced.fd));
+  await tells('fsync', agent.fsync(fsynced.fd));
+  await tells('fsync of a reader', agent.fsync(reader));
+  await tells('close of a reader', agent.close(reader));
+  await tells('close', agent.close(fsynced.fd));
+
+  await store(closed.map);
+  await tells('close', agent.close(closed.fd));
+
+  assert.deepEqual(told, [
+    ...['msync ENOSPC', 'msync 0', 'close 0'],
+    ...['fsync ENOSPC', 'fsync 0', 'fsync of a reader ENOSPC', 'close of a reader 0', 'close 0'],
+    'close ENOSPC',
+  ]);
+});
+interface Held {
+  readonly fd: number;
+  readonly map: number;
+}

@@ -100,3 +100,39 @@ test('fallocate, lseek and copy_file_range see what is only in the cache', async
   await a.fs.fallocate(a.op, f.fh, 0, 0, 100_000);
   assert.equal(await a.size(f.fid), 100_000);
 });
+
+test('close waits for what was stored into a mapping without promised space, while the server is there', async (t) => {
+  const world = await clientWorld(t, {}, { dataBytes: 24 << 20 });
+  const a = await world.client('a');
+  const filler = await a.create('filler');
+  let filled = 0;
+  for (const step of [1 << 20, 4096]) {
+    while ((await errnoOf(() => a.fs.fallocate(a.op, filler.fh, 0, filled, step))) === 'no error')
+      filled += step;
+  }
+  const f = await a.create('f');
+  await a.fs.setattr(a.op, f.fid, { sizeBytes: 1 << 20, killSuidgid: false });
+  const reader = await a.fs.open(a.op, f.fid, 0);
+  const mapped = { append: false, writeback: true, sync: false, killSuidgid: false };
+  const store = async (): Promise<unknown> =>
+    a.fs.write(a.op, undefined, f.fid, 8192, Buffer.alloc(4096, 1), mapped);
+  const close = (op = a.op): Promise<string> => errnoOf(async () => a.fs.flush(op, f.fh, '1'));
+  await store();
+  assert.deepEqual([await close(), await close()], ['ENOSPC', 'no error']);
+  const fsync = (fh: typeof reader): Promise<string> => errnoOf(async () => a.fs.fsync(a.op, fh));
+  assert.deepEqual([await fsync(reader), await fsync(reader)], ['ENOSPC', 'no error']);
+
+  await store();
+  const { op, interrupt } = a.interruptible();
+  const interrupted = close(op);
+  interrupt();
+  assert.equal(await within('interrupted', interrupted, 1000), 'EINTR');
+  assert.equal(await fsync(f.fh), 'ENOSPC');
+
+  await store();
+  a.breakConnection();
+  await world.server?.stop();
+  assert.equal(await within('not held up', close(), 5000), 'no error');
+  await world.start();
+  assert.equal(await fsync(f.fh), 'ENOSPC');
+});
