@@ -60,6 +60,34 @@ test('a client that does not give a lock back is evicted, so that others go on',
   assert.equal(await stopped.readFile('f'), 'x');
 });
 
+test('stores into a mapping that an eviction loses are told by msync, fsync and close', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const mapped = async (name: string): Promise<{ fd: number; map: number }> => {
+    const fd = await agent.open(name, O.CREAT | O.RDWR);
+    await agent.ftruncate(fd, 8192);
+    return { fd, map: await agent.call<number>('mmap', { fd, length: 8192 }) };
+  };
+  const [synced, fsynced, closed] = [await mapped('a'), await mapped('b'), await mapped('c')];
+  // A page that is in the mapping and clean is stored to without a word to the client.
+  for (const { map } of [synced, fsynced, closed]) {
+    await agent.call('map_write', { map, offset: 0, data: 'kept' });
+    await agent.call('msync', { map });
+    await agent.call('map_write', { map, offset: 100, data: 'lost' });
+  }
+  await cluster.cliOk(['evict', cluster.address, (await cluster.mountStatus(mountOf(cluster, 0))).uuid]);
+  await until('the old handle fails', () =>
+    agent.pread(synced.fd, 0, 10).then(
+      () => false,
+      (error: { code?: string }) => error.code === 'EIO',
+    ),
+  );
+  await assert.rejects(agent.call('msync', { map: synced.map }), { code: 'EIO' });
+  await assert.rejects(agent.fsync(fsynced.fd), { code: 'EIO' });
+  await assert.rejects(agent.close(closed.fd), { code: 'EIO' });
+  for (const name of ['a', 'b', 'c']) assert.equal((await agent.readFile(name)).slice(0, 4), 'kept');
+});
+
 test('an administrator evicts one client; its mount goes on with new operations', async (t) => {
   const cluster = await startCluster(t, { mounts: 2 });
   const [good, bad] = [cluster.agent(0), cluster.agent(1)];
