@@ -153,7 +153,7 @@ async function whenItFits<T>(
   };
   let taken = await fit();
   if (taken === undefined) {
-    holds.letGo();
+    await holds.letGo();
     // Blocks that were freed become free with the next commit.
     await store.sync();
     taken = await fit();

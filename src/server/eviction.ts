@@ -93,7 +93,7 @@ function removeState(target: Target, owner: Export): void {
       },
       { reserve: 'own' },
     );
-    destroyInSteps(target, dead);
+    void destroyInSteps(target, dead);
   } catch (error) {
     // The target has failed and is about to stop; its next instance evicts everybody.
     if (!(error instanceof FsError)) throw error;

@@ -61,12 +61,12 @@ import { getxattr, listxattr, removexattr, setxattr } from './xattr_handlers.js'
 
 /** The meta device is nearly full: after a commit it may be less so. Answers in the turn in which it executes. */
 async function whenRoom<R>(
-  first: Promise<void>,
+  first: Promise<unknown>,
   call: Call,
   handle: () => ReturnType<Handler<Call, unknown, R>>,
   incoming: Incoming<R>,
 ): Promise<undefined> {
-  for (let wait: Promise<void> | undefined = first; wait !== undefined; wait = call.target.store.room()) {
+  for (let wait: Promise<unknown> | undefined = first; wait !== undefined; wait = call.target.store.room()) {
     await wait;
   }
   const outcome = handle();
@@ -99,8 +99,8 @@ export function registerHandlers(service: Service<Call>, host: Host): ReadonlySe
       }
       const wait = operation.modifies ? call.target.store.room() : undefined;
       if (wait === undefined) return handler(call, request, incoming);
-      call.target.holds.letGo();
-      return whenRoom(wait, call, () => handler(call, request, incoming), incoming);
+      const less = Promise.all([call.target.holds.letGo(), wait]);
+      return whenRoom(less, call, () => handler(call, request, incoming), incoming);
     });
   };
   on(Ping, ping);

@@ -21,7 +21,7 @@ import type { Reader } from '../storage/api.js';
 import { Gone, NAMELESS_MAX, Nameless } from '../wire/lock.js';
 import { FEATURE } from '../wire/session.js';
 import type { Export } from './export.js';
-import { DESTROYED_AT_ONCE, destroyAll } from './orphans.js';
+import { destroyInSteps } from './orphans.js';
 import type { Target } from './target.js';
 
 const log = logger('server:holds');
@@ -88,11 +88,14 @@ export class Holds {
   /** Room for so many bytes is needed, beside what is always left. */
   makeRoom(bytes: number): void {
     if (this.#isEmpty || this.#target.store.availableBytes() - bytes >= this.#scarceBytes) return;
-    this.letGo();
+    void this.letGo();
   }
 
-  /** Space is needed: all that nobody has open is destroyed, whatever a kernel may still refer to. */
-  letGo(): void {
+  /**
+   * Space is needed: all that nobody has open is destroyed, whatever a kernel may still refer to. Resolves when that is
+   * done; the space is there with the next commit.
+   */
+  async letGo(): Promise<void> {
     if (this.#isEmpty || this.#target.recovering) return;
     const fids = [...this.#held.keys(), ...this.#nameless, ...this.#asked];
     this.#nameless = new Set();
@@ -100,7 +103,7 @@ export class Holds {
     for (const [fid, holders] of this.#held) for (const owner of holders) owner.holds.delete(fid);
     this.#held.clear();
     log('lets go of %d inodes for their space', fids.length);
-    this.#destroy(fids.filter((fid) => this.#isUnused(fid)));
+    await this.#settle(fids);
   }
 
   /** The last client that could be asked has left. @returns what is destroyed without asking anybody. */
@@ -156,7 +159,7 @@ export class Holds {
   async #ask(fids: readonly Fid[]): Promise<void> {
     for (const fid of fids) this.#asked.add(fid);
     await Promise.all([...this.#holders()].map((owner) => this.#askOne(owner, fids)));
-    this.#settle(fids.filter((fid) => this.#asked.delete(fid)));
+    await this.#settle(fids.filter((fid) => this.#asked.delete(fid)));
   }
 
   async #askOne(owner: Export, fids: readonly Fid[]): Promise<void> {
@@ -185,23 +188,9 @@ export class Holds {
     }
   }
 
-  #settle(fids: readonly Fid[]): void {
-    const target = this.#target;
-    if (target.stopped) return;
-    this.#destroy(fids.slice(0, DESTROYED_AT_ONCE).filter((fid) => this.#isUnused(fid)));
-    const rest = fids.slice(DESTROYED_AT_ONCE);
-    if (rest.length > 0) target.runtime.timers.soon(() => this.#settle(rest));
-  }
-
-  #destroy(dead: readonly Fid[]): void {
-    if (dead.length === 0 || this.#target.stopped) return;
-    try {
-      this.#target.store.execute((tx) => destroyAll(this.#target, tx, dead), { reserve: 'own' });
-    } catch (error) {
-      // They stay orphans, which the next instance asks about.
-      if (!(error instanceof FsError)) throw error;
-      log('%d inodes without a name stay: %s', dead.length, error.message);
-    }
+  /** Destroys those of them that nobody holds. */
+  #settle(fids: readonly Fid[]): Promise<void> {
+    return destroyInSteps(this.#target, fids, (unused) => unused.filter((fid) => this.#isUnused(fid)));
   }
 
   #tellGone(): void {

@@ -102,7 +102,7 @@ export function close(call: Call, request: RequestOf<typeof Close>): Outcome<Rep
     0,
     'own',
   );
-  destroyInSteps(target, dead);
+  void destroyInSteps(target, dead);
   return { reply: {}, transno };
 }
 

@@ -54,30 +54,29 @@ export function destroyAll(target: Target, tx: Tx, dead: readonly Fid[]): void {
 
 /** After recovery: whatever nobody opened again, unless a kernel refers to it. */
 export function sweepOrphans(target: Target): void {
-  destroyInSteps(target, target.store.orphans(), (unused) => deadAmong(target, unused));
+  void destroyInSteps(target, target.store.orphans(), (unused) => deadAmong(target, unused));
 }
 
 /**
  * Works between other events; on a meta device that is nearly full each step waits for the commits of those before it.
+ * Resolves when it is done. What a target that fails leaves, its next instance destroys.
  * @param judge which of those that nobody has open are to be destroyed; all of them unless given.
  */
-export function destroyInSteps(
+export async function destroyInSteps(
   target: Target,
   backlog: readonly Fid[],
   judge: (unused: readonly Fid[]) => readonly Fid[] = (unused) => unused,
-): void {
-  const left = [...backlog];
-  const step = (): void => {
-    if (target.stopped || left.length === 0) return;
-    const wait = target.store.room();
-    if (wait !== undefined) {
-      // When the target fails its next instance destroys what is left.
-      wait.then(step).catch((error: unknown) => log('orphans stay: %O', error));
-      return;
+): Promise<void> {
+  try {
+    for (let at = 0; at < backlog.length; at += DESTROYED_AT_ONCE) {
+      if (at > 0) await new Promise<void>((resolve) => target.runtime.timers.soon(resolve));
+      for (let wait = target.store.room(); wait !== undefined; wait = target.store.room()) await wait;
+      if (target.stopped) return;
+      const step = backlog.slice(at, at + DESTROYED_AT_ONCE);
+      const batch = judge(step.filter((fid) => target.opens.count(fid) === 0));
+      if (batch.length > 0) target.store.execute((tx) => destroyAll(target, tx, batch), { reserve: 'own' });
     }
-    const batch = judge(left.splice(0, DESTROYED_AT_ONCE).filter((fid) => target.opens.count(fid) === 0));
-    if (batch.length > 0) target.store.execute((tx) => destroyAll(target, tx, batch), { reserve: 'own' });
-    if (left.length > 0) target.runtime.timers.soon(step);
-  };
-  step();
+  } catch (error) {
+    log('orphans stay: %O', error);
+  }
 }

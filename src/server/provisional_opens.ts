@@ -35,5 +35,5 @@ export function dropAnswered(target: Target, owner: Export, below: number): void
     if (fid !== undefined) unused.push(fid);
   }
   const dead = deadAmong(target, unused);
-  destroyInSteps(target, dead);
+  void destroyInSteps(target, dead);
 }

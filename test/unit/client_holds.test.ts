@@ -190,6 +190,34 @@ test('fallocate takes the space of a held file', async (t) => {
   assert.equal(isThere(world, big.fid), false);
 });
 
+test('a thousand held files give a metadata device that fills up their space, and it takes no harm', async (t) => {
+  const world = await clientWorld(t, {}, { metaBytes: 16 << 20, dataBytes: 16 << 20 });
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const nameOf = (index: number): string => String(index).padEnd(200, 'n');
+  const make = async (index: number): Promise<Fid> => {
+    const made = await b.create(nameOf(index), O_WRONLY);
+    await b.close(made);
+    return made.fid;
+  };
+  const held: Fid[] = [];
+  for (let index = 0; index < 1000; index += 1) held.push(await make(index));
+  for (const fid of held) a.kernel.refers.add(fid);
+  for (let index = 0; index < held.length; index += 1) await b.unlink(nameOf(index));
+  await until('they are held', () => held.every((fid) => isHeld(world, fid)));
+  await assert.rejects(
+    async () => {
+      for (let index = 1000; ; index += 1) await make(index);
+    },
+    { code: 'ENOSPC' },
+  );
+  assert.deepEqual(
+    held.filter((fid) => isThere(world, fid)),
+    [],
+  );
+  assert.equal(world.server?.failure, undefined);
+});
+
 test('locks and states of files that another client removes go from the client that made them', async (t) => {
   const world = await clientWorld(t);
   const a = await world.client('a');

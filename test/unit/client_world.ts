@@ -305,7 +305,7 @@ export class ClientWorld {
 export async function clientWorld(
   t: TestContext,
   options: Partial<ServerOptions> = {},
-  sizes: { readonly dataBytes?: number } = {},
+  sizes: { readonly metaBytes?: number; readonly dataBytes?: number } = {},
 ): Promise<ClientWorld> {
   const world = new ClientWorld(await testTarget(t, { metaBytes: 32 << 20, dataBytes: 256 << 20, ...sizes }));
   t.after(() => world.end());
