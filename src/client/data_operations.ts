@@ -6,10 +6,8 @@ import type { Fh, Fid } from '../base/ids.js';
 import { checkFileEnd } from '../base/limits.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { CachedLock } from '../dlm/api.js';
-import type { Answer } from '../rpc/api.js';
 import { CopyRange, Fallocate, Seek, Sync, Write } from '../wire/data.js';
 import { Getattr, Setattr, WANT_ATTR } from '../wire/meta.js';
-import type { ReplyOf } from '../wire/operation.js';
 import type { Caller, FsClient } from './api.js';
 import type { Core } from './core.js';
 import { type DataLocks, exclusively, type Io } from './data_locks.js';
@@ -343,12 +341,21 @@ export class DataOperations {
     const file = this.#core.files.of(handle.fid);
     const run = async (): Promise<void> => {
       await this.#writeBack.flush(target, file);
-      const apply = ({ reply }: Answer<ReplyOf<typeof Fallocate>>): void => {
-        this.#core.dropPages(target, file, offset, offset + length);
-        target.grantTaken(reply.grantTaken);
-        this.#core.applyAttr(target, reply.attr, true);
-      };
-      await target.call('operation', Fallocate, { fid: handle.fid, mode, offset, length }, { apply });
+      const request = { fid: handle.fid, mode, offset, length };
+      await target.takingSpace(({ grantOffered, takes }) =>
+        target.call(
+          'operation',
+          Fallocate,
+          { ...request, grantOffered },
+          {
+            apply: ({ reply }) => {
+              this.#core.dropPages(target, file, offset, offset + length);
+              takes(reply.grantTaken);
+              this.#core.applyAttr(target, reply.attr, true);
+            },
+          },
+        ),
+      );
     };
     return this.#core.pass(target, op, () => exclusively(op, file, run), handle);
   }
@@ -384,13 +391,20 @@ export class DataOperations {
     const run = async (): Promise<number> => {
       await Promise.all([this.#writeBack.flush(target, sourceFile), this.#writeBack.flush(target, file)]);
       const request = { fromFid: source.fid, fromOffset, toFid: destination.fid, toOffset, length };
-      const answer = await target.call('operation', CopyRange, request, {
-        apply: ({ reply }) => {
-          this.#core.dropPages(target, file, toOffset, toOffset + reply.copied);
-          target.grantTaken(reply.grantTaken);
-          this.#core.applyAttr(target, reply.attr, true);
-        },
-      });
+      const answer = await target.takingSpace(({ grantOffered, takes }) =>
+        target.call(
+          'operation',
+          CopyRange,
+          { ...request, grantOffered },
+          {
+            apply: ({ reply }) => {
+              this.#core.dropPages(target, file, toOffset, toOffset + reply.copied);
+              takes(reply.grantTaken);
+              this.#core.applyAttr(target, reply.attr, true);
+            },
+          },
+        ),
+      );
       return answer.reply.copied;
     };
     return this.#core.pass(target, op, () => exclusively(op, file, run), destination);

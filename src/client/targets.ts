@@ -215,9 +215,34 @@ export class Target {
     if (reply.fids !== undefined) this.fids.add(reply.fids);
   }
 
-  /** The target took so much of the grant for something that is not paid when it is sent. */
-  grantTaken(bytes = 0): void {
-    this.grantBytes = Math.max(0, this.grantBytes - bytes);
+  /**
+   * A change that takes space, and does not know how much. Where the target has none that is not promised, it is sent once
+   * more with what was promised to this client and is not used.
+   * @param send `takes` is for its apply: how much of what was offered the target took.
+   */
+  async takingSpace<R>(
+    send: (offer: { readonly grantOffered?: number; takes(bytes: number | undefined): void }) => Promise<R>,
+  ): Promise<R> {
+    try {
+      return await send({ takes: () => undefined });
+    } catch (error) {
+      if (!(error instanceof FsError) || error.code !== 'ENOSPC' || this.grantBytes === 0) throw error;
+    }
+    const offered = this.grantBytes;
+    const { instance, generation } = this;
+    let taken = 0;
+    this.grantBytes = 0;
+    try {
+      return await send({
+        grantOffered: offered,
+        takes: (bytes = 0) => {
+          taken = bytes;
+        },
+      });
+    } finally {
+      // Another instance has promised anew.
+      if (this.instance === instance && this.generation === generation) this.grantBytes += offered - taken;
+    }
   }
 
   /** Gives locks back. Failure means that they are gone already. */

@@ -118,8 +118,10 @@ interface Content {
   readonly fid: Fid;
   readonly offset: number;
   readonly length: number;
-  /** Bytes that the client pays from its grant. undefined: what was promised to itself is no reason to refuse it. */
-  readonly paid: number | undefined;
+  /** Bytes that the client has paid from its grant. */
+  readonly paid?: number;
+  /** Bytes of its grant that it does not use, and that may be taken. */
+  readonly offered?: number | undefined;
 }
 
 /**
@@ -139,7 +141,7 @@ function withSpace<T>(
 
 async function whenItFits<T>(
   call: Call,
-  { fid, offset, length, paid }: Content,
+  { fid, offset, length, paid = 0, offered = 0 }: Content,
   run: (grantTaken: number) => MaybePromise<T>,
 ): Promise<T> {
   const { store, grants, holds } = call.target;
@@ -147,9 +149,7 @@ async function whenItFits<T>(
     // What is overwritten needs no more space than it has.
     const missing = await store.data.missingBytes(fid, offset, length);
     call.assertLive();
-    if (missing === 0) return 0;
-    if (paid === undefined) return grants.makeFit(call.export, missing);
-    return missing <= paid || grants.fitsUnpromised(missing - paid) ? 0 : undefined;
+    return missing <= paid ? 0 : grants.makeFit(call.export, missing - paid, offered);
   };
   let taken = await fit();
   if (taken === undefined) {
@@ -212,7 +212,7 @@ export function fallocate(
         if (kind === PUNCH_HOLE) return change(0);
         // Only an upper bound: what is allocated already is not allocated again.
         call.target.holds.makeRoom(blocksBytes(offset, length));
-        return withSpace(call, { fid, offset, length, paid: undefined }, change);
+        return withSpace(call, { fid, offset, length, offered: request.grantOffered }, change);
       };
       return andThen(inFlight(call, run), ({ result, transno }) => ({
         reply: { attr: result, grantTaken },
@@ -267,7 +267,11 @@ export function copyRange(
       };
       return andThen(
         inFlight(call, () =>
-          withSpace(call, { fid: toFid, offset: toOffset, length: copied, paid: undefined }, copy),
+          withSpace(
+            call,
+            { fid: toFid, offset: toOffset, length: copied, offered: request.grantOffered },
+            copy,
+          ),
         ),
         ({ result, transno, copied: done }) => ({
           reply: { copied: done, attr: result, grantTaken },

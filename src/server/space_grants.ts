@@ -78,13 +78,13 @@ export class SpaceGrants {
   }
 
   /**
-   * Makes so much fit beside what is promised to others, if need be at the cost of what is promised to this client.
+   * Makes so much fit beside what is promised, if need be at the cost of what the client offers of its grant.
    * @returns the bytes that it took; undefined: it does not fit even so.
    */
-  makeFit(owner: Export, bytes: number): number | undefined {
+  makeFit(owner: Export, bytes: number, offeredBytes: number): number | undefined {
     const missing = bytes - (this.#availableBytes() - this.#promisedBytes);
     if (missing <= 0) return 0;
-    return missing <= owner.grantBytes ? this.spend(owner, missing) : undefined;
+    return missing <= Math.min(offeredBytes, owner.grantBytes) ? this.spend(owner, missing) : undefined;
   }
 
   drop(owner: Export): void {

@@ -44,10 +44,12 @@ export const Fallocate = operation(
     offset: req(3, uint),
     length: req(4, uint),
     time: opt(5, timespec),
+    /** Bytes of the client's space grant that it does not use and the target may take for this. */
+    grantOffered: opt(6, uint),
   }),
   message('FallocateReply', {
     attr: req(1, attr),
-    /** Bytes of the client's space grant that it took. */
+    /** Of what was offered. */
     grantTaken: opt(2, uint),
   }),
   'modifies',
@@ -70,11 +72,13 @@ export const CopyRange = operation(
     toOffset: req(4, uint),
     length: req(5, uint),
     time: opt(6, timespec),
+    /** As in FALLOCATE. */
+    grantOffered: opt(7, uint),
   }),
   message('CopyRangeReply', {
     copied: req(1, uint),
     attr: req(2, attr),
-    /** Bytes of the client's space grant that it took. */
+    /** Of what was offered. */
     grantTaken: opt(3, uint),
   }),
   'modifies',

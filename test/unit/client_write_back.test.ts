@@ -136,3 +136,29 @@ test('close waits for what was stored into a mapping without promised space, whi
   await world.start();
   assert.equal(await fsync(f.fh), 'ENOSPC');
 });
+
+test('fallocate takes what is promised to its client and not used, and leaves dirty data its space', async (t) => {
+  const world = await clientWorld(t, {}, { dataBytes: 24 << 20 });
+  const a = await world.client('a');
+  const other = await world.client('other');
+  const [f, g, filler] = [await a.create('f'), await other.create('g'), await a.create('filler')];
+  const piece = Buffer.alloc(512 << 10, 1);
+  let filled = 0;
+  for (const step of [1 << 20, 64 << 10, 4096]) {
+    for (;;) {
+      // Dirty again and again, so that some of it is at any time.
+      await a.write(f, 0, piece);
+      await other.write(g, 0, piece);
+      const errno = await errnoOf(() => a.fs.fallocate(a.op, filler.fh, 0, filled, step));
+      if (errno !== 'no error') {
+        assert.equal(errno, 'ENOSPC');
+        break;
+      }
+      filled += step;
+    }
+  }
+  await a.fs.fsync(a.op, f.fh);
+  await other.fs.fsync(other.op, g.fh);
+  const left = world.server?.target?.store.availableBytes() ?? 0;
+  assert.ok(left - (world.server?.target?.grants.promisedBytes ?? 0) < 4096, `${left} bytes are left`);
+});
