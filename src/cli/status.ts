@@ -6,10 +6,12 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { ClientStatus } from '../client/api.js';
-import type { RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
+import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
 import { CliError, formatBytes, parseAddress } from './common.js';
 
 const WATCH_MS = 500;
+/** Evictions of an earlier instance; --json has all that are kept. */
+const EARLIER_SHOWN_MAX = 16;
 
 export function registerStatus(program: Command): void {
   program
@@ -102,8 +104,24 @@ function serverText(status: StatusReply): string {
     );
   }
   for (const gone of status.evicted) lines.push(`  evicted: ${gone.name} (${gone.uuid}): ${gone.reason}`);
+  lines.push(...earlierLines(status.evictedBefore ?? []));
   lines.push(...noticeLines(status.notices));
   return lines.join('\n');
+}
+
+/** Of the last instance that evicted anybody: who upgrades looks at the server that comes after it. */
+function earlierLines(evictions: readonly EarlierEvictionMessage[]): string[] {
+  const last = evictions.at(-1)?.instance;
+  const ofLast = evictions.filter(({ instance }) => instance === last);
+  const lines = ofLast.slice(-EARLIER_SHOWN_MAX).map(({ name, uuid, reason, instance, atMs, had }) => {
+    const lost =
+      had === undefined
+        ? ''
+        : ` (it had ${had.opens} opens, ${had.locks} locks, ${formatBytes(had.dirtyBytes)} dirty)`;
+    return `  evicted by instance ${instance}, ${new Date(atMs).toISOString()}: ${name} (${uuid}): ${reason}${lost}`;
+  });
+  const more = ofLast.length - lines.length;
+  return more > 0 ? [...lines, `  and ${more} more (--json)`] : lines;
 }
 
 function noticeLines(notices: StatusReply['notices']): string[] {

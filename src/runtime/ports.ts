@@ -13,6 +13,12 @@ export interface Clock {
   wall(): Timespec;
 }
 
+/** Milliseconds since 1970, whole. */
+export function wallMs(clock: Clock): number {
+  const { sec, nsec } = clock.wall();
+  return Math.max(0, sec * 1000 + Math.floor(nsec / 1e6));
+}
+
 export interface Timer {
   /** Idempotent. */
   cancel(): void;

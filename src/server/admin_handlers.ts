@@ -43,6 +43,7 @@ function forEyesOf(session: Session, status: StatusReply): StatusReply {
     ...status,
     clients: status.clients.map(shortened),
     evicted: status.evicted.map(shortened),
+    evictedBefore: status.evictedBefore?.map(shortened),
     // Behind all that begin so: of two clients that do, a stranger may miss one.
     more: status.more === undefined ? undefined : `${shortUuid(status.more)}~`,
   };

@@ -2,6 +2,8 @@
  * Taking a client's state away: eviction (its locks were needed and it did not answer, it did not drain, an
  * administrator said so) and the goodbye of a clean unmount, which differ in what the client and STATUS are told.
  *
+ * That a client was evicted is recorded in the transaction that removes it, so that the next instance can still say it.
+ *
  * Order matters: the export leaves the table first, so nothing new of it is executed; then its writes that are already
  * in the store's hands end, because the next holder of its locks must not see them arrive; then its record goes; and when
  * that is durable its locks go, and recovery does not wait for it any more. Killed before, the next server knows it as a client
@@ -12,6 +14,8 @@ import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import type { HeldLock } from '../dlm/api.js';
+import { wallMs } from '../runtime/ports.js';
+import { EVICTIONS_KEPT, type EvictedPossessions, type EvictionRecord, type Tx } from '../storage/api.js';
 import { Evicted } from '../wire/session.js';
 import type { Export, Prolonged } from './export.js';
 import { DESTROYED_AT_ONCE, deadAmong, deadOfReleased, destroyAll, destroyInSteps } from './orphans.js';
@@ -30,18 +34,31 @@ export function evict(target: Target, owner: Export, why: string): void {
   if (owner.goneReason !== undefined) return;
   const reason = why.slice(0, REASON_MAX);
   log('evicts client %s: %s', owner.label, reason);
-  target.clientEvicted(`client ${owner.label} is evicted: ${reason}${whatItLoses(target, owner)}`);
+  const had = whatItHad(target, owner);
+  target.clientEvicted(`client ${owner.label} is evicted: ${reason} (it had ${possessions(had)})`);
   target.exports.rememberEvicted(owner.uuid, owner.name, reason);
   owner.requester.notify(Evicted, { reason });
-  leave(target, owner, `evicted: ${reason}`, (left) => goneWhenDurable(target, [[owner.uuid, left]]));
+  const record = { ...nowOf(target), uuid: owner.uuid, name: owner.name, reason, had };
+  const removed = (left: Leaving): void => goneWhenDurable(target, [[owner.uuid, left]]);
+  leave(target, owner, `evicted: ${reason}`, removed, record);
   owner.link?.end();
 }
 
 /** What the server knows of it. The client says how many bytes it lost. */
-function whatItLoses(target: Target, owner: Export): string {
-  const bytes = owner.progress?.dirtyBytes ?? 0;
-  const dirty = bytes > 0 ? `, ${bytes} bytes not written` : '';
-  return ` (it had ${owner.opens.size} opens, ${target.locks.count(owner.uuid)} locks${dirty})`;
+function whatItHad(target: Target, owner: Export): EvictedPossessions {
+  return {
+    opens: owner.opens.size,
+    locks: target.locks.count(owner.uuid),
+    dirtyBytes: owner.progress?.dirtyBytes ?? 0,
+  };
+}
+
+function possessions({ opens, locks, dirtyBytes }: EvictedPossessions): string {
+  return `${opens} opens, ${locks} locks${dirtyBytes > 0 ? `, ${dirtyBytes} bytes not written` : ''}`;
+}
+
+function nowOf(target: Target): Pick<EvictionRecord, 'instance' | 'atMs'> {
+  return { instance: target.store.superblock.instance, atMs: wallMs(target.runtime.clock) };
 }
 
 /** The client said goodbye; its reply is still to be sent. */
@@ -60,8 +77,17 @@ export function silence(owner: Export, reason: string): void {
   owner.replayBytes = 0;
 }
 
-/** @param removed called when nothing of it is left but its locks. */
-function leave(target: Target, owner: Export, goneReason: string, removed: (left: Leaving) => void): void {
+/**
+ * @param removed called when nothing of it is left but its locks.
+ * @param eviction recorded with the removal.
+ */
+function leave(
+  target: Target,
+  owner: Export,
+  goneReason: string,
+  removed: (left: Leaving) => void,
+  eviction?: EvictionRecord,
+): void {
   owner.goneReason = goneReason;
   target.exports.remove(owner);
   silence(owner, goneReason);
@@ -71,7 +97,7 @@ function leave(target: Target, owner: Export, goneReason: string, removed: (left
   const left = leaves(target, owner.uuid, owner.writesInFlight > 0);
   const remove = (): void => {
     left.isWriting = false;
-    removeState(target, owner);
+    removeState(target, owner, eviction);
     removed(left);
   };
   if (owner.writesInFlight === 0) remove();
@@ -79,7 +105,7 @@ function leave(target: Target, owner: Export, goneReason: string, removed: (left
 }
 
 /** Opens, holds, orphans and the record. */
-function removeState(target: Target, owner: Export): void {
+function removeState(target: Target, owner: Export, eviction: EvictionRecord | undefined): void {
   const unused = target.opens.removeAll(owner);
   owner.activeLocks.clear();
   if (target.stopped) return;
@@ -90,6 +116,7 @@ function removeState(target: Target, owner: Export): void {
       (tx) => {
         destroyAll(target, tx, dead.splice(0, DESTROYED_AT_ONCE));
         tx.removeClient(owner.uuid);
+        if (eviction !== undefined) tx.putEviction(eviction);
       },
       { reserve: 'own' },
     );
@@ -149,25 +176,43 @@ export function dropHeld(owner: Export): void {
   owner.link?.resume();
 }
 
+type Previous = readonly { readonly uuid: ClientUuid; readonly name: string }[];
+
 /** Clients that a new instance does not take over, or waits for no longer. Their records are all there is of them. */
-export function forgetPrevious(
-  target: Target,
-  previous: readonly { readonly uuid: ClientUuid; readonly name: string }[],
-  reason: string,
+export function forgetPrevious(target: Target, previous: Previous, reason: string): void {
+  const left = sayForgotten(target, previous, reason);
+  const { instance, atMs } = nowOf(target);
+  target.store.execute((tx) => removePrevious(tx, previous, { reason, instance, atMs }), { reserve: 'own' });
+  goneWhenDurable(target, left);
+}
+
+/** The same of clients that removePrevious() has removed. */
+export function forgotPrevious(target: Target, previous: Previous, reason: string): void {
+  goneWhenDurable(target, sayForgotten(target, previous, reason));
+}
+
+export function removePrevious(
+  tx: Tx,
+  previous: Previous,
+  eviction: Pick<EvictionRecord, 'reason' | 'instance' | 'atMs'>,
 ): void {
-  const left = previous.map(({ uuid, name }) => {
+  for (const { uuid } of previous) tx.removeClient(uuid);
+  for (const { uuid, name } of previous.slice(-EVICTIONS_KEPT)) {
+    tx.putEviction({ ...eviction, uuid, name, had: undefined });
+  }
+}
+
+function sayForgotten(
+  target: Target,
+  previous: Previous,
+  reason: string,
+): (readonly [ClientUuid, Leaving])[] {
+  return previous.map(({ uuid, name }) => {
     log('evicts client %s (%s): %s', name, uuid, reason);
     target.clientEvicted(`client ${name} (${shortUuid(uuid)}) is evicted: ${reason}`);
     target.exports.rememberEvicted(uuid, name, reason);
     return [uuid, leaves(target, uuid, false)] as const;
   });
-  target.store.execute(
-    (tx) => {
-      for (const { uuid } of previous) tx.removeClient(uuid);
-    },
-    { reserve: 'own' },
-  );
-  goneWhenDurable(target, left);
 }
 
 /** A WRITE came: a client that was asked for this file's lock is flushing, which may take longer than the limit. */

@@ -14,14 +14,21 @@ import { FrameLink } from '../rpc/link.js';
 import { ReceiveRoom } from '../rpc/receive_room.js';
 import { Service } from '../rpc/service.js';
 import { WaitingRequests } from '../rpc/waiting_requests.js';
-import type { Address, Connection, ConnectionEvents, Listener, Runtime } from '../runtime/ports.js';
-import type { ClientRecord, Superblock, TargetStore } from '../storage/api.js';
+import {
+  type Address,
+  type Connection,
+  type ConnectionEvents,
+  type Listener,
+  type Runtime,
+  wallMs,
+} from '../runtime/ports.js';
+import type { ClientRecord, Superblock, TargetStore, Tx } from '../storage/api.js';
 import type { ServerStateName, StatusReply, StatusRequest } from '../wire/admin.js';
 import { sessionService } from './admin_handlers.js';
 import { Admission } from './admission.js';
 import type { Call } from './call.js';
 import { ConnectWait } from './connect_wait.js';
-import { evict, forgetPrevious, silence } from './eviction.js';
+import { evict, forgetPrevious, forgotPrevious, removePrevious, silence } from './eviction.js';
 import { findClient } from './exports.js';
 import { registerHandlers } from './handlers.js';
 import type { Host, ServerSettings } from './host.js';
@@ -214,7 +221,17 @@ export class Server implements Host {
     try {
       const known = store.clients();
       const recovers = known.length > 0 && decision.previousClients === 'recover';
-      await store.begin(softwareVersion, { recovering: recovers, forgetsClients: !recovers });
+      // In the transaction that begins the instance: no crash leaves clients behind that would recover after all.
+      const within =
+        decision.previousClients === 'recover'
+          ? undefined
+          : (tx: Tx): void =>
+              removePrevious(tx, known, {
+                reason: decision.reason,
+                instance: previous.instance + 1,
+                atMs: wallMs(this.runtime.clock),
+              });
+      await store.begin(softwareVersion, { recovering: recovers, within });
       this.#serve(store, decision, { known, recovers, previous });
     } catch (error) {
       const failure = await startFailed(store, previous, softwareVersion, error);
@@ -245,7 +262,7 @@ export class Server implements Host {
     if (recovers) {
       this.#recover(target, known, previous);
     } else {
-      if (decision.previousClients === 'evict') forgetPrevious(target, known, decision.reason);
+      if (decision.previousClients === 'evict') forgotPrevious(target, known, decision.reason);
       this.#active();
     }
   }

@@ -42,6 +42,8 @@ export function statusOf(host: Host, startedMs: number, page?: StatusRequest): S
     metaUnusedBytes: target?.store.unusedBytes.meta || undefined,
     dataUnusedBytes: target?.store.unusedBytes.data || undefined,
     more: shown.more,
+    // Of the first page: what is said once is enough.
+    evictedBefore: page?.after === undefined ? target?.evictedBefore : undefined,
     clientCount: all.length === shown.clients.length ? undefined : all.length,
   };
 }

@@ -9,7 +9,7 @@ import type { NoticeKind } from '../base/notices.js';
 import { SlabPool } from '../base/slab_pool.js';
 import type { LockServerApi } from '../dlm/api.js';
 import type { LimitTime, Runtime } from '../runtime/ports.js';
-import type { TargetStore } from '../storage/api.js';
+import type { EvictionRecord, TargetStore } from '../storage/api.js';
 import type { Export } from './export.js';
 import { ExportTable } from './exports.js';
 import { Holds } from './holds.js';
@@ -55,6 +55,8 @@ export class Target {
   readonly slabs: SlabPool;
   /** Clients that are evicted or have said goodbye, until everything of them is gone. */
   readonly leaving = new Map<ClientUuid, Leaving>();
+  /** By earlier instances, as far as the target keeps them; newest last. undefined: none. */
+  readonly evictedBefore: readonly EvictionRecord[] | undefined;
   /** Clients of an earlier instance may still open again what they had open: no orphan is destroyed. */
   recovering = false;
   /** The store is closing or has failed: nothing is executed any more. */
@@ -86,6 +88,9 @@ export class Target {
     this.time = time;
     this.slabs = new SlabPool(READ_SLABS, (lengthBytes) => store.data.memory(lengthBytes));
     this.store = store;
+    const { instance } = store.superblock;
+    const before = store.evictions().filter((one) => one.instance < instance);
+    this.evictedBefore = before.length === 0 ? undefined : before;
     this.options = options;
     this.locks = makeLocks(this);
     store.onCommit((lastCommitted) => this.locks.committed(lastCommitted));

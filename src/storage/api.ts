@@ -61,6 +61,33 @@ export interface ReplyRecord {
   readonly copiedBytes: number;
 }
 
+/** A client that a server evicted. Kept for people: nothing depends on it. */
+export interface EvictionRecord {
+  readonly uuid: ClientUuid;
+  readonly name: string;
+  readonly reason: string;
+  /** Of the server that evicted it. */
+  readonly instance: number;
+  /** Milliseconds since 1970. */
+  readonly atMs: number;
+  /** What it had when it was evicted; dirtyBytes as it last reported. undefined: it was away, nobody knows. */
+  readonly had: EvictedPossessions | undefined;
+}
+
+export interface EvictedPossessions {
+  readonly opens: number;
+  readonly locks: number;
+  readonly dirtyBytes: number;
+}
+
+/** Evictions are numbered on a target from 1, and take turns in the slots. */
+export interface NumberedEviction extends EvictionRecord {
+  readonly number: number;
+}
+
+/** Of the newest evictions so many are kept on the target. */
+export const EVICTIONS_KEPT = 64;
+
 /** Where the record lies: a client has slots 0 to 65,535. One whose reply has arrived at the client is used again. */
 export interface SlotReply extends ReplyRecord {
   readonly slot: number;
@@ -82,6 +109,8 @@ export interface Reader {
   clients(): ClientRecord[];
   /** In no order. */
   replies(uuid: ClientUuid): SlotReply[];
+  /** Those that are kept and readable, of all instances; newest last. */
+  evictions(): NumberedEviction[];
 }
 
 /** The changes of one operation. Valid only while `run` runs. */
@@ -105,6 +134,8 @@ export interface Tx extends Reader {
   removeClient(uuid: ClientUuid): void;
   /** Replaces what the slot holds. */
   putReply(uuid: ClientUuid, slot: number, reply: ReplyRecord): void;
+  /** Replaces the oldest of those that are kept. */
+  putEviction(record: EvictionRecord): void;
   /** A run of `count` FIDs never handed out before. */
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid };
 }
@@ -119,8 +150,8 @@ export interface Executed<R> {
  * What an operation may use of the meta device beside what is anybody's. true: it makes room, or adds no bytes, and may
  * use what is kept back for deletes, and the pages for copies. 'replaces': it puts a record that may be longer in the
  * place of one that is there, and may use what is kept back for deletes. 'own': the server changes it for itself
- * (clients' records, FIDs, orphans), needs little, and is never refused for lack of room; what can be large goes in
- * steps (room()).
+ * (clients' records, FIDs, orphans, evictions), needs little, and is never refused for lack of room; what can be large goes
+ * in steps (room()).
  */
 export type ReserveOfMeta = boolean | 'own' | 'replaces';
 
@@ -253,11 +284,11 @@ export interface TargetStore extends Reader {
    * Makes this instance the serving one: durable before it resolves, sets version, instance + 1, clean = false.
    * recovering: transnos go on where the last durable transaction left them, and only replays get one; everything else
    * that is executed goes into their transactions without. Else the transnos of this instance begin at once.
-   * forgetsClients: no client of an earlier instance is known from then on, not even after a crash.
+   * within: more changes that are durable with it.
    */
   begin(
     softwareVersion: string,
-    options?: { readonly recovering?: boolean; readonly forgetsClients?: boolean },
+    options?: { readonly recovering?: boolean; readonly within?: ((tx: Tx) => void) | undefined },
   ): Promise<void>;
   /**
    * The start failed after begin(): the version and the clean mark are again what begin() found. Nothing may have been

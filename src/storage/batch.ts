@@ -1,10 +1,11 @@
 /** Writes a sealed layer of changes as records: one put or remove for each key that changed. */
 
 import type { ClientUuid, Fid, Name } from '../base/ids.js';
-import type { ClientRecord, Dirent, Inode, ReplyRecord } from './api.js';
+import type { ClientRecord, Dirent, Inode, NumberedEviction, ReplyRecord } from './api.js';
 import {
   bareKey,
   clientKey,
+  evictionKey,
   fidKey,
   fidNameKey,
   fidNumberKey,
@@ -24,6 +25,7 @@ import {
   encodeCounters,
   encodeDirentByCookie,
   encodeDirentByName,
+  encodeEviction,
   encodeInline,
   encodeInode,
   encodeReply,
@@ -47,6 +49,7 @@ export interface BatchTables {
   readonly doomed: Table<Fid, true>;
   readonly clients: Table<ClientUuid, ClientRecord>;
   readonly replies: GroupTable<ClientUuid, number, ReplyRecord>;
+  readonly evictions: Table<number, NumberedEviction>;
 }
 
 /** Memory for the values of one batch: lmdb holds on to them until its commit is over, so nothing is used twice. */
@@ -145,6 +148,9 @@ export function writeBatch(
         reply === null ? undefined : arena.filled(REPLY_BYTES, (target) => encodeReply(reply, target));
       set(replyKey(prefix, slot), value);
     }
+  }
+  for (const [slot, record] of tables.evictions.sealed) {
+    set(evictionKey(slot), record === null ? undefined : encodeEviction(record));
   }
   for (const { group, record } of groups) set(spaceGroupKey(group), record);
 }

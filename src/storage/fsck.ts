@@ -14,7 +14,7 @@ import type { BlockDevice } from '../runtime/ports.js';
 import type { TargetDevices } from './api.js';
 import { checkBlocks } from './fsck_blocks.js';
 import { addChecksums } from './fsck_checksums.js';
-import { checkClients, checkCounters, checkReplies, readCounters } from './fsck_clients.js';
+import { checkClients, checkCounters, checkEvictions, checkReplies, readCounters } from './fsck_clients.js';
 import { checkContent, judgeGhosts } from './fsck_content.js';
 import { InodeIndex } from './fsck_inodes.js';
 import { checkNames } from './fsck_names.js';
@@ -367,6 +367,7 @@ async function checkOnce(
     checkCounters(context, counters, { lastObject, lastCookie: names.lastCookie });
     await checkClients(context, counters.lastTransno);
     await checkReplies(context, counters.lastTransno);
+    await checkEvictions(context);
   }
   return { context, blocks: (data) => checkBlocks(context, index, owners.totalBlocks, data) };
 }

@@ -2,6 +2,7 @@
 
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Transno } from '../base/ids.js';
+import { EVICTIONS_KEPT } from './api.js';
 import type { NamesResult } from './fsck_names.js';
 import { type FsckContext, isSoundKey, reportKey, scanType } from './fsck_scan.js';
 import { bareKey, clientKey, KEY, slotOf } from './keys.js';
@@ -10,6 +11,7 @@ import {
   type Counters,
   decodeClient,
   decodeCounters,
+  decodeEviction,
   decodeReply,
   REPLY_BYTES,
   uuidFromBytes,
@@ -120,4 +122,32 @@ export async function checkReplies(context: FsckContext, lastTransno: Transno): 
     if (xids.has(xid)) findings.add({ kind: 'reply', text: `${what} answers xid ${xid}, as another does` });
     xids.add(xid);
   });
+}
+
+/** They are there for people alone: a damaged one is removed. */
+export async function checkEvictions(context: FsckContext): Promise<void> {
+  const { findings } = context;
+  await scanType(context, KEY.eviction, (record) => {
+    if (!isSoundKey(record.key)) {
+      reportKey(findings, record);
+      return;
+    }
+    const key = Buffer.from(record.key);
+    const slot = key[1] ?? 0;
+    if (isEvictionOf(slot, record.value)) return;
+    findings.add({
+      kind: 'damaged-record',
+      text: `the record of eviction ${slot} is damaged`,
+      repair: { stage: 'records', done: 'removed', apply: (tx) => tx.remove(key) },
+    });
+  });
+}
+
+function isEvictionOf(slot: number, value: Buffer): boolean {
+  try {
+    return decodeEviction(`eviction ${slot}`, value).number % EVICTIONS_KEPT === slot;
+  } catch (thrown) {
+    if (!(thrown instanceof FsError)) throw thrown;
+    return false;
+  }
 }

@@ -87,6 +87,7 @@ const KEY_BYTES: Readonly<Record<KeyType, readonly [number, number]>> = {
   [KEY.client]: [17, 17],
   [KEY.doomed]: [9, 9],
   [KEY.reply]: [19, 19],
+  [KEY.eviction]: [2, 2],
 };
 const WITH_FID: readonly KeyType[] = [
   KEY.inode,

@@ -21,6 +21,7 @@ export const KEY = {
   client: 0x19,
   doomed: 0x1a,
   reply: 0x1b,
+  eviction: 0x1c,
 } as const;
 export type KeyType = (typeof KEY)[keyof typeof KEY];
 
@@ -97,6 +98,11 @@ export function replyKey(prefix: Buffer, slot: number): Buffer {
 
 export function slotOf(key: Buffer): number {
   return key.readUInt16BE(REPLY_KEY_BYTES - 2);
+}
+
+/** @param slot 0 to EVICTIONS_KEPT - 1. */
+export function evictionKey(slot: number): Buffer {
+  return Buffer.from([KEY.eviction, slot]);
 }
 
 /** The least key above all keys that begin with `prefix` (whose last byte is below 0xff or which is a FID's). */

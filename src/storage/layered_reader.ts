@@ -10,12 +10,22 @@ import type { ClientUuid, Fid, Name } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { notice } from '../base/notices.js';
 import type { Checksum } from '../runtime/ports.js';
-import type { ClientRecord, Dirent, Inode, Reader, ReplyRecord, SlotReply } from './api.js';
+import {
+  type ClientRecord,
+  type Dirent,
+  EVICTIONS_KEPT,
+  type Inode,
+  type NumberedEviction,
+  type Reader,
+  type ReplyRecord,
+  type SlotReply,
+} from './api.js';
 import type { BatchTables } from './batch.js';
 import { inlineDigest, windowDigest } from './content_digest.js';
 import {
   afterPrefix,
   bareKey,
+  evictionKey,
   fidKey,
   fidNameKey,
   fidNumberKey,
@@ -30,6 +40,7 @@ import {
   decodeClient,
   decodeDirentByCookie,
   decodeDirentByName,
+  decodeEviction,
   decodeInline,
   decodeInode,
   decodeReply,
@@ -63,6 +74,7 @@ export class LayeredReader implements Reader {
     doomed: new Table<Fid, true>(),
     clients: new Table<ClientUuid, ClientRecord>(),
     replies: new GroupTable<ClientUuid, number, ReplyRecord>(),
+    evictions: new Table<number, NumberedEviction>(),
   };
   /** Inodes as the database has them; the layers are asked first. */
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
@@ -184,6 +196,25 @@ export class LayeredReader implements Reader {
     }
     for (const [slot, reply] of changes ?? []) if (reply !== null) found.push({ slot, ...reply });
     return found;
+  }
+  evictions(): NumberedEviction[] {
+    const found: NumberedEviction[] = [];
+    for (let slot = 0; slot < EVICTIONS_KEPT; slot++) {
+      const record = this.tables.evictions.get(slot) ?? this.#storedEviction(slot);
+      if (record !== undefined) found.push(record);
+    }
+    return found.sort((a, b) => a.number - b.number);
+  }
+  /** A target whose record of an eviction is damaged is served all the same: nothing depends on it. */
+  #storedEviction(slot: number): NumberedEviction | undefined {
+    try {
+      const value = this.#db.get(evictionKey(slot));
+      return value === undefined ? undefined : decodeEviction(`eviction ${slot}`, value);
+    } catch (thrown) {
+      if (!(thrown instanceof FsError)) throw thrown;
+      log('eviction %d is left out: %s', slot, thrown.message);
+      return undefined;
+    }
   }
   /** Content of a file that lies in the database. @throws FsError EIO when its checksum is wrong. */
   inlineData(fid: Fid): Buffer | undefined {

@@ -13,7 +13,16 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import { type ClientUuid, type Fid, fidOf, type Name, type Transno } from '../base/ids.js';
 import type { Checksum } from '../runtime/ports.js';
-import type { ClientRecord, Dirent, Inode, ReplyRecord, Superblock, Tx } from './api.js';
+import {
+  type ClientRecord,
+  type Dirent,
+  EVICTIONS_KEPT,
+  type EvictionRecord,
+  type Inode,
+  type ReplyRecord,
+  type Superblock,
+  type Tx,
+} from './api.js';
 import { writeBatch } from './batch.js';
 import { inlineDigest, windowDigest } from './content_digest.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
@@ -56,6 +65,8 @@ export class Overlay extends LayeredReader implements Tx {
   #records = 0;
   #freed: Extent[] = [];
   #doomedNow = false;
+  /** Number of the last eviction, once it is known. */
+  #lastEviction: number | undefined;
   #sealedFreed: Extent[] = [];
   #sealedBytes = 0;
   #sealedRecords = 0;
@@ -288,6 +299,13 @@ export class Overlay extends LayeredReader implements Tx {
   putReply(uuid: ClientUuid, slot: number, reply: ReplyRecord): void {
     this.#change(100);
     this.tables.replies.set(uuid, slot, reply, this.#journal);
+  }
+  putEviction(record: EvictionRecord): void {
+    this.#change(64 + record.name.length + record.reason.length);
+    // An operation that is rolled back leaves a number out, which harms nobody.
+    const number = (this.#lastEviction ?? this.evictions().at(-1)?.number ?? 0) + 1;
+    this.#lastEviction = number;
+    this.tables.evictions.set(number % EVICTIONS_KEPT, { ...record, number }, this.#journal);
   }
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid } {
     this.#change(0);

@@ -9,7 +9,7 @@
 import type { Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Name, Transno, Xid } from '../base/ids.js';
-import type { ClientRecord, Dirent, Inode, ReplyRecord } from './api.js';
+import type { ClientRecord, Dirent, Inode, NumberedEviction, ReplyRecord } from './api.js';
 
 const VERSION = 1;
 const SPAN_32 = 2 ** 32;
@@ -236,6 +236,59 @@ export function decodeReply(what: string, value: Buffer): ReplyRecord {
   };
 }
 
+/**
+ * eviction: 0 u8 version, 1 u8 1 if it is known what the client had, 4 u32 instance, 8 u64 number, 16 u64 milliseconds
+ * since 1970, 24 uuid, 40 u32 opens, 44 u32 locks, 48 u64 dirty bytes, 56 u16 length and UTF-8 name, then u16 length and
+ * UTF-8 reason.
+ */
+const EVICTION_HEADER = 56;
+
+export function encodeEviction(record: NumberedEviction): Buffer {
+  const name = Buffer.from(record.name, 'utf8');
+  const reason = Buffer.from(record.reason, 'utf8');
+  const { opens, locks, dirtyBytes } = record.had ?? { opens: 0, locks: 0, dirtyBytes: 0 };
+  const value = Buffer.alloc(EVICTION_HEADER + 4 + name.length + reason.length);
+  value[0] = VERSION;
+  value[1] = record.had === undefined ? 0 : 1;
+  value.writeUInt32LE(record.instance, 4);
+  putU64(value, record.number, 8);
+  putU64(value, record.atMs, 16);
+  value.set(uuidBytes(record.uuid), 24);
+  value.writeUInt32LE(opens, 40);
+  value.writeUInt32LE(locks, 44);
+  putU64(value, dirtyBytes, 48);
+  value.writeUInt16LE(name.length, EVICTION_HEADER);
+  value.set(name, EVICTION_HEADER + 2);
+  const reasonAt = EVICTION_HEADER + 2 + name.length;
+  value.writeUInt16LE(reason.length, reasonAt);
+  value.set(reason, reasonAt + 2);
+  return value;
+}
+export function decodeEviction(what: string, value: Buffer): NumberedEviction {
+  check(value, EVICTION_HEADER + 4, what);
+  const nameEnd = EVICTION_HEADER + 2 + value.readUInt16LE(EVICTION_HEADER);
+  if (value.length < nameEnd + 2) throw damaged(what);
+  const reasonEnd = nameEnd + 2 + value.readUInt16LE(nameEnd);
+  if (value.length < reasonEnd) throw damaged(what);
+  const had = {
+    opens: value.readUInt32LE(40),
+    locks: value.readUInt32LE(44),
+    dirtyBytes: getU64(value, 48),
+  };
+  return {
+    number: getU64(value, 8),
+    instance: value.readUInt32LE(4),
+    atMs: getU64(value, 16),
+    uuid: uuidFromBytes(value.subarray(24, 40)) as ClientUuid,
+    name: value.toString('utf8', EVICTION_HEADER + 2, nameEnd),
+    reason: value.toString('utf8', nameEnd + 2, reasonEnd),
+    had: value[1] === 1 ? had : undefined,
+  };
+}
+
+export function uuidBytes(uuid: string): Buffer {
+  return Buffer.from(uuid.replaceAll('-', ''), 'hex');
+}
 export function uuidFromBytes(bytes: Buffer): string {
   return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }

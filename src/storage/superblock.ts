@@ -10,7 +10,7 @@ import type { Checksum } from '../runtime/ports.js';
 import type { Superblock, TargetDevices } from './api.js';
 import type { MetaDatabase } from './meta_medium.js';
 import { ChecksummedDatabase } from './record_checksums.js';
-import { getU64, putU64, uuidFromBytes } from './records.js';
+import { getU64, putU64, uuidBytes, uuidFromBytes } from './records.js';
 import { BLOCK_BYTES } from './window.js';
 
 export const FORMAT_VERSION = 1;
@@ -54,10 +54,6 @@ export function checkedRecords(
 
 export function crc32c(checksum: Checksum, bytes: Uint8Array): number {
   return checksum.crc32cBlocks(bytes, Math.max(1, bytes.length))[0] ?? 0;
-}
-
-function uuidBytes(uuid: string): Buffer {
-  return Buffer.from(uuid.replaceAll('-', ''), 'hex');
 }
 
 /**

@@ -17,6 +17,7 @@ import type {
   ExecuteOptions,
   FileData,
   Inode,
+  NumberedEviction,
   SlotReply,
   StoreOptions,
   Superblock,
@@ -290,7 +291,7 @@ class Target implements TargetStore {
 
   async begin(
     softwareVersion: string,
-    options: { readonly recovering?: boolean; readonly forgetsClients?: boolean } = {},
+    options: { readonly recovering?: boolean; readonly within?: ((tx: Tx) => void) | undefined } = {},
   ): Promise<void> {
     this.#check();
     assert(!this.#begun, 'begin() is called once');
@@ -302,16 +303,8 @@ class Target implements TargetStore {
       this.#overlay.advance(this.#lastTransno);
     }
     this.#begun = true;
-    if (options.forgetsClients === true) {
-      // In the transaction of the superblock: the next commit is that one.
-      const known = this.clients();
-      this.execute(
-        (tx) => {
-          for (const { uuid } of known) tx.removeClient(uuid);
-        },
-        { reserve: 'own' },
-      );
-    }
+    // In the transaction of the superblock: the next commit is that one.
+    if (options.within !== undefined) this.execute(options.within, { reserve: 'own' });
     this.#found = this.#superblock;
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
     if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
@@ -431,5 +424,9 @@ class Target implements TargetStore {
   replies(uuid: ClientUuid): SlotReply[] {
     this.#check();
     return this.#overlay.replies(uuid);
+  }
+  evictions(): NumberedEviction[] {
+    this.#check();
+    return this.#overlay.evictions();
   }
 }

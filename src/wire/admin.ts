@@ -34,6 +34,21 @@ const EvictedClient = message('EvictedClient', {
   reason: req(3, text(500)),
 });
 
+/** One that an earlier instance evicted, as the target keeps it. */
+const EarlierEviction = message('EarlierEviction', {
+  uuid: req(1, text(36)),
+  name: req(2, text(255)),
+  reason: req(3, text(500)),
+  instance: req(4, uint),
+  /** Milliseconds since 1970. */
+  atMs: req(5, uint),
+  /** What it had then; absent: it was away. */
+  had: opt(
+    6,
+    nested(message('Possessions', { opens: req(1, uint), locks: req(2, uint), dirtyBytes: req(3, uint) })),
+  ),
+});
+
 /** The recovery of this instance: of clients that the instance before it left. Kept after its end. */
 export const RecoveryStatus = message('RecoveryStatus', {
   /** Requests wait for its end. */
@@ -92,6 +107,8 @@ export const Status = operation(
     ),
     /** draining: until clients that have not drained are evicted. */
     drainLeftMs: opt(21, uint),
+    /** Newest last; absent: none are kept, this is not the first page, or an older server. */
+    evictedBefore: opt(22, list(nested(EarlierEviction), 64)),
     /** The last UUID of this page, if more clients come after it. */
     more: opt(40, text(36)),
     /** All clients, on this page or not. Absent: all are here. */
@@ -140,5 +157,6 @@ export type ShutdownEndsNotice = Of<typeof ShutdownEnds.request>;
 export type StatusReply = Of<typeof Status.reply>;
 export type StatusRequest = Of<typeof Status.request>;
 export type ClientStatusMessage = Of<typeof ClientStatus>;
+export type EarlierEvictionMessage = Of<typeof EarlierEviction>;
 export type RecoveryStatusMessage = Of<typeof RecoveryStatus>;
 export type ServerStateName = StatusReply['state'];

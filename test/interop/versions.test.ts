@@ -192,6 +192,9 @@ test('an old client that does not drain is evicted from a new server, alone', { 
   );
   await within('it works again', asleep.writeFile('after', 'x'));
   assert.deepEqual(await awake.list(), ['after', 'f', 'g']);
+  await made.shutdown();
+  await made.serve({ tree: treeFor('old') });
+  assert.equal(await within('a version without records of evictions serves', awake.readFile('g')), 'kept');
 });
 
 test('a shutdown of a new server that is called off lets an old client go on', { skip }, async (t) => {

@@ -113,6 +113,12 @@ test('of two shutdown requests with different timeouts the shorter one holds, an
   assert.match(cluster.server.child.tail(), /did not drain within 1000 ms/);
   await cluster.serve({ tree: cluster.otherTree() });
   assert.equal(await good.pread(fd, 0, 9), 'text');
+  const { evictedBefore: [one, ...more] = [] } = await cluster.status();
+  assert.deepEqual([one?.instance, more], [1, []]);
+  assert.match(
+    await cluster.cliOk(['status', cluster.address]),
+    /\n {2}evicted by instance 1, \S+Z: \S+ \(\S+\): it did not drain within 1000 ms \(it had \d+ opens, \d+ locks/,
+  );
 });
 
 test('a shutdown in the middle of the recovery from a kill leaves no mark; the same version recovers everything', async (t) => {

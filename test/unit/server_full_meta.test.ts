@@ -95,6 +95,21 @@ test('a target that is full to the end of its reserve is served, emptied by a ne
   await isUsable(world);
 });
 
+test('an eviction is recorded on a target where users have no room', async (t) => {
+  const world = await fullWorld(t);
+  const server = await world.server();
+  for (const name of ['a', 'b']) {
+    await world.connected(name);
+    server.evict(name, 'test');
+  }
+  await server.shutdown();
+  const next = await world.server();
+  assert.deepEqual(
+    next.status().evictedBefore?.map(({ name }) => name),
+    ['a', 'b'],
+  );
+});
+
 test('mode, owner and times change on a target where users have no room', async (t) => {
   const world = await fullWorld(t);
   await world.server();

@@ -11,6 +11,7 @@ import type { Dirent, Inode } from '../../src/storage/api.js';
 import {
   bareKey,
   clientKey,
+  evictionKey,
   fidKey,
   fidNameKey,
   fidNumberKey,
@@ -32,6 +33,7 @@ import {
   encodeDirentByCookie,
   encodeDirentByName,
   encodedInode,
+  encodeEviction,
   encodeReply,
   MARK_RECORD,
   REPLY_BYTES,
@@ -678,6 +680,23 @@ const CASES: readonly Case[] = [
       `reply: reply 3 of client ${CLIENT} has transno 1099511627776, but the last of the target is 4294967303`,
       `reply: reply 3 of client ${CLIENT} answers xid 5, as another does`,
       `damaged-record: the record of reply 4 of client ${CLIENT} is damaged`,
+    ],
+  },
+  {
+    name: 'damaged records of evictions',
+    damage: (vandal) => {
+      vandal.put(evictionKey(3), Buffer.from([1, 2]));
+      const eviction = { uuid: CLIENT, name: 'c', reason: 'r', instance: 1, atMs: 1, had: undefined };
+      vandal.put(evictionKey(4), encodeEviction({ ...eviction, number: 3 }));
+      vandal.put(evictionKey(5), encodeEviction({ ...eviction, number: 5 }));
+    },
+    found: () => [
+      'damaged-record: the record of eviction 3 is damaged',
+      'damaged-record: the record of eviction 4 is damaged',
+    ],
+    repaired: () => [
+      'damaged-record: the record of eviction 3 is damaged: removed',
+      'damaged-record: the record of eviction 4 is damaged: removed',
     ],
   },
   // ---- Keys.

@@ -7,6 +7,7 @@ import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../../src/
 import {
   afterPrefix,
   clientKey,
+  evictionKey,
   fidKey,
   fidNameKey,
   fidNumberKey,
@@ -45,6 +46,7 @@ test('keys', () => {
       spaceGroupKey(513),
       clientKey('00112233-4455-6677-8899-aabbccddeeff' as ClientUuid),
       replyKey(uuidKey(KEY.reply, '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid), 259),
+      evictionKey(63),
     ].map(hex),
     [
       '100000080000000102',
@@ -54,6 +56,7 @@ test('keys', () => {
       '1700000201',
       '1900112233445566778899aabbccddeeff',
       '1b00112233445566778899aabbccddeeff0103',
+      '1c3f',
     ],
   );
   assert.equal(slotOf(Buffer.from('1b00112233445566778899aabbccddeeff0103', 'hex')), 259);
@@ -145,6 +148,30 @@ test('bytes, inline data, clients, counters', () => {
     assert.throws(() => records.decodeClient(client.uuid, secretBytes.subarray(0, -cut)), { code: 'EIO' });
   }
   assert.deepEqual(records.decodeCounters(counterBytes), counters);
+});
+
+test('eviction', () => {
+  const eviction = {
+    uuid: '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid,
+    name: 'hé',
+    reason: 'so',
+    instance: 3,
+    number: 65,
+    atMs: 2 ** 40 + 1,
+    had: { opens: 2, locks: 4, dirtyBytes: 2 ** 33 },
+  };
+  const bytes = records.encodeEviction(eviction);
+  const away = records.encodeEviction({ ...eviction, had: undefined });
+  const begin = '0000030000004100000000000000010000000001000000112233445566778899aabbccddeeff';
+  assert.deepEqual([bytes, away].map(hex), [
+    `0101${begin}02000000040000000000000002000000030068c3a90200736f`,
+    `0100${begin}00000000000000000000000000000000030068c3a90200736f`,
+  ]);
+  assert.deepEqual(records.decodeEviction('x', bytes), eviction);
+  assert.deepEqual(records.decodeEviction('x', away), { ...eviction, had: undefined });
+  for (const cut of [1, 3, 6]) {
+    assert.throws(() => records.decodeEviction('x', bytes.subarray(0, -cut)), { code: 'EIO' });
+  }
 });
 
 test('reply', () => {
