@@ -5,7 +5,7 @@
  * - handles answer EIO until they are closed; each whose file lost data reports it once, by fsync or close;
  * - calls under way fail with EIO, but for those that only read names and attributes, and those that use no handle and
  *   were not sent: the new session answers them;
- * - application locks are gone, and who waits for one is told;
+ * - application locks are gone, each with a line in the log, and who waits for one is told;
  * - pages that a mapping dirtied are not written over what others did since (data_operations.ts).
  */
 
@@ -14,7 +14,7 @@ import type { Fid } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { Write } from '../wire/data.js';
 import type { Core } from './core.js';
-import { dropCaches } from './recovery.js';
+import { dropCaches, sayLockLost } from './recovery.js';
 import type { Target } from './targets.js';
 import type { WriteBack } from './write_back.js';
 
@@ -39,6 +39,7 @@ export function dropEverything(core: Core, target: Target, writeBack: WriteBack,
   target.evicted(error, { atMs: core.runtime.clock.nowMs(), reason, lostBytes, uncommitted });
   target.gate.setDrain('no');
   target.gate.rejectTagged((tag) => dead.has(tag as never), error);
+  for (const lock of target.appLocks.granted()) sayLockLost(core, lock);
   target.appLocks.clear(error);
   for (const file of core.filesOf(target)) {
     core.dropPages(target, file);

@@ -214,11 +214,13 @@ async function replayGranted(
     if (handle === undefined) return;
     // Who believes to hold a lock must not go on reading and writing as if.
     handle.dead ??= new FsError('EIO', 'a lock that was taken through this descriptor is lost');
-    core.options.onState?.(
-      `a ${range.kind} lock of process ${range.pid} on inode ${fid} is lost`,
-      'lock-lost',
-    );
+    sayLockLost(core, lock);
   }
+}
+
+export function sayLockLost(core: Core, { fid, range }: { readonly fid: Fid } & GrantedLock): void {
+  const text = `a ${range.kind} lock of process ${range.pid} on inode ${fid} is lost`;
+  core.options.onState?.(text, 'lock-lost');
 }
 
 async function replayWaiting(target: Target, lock: WaitingLock): Promise<void> {

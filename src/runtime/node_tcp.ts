@@ -12,6 +12,7 @@
  */
 
 import { randomInt } from 'node:crypto';
+import { close, open } from 'node:fs';
 import { BlockList, createConnection, createServer, isIPv6, type Socket } from 'node:net';
 import { nativeBinding } from '../../native/binding.js';
 import { type Errno, FsError } from '../base/errno.js';
@@ -31,6 +32,8 @@ const log = logger('runtime:tcp');
 
 /** Above this much unsent data write() says that the peer is behind. Larger than one bulk of 1 MiB. */
 const BEHIND_BYTES = 2 << 20;
+/** How often a listener looks whether it could take a connection. */
+const DESCRIPTORS_LOOK_MS = 1000;
 /** How long a closed connection waits for the peer's FIN. */
 const LINGER_MS = 1000;
 /** Finds peers whose machine is gone when nothing else does. */
@@ -212,6 +215,22 @@ function noteDescriptors(error: Error, what: string): void {
   }
 }
 
+/**
+ * libuv closes the connections that it has no descriptor for, and tells nobody: from outside they look like those of a
+ * server that is about to end. So a listener looks itself.
+ * @returns what ends that.
+ */
+function watchDescriptors(address: Address): () => void {
+  const timer = setInterval(() => {
+    open('/dev/null', (error, fd) => {
+      if (error === null) close(fd);
+      else noteDescriptors(error, `connections to ${show(address)} are closed at once`);
+    });
+  }, DESCRIPTORS_LOOK_MS);
+  timer.unref();
+  return () => clearInterval(timer);
+}
+
 function connectError(error: Error, address: Address): FsError {
   if (error instanceof FsError) return error;
   noteDescriptors(error, `no connection to ${show(address)}`);
@@ -229,17 +248,16 @@ function listen(address: Address, accept: (connection: Connection) => Connection
     server.once('error', failed);
     const started = (): void => {
       server.off('error', failed);
-      // Out of descriptors, or the peer was gone before we looked. Listening goes on.
-      server.on('error', (error) => {
-        log('accept at %s: %s', show(address), error.message);
-        noteDescriptors(error, `a connection to ${show(address)} cannot be taken`);
-      });
+      // The peer was gone before we looked. Listening goes on.
+      server.on('error', (error) => log('accept at %s: %s', show(address), error.message));
       const bound = server.address();
       const port = bound !== null && typeof bound === 'object' ? bound.port : address.port;
+      const unwatch = watchDescriptors({ host: address.host, port });
       resolve({
         address: { host: address.host, port },
         close: () =>
           new Promise((done) => {
+            unwatch();
             // Its callback waits for the open connections; the port is free as soon as the handle is closed.
             server.close();
             setImmediate(done);

@@ -358,7 +358,10 @@ export class Server implements Host {
     if (!isFull && strangers.length <= strangersMax) return;
     const [oldest = latest] = strangers;
     this.#sayFull(
-      isFull ? `all ${connectionsMax} connections are in use` : `${strangers.length} connections wait`,
+      isFull
+        ? `all ${connectionsMax} connections that its file descriptors allow are in use`
+        : `${strangers.length} connections wait`,
+      isFull ? 'out-of-descriptors' : undefined,
     );
     // Not in this turn: its transport is about to start it.
     this.runtime.timers.soon(() => oldest.link.destroy(new FsError('EBUSY', 'too many connections')));
@@ -366,22 +369,25 @@ export class Server implements Host {
 
   admitsClient(clients: number): string | undefined {
     const { clientsMax, connectionsMax } = this.settings;
-    let why: string | undefined;
-    if (clients >= clientsMax) why = `the server has ${clients} clients, as many as it takes (--max-clients)`;
-    else if (this.#sessions.size > connectionsMax - ADMIN_CONNECTIONS)
-      why = `the server has ${this.#sessions.size} connections, as many as its file descriptors allow`;
-    if (why !== undefined) this.#sayFull(why);
-    return why;
+    if (clients >= clientsMax) {
+      return this.#sayFull(`the server has ${clients} clients, as many as it takes (--max-clients)`);
+    }
+    const { size } = this.#sessions;
+    if (size <= connectionsMax - ADMIN_CONNECTIONS) return undefined;
+    const why = `the server has ${size} connections, as many as its file descriptors allow`;
+    return this.#sayFull(why, 'out-of-descriptors');
   }
 
   /** Once a minute, however many are refused. */
-  #sayFull(why: string): void {
-    const kind = why.replaceAll(/\d+/g, 'n');
+  #sayFull(why: string, kind?: NoticeKind): string {
+    const reason = why.replaceAll(/\d+/g, 'n');
     const now = this.runtime.clock.nowMs();
-    const last = this.#saidFullMs.get(kind);
-    if (last !== undefined && now - last < SAID_FULL_MS) return;
-    this.#saidFullMs.set(kind, now);
-    this.#say(`refuses connections: ${why}`);
+    const last = this.#saidFullMs.get(reason);
+    if (last === undefined || now - last >= SAID_FULL_MS) {
+      this.#saidFullMs.set(reason, now);
+      this.#say(`refuses connections: ${why}`, kind);
+    }
+    return why;
   }
 
   #recover(target: Target, known: readonly ClientRecord[], previous: Superblock): void {

@@ -141,13 +141,15 @@ test('a client that is one too many waits and is told why; who is known comes ba
 
 test('when all connections are in use the oldest that said nothing is closed, and an administrator gets in', async (t) => {
   const world = await serverWorld(t, {});
-  await world.server({ connectionsMax: 20 });
+  const kinds = new Set<string | undefined>();
+  await world.server({ connectionsMax: 20, onState: (_text, kind) => kinds.add(kind) });
   for (const name of ['a', 'b', 'c', 'd']) await world.connected(name);
   const refused = world.client('e');
   assert.equal((await refused.connect()).outcome, 'wait');
   for (let n = 0; n < 40; n += 1) void world.client(`silent${n}`).dial();
   const admin = world.client('admin');
   assert.equal((await admin.connect({ role: 'admin' })).outcome, 'new');
+  assert.ok(kinds.has('out-of-descriptors'), 'it is told why');
 });
 
 test('a bulk that comes with a request that has none is not kept while the request waits', async (t) => {
