@@ -17,6 +17,8 @@ export interface Handle {
   /** open(2) flags, as OPEN sent them. */
   readonly flags: number;
   readonly directory: boolean;
+  /** The target was not told of it: of the root, which stays whoever has it open. */
+  readonly isLocal: boolean;
   /** Why everything on it fails from now on. */
   dead: FsError | undefined;
   /** The target does not have it: evicted, or lost. There is nothing to close there, and nothing to open again. */
@@ -58,12 +60,13 @@ export class OpenFiles {
     return fh;
   }
 
-  add(fh: Fh, fid: Fid, flags: number, attr: Attr): Handle {
+  add(fh: Fh, fid: Fid, flags: number, attr: Attr, isLocal = false): Handle {
     const handle: Handle = {
       fh,
       fid,
       flags,
       directory: isDir(attr.mode),
+      isLocal,
       dead: undefined,
       gone: false,
       writeFailure: undefined,

@@ -1,7 +1,7 @@
 /** open, create with open, close: the open-handle table and what goes with it. */
 
 import { type Attr, isRegular, O_EXCL, O_TRUNC, opensForWrite } from '../base/attr.js';
-import type { Fh, Fid, Name } from '../base/ids.js';
+import { type Fh, type Fid, type Name, ROOT_FID } from '../base/ids.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import { Create, Open, WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE } from '../wire/meta.js';
 import type { Caller, Known, NewObject } from './api.js';
@@ -45,6 +45,9 @@ export class OpenOperations {
   open(op: Caller, fid: Fid, flags: number): MaybePromise<Fh> {
     const core = this.#core;
     const target = core.targets.of(fid);
+    const root = fid === ROOT_FID && !opensForWrite(flags) ? core.attrs.lastKnown(fid) : undefined;
+    // Nobody can remove it, so nobody need know that it is open. df(1) opens a mount point before it asks for its space.
+    if (root !== undefined) return core.handles.add(core.handles.newFh(), fid, flags, root, true).fh;
     return core.pass(target, op, () => {
       if ((flags & O_TRUNC) === 0) return this.#open(op, target, fid, flags);
       const file = core.files.of(fid);
@@ -160,7 +163,7 @@ export class OpenOperations {
     if (!handle.gone) {
       if (flockOwner !== undefined) this.#appLocks.released(target, handle.fid, flockOwner);
       this.#held.closed(target, handle.fid);
-      target.close(fh);
+      if (!handle.isLocal) target.close(fh);
     }
     const file = core.files.get(handle.fid);
     if (file !== undefined) core.forgetFileIfUnused(target, file);

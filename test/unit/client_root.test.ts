@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { ROOT_FID } from '../../src/base/ids.js';
 import { within } from '../fixtures/until.js';
-import { clientWorld } from './client_world.js';
+import { clientWorld, O_RDWR } from './client_world.js';
 
 test('space and extended attributes of the root are answered while the server is silent and not known to be away', async (t) => {
   const world = await clientWorld(t);
@@ -24,6 +24,23 @@ test('space and extended attributes of the root are answered while the server is
     code: 'ENODATA',
   });
   client.breakConnection();
+});
+
+test('the root is opened while the server is silent, and read through that handle in the next instance', async (t) => {
+  const world = await clientWorld(t);
+  const client = await world.client('a');
+  await client.create('f', O_RDWR);
+  await client.fs.learnRoot(client.op);
+  client.lose('requests');
+  const fh = await within('the open', Promise.resolve(client.fs.open(client.op, ROOT_FID, 0)));
+  client.breakConnection();
+  await world.upgrade('2.0.0');
+  const { entries } = await client.fs.readdir(client.op, fh, 0, 10, false);
+  assert.deepEqual(
+    entries.map(({ name }) => name),
+    ['f'],
+  );
+  client.fs.release(fh, undefined);
 });
 
 test('a mount that nobody uses holds no lock: others change the root without a word to it', async (t) => {
