@@ -1,6 +1,7 @@
 /** What every driver gives: a mount that is usable. */
 
 import type { KernelNotifier } from '../src/fuse/handlers.js';
+import type { MountEntry } from './mount_table.js';
 
 export interface WaitingRequest {
   readonly operation: string;
@@ -13,6 +14,8 @@ export interface FuseMount {
   /** Absolute, without symbolic links. */
   readonly mountpoint: string;
   readonly notifier: KernelNotifier;
+  /** Set while it is in no table any more (umount -l) and goes on for who has files open: what it was there. */
+  readonly detached: MountEntry | undefined;
   /**
    * Resolves when the kernel will send no more requests, whoever unmounted. That may be long after unmount(): open
    * files keep a detached mount alive, and so do copies of it in other mount namespaces.

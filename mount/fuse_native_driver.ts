@@ -22,7 +22,7 @@ import type { FuseHandlers, KernelNotifier } from '../src/fuse/handlers.js';
 import type { FuseMount, WaitingRequest } from './fuse_mount.js';
 import type { Callback } from './fuse_native_calls.js';
 import { FuseNativeOps } from './fuse_native_ops.js';
-import { mountAt } from './mount_table.js';
+import { type MountEntry, mountAt } from './mount_table.js';
 import { checkMountpoint } from './mountpoint.js';
 import { fusermountFailure } from './unmount.js';
 
@@ -276,6 +276,7 @@ class FuseNativeMount implements FuseMount {
   readonly #timers: FuseDispatcherOptions['timers'];
   /** libfuse's descriptor of /dev/fuse, as a path. */
   readonly #descriptor: string | undefined;
+  readonly #entry: MountEntry | undefined;
   #resolveClosed: () => void = () => undefined;
   #nextCheck: { cancel(): void } | undefined = undefined;
   #leaving = false;
@@ -297,10 +298,17 @@ class FuseNativeMount implements FuseMount {
     this.mountpoint = mountpoint;
     this.#timers = timers;
     this.#descriptor = descriptor;
+    this.#entry = mountAt(mountpoint);
     this.closed = new Promise((resolve) => {
       this.#resolveClosed = resolve;
     });
     this.#checkLater();
+  }
+
+  get detached(): MountEntry | undefined {
+    this.#check();
+    const isInTable = mountAt(this.mountpoint)?.device === this.#entry?.device;
+    return this.#gone || this.#leaving || isInTable ? undefined : this.#entry;
   }
 
   waiting(): readonly WaitingRequest[] {

@@ -3,8 +3,11 @@
  * so nothing of the mount is touched, and the process that serves it may look.
  */
 
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
-import { mountTable } from './mount_table.js';
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { type MountEntry, mountTable } from './mount_table.js';
+
+/** open(2); Node does not name it. */
+const O_PATH = 0o10000000;
 
 /** Reads of /proc that fail: the process has ended, or belongs to somebody else. */
 function readOr<T>(read: () => T, otherwise: T): T {
@@ -41,11 +44,46 @@ function holds(folder: string, mountpoint: string): boolean {
 
 /** @returns one text for each, like `bash (4711)`, and for what is mounted inside. */
 export function holdersOf(mountpoint: string): string[] {
-  const processes = readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name) && holds(`/proc/${name}`, mountpoint))
-    .map((pid) => `${readOr(() => readFileSync(`/proc/${pid}/comm`, 'utf8').trim(), '?')} (${pid})`);
   const inside = mountTable()
     .filter((entry) => entry.mountpoint.startsWith(`${mountpoint}/`))
     .map((entry) => `the mount ${entry.mountpoint}`);
-  return [...processes, ...inside];
+  return [...processes((folder) => holds(folder, mountpoint)), ...inside];
+}
+
+/**
+ * The same of a mount that is in no table any more: the kernel shows paths in it without the way to them.
+ * @param entry what it was in the table.
+ */
+export function holdersOfDetached(entry: Pick<MountEntry, 'id' | 'device'>): string[] {
+  return processes((folder) => holdsDetached(folder, entry));
+}
+
+function processes(isHolder: (folder: string) => boolean): string[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && isHolder(`/proc/${name}`))
+    .map((pid) => `${readOr(() => readFileSync(`/proc/${pid}/comm`, 'utf8').trim(), '?')} (${pid})`);
+}
+
+function holdsDetached(folder: string, { id, device }: Pick<MountEntry, 'id' | 'device'>): boolean {
+  const fds = readOr(() => readdirSync(`${folder}/fdinfo`), []);
+  if (fds.some((fd) => mountIdIn(`${folder}/fdinfo/${fd}`) === id)) return true;
+  if (['cwd', 'root', 'exe'].some((name) => mountIdOf(`${folder}/${name}`) === id)) return true;
+  const [major, minor] = device.split(':').map((part) => Number(part).toString(16).padStart(2, '0'));
+  const maps = readOr(() => readFileSync(`${folder}/maps`, 'utf8'), '');
+  return maps.includes(` ${major}:${minor} `);
+}
+
+function mountIdIn(fdinfo: string): string | undefined {
+  return /^mnt_id:\s+(\d+)$/m.exec(readOr(() => readFileSync(fdinfo, 'utf8'), ''))?.[1];
+}
+
+/** By a descriptor that only names it: no request reaches the mount, which this process serves. */
+function mountIdOf(link: string): string | undefined {
+  const fd = readOr(() => openSync(link, O_PATH), undefined);
+  if (fd === undefined) return undefined;
+  try {
+    return mountIdIn(`/proc/self/fdinfo/${fd}`);
+  } finally {
+    closeSync(fd);
+  }
 }

@@ -6,6 +6,8 @@
 import { readFileSync } from 'node:fs';
 
 export interface MountEntry {
+  /** mnt_id, by which /proc/PID/fdinfo names the mount of an open file. */
+  readonly id: string;
   /** st_dev of everything in it, as MAJOR:MINOR. */
   readonly device: string;
   readonly mountpoint: string;
@@ -21,10 +23,11 @@ export function parseMountTable(text: string): MountEntry[] {
   const entries: MountEntry[] = [];
   for (const line of text.split('\n')) {
     const [left = '', right = ''] = line.split(' - ', 2);
-    const [, , device, , mountpoint] = left.split(' ');
+    const [id, , device, , mountpoint] = left.split(' ');
     const [type, source] = right.split(' ');
-    if (device === undefined || mountpoint === undefined || type === undefined) continue;
+    if (id === undefined || device === undefined || mountpoint === undefined || type === undefined) continue;
     entries.push({
+      id,
       device,
       mountpoint: unescapeOctal(mountpoint),
       type,

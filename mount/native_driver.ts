@@ -31,7 +31,7 @@ import { FuseDispatcher, type FuseDispatcherOptions } from '../src/fuse/dispatch
 import type { FuseHandlers } from '../src/fuse/handlers.js';
 import { READ_BUFFER_BYTES } from '../src/fuse/init.js';
 import type { FuseMount, WaitingRequest } from './fuse_mount.js';
-import { FILESYSTEM_TYPE, mountAt } from './mount_table.js';
+import { FILESYSTEM_TYPE, type MountEntry, mountAt } from './mount_table.js';
 import { checkMountpoint } from './mountpoint.js';
 import { NativeNotifier } from './native_notifier.js';
 import { type IntrMode, interruptPolicy } from './signals.js';
@@ -121,16 +121,18 @@ class NativeMount implements FuseMount {
   readonly #requestSlab: Buffer;
   readonly #usable = deferred();
   readonly #closed = deferred();
-  /** MAJOR:MINOR; undefined: not known. */
-  readonly #device: string | undefined;
+  /** As it was made; undefined: not known. */
+  readonly #entry: MountEntry | undefined;
   /** This process takes the mount away. */
   #asked = false;
+  /** This process has taken it away: it ends in a moment. */
+  #unmounted = false;
   #gone = false;
 
   /** The descriptor belongs to the channel when this returns, to the caller when it throws. */
   constructor(handlers: FuseHandlers, mountpoint: string, fd: number, options: NativeMountOptions) {
     this.mountpoint = mountpoint;
-    this.#device = mountAt(mountpoint)?.device;
+    this.#entry = mountAt(mountpoint);
     // Not from Buffer's pool: the channel needs 8-byte alignment, and the slabs live as long as the mount.
     this.#requestSlab = Buffer.allocUnsafeSlow(REQUEST_SLAB_BYTES);
     const replySlab = Buffer.allocUnsafeSlow(REPLY_SLAB_BYTES);
@@ -181,14 +183,20 @@ class NativeMount implements FuseMount {
   async unmount(how: 'plain' | 'detach' | 'force' = 'plain'): Promise<void> {
     if (this.#gone) return;
     this.#asked = true;
-    if (this.#isInTable) await takeAway(this.mountpoint, how);
-    else if (how === 'force') abortConnection(this.#device);
+    if (this.#isInTable) {
+      await takeAway(this.mountpoint, how);
+      this.#unmounted = true;
+    } else if (how === 'force') abortConnection(this.#entry?.device);
     if (how === 'force') await this.closed;
   }
 
   /** Detached, it is not: what is at the mount point then belongs to another client, or to nobody. */
   get #isInTable(): boolean {
-    return this.#device === undefined || mountAt(this.mountpoint)?.device === this.#device;
+    return this.#entry === undefined || mountAt(this.mountpoint)?.device === this.#entry.device;
+  }
+
+  get detached(): MountEntry | undefined {
+    return this.#gone || this.#unmounted || this.#isInTable ? undefined : this.#entry;
   }
 
   #batch(bytes: number): number {
@@ -225,7 +233,7 @@ class NativeMount implements FuseMount {
   #ended(errno: number): void {
     this.#gone = true;
     // An unmount takes it out of the table before the kernel ends the connection.
-    if (!this.#asked && this.#device !== undefined && this.#isInTable) {
+    if (!this.#asked && this.#entry !== undefined && this.#isInTable) {
       notice('mount-aborted', `${this.mountpoint}: the FUSE connection was aborted; every call on it fails`);
     }
     log('%s: the mount has ended (%s)', this.mountpoint, errnoName(errno));

@@ -1,20 +1,26 @@
 /**
  * SIGTERM to a client whose mount is busy: it says which processes hold the mount, and tries again until the last file
  * is closed. The kernel sends no event when a mount is no longer busy, so it is tried every few hundred milliseconds.
+ *
+ * A mount that was detached (umount -l) is in no table any more, and nothing is left to unmount. It is written back all the
+ * same, and who holds it is said until the kernel ends it.
  */
 
 import type { FuseMount } from '../../mount/fuse_mount.js';
-import { holdersOf } from '../../mount/holders.js';
+import { holdersOf, holdersOfDetached } from '../../mount/holders.js';
+import type { MountEntry } from '../../mount/mount_table.js';
 import { FsError } from '../base/errno.js';
 import type { Timers } from '../runtime/ports.js';
 import { sleep } from '../runtime/ports.js';
 import { describeFailure } from './common.js';
 
 const AGAIN_MS = 200;
+/** Of a detached mount, whose end the kernel tells: only who is named may be late. */
+const DETACHED_AGAIN_MS = 1000;
 const NAMED_HOLDERS = 10;
 
 export interface UnmountWhenFree {
-  readonly kernel: Pick<FuseMount, 'mountpoint' | 'unmount'>;
+  readonly kernel: Pick<FuseMount, 'mountpoint' | 'unmount' | 'detached' | 'closed'>;
   readonly timers: Timers;
   /** Begins to write everything to the server. */
   readonly writeBack: () => void;
@@ -35,19 +41,41 @@ export function unmountWhenFree(options: UnmountWhenFree): () => void {
   };
 }
 
-async function attempts({ kernel, timers, writeBack, says }: UnmountWhenFree): Promise<void> {
+async function attempts(options: UnmountWhenFree): Promise<void> {
+  const { kernel, timers, writeBack, says } = options;
+  let isClosed = false;
+  const closed = kernel.closed.then(() => {
+    isClosed = true;
+  });
   let said = '';
-  while (await isBusy(kernel)) {
+  for (;;) {
+    const { detached } = kernel;
+    const held = detached === undefined ? await whileBusy(options) : whileDetached(detached);
+    if (held === undefined || isClosed) return;
     // What programs still write follows; it must not wait for the last of them to close.
     writeBack();
-    const holders = holdersOf(kernel.mountpoint);
-    const more = holders.length > NAMED_HOLDERS ? ` and ${holders.length - NAMED_HOLDERS} more` : '';
-    const named = holders.slice(0, NAMED_HOLDERS).join(', ');
-    const text = `${kernel.mountpoint} is in use by ${named === '' ? 'a process that cannot be seen from here' : named}${more}`;
-    if (text !== said) says(`${text}; unmounts when it is free`);
+    const text = `${kernel.mountpoint} ${held}`;
+    if (text !== said) says(text);
     said = text;
-    await sleep(timers, AGAIN_MS);
+    await Promise.race([closed, sleep(timers, detached === undefined ? AGAIN_MS : DETACHED_AGAIN_MS)]);
   }
+}
+
+/** @returns what to say; undefined: it is unmounted. */
+async function whileBusy({ kernel }: UnmountWhenFree): Promise<string | undefined> {
+  if (!(await isBusy(kernel))) return undefined;
+  return `is in use by ${named(holdersOf(kernel.mountpoint))}; unmounts when it is free`;
+}
+
+/** Nothing is left to unmount: the kernel ends it with the last close. */
+function whileDetached(entry: MountEntry): string {
+  return `was detached, and is in use by ${named(holdersOfDetached(entry))}; ends when it is free`;
+}
+
+function named(holders: readonly string[]): string {
+  if (holders.length === 0) return 'a process that cannot be seen from here';
+  const more = holders.length > NAMED_HOLDERS ? ` and ${holders.length - NAMED_HOLDERS} more` : '';
+  return `${holders.slice(0, NAMED_HOLDERS).join(', ')}${more}`;
 }
 
 async function isBusy(kernel: UnmountWhenFree['kernel']): Promise<boolean> {

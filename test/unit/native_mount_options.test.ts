@@ -121,7 +121,7 @@ test('the mount table is read with its escapes and optional fields', () => {
     '',
   ].join('\n');
   assert.deepEqual(parseMountTable(text), [
-    { device: '254:0', mountpoint: '/', type: 'ext4', source: '/dev/root' },
-    { device: '0:35', mountpoint: '/mnt/a b\\c', type: 'fuse.holdfast', source: 'h:1,i:2' },
+    { id: '28', device: '254:0', mountpoint: '/', type: 'ext4', source: '/dev/root' },
+    { id: '40', device: '0:35', mountpoint: '/mnt/a b\\c', type: 'fuse.holdfast', source: 'h:1,i:2' },
   ]);
 });
