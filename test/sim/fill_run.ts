@@ -1,9 +1,11 @@
 /**
  * A run that fills both devices of a tiny target again and again, while servers and clients come, go and die. When the
- * faults are over all files are removed, and the target must be usable again: a fill of it reaches what a fill of fresh
- * devices reaches.
+ * faults are over all files are removed, and the target must be usable again: all blocks are free, as are the pages that
+ * fresh devices have, and now and then a fill of it reaches what a fill of fresh devices reaches.
  */
 
+import { assert } from '../../src/base/assert.js';
+import type { StatfsMessage } from '../../src/wire/meta.js';
 import { type FaultKind, Faults } from './faults.js';
 import type { Process } from './file_calls.js';
 import { O_CREAT } from './file_calls.js';
@@ -25,6 +27,8 @@ const DATA_PATH = '/data';
 /** A second fill reaches this part of the first: records and free pages may lie a little worse. */
 const NEARLY = 0.9;
 const LIMIT_MS = 3_600_000;
+/** A fill takes as long as all the rest of a run. */
+const FILLED_AGAIN = 1 / 16;
 
 const KINDS: readonly FaultKind[] = [
   'kill server',
@@ -53,6 +57,8 @@ export interface FillPlan {
   /** Little is left on either device. */
   readonly nearlyFull: Disks;
   readonly fresh: Taken;
+  /** For how many inodes fresh devices have room, as statfs has it. */
+  readonly freshInodes: number;
 }
 
 export interface FillResult extends RunResult {
@@ -64,8 +70,10 @@ export interface FillResult extends RunResult {
 export async function makeFillPlan(): Promise<FillPlan> {
   const empty = await makeImage(DATA_BYTES, META_BYTES);
   let fresh: Taken = { files: 0, dataBytes: 0 };
+  let freshInodes = 0;
   const { disks } = await simulate({ image: empty }, async (world) => {
     const process = world.client().process();
+    freshInodes = statfs(world).inodesFree;
     fresh = await fillUp(process);
     for (let file = 0; file < SPARE_FILES; file++) await process.unlink(filePath(file));
     await process.truncate(DATA_PATH, fresh.dataBytes - SPARE_DATA_BYTES);
@@ -73,7 +81,7 @@ export async function makeFillPlan(): Promise<FillPlan> {
     await world.server().server?.shutdown();
     await world.until(() => world.server().program === undefined);
   });
-  return { empty, nearlyFull: disks, fresh };
+  return { empty, nearlyFull: disks, fresh, freshInodes };
 }
 
 export async function fillRun(options: RunOptions, plan: FillPlan): Promise<FillResult> {
@@ -101,7 +109,18 @@ export async function fillRun(options: RunOptions, plan: FillPlan): Promise<Fill
           fillers.push(filler);
           return filler;
         },
-        atEnd: (process) => usableAgain(world, process, plan.fresh),
+        atEnd: async (process) => {
+          await removeAll(process);
+          // Inodes stay as long as a kernel refers to them.
+          process.kernel.shrink(1);
+          await world.until(() => isBlank(world));
+          // Pages come free two commits after what frees them.
+          for (let commit = 0; commit < 3; commit++) await useAgain(process);
+          const { inodesFree } = statfs(world);
+          if (inodesFree < NEARLY * plan.freshInodes)
+            world.violated(`room for ${inodesFree} inodes is left, ${plan.freshInodes} at first`);
+          if (rng.chance(FILLED_AGAIN)) await fillAgain(world, process, plan.fresh);
+        },
       });
     },
   });
@@ -112,21 +131,35 @@ export async function fillRun(options: RunOptions, plan: FillPlan): Promise<Fill
   return { ...result, done };
 }
 
-async function usableAgain(world: World, process: Process, fresh: Taken): Promise<void> {
-  await removeAll(process);
+function statfs(world: World): StatfsMessage {
+  const store = world.active?.server?.target?.store;
+  assert(store !== undefined, 'a server is active');
+  return store.statfs();
+}
+
+function isBlank(world: World): boolean {
+  const { blocks, blocksFree } = statfs(world);
+  return blocksFree === blocks;
+}
+
+async function fillAgain(world: World, process: Process, fresh: Taken): Promise<void> {
   const again = await fillUp(process);
   // What other clients were promised is not for this one.
-  const promised = world.server().server?.target?.grants.promisedBytes ?? 0;
+  const promised = world.active?.server?.target?.grants.promisedBytes ?? 0;
   for (const what of ['files', 'dataBytes'] as const) {
     const expected = fresh[what] - (what === 'dataBytes' ? promised : 0);
     if (again[what] >= NEARLY * expected) continue;
     world.violated(`a second fill took ${again[what]} ${what}, the first one ${fresh[what]}`);
   }
   await removeAll(process);
+}
+
+async function useAgain(process: Process): Promise<void> {
   const file = await process.open('/after', O_CREAT | O_RDWR);
   await process.pwrite(file, 0, Buffer.alloc(CHUNK_BYTES, 1));
   await process.fsync(file);
   await process.close(file);
+  await process.unlink('/after');
 }
 
 /** Until neither device takes any more: blocks first, then names and xattrs. */
