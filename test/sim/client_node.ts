@@ -32,8 +32,8 @@ export class ClientNode {
   /** What its build can do, and that of a server. */
   build = THIS_BUILD;
   buildAt: (address: Address) => Build = () => THIS_BUILD;
-  /** The data device has failed: what was not synced may be lost. */
-  deviceFailed: () => boolean = () => false;
+  /** What was not synced may be lost: the data device has failed, or a write that found no room was interrupted. */
+  mayLose: () => boolean = () => false;
   /** Cache locks that it keeps; undefined: as many as a real mount does. */
   maxLocks: number | undefined;
 
@@ -126,7 +126,7 @@ export class ClientNode {
       this.#say('is unmounted');
       return;
     }
-    if (this.disturbances(mount) === 0 && !this.deviceFailed()) throw loss;
+    if (this.disturbances(mount) === 0 && !this.mayLose()) throw loss;
     this.disturbed(mount);
     this.#say(`is unmounted: ${loss.message}`);
   }

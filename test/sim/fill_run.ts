@@ -102,8 +102,10 @@ export async function fillRun(options: RunOptions, plan: FillPlan): Promise<Fill
     faults: () => faults,
     prepare: () => undefined,
     play: async (world) => {
-      faults = new Faults(world, world.rng.fork('faults'), kinds);
-      await play(world, faults, rng, workers, {
+      const struck = new Faults(world, world.rng.fork('faults'), kinds);
+      faults = struck;
+      for (const client of world.clients) client.mayLose = () => struck.counts.has('kill process');
+      await play(world, struck, rng, workers, {
         make: (client, name) => {
           const filler = new FillerWorker(world, client, name, rng.between(50, 500));
           fillers.push(filler);

@@ -65,7 +65,7 @@ export class World {
       (_, index) => new ClientNode(this.#machine(`client${index}`), addresses),
     );
     for (const client of this.clients) {
-      client.deviceFailed = () => this.dataErrors > 0;
+      client.mayLose = () => this.dataErrors > 0;
       client.buildAt = ({ host }) => this.servers.find(({ name }) => name === host)?.build ?? THIS_BUILD;
     }
     for (const server of this.servers) {
