@@ -7,6 +7,7 @@
 
 import type { Attr, Timespec } from '../base/attr.js';
 import type { Fh, Fid, Name } from '../base/ids.js';
+import type { LockOffset } from '../base/lock_offset.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { NoticeKind } from '../base/notices.js';
 import type { LockSpec } from '../dlm/api.js';
@@ -68,9 +69,9 @@ export interface AppLock {
   readonly owner: string;
   readonly pid: number;
   readonly exclusive: boolean;
-  readonly start: number;
+  readonly start: LockOffset;
   /** Exclusive; undefined: to the end of the file. */
-  readonly end: number | undefined;
+  readonly end: LockOffset | undefined;
 }
 
 export interface FsClient {

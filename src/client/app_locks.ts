@@ -9,6 +9,7 @@
 
 import type { FsError } from '../base/errno.js';
 import type { Fh, Fid, LockHandle } from '../base/ids.js';
+import { earlier, endOrNone, type LockOffset, later, TO_END } from '../base/lock_offset.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
 
 export interface GrantedLock {
@@ -36,8 +37,8 @@ export interface WaitingLock {
   failed(error: FsError): void;
 }
 
-function endOf(range: FlockRangeMessage): number {
-  return range.end ?? Number.POSITIVE_INFINITY;
+function endOf(range: FlockRangeMessage): LockOffset {
+  return range.end ?? TO_END;
 }
 
 /** Whose locks replace each other. */
@@ -46,7 +47,7 @@ function ownerOf({ kind, owner }: Pick<FlockRangeMessage, 'kind' | 'owner'>): st
 }
 
 /** Index of the first lock that ends after `offset`. @param locks by start, none over another. */
-function firstEndingAfter(locks: readonly GrantedLock[], offset: number): number {
+function firstEndingAfter(locks: readonly GrantedLock[], offset: LockOffset): number {
   let low = 0;
   let high = locks.length;
   while (low < high) {
@@ -58,7 +59,7 @@ function firstEndingAfter(locks: readonly GrantedLock[], offset: number): number
 }
 
 /** The parts of `range` outside [start, end). */
-function outside(range: FlockRangeMessage, start: number, end: number): FlockRangeMessage[] {
+function outside(range: FlockRangeMessage, start: LockOffset, end: LockOffset): FlockRangeMessage[] {
   const parts: FlockRangeMessage[] = [];
   if (range.start < start) parts.push({ ...range, end: start });
   if (endOf(range) > end) parts.push({ ...range, start: end });
@@ -165,10 +166,10 @@ export class AppLocks {
     const held = this.#granted.get(fid)?.get(ownerOf(range)) ?? [];
     // grant() changes the list that is walked.
     for (const lock of [...held]) {
-      const start = Math.max(lock.range.start, range.start);
-      const end = Math.min(endOf(lock.range), endOf(range));
+      const start = later(lock.range.start, range.start);
+      const end = earlier(endOf(lock.range), endOf(range));
       if (start >= end || !lock.range.exclusive) continue;
-      const part = { ...lock.range, start, end: Number.isFinite(end) ? end : undefined, exclusive: false };
+      const part = { ...lock.range, start, end: endOrNone(end), exclusive: false };
       this.grant(fid, part, lock.sequence, lock.fh);
     }
   }

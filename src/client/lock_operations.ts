@@ -34,7 +34,7 @@ export class LockOperations {
     const { fid } = this.#core.handles.live(fh);
     const target = this.#core.targets.of(fid);
     return this.#core.pass(target, op, async () => {
-      const request = { fid, flock: this.#rangeOf(lock) };
+      const request = { fid, flock: this.#rangeOf(target, lock) };
       const { conflict } = (await target.call('operation', TestFlock, request, { signal: op.signal })).reply;
       return conflict === undefined ? undefined : { ...conflict, end: conflict.end };
     });
@@ -44,13 +44,12 @@ export class LockOperations {
     const handle = this.#core.handles.live(fh);
     const { fid } = handle;
     const target = this.#core.targets.of(fid);
-    const range = this.#rangeOf(lock);
     const asked = this.#core.pass(
       target,
       op,
       () => {
         if (handle.dead !== undefined) throw handle.dead;
-        return this.#enqueue(op, target, fid, range, wait, fh);
+        return this.#enqueue(op, target, fid, this.#rangeOf(target, lock), wait, fh);
       },
       handle,
     );
@@ -162,11 +161,11 @@ export class LockOperations {
     if (handle.gone) return undefined;
     const { fid } = handle;
     const target = this.#core.targets.of(fid);
-    const range = this.#rangeOf(lock);
     return this.#core.pass(
       target,
       op,
       async () => {
+        const range = this.#rangeOf(target, lock);
         const answered = target.appLocks.begin({ fid, range, to: 'none' });
         const asked = target.call(
           'operation',
@@ -204,10 +203,19 @@ export class LockOperations {
     return Promise.race([sent.catch(() => undefined), target.gate.shut()]).then(() => undefined);
   }
 
-  #rangeOf(lock: AppLock): FlockRangeMessage {
+  /** Inside the gate: another server may know other ranges. */
+  #rangeOf(target: Target, lock: AppLock): FlockRangeMessage {
     const { kind, owner, pid, exclusive, start, end } = lock;
     const { host } = this.#core.options;
-    return { kind, owner, pid, exclusive, start, end, ...(kind === 'posix' ? { host } : {}) };
+    return target.lockRange({
+      kind,
+      owner,
+      pid,
+      exclusive,
+      start,
+      end,
+      ...(kind === 'posix' ? { host } : {}),
+    });
   }
 
   #background(answered: Promise<unknown>, what: string): void {

@@ -204,7 +204,7 @@ async function replayGranted(
 ): Promise<void> {
   const { fid, range, sequence, fh } = lock;
   try {
-    await target.call('session', Enqueue, replayOf(fid, range, sequence, false), RECOVERY_CALL);
+    await target.call('session', Enqueue, replayOf(target, fid, range, sequence, false), RECOVERY_CALL);
   } catch (error) {
     if (isLostConnection(error)) throw error;
     log('lock of %s on %d is lost: %s', range.owner, fid, error);
@@ -226,7 +226,7 @@ export function sayLockLost(core: Core, { fid, range }: { readonly fid: Fid } & 
 async function replayWaiting(target: Target, lock: WaitingLock): Promise<void> {
   const { appLocks } = target;
   try {
-    await target.call('session', Enqueue, replayOf(lock.fid, lock.range, lock.sequence, true), {
+    await target.call('session', Enqueue, replayOf(target, lock.fid, lock.range, lock.sequence, true), {
       ...RECOVERY_CALL,
       apply: ({ reply }) => {
         appLocks.replayAnswered(lock);
@@ -266,8 +266,9 @@ export function dropCaches(core: Core, target: Target): void {
   }
 }
 
-function replayOf(fid: Fid, range: FlockRangeMessage, sequence: number, wait: boolean) {
-  return { type: 'flock', fid, mode: range.exclusive ? 'EX' : 'PR', flock: range, wait, sequence } as const;
+function replayOf(target: Target, fid: Fid, range: FlockRangeMessage, sequence: number, wait: boolean) {
+  const flock = target.lockRange(range);
+  return { type: 'flock', fid, mode: range.exclusive ? 'EX' : 'PR', flock, wait, sequence } as const;
 }
 
 function isLostConnection(error: unknown): boolean {

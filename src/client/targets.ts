@@ -17,7 +17,7 @@ import { LockClient } from '../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../rpc/api.js';
 import { Requester } from '../rpc/requester.js';
 import type { Clock, Timers } from '../runtime/ports.js';
-import { Cancel } from '../wire/lock.js';
+import { Cancel, type FlockRangeMessage, rangeFor } from '../wire/lock.js';
 import {
   Close,
   Create,
@@ -116,6 +116,8 @@ export class Target {
   targetUuid: TargetUuid | undefined;
   /** Bytes that the target promised to find room for. */
   grantBytes = 0;
+  /** What both sides can do: FEATURE bits. */
+  features = 0;
   /** The server asks before it destroys an inode without a name. */
   holdsUsed = false;
   /** No grants in the protocol with this server: it finds room, or does not, at each WRITE. */
@@ -207,6 +209,7 @@ export class Target {
     this.instance = reply.instance ?? 0;
     this.serverVersion = reply.softwareVersion;
     this.targetUuid = reply.targetUuid;
+    this.features = reply.features;
     this.grantsUsed = (reply.features & FEATURE.grants) !== 0;
     this.holdsUsed = (reply.features & FEATURE.holds) !== 0;
     this.replays.enabled = (reply.features & FEATURE.replay) !== 0;
@@ -243,6 +246,17 @@ export class Target {
       // Another instance has promised anew.
       if (this.instance === instance && this.generation === generation) this.grantBytes += offered - taken;
     }
+  }
+
+  /**
+   * The range as the target is told of it.
+   * @throws FsError EOVERFLOW (fcntl(2)) when the server is from before FEATURE.lockOffsets and knows no such place.
+   */
+  lockRange(range: FlockRangeMessage): FlockRangeMessage {
+    const said = rangeFor(this.features, range);
+    if (said.start !== range.start)
+      throw new FsError('EOVERFLOW', 'the server knows no lock offset of 2^53 or above');
+    return said;
   }
 
   /** Gives locks back. Failure means that they are gone already. */

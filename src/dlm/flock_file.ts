@@ -6,6 +6,7 @@
  */
 
 import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import type { LockOffset } from '../base/lock_offset.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
 import { firstTouching, type Piece } from './flock_pieces.js';
 
@@ -52,8 +53,8 @@ export interface FlockCall {
   readonly owner: Owner;
   readonly pid: number;
   readonly exclusive: boolean;
-  readonly start: number;
-  readonly end: number;
+  readonly start: LockOffset;
+  readonly end: LockOffset;
   readonly sequence: number;
   /** Pieces that carry its handle; 0 while it waits. */
   pieces: number;

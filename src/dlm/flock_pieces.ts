@@ -1,16 +1,17 @@
 /**
  * The ranges that one owner has locked in one file: a sorted array of pieces that do not overlap. Ranges are half-open;
- * an end of Infinity is "to the end of the file, whatever its size becomes".
+ * an end of TO_END is "to the end of the file, whatever its size becomes".
  *
  * Neighbours are not merged, whatever their types: each piece keeps the handle of the call that set it, so that the call
  * can be undone. Whoever shows a lock to an application shows neighbours of one type as one (see mergedAround).
  */
 
 import type { LockHandle } from '../base/ids.js';
+import { earlier, type LockOffset, later } from '../base/lock_offset.js';
 
 export interface Piece {
-  readonly start: number;
-  readonly end: number;
+  readonly start: LockOffset;
+  readonly end: LockOffset;
   readonly exclusive: boolean;
   readonly pid: number;
   /** Of the call that set it. */
@@ -19,7 +20,7 @@ export interface Piece {
 }
 
 /** Index of the first piece that ends after `offset`; pieces.length if there is none. */
-function firstEndingAfter(pieces: readonly Piece[], offset: number): number {
+function firstEndingAfter(pieces: readonly Piece[], offset: LockOffset): number {
   let low = 0;
   let high = pieces.length;
   while (low < high) {
@@ -42,7 +43,7 @@ export interface Cut {
 const NOTHING: Cut = { touched: [], rest: [], removed: [] };
 
 /** Empties [start, end) in place. */
-export function cut(pieces: Piece[], start: number, end: number): Cut {
+export function cut(pieces: Piece[], start: LockOffset, end: LockOffset): Cut {
   const from = firstEndingAfter(pieces, start);
   let to = from;
   while (to < pieces.length && (pieces[to] as Piece).start < end) to++;
@@ -57,7 +58,7 @@ export function cut(pieces: Piece[], start: number, end: number): Cut {
   const removed = touched.map((piece) =>
     piece.start >= start && piece.end <= end
       ? piece
-      : { ...piece, start: Math.max(piece.start, start), end: Math.min(piece.end, end) },
+      : { ...piece, start: later(piece.start, start), end: earlier(piece.end, end) },
   );
   return { touched, rest, removed };
 }
@@ -70,8 +71,8 @@ export function put(pieces: Piece[], piece: Piece): void {
 /** The piece with the lowest start that touches [start, end), and is exclusive if onlyExclusive. */
 export function firstTouching(
   pieces: readonly Piece[],
-  start: number,
-  end: number,
+  start: LockOffset,
+  end: LockOffset,
   onlyExclusive: boolean,
 ): Piece | undefined {
   for (let i = firstEndingAfter(pieces, start); i < pieces.length; i++) {
@@ -83,7 +84,7 @@ export function firstTouching(
 }
 
 /** The range that the application sees: the piece with its neighbours of the same type. */
-export function mergedAround(pieces: readonly Piece[], piece: Piece): { start: number; end: number } {
+export function mergedAround(pieces: readonly Piece[], piece: Piece): { start: LockOffset; end: LockOffset } {
   let first = pieces.indexOf(piece);
   let last = first;
   const joins = (a: Piece | undefined, b: Piece | undefined): boolean =>

@@ -14,6 +14,7 @@
 import { assert } from '../base/assert.js';
 import { ERRNO, FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
+import { endOrNone, type LockOffset, TO_END } from '../base/lock_offset.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
 import type { FlockGrant } from './api.js';
 import {
@@ -36,14 +37,14 @@ export const FLOCKS_MAX = 500_000;
 const SEQUENCE_MAX = 2 ** 52;
 
 interface Bounds {
-  readonly start: number;
-  readonly end: number;
+  readonly start: LockOffset;
+  readonly end: LockOffset;
 }
 
 function boundsOf(range: FlockRangeMessage): Bounds {
   // flock(2) knows whole files only.
-  if (range.kind === 'flock') return { start: 0, end: Number.POSITIVE_INFINITY };
-  const end = range.end ?? Number.POSITIVE_INFINITY;
+  if (range.kind === 'flock') return { start: 0, end: TO_END };
+  const end = range.end ?? TO_END;
   if (end <= range.start) throw new FsError('EINVAL', `lock range [${range.start}, ${end}) is empty`);
   return { start: range.start, end };
 }
@@ -141,14 +142,8 @@ export class FlockTable {
     const { piece } = first;
     const { owner, pieces } = first.holder;
     const { start, end } = mergedAround(pieces, piece);
-    return {
-      kind: owner.kind,
-      owner: owner.id,
-      pid: piece.pid,
-      exclusive: piece.exclusive,
-      start,
-      ...(end === Number.POSITIVE_INFINITY ? {} : { end }),
-    };
+    const { pid, exclusive } = piece;
+    return { kind: owner.kind, owner: owner.id, pid, exclusive, start, end: endOrNone(end) };
   }
 
   unlock(client: ClientUuid, fid: Fid, range: FlockRangeMessage): void {

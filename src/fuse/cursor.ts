@@ -2,11 +2,12 @@
  * Reading and writing of protocol structs: little endian (the kernel uses host order, and the hosts we run on are all
  * little endian), fields in order, every read inside the bounds of its request.
  *
- * A 64-bit field is a number below 2^53 or the request fails: silently rounded offsets would corrupt files. Values that
- * are only echoed or compared (unique, lock owners) stay in two halves or in text.
+ * A 64-bit field is a number below 2^53 or the request fails: silently rounded offsets would corrupt files. Ranges of locks
+ * go further (base/lock_offset.ts). Values that are only echoed or compared (unique, lock owners) stay in two halves or in text.
  */
 
 import { type Errno, FsError } from '../base/errno.js';
+import { LOCK_OFFSET_MAX, type LockOffset, lockOffset } from '../base/lock_offset.js';
 
 const TWO_32 = 0x1_0000_0000;
 /** High words of safe integers are below this. */
@@ -68,6 +69,19 @@ export class Cursor {
     const high = this.#view.getUint32(at + 4, true);
     if (high >= HIGH_LIMIT) return Number.MAX_SAFE_INTEGER;
     return high * TWO_32 + this.#view.getUint32(at, true);
+  }
+
+  /** A place in fcntl(2)'s sense. @throws FsError EOVERFLOW, fcntl(2)'s word, above OFFSET_MAX. */
+  lockOffset(): LockOffset {
+    const value = this.#view.getBigUint64(this.#advance(8), true);
+    if (value > LOCK_OFFSET_MAX) throw new FsError('EOVERFLOW', 'lock offset of 2^63 or above');
+    return lockOffset(value);
+  }
+
+  /** The exclusive end of a range whose last byte is here; undefined: to the end of the file. */
+  lockEnd(): LockOffset | undefined {
+    const last = this.#view.getBigUint64(this.#advance(8), true);
+    return last >= LOCK_OFFSET_MAX ? undefined : lockOffset(last + 1n);
   }
 
   /** Seconds of a file time: signed. No filesystem keeps what is beyond 2^53: the nearest number stands for it. */
@@ -141,6 +155,10 @@ export class Writer {
     const low = value >>> 0;
     this.view.setUint32(at, low, true);
     this.view.setInt32(at + 4, (value - low) / TWO_32, true);
+  }
+
+  bigI64(at: number, value: bigint): void {
+    this.view.setBigInt64(at, value, true);
   }
 
   zero(at: number, size: number): void {

@@ -10,6 +10,7 @@
  */
 
 import type { Attr, Timespec } from '../base/attr.js';
+import type { LockOffset } from '../base/lock_offset.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 
 export interface RequestContext {
@@ -85,15 +86,15 @@ export interface WriteIn {
   readonly writeback: boolean;
   readonly killSuidgid: boolean;
 }
-/** A lock request of fcntl (classic or OFD) or flock. end is inclusive as the kernel has it; EOF_LOCK_END for "to the end". */
+/** A lock request of fcntl (classic or OFD) or flock. */
 export interface LockIn {
   readonly fh: number;
   /** lk_owner as 16 hex digits. */
   readonly owner: string;
   readonly type: 'read' | 'write' | 'unlock';
-  readonly start: number;
-  /** Exclusive end; undefined: to the end of the file. */
-  readonly end: number | undefined;
+  readonly start: LockOffset;
+  /** Exclusive; undefined: to the end of the file. */
+  readonly end: LockOffset | undefined;
   readonly pid: number;
   /** flock(2), not fcntl(2). */
   readonly flock: boolean;
@@ -101,8 +102,8 @@ export interface LockIn {
 }
 export interface LockOut {
   readonly type: 'read' | 'write' | 'unlock';
-  readonly start: number;
-  readonly end: number | undefined;
+  readonly start: LockOffset;
+  readonly end: LockOffset | undefined;
   readonly pid: number;
 }
 export interface DirEntryOut {

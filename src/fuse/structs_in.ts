@@ -109,19 +109,18 @@ export function readRelease(c: Cursor): ReleaseIn {
 }
 
 /**
- * fuse_lk_in, 48 bytes: fh, owner, start, end (inclusive), type, pid, lk_flags. An end of 2^53-1 or above is "to the
- * end of the file": nothing can lie between. A start up there is EOVERFLOW, fcntl(2)'s word for it.
+ * fuse_lk_in, 48 bytes: fh, owner, start, end (inclusive), type, pid, lk_flags. An end of
+ * OFFSET_MAX is "to the end of the file". The kernel keeps both at or below it: loff_t is signed.
  */
 export function readLock(c: Cursor, wait: boolean): LockIn {
   const fh = c.u64();
   const owner = c.hex64();
-  const start = c.u64('EOVERFLOW');
-  const endInclusive = c.u64Clamped();
+  const start = c.lockOffset();
+  const end = c.lockEnd();
   const type = c.u32();
   const pid = c.u32();
   const lkFlags = c.u32();
   c.skip(4);
-  const end = endInclusive >= Number.MAX_SAFE_INTEGER ? undefined : endInclusive + 1;
   if (end !== undefined && end <= start) throw new FsError('EINVAL', 'lock range ends before it starts');
   return {
     fh,

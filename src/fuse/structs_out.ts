@@ -4,6 +4,7 @@
  */
 
 import { type Attr, S_IFMT, type Timespec } from '../base/attr.js';
+import { LOCK_OFFSET_MAX } from '../base/lock_offset.js';
 import { SIZE, STATX_BASIC_STATS_BTIME } from './constants.js';
 import type { Writer } from './cursor.js';
 import type { AttrOut, EntryOut, LockOut, NegativeEntry, OpenOut, StatfsOut } from './handlers.js';
@@ -122,13 +123,8 @@ const LOCK_TYPE = { read: 0, write: 1, unlock: 2 } as const;
 
 /** fuse_lk_out (fuse_file_lock), 24 bytes; the kernel's ends are inclusive, 2^63-1 is "to the end of the file". */
 export function putLock(w: Writer, at: number, lock: LockOut): number {
-  w.i64(at, lock.start);
-  if (lock.end === undefined) {
-    w.u32(at + 8, 0xffff_ffff);
-    w.u32(at + 12, 0x7fff_ffff);
-  } else {
-    w.i64(at + 8, lock.end - 1);
-  }
+  w.bigI64(at, BigInt(lock.start));
+  w.bigI64(at + 8, lock.end === undefined ? LOCK_OFFSET_MAX : BigInt(lock.end) - 1n);
   w.u32(at + 16, LOCK_TYPE[lock.type]);
   w.u32(at + 20, lock.pid);
   return SIZE.LK_OUT;

@@ -10,6 +10,7 @@ import {
   BIT_UPDATE,
   type Cancel,
   type Enqueue,
+  rangeFor,
   type TestFlock,
   type Unflock,
 } from '../wire/lock.js';
@@ -118,7 +119,9 @@ export function testFlock(
   call: Call,
   request: RequestOf<typeof TestFlock>,
 ): Outcome<ReplyOf<typeof TestFlock>> {
-  return { reply: { conflict: call.target.locks.testFlock(call.export.uuid, request.fid, request.flock) } };
+  const { export: owner, target } = call;
+  const conflict = target.locks.testFlock(owner.uuid, request.fid, request.flock);
+  return { reply: { conflict: conflict === undefined ? undefined : rangeFor(owner.features, conflict) } };
 }
 
 export function unflock(call: Call, request: RequestOf<typeof Unflock>): Outcome<ReplyOf<typeof Unflock>> {

@@ -1,6 +1,7 @@
 /** Lock family. Opcodes 16-47. ASTs go from server to client. Modes, bits and policies: docs/LOCKING.md. */
 
 import type { LockHandle } from '../base/ids.js';
+import { earlier } from '../base/lock_offset.js';
 import { Empty, operation } from './operation.js';
 import {
   attr,
@@ -8,6 +9,7 @@ import {
   branded,
   fid,
   list,
+  lockOffset,
   message,
   nested,
   type Of,
@@ -20,6 +22,7 @@ import {
   u32,
   uint,
 } from './schema.js';
+import { FEATURE } from './session.js';
 
 export const lockHandle = branded<LockHandle>('lockHandle');
 /** Lustre's modes; the compatibility matrix is dlm/modes.ts. */
@@ -52,8 +55,8 @@ export const FlockRange = message('FlockRange', {
   owner: req(2, text(16)),
   pid: req(3, u32),
   exclusive: req(4, bool),
-  start: req(5, uint),
-  end: opt(6, uint),
+  start: req(5, lockOffset),
+  end: opt(6, lockOffset),
   /**
    * posix: which host and pid namespace `pid` is of. One process has an owner on each mount; deadlocks are looked for across
    * them. Absent: not known.
@@ -163,5 +166,13 @@ export const Gone = operation(
 
 export type GrantMessage = Of<typeof Grant>;
 export type FlockRangeMessage = Of<typeof FlockRange>;
+
+/** The range for a peer with these features. A peer without lockOffsets takes what ends behind 2^53 - 1 as "to the end". */
+export function rangeFor(features: number, range: FlockRangeMessage): FlockRangeMessage {
+  if ((features & FEATURE.lockOffsets) !== 0) return range;
+  const { start, end } = range;
+  if (typeof start === 'number' && typeof end !== 'bigint') return range;
+  return { ...range, start: earlier(start, Number.MAX_SAFE_INTEGER), end: undefined };
+}
 export type LockModeName = 'EX' | 'PW' | 'PR' | 'CW' | 'CR' | 'NL';
 export type ResourceTypeName = 'active' | 'inode' | 'data' | 'flock';

@@ -8,6 +8,7 @@ import { Packr } from 'msgpackr';
 import type { Attr, Timespec } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import { type Fid, NAME_MAX, type Name } from '../base/ids.js';
+import { LOCK_OFFSET_MAX, type LockOffset, lockOffset as lockOffsetOf } from '../base/lock_offset.js';
 import { checkBody } from './body_check.js';
 
 export interface FieldType<T> {
@@ -107,8 +108,9 @@ export function message<F extends Fields>(name: string, fields: F): Message<Mess
   };
 }
 
-// No shared structures: a frame is decodable alone. int64 values come back as numbers and are range-checked below.
-const packr = new Packr({ useRecords: false, int64AsType: 'number', encodeUndefinedAsNil: true });
+// No shared structures: a frame is decodable alone. int64 values come back as bigints: a number would be rounded before the
+// field that it is for is known.
+const packr = new Packr({ useRecords: false, int64AsType: 'bigint', encodeUndefinedAsNil: true });
 
 /** Bytes of a message. The result is a view that stays valid (it is not msgpackr's reused buffer). */
 export function encode<T>(type: Message<T>, value: T): Buffer {
@@ -131,14 +133,20 @@ export function decode<T>(type: Message<T>, body: Uint8Array): T {
   return type.fromArray(raw);
 }
 
+/** We send small integers as int64 never, others may. What is rounded here is 2^53 at least, and refused. */
+function asNumber(value: unknown): unknown {
+  return typeof value === 'bigint' ? Number(value) : value;
+}
+
 function integer(label: string, min: number, max: number): FieldType<number> {
   return {
     label,
     unpack(value) {
-      if (typeof value !== 'number' || !Number.isInteger(value) || value < min || value > max) {
+      const number = asNumber(value);
+      if (typeof number !== 'number' || !Number.isInteger(number) || number < min || number > max) {
         throw bad(`not a ${label}`);
       }
-      return value;
+      return number;
     },
   };
 }
@@ -150,6 +158,16 @@ export const u32 = integer('u32', 0, 0xffff_ffff);
 export const uint = integer('uint', 0, Number.MAX_SAFE_INTEGER);
 /** Safe integer of either sign. */
 export const int = integer('int', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
+
+/** 0 to 2^63 - 1. From 2^53 on it is an int64 on the wire: only to a peer with FEATURE.lockOffsets. */
+export const lockOffset: FieldType<LockOffset> = {
+  label: 'lockOffset',
+  unpack(value) {
+    if (typeof value !== 'bigint') return uint.unpack(value);
+    if (value < 0n || value > LOCK_OFFSET_MAX) throw bad('not a lockOffset');
+    return lockOffsetOf(value);
+  },
+};
 
 export const bool: FieldType<boolean> = {
   label: 'bool',
@@ -167,8 +185,9 @@ export function branded<T extends number>(label: string): FieldType<T> {
 export const fid: FieldType<Fid> = {
   label: 'fid',
   unpack(value) {
-    if (typeof value !== 'number' || !Number.isSafeInteger(value) || value <= 0) throw bad('not a fid');
-    return value as Fid;
+    const number = asNumber(value);
+    if (typeof number !== 'number' || !Number.isSafeInteger(number) || number <= 0) throw bad('not a fid');
+    return number as Fid;
   },
 };
 

@@ -30,8 +30,11 @@ export const FEATURE = {
   replay: 4,
   /** NAMELESS, GONE and CLOSE.released: an unlinked inode lives while a client's kernel refers to it. */
   holds: 256,
+  /** FlockRange of TEST_FLOCK, ENQUEUE, UNFLOCK: start and end may be 2^53 to 2^63 - 1. */
+  lockOffsets: 512,
 } as const;
-export const FEATURES_ALL = FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay | FEATURE.holds;
+export const FEATURES_ALL =
+  FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay | FEATURE.holds | FEATURE.lockOffsets;
 
 /** An unused run of FIDs [start, end) that the client may name new objects from. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });

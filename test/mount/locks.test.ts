@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import test from 'node:test';
-import { type Agent, AgentGone, LOCK, O } from '../fixtures/agent.js';
+import { type Agent, AgentGone, LOCK, type LockRange, O } from '../fixtures/agent.js';
 import { startCluster } from '../fixtures/cluster.js';
 import { sharedCluster } from '../fixtures/shared_cluster.js';
 import { within } from '../fixtures/until.js';
@@ -121,6 +121,62 @@ bothWays('fcntl: unlocking the middle of a range leaves both ends locked', async
   await assert.rejects(two.lock(f2, { type: 'write', how: 'set', start: 9, length: 1 }), BUSY);
   await assert.rejects(two.lock(f2, { type: 'write', how: 'set', start: 20, length: 1 }), BUSY);
 });
+
+bothWays('fcntl: ranges up to the last byte there is are exact to the byte', async (pair) => {
+  const { one, two } = pair;
+  const [f1, f2] = await openBoth(pair);
+  const [near, far, last] = [2n ** 53n, 2n ** 62n, 2n ** 63n - 1n];
+  // Linux's own limit: a range ends at 2^63 - 1 at most, and what ends there goes to the end of the file.
+  for (const range of [
+    [far, far + 10n],
+    [near - 1n, near + 1n],
+    [last - 1n],
+    [last - 10n, last - 5n],
+  ] as const) {
+    const [start, end] = range;
+    await one.lockRange(f1, 'write', range);
+    assert.deepEqual(await two.testRange(f2, [0n]), ['write', ...range]);
+    await assert.rejects(two.lockRange(f2, 'read', [start, start + 1n]), BUSY);
+    await two.lockRange(f2, 'write', [start - 1n, start]);
+    if (end !== undefined) {
+      await assert.rejects(two.lockRange(f2, 'write', [end - 1n, end]), BUSY);
+      await two.lockRange(f2, 'write', [end, end + 1n]);
+    }
+    await two.lockRange(f2, 'unlock', [0n]);
+    await one.lockRange(f1, 'unlock', range);
+    assert.equal((await two.testRange(f2, [0n]))[0], 'unlock');
+  }
+});
+
+bothWays(
+  'fcntl: ranges far behind 2^53 split, join and convert, and a wait for one is granted',
+  async (pair) => {
+    const { one, two } = pair;
+    const [f1, f2] = await openBoth(pair);
+    const base = 2n ** 62n;
+    const at = (start: bigint, end: bigint): readonly [bigint, bigint] => [base + start, base + end];
+    await one.lockRange(f1, 'write', [2n ** 53n - 1n]);
+    await one.lockRange(f1, 'unlock', at(10n, 20n));
+    await one.lockRange(f1, 'read', at(12n, 14n));
+    await one.lockRange(f1, 'write', at(20n, 30n));
+    const layout = [
+      await two.testRange(f2, [0n]),
+      await two.testRange(f2, at(10n, 20n)),
+      await two.testRange(f2, [base + 14n]),
+    ];
+    assert.deepEqual(layout, [
+      ['write', 2n ** 53n - 1n, base + 10n],
+      ['read', ...at(12n, 14n)],
+      ['write', base + 20n],
+    ]);
+    await two.lockRange(f2, 'read', at(11n, 20n));
+    const waits = two.lockRange(f2, 'write', at(19n, 21n), 'wait');
+    await two.blocked();
+    await one.lockRange(f1, 'unlock', at(20n, 21n));
+    await waits;
+    assert.deepEqual(await one.testRange(f1, [0n]), ['read', ...at(11n, 19n)]);
+  },
+);
 
 bothWays('fcntl: any close of the file by the process drops its locks', async (pair) => {
   const { one, two } = pair;
@@ -252,6 +308,33 @@ bothWays('what one wrote under a lock, the next holder reads', async (pair) => {
   };
   await Promise.all([many(one, f1), many(two, f2)]);
   assert.equal(Number(await one.pread(f1, 0, 10)), 50);
+});
+
+test('ranges on both sides of 2^53 and at the last byte live through an upgrade and a crash', async (t) => {
+  const cluster = await startCluster(t, { mounts: 2 });
+  const [holder, other] = [cluster.agent(0), cluster.agent(1)];
+  const fd = await holder.open('f', O.CREAT | O.RDWR);
+  const probe = await other.open('f', O.RDWR);
+  const held: readonly LockRange[] = [
+    [2n ** 53n - 1n, 2n ** 53n + 1n],
+    [2n ** 62n, 2n ** 62n + 10n],
+    [2n ** 63n - 2n],
+  ];
+  for (const range of held) await holder.lockRange(fd, 'write', range);
+  const waits = other.lockRange(probe, 'write', [2n ** 62n + 9n, 2n ** 62n + 11n], 'wait');
+  await other.blocked();
+  const third = cluster.agent(1);
+  const asks = await third.open('f', O.RDWR);
+  for (const restart of [() => cluster.upgrade(), () => cluster.crash()]) {
+    await restart();
+    for (const range of held) assert.deepEqual(await third.testRange(asks, [range[0]]), ['write', ...range]);
+    await third.lockRange(asks, 'write', [2n ** 62n - 1n, 2n ** 62n]);
+    await third.lockRange(asks, 'unlock', [0n]);
+  }
+  await holder.lockRange(fd, 'unlock', [2n ** 62n + 9n, 2n ** 62n + 10n]);
+  await within('the waiting lock is granted', waits);
+  const [target] = (await cluster.mountStatus()).targets;
+  assert.equal(target?.lostAppLocks, 0);
 });
 
 test('thousands of ranges of one file live through an upgrade and a crash, one by one', async (t) => {

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import fc from 'fast-check';
 import { FsError } from '../../src/base/errno.js';
 import type { Fh, Fid, LockHandle } from '../../src/base/ids.js';
+import { LOCK_OFFSET_MAX, type LockOffset, lockOffset } from '../../src/base/lock_offset.js';
 import { AppLocks } from '../../src/client/app_locks.js';
 import { FidPool } from '../../src/client/fid_pool.js';
 import type { FlockRangeMessage } from '../../src/wire/lock.js';
@@ -10,20 +12,20 @@ const FILE = 17 as Fid;
 const FH = 3 as Fh;
 
 function range(
-  start: number,
-  end: number | undefined,
+  start: LockOffset,
+  end: LockOffset | undefined,
   more: Partial<FlockRangeMessage> = {},
 ): FlockRangeMessage {
   return { kind: 'posix', owner: 'aa', pid: 1, exclusive: true, start, end, ...more };
 }
 
-function held(locks: AppLocks): (readonly [number, number | undefined, boolean, string, number])[] {
+function held(locks: AppLocks): (readonly [LockOffset, LockOffset | undefined, boolean, string, number])[] {
   return [...locks.granted()]
     .map(
       ({ range: { start, end, exclusive, owner }, sequence }) =>
         [start, end, exclusive, owner, sequence] as const,
     )
-    .sort((a, b) => a[0] - b[0]);
+    .sort((a, b) => (a[0] < b[0] ? -1 : 1));
 }
 
 test('app locks: unlocking the middle leaves both ends, with the order number they had', () => {
@@ -115,4 +117,46 @@ test('FIDs: each is given once, the next range is asked for once and before the 
   const given = new Set<Fid>();
   for (let i = 0; i < 700; i += 1) given.add(await pool.take());
   assert.deepEqual([given.size, asked], [700, 4]);
+});
+
+test('app locks: around 2^53 and up to the last byte they hold what a model of single bytes holds', () => {
+  const BYTES = 8;
+  const byte = fc.integer({ min: 0, max: BYTES - 1 });
+  const step = fc.record({
+    do: fc.constantFrom('write', 'read', 'none', 'weaken'),
+    bounds: fc.tuple(byte, byte).map(([a, b]) => [Math.min(a, b), Math.max(a, b) + 1] as const),
+  });
+  const bases = [0n, 2n ** 53n - 4n, LOCK_OFFSET_MAX + 1n - BigInt(BYTES)];
+  fc.assert(
+    fc.property(fc.constantFrom(...bases), fc.array(step, { maxLength: 20 }), (base, steps) => {
+      const place = (at: number): LockOffset => lockOffset(base + BigInt(at));
+      const isLast = (at: number): boolean => base + BigInt(at) > LOCK_OFFSET_MAX;
+      const locks = new AppLocks();
+      const cells = new Array<string>(BYTES).fill('none');
+      for (const { do: what, bounds } of steps) {
+        const [from, to] = bounds;
+        const part = range(place(from), isLast(to) ? undefined : place(to), { exclusive: what === 'write' });
+        if (what === 'weaken') {
+          // A conversion to shared that was not answered before another instance took over.
+          const answered = locks.begin({ fid: FILE, range: part, to: 'shared' });
+          locks.newInstance();
+          answered();
+          for (let at = from; at < to; at += 1) if (cells[at] === 'write') cells[at] = 'read';
+          continue;
+        }
+        if (what === 'none') locks.release(FILE, part);
+        else locks.grant(FILE, part, 1, FH);
+        cells.fill(what, from, to);
+      }
+      const seen = cells.map((_, at) => {
+        const over = held(locks).filter(
+          ([start, end]) => start <= place(at) && (end === undefined || place(at) < end),
+        );
+        assert.ok(over.length <= 1, 'ranges of one owner do not overlap');
+        return over[0] === undefined ? 'none' : over[0][2] ? 'write' : 'read';
+      });
+      assert.deepEqual(seen, cells);
+    }),
+    { numRuns: 300 },
+  );
 });

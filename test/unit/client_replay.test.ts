@@ -4,10 +4,10 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import type { LockHandle, Name, Transno } from '../../src/base/ids.js';
 import { Write } from '../../src/wire/data.js';
-import { Cancel } from '../../src/wire/lock.js';
+import { Cancel, Enqueue, Unflock } from '../../src/wire/lock.js';
 import { Create } from '../../src/wire/meta.js';
 import { decode } from '../../src/wire/schema.js';
-import { FEATURE, ReplayLocks } from '../../src/wire/session.js';
+import { FEATURE, FEATURES_ALL, ReplayLocks } from '../../src/wire/session.js';
 import { ScriptedTarget } from '../fixtures/scripted_target.js';
 import { until, within } from '../fixtures/until.js';
 import { errnoOf, O_RDWR, scriptedWorld, type TestClient } from './client_world.js';
@@ -320,6 +320,39 @@ test('a server without full recovery gets opens only; what it cannot have is for
   await full(client, target);
   assert.deepEqual(target.names().slice(0, 3), ['REPLAY_OPENS', 'RECOVERY_DONE', 'ENQUEUE']);
   assert.deepEqual([client.target.locks, client.kernel.told.includes('names')], [0, true]);
+});
+
+test('with a server from before far locks one is EOVERFLOW, an end there is the end of the file, one held is lost', async (t) => {
+  const { target, client } = await world(t);
+  const [kept, lost] = [await client.create('kept'), await client.create('lost')];
+  const far = 2n ** 62n;
+  await client.fs.setLock(client.op, kept.fh, { ...LOCK, kind: 'posix', start: 5, end: far }, false);
+  await client.fs.setLock(client.op, lost.fh, { ...LOCK, kind: 'posix', start: far, end: far + 1n }, false);
+  target.crash();
+  target.features = FEATURES_ALL & ~FEATURE.lockOffsets;
+  target.start();
+  await full(client, target);
+  const again = { ...LOCK, kind: 'posix', start: far, end: undefined } as const;
+  assert.deepEqual(
+    [
+      client.target.lostAppLocks,
+      await errnoOf(() => client.write(lost, 0, 'x')),
+      await errnoOf(() => client.fs.setLock(client.op, kept.fh, again, false)),
+      await errnoOf(() => client.fs.unlock(client.op, kept.fh, { ...again, start: 7, end: far })),
+    ],
+    [1, 'EIO', 'EOVERFLOW', 'no error'],
+  );
+  const replayed = target.of('ENQUEUE').map(({ body }) => decode(Enqueue.request, body).flock);
+  const unlocked = target.of('UNFLOCK').map(({ body }) => decode(Unflock.request, body).flock);
+  const ranges = [...replayed, ...unlocked].flatMap((range) =>
+    range === undefined ? [] : [[range.start, range.end]],
+  );
+  assert.deepEqual(ranges, [
+    [5, far],
+    [far, far + 1n],
+    [5, undefined],
+    [7, undefined],
+  ]);
 });
 
 test('an eviction: what only asks is asked again, what changes fails with EIO, and it is told why', async (t) => {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ERRNO, FsError } from '../../src/base/errno.js';
 import type { ClientUuid, LockHandle } from '../../src/base/ids.js';
+import type { LockOffset } from '../../src/base/lock_offset.js';
 import type { FlockRangeMessage } from '../../src/wire/lock.js';
 import { A, B, C, data, EMPTY, fid, range, startWorld, type World } from './dlm_world.js';
 
@@ -41,8 +42,12 @@ function code(fn: () => unknown): string {
 /** What `probe`, an owner with nothing, meets from left to right: 'w[0,4) r[4,8)'. */
 function layout(world: World, kind: FlockRangeMessage['kind'] = 'posix'): string {
   const found: string[] = [];
-  for (let at = 0; ; ) {
-    const conflict = world.server.testFlock(C, F, range(kind, 'probe', at, END, true));
+  for (let at: LockOffset = 0; ; ) {
+    const conflict: FlockRangeMessage | undefined = world.server.testFlock(
+      C,
+      F,
+      range(kind, 'probe', at, END, true),
+    );
     if (conflict === undefined) return found.join(' ');
     found.push(`${conflict.exclusive ? 'w' : 'r'}[${conflict.start},${conflict.end ?? ''})`);
     if (conflict.end === undefined) return found.join(' ');

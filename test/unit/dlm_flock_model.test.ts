@@ -8,11 +8,24 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { FsError } from '../../src/base/errno.js';
 import type { ClientUuid, LockHandle } from '../../src/base/ids.js';
+import { LOCK_OFFSET_MAX, type LockOffset, lockOffset } from '../../src/base/lock_offset.js';
 import { type FlockKind, ownerOf } from '../../src/dlm/flock_file.js';
 import { FlockTable } from '../../src/dlm/flock_table.js';
 import { fid, range } from './dlm_world.js';
 
 const BYTES = 12;
+/** Where the bytes lie: at the start, on both sides of 2^53, and the last ones there are, whose end is that of the file. */
+const BASES = [0n, 2n ** 53n - 6n, LOCK_OFFSET_MAX + 1n - BigInt(BYTES)] as const;
+
+/** The place of a byte; undefined: behind the last there is. */
+function placeOf(base: bigint, byte: number): LockOffset | undefined {
+  const at = base + BigInt(byte);
+  return at > LOCK_OFFSET_MAX ? undefined : lockOffset(at);
+}
+
+function rangeAt(base: bigint, who: Omit<Who, 'client'>, start: number, end: number, exclusive: boolean) {
+  return range(who.kind, who.owner, placeOf(base, start) ?? 0, placeOf(base, end), exclusive);
+}
 const F = fid(1);
 
 interface Who {
@@ -116,6 +129,7 @@ const step = fc.oneof(
 type Step = typeof step extends fc.Arbitrary<infer T> ? T : never;
 
 class Pair {
+  readonly base: bigint;
   readonly naive = new Naive();
   readonly casts: LockHandle[] = [];
   #next = 1;
@@ -127,6 +141,10 @@ class Pair {
       else this.naive.waiting = this.naive.waiting.filter((call) => call.handle !== handle);
     },
   );
+
+  constructor(base: bigint) {
+    this.base = base;
+  }
 
   run(step: Step): void {
     const { naive, table } = this;
@@ -148,7 +166,7 @@ class Pair {
     const { client, kind, owner } = OWNERS[step.who] as Who;
     const { start, end } = kind === 'flock' ? { start: 0, end: BYTES } : step.bounds;
     if (step.do === 'unlock') {
-      table.unlock(client, F, range(kind, owner, start, end, false));
+      table.unlock(client, F, rangeAt(this.base, { kind, owner }, start, end, false));
       naive.fill(step.who, start, end, 'none');
       naive.settle();
       return;
@@ -168,7 +186,8 @@ class Pair {
     const free = naive.free(step.who, start, end, cell);
     const deadlock = naive.deadlocks(step.who, start, end, cell);
     try {
-      const grant = table.lock(client, F, range(kind, owner, start, end, step.exclusive), step.wait);
+      const wanted = rangeAt(this.base, { kind, owner }, start, end, step.exclusive);
+      const grant = table.lock(client, F, wanted, step.wait);
       assert.deepEqual([grant.granted, deadlock && !free], [free, false]);
       if (free) naive.fill(step.who, start, end, cell);
       else naive.waiting.push({ who: step.who, start, end, cell, handle: grant.handle });
@@ -189,7 +208,7 @@ class Pair {
           const at =
             world === 'flock'
               ? range(world, 'probe', 0, undefined, exclusive)
-              : range(world, 'probe', byte, byte + 1, exclusive);
+              : rangeAt(this.base, { kind: world, owner: 'probe' }, byte, byte + 1, exclusive);
           return this.table.test('z' as ClientUuid, F, at) !== undefined;
         };
         const held = OWNERS.map((owner, index) =>
@@ -209,8 +228,8 @@ class Pair {
 
 test('ranges, grants and refusals equal those of a byte-by-byte model', () => {
   fc.assert(
-    fc.property(fc.array(step, { maxLength: 50 }), (steps) => {
-      const pair = new Pair();
+    fc.property(fc.constantFrom(...BASES), fc.array(step, { maxLength: 50 }), (base, steps) => {
+      const pair = new Pair(base);
       for (const step of steps) {
         pair.run(step);
         pair.check();
@@ -222,14 +241,17 @@ test('ranges, grants and refusals equal those of a byte-by-byte model', () => {
   );
 });
 
+const MINE = { kind: 'posix', owner: '1' } as const;
+
 test('taking a granted call back restores every byte that was not touched since', () => {
   const call = fc.record({ bounds, cell: fc.constantFrom<Cell>('none', 'read', 'write') });
   fc.assert(
     fc.property(
+      fc.constantFrom(...BASES),
       fc.array(call, { maxLength: 12 }),
       call.filter(({ cell }) => cell !== 'none'),
       fc.array(call, { maxLength: 4 }),
-      (before, undone, after) => {
+      (base, before, undone, after) => {
         let next = 1;
         const table = new FlockTable(
           () => next++ as LockHandle,
@@ -238,7 +260,7 @@ test('taking a granted call back restores every byte that was not touched since'
         const client = 'a' as ClientUuid;
         const cells = new Array<Cell>(BYTES).fill('none');
         const apply = ({ bounds: { start, end }, cell }: typeof undone): LockHandle | undefined => {
-          const wanted = range('posix', '1', start, end, cell === 'write');
+          const wanted = rangeAt(base, MINE, start, end, cell === 'write');
           if (cell !== 'none') return table.lock(client, F, wanted, false).handle;
           table.unlock(client, F, wanted);
           return undefined;
@@ -254,7 +276,8 @@ test('taking a granted call back restores every byte that was not touched since'
         }
         table.cancel(client, handle);
         const seen = cells.map((_, byte): Cell => {
-          const found = table.test('z' as ClientUuid, F, range('posix', '9', byte, byte + 1, true));
+          const probe = rangeAt(base, { kind: 'posix', owner: '9' }, byte, byte + 1, true);
+          const found = table.test('z' as ClientUuid, F, probe);
           return found === undefined ? 'none' : found.exclusive ? 'write' : 'read';
         });
         assert.deepEqual(seen, cells);

@@ -2,6 +2,7 @@
 
 import { FsError } from '../../src/base/errno.js';
 import type { ClientUuid, Fid, LockHandle } from '../../src/base/ids.js';
+import type { LockOffset } from '../../src/base/lock_offset.js';
 import type { HeldLock, LockSpec, Mode } from '../../src/dlm/api.js';
 import { LockServer } from '../../src/dlm/lock_server.js';
 import type { Clock, Timers } from '../../src/runtime/ports.js';
@@ -140,8 +141,8 @@ export function active(mode: Mode): LockSpec {
 export function range(
   kind: FlockRangeMessage['kind'],
   owner: string,
-  start: number,
-  end: number | undefined,
+  start: LockOffset,
+  end: LockOffset | undefined,
   exclusive: boolean,
   pid = 1,
 ): FlockRangeMessage {

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { type Attr, S_IFDIR, S_IFREG } from '../../src/base/attr.js';
 import { ERRNO, FsError } from '../../src/base/errno.js';
 import type { Fid } from '../../src/base/ids.js';
+import type { LockOffset } from '../../src/base/lock_offset.js';
 import { ENOTTY, INIT_FLAG, initFlagNames, OPCODE } from '../../src/fuse/constants.js';
 import type { EntryOut, FuseHandlers, RequestContext } from '../../src/fuse/handlers.js';
 import { kernelSide, request, someHandlers } from '../fixtures/fuse_kernel_side.js';
@@ -170,7 +171,7 @@ test('small reads go through the slab, large ones by a send of their chunks', ()
   assert.deepEqual(large?.body, Buffer.concat(chunks));
 });
 
-test('a nodeid, offset or size of 2^53 and above is refused with the errno of its call', () => {
+test('a nodeid, offset or size of 2^53 and above, and a lock at 2^63, is refused with the errno of its call', () => {
   const side = kernelSide(
     someHandlers({
       read: (_request, _nodeid, { offset }) => {
@@ -187,7 +188,7 @@ test('a nodeid, offset or size of 2^53 and above is refused with the errno of it
     request({ opcode: OPCODE.WRITE }, 1n, big, 1, 0, 0n, 0, 0, Buffer.from('x')),
     request({ opcode: OPCODE.FALLOCATE }, 1n, big - 1n, 1n, 0, 0),
     request({ opcode: OPCODE.LSEEK }, 1n, big, 3, 0),
-    request({ opcode: OPCODE.SETLK }, 1n, 1n, big, OFFSET_MAX, 1, 1, 0, 0),
+    request({ opcode: OPCODE.SETLK }, 1n, 1n, OFFSET_MAX + 1n, OFFSET_MAX + 1n, 1, 1, 0, 0),
     request({ opcode: OPCODE.RENAME }, big, 'a', 'b'),
   );
   assert.deepEqual(errnos(replies), [
@@ -202,21 +203,54 @@ test('a nodeid, offset or size of 2^53 and above is refused with the errno of it
   ]);
 });
 
-test('the ends of lock ranges: inclusive becomes exclusive, everything from 2^53-1 up is "to the end"', () => {
-  const ends: (number | undefined)[] = [];
-  const side = kernelSide(someHandlers({ setlk: (_request, _nodeid, { end }) => void ends.push(end) }));
+test('lock ranges are exact: inclusive ends become exclusive, and OFFSET_MAX alone is "to the end"', () => {
+  const ranges: (readonly [LockOffset, LockOffset | undefined])[] = [];
+  const side = kernelSide(
+    someHandlers({ setlk: (_request, _nodeid, { start, end }) => void ranges.push([start, end]) }),
+  );
   const lock = (start: bigint, end: bigint, type = 1): Buffer =>
     request({ opcode: OPCODE.SETLK }, 1n, 1n, start, end, type, 1, 0, 0);
   const replies = side.batch(
     lock(5n, 5n),
     lock(0n, 2n ** 53n - 2n),
     lock(0n, 2n ** 53n - 1n),
+    lock(2n ** 53n + 1n, OFFSET_MAX - 1n),
+    lock(OFFSET_MAX, OFFSET_MAX),
     lock(0n, OFFSET_MAX),
     lock(6n, 5n),
     lock(0n, 0n, 9),
   );
-  assert.deepEqual(errnos(replies), [0, 0, 0, 0, ERRNO.EINVAL, ERRNO.EINVAL]);
-  assert.deepEqual(ends, [6, 2 ** 53 - 1, undefined, undefined]);
+  assert.deepEqual(errnos(replies), [0, 0, 0, 0, 0, 0, ERRNO.EINVAL, ERRNO.EINVAL]);
+  assert.deepEqual(ranges, [
+    [5, 6],
+    [0, 2 ** 53 - 1],
+    [0, 2n ** 53n],
+    [2n ** 53n + 1n, OFFSET_MAX],
+    [OFFSET_MAX, undefined],
+    [0, undefined],
+  ]);
+});
+
+test('GETLK answers the range in the way to the byte, with the last byte of it', () => {
+  const found: { start: LockOffset; end: LockOffset | undefined }[] = [
+    { start: 5, end: 6 },
+    { start: 2 ** 53 - 1, end: 2n ** 53n + 1n },
+    { start: 2n ** 62n, end: OFFSET_MAX },
+    { start: OFFSET_MAX, end: undefined },
+  ];
+  const side = kernelSide(
+    someHandlers({ getlk: () => ({ type: 'write', pid: 7, ...(found.shift() as (typeof found)[0]) }) }),
+  );
+  const asked = request({ opcode: OPCODE.GETLK }, 1n, 1n, 0n, OFFSET_MAX, 1, 1, 0, 0);
+  const ranges = side
+    .batch(asked, asked, asked, asked)
+    .map(({ body }) => [body.readBigInt64LE(0), body.readBigInt64LE(8)]);
+  assert.deepEqual(ranges, [
+    [5n, 5n],
+    [2n ** 53n - 1n, 2n ** 53n],
+    [2n ** 62n, OFFSET_MAX - 1n],
+    [OFFSET_MAX, OFFSET_MAX],
+  ]);
 });
 
 test('names may be any bytes up to 255; longer ones are ENAMETOOLONG', () => {

@@ -3,7 +3,7 @@ import { type TestContext, test } from 'node:test';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import type { Server, ServerOptions } from '../../src/server/server.js';
 import { Sync, Write } from '../../src/wire/data.js';
-import { Cancel, Enqueue } from '../../src/wire/lock.js';
+import { Cancel, Enqueue, TestFlock } from '../../src/wire/lock.js';
 import {
   Getattr,
   Readdir,
@@ -14,6 +14,7 @@ import {
   WANT_DATA_WRITE,
   WANT_PARENT,
 } from '../../src/wire/meta.js';
+import { FEATURE, FEATURES_ALL } from '../../src/wire/session.js';
 import { grantOf, nameOf, type RawClient, type ServerWorld, serverWorld } from '../fixtures/server_world.js';
 import { until } from '../fixtures/until.js';
 
@@ -241,6 +242,32 @@ test('application locks: refused, waited for, cast, taken over at eviction', asy
   server.evict('a', 'its lock is wanted');
   await until('the waiting lock is cast', () => b.casts.length === 1);
   assert.equal(b.casts[0]?.handle, waiting.handle);
+});
+
+test('who knows no lock offset of 2^53 is shown a range that begins there as one that begins before it', async (t) => {
+  const { a, b } = await twoClients(t);
+  const { fid } = (await a.create('f')).attr;
+  const far = {
+    kind: 'posix',
+    owner: '0000000000000001',
+    pid: 1,
+    exclusive: true,
+    start: 2n ** 62n,
+  } as const;
+  const everything = { ...far, owner: '0000000000000002', start: 0 };
+  await a.call(Enqueue, { type: 'flock', fid, mode: 'EX', flock: { ...far, end: 2n ** 62n + 5n } });
+  const shown = [];
+  for (const features of [FEATURES_ALL, FEATURES_ALL & ~FEATURE.lockOffsets]) {
+    b.features = features;
+    await b.lose();
+    await b.connect();
+    const { conflict } = await b.call(TestFlock, { fid, flock: everything });
+    shown.push([conflict?.start, conflict?.end]);
+  }
+  assert.deepEqual(shown, [
+    [2n ** 62n, 2n ** 62n + 5n],
+    [2 ** 53 - 1, undefined],
+  ]);
 });
 
 test('readdir leaves out the attributes of files that others are writing', async (t) => {

@@ -9,6 +9,7 @@ import fc from 'fast-check';
 import { Packr } from 'msgpackr';
 import { FsError } from '../../src/base/errno.js';
 import type { ClientUuid, Fh, Fid, LockHandle, Name } from '../../src/base/ids.js';
+import { LOCK_OFFSET_MAX } from '../../src/base/lock_offset.js';
 import { Status } from '../../src/wire/admin.js';
 import { Read, Write } from '../../src/wire/data.js';
 import { Bast, Enqueue } from '../../src/wire/lock.js';
@@ -21,6 +22,7 @@ import {
   encode,
   int,
   list,
+  lockOffset,
   type Message,
   message,
   opt,
@@ -84,6 +86,8 @@ function valuesOfLabel(label: string, inner: Message<unknown> | undefined): fc.A
       return fc.boolean();
     case 'name':
       return nameText;
+    case 'lockOffset':
+      return fc.oneof(uints, fc.bigInt({ min: 2n ** 53n, max: LOCK_OFFSET_MAX }));
     case 'fid':
       return uints.map((value) => value || 1);
     case 'timespec':
@@ -302,24 +306,45 @@ test('a message grows: unknown fields are ignored, absent optional ones are unde
   assert.equal(outcome(newer, encode(message('N', { b: opt(2, text(9)) }), { b: 'x' })), 'EPROTO');
 });
 
+const u64 = (high: number, low: number): Buffer => {
+  const body = Buffer.from([0x91, 0xcf, 0, 0, 0, 0, 0, 0, 0, 0]);
+  body.writeUInt32BE(high, 2);
+  body.writeUInt32BE(low, 6);
+  return body;
+};
+const i64 = (high: number, low: number): Buffer => {
+  const body = u64(high, low);
+  body[1] = 0xd3;
+  return body;
+};
+const f64 = (value: number): Buffer => {
+  const body = Buffer.from([0x91, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0]);
+  body.writeDoubleBE(value, 2);
+  return body;
+};
+
+test('a lock offset from 2^53 on is an int64, one below what other integers are; 2^63 and negative ones are refused', () => {
+  const type = message('M', { a: req(1, lockOffset) });
+  const ends = [2 ** 53 - 1, 2n ** 53n, 2n ** 53n + 1n, LOCK_OFFSET_MAX];
+  const bodies = ends.map((a) => encode(type, { a }));
+  assert.deepEqual(
+    bodies.map((body) => body.toString('hex')),
+    ['91cb433fffffffffffff', '91d30020000000000000', '91d30020000000000001', '91d37fffffffffffffff'],
+  );
+  assert.deepEqual(
+    bodies.map((body) => decode(type, body).a),
+    ends,
+  );
+  const refused = [u64(0x8000_0000, 0), i64(0xffff_ffff, 0xffff_ffff), f64(2 ** 53), f64(1.5)];
+  assert.deepEqual(
+    refused.map((body) => outcome(type, body)),
+    refused.map(() => 'EPROTO'),
+  );
+  assert.deepEqual(outcome(type, i64(0, 5)), { value: { a: 5 } });
+});
+
 test('integers are refused beyond 2^53 and when they are none, in every encoding', () => {
   const type = message('M', { a: req(1, int) });
-  const u64 = (high: number, low: number): Buffer => {
-    const body = Buffer.from([0x91, 0xcf, 0, 0, 0, 0, 0, 0, 0, 0]);
-    body.writeUInt32BE(high, 2);
-    body.writeUInt32BE(low, 6);
-    return body;
-  };
-  const i64 = (high: number, low: number): Buffer => {
-    const body = u64(high, low);
-    body[1] = 0xd3;
-    return body;
-  };
-  const f64 = (value: number): Buffer => {
-    const body = Buffer.from([0x91, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0]);
-    body.writeDoubleBE(value, 2);
-    return body;
-  };
   const max = 0x1f_ffff;
   assert.deepEqual(
     [
