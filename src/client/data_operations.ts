@@ -93,9 +93,9 @@ export class DataOperations {
       const views = this.#cached(target, file, handle, offset, length);
       if (views !== undefined) return views;
       const end = Math.min(offset + length, file.sizeBytes);
-      const needed = this.#reader.need(target, file, offset, end);
+      const needed = this.#reader.need(op, target, file, offset, end);
       this.#reader.advance(target, file, handle, offset, end);
-      await interruptible(needed, op.signal);
+      await needed;
       if (handle.dead !== undefined) throw handle.dead;
     }
   }

@@ -2,7 +2,9 @@
  * Reads from the target into the page cache, and ahead of who reads in order.
  *
  * A range that is under a READ already is waited for, not read twice. A sequential reader has up to 16 MiB of READs of
- * 1 MiB in flight ahead of it. What was written or cut while a READ was under way is not taken from its reply.
+ * 1 MiB in flight ahead of it; over a slow line fewer and smaller ones (bulk_pace.ts). What somebody waits for is read in the
+ * order of asking, a piece of each reader in turn; readahead takes the room that nobody waits for. No READ is queued: who is
+ * interrupted, or has to give a lock back, waits for what is under way alone. What was written or cut while a READ was under way is not taken from its reply.
  * Files larger than half the cache are dropped behind a sequential reader: the kernel has those pages, and keeping them
  * would push out everything else.
  */
@@ -10,11 +12,13 @@
 import { IntervalSet, type Range } from '../base/interval_set.js';
 import { logger } from '../base/log.js';
 import { Read } from '../wire/data.js';
+import { BulkPace } from './bulk_pace.js';
 import type { Core } from './core.js';
 import { type Fetch, type FileState, take } from './file_state.js';
+import type { Passenger } from './gate.js';
 import { GRANULE_BYTES } from './granule.js';
 import type { Handle } from './open_files.js';
-import type { Target } from './targets.js';
+import { interruptible, type Target } from './targets.js';
 
 const log = logger('client:read');
 
@@ -24,8 +28,17 @@ const FIRST_WINDOW_BYTES = 128 << 10;
 const SEQUENTIAL_SLACK_BYTES = 1 << 20;
 const ALIGN_BYTES = 4096;
 
+/** READs of one target. */
+interface Lane {
+  readonly pace: BulkPace;
+  inFlightBytes: number;
+  /** Who waits for room, in order. */
+  waiting: (() => void)[];
+}
+
 export class Reader {
   readonly #core: Core;
+  readonly #lanes = new Map<Target, Lane>();
 
   constructor(core: Core) {
     this.#core = core;
@@ -37,13 +50,18 @@ export class Reader {
     handle.sequentialReads = inOrder ? handle.sequentialReads + 1 : 0;
     handle.nextRead = inOrder ? Math.max(handle.nextRead, end) : end;
     if (handle.sequentialReads < 2) return;
-    const granule = Math.floor(start / GRANULE_BYTES);
-    if (Math.floor(end / GRANULE_BYTES) === granule && start % GRANULE_BYTES !== 0) return;
+    const lane = this.#lane(target);
+    const { pieceBytes } = lane.pace;
+    if (Math.floor(end / pieceBytes) === Math.floor(start / pieceBytes) && start % pieceBytes !== 0) return;
     const window = Math.min(WINDOW_MAX_BYTES, FIRST_WINDOW_BYTES << Math.min(handle.sequentialReads, 10));
     const stop = Math.min(file.sizeBytes, Math.ceil((end + window) / GRANULE_BYTES) * GRANULE_BYTES);
-    // Failures are not ours to report: who needs the range reads it again, and is told.
-    for (const fetch of this.#fetch(target, file, end, stop)) fetch.done.catch(() => undefined);
+    for (let at = end; at < stop && lane.waiting.length === 0 && hasRoom(lane); ) {
+      const pieceEnd = endOfPiece(lane, at, stop);
+      this.#fetch(target, file, at, pieceEnd);
+      at = pieceEnd;
+    }
     if (file.sizeBytes > this.#core.pages.limitBytes / 2) {
+      const granule = Math.floor(start / GRANULE_BYTES);
       for (let index = granule - 2; index >= Math.max(0, granule - 4); index -= 1) {
         file.pages.dropClean(index);
       }
@@ -52,17 +70,42 @@ export class Reader {
 
   /**
    * Reads what is missing of [start, end). The caller holds a reference to a data lock.
-   * @throws FsError of the READ
+   * @throws FsError of the READ, EINTR
    */
-  async need(target: Target, file: FileState, start: number, end: number): Promise<void> {
+  async need(op: Passenger, target: Target, file: FileState, start: number, end: number): Promise<void> {
     const from = start - (start % ALIGN_BYTES);
     const to = Math.min(Math.max(end, file.sizeBytes), Math.ceil(end / ALIGN_BYTES) * ALIGN_BYTES);
-    await Promise.all(this.#fetch(target, file, from, to).map((fetch) => fetch.done));
+    const lane = this.#lane(target);
+    const fetches: Promise<void>[] = [];
+    for (let at = from; at < to; ) {
+      if (!hasRoom(lane)) {
+        await interruptible(this.#room(lane), op.signal);
+        continue;
+      }
+      const pieceEnd = endOfPiece(lane, at, to);
+      for (const fetch of this.#fetch(target, file, at, pieceEnd)) fetches.push(fetch.done);
+      at = pieceEnd;
+    }
+    await interruptible(Promise.all(fetches), op.signal);
   }
 
-  /** READs that together bring what is missing of the range, those under way included. */
+  #lane(target: Target): Lane {
+    let lane = this.#lanes.get(target);
+    if (lane === undefined) {
+      lane = { pace: new BulkPace(WINDOW_MAX_BYTES), inFlightBytes: 0, waiting: [] };
+      this.#lanes.set(target, lane);
+    }
+    return lane;
+  }
+
+  #room(lane: Lane): Promise<void> {
+    return new Promise((resolve) => {
+      lane.waiting.push(resolve);
+    });
+  }
+
+  /** READs that together bring what is missing of the range, those under way included. It lies in one granule. */
   #fetch(target: Target, file: FileState, start: number, end: number): Fetch[] {
-    if (start >= end) return [];
     const fetches: Fetch[] = [];
     for (const gap of file.pages.missing(start, end)) {
       const uncovered = new IntervalSet();
@@ -72,29 +115,24 @@ export class Reader {
         uncovered.remove(fetch.start, fetch.end);
         fetches.push(fetch);
       }
-      for (const range of uncovered) fetches.push(...this.#readRange(target, file, range));
-    }
-    return fetches;
-  }
-
-  #readRange(target: Target, file: FileState, range: Range): Fetch[] {
-    const fetches: Fetch[] = [];
-    for (let at = range.start; at < range.end; ) {
-      const stop = Math.min(range.end, (Math.floor(at / GRANULE_BYTES) + 1) * GRANULE_BYTES);
-      const fetch = this.#read(target, file, at, stop);
-      if (fetch === undefined) break;
-      fetches.push(fetch);
-      at = stop;
+      for (const range of uncovered) {
+        const fetch = this.#read(target, file, range);
+        if (fetch !== undefined) fetches.push(fetch);
+      }
     }
     return fetches;
   }
 
   /** @returns undefined without a data lock: only readahead asks so, and it can be left. */
-  #read(target: Target, file: FileState, start: number, end: number): Fetch | undefined {
+  #read(target: Target, file: FileState, { start, end }: Range): Fetch | undefined {
     const lock = target.locks.find('data', file.fid, 'PR', 0);
     if (lock === undefined) return undefined;
     const fetch: Fetch = { start, end, stale: [], done: Promise.resolve() };
     const { generation } = target;
+    const { clock } = this.#core.runtime;
+    const lane = this.#lane(target);
+    const sentMs = clock.nowMs();
+    lane.inFlightBytes += end - start;
     target.locks.addRef(lock);
     file.fetches.push(fetch);
     fetch.done = target
@@ -104,18 +142,34 @@ export class Reader {
         { fid: file.fid, offset: start, length: end - start },
         {
           apply: ({ bulk }) => {
+            lane.pace.answered(sentMs, clock.nowMs());
             if (target.generation === generation) land(file, fetch, bulk);
           },
         },
       )
       .then(() => undefined)
       .finally(() => {
+        lane.inFlightBytes -= end - start;
         take(file.fetches, fetch);
         target.locks.dropRef(lock);
+        const { waiting } = lane;
+        lane.waiting = [];
+        for (const go of waiting) go();
       });
+    // Whoever needs the range is told. Nobody may: of readahead, or when who asked was interrupted, it is asked again.
+    fetch.done.catch(() => undefined);
     if (log.enabled) log('READ %d [%d, %d)', file.fid, start, end);
     return fetch;
   }
+}
+
+function hasRoom({ pace, inFlightBytes }: Lane): boolean {
+  return pace.hasRoom(inFlightBytes);
+}
+
+/** Where a READ that begins at `start` ends: pieces do not reach over the end of a granule. */
+function endOfPiece({ pace }: Lane, start: number, limit: number): number {
+  return Math.min(limit, (Math.floor(start / pace.pieceBytes) + 1) * pace.pieceBytes);
 }
 
 function land(file: FileState, fetch: Fetch, bulk: Buffer): void {

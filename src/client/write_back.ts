@@ -4,7 +4,7 @@
  * A granule that is dirty from end to end goes at once. Everything of a file goes when somebody flushes it (fsync, a
  * lock called back, a drain), when it is closed (small files a moment later, together), when it has been dirty for a
  * second, or when too much is dirty. Up to eight WRITEs of up to 1 MiB, or more small ones, are in flight for each target,
- * never two that overlap; fewer and smaller ones over a slow line (write_pace.ts).
+ * never two that overlap; fewer and smaller ones over a slow line (bulk_pace.ts).
  *
  * What was written and is not committed is kept for a replay (replay_list.ts). When that is too much, the target is asked
  * to commit, and nothing more is sent until it has.
@@ -19,13 +19,13 @@ import type { MaybePromise } from '../base/maybe_promise.js';
 import type { Timer } from '../runtime/ports.js';
 import { Sync, Write } from '../wire/data.js';
 import { Getattr } from '../wire/meta.js';
+import { BulkPace } from './bulk_pace.js';
 import type { Core } from './core.js';
 import type { FileState } from './file_state.js';
 import type { Passenger } from './gate.js';
-import type { Batch } from './granule.js';
+import { type Batch, GRANULE_BYTES } from './granule.js';
 import { BULK_MAX_BYTES } from './replay_list.js';
 import { interruptible, type Target } from './targets.js';
-import { WritePace } from './write_pace.js';
 
 const log = logger('client:write_back');
 
@@ -44,7 +44,7 @@ const SYNC_RETRY_MS = 1000;
 
 /** Work of one target. */
 interface Lane {
-  readonly pace: WritePace;
+  readonly pace: BulkPace;
   inFlight: number;
   inFlightBytes: number;
   /** Small closed files are to be written in a moment. */
@@ -202,7 +202,7 @@ export class WriteBack {
     let lane = this.#lanes.get(target);
     if (lane === undefined) {
       lane = {
-        pace: new WritePace(),
+        pace: new BulkPace(WRITES_IN_FLIGHT_MAX * GRANULE_BYTES),
         inFlight: 0,
         inFlightBytes: 0,
         closed: false,
@@ -275,7 +275,7 @@ export class WriteBack {
   #next(lane: Lane, files: Set<FileState>, fullOnly: boolean): { file: FileState; batch: Batch } | undefined {
     for (const file of files) {
       files.delete(file);
-      const batch = file.pages.takeDirty(fullOnly, lane.pace.writeBytes);
+      const batch = file.pages.takeDirty(fullOnly, lane.pace.pieceBytes);
       if (batch === undefined) continue; // clean, or under a WRITE: that one's end brings it back
       files.add(file);
       return { file, batch };
@@ -370,7 +370,7 @@ export class WriteBack {
 }
 
 function mayWrite({ inFlight, inFlightBytes, pace }: Lane): boolean {
-  if (inFlightBytes > 0 && inFlightBytes + pace.writeBytes > pace.limitBytes) return false;
+  if (!pace.hasRoom(inFlightBytes)) return false;
   if (inFlight < WRITES_IN_FLIGHT_MAX) return true;
   return inFlight < SMALL_IN_FLIGHT_MAX && inFlightBytes < SMALL_IN_FLIGHT_BYTES;
 }

@@ -19,7 +19,7 @@ import { BIT_ATTR } from '../wire/lock.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
 import { dropCapability } from './attr_handlers.js';
 import type { Call } from './call.js';
-import { noteWrite } from './eviction.js';
+import { noteMoved } from './eviction.js';
 import { type Answered, answered, dataLock, inodeLock, locked } from './locked.js';
 import { inodeOrGone, needRegular } from './look.js';
 import { truncationLocks } from './open_handlers.js';
@@ -40,6 +40,7 @@ export function read(
   const slab = length === SLAB_BYTES ? slabs.take(length) : undefined;
   const outcome = (bulk: readonly Uint8Array[]): Outcome<ReplyOf<typeof Read>> => {
     const sent = slab === undefined ? undefined : () => slabs.give(slab);
+    for (const chunk of bulk) noteMoved(call.export, fid, chunk.length);
     return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk, sent };
   };
   // When the read fails its slab is not given back: other parts of it may still be read into.
@@ -65,7 +66,7 @@ export function write(
   if (!call.isReplay) needDataLock(call, fid, 'PW');
   checkFileEnd(offset + data.length);
   const paid = call.isReplay ? 0 : target.grants.spend(owner, request.grantUsed);
-  noteWrite(owner, fid, data.length);
+  noteMoved(owner, fid, data.length);
   const execute = (): MaybePromise<Executed<Inode>> => {
     const within = contentChange(call, fid);
     const written = target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);

@@ -26,7 +26,7 @@ const log = logger('server');
 
 const REASON_MAX = 500;
 /** Between two looks, 10 s: a fifth of what 256 kbit/s carry. */
-const FLUSH_BYTES_MIN = 64 << 10;
+const MOVED_BYTES_MIN = 64 << 10;
 /** Looks: with a lock timeout of 20 s, 10 minutes. */
 const PROLONGED_MAX = 60;
 
@@ -215,16 +215,19 @@ function sayForgotten(
   });
 }
 
-/** A WRITE came: a client that was asked for this file's lock is flushing, which may take longer than the limit. */
-export function noteWrite(owner: Export, fid: Fid, bytes: number): void {
-  const before = owner.flushedBytes.get(fid);
-  if (before !== undefined) owner.flushedBytes.set(fid, before + bytes);
+/**
+ * A WRITE came, or a READ was answered: a client that was asked for this file's lock is flushing, or ends a read that holds
+ * folios, which may take longer than the limit.
+ */
+export function noteMoved(owner: Export, fid: Fid, bytes: number): void {
+  const before = owner.movedBytes.get(fid);
+  if (before !== undefined) owner.movedBytes.set(fid, before + bytes);
 }
 
 export function noteCalledBack(owner: Export, lock: HeldLock): void {
   if (lock.type !== 'data') return;
   owner.calledBack.set(lock.handle, lock.fid as Fid);
-  if (!owner.flushedBytes.has(lock.fid as Fid)) owner.flushedBytes.set(lock.fid as Fid, 0);
+  if (!owner.movedBytes.has(lock.fid as Fid)) owner.movedBytes.set(lock.fid as Fid, 0);
 }
 
 export function noteCancelled(owner: Export, handle: HeldLock['handle']): void {
@@ -235,37 +238,37 @@ export function noteCancelled(owner: Export, handle: HeldLock['handle']): void {
   if (fid === undefined) return;
   owner.calledBack.delete(handle);
   for (const other of owner.calledBack.values()) if (other === fid) return;
-  owner.flushedBytes.delete(fid);
+  owner.movedBytes.delete(fid);
 }
 
 /**
  * A lock was not given back within lockTimeoutMs. A client that goes on writing to the file is flushing a large cache, or a
- * small one over a slow line. It is looked at again later, at most PROLONGED_MAX times, if at least FLUSH_BYTES_MIN came
- * since the last look. A client that writes less, or does not come to an end, is evicted: others wait for the lock. The
+ * small one over a slow line; one that reads it has a read of its kernel to end, piece by piece. It is looked at again later, at most PROLONGED_MAX times, if at least MOVED_BYTES_MIN moved
+ * since the last look. A client that moves less, or does not come to an end, is evicted: others wait for the lock. The
  * active lock has its own limit, the drain timeout.
  */
 export function lockExpired(target: Target, uuid: ClientUuid, lock: HeldLock, last?: Prolonged): void {
   const owner = target.exports.get(uuid);
   if (owner === undefined || lock.type === 'active') return;
   const { lockTimeoutMs } = target.options;
-  const flushedBytes = lock.type === 'data' ? flushed(owner, lock.fid as Fid) : 0;
+  const movedBytes = lock.type === 'data' ? moved(owner, lock.fid as Fid) : 0;
   const times = (last?.times ?? 0) + 1;
-  if (flushedBytes - (last?.flushedBytes ?? 0) >= FLUSH_BYTES_MIN && times <= PROLONGED_MAX) {
+  if (movedBytes - (last?.movedBytes ?? 0) >= MOVED_BYTES_MIN && times <= PROLONGED_MAX) {
     const timer = target.time.after(lockTimeoutMs / 2, () => {
       if (owner.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock, prolonged);
     });
-    const prolonged = { timer, flushedBytes, times };
+    const prolonged = { timer, movedBytes, times };
     owner.prolonged.set(lock.handle, prolonged);
     return;
   }
-  const more = last === undefined ? '' : `; it has written ${flushedBytes} bytes meanwhile`;
+  const more = last === undefined ? '' : `; it has written and read ${movedBytes} bytes meanwhile`;
   const waitedMs = lockTimeoutMs + (times - 1) * (lockTimeoutMs / 2);
   evict(target, owner, `it did not give back a lock on ${lockName(lock)} within ${waitedMs} ms${more}`);
 }
 
 /** With what has arrived of a WRITE that is not complete: on a slow line one takes longer than a look. */
-function flushed(owner: Export, fid: Fid): number {
-  return (owner.flushedBytes.get(fid) ?? 0) + (owner.link?.arrivingBytes ?? 0);
+function moved(owner: Export, fid: Fid): number {
+  return (owner.movedBytes.get(fid) ?? 0) + (owner.link?.arrivingBytes ?? 0);
 }
 
 function lockName(lock: HeldLock): string {

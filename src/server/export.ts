@@ -40,11 +40,11 @@ export interface DrainProgressReport {
   readonly locks: number;
 }
 
-/** A lock that is late, whose file is being flushed. */
+/** A lock that is late, whose file is being flushed or read. */
 export interface Prolonged {
   readonly timer: Timer;
-  /** What had been written when it was looked at. */
-  readonly flushedBytes: number;
+  /** What had been written and read when it was looked at. */
+  readonly movedBytes: number;
   /** How often it was put off. */
   readonly times: number;
 }
@@ -101,8 +101,8 @@ export class Export {
   readonly prolonged = new Map<LockHandle, Prolonged>();
   /** Data locks it was asked to give back. */
   readonly calledBack = new Map<LockHandle, Fid>();
-  /** Bytes written to each of those files since: it is flushing. See eviction.ts. */
-  readonly flushedBytes = new Map<Fid, number>();
+  /** Bytes written to and read of each of those files since: it goes on. See eviction.ts. */
+  readonly movedBytes = new Map<Fid, number>();
   writesInFlight = 0;
   writesIdle: (() => void) | undefined;
 

@@ -70,6 +70,75 @@ test('who wants a file that is being flushed over a slow line gets it when the f
   });
 });
 
+/** A file that nobody has cached, and a process that reads it from beginning to end, 128 KiB at a time. */
+async function readerOf(world: World, bytes: number): Promise<{ readonly done: Promise<number> }> {
+  await store(world, 1, '/big', bytes);
+  world.network.baseDelayMs = WAY_MS;
+  world.network.slow(world.client(0).machine, bytesASecond(256));
+  const reader = world.client(0).process();
+  const file = await reader.open('/big', 0);
+  const read = async (): Promise<number> => {
+    let at = 0;
+    for (let got = 1; got > 0; at += got) got = (await reader.pread(file, at, 128 << 10)).length;
+    return at;
+  };
+  return { done: read() };
+}
+
+test('while a file is read over a slow line, what else its client asks for is answered within seconds', async () => {
+  await simulate({ clients: 2 }, async (world) => {
+    const bytes = 2 << 20;
+    const beganMs = world.scheduler.nowMs;
+    const { done } = await readerOf(world, bytes);
+    const other = world.client(0).process();
+    const waits: number[] = [];
+    for (let asked = 0; asked < 5; asked += 1) {
+      await world.sleep(5000);
+      const askedMs = world.scheduler.nowMs;
+      await other.mkdir(`/d${asked}`);
+      waits.push(world.scheduler.nowMs - askedMs);
+    }
+    assert.equal(await done, bytes);
+    const leastMs = (bytes / bytesASecond(256)) * 1000;
+    const tookMs = world.scheduler.nowMs - beganMs;
+    assert.ok(tookMs < leastMs * 1.8 + 5000, `${tookMs} ms, and the line needs ${leastMs} ms`);
+    assert.ok(Math.max(...waits) < 6000, `${waits} ms`);
+    assert.deepEqual(losses(world), []);
+  });
+});
+
+test('who writes a file that another client reads over a slow line waits for the reads under way, not for readahead', async () => {
+  await simulate({ clients: 2 }, async (world) => {
+    const { done } = await readerOf(world, 2 << 20);
+    await world.sleep(10_000);
+    const writer = world.client(1).process();
+    const file = await writer.open('/big', O_RDWR);
+    const askedMs = world.scheduler.nowMs;
+    await writer.pwrite(file, 0, Buffer.from('new'));
+    const waitedMs = world.scheduler.nowMs - askedMs;
+    await done;
+    assert.ok(waitedMs < 15_000, `${waitedMs} ms`);
+    assert.deepEqual(losses(world), []);
+  });
+});
+
+test('a reader whose one read takes longer than a lock may is not given up while it goes on', async () => {
+  await simulate({ clients: 2 }, async (world) => {
+    const bytes = 1 << 20;
+    await store(world, 1, '/big', bytes);
+    world.network.baseDelayMs = WAY_MS;
+    world.network.slow(world.client(0).machine, bytesASecond(256));
+    const reader = world.client(0).process();
+    const file = await reader.open('/big', O_RDWR);
+    const read = reader.pread(file, 0, bytes);
+    await world.sleep(2000);
+    const writer = world.client(1).process();
+    const again = await writer.open('/big', O_RDWR);
+    await writer.pwrite(again, 0, Buffer.from('new'));
+    assert.deepEqual([(await read).length, losses(world)], [bytes, []]);
+  });
+});
+
 test('a line that stands still for three seconds in the middle of a write costs no connection', async () => {
   await simulate({ clients: 1 }, async (world) => {
     world.network.baseDelayMs = WAY_MS;

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import type { Server, ServerOptions } from '../../src/server/server.js';
-import { Sync, Write } from '../../src/wire/data.js';
+import { Read, Sync, Write } from '../../src/wire/data.js';
 import { Cancel, Enqueue, TestFlock } from '../../src/wire/lock.js';
 import {
   Getattr,
@@ -197,6 +197,41 @@ test('a client that comes back in time is asked again and keeps its place', asyn
   assert.equal((await a.connect()).outcome, 'resumed');
   assert.ok((await waiting).granted);
   assert.deepEqual([a.basts.length, server.status().evicted], [1, []]);
+});
+
+test('a holder that ends a read piece by piece is given time beyond the limit, one that reads nothing is not', async (t) => {
+  const lockTimeoutMs = 1000;
+  const { a, b, server } = await twoClients(t, { lockTimeoutMs });
+  const { fid } = (await a.create('f')).attr;
+  a.yields = false;
+  const pieceBytes = 64 << 10;
+  const held = await holdData(a, fid, 'PW');
+  const request = { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 };
+  await a.call(Write, request, { bulk: [Buffer.alloc(pieceBytes)] });
+  const waiting = holdData(b, fid, 'PW');
+  await until('it is called back', () => a.basts.length === 1);
+  const endMs = performance.now() + 1.5 * lockTimeoutMs;
+  // A turn of the event loop, so that time limits run out between two READs.
+  const readFrom = async (client: RawClient, offset: number): Promise<void> => {
+    await client.answer(Read, { fid, offset, length: pieceBytes });
+    await new Promise((done) => setImmediate(done));
+  };
+  while (performance.now() < endMs) await readFrom(a, 0);
+  assert.deepEqual(server.status().evicted, []);
+  await a.call(Cancel, { handles: [held.handle] });
+  await waiting;
+  // Past its end a file has nothing to read: that is no progress.
+  b.yields = false;
+  const wanted = holdData(a, fid, 'PW');
+  const past = async (): Promise<void> => {
+    for (;;) await readFrom(b, pieceBytes);
+  };
+  past().catch(() => undefined);
+  await wanted;
+  assert.deepEqual(
+    server.status().evicted.map(({ name }) => name),
+    ['b'],
+  );
 });
 
 test('a holder that is flushing is given time beyond the limit', async (t) => {
