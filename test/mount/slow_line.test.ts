@@ -127,6 +127,28 @@ test('a slow line is slow, and no reason to give a connection up', {
     );
   }
 
+  await t.test(
+    'who reads for longer than a lock may be kept is not given up, and who wants the lock gets it',
+    {
+      skip: !IS_FULL,
+    },
+    async () => {
+      await line.is(10_000, WAY_MS);
+      const bytes = 1024 * KIB;
+      await store(near, 'wanted', bytes);
+      // Past the kernel's cache: one request of 1 MiB, in the middle of which the lock cannot go back.
+      const fd = await two.open('wanted', O.RDWR);
+      await two.pread(fd, bytes - 1, 1);
+      const again = await near.open('wanted', O.RDWR);
+      await line.is(256, WAY_MS);
+      const read = two.call('check_pattern', { fd, seed: bytes, offset: 0, length: bytes });
+      await two.blocked();
+      const waitedMs = await timed(near.pwrite(again, 0, 'new'));
+      assert.equal(await read, null);
+      t.diagnostic(`the lock of a reader on 256 kbit/s was waited for ${waitedMs.toFixed()} ms`);
+    },
+  );
+
   await t.test('four clients on 1 Mbit/s all get through, and nothing so far cost a connection', async () => {
     await line.is(1000, WAY_MS);
     const bytes = (IS_FULL ? 1024 : 64) * KIB;
