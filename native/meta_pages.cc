@@ -11,7 +11,12 @@
 // a call takes. For the threads that read ahead that is not so: they find faults that are none, and keep them to
 // themselves.
 //
-// Layout: src/storage/meta_probe.ts and fsck_page.ts, which checks the same things one by one.
+// That a record is not there is an answer, too. Bits that turn over in a key leave it in its place among the others, and
+// its old key is not found: so the records beside the gap must match their checksums, which cover the keys, and where the
+// gap is at the edge of a leaf the leaf beside it must lie within what the pages above say.
+//
+// Layout: src/storage/meta_probe.ts and fsck_page.ts, which checks the same things one by one; checksums of records:
+// src/storage/record_checksums.ts.
 
 #include <algorithm>
 #include <atomic>
@@ -26,6 +31,7 @@
 #include <unistd.h>
 
 #include "background.h"
+#include "crc32c.h"
 #include "napi_util.h"
 #include "registration.h"
 
@@ -44,6 +50,11 @@ constexpr uint16_t kBigData = 1;
 constexpr uint32_t kMagic = 0xbeefc0de;
 constexpr uint64_t kNoPage = ~uint64_t{0};
 constexpr int kDepthMax = 32;
+constexpr uint8_t kSuperblockKey = 0x01;
+constexpr uint8_t kHasChecksum = 0x80;
+constexpr size_t kChecksumBytes = 4;
+// Up to here a record's checksum is over its value, else over the checksum of its value.
+constexpr size_t kPlainBytesMax = 512;
 
 template <typename T>
 T Load(const uint8_t* at) {
@@ -76,6 +87,8 @@ struct Fault {
 };
 
 struct Walk {
+  // To the leaf before, if the key is the first that its leaf may have.
+  bool before = false;
   // The sides of the way too: a removal may merge pages with their neighbours.
   bool neighbours = false;
   // What the pages above say of the keys of the leaf.
@@ -136,7 +149,9 @@ class MetaPages {
         return true;
       }
       youngest = Load<uint64_t>(page + 8);
-      const int index = Search(page, key, 1) - 1;
+      int index = Search(page, key, 1) - 1;
+      Key there;
+      if (walk->before && index > 0 && NodeKey(page, index, &there) && Compare(there, key) == 0) --index;
       if (walk->neighbours && !Sides(walk->meta, page, index, depth, youngest, fault)) return false;
       if (index > 0 && !NodeKey(page, index, &walk->from)) return Bad(fault, number, "a record lies outside of it");
       if (index + 1 < Count(page) && !NodeKey(page, index + 1, &walk->below)) {
@@ -168,7 +183,42 @@ class MetaPages {
     return value + record->length <= kPageBytes || Bad(fault, walk.number, "a record reaches beyond it");
   }
 
+  // Whether it is true that the leaf of a walk has nothing between the records before and after a place.
+  bool Gap(const Walk& walk, int place, Fault* fault) const {
+    return Edge(walk, place, false, fault) && Edge(walk, place, true, fault);
+  }
+
+  // The same on one side of the place.
+  bool Edge(const Walk& walk, int place, bool after, Fault* fault) const {
+    const int index = after ? place : place - 1;
+    if (index >= 0 && index < Count(walk.leaf)) {
+      Record record;
+      if (!At(walk, index, &record, fault)) return false;
+      return Matches(record) || Bad(fault, walk.number, "a record does not match its checksum");
+    }
+    const Key& edge = after ? walk.below : walk.from;
+    if (edge.data == nullptr) return true;
+    Walk beside;
+    beside.before = !after;
+    return To(edge, &beside, fault);
+  }
+
  private:
+  // Records of earlier releases have no checksum.
+  static bool Matches(const Record& record) {
+    if (record.length <= kChecksumBytes || record.key.length == 0 || record.key.data[0] == kSuperblockKey) return true;
+    if ((record.value[0] & kHasChecksum) == 0) return true;
+    const size_t length = record.length - kChecksumBytes;
+    uint32_t state = Crc32cExtend(0xffffffff, record.key.data, record.key.length);
+    if (length <= kPlainBytesMax) {
+      state = Crc32cExtend(state, record.value, length);
+    } else {
+      const uint32_t inner = ~Crc32cExtend(0xffffffff, record.value, length);
+      state = Crc32cExtend(state, reinterpret_cast<const uint8_t*>(&inner), sizeof inner);
+    }
+    return Load<uint32_t>(record.value + length) == ~state;
+  }
+
   size_t SeenBytes() const { return std::max<size_t>(pages_, 1) * sizeof(uint64_t); }
 
   const uint8_t* Page(uint64_t number) const { return map_ + number * kPageBytes; }
@@ -443,10 +493,12 @@ napi_value Get(napi_env env, napi_callback_info info) {
   if (!(*pages)->To(key, &walk, &fault)) return Text(env, fault);
   if (walk.leaf == nullptr) return Undefined(env);
   const int index = MetaPages::FirstAt(walk.leaf, key);
-  if (index >= MetaPages::Count(walk.leaf)) return Undefined(env);
   Record record;
-  if (!(*pages)->At(walk, index, &record, &fault)) return Text(env, fault);
-  if (Compare(record.key, key) != 0) return Undefined(env);
+  if (index < MetaPages::Count(walk.leaf) && !(*pages)->At(walk, index, &record, &fault)) return Text(env, fault);
+  if (index >= MetaPages::Count(walk.leaf) || Compare(record.key, key) != 0) {
+    if (!(*pages)->Gap(walk, index, &fault)) return Text(env, fault);
+    return Undefined(env);
+  }
   if (record.length <= room) memcpy(target, record.value, record.length);
   napi_value result;
   HOLDFAST_NAPI(env, napi_create_uint32(env, static_cast<uint32_t>(record.length), &result));
@@ -483,10 +535,17 @@ napi_value Leaf(napi_env env, napi_callback_info info) {
   AppendNumber(&packed, static_cast<uint16_t>(more ? walk.below.length : 0));
   if (more) Append(&packed, walk.below.data, walk.below.length);
   const int count = walk.leaf == nullptr ? 0 : MetaPages::Count(walk.leaf);
-  for (int index = count == 0 ? 0 : MetaPages::FirstAt(walk.leaf, start); index < count && limit > 0; ++index, --limit) {
+  const int first = count == 0 ? 0 : MetaPages::FirstAt(walk.leaf, start);
+  if (walk.leaf != nullptr && !(*pages)->Edge(walk, first, false, &fault)) return Text(env, fault);
+  for (int index = first; index < count && limit > 0; ++index, --limit) {
     Record record;
     if (!(*pages)->At(walk, index, &record, &fault)) return Text(env, fault);
-    if (Compare(record.key, end) >= 0) break;
+    if (Compare(record.key, end) >= 0) {
+      if (!(*pages)->Edge(walk, index, true, &fault)) return Text(env, fault);
+      break;
+    }
+    // The last of the leaf, and the next leaf begins behind the range.
+    if (index + 1 == count && !more && !(*pages)->Edge(walk, count, true, &fault)) return Text(env, fault);
     AppendNumber(&packed, static_cast<uint16_t>(record.key.length));
     AppendNumber(&packed, static_cast<uint32_t>(record.length));
     Append(&packed, record.key.data, record.key.length);
