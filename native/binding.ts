@@ -114,7 +114,8 @@ export interface NativeBinding {
   /** mknod(2) of a block device. */
   makeBlockNode(path: string, major: number, minor: number): void;
   /** Pages of a metadata database, as meta_pages.cc looks at them. @param sizeBytes of the device. */
-  metaPagesOpen(path: string, sizeBytes: number): MetaPagesHandle;
+  /** @param checksGaps 1: that a record is missing is doubted when those beside it are damaged. 0: it is not. */
+  metaPagesOpen(path: string, sizeBytes: number, checksGaps: 0 | 1): MetaPagesHandle;
   /** The handle is no good any more. A prefetch under way ends by itself. */
   metaPagesClose(handle: MetaPagesHandle): void;
   /**

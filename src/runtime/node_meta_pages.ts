@@ -21,9 +21,13 @@ export class MetaPages {
   #value = Buffer.allocUnsafeSlow(VALUE_BYTES);
   #keys = Buffer.allocUnsafeSlow(VALUE_BYTES);
 
-  /** @param sizeBytes of the device. @throws Error with an errno code. */
-  constructor(path: string, sizeBytes: number) {
-    this.#handle = this.#native.metaPagesOpen(path, sizeBytes);
+  /**
+   * @param sizeBytes of the device.
+   * @param checksGaps whether it is an error that a record is missing where those beside it are damaged.
+   * @throws Error with an errno code.
+   */
+  constructor(path: string, sizeBytes: number, checksGaps: boolean) {
+    this.#handle = this.#native.metaPagesOpen(path, sizeBytes, checksGaps ? 1 : 0);
   }
 
   /** @returns a view that the next call overwrites. @throws PageFault */

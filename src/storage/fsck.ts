@@ -91,7 +91,7 @@ export async function fsckTarget(
     return await fsckDamaged(runtime, devices, options, { ...pages, superblock, guard });
   }
   const mine = guard === undefined ? devices : guardedDevices(devices, guard);
-  const db = metaMedium(mine).open({ readOnly: options.repair !== true });
+  const db = metaMedium(mine).open({ readOnly: options.repair !== true, judges: true });
   try {
     const checked = await checkTarget(runtime, db, mine.data, options);
     const isSound = checked.left === 0 && options.repair === true && options.addChecksums === true;

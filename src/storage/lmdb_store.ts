@@ -51,7 +51,12 @@ class LmdbDatabase implements MetaDatabase {
   /**
    * @param path the meta device, looked at by probeSuperblock before (or wiped by mkfs): lmdb trusts what it finds.
    */
-  constructor(path: string, sizeBytes: number, runtimeDir: string, readOnly: boolean) {
+  constructor(
+    path: string,
+    sizeBytes: number,
+    runtimeDir: string,
+    { readOnly = false, judges = false }: NonNullable<Parameters<MetaMedium['open']>[0]>,
+  ) {
     mkdirSync(runtimeDir, { recursive: true });
     this.#link = join(runtimeDir, 'meta');
     rmSync(this.#link, { force: true });
@@ -69,7 +74,7 @@ class LmdbDatabase implements MetaDatabase {
       maxDbs: 1,
     };
     this.#path = path;
-    this.#pages = new MetaPages(path, sizeBytes);
+    this.#pages = new MetaPages(path, sizeBytes, !judges);
     this.#db = open<Buffer, Buffer>(options);
   }
 
@@ -166,7 +171,7 @@ export function metaMedium(devices: Omit<TargetDevices, 'data'>): MetaMedium {
   const { metaPath, metaSizeBytes, runtimeDir } = devices;
   if (devices.metaMedium !== undefined) return devices.metaMedium;
   return {
-    open: (options = {}) => new LmdbDatabase(metaPath, metaSizeBytes, runtimeDir, options.readOnly ?? false),
+    open: (options = {}) => new LmdbDatabase(metaPath, metaSizeBytes, runtimeDir, options),
     withRawReader: (use) => withRawReader(metaPath, use),
     writeRaw: (pieces) => writeRaw(metaPath, pieces),
   };

@@ -29,8 +29,11 @@ export interface MetaDatabase {
 }
 
 export interface MetaMedium {
-  /** Only of a device that was looked at by probeSuperblock before, or wiped by mkfs. */
-  open(options?: { readonly readOnly?: boolean }): MetaDatabase;
+  /**
+   * Only of a device that was looked at by probeSuperblock before, or wiped by mkfs.
+   * judges: the caller looks at all records, and finds out itself what is damaged and what is missing.
+   */
+  open(options?: { readonly readOnly?: boolean; readonly judges?: boolean }): MetaDatabase;
   /** Reads the device past the database. */
   withRawReader<R>(use: (read: ReadAt) => Promise<R>): Promise<R>;
   /** Writes these pieces past the database, durably. */
