@@ -1,23 +1,32 @@
 /**
  * What is installed: the package root, its version, the folder for sockets, locks and logs of running processes.
  *
- * The version of the running software is read from package.json of the tree this file runs from, and stands nowhere
- * else: two installed trees with different versions behave as two versions.
+ * The version of the running software is VERSION+DIGEST: the version in package.json of the tree that this file runs from, and
+ * the digest of the sources that it was built from (build.mjs). It stands nowhere else. A server replays the operations of a
+ * killed one only if both are the same software, and builds of one package version are not.
  */
 
-import { lstatSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
 
 const WRITABLE_FOR_OTHERS = 0o022;
+/** In the installed tree: {"digest": "..."}, as build.mjs writes it. */
+export const BUILD_FILE = join('dist', 'build.json');
 
-/** Version in package.json of the installed tree. */
+/** Version of the software in the installed tree: VERSION+DIGEST. @throws Error when the tree was not built. */
 export function installedVersion(root: string = packageRoot()): string {
-  const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version?: unknown };
-  if (typeof version !== 'string') throw new Error(`${join(root, 'package.json')} has no version`);
-  return version;
+  const build = join(root, BUILD_FILE);
+  if (!existsSync(build)) throw new Error(`${build} is not there: run "npm run build"`);
+  return `${textIn(join(root, 'package.json'), 'version')}+${textIn(build, 'digest')}`;
+}
+
+function textIn(path: string, field: string): string {
+  const value = (JSON.parse(readFileSync(path, 'utf8')) as Record<string, unknown>)[field];
+  if (typeof value !== 'string') throw new Error(`${path} has no ${field}`);
+  return value;
 }
 
 /**

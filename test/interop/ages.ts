@@ -4,15 +4,16 @@ import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
 import { type Cluster, prepareCluster } from '../fixtures/cluster.js';
 import { type Tree, thisTree } from '../fixtures/installed_tree.js';
-import { lacksCommit, RELEASE_0_1, treeOf } from '../fixtures/old_tree.js';
+import { lacksCommit, treeOf } from '../fixtures/old_tree.js';
+import { RELEASE_0_1 } from '../fixtures/releases.js';
 
-export const skip = lacksCommit(RELEASE_0_1);
+export const skip = lacksCommit(RELEASE_0_1.commit);
 
 export type Age = 'old' | 'new';
 /** Clients of release 0.1 connect from any port, so a server of this tree must be told to take them. */
 const FOR_ALL = ['--any-port'];
 export const treeFor = (age: Age): Tree =>
-  age === 'old' ? treeOf(RELEASE_0_1) : { ...thisTree(), serveArgs: FOR_ALL };
+  age === 'old' ? treeOf(RELEASE_0_1.commit) : { ...thisTree(), serveArgs: FOR_ALL };
 
 /** mkfs and serve by one version, a mount of each of the others. */
 export async function cluster(t: TestContext, server: Age, mounts: readonly Age[]): Promise<Cluster> {

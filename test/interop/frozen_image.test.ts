@@ -5,6 +5,7 @@ import test from 'node:test';
 import type { Agent } from '../fixtures/agent.js';
 import { prepareCluster } from '../fixtures/cluster.js';
 import { type FrozenEntry, frozenContents, unpackImage } from '../fixtures/frozen_image.js';
+import { RELEASE_0_1 } from '../fixtures/releases.js';
 import { until } from '../fixtures/until.js';
 
 /** As it is now, with the fields of what was frozen. */
@@ -47,9 +48,9 @@ function listings(entries: readonly FrozenEntry[]): Map<string, string[]> {
 }
 
 test('a target of release 0.1 is served, read, changed and upgraded again', async (t) => {
-  const contents = frozenContents('disk_v1');
+  const contents = frozenContents(RELEASE_0_1.disk);
   const cluster = prepareCluster(t);
-  unpackImage('disk_v1', cluster.devices);
+  unpackImage(RELEASE_0_1.disk, cluster.devices);
   await cluster.serve();
   assert.equal(cluster.server.instance, contents.instance + 1);
   // Its last client had a file open that was unlinked, and does not come back.

@@ -8,7 +8,8 @@ import test from 'node:test';
 import { LOCK, O } from '../fixtures/agent.js';
 import { type Cluster, type Mount, startCluster } from '../fixtures/cluster.js';
 import { ModelledTree } from '../fixtures/modelled_tree.js';
-import { lacksCommit, RELEASE_0_1, treeOf } from '../fixtures/old_tree.js';
+import { lacksCommit, treeOf } from '../fixtures/old_tree.js';
+import { RELEASE_0_1 } from '../fixtures/releases.js';
 import { until, within } from '../fixtures/until.js';
 
 const NO_MARK = /without the clean mark.*only this version/;
@@ -154,14 +155,14 @@ test('a shutdown in the middle of the recovery from a kill leaves no mark; the s
   assert.equal(await agent.pread(fd, 0, 9), 'dirty');
 });
 
-const skipOld = lacksCommit(RELEASE_0_1);
+const skipOld = lacksCommit(RELEASE_0_1.commit);
 
 for (const age of ['this', 'an older'] as const) {
   test(`a shutdown in the middle of the recovery from a clean stop leaves the mark, with clients of ${age} version`, {
     skip: age === 'this' ? false : skipOld,
     timeout: 120_000,
   }, async (t) => {
-    const tree = age === 'this' ? undefined : treeOf(RELEASE_0_1);
+    const tree = age === 'this' ? undefined : treeOf(RELEASE_0_1.commit);
     // Clients of that release connect from any port.
     const serveArgs = age === 'this' ? [] : ['--any-port'];
     const cluster = await startCluster(t, { mounts: 0, limitMs: 110_000, serveArgs });

@@ -9,6 +9,7 @@ import { createReadStream } from 'node:fs';
 import test from 'node:test';
 import { type Agent, O } from '../fixtures/agent.js';
 import { type Cluster, startCluster } from '../fixtures/cluster.js';
+import { nextTree, otherBuild } from '../fixtures/installed_tree.js';
 import { loopsUnder } from '../fixtures/leftovers.js';
 import { until, within } from '../fixtures/until.js';
 
@@ -81,29 +82,34 @@ test('killed and the same version: it starts, and its clients recover', async (t
   await assertRecovered(cluster, agent, fd);
 });
 
-test('killed and changed: it refuses, names both versions, the mark and the way out, and changes nothing', async (t) => {
-  const cluster = await startCluster(t);
-  const { agent, fd } = await withOpenFile(cluster);
-  const old = cluster.tree;
-  await cluster.killServer();
-  await released(cluster);
-  const before = await digests(cluster);
-  const newer = cluster.otherTree();
-  const refused = cluster.startServer({ tree: newer });
-  const exit = await within('the refusal', refused.child.exited);
-  await released(cluster);
-  const message = refused.child.stderr.join('\n');
-  assert.deepEqual(
-    [exit.code, refused.child.stdout, refused.child.stderr.length, await digests(cluster)],
-    [1, [], 1, before],
-    message,
-  );
-  for (const part of [old.version, newer.version, /clean/, /--force-start/])
-    assert.match(message, new RegExp(part));
-  // The way back: the old version still starts.
-  await cluster.serve({ tree: old });
-  await assertRecovered(cluster, agent, fd);
-});
+for (const [what, other] of [
+  ['changed', nextTree],
+  ['another build of the same package version', otherBuild],
+] as const) {
+  test(`killed and ${what}: it refuses, names both versions, the mark and the way out, and changes nothing`, async (t) => {
+    const cluster = await startCluster(t);
+    const { agent, fd } = await withOpenFile(cluster);
+    const old = cluster.tree;
+    await cluster.killServer();
+    await released(cluster);
+    const before = await digests(cluster);
+    const newer = other();
+    const refused = cluster.startServer({ tree: newer });
+    const exit = await within('the refusal', refused.child.exited);
+    await released(cluster);
+    const message = refused.child.stderr.join('\n');
+    assert.deepEqual(
+      [exit.code, refused.child.stdout, refused.child.stderr.length, await digests(cluster)],
+      [1, [], 1, before],
+      message,
+    );
+    for (const part of [old.version, newer.version, 'clean', '--force-start'])
+      assert.ok(message.includes(part), message);
+    // The way back: the old version still starts.
+    await cluster.serve({ tree: old });
+    await assertRecovered(cluster, agent, fd);
+  });
+}
 
 test('killed and changed, forced: it starts and evicts the clients from before', async (t) => {
   const cluster = await startCluster(t);

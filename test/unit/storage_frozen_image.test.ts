@@ -23,6 +23,7 @@ import {
   unpackImage,
 } from '../fixtures/frozen_image.js';
 import { MemoryDevice } from '../fixtures/memory_device.js';
+import { RELEASE_0_1 } from '../fixtures/releases.js';
 import { testRuntime } from '../fixtures/storage_target.js';
 
 /** Every kind of record of format 1. */
@@ -113,7 +114,7 @@ async function assertSound(devices: TargetDevices): Promise<void> {
 const byPath = (a: FrozenEntry, b: FrozenEntry): number => (a.path < b.path ? -1 : 1);
 
 test('the disk of format 1 has every kind of record, and they are read as they were meant', async (t) => {
-  const { contents, devices, open } = image(t, 'disk_v1');
+  const { contents, devices, open } = image(t, RELEASE_0_1.disk);
   const store = await open();
   const { formatVersion, label, targetUuid, softwareVersion, instance, clean } = store.superblock;
   assert.deepEqual(
@@ -153,7 +154,7 @@ test('the disk of format 1 has every kind of record, and they are read as they w
 });
 
 test('this build goes on where format 1 was left: it changes it, and what was there stays', async (t) => {
-  const { contents, devices, open } = image(t, 'disk_v1');
+  const { contents, devices, open } = image(t, RELEASE_0_1.disk);
   let store = await open();
   await store.begin('9.9.9');
   const named = contents.entries.find(({ path }) => path === 'blocks smallest');

@@ -16,6 +16,7 @@ import { decodeHeader, encodeHeader, HEADER_SIZE, KIND, type Kind } from '../../
 import { ErrorReply } from '../../src/wire/operation.js';
 import { type AnyOperation, OPERATIONS } from '../../src/wire/operations.js';
 import { decode, encode, type Message } from '../../src/wire/schema.js';
+import { RELEASE_0_1 } from '../fixtures/releases.js';
 
 /** As it stands in the file. Bytes are {"hex": ...}. */
 interface Frozen {
@@ -26,7 +27,7 @@ interface Frozen {
   readonly frame: string;
 }
 
-const PATH = join(packageRoot(), 'test', 'fixtures', 'golden', 'wire_v1.json');
+const PATH = join(packageRoot(), 'test', 'fixtures', 'golden', RELEASE_0_1.frames);
 
 function readFrozen(): Frozen[] {
   return JSON.parse(readFileSync(PATH, 'utf8')) as Frozen[];

@@ -11,12 +11,15 @@ import {
 } from 'node:fs';
 import { join, relative } from 'node:path';
 import { packageRoot } from '../../../native/binding.js';
+import { BUILD_FILE } from '../installed.js';
 
 /**
- * Copies the running installation to `target` with another version in its package.json.
+ * Copies the running installation to `target`, where it says that it is another version.
+ * @param identity VERSION+DIGEST, as installedVersion() gives it.
  * @returns the path of its main program.
  */
-export function installAs(version: string, target: string, root: string = packageRoot()): string {
+export function installAs(identity: string, target: string, root: string = packageRoot()): string {
+  const [version, digest] = identity.split('+');
   mkdirSync(target, { recursive: true });
   const description = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, unknown>;
   writeFileSync(join(target, 'package.json'), `${JSON.stringify({ ...description, version }, null, 2)}\n`);
@@ -25,6 +28,7 @@ export function installAs(version: string, target: string, root: string = packag
     recursive: true,
     filter: (path) => !relative(root, path).startsWith(join('dist', 'test')),
   });
+  writeFileSync(join(target, BUILD_FILE), `${JSON.stringify({ digest })}\n`);
   const addon = join('native', 'build', 'Release', 'holdfast_native.node');
   if (existsSync(join(root, addon))) {
     mkdirSync(join(target, 'native', 'build', 'Release'), { recursive: true });
@@ -34,8 +38,9 @@ export function installAs(version: string, target: string, root: string = packag
   return join(target, 'dist', 'src', 'cli', 'main.js');
 }
 
-/** The version after this one: its last number plus one. */
-export function nextVersion(version: string): string {
+/** The version after this one, of the same sources: its last number plus one. */
+export function nextVersion(identity: string): string {
+  const [version = '', digest] = identity.split('+');
   const next = version.replace(/\d+(?=\D*$)/, (digits) => String(Number(digits) + 1));
-  return next === version ? `${version}.1` : next;
+  return `${next === version ? `${version}.1` : next}+${digest}`;
 }

@@ -1,0 +1,50 @@
+/**
+ * npm run build: compiles, makes the programs executable, and writes down what this build is.
+ *
+ * dist/build.json holds the digest of the sources that were compiled: SHA-256 over the path and the bytes of each file of
+ * the product, in the order of their paths. The same sources have the same digest on every machine, and the version of the
+ * software is VERSION+DIGEST (src/cli/installed.ts): two builds of one package version are not the same software.
+ */
+
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { chmodSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const HERE = dirname(fileURLToPath(import.meta.url));
+/** What the product is made of, and what of it counts. The addon's build folder does not. */
+const SOURCES = [
+  ['src', /\.ts$/],
+  ['native', /^native\/[^/]+\.(cc|h|gyp|mjs|ts)$/],
+  ['mount', /./],
+];
+/** 48 bits: enough to tell builds apart, short enough to be read out. */
+const DIGEST_CHARACTERS = 12;
+const PROGRAMS = ['main', 'mount_holdfast', 'umount_holdfast'];
+
+/** @returns the digest of the product's sources below `root`, in lower-case hex. */
+export function sourceDigest(root) {
+  const paths = SOURCES.flatMap(([folder, counts]) =>
+    readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map((entry) => join(entry.parentPath ?? entry.path, entry.name).slice(root.length + 1))
+      .filter((path) => counts.test(path)),
+  );
+  const hash = createHash('sha256');
+  for (const path of paths.sort()) {
+    const bytes = readFileSync(join(root, path));
+    hash.update(`${path}\0${bytes.length}\0`).update(bytes);
+  }
+  return hash.digest('hex').slice(0, DIGEST_CHARACTERS);
+}
+
+function build() {
+  const compiler = join(HERE, 'node_modules', 'typescript', 'bin', 'tsc');
+  const { status } = spawnSync(process.execPath, [compiler, '-p', HERE], { stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+  for (const program of PROGRAMS) chmodSync(join(HERE, 'dist', 'src', 'cli', `${program}.js`), 0o755);
+  writeFileSync(join(HERE, 'dist', 'build.json'), `${JSON.stringify({ digest: sourceDigest(HERE) })}\n`);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) build();
