@@ -81,7 +81,7 @@ const PROGRAMS: readonly Program[] = [
     name: 'dbench',
     needs: ['dbench'],
     script: `mkdir work; while [ ! -e stop ]; do dbench -D work -t 15 -c /usr/share/dbench/client.txt 2 > out 2>&1 || { cat out; exit 1; }
-      if grep -qiE 'error|failed|no such' out; then cat out; exit 1; fi; echo round; done`,
+      if grep -iE -m 20 'error|failed|no such' out; then exit 1; fi; echo round; done`,
   },
   {
     name: 'sqlite',
