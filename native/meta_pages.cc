@@ -15,8 +15,8 @@
 // its old key is not found: so the records beside the gap must match their checksums, which cover the keys, and where the
 // gap is at the edge of a leaf the leaf beside it must lie within what the pages above say.
 //
-// Layout: src/storage/meta_probe.ts and fsck_page.ts, which checks the same things one by one; checksums of records:
-// src/storage/record_checksums.ts.
+// Layout: src/storage/meta/meta_probe.ts and fsck/page.ts, which checks the same things one by one; checksums of records:
+// src/storage/meta/record_checksums.ts.
 
 #include <algorithm>
 #include <atomic>

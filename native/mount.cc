@@ -1,4 +1,4 @@
-// Mounting and unmounting. Paths and option strings come from mount/native_driver.ts, which has checked them.
+// Mounting and unmounting. Paths and option strings come from mount/native/driver.ts, which has checked them.
 
 #include <cerrno>
 #include <cstring>

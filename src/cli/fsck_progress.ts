@@ -1,6 +1,6 @@
 /** How far a check is: a bar on a terminal, a line for each phase elsewhere. */
 
-import type { FsckPhase } from '../storage/fsck_scan.js';
+import type { FsckPhase } from '../storage/fsck/scan.js';
 
 const WHAT: Readonly<Record<FsckPhase, string>> = {
   pages: 'pages of the database',

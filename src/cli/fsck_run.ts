@@ -4,8 +4,8 @@
  */
 
 import { nodeRuntime } from '../runtime/node_runtime.js';
-import { fsckTarget } from '../storage/fsck.js';
-import type { FsckReport, ReportedFinding } from '../storage/fsck_report.js';
+import { fsckTarget } from '../storage/fsck/fsck.js';
+import type { FsckReport, ReportedFinding } from '../storage/fsck/report.js';
 import { CliError, describeFailure, formatBytes } from './common.js';
 import { FSCK_FAILED, FSCK_LEFT, FSCK_REPAIRED, type FsckCommandOptions } from './fsck.js';
 import { FsckProgress } from './fsck_progress.js';

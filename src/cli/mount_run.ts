@@ -198,11 +198,11 @@ async function startKernelMount(
     timers: runtime.timers,
   };
   if (options.driver === 'fuse-native') {
-    const { FUSE_NATIVE_LIMITS, startFuseNativeMount } = await import('../../mount/fuse_native_driver.js');
+    const { FUSE_NATIVE_LIMITS, startFuseNativeMount } = await import('../../mount/fuse_native/driver.js');
     for (const limit of FUSE_NATIVE_LIMITS) process.stderr.write(`holdfast: driver fuse-native: ${limit}\n`);
     return startFuseNativeMount(vfs.handlers, common);
   }
-  const { startNativeMount } = await import('../../mount/native_driver.js');
+  const { startNativeMount } = await import('../../mount/native/driver.js');
   return startNativeMount(vfs.handlers, { ...common, intr, intrGraceMs, clock: runtime.clock });
 }
 

@@ -10,7 +10,7 @@ import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { logger } from '../base/log.js';
-import type { Owner } from '../storage/multi_mount_block.js';
+import type { Owner } from '../storage/ownership/multi_mount_block.js';
 
 const log = logger('cli:owner');
 

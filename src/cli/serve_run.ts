@@ -22,9 +22,9 @@ import {
   sleep,
 } from '../runtime/ports.js';
 import { createServer, type Server } from '../server/server.js';
-import { decideStart } from '../server/version_gate.js';
+import { decideStart } from '../server/target/version_gate.js';
 import type { Superblock } from '../storage/api.js';
-import { describeHolder } from '../storage/multi_mount_block.js';
+import { describeHolder } from '../storage/ownership/multi_mount_block.js';
 import { type TakenTarget, takeTarget } from '../storage/take_target.js';
 import { CliError, formatAddress, formatBytes } from './common.js';
 import { connectionsMax } from './descriptors.js';

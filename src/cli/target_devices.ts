@@ -10,8 +10,12 @@ import {
   type ResolvedDevice,
   resolveDevice,
 } from '../runtime/node_block.js';
-import { MultiMount, type MultiMountOptions, type MultiMountRuntime } from '../storage/multi_mount.js';
-import { DEFAULT_PERIOD_MS } from '../storage/multi_mount_watch.js';
+import {
+  MultiMount,
+  type MultiMountOptions,
+  type MultiMountRuntime,
+} from '../storage/ownership/multi_mount.js';
+import { DEFAULT_PERIOD_MS } from '../storage/ownership/multi_mount_watch.js';
 import type { ExclusiveDevices } from '../storage/take_target.js';
 import { CliError } from './common.js';
 import { runtimeDir } from './installed.js';

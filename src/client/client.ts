@@ -13,21 +13,21 @@ import type { Runtime, Timer } from '../runtime/ports.js';
 import { Bast, Cast, Glimpse, Gone, Nameless } from '../wire/lock.js';
 import { Evicted } from '../wire/session.js';
 import type { ClientOptions, ClientStatus, FsClient } from './api.js';
-import { AttrOperations } from './attr_operations.js';
-import { Core } from './core.js';
-import { DataLocks } from './data_locks.js';
-import { DataOperations } from './data_operations.js';
-import { depart, describeLoss } from './departure.js';
-import { Drain } from './drain.js';
-import { HeldInodes } from './held_inodes.js';
-import { Import, type ImportEvents } from './import.js';
-import { LockOperations } from './lock_operations.js';
-import { releaseLock } from './lock_release.js';
-import { NameOperations } from './ns_operations.js';
-import { OpenOperations } from './open_operations.js';
-import { Reader } from './readahead.js';
-import { Target } from './targets.js';
-import { WriteBack } from './write_back.js';
+import { Core } from './cache/context.js';
+import { DataLocks } from './io/io_lock.js';
+import { releaseLock } from './io/lock_release.js';
+import { Reader } from './io/readahead.js';
+import { WriteBack } from './io/write_back.js';
+import { depart, describeLoss } from './lifecycle/departure.js';
+import { Drain } from './lifecycle/drain.js';
+import { Import, type ImportEvents } from './lifecycle/import.js';
+import { LockOperations } from './operations/app_locks.js';
+import { AttrOperations } from './operations/attrs.js';
+import { DataOperations } from './operations/data.js';
+import { HeldInodes } from './operations/held_inodes.js';
+import { NameOperations } from './operations/names.js';
+import { OpenOperations } from './operations/opens.js';
+import { Target } from './session/target.js';
 
 /** One target with what drives it. */
 interface Member {

@@ -1,6 +1,6 @@
 /**
  * The ports that a node (a server or a client) gets from its surroundings. Everything outside runtime/node_*.ts,
- * storage/lmdb_store.ts, mount/, native/ and cli/ takes time, randomness, sockets and devices from here, so that
+ * storage/meta/lmdb_store.ts, mount/, native/ and cli/ takes time, randomness, sockets and devices from here, so that
  * a simulator can run many nodes in one process and replay a run from its seed.
  */
 
@@ -31,7 +31,7 @@ export interface Timers {
   soon(fn: () => void): void;
 }
 
-/** A clock and timers that go by it. What limits on peers are measured by: see server/serving_time.ts. */
+/** A clock and timers that go by it. What limits on peers are measured by: see server/target/serving_time.ts. */
 export type LimitTime = Pick<Clock, 'nowMs'> & Pick<Timers, 'after'>;
 
 export interface Rng {

@@ -3,9 +3,9 @@
 import type { ClientRecord } from '../storage/api.js';
 import type { ClientStatusMessage, StatusReply, StatusRequest } from '../wire/admin.js';
 import { BODY_MAX } from '../wire/header.js';
-import { Export } from './export.js';
-import type { Host } from './host.js';
-import type { Target } from './target.js';
+import { Export } from './export/export.js';
+import type { Host } from './session/host.js';
+import type { Target } from './target/target.js';
 
 /** Of the clients in one reply: what else is in it takes far less than the rest of a body. */
 const PAGE_BYTES = BODY_MAX - (128 << 10);

@@ -257,7 +257,7 @@ export interface Superblock {
 export interface TargetStore extends Reader {
   readonly superblock: Superblock;
   /** As given at opening: asked before anything is answered, too. What is not ours any more may have been changed. */
-  readonly guard: import('./write_guard.js').WriteGuard | undefined;
+  readonly guard: import('./ownership/write_guard.js').WriteGuard | undefined;
   readonly data: FileData;
   readonly lastTransno: Transno;
   readonly lastCommitted: Transno;
@@ -307,7 +307,7 @@ export interface StoreOptions {
   /** Longest time an executed operation waits for its group commit when nobody asks for it. */
   readonly commitIntervalMs?: number;
   /** Asked before every write to the devices; when it is lost, the target has failed. */
-  readonly guard?: import('./write_guard.js').WriteGuard;
+  readonly guard?: import('./ownership/write_guard.js').WriteGuard;
 }
 
 /**

@@ -10,12 +10,7 @@
 import { FsError } from '../base/errno.js';
 import type { BlockDevice, Runtime } from '../runtime/ports.js';
 import type { Superblock, TargetDevices } from './api.js';
-import { ExtentAllocator, GROUP_BLOCKS } from './extent_allocator.js';
-import { checkFreePages } from './fsck_pages.js';
-import { bareKey, KEY, spaceGroupKey } from './keys.js';
-import { metaMedium } from './lmdb_store.js';
-import type { MetaDatabase } from './meta_medium.js';
-import { LMDB_PAGE_BYTES, readMeta } from './meta_probe.js';
+import { bareKey, KEY, spaceGroupKey } from './format/keys.js';
 import {
   checkedRecords,
   encodeDataHeader,
@@ -23,10 +18,15 @@ import {
   FIRST_DATA_BLOCK,
   type SuperblockRecord,
   wholeBlocks,
-} from './superblock.js';
+} from './format/superblock.js';
+import { BLOCK_BYTES } from './format/window.js';
+import { checkFreePages } from './fsck/pages.js';
+import { ExtentAllocator, GROUP_BLOCKS } from './meta/extent_allocator.js';
+import { metaMedium } from './meta/lmdb_store.js';
+import { LMDB_PAGE_BYTES, readMeta } from './meta/meta_probe.js';
+import type { MetaDatabase } from './meta_medium.js';
+import { guardedDevices, type WriteGuard } from './ownership/write_guard.js';
 import { readSuperblock } from './target.js';
-import { BLOCK_BYTES } from './window.js';
-import { guardedDevices, type WriteGuard } from './write_guard.js';
 
 /** As mkfs: what may lie at the end of a device (backup partition tables, RAID members). */
 const WIPE_BYTES = 1 << 20;

@@ -9,14 +9,9 @@ import { FsError } from '../base/errno.js';
 import { FIRST_OBJECT, ROOT_FID, TARGET_INDEX_MAX, type TargetUuid, type Transno } from '../base/ids.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { Inode, Superblock, TargetDevices } from './api.js';
-import { bareKey, fidKey, KEY } from './keys.js';
-import { metaMedium } from './lmdb_store.js';
-import type { ReadAt } from './meta_medium.js';
-import { emptyDatabase, probeSuperblock } from './meta_probe.js';
-import type { MultiMount } from './multi_mount.js';
-import { MULTI_MOUNT_OFFSET } from './multi_mount_block.js';
-import { COUNTERS_BYTES, encodeCounters, encodedInode } from './records.js';
-import { knownSignature, SIGNATURE_BYTES } from './signatures.js';
+import { bareKey, fidKey, KEY } from './format/keys.js';
+import { COUNTERS_BYTES, encodeCounters, encodedInode } from './format/records.js';
+import { knownSignature, SIGNATURE_BYTES } from './format/signatures.js';
 import {
   checkedRecords,
   DATA_MIN_BYTES,
@@ -29,9 +24,14 @@ import {
   isDataHeader,
   META_MIN_BYTES,
   type SuperblockRecord,
-} from './superblock.js';
-import { BLOCK_BYTES } from './window.js';
-import { guardedDevices } from './write_guard.js';
+} from './format/superblock.js';
+import { BLOCK_BYTES } from './format/window.js';
+import { metaMedium } from './meta/lmdb_store.js';
+import { emptyDatabase, probeSuperblock } from './meta/meta_probe.js';
+import type { ReadAt } from './meta_medium.js';
+import type { MultiMount } from './ownership/multi_mount.js';
+import { MULTI_MOUNT_OFFSET } from './ownership/multi_mount_block.js';
+import { guardedDevices } from './ownership/write_guard.js';
 
 /** Wiped at the start of a device and at its end (backup partition tables, RAID members). */
 const WIPE_BYTES = 1 << 20;

@@ -8,8 +8,8 @@
 import { FsError } from '../base/errno.js';
 import { type Runtime, sleep } from '../runtime/ports.js';
 import type { Superblock, TargetDevices, TargetStore } from './api.js';
-import type { MultiMount } from './multi_mount.js';
-import type { Sighting } from './multi_mount_watch.js';
+import type { MultiMount } from './ownership/multi_mount.js';
+import type { Sighting } from './ownership/multi_mount_watch.js';
 import { openTarget, readSuperblock, type StorageRuntime } from './target.js';
 
 /** How often a standby tries to open devices that a process of its own host has not closed yet. */

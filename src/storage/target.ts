@@ -25,17 +25,9 @@ import type {
   TargetStore,
   Tx,
 } from './api.js';
-import { Committer } from './committer.js';
-import { ExtentAllocator } from './extent_allocator.js';
-import { StoredFileData } from './file_data.js';
-import { checkFreePages } from './fsck_pages.js';
-import { afterPrefix, bareKey, KEY } from './keys.js';
-import { metaMedium } from './lmdb_store.js';
-import type { MetaDatabase } from './meta_medium.js';
-import { probeSuperblock } from './meta_probe.js';
-import { MetaSpace } from './meta_space.js';
-import { Overlay } from './overlay.js';
-import { type Counters, damaged, decodeCounters } from './records.js';
+import { StoredFileData } from './data/file_data.js';
+import { afterPrefix, bareKey, KEY } from './format/keys.js';
+import { type Counters, damaged, decodeCounters } from './format/records.js';
 import {
   checkedRecords,
   decodeDataHeader,
@@ -43,9 +35,17 @@ import {
   FIRST_DATA_BLOCK,
   type SuperblockRecord,
   unusedBytes,
-} from './superblock.js';
-import { BLOCK_BYTES } from './window.js';
-import { guardedDevices, type WriteGuard } from './write_guard.js';
+} from './format/superblock.js';
+import { BLOCK_BYTES } from './format/window.js';
+import { checkFreePages } from './fsck/pages.js';
+import { Committer } from './meta/committer.js';
+import { ExtentAllocator } from './meta/extent_allocator.js';
+import { metaMedium } from './meta/lmdb_store.js';
+import { probeSuperblock } from './meta/meta_probe.js';
+import { MetaSpace } from './meta/meta_space.js';
+import { Overlay } from './meta/overlay.js';
+import type { MetaDatabase } from './meta_medium.js';
+import { guardedDevices, type WriteGuard } from './ownership/write_guard.js';
 
 const log = logger('storage');
 

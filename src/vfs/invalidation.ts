@@ -188,7 +188,7 @@ export class Invalidation implements KernelCache {
 
   /**
    * Which ranges, and again how often, the client decides: it knows which READs it answers meanwhile and which it holds
-   * back (client/lock_release.ts).
+   * back (client/io/lock_release.ts).
    */
   async dropPages(fid: Fid, ranges?: readonly Range[]): Promise<void> {
     const notifier = this.#notifier;

@@ -1,7 +1,7 @@
 /** What is on the devices while nobody serves them must be consistent: after a controlled stop, and after every crash. */
 
-import { checkTarget } from '../../src/storage/fsck.js';
-import type { FsckCounts } from '../../src/storage/fsck_report.js';
+import { checkTarget } from '../../src/storage/fsck/fsck.js';
+import type { FsckCounts } from '../../src/storage/fsck/report.js';
 import { Machine } from './machine.js';
 import type { World } from './world.js';
 

@@ -10,11 +10,11 @@
 
 import { FsError } from '../../src/base/errno.js';
 import { nodeChecksum } from '../../src/runtime/node_checksum.js';
-import { KEY } from '../../src/storage/keys.js';
+import { KEY } from '../../src/storage/format/keys.js';
+import { decodeSuperblock, type SuperblockRecord } from '../../src/storage/format/superblock.js';
+import { emptyDatabase, LMDB_PAGE_BYTES } from '../../src/storage/meta/meta_probe.js';
+import { withoutChecksum } from '../../src/storage/meta/record_checksums.js';
 import type { MetaDatabase, MetaMedium, Writer } from '../../src/storage/meta_medium.js';
-import { emptyDatabase, LMDB_PAGE_BYTES } from '../../src/storage/meta_probe.js';
-import { withoutChecksum } from '../../src/storage/record_checksums.js';
-import { decodeSuperblock, type SuperblockRecord } from '../../src/storage/superblock.js';
 import type { Program } from './machine.js';
 import type { SimRng } from './rng.js';
 import type { Scheduler } from './scheduler.js';

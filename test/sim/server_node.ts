@@ -6,9 +6,9 @@
 import { FsError } from '../../src/base/errno.js';
 import type { Address } from '../../src/runtime/ports.js';
 import { createServer, type Server, type ServerOptions } from '../../src/server/server.js';
-import { decideStart } from '../../src/server/version_gate.js';
+import { decideStart } from '../../src/server/target/version_gate.js';
 import type { TargetStore } from '../../src/storage/api.js';
-import { MultiMount } from '../../src/storage/multi_mount.js';
+import { MultiMount } from '../../src/storage/ownership/multi_mount.js';
 import { type ExclusiveDevices, type TakenTarget, takeTarget } from '../../src/storage/take_target.js';
 import type { SimDisk } from './disk.js';
 import type { HowEnded, Machine, Program } from './machine.js';

@@ -5,7 +5,7 @@
 
 import assert from 'node:assert/strict';
 import { before, test } from 'node:test';
-import type { FsckCounts } from '../../src/storage/fsck_report.js';
+import type { FsckCounts } from '../../src/storage/fsck/report.js';
 import { O_CREAT } from './file_calls.js';
 import { checkDevices } from './fsck_check.js';
 import type { Disks } from './server_node.js';

@@ -4,8 +4,8 @@ import fc from 'fast-check';
 import { FsError } from '../../src/base/errno.js';
 import type { Fh, Fid, LockHandle } from '../../src/base/ids.js';
 import { LOCK_OFFSET_MAX, type LockOffset, lockOffset } from '../../src/base/lock_offset.js';
-import { AppLocks } from '../../src/client/app_locks.js';
-import { FidPool } from '../../src/client/fid_pool.js';
+import { AppLocks } from '../../src/client/session/app_lock_table.js';
+import { FidPool } from '../../src/client/session/fid_pool.js';
 import type { FlockRangeMessage } from '../../src/wire/lock.js';
 
 const FILE = 17 as Fid;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { BulkPace } from '../../src/client/bulk_pace.js';
+import { BulkPace } from '../../src/client/io/bulk_pace.js';
 
 const KIB = 1024;
 const MOST = 8192 * KIB;

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
-import { Gate } from '../../src/client/gate.js';
+import { Gate } from '../../src/client/session/gate.js';
 
 function passenger(): { signal: AbortSignal; abort(): void } {
   const controller = new AbortController();

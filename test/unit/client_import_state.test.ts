@@ -9,7 +9,7 @@ import {
   patienceMs,
   retryMs,
   step,
-} from '../../src/client/import_state.js';
+} from '../../src/client/session/import_state.js';
 
 /** Runs events from the start. @returns the last state's name, and the effects of the last event by name. */
 function run(...events: ImportEvent[]): { state: ImportState; effects: string[] } {

@@ -3,9 +3,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { FilePages } from '../../src/client/file_pages.js';
-import { type Batch, GRANULE_BYTES } from '../../src/client/granule.js';
-import { PageCache } from '../../src/client/page_cache.js';
+import { FilePages } from '../../src/client/cache/file_pages.js';
+import { type Batch, GRANULE_BYTES } from '../../src/client/cache/granule.js';
+import { PageCache } from '../../src/client/cache/page_cache.js';
 
 /** Offsets near the border of two granules, where it is interesting. */
 const BASE = GRANULE_BYTES - 300;

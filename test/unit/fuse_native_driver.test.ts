@@ -11,8 +11,8 @@ import {
   type FuseNativeMountOptions,
   loadFailure,
   startFuseNativeMount,
-} from '../../mount/fuse_native_driver.js';
-import { FuseNativeOps } from '../../mount/fuse_native_ops.js';
+} from '../../mount/fuse_native/driver.js';
+import { FuseNativeOps } from '../../mount/fuse_native/ops.js';
 import { mountAt } from '../../mount/mount_table.js';
 import { packageRoot } from '../../native/binding.js';
 import { S_IFIFO, S_IFMT } from '../../src/base/attr.js';

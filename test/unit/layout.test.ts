@@ -40,7 +40,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 function touchesTheWorld(file: string): boolean {
   return (
     /^src\/runtime\/node_\w+\.ts$/.test(file) ||
-    file === 'src/storage/lmdb_store.ts' ||
+    file === 'src/storage/meta/lmdb_store.ts' ||
     /^(mount|native|src\/cli)\//.test(file)
   );
 }

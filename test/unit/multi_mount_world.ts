@@ -6,8 +6,8 @@
  */
 
 import type { BlockDevice, Clock, Rng, Timers } from '../../src/runtime/ports.js';
-import { MultiMount, type MultiMountOptions } from '../../src/storage/multi_mount.js';
-import { decodeMultiMount, MULTI_MOUNT_OFFSET } from '../../src/storage/multi_mount_block.js';
+import { MultiMount, type MultiMountOptions } from '../../src/storage/ownership/multi_mount.js';
+import { decodeMultiMount, MULTI_MOUNT_OFFSET } from '../../src/storage/ownership/multi_mount_block.js';
 import { tableChecksum } from '../fixtures/memory_device.js';
 
 const DEVICE_BYTES = 64 << 10;

@@ -8,7 +8,7 @@ import { type TestContext, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { FuseMount } from '../../mount/fuse_mount.js';
 import { mountAt } from '../../mount/mount_table.js';
-import { type NativeMountOptions, startNativeMount } from '../../mount/native_driver.js';
+import { type NativeMountOptions, startNativeMount } from '../../mount/native/driver.js';
 import { isMounted, listMounts, unmountPath } from '../../mount/unmount.js';
 import { FsError } from '../../src/base/errno.js';
 import type { LockIn, ReadIn, RequestContext } from '../../src/fuse/handlers.js';

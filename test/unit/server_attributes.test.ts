@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import type { Fid } from '../../src/base/ids.js';
-import { ACL_ACCESS, ACL_DEFAULT, encodeAcl, parseAcl } from '../../src/server/acl.js';
+import { ACL_ACCESS, ACL_DEFAULT, encodeAcl, parseAcl } from '../../src/server/operations/acl.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../src/wire/data.js';
 import { Getattr, Getxattr, Listxattr, Open, Removexattr, Setattr, Setxattr } from '../../src/wire/meta.js';
 import { type RawClient, serverWorld } from '../fixtures/server_world.js';

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import type { Server } from '../../src/server/server.js';
 import { EVICTIONS_KEPT } from '../../src/storage/api.js';
-import { evictionKey } from '../../src/storage/keys.js';
+import { evictionKey } from '../../src/storage/format/keys.js';
 import { DrainProgress, type EarlierEvictionMessage } from '../../src/wire/admin.js';
 import { Disconnect } from '../../src/wire/session.js';
 import { CLIENT, fsckWorld } from '../fixtures/fsck_world.js';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import { FrameLink } from '../../src/rpc/link.js';
-import { blocksBytes } from '../../src/server/space_grants.js';
+import { blocksBytes } from '../../src/server/export/space_grants.js';
 import { DrainProgress, Status } from '../../src/wire/admin.js';
 import { Sync, Write } from '../../src/wire/data.js';
 import { Setattr, Unlink } from '../../src/wire/meta.js';

@@ -3,7 +3,7 @@ import { type TestContext, test } from 'node:test';
 import type { Fid } from '../../src/base/ids.js';
 import type { Frame } from '../../src/rpc/api.js';
 import { hostOf, WaitingRequests } from '../../src/rpc/waiting_requests.js';
-import { frameBytes, KeptFrames, keptCopy } from '../../src/server/kept_frames.js';
+import { frameBytes, KeptFrames, keptCopy } from '../../src/server/export/kept_frames.js';
 import { Write } from '../../src/wire/data.js';
 import { Enqueue } from '../../src/wire/lock.js';
 import { bytes, decode, encode, message, req } from '../../src/wire/schema.js';

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import type { ClientUuid, Transno, Xid } from '../../src/base/ids.js';
-import { ReclaimedLocks } from '../../src/server/reclaimed_locks.js';
-import { ReplayQueue } from '../../src/server/replay_queue.js';
-import { ReplySlots, SLOTS_MAX } from '../../src/server/reply_slots.js';
+import { ReclaimedLocks } from '../../src/server/export/reclaimed_locks.js';
+import { ReplySlots, SLOTS_MAX } from '../../src/server/export/reply_slots.js';
+import { ReplayQueue } from '../../src/server/lifecycle/replay_queue.js';
 
 const LAST = 100;
 

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type LockHandle, ROOT_FID, type Transno, type Xid } from '../../src/base/ids.js';
-import { ReplyData } from '../../src/server/reply_data.js';
-import { UnconfirmedCasts } from '../../src/server/unconfirmed_casts.js';
+import { ReplyData } from '../../src/server/export/reply_data.js';
+import { UnconfirmedCasts } from '../../src/server/export/unconfirmed_casts.js';
 import { Write } from '../../src/wire/data.js';
 import { Cancel, Enqueue, Unflock } from '../../src/wire/lock.js';
 import { Getattr, Link, Rename, Unlink, WANT_DATA_WRITE } from '../../src/wire/meta.js';

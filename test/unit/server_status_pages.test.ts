@@ -4,7 +4,7 @@ import { connectionsMax } from '../../src/cli/descriptors.js';
 import { readStatus } from '../../src/cli/server_status.js';
 import { Requester } from '../../src/rpc/requester.js';
 import type { Runtime } from '../../src/runtime/ports.js';
-import { Export } from '../../src/server/export.js';
+import { Export } from '../../src/server/export/export.js';
 import { Status } from '../../src/wire/admin.js';
 import { BODY_MAX } from '../../src/wire/header.js';
 import { encode } from '../../src/wire/schema.js';

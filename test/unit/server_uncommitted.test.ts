@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type ClientUuid, type Fid, ROOT_FID, type Transno } from '../../src/base/ids.js';
 import type { Server } from '../../src/server/server.js';
-import { Overlay } from '../../src/storage/overlay.js';
+import { Overlay } from '../../src/storage/meta/overlay.js';
 import { CopyRange, Fallocate, Sync, Write } from '../../src/wire/data.js';
 import { Cancel, Enqueue } from '../../src/wire/lock.js';
 import {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
-import { decideStart } from '../../src/server/version_gate.js';
+import { decideStart } from '../../src/server/target/version_gate.js';
 import { Sync } from '../../src/wire/data.js';
 import { serverWorld } from '../fixtures/server_world.js';
 

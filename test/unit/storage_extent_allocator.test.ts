@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { type Extent, ExtentAllocator, GROUP_BLOCKS } from '../../src/storage/extent_allocator.js';
+import { type Extent, ExtentAllocator, GROUP_BLOCKS } from '../../src/storage/meta/extent_allocator.js';
 
 type State = 'free' | 'handedOut' | 'used' | 'freed';
 const FIRST = 16;

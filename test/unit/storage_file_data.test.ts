@@ -6,8 +6,8 @@ import fc from 'fast-check';
 import { FsError } from '../../src/base/errno.js';
 import type { Fid, Name } from '../../src/base/ids.js';
 import type { TargetStore } from '../../src/storage/api.js';
+import { BLOCK_BYTES, WINDOW_BYTES } from '../../src/storage/format/window.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
-import { BLOCK_BYTES, WINDOW_BYTES } from '../../src/storage/window.js';
 import { createFile, MIB, TestTarget, testTarget } from '../fixtures/storage_target.js';
 
 const TIME = { sec: 5, nsec: 6 };

@@ -12,9 +12,9 @@ import { type TestContext, test } from 'node:test';
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, type Timespec } from '../../src/base/attr.js';
 import { type Fid, type Name, ROOT_FID } from '../../src/base/ids.js';
 import type { Reader, TargetDevices, TargetStore } from '../../src/storage/api.js';
-import { fsckTarget } from '../../src/storage/fsck.js';
-import { bareKey } from '../../src/storage/keys.js';
-import { metaMedium } from '../../src/storage/lmdb_store.js';
+import { bareKey } from '../../src/storage/format/keys.js';
+import { fsckTarget } from '../../src/storage/fsck/fsck.js';
+import { metaMedium } from '../../src/storage/meta/lmdb_store.js';
 import { openTarget } from '../../src/storage/target.js';
 import {
   type FrozenContents,

@@ -7,11 +7,11 @@ import { test } from 'node:test';
 import { S_IFREG } from '../../src/base/attr.js';
 import { FsError } from '../../src/base/errno.js';
 import { type Name, ROOT_FID, type TargetUuid } from '../../src/base/ids.js';
-import { type FsckOptions, fsckTarget } from '../../src/storage/fsck.js';
-import { FINDINGS_KEPT } from '../../src/storage/fsck_report.js';
-import { fidKey, KEY } from '../../src/storage/keys.js';
-import { decodeInode, encodedInode } from '../../src/storage/records.js';
-import { encodeDataHeader } from '../../src/storage/superblock.js';
+import { fidKey, KEY } from '../../src/storage/format/keys.js';
+import { decodeInode, encodedInode } from '../../src/storage/format/records.js';
+import { encodeDataHeader } from '../../src/storage/format/superblock.js';
+import { type FsckOptions, fsckTarget } from '../../src/storage/fsck/fsck.js';
+import { FINDINGS_KEPT } from '../../src/storage/fsck/report.js';
 import { CLIENT, fsckWorld, makeInode } from '../fixtures/fsck_world.js';
 import { createFile, MIB, TEST_TIME, type TestTarget, testTarget } from '../fixtures/storage_target.js';
 

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
-import { LMDB_PAGE_BYTES } from '../../src/storage/meta_probe.js';
+import { LMDB_PAGE_BYTES } from '../../src/storage/meta/meta_probe.js';
 import { fsckWorld } from '../fixtures/fsck_world.js';
 
 /** A thousand found what there was to find; these keep it found. */

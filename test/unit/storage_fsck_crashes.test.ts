@@ -11,7 +11,7 @@ import { S_IFREG } from '../../src/base/attr.js';
 import { FsError } from '../../src/base/errno.js';
 import { type Fid, type Name, ROOT_FID } from '../../src/base/ids.js';
 import type { TargetStore } from '../../src/storage/api.js';
-import { fsckTarget } from '../../src/storage/fsck.js';
+import { fsckTarget } from '../../src/storage/fsck/fsck.js';
 import { createFile, MIB, TEST_TIME, type TestTarget, testTarget } from '../fixtures/storage_target.js';
 
 const TIME = TEST_TIME;

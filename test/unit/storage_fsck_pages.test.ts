@@ -7,8 +7,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { S_IFREG } from '../../src/base/attr.js';
 import { type Name, ROOT_FID } from '../../src/base/ids.js';
-import { LMDB_PAGE_BYTES } from '../../src/storage/meta_probe.js';
-import { getU64, putU64 } from '../../src/storage/records.js';
+import { getU64, putU64 } from '../../src/storage/format/records.js';
+import { LMDB_PAGE_BYTES } from '../../src/storage/meta/meta_probe.js';
 import { type FsckWorld, fsckWorld, makeInode } from '../fixtures/fsck_world.js';
 
 const HEADER = 24;

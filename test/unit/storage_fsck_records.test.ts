@@ -19,8 +19,7 @@ import {
   replyKey,
   spaceGroupKey,
   uuidKey,
-} from '../../src/storage/keys.js';
-import type { MetaDatabase, Writer } from '../../src/storage/meta_medium.js';
+} from '../../src/storage/format/keys.js';
 import {
   COUNTERS_BYTES,
   type Counters,
@@ -37,7 +36,8 @@ import {
   encodeReply,
   MARK_RECORD,
   REPLY_BYTES,
-} from '../../src/storage/records.js';
+} from '../../src/storage/format/records.js';
+import type { MetaDatabase, Writer } from '../../src/storage/meta_medium.js';
 import { CLIENT, type Fids, fsckWorld } from '../fixtures/fsck_world.js';
 
 /** Writes records as the product would, one lie at a time. */

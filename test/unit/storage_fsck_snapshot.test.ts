@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid, Name } from '../../src/base/ids.js';
 import { ROOT_FID } from '../../src/base/ids.js';
-import { LMDB_PAGE_BYTES, type LmdbMeta, readMetas } from '../../src/storage/meta_probe.js';
+import { LMDB_PAGE_BYTES, type LmdbMeta, readMetas } from '../../src/storage/meta/meta_probe.js';
 import { type FsckWorld, fsckWorld } from '../fixtures/fsck_world.js';
 import { createFile, TEST_TIME } from '../fixtures/storage_target.js';
 

@@ -5,11 +5,11 @@ import { truncateSync } from 'node:fs';
 import { test } from 'node:test';
 import type { Fid } from '../../src/base/ids.js';
 import type { TargetStore } from '../../src/storage/api.js';
-import { fsckTarget } from '../../src/storage/fsck.js';
+import { fsckTarget } from '../../src/storage/fsck/fsck.js';
 import { type Grown, growTarget } from '../../src/storage/grow.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
+import type { WriteGuard } from '../../src/storage/ownership/write_guard.js';
 import { readSuperblock } from '../../src/storage/target.js';
-import type { WriteGuard } from '../../src/storage/write_guard.js';
 import { MemoryDevice } from '../fixtures/memory_device.js';
 import { createFile, MIB, TEST_TIME, TestTarget } from '../fixtures/storage_target.js';
 

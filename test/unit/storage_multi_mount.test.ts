@@ -8,15 +8,15 @@ import { type TestContext, test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
 import type { Timers } from '../../src/runtime/ports.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
-import { MultiMount } from '../../src/storage/multi_mount.js';
+import { MultiMount } from '../../src/storage/ownership/multi_mount.js';
 import {
   decodeMultiMount,
   encodeMultiMount,
   MULTI_MOUNT_OFFSET,
   type MultiMountRecord,
-} from '../../src/storage/multi_mount_block.js';
+} from '../../src/storage/ownership/multi_mount_block.js';
+import type { WriteGuard } from '../../src/storage/ownership/write_guard.js';
 import { openTarget } from '../../src/storage/target.js';
-import type { WriteGuard } from '../../src/storage/write_guard.js';
 import { tableChecksum } from '../fixtures/memory_device.js';
 import { createFile, MIB, TestTarget, testTarget } from '../fixtures/storage_target.js';
 import { type Host, World } from './multi_mount_world.js';

@@ -3,12 +3,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid } from '../../src/base/ids.js';
-import { fsckTarget } from '../../src/storage/fsck.js';
-import { fidKey, fidNumberKey, KEY } from '../../src/storage/keys.js';
-import { metaMedium } from '../../src/storage/lmdb_store.js';
+import { fidKey, fidNumberKey, KEY } from '../../src/storage/format/keys.js';
+import { fsckTarget } from '../../src/storage/fsck/fsck.js';
+import { metaMedium } from '../../src/storage/meta/lmdb_store.js';
+import { ChecksummedDatabase, recordName } from '../../src/storage/meta/record_checksums.js';
 import type { MetaDatabase } from '../../src/storage/meta_medium.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
-import { ChecksummedDatabase, recordName } from '../../src/storage/record_checksums.js';
 import { readSuperblock } from '../../src/storage/target.js';
 import { tableChecksum } from '../fixtures/memory_device.js';
 import { createFile, MIB, TEST_TIME, TestTarget } from '../fixtures/storage_target.js';

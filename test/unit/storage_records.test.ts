@@ -16,16 +16,16 @@ import {
   slotOf,
   spaceGroupKey,
   uuidKey,
-} from '../../src/storage/keys.js';
-import * as records from '../../src/storage/records.js';
+} from '../../src/storage/format/keys.js';
+import * as records from '../../src/storage/format/records.js';
 import {
   decodeDataHeader,
   decodeSuperblock,
   encodeDataHeader,
   encodeSuperblock,
   type SuperblockRecord,
-} from '../../src/storage/superblock.js';
-import { decodeWindow, emptyWindow, encodeWindow } from '../../src/storage/window.js';
+} from '../../src/storage/format/superblock.js';
+import { decodeWindow, emptyWindow, encodeWindow } from '../../src/storage/format/window.js';
 import { tableChecksum } from '../fixtures/memory_device.js';
 
 const FID = (2 ** 43 + 258) as Fid;

@@ -1,0 +1,364 @@
+/**
+ * The native mount driver: mounts through /dev/fuse and ties the addon's channel to the dispatcher.
+ *
+ * Invariants:
+ * - A mount that startNativeMount could not make usable is taken away again before it rejects.
+ * - Nothing here touches the mount through its path once it is mounted: such a call would wait for this very process.
+ * - The channel is closed, the handlers are told (destroy) and `closed` resolves, once, when the kernel says ENODEV.
+ */
+
+import { spawn } from 'node:child_process';
+import { closeSync, constants, fstatSync, openSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import {
+  type FuseChannel,
+  MNT_DETACH,
+  MNT_FORCE,
+  MS_NOATIME,
+  MS_NODEV,
+  MS_NODIRATIME,
+  MS_NOEXEC,
+  MS_NOSUID,
+  MS_RDONLY,
+  nativeBinding,
+  UMOUNT_NOFOLLOW,
+} from '../../native/binding.js';
+import { ERRNO, errnoName, FsError } from '../../src/base/errno.js';
+import { logger } from '../../src/base/log.js';
+import { notice } from '../../src/base/notices.js';
+import { INIT_FLAG } from '../../src/fuse/constants.js';
+import { FuseDispatcher, type FuseDispatcherOptions } from '../../src/fuse/dispatcher.js';
+import type { FuseHandlers } from '../../src/fuse/handlers.js';
+import { READ_BUFFER_BYTES } from '../../src/fuse/init.js';
+import type { FuseMount, WaitingRequest } from '../fuse_mount.js';
+import { FILESYSTEM_TYPE, type MountEntry, mountAt } from '../mount_table.js';
+import { checkMountpoint } from '../mountpoint.js';
+import { type IntrMode, interruptPolicy } from '../signals.js';
+import { fusermountFailure, unmountFailure } from '../unmount.js';
+import { NativeNotifier } from './notifier.js';
+
+const log = logger('mount');
+
+export interface NativeMountOptions {
+  readonly mountpoint: string;
+  /** First word of the line in /proc/mounts: HOST:PORT. */
+  readonly source: string;
+  readonly intr: IntrMode;
+  /** See MountOptions. */
+  readonly intrGraceMs?: number | undefined;
+  readonly allowOther: boolean;
+  /** MS_*; see native/binding.ts. */
+  readonly mountFlags: number;
+  readonly timers: FuseDispatcherOptions['timers'];
+  readonly clock: FuseDispatcherOptions['clock'];
+  /** Kernel readahead of the mount; the kernel's own default would be 128 KiB. Default 2048. */
+  readonly readAheadKiB?: number;
+  /** For tests, and working around a kernel. */
+  readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'clock' | 'interruptPolicy'>;
+}
+
+/**
+ * With ASYNC_DIO the kernel sends O_DIRECT reads and writes as background requests and waits for them in a state that
+ * no signal ends, SIGKILL neither (fuse_direct_IO; no INTERRUPT is sent for background requests).
+ */
+const UNINTERRUPTIBLE = INIT_FLAG.ASYNC_DIO;
+
+/** Four of the largest requests a batch. */
+const REQUEST_SLAB_BYTES = 4 * READ_BUFFER_BYTES;
+const REPLY_SLAB_BYTES = 256 * 1024;
+
+/**
+ * Mounts, and resolves when INIT was answered: the mount can be used.
+ * @throws FsError with one line: ENOENT, ENOTDIR, EBUSY (mount point), ENODEV (no /dev/fuse), EACCES, EPROTO (kernel too old).
+ */
+export async function startNativeMount(
+  handlers: FuseHandlers,
+  options: NativeMountOptions,
+): Promise<FuseMount> {
+  const mountpoint = await checkMountpoint(options.mountpoint);
+  const root = process.getuid?.() === 0;
+  const fd = root ? mountAsRoot(mountpoint, options) : await mountByFusermount(mountpoint, options);
+  let mount: NativeMount;
+  try {
+    mount = new NativeMount(handlers, mountpoint, fd, options);
+  } catch (error) {
+    closeSync(fd);
+    await takeAway(mountpoint, 'force');
+    throw error;
+  }
+  try {
+    await mount.usable;
+  } catch (error) {
+    await mount.unmount('force');
+    throw error;
+  }
+  await raiseReadAhead(mountpoint, options.readAheadKiB ?? 2048);
+  return mount;
+}
+
+interface Deferred {
+  readonly promise: Promise<void>;
+  readonly resolve: () => void;
+  readonly reject: (error: FsError) => void;
+}
+
+function deferred(): Deferred {
+  let resolve = (): void => {};
+  let reject = (_error: FsError): void => {};
+  const promise = new Promise<void>((onResolve, onReject) => {
+    resolve = onResolve;
+    reject = onReject;
+  });
+  return { promise, resolve, reject };
+}
+
+class NativeMount implements FuseMount {
+  readonly driver = 'native';
+  readonly mountpoint: string;
+  readonly notifier: NativeNotifier;
+  readonly #channel: FuseChannel;
+  readonly #dispatcher: FuseDispatcher;
+  readonly #requestSlab: Buffer;
+  readonly #usable = deferred();
+  readonly #closed = deferred();
+  /** As it was made; undefined: not known. */
+  readonly #entry: MountEntry | undefined;
+  /** This process takes the mount away. */
+  #asked = false;
+  /** This process has taken it away: it ends in a moment. */
+  #unmounted = false;
+  #gone = false;
+
+  /** The descriptor belongs to the channel when this returns, to the caller when it throws. */
+  constructor(handlers: FuseHandlers, mountpoint: string, fd: number, options: NativeMountOptions) {
+    this.mountpoint = mountpoint;
+    this.#entry = mountAt(mountpoint);
+    // Not from Buffer's pool: the channel needs 8-byte alignment, and the slabs live as long as the mount.
+    this.#requestSlab = Buffer.allocUnsafeSlow(REQUEST_SLAB_BYTES);
+    const replySlab = Buffer.allocUnsafeSlow(REPLY_SLAB_BYTES);
+    this.#dispatcher = new FuseDispatcher(
+      handlers,
+      { replySlab, send: (chunks) => this.#send(chunks) },
+      {
+        withoutInitFlags: UNINTERRUPTIBLE,
+        ...options.dispatcher,
+        timers: options.timers,
+        clock: options.clock,
+        interruptPolicy: interruptPolicy(options.intr),
+        ...(options.intrGraceMs === undefined ? {} : { interruptGraceMs: options.intrGraceMs }),
+      },
+    );
+    this.notifier = new NativeNotifier(
+      () => this.#channel,
+      () => this.#flushReplies(),
+    );
+    // Whoever awaits it sees the failure; nobody may be there yet.
+    this.#usable.promise.catch(() => {});
+    const { FuseChannel } = nativeBinding();
+    this.#channel = new FuseChannel(
+      fd,
+      this.#requestSlab,
+      replySlab,
+      READ_BUFFER_BYTES,
+      (bytes) => this.#batch(bytes),
+      (errno, unique) => this.#replyRefused(errno, unique),
+      (id, errno) => this.notifier.notified(id, errno),
+      (errno) => this.#ended(errno),
+    );
+  }
+
+  /** INIT was answered; rejects when the mount ended before. */
+  get usable(): Promise<void> {
+    return this.#usable.promise;
+  }
+
+  get closed(): Promise<void> {
+    return this.#closed.promise;
+  }
+
+  waiting(): readonly WaitingRequest[] {
+    return this.#dispatcher.pendingSummary();
+  }
+
+  async unmount(how: 'plain' | 'detach' | 'force' = 'plain'): Promise<void> {
+    if (this.#gone) return;
+    this.#asked = true;
+    if (this.#isInTable) {
+      await takeAway(this.mountpoint, how);
+      this.#unmounted = true;
+    } else if (how === 'force') abortConnection(this.#entry?.device);
+    if (how === 'force') await this.closed;
+  }
+
+  /** Detached, it is not: what is at the mount point then belongs to another client, or to nobody. */
+  get #isInTable(): boolean {
+    return this.#entry === undefined || mountAt(this.mountpoint)?.device === this.#entry.device;
+  }
+
+  get detached(): MountEntry | undefined {
+    return this.#gone || this.#unmounted || this.#isInTable ? undefined : this.#entry;
+  }
+
+  #batch(bytes: number): number {
+    this.#dispatcher.batch(this.#requestSlab, bytes);
+    // The promise's turn comes after the answer to INIT has left.
+    if (this.#dispatcher.negotiated !== undefined) this.#usable.resolve();
+    return this.#dispatcher.takeReplyBytes();
+  }
+
+  #flushReplies(): void {
+    const bytes = this.#dispatcher.takeReplyBytes();
+    if (bytes > 0) this.#channel.flush(bytes);
+  }
+
+  #send(chunks: readonly Uint8Array[]): void {
+    const errno = this.#channel.send(chunks);
+    const header = chunks[0];
+    // An error answer that is refused (EAGAIN to an interrupt whose request is done) has nothing to fall back to.
+    if (errno === 0 || header === undefined) return;
+    const unique = new DataView(header.buffer, header.byteOffset).getBigUint64(8, true);
+    this.#replyRefused(errno, unique);
+  }
+
+  /** A bug in encoding. The kernel ends most such requests itself; this one must not wait for ever either. */
+  #replyRefused(errno: number, unique: bigint): void {
+    log('%s: the kernel refused the answer to #%d: %s', this.mountpoint, unique, errnoName(errno));
+    const answer = Buffer.alloc(16);
+    answer.writeUInt32LE(16, 0);
+    answer.writeInt32LE(-ERRNO.EIO, 4);
+    answer.writeBigUInt64LE(unique, 8);
+    this.#channel.send([answer]);
+  }
+
+  #ended(errno: number): void {
+    this.#gone = true;
+    // An unmount takes it out of the table before the kernel ends the connection.
+    if (!this.#asked && this.#entry !== undefined && this.#isInTable) {
+      notice('mount-aborted', `${this.mountpoint}: the FUSE connection was aborted; every call on it fails`);
+    }
+    log('%s: the mount has ended (%s)', this.mountpoint, errnoName(errno));
+    this.#usable.reject(
+      new FsError('EPROTO', `the kernel ended the mount of ${this.mountpoint} at once: FUSE too old?`),
+    );
+    this.#dispatcher.deviceGone();
+    this.#closed.resolve();
+  }
+}
+
+function mountAsRoot(mountpoint: string, options: NativeMountOptions): number {
+  const fd = openFuseDevice();
+  // rootmode is octal: a directory. The kernel takes type and permissions from GETATTR later.
+  const data = [`fd=${fd}`, 'rootmode=40000', 'user_id=0', 'group_id=0', 'default_permissions'];
+  if (options.allowOther) data.push('allow_other');
+  try {
+    nativeBinding().mount(options.source, mountpoint, FILESYSTEM_TYPE, options.mountFlags, data.join(','));
+  } catch (error) {
+    closeSync(fd);
+    const code = error instanceof Error && 'code' in error ? String(error.code) : 'EIO';
+    if (code === 'EPERM') {
+      throw new FsError('EPERM', `mounting on ${mountpoint} needs CAP_SYS_ADMIN`, { cause: error });
+    }
+    throw new FsError('EIO', `cannot mount on ${mountpoint}: ${code}`, { cause: error });
+  }
+  return fd;
+}
+
+function openFuseDevice(): number {
+  try {
+    const fd = openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK);
+    if (fstatSync(fd).isCharacterDevice()) return fd;
+    closeSync(fd);
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : 'EIO';
+    const cause = { cause: error };
+    if (code === 'EACCES' || code === 'EPERM') {
+      throw new FsError(
+        'EACCES',
+        '/dev/fuse may not be opened here; in a container: --device /dev/fuse',
+        cause,
+      );
+    }
+    const missing = code === 'ENOENT' ? 'does not exist' : `cannot be opened (${code})`;
+    throw new FsError('ENODEV', `/dev/fuse ${missing}: modprobe fuse`, cause);
+  }
+  throw new FsError('ENODEV', '/dev/fuse is no character device: mknod -m 666 /dev/fuse c 10 229');
+}
+
+const FLAG_WORDS: readonly (readonly [number, string])[] = [
+  [MS_RDONLY, 'ro'],
+  [MS_NOSUID, 'nosuid'],
+  [MS_NODEV, 'nodev'],
+  [MS_NOEXEC, 'noexec'],
+  [MS_NOATIME, 'noatime'],
+  [MS_NODIRATIME, 'nodiratime'],
+];
+
+/** The helper that is allowed to mount for users opens /dev/fuse, and passes it back through a socket. */
+async function mountByFusermount(mountpoint: string, options: NativeMountOptions): Promise<number> {
+  const native = nativeBinding();
+  const [ours, theirs] = native.socketPair();
+  try {
+    const words = [
+      `fsname=${options.source.replaceAll('\\', '\\\\').replaceAll(',', '\\,')}`,
+      'subtype=holdfast',
+      'default_permissions',
+      ...(options.allowOther ? ['allow_other'] : []),
+      ...FLAG_WORDS.filter(([flag]) => (options.mountFlags & flag) !== 0).map(([, word]) => word),
+    ];
+    // Descriptor 3 of the child is its end of the socket.
+    const stderr = await runFusermount(['-o', words.join(','), '--', mountpoint], theirs);
+    if (stderr !== undefined) throw fusermountFailure(mountpoint, undefined, stderr);
+    return native.receiveFd(ours);
+  } finally {
+    closeSync(ours);
+    closeSync(theirs);
+  }
+}
+
+/** @returns undefined when it succeeded, else what it said. */
+function runFusermount(args: readonly string[], socket?: number): Promise<string | undefined> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('fusermount3', args, {
+      stdio: ['ignore', 'ignore', 'pipe', ...(socket === undefined ? [] : [socket])],
+      env: { ...process.env, LC_ALL: 'C', ...(socket === undefined ? {} : { _FUSE_COMMFD: '3' }) },
+    });
+    let text = '';
+    child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk;
+    });
+    child.once('error', (error) => reject(fusermountFailure('', error, '')));
+    child.once('close', (status) => resolve(status === 0 ? undefined : text));
+  });
+}
+
+async function takeAway(mountpoint: string, how: 'plain' | 'detach' | 'force'): Promise<void> {
+  if (process.getuid?.() !== 0) {
+    const stderr = await runFusermount([how === 'plain' ? '-u' : '-uz', '--', mountpoint]);
+    if (stderr !== undefined) throw fusermountFailure(mountpoint, undefined, stderr);
+    return;
+  }
+  const flags = { plain: 0, detach: MNT_DETACH, force: MNT_DETACH | MNT_FORCE };
+  try {
+    await nativeBinding().umount(mountpoint, UMOUNT_NOFOLLOW | flags[how]);
+  } catch (error) {
+    throw unmountFailure(mountpoint, error);
+  }
+}
+
+/** Ends a mount that has no place in the table any more; the kernel names its connection by the minor number. */
+function abortConnection(device: string | undefined): void {
+  const minor = device?.split(':')[1];
+  if (minor !== undefined) writeFileSync(`/sys/fs/fuse/connections/${minor}/abort`, '1');
+}
+
+/** The default stops reads at 128 KiB. Set through sysfs: the kernel caps what INIT asks for. */
+async function raiseReadAhead(mountpoint: string, kiB: number): Promise<void> {
+  const device = mountAt(mountpoint)?.device;
+  if (device === undefined) return;
+  try {
+    await writeFile(`/sys/class/bdi/${device}/read_ahead_kb`, String(kiB));
+  } catch (error) {
+    // Only root may, and some containers show no sysfs: slower, not wrong.
+    log('readahead of %s stays as it is: %s', mountpoint, error instanceof Error ? error.message : error);
+  }
+}

@@ -1,0 +1,91 @@
+/**
+ * Invalidations through the native channel: encodes notifications and follows each to its end.
+ *
+ * All but INC_EPOCH go to a thread: even an attribute invalidation may find its inode being evicted, and that waits for
+ * WRITEs of ours. Replies encoded before a notification leave before it.
+ */
+
+import type { FuseChannel } from '../../native/binding.js';
+import { ERRNO, errnoName, FsError } from '../../src/base/errno.js';
+import { logger } from '../../src/base/log.js';
+import type { KernelNotifier } from '../../src/fuse/handlers.js';
+import { encodeIncEpoch, encodeInvalInode } from '../../src/fuse/notify.js';
+
+const log = logger('mount:notify');
+
+interface Waiter {
+  readonly resolve: () => void;
+  readonly reject: (error: FsError) => void;
+}
+
+export class NativeNotifier implements KernelNotifier {
+  readonly #channel: () => FuseChannel;
+  readonly #flush: () => void;
+  readonly #waiting = new Map<number, Waiter>();
+  #nextId = 0;
+
+  /** @param flush sends the replies that are in the slab. */
+  constructor(channel: () => FuseChannel, flush: () => void) {
+    this.#channel = channel;
+    this.#flush = flush;
+  }
+
+  /** Notifications that the kernel has not answered. */
+  get waitingCount(): number {
+    return this.#waiting.size;
+  }
+
+  invalidateAttr(nodeid: number): Promise<void> {
+    return this.#notify(encodeInvalInode(nodeid, -1, 0));
+  }
+
+  invalidateData(nodeid: number, offset: number, length: number): Promise<void> {
+    return this.#notify(encodeInvalInode(nodeid, offset, length));
+  }
+
+  /** Sent at once: it takes no lock, and on a kernel that knows no epochs it is EINVAL. */
+  bumpEpoch(): Promise<boolean> {
+    this.#flush();
+    const errno = this.#channel().send([encodeIncEpoch()]);
+    if (errno !== 0) log('INC_EPOCH: %s', errnoName(errno));
+    return Promise.resolve(errno === 0);
+  }
+
+  flushReplies(): void {
+    this.#flush();
+  }
+
+  /** The channel's onNotified. */
+  notified(id: number, errno: number): void {
+    const waiter = this.#waiting.get(id);
+    if (waiter === undefined) return;
+    this.#waiting.delete(id);
+    settle(waiter, errno);
+  }
+
+  #notify(message: Buffer): Promise<void> {
+    this.#flush();
+    return new Promise((resolve, reject) => {
+      const id = this.#nextId;
+      this.#nextId = (id + 1) >>> 0;
+      const waiter = { resolve, reject };
+      const errno = this.#channel().notify(id, message);
+      if (errno === 0) this.#waiting.set(id, waiter);
+      else settle(waiter, errno);
+    });
+  }
+}
+
+function settle(waiter: Waiter, errno: number): void {
+  switch (errno) {
+    case 0:
+    case ERRNO.ENOENT: // the kernel does not know the inode: nothing of it is cached
+    case ERRNO.ENODEV: // the mount is gone, and its caches with it
+    case ERRNO.ENOTCONN:
+    case ERRNO.ECANCELED:
+      waiter.resolve();
+      return;
+    default:
+      waiter.reject(new FsError(errnoName(errno), `the kernel refused an invalidation: ${errnoName(errno)}`));
+  }
+}

@@ -1,0 +1,155 @@
+/**
+ * What a client knows of the data of one regular file: size and times, pages, and who is waiting for what.
+ *
+ * Size, mtime and blocks are true while a data lock is held (`sizeKnown`). Under PW this client is the authority: what
+ * replies say of them is ignored until the lock is gone, but for replies of its own operations that set them.
+ */
+
+import type { Attr, Timespec } from '../../base/attr.js';
+import type { Fid } from '../../base/ids.js';
+import type { Range } from '../../base/interval_set.js';
+import type { CachedLock } from '../../dlm/api.js';
+import { FilePages } from './file_pages.js';
+import type { PageCache } from './page_cache.js';
+
+/** A READ RPC under way. */
+export interface Fetch extends Range {
+  done: Promise<void>;
+  /** Written or cut since it was sent: what it brings of this is old. */
+  readonly stale: { start: number; end: number }[];
+}
+
+/** A read or write of the kernel that waits until a data lock has been given back. */
+export interface Held extends Range {
+  readonly write: boolean;
+  /** The kernel keeps the folios of its range locked meanwhile. One that goes past the page cache locks none. */
+  readonly folios: boolean;
+  /** An invalidation left its range out: what it leaves in the kernel is to be dropped after its answer. */
+  crossed: boolean;
+  /** Serve it under the lock that is being given back after all: an invalidation is stuck on its folios. */
+  serve(lock: CachedLock): void;
+}
+
+export class FileState {
+  readonly fid: Fid;
+  readonly #cache: PageCache;
+  #pages: FilePages | undefined;
+  sizeKnown = false;
+  sizeBytes = 0;
+  blocks = 0;
+  mtime: Timespec = { sec: 0, nsec: 0 };
+  ctime: Timespec = { sec: 0, nsec: 0 };
+  /** A truncate, fallocate or copy is under way: writes wait. */
+  exclusive: Promise<void> | undefined;
+  /** A truncate asks for its PW lock, and until it is done the kernel writes no page of the file back. */
+  waitsToCut = false;
+  /** A lock went back meanwhile without the kernel's pages: they are dropped when the truncate is done. */
+  cutCrossed = false;
+  /** When the oldest dirty page became dirty. */
+  dirtySinceMs = 0;
+  /** The last write for which the target has promised no space, so that it may find none: a store into a mapping. */
+  unpaidSeq = 0;
+  /** Write back everything, not only full granules. write_back.ts owns it. */
+  flushing = false;
+  readonly fetches: Fetch[] = [];
+  /** Enqueues of data locks under way, by mode. */
+  readonly enqueues: { PR?: Promise<CachedLock> | undefined; PW?: Promise<CachedLock> | undefined } = {};
+  /** Who waits until all writes up to `seq` are on the target. */
+  readonly flushWaiters: { readonly seq: number; readonly done: () => void }[] = [];
+
+  /**
+   * Giving a data lock back: 'serving', the kernel's requests are still served under it; 'holding', they wait.
+   * lock_release.ts owns these.
+   */
+  giving: 'no' | 'serving' | 'holding' = 'no';
+  given: Promise<void> | undefined;
+  /** What was served while a lock was being given back: the kernel may have kept it. */
+  delivered: Range[] = [];
+  readonly held: Held[] = [];
+
+  constructor(fid: Fid, cache: PageCache) {
+    this.fid = fid;
+    this.#cache = cache;
+  }
+
+  /** Made on first use: of most files that are looked at nothing is read. */
+  get pages(): FilePages {
+    this.#pages ??= new FilePages(this.#cache);
+    return this.#pages;
+  }
+
+  /** Dirty bytes, those in flight included. */
+  get unwrittenBytes(): number {
+    return this.#pages?.unwrittenBytes ?? 0;
+  }
+
+  /** Nothing is dirty, no WRITE under way. */
+  get isClean(): boolean {
+    return this.#pages?.isClean ?? true;
+  }
+
+  get isEmpty(): boolean {
+    return this.#pages?.isEmpty ?? true;
+  }
+
+  /** Takes size, times and blocks as the target has them. */
+  adopt(attr: Attr): void {
+    this.sizeBytes = attr.sizeBytes;
+    this.blocks = attr.blocks;
+    this.mtime = attr.mtime;
+    this.ctime = attr.ctime;
+    this.sizeKnown = true;
+  }
+
+  /** What fetches under way bring of this range is old when it arrives. */
+  spoil(start: number, end: number): void {
+    for (const fetch of this.fetches) {
+      if (fetch.start < end && fetch.end > start) fetch.stale.push({ start, end });
+    }
+  }
+}
+
+/** Removes an item that is in the list. */
+export function take<T>(list: T[], item: T): void {
+  const index = list.indexOf(item);
+  if (index >= 0) list.splice(index, 1);
+}
+
+/** Files with something to remember. Others are forgotten: nothing can be believed of them without a lock. */
+export class FileTable {
+  readonly #files = new Map<Fid, FileState>();
+  readonly #cache: PageCache;
+
+  constructor(cache: PageCache) {
+    this.#cache = cache;
+  }
+
+  get(fid: Fid): FileState | undefined {
+    return this.#files.get(fid);
+  }
+
+  of(fid: Fid): FileState {
+    let file = this.#files.get(fid);
+    if (file === undefined) {
+      file = new FileState(fid, this.#cache);
+      this.#files.set(fid, file);
+    }
+    return file;
+  }
+
+  get size(): number {
+    return this.#files.size;
+  }
+
+  values(): Iterable<FileState> {
+    return this.#files.values();
+  }
+
+  /** @param inUse a lock or a handle of it is held. */
+  forgetIfUnused(file: FileState, inUse: boolean): void {
+    if (inUse || !file.isEmpty || file.fetches.length > 0 || file.giving !== 'no') return;
+    const { PR, PW } = file.enqueues;
+    if (file.exclusive !== undefined || PR !== undefined || PW !== undefined || file.held.length > 0) return;
+    this.#files.delete(file.fid);
+  }
+}

@@ -1,0 +1,174 @@
+/**
+ * The open-handle table: what open(2) made and the last close(2) has not yet ended.
+ *
+ * It is what open replay tells another instance of a target: a handle is in here from the reply that opened it until
+ * release(). A handle whose inode was lost, or whose client was evicted, stays until it is closed and answers EIO; so
+ * does one through which an application lock was taken that is lost, but that one is open on the target.
+ * fh values count up for the life of the client, so a replayed open keeps its number and none is used twice.
+ */
+
+import { type Attr, isDir, opensForWrite } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import { type Fh, type Fid, targetIndexOf } from '../../base/ids.js';
+
+export interface Handle {
+  readonly fh: Fh;
+  readonly fid: Fid;
+  /** open(2) flags, as OPEN sent them. */
+  readonly flags: number;
+  readonly directory: boolean;
+  /** The target was not told of it: of the root, which stays whoever has it open. */
+  readonly isLocal: boolean;
+  /** Why everything on it fails from now on. */
+  dead: FsError | undefined;
+  /** The target does not have it: evicted, or lost. There is nothing to close there, and nothing to open again. */
+  gone: boolean;
+  /** A failed write-back not yet reported through this handle; fsync, close or the next write reports it once. */
+  writeFailure: WriteFailure | undefined;
+  /** One that was not its own: of others, or from before it was opened and nobody was told. fsync reports it once. */
+  earlierFailure: WriteFailure | undefined;
+  /** Where the next sequential read begins. */
+  nextRead: number;
+  /** Reads that came where the one before had ended. */
+  sequentialReads: number;
+}
+
+/** A write-back that failed. */
+interface WriteFailure {
+  readonly error: FsError;
+  /** Through any handle. */
+  isReported: boolean;
+}
+
+/** Files whose failures are kept for whoever opens them next. */
+const UNREPORTED_MAX = 10_000;
+
+export class OpenFiles {
+  /** Failures of files that nobody had open for writing any more: fsync of a handle that comes later must not say all is well. */
+  readonly #unreported = new Map<Fid, WriteFailure>();
+  readonly #handles = new Map<Fh, Handle>();
+  readonly #byFid = new Map<Fid, Set<Handle>>();
+  #nextFh = 1;
+
+  get size(): number {
+    return this.#handles.size;
+  }
+
+  newFh(): Fh {
+    const fh = this.#nextFh as Fh;
+    this.#nextFh += 1;
+    return fh;
+  }
+
+  add(fh: Fh, fid: Fid, flags: number, attr: Attr, isLocal = false): Handle {
+    const handle: Handle = {
+      fh,
+      fid,
+      flags,
+      directory: isDir(attr.mode),
+      isLocal,
+      dead: undefined,
+      gone: false,
+      writeFailure: undefined,
+      earlierFailure: this.#unreportedOf(fid),
+      nextRead: 0,
+      sequentialReads: 0,
+    };
+    this.#handles.set(fh, handle);
+    const ofFile = this.#byFid.get(fid);
+    if (ofFile === undefined) this.#byFid.set(fid, new Set([handle]));
+    else ofFile.add(handle);
+    return handle;
+  }
+
+  /** @throws FsError EBADF for a handle that is not open. */
+  get(fh: Fh): Handle {
+    const handle = this.#handles.get(fh);
+    if (handle === undefined) throw new FsError('EBADF', `no open handle ${fh}`);
+    return handle;
+  }
+
+  /** @throws FsError EBADF, or why the handle is dead. */
+  live(fh: Fh): Handle {
+    const handle = this.get(fh);
+    if (handle.dead !== undefined) throw handle.dead;
+    return handle;
+  }
+
+  peek(fh: Fh): Handle | undefined {
+    return this.#handles.get(fh);
+  }
+
+  remove(fh: Fh): Handle | undefined {
+    const handle = this.#handles.get(fh);
+    if (handle === undefined) return undefined;
+    this.#handles.delete(fh);
+    const ofFile = this.#byFid.get(handle.fid);
+    ofFile?.delete(handle);
+    if (ofFile?.size === 0) this.#byFid.delete(handle.fid);
+    return handle;
+  }
+
+  isOpen(fid: Fid): boolean {
+    return this.#byFid.has(fid);
+  }
+
+  of(fid: Fid): Iterable<Handle> {
+    return this.#byFid.get(fid) ?? [];
+  }
+
+  /** Handles that one target has open. */
+  ofTarget(index: number): Handle[] {
+    return [...this.#handles.values()].filter(
+      (handle) => targetIndexOf(handle.fid) === index && !handle.gone,
+    );
+  }
+
+  /**
+   * A write-back of the file failed: whoever may have written it is told, once each; who has it open for reading, by
+   * fsync alone. If all writers have closed it, those who open it are told by fsync, until one of them was.
+   */
+  writeFailed(fid: Fid, error: FsError): void {
+    const failure: WriteFailure = { error, isReported: false };
+    let isHeld = false;
+    for (const handle of this.of(fid)) {
+      if (!opensForWrite(handle.flags)) {
+        handle.earlierFailure = failure;
+        continue;
+      }
+      handle.writeFailure = failure;
+      isHeld = true;
+    }
+    if (isHeld) return;
+    this.#unreported.delete(fid);
+    this.#unreported.set(fid, failure);
+    const [oldest] = this.#unreported.keys();
+    if (this.#unreported.size > UNREPORTED_MAX && oldest !== undefined) this.#unreported.delete(oldest);
+  }
+
+  #unreportedOf(fid: Fid): WriteFailure | undefined {
+    const failure = this.#unreported.get(fid);
+    if (failure?.isReported !== true) return failure;
+    this.#unreported.delete(fid);
+    return undefined;
+  }
+}
+
+/** Reports a write-back error once. @throws it. */
+export function reportWriteError(handle: Handle): void {
+  const failure = handle.writeFailure;
+  if (failure === undefined) return;
+  handle.writeFailure = undefined;
+  failure.isReported = true;
+  throw failure.error;
+}
+
+/** The same for fsync, which speaks for what was written before the handle was opened too. @throws it. */
+export function reportLoss(handle: Handle): void {
+  reportWriteError(handle);
+  const failure = handle.earlierFailure;
+  if (failure === undefined) return;
+  handle.earlierFailure = undefined;
+  failure.isReported = true;
+  throw failure.error;
+}

@@ -1,0 +1,309 @@
+/**
+ * How a read or write of the kernel gets to work: through the gate, and under a data lock.
+ *
+ * While it waits for either, it stands in FileState.held. The kernel may keep the folios of its range locked: then whoever
+ * drops the kernel's pages leaves its range out, or, when it is too late for that, serves it under the lock that is
+ * being given back (lock_release.ts).
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
+import type { CachedLock } from '../../dlm/api.js';
+import { Enqueue } from '../../wire/lock.js';
+import { Getattr } from '../../wire/meta.js';
+import type { Core } from '../cache/context.js';
+import { type FileState, type Held, take } from '../cache/file_state.js';
+import type { Handle } from '../cache/open_files.js';
+import type { Passenger } from '../session/gate.js';
+import { interruptible, type Target } from '../session/target.js';
+
+/** One READ or WRITE. */
+export interface Io {
+  readonly op: Passenger;
+  readonly target: Target;
+  readonly file: FileState;
+  readonly handle: Handle | undefined;
+  readonly mode: 'PR' | 'PW';
+  readonly start: number;
+  readonly end: number;
+  readonly write: boolean;
+  /** See Held. */
+  readonly folios: boolean;
+  /** Must be done before the lock is asked for: it may wait on the target for who wants the lock. */
+  readonly prepare?: (() => Promise<void>) | undefined;
+}
+
+/** A lock with a reference taken. */
+interface Ready {
+  readonly lock: CachedLock;
+  /** It passed the gate, and has to leave it. */
+  readonly entered: boolean;
+}
+
+export class DataLocks {
+  readonly #core: Core;
+
+  constructor(core: Core) {
+    this.#core = core;
+  }
+
+  /** A lock that a request of the kernel may be served under now. */
+  usable(target: Target, file: FileState, mode: 'PR' | 'PW'): CachedLock | undefined {
+    const { locks } = target;
+    return (
+      locks.match('data', file.fid, mode, 0) ??
+      (file.giving === 'serving' ? locks.find('data', file.fid, mode, 0) : undefined)
+    );
+  }
+
+  /**
+   * Runs it under a data lock, inside the gate unless a drain has to let it pass.
+   * @param run gets a lock that stays until it ends; a weaker one than asked for only when an invalidation is stuck.
+   */
+  async under<T>(io: Io, run: (lock: CachedLock) => Promise<T>): Promise<T> {
+    const { target, file, handle } = io;
+    const { gate, locks } = target;
+    const { ready, crossed } = this.#readyNow(io) ?? (await this.#heldBack(io));
+    try {
+      if (handle?.dead !== undefined) throw handle.dead;
+      return await run(ready.lock);
+    } finally {
+      locks.dropRef(ready.lock);
+      if (ready.entered) gate.leave();
+      if (crossed) this.#dropAfter(file, io.start, io.end);
+    }
+  }
+
+  /** Under the lock for an operation that is inside the gate already and holds no folios. */
+  async locked<T>(
+    op: Passenger,
+    target: Target,
+    file: FileState,
+    mode: 'PR' | 'PW',
+    run: () => Promise<T>,
+  ): Promise<T> {
+    const lock = await this.#acquire(op, target, file, mode);
+    try {
+      return await run();
+    } finally {
+      target.locks.dropRef(lock);
+    }
+  }
+
+  /**
+   * Under PW for a truncate. The kernel writes no page of the file back until it has the truncate's answer
+   * (FUSE_NOWRITE), so an invalidation of dirty pages waits for it: it must wait on the target for nobody who waits for a
+   * lock of ours. With PW in hand it does not (docs/LOCKING.md, "Truncates").
+   */
+  async toCut<T>(
+    op: Passenger,
+    target: Target,
+    file: FileState,
+    sizeBytes: number,
+    run: () => Promise<T>,
+  ): Promise<T> {
+    let lock: CachedLock;
+    file.waitsToCut = true;
+    try {
+      lock = await this.#acquire(op, target, file, 'PW');
+    } finally {
+      file.waitsToCut = false;
+    }
+    try {
+      return await this.#cut(file, sizeBytes, run);
+    } finally {
+      target.locks.dropRef(lock);
+      if (file.cutCrossed) {
+        file.cutCrossed = false;
+        this.#dropAfter(file, 0, Number.MAX_SAFE_INTEGER);
+      }
+    }
+  }
+
+  /**
+   * Reads find the new size from the beginning of the truncate on. This client drops the pages that are cut off before the
+   * target cuts the file, and a read in between would show zeros that nobody wrote.
+   */
+  async #cut<T>(file: FileState, sizeBytes: number, run: () => Promise<T>): Promise<T> {
+    const before = file.sizeBytes;
+    if (!file.sizeKnown || sizeBytes >= before) return run();
+    file.sizeBytes = sizeBytes;
+    try {
+      return await run();
+    } catch (error) {
+      // The target did not cut it, or nobody knows: a later answer brings the size.
+      if (file.sizeBytes === sizeBytes) file.sizeBytes = before;
+      void this.#core.kernel.dropAttrs(file.fid);
+      throw error;
+    }
+  }
+
+  /** The size under a lock whose grant did not bring it. */
+  async learnSize(op: Passenger, target: Target, file: FileState): Promise<void> {
+    while (!file.sizeKnown) {
+      const asked = target.call(
+        'data',
+        Getattr,
+        { fid: file.fid, want: 0 },
+        { apply: ({ reply }) => this.#core.applyAttr(target, reply.attr) },
+      );
+      await interruptible(asked, op.signal);
+      if (!target.locks.holds('data', file.fid)) throw new FsError('EIO', 'the data lock was lost');
+    }
+  }
+
+  /** What a request left in the kernel is dropped once its answer is there. Nothing waits for it. */
+  #dropAfter(file: FileState, start: number, end: number): void {
+    this.#core.runtime.timers.soon(() => void this.#core.kernel.dropPages(file.fid, [{ start, end }]));
+  }
+
+  #readyNow(io: Io): { ready: Ready; crossed: boolean } | undefined {
+    const { gate, locks } = io.target;
+    if (!gate.isOpen && !gate.isDraining) return undefined;
+    if (io.prepare !== undefined || (io.write && io.file.exclusive !== undefined)) return undefined;
+    const lock = this.usable(io.target, io.file, io.mode);
+    if (lock === undefined) return undefined;
+    const entered = gate.isOpen;
+    if (entered) gate.enter(io.op);
+    locks.addRef(lock);
+    return { ready: { lock, entered }, crossed: false };
+  }
+
+  async #heldBack(io: Io): Promise<{ ready: Ready; crossed: boolean }> {
+    const { target, file } = io;
+    let settled = false;
+    const held: Held = {
+      start: io.start,
+      end: io.end,
+      write: io.write,
+      folios: io.folios,
+      crossed: false,
+      serve: () => undefined,
+    };
+    file.held.push(held);
+    try {
+      const ready = await new Promise<Ready>((resolve, reject) => {
+        held.serve = (lock) => {
+          if (settled) return;
+          settled = true;
+          target.locks.addRef(lock);
+          resolve({ lock, entered: false });
+        };
+        this.#enterAndLock(io).then(
+          (usual) => {
+            if (settled) {
+              target.locks.dropRef(usual.lock);
+              target.gate.leave();
+              return;
+            }
+            settled = true;
+            resolve(usual);
+          },
+          (error: unknown) => {
+            if (settled) return;
+            settled = true;
+            reject(error);
+          },
+        );
+      });
+      return { ready, crossed: io.write && held.crossed };
+    } finally {
+      settled = true;
+      take(file.held, held);
+    }
+  }
+
+  async #enterAndLock(io: Io): Promise<Ready> {
+    const { op, target, file, handle, mode, write } = io;
+    const wait = target.gate.enter(op, handle);
+    if (wait !== undefined) await wait;
+    try {
+      if (handle?.dead !== undefined) throw handle.dead;
+      await io.prepare?.();
+      for (;;) {
+        // Never with a lock in hand: what has the file for itself may wait on the target for who wants that lock.
+        while (write && file.exclusive !== undefined) await interruptible(file.exclusive, op.signal);
+        const lock = await this.#acquire(op, target, file, mode);
+        if (!write || file.exclusive === undefined) return { lock, entered: true };
+        target.locks.dropRef(lock);
+      }
+    } catch (error) {
+      target.gate.leave();
+      throw error;
+    }
+  }
+
+  /** @returns a lock with a reference for the caller. */
+  #acquire(op: Passenger, target: Target, file: FileState, mode: 'PR' | 'PW'): MaybePromise<CachedLock> {
+    const lock = this.usable(target, file, mode);
+    if (lock === undefined) return this.#await(op, target, file, mode);
+    target.locks.addRef(lock);
+    return lock;
+  }
+
+  async #await(op: Passenger, target: Target, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
+    const enqueued = file.enqueues[mode] ?? this.#enqueue(target, file, mode);
+    const mine = enqueued.then((lock) => {
+      target.locks.addRef(lock);
+      return lock;
+    });
+    try {
+      return await interruptible(mine, op.signal);
+    } catch (error) {
+      // The lock stays, but not for this caller.
+      mine.then(
+        (lock) => target.locks.dropRef(lock),
+        () => undefined,
+      );
+      throw error;
+    }
+  }
+
+  /** Those who want the same lock wait for one ENQUEUE. */
+  #enqueue(target: Target, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
+    const { fid } = file;
+    let lock: CachedLock | undefined;
+    const enqueued = target
+      .call(
+        'operation',
+        Enqueue,
+        { type: 'data', fid, mode },
+        {
+          apply: ({ reply }) => {
+            file.enqueues[mode] = undefined;
+            lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
+            // A BAST may be right behind: the lock stays at least until those who wait for it have used it.
+            target.locks.addRef(lock);
+            if (reply.attr !== undefined) this.#core.applyAttr(target, reply.attr);
+          },
+        },
+      )
+      .then(() => {
+        if (lock === undefined) throw new FsError('EIO', 'a lock was granted and not added');
+        return lock;
+      });
+    file.enqueues[mode] = enqueued;
+    enqueued.then(
+      (granted) => this.#core.runtime.timers.soon(() => target.locks.dropRef(granted)),
+      () => {
+        file.enqueues[mode] = undefined;
+      },
+    );
+    return enqueued;
+  }
+}
+
+/** One at a time: operations that change a file as a whole, and keep writes out meanwhile. */
+export async function exclusively<T>(op: Passenger, file: FileState, run: () => Promise<T>): Promise<T> {
+  while (file.exclusive !== undefined) await interruptible(file.exclusive, op.signal);
+  let done = (): void => undefined;
+  file.exclusive = new Promise((resolve) => {
+    done = resolve;
+  });
+  // Until it is through, whether its caller waits for it or not.
+  const result = run().finally(() => {
+    file.exclusive = undefined;
+    done();
+  });
+  return interruptible(result, op.signal);
+}

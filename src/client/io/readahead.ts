@@ -1,0 +1,192 @@
+/**
+ * Reads from the target into the page cache, and ahead of who reads in order.
+ *
+ * A range that is under a READ already is waited for, not read twice. A sequential reader has up to 16 MiB of READs of
+ * 1 MiB in flight ahead of it; over a slow line fewer and smaller ones (bulk_pace.ts). What somebody waits for is read in the
+ * order of asking, a piece of each reader in turn; readahead takes the room that nobody waits for. No READ is queued: who is
+ * interrupted, or has to give a lock back, waits for what is under way alone. What was written or cut while a READ was under way is not taken from its reply.
+ * Files larger than half the cache are dropped behind a sequential reader: the kernel has those pages, and keeping them
+ * would push out everything else.
+ */
+
+import { IntervalSet, type Range } from '../../base/interval_set.js';
+import { logger } from '../../base/log.js';
+import { Read } from '../../wire/data.js';
+import type { Core } from '../cache/context.js';
+import { type Fetch, type FileState, take } from '../cache/file_state.js';
+import { GRANULE_BYTES } from '../cache/granule.js';
+import type { Handle } from '../cache/open_files.js';
+import type { Passenger } from '../session/gate.js';
+import { interruptible, type Target } from '../session/target.js';
+import { BulkPace } from './bulk_pace.js';
+
+const log = logger('client:read');
+
+const WINDOW_MAX_BYTES = 16 << 20;
+const FIRST_WINDOW_BYTES = 128 << 10;
+/** The kernel sends the reads of one stream in parallel: not exactly where the last ended is still in order. */
+const SEQUENTIAL_SLACK_BYTES = 1 << 20;
+const ALIGN_BYTES = 4096;
+
+/** READs of one target. */
+interface Lane {
+  readonly pace: BulkPace;
+  inFlightBytes: number;
+  /** Who waits for room, in order. */
+  waiting: (() => void)[];
+}
+
+export class Reader {
+  readonly #core: Core;
+  readonly #lanes = new Map<Target, Lane>();
+
+  constructor(core: Core) {
+    this.#core = core;
+  }
+
+  /** A read was served or is about to be: keeps the reader's window filled. */
+  advance(target: Target, file: FileState, handle: Handle, start: number, end: number): void {
+    const inOrder = Math.abs(start - handle.nextRead) <= SEQUENTIAL_SLACK_BYTES;
+    handle.sequentialReads = inOrder ? handle.sequentialReads + 1 : 0;
+    handle.nextRead = inOrder ? Math.max(handle.nextRead, end) : end;
+    if (handle.sequentialReads < 2) return;
+    const lane = this.#lane(target);
+    const { pieceBytes } = lane.pace;
+    if (Math.floor(end / pieceBytes) === Math.floor(start / pieceBytes) && start % pieceBytes !== 0) return;
+    const window = Math.min(WINDOW_MAX_BYTES, FIRST_WINDOW_BYTES << Math.min(handle.sequentialReads, 10));
+    const stop = Math.min(file.sizeBytes, Math.ceil((end + window) / GRANULE_BYTES) * GRANULE_BYTES);
+    for (let at = end; at < stop && lane.waiting.length === 0 && hasRoom(lane); ) {
+      const pieceEnd = endOfPiece(lane, at, stop);
+      this.#fetch(target, file, at, pieceEnd);
+      at = pieceEnd;
+    }
+    if (file.sizeBytes > this.#core.pages.limitBytes / 2) {
+      const granule = Math.floor(start / GRANULE_BYTES);
+      for (let index = granule - 2; index >= Math.max(0, granule - 4); index -= 1) {
+        file.pages.dropClean(index);
+      }
+    }
+  }
+
+  /**
+   * Reads what is missing of [start, end). The caller holds a reference to a data lock.
+   * @throws FsError of the READ, EINTR
+   */
+  async need(op: Passenger, target: Target, file: FileState, start: number, end: number): Promise<void> {
+    const from = start - (start % ALIGN_BYTES);
+    const to = Math.min(Math.max(end, file.sizeBytes), Math.ceil(end / ALIGN_BYTES) * ALIGN_BYTES);
+    const lane = this.#lane(target);
+    const fetches: Promise<void>[] = [];
+    for (let at = from; at < to; ) {
+      if (!hasRoom(lane)) {
+        await interruptible(this.#room(lane), op.signal);
+        continue;
+      }
+      const pieceEnd = endOfPiece(lane, at, to);
+      for (const fetch of this.#fetch(target, file, at, pieceEnd)) fetches.push(fetch.done);
+      at = pieceEnd;
+    }
+    await interruptible(Promise.all(fetches), op.signal);
+  }
+
+  #lane(target: Target): Lane {
+    let lane = this.#lanes.get(target);
+    if (lane === undefined) {
+      lane = { pace: new BulkPace(WINDOW_MAX_BYTES), inFlightBytes: 0, waiting: [] };
+      this.#lanes.set(target, lane);
+    }
+    return lane;
+  }
+
+  #room(lane: Lane): Promise<void> {
+    return new Promise((resolve) => {
+      lane.waiting.push(resolve);
+    });
+  }
+
+  /** READs that together bring what is missing of the range, those under way included. It lies in one granule. */
+  #fetch(target: Target, file: FileState, start: number, end: number): Fetch[] {
+    const fetches: Fetch[] = [];
+    for (const gap of file.pages.missing(start, end)) {
+      const uncovered = new IntervalSet();
+      uncovered.add(gap.start, gap.end);
+      for (const fetch of file.fetches) {
+        if (fetch.start >= gap.end || fetch.end <= gap.start) continue;
+        uncovered.remove(fetch.start, fetch.end);
+        fetches.push(fetch);
+      }
+      for (const range of uncovered) {
+        const fetch = this.#read(target, file, range);
+        if (fetch !== undefined) fetches.push(fetch);
+      }
+    }
+    return fetches;
+  }
+
+  /** @returns undefined without a data lock: only readahead asks so, and it can be left. */
+  #read(target: Target, file: FileState, { start, end }: Range): Fetch | undefined {
+    const lock = target.locks.find('data', file.fid, 'PR', 0);
+    if (lock === undefined) return undefined;
+    const fetch: Fetch = { start, end, stale: [], done: Promise.resolve() };
+    const { generation } = target;
+    const { clock } = this.#core.runtime;
+    const lane = this.#lane(target);
+    const sentMs = clock.nowMs();
+    lane.inFlightBytes += end - start;
+    target.locks.addRef(lock);
+    file.fetches.push(fetch);
+    fetch.done = target
+      .call(
+        'data',
+        Read,
+        { fid: file.fid, offset: start, length: end - start },
+        {
+          apply: ({ bulk }) => {
+            lane.pace.answered(sentMs, clock.nowMs());
+            if (target.generation === generation) land(file, fetch, bulk);
+          },
+        },
+      )
+      .then(() => undefined)
+      .finally(() => {
+        lane.inFlightBytes -= end - start;
+        take(file.fetches, fetch);
+        target.locks.dropRef(lock);
+        const { waiting } = lane;
+        lane.waiting = [];
+        for (const go of waiting) go();
+      });
+    // Whoever needs the range is told. Nobody may: of readahead, or when who asked was interrupted, it is asked again.
+    fetch.done.catch(() => undefined);
+    if (log.enabled) log('READ %d [%d, %d)', file.fid, start, end);
+    return fetch;
+  }
+}
+
+function hasRoom({ pace, inFlightBytes }: Lane): boolean {
+  return pace.hasRoom(inFlightBytes);
+}
+
+/** Where a READ that begins at `start` ends: pieces do not reach over the end of a granule. */
+function endOfPiece({ pace }: Lane, start: number, limit: number): number {
+  return Math.min(limit, (Math.floor(start / pace.pieceBytes) + 1) * pace.pieceBytes);
+}
+
+function land(file: FileState, fetch: Fetch, bulk: Buffer): void {
+  // A small view would keep all of the memory alive that it was received in.
+  const data = bulk.length * 2 < bulk.buffer.byteLength ? Buffer.from(bulk) : bulk;
+  const fresh = new IntervalSet();
+  fresh.add(fetch.start, fetch.end);
+  for (const { start, end } of fetch.stale) fresh.remove(start, end);
+  const read = fetch.start + data.length;
+  for (const { start, end } of fresh) {
+    if (start < read) {
+      const all = start === fetch.start && end >= read;
+      const fresh = all ? data : data.subarray(start - fetch.start, Math.min(end, read) - fetch.start);
+      file.pages.fill(start, fresh, all && data.length === data.buffer.byteLength ? data : undefined);
+    }
+    // Past the end of the file as the target has it, and before its end here: what lies between was never written.
+    const zerosTo = Math.min(end, file.sizeBytes);
+    if (zerosTo > Math.max(start, read)) file.pages.fillZeros(Math.max(start, read), zerosTo);
+  }
+}

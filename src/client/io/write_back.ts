@@ -1,0 +1,376 @@
+/**
+ * Write-back: dirty pages to the target, in the background.
+ *
+ * A granule that is dirty from end to end goes at once. Everything of a file goes when somebody flushes it (fsync, a
+ * lock called back, a drain), when it is closed (small files a moment later, together), when it has been dirty for a
+ * second, or when too much is dirty. Up to eight WRITEs of up to 1 MiB, or more small ones, are in flight for each target,
+ * never two that overlap; fewer and smaller ones over a slow line (bulk_pace.ts).
+ *
+ * What was written and is not committed is kept for a replay (replay_list.ts). When that is too much, the target is asked
+ * to commit, and nothing more is sent until it has.
+ *
+ * A WRITE that fails for good (ENOSPC, EIO, ...) drops its pages, as the kernel does: keeping them would only fail again
+ * and stop every lock callback. The error is kept in each handle that may have written, and reported once.
+ */
+
+import { FsError } from '../../base/errno.js';
+import { logger } from '../../base/log.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
+import type { Timer } from '../../runtime/ports.js';
+import { Sync, Write } from '../../wire/data.js';
+import { Getattr } from '../../wire/meta.js';
+import type { Core } from '../cache/context.js';
+import type { FileState } from '../cache/file_state.js';
+import { type Batch, GRANULE_BYTES } from '../cache/granule.js';
+import type { Passenger } from '../session/gate.js';
+import { BULK_MAX_BYTES } from '../session/replay_list.js';
+import { interruptible, type Target } from '../session/target.js';
+import { BulkPace } from './bulk_pace.js';
+
+const log = logger('client:write_back');
+
+const WRITES_IN_FLIGHT_MAX = 8;
+/** Of small ones, as those of many files that were closed, more may be. */
+const SMALL_IN_FLIGHT_MAX = 64;
+const SMALL_IN_FLIGHT_BYTES = 1 << 20;
+/** A closed file with less than this waits for others: one system call takes the WRITEs of all of them. */
+const SMALL_FILE_BYTES = 64 << 10;
+/** Short beside DIRTY_AGE_MS, long beside the creation of a file. */
+const CLOSED_DELAY_MS = 5;
+const DIRTY_AGE_MS = 1000;
+const AGE_LOOK_MS = 250;
+/** A target that cannot commit is asked again this late. */
+const SYNC_RETRY_MS = 1000;
+
+/** Work of one target. */
+interface Lane {
+  readonly pace: BulkPace;
+  inFlight: number;
+  inFlightBytes: number;
+  /** Small closed files are to be written in a moment. */
+  closed: boolean;
+  /** A SYNC is under way: so much is uncommitted that no more is sent before. */
+  syncing: boolean;
+  /** Files of which everything is to be written. */
+  readonly whole: Set<FileState>;
+  /** Files with full granules. */
+  readonly full: Set<FileState>;
+}
+
+export class WriteBack {
+  readonly #core: Core;
+  readonly #lanes = new Map<Target, Lane>();
+  /** Files with dirty pages, those dirty longest first. */
+  readonly #dirty = new Map<FileState, Target>();
+  #landed: (() => void)[] = [];
+  #ageTimer: Timer | undefined;
+  #stopped = false;
+
+  constructor(core: Core) {
+    this.#core = core;
+  }
+
+  /** Bytes [start, end) of the file were dirtied just now. */
+  dirtied(target: Target, file: FileState, start: number, end: number): void {
+    if (!this.#dirty.has(file)) {
+      this.#dirty.set(file, target);
+      file.dirtySinceMs = this.#core.runtime.clock.nowMs();
+      this.#watchAge();
+    }
+    if (file.pages.isFull(start) || file.pages.isFull(end - 1)) {
+      this.#lane(target).full.add(file);
+      this.#pump(target);
+    }
+    if (this.#core.pages.dirtyBytes > this.#core.dirtyLimitBytes / 2) this.#startOldest();
+  }
+
+  /** Begins to write everything of the file. */
+  start(target: Target, file: FileState): void {
+    if (file.pages.dirtyBytes === 0) return;
+    file.flushing = true;
+    this.#lane(target).whole.add(file);
+    this.#pump(target);
+  }
+
+  /** Begins to write everything. */
+  startAll(): void {
+    for (const [file, target] of this.#dirty) this.start(target, file);
+  }
+
+  /**
+   * The same for a file that was closed: nobody waits for it, and what comes soon can share the way.
+   * @returns what close(2) does wait for: whether there is room for what was stored into a mapping, nobody has asked yet.
+   * Not for a target that is away: a process that exits cannot be killed any more.
+   */
+  closed(target: Target, file: FileState): Promise<unknown> | undefined {
+    if (file.unpaidSeq > 0 && !file.pages.isWritten(file.unpaidSeq)) {
+      return Promise.race([this.flush(target, file), target.gate.shut()]);
+    }
+    this.#closedLater(target, file);
+    return undefined;
+  }
+
+  #closedLater(target: Target, file: FileState): void {
+    const { dirtyBytes } = file.pages;
+    if (dirtyBytes === 0) return;
+    if (dirtyBytes >= SMALL_FILE_BYTES) {
+      this.start(target, file);
+      return;
+    }
+    const lane = this.#lane(target);
+    file.flushing = true;
+    lane.whole.add(file);
+    if (lane.closed) return;
+    lane.closed = true;
+    this.#core.runtime.timers.after(CLOSED_DELAY_MS, () => {
+      lane.closed = false;
+      this.#pump(target);
+    });
+  }
+
+  /** Resolves when all that is dirty now is written or dropped; undefined when nothing is. */
+  flush(target: Target, file: FileState): Promise<void> | undefined {
+    if (file.isClean) return undefined;
+    const { seq } = file.pages;
+    if (file.pages.isWritten(seq)) return undefined;
+    const written = new Promise<void>((done) => {
+      file.flushWaiters.push({ seq, done });
+    });
+    this.start(target, file);
+    return written;
+  }
+
+  async flushAll(target: Target): Promise<void> {
+    const files = [...this.#dirty].filter(([, of]) => of === target);
+    await Promise.all(files.map(([file]) => this.flush(target, file)));
+  }
+
+  /** Whether so many more bytes may be dirty. */
+  hasRoom(bytes: number): boolean {
+    const dirty = this.#core.pages.dirtyBytes;
+    return dirty === 0 || dirty + bytes <= this.#core.dirtyLimitBytes;
+  }
+
+  /**
+   * Room for so many dirty bytes, at once or after others were written.
+   * @throws FsError EINTR (as a rejection)
+   */
+  room(op: Passenger, bytes: number): MaybePromise<void> {
+    if (this.hasRoom(bytes)) return undefined;
+    return this.#waitForRoom(op, bytes);
+  }
+
+  async #waitForRoom(op: Passenger, bytes: number): Promise<void> {
+    while (!this.hasRoom(bytes)) {
+      this.#startOldest();
+      await interruptible(this.#nextLanding(), op.signal);
+    }
+  }
+
+  /** A WRITE of this target is under way or can be started: its reply may bring grant. */
+  moreGrant(target: Target, op: Passenger): Promise<void> | undefined {
+    for (const [file, of] of this.#dirty) if (of === target) this.start(target, file);
+    const { inFlight, syncing } = this.#lane(target);
+    if (inFlight === 0 && !syncing) return undefined;
+    return interruptible(this.#nextLanding(), op.signal);
+  }
+
+  /** Pages were dropped without being written: those who waited for them need not. */
+  dropped(file: FileState): void {
+    this.#settle(file);
+    this.#wake();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#ageTimer?.cancel();
+  }
+
+  #nextLanding(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#landed.push(resolve);
+    });
+  }
+
+  #wake(): void {
+    const waiting = this.#landed;
+    this.#landed = [];
+    for (const done of waiting) done();
+  }
+
+  #lane(target: Target): Lane {
+    let lane = this.#lanes.get(target);
+    if (lane === undefined) {
+      lane = {
+        pace: new BulkPace(WRITES_IN_FLIGHT_MAX * GRANULE_BYTES),
+        inFlight: 0,
+        inFlightBytes: 0,
+        closed: false,
+        syncing: false,
+        whole: new Set(),
+        full: new Set(),
+      };
+      this.#lanes.set(target, lane);
+    }
+    return lane;
+  }
+
+  #startOldest(): void {
+    let bytes = 0;
+    for (const [file, target] of this.#dirty) {
+      if (bytes > this.#core.dirtyLimitBytes / 4) return;
+      bytes += file.unwrittenBytes;
+      this.start(target, file);
+    }
+  }
+
+  #watchAge(): void {
+    if (this.#ageTimer !== undefined || this.#stopped) return;
+    this.#ageTimer = this.#core.runtime.timers.after(AGE_LOOK_MS, () => {
+      this.#ageTimer = undefined;
+      const now = this.#core.runtime.clock.nowMs();
+      for (const [file, target] of this.#dirty) {
+        // A look more would make it too old.
+        if (now - file.dirtySinceMs + AGE_LOOK_MS > DIRTY_AGE_MS) this.start(target, file);
+      }
+      if (this.#dirty.size > 0) this.#watchAge();
+    });
+  }
+
+  #pump(target: Target): void {
+    const lane = this.#lane(target);
+    while (mayWrite(lane)) {
+      if (target.replays.bulkBytes > BULK_MAX_BYTES) {
+        this.#sync(target, lane);
+        return;
+      }
+      const batch = this.#next(lane, lane.whole, false) ?? this.#next(lane, lane.full, true);
+      if (batch === undefined) return;
+      this.#send(target, lane, batch.file, batch.batch);
+    }
+  }
+
+  #sync(target: Target, lane: Lane): void {
+    if (lane.syncing) return;
+    lane.syncing = true;
+    target
+      .call('data', Sync, {})
+      .then(
+        () => 0,
+        (error: unknown) => {
+          log('SYNC before more is written: %s', error);
+          return target.replays.bulkBytes > BULK_MAX_BYTES ? SYNC_RETRY_MS : 0;
+        },
+      )
+      .then((waitMs) => {
+        this.#core.runtime.timers.after(waitMs, () => {
+          lane.syncing = false;
+          this.#pump(target);
+          this.#wake();
+        });
+      });
+  }
+
+  /** The next WRITE of one of these files, in turn. */
+  #next(lane: Lane, files: Set<FileState>, fullOnly: boolean): { file: FileState; batch: Batch } | undefined {
+    for (const file of files) {
+      files.delete(file);
+      const batch = file.pages.takeDirty(fullOnly, lane.pace.pieceBytes);
+      if (batch === undefined) continue; // clean, or under a WRITE: that one's end brings it back
+      files.add(file);
+      return { file, batch };
+    }
+    return undefined;
+  }
+
+  #send(target: Target, lane: Lane, file: FileState, batch: Batch): void {
+    const { generation } = target;
+    lane.inFlight += 1;
+    lane.inFlightBytes += batch.end - batch.start;
+    const sentMs = this.#core.runtime.clock.nowMs();
+    file.dirtySinceMs = sentMs;
+    const request = {
+      fid: file.fid,
+      offset: batch.start,
+      mtime: file.mtime,
+      grantUsed: batch.grantBytes,
+    };
+    target
+      .call('data', Write, request, {
+        bulk: batch.chunks,
+        apply: ({ reply }) => {
+          lane.pace.answered(sentMs, this.#core.runtime.clock.nowMs());
+          file.blocks = reply.blocks;
+          target.grantBytes += reply.grantBytes;
+        },
+      })
+      .then(
+        () => file.pages.written(batch),
+        (error: unknown) => this.#failed(target, file, batch, error, target.generation === generation),
+      )
+      .finally(() => this.#landing(target, lane, file, batch))
+      .catch((error: unknown) => log('%O', error));
+  }
+
+  #landing(target: Target, lane: Lane, file: FileState, batch: Batch): void {
+    lane.inFlight -= 1;
+    lane.inFlightBytes -= batch.end - batch.start;
+    this.#settle(file);
+    if (file.pages.dirtyBytes > 0) (file.flushing ? lane.whole : lane.full).add(file);
+    this.#wake();
+    this.#pump(target);
+    if (file.isClean) this.#core.forgetFileIfUnused(target, file);
+  }
+
+  /** Tells those who waited for what is written now. */
+  #settle(file: FileState): void {
+    if (file.pages.dirtyBytes === 0) file.flushing = false;
+    if (file.isClean) this.#dirty.delete(file);
+    if (file.flushWaiters.length === 0) return;
+    for (const waiter of file.flushWaiters.splice(0)) {
+      if (file.pages.isWritten(waiter.seq)) waiter.done();
+      else file.flushWaiters.push(waiter);
+    }
+  }
+
+  #failed(target: Target, file: FileState, batch: Batch, thrown: unknown, sameSession: boolean): void {
+    file.pages.failed(batch);
+    // Evicted: everything was dropped and reported there.
+    if (!sameSession) return;
+    const error =
+      thrown instanceof FsError ? thrown : new FsError('EIO', 'write-back failed', { cause: thrown });
+    // The inode is gone, and nobody has it open any more.
+    if (error.code === 'ENOENT' || error.code === 'ESTALE') {
+      log('%d is gone; %d dirty bytes dropped', file.fid, batch.end - batch.start);
+      return;
+    }
+    log('write-back of %d at %d failed, data dropped: %s', file.fid, batch.start, error.message);
+    this.#core.writeFailed(file, error);
+    target.losses?.push({ bytes: batch.end - batch.start, operations: 0, why: error.message });
+    this.#refreshSize(target, file);
+  }
+
+  /** What was to extend the file did not: its size is what the target says, and what is still dirty. */
+  #refreshSize(target: Target, file: FileState): void {
+    target
+      .call(
+        'data',
+        Getattr,
+        { fid: file.fid, want: 0 },
+        {
+          apply: ({ reply }) => {
+            this.#core.applyAttr(target, reply.attr, true);
+            file.sizeBytes = Math.max(file.sizeBytes, file.pages.unwrittenEnd);
+          },
+        },
+      )
+      .then(() => this.#core.kernel.dropAttrs(file.fid))
+      .catch((error: unknown) => log('size of %d after a failed write: %s', file.fid, error));
+  }
+}
+
+function mayWrite({ inFlight, inFlightBytes, pace }: Lane): boolean {
+  if (!pace.hasRoom(inFlightBytes)) return false;
+  if (inFlight < WRITES_IN_FLIGHT_MAX) return true;
+  return inFlight < SMALL_IN_FLIGHT_MAX && inFlightBytes < SMALL_IN_FLIGHT_BYTES;
+}

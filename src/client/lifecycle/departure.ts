@@ -1,0 +1,149 @@
+/**
+ * Leaving a target: everything to the server, every lock back, goodbye.
+ *
+ * What is dirty, or was answered and is not known to be committed, is waited for as long as it takes: a server that is being
+ * upgraded comes back. With patienceMs it is given up when for so long nothing went on: no WRITE that landed, no recovery
+ * under way (the server limits that). A client that has nothing to lose waits only for its goodbye, so that a server
+ * that comes back need not wait for it.
+ *
+ * Looks are counted, not time: a process that was itself stopped has waited for nobody.
+ */
+
+import { logger } from '../../base/log.js';
+import type { Timer } from '../../runtime/ports.js';
+import { Sync } from '../../wire/data.js';
+import type { Core } from '../cache/context.js';
+import type { WriteBack } from '../io/write_back.js';
+import type { Loss, Target } from '../session/target.js';
+import type { Drain } from './drain.js';
+import type { Import } from './import.js';
+
+const log = logger('client:departure');
+
+const GOODBYE_WAIT_MS = 10_000;
+const LOOK_MS = 1000;
+const LOOKS_PER_PATIENCE = 60;
+
+/** States in which a server is heard, and limits how long it takes. */
+const RECOVERING = new Set<Import['state']>([
+  'REPLAY',
+  'REPLAY_OPENS',
+  'REPLAY_LOCKS',
+  'WAIT_RECOVERED',
+  'ACTIVE_LOCK',
+]);
+
+export interface Departing {
+  readonly core: Core;
+  readonly writeBack: WriteBack;
+  readonly target: Target;
+  readonly connection: Import;
+  readonly drain: Drain;
+  /** undefined: no limit. */
+  readonly patienceMs: number | undefined;
+}
+
+/** Never rejects. @returns undefined when everything is on the server. */
+export async function depart(departing: Departing): Promise<Loss | undefined> {
+  const { core, target, connection } = departing;
+  log('%d bytes dirty, %d operations not committed', core.dirtyBytes(target), target.replays.size);
+  target.losses = [];
+  const { losses } = target;
+  const patience = watch(departing);
+  const whyNot = await Promise.race([giveBack(departing, patience.signal), patience.over]);
+  patience.stop();
+  if (whyNot !== undefined) {
+    const left = { bytes: core.dirtyBytes(target), operations: target.replays.size };
+    if (left.bytes > 0 || left.operations > 0) losses.push({ ...left, why: whyNot });
+  }
+  target.losses = undefined;
+  await connection.stop();
+  const last = losses.at(-1);
+  if (last === undefined) return undefined;
+  return {
+    bytes: losses.reduce((sum, { bytes }) => sum + bytes, 0),
+    operations: losses.reduce((sum, { operations }) => sum + operations, 0),
+    why: last.why,
+  };
+}
+
+/** For people: the middle of a sentence. */
+export function describeLoss({ bytes, operations, why }: Loss): string {
+  const lost = [
+    ...(bytes > 0 ? [`${bytes} bytes were not written to the server`] : []),
+    ...(operations > 0 ? [`${operations} operations may not be on its devices`] : []),
+  ];
+  return `${lost.join(', and ')}: ${why}`;
+}
+
+interface Patience {
+  /** Aborts when it is over. */
+  readonly signal: AbortSignal;
+  /** Resolves then, with the reason. */
+  readonly over: Promise<string>;
+  stop(): void;
+}
+
+function watch({ core, target, connection, patienceMs }: Departing): Patience {
+  const { timers } = core.runtime;
+  const limitMs = patienceMs ?? Number.POSITIVE_INFINITY;
+  const lookMs = Math.min(LOOK_MS, limitMs / LOOKS_PER_PATIENCE);
+  const quietLooks = limitMs / lookMs;
+  const cleanLooks = Math.min(limitMs, GOODBYE_WAIT_MS) / lookMs;
+  const abort = new AbortController();
+  let timer: Timer;
+  let seen = '';
+  let quiet = 0;
+  let clean = 0;
+  const over = new Promise<string>((resolve) => {
+    const look = (): void => {
+      const { state } = connection;
+      const bytes = core.dirtyBytes(target);
+      const operations = target.replays.size;
+      const inFlight = target.inFlight('operation') + target.inFlight('data');
+      const now = `${bytes} ${operations} ${inFlight} ${state}`;
+      const goesOn = RECOVERING.has(state) || (state === 'FULL' && now !== seen);
+      seen = now;
+      quiet = goesOn ? 0 : quiet + 1;
+      clean = bytes === 0 && operations === 0 ? clean + 1 : 0;
+      if (quiet < quietLooks && clean < cleanLooks) {
+        timer = timers.after(lookMs, look);
+        return;
+      }
+      log('given up in state %s', state);
+      abort.abort();
+      const forMs = Math.min(quiet, quietLooks) * lookMs;
+      resolve(`${connection.address} did not answer for ${Math.round(forMs / 1000)} s`);
+    };
+    timer = timers.after(lookMs, look);
+  });
+  return { signal: abort.signal, over, stop: () => timer.cancel() };
+}
+
+/** @param signal aborts when it is given up. @returns why it could not be done, if so. */
+async function giveBack(departing: Departing, signal: AbortSignal): Promise<string | undefined> {
+  const { core, target, drain, writeBack } = departing;
+  try {
+    for (const handle of core.handles.ofTarget(target.index)) {
+      core.handles.remove(handle.fh);
+      target.close(handle.fh);
+    }
+    // A drain gives everything back on its own.
+    await drain.ended();
+    await target.gate.enter({ signal });
+    target.gate.leave();
+    const locks = await target.locks.cancelAll();
+    for (const file of core.filesOf(target)) if (!file.isClean) await writeBack.flush(target, file);
+    target.sendCloses();
+    // Nobody could send again what was answered and not committed, once this client has left.
+    if (target.replays.size > 0) await target.call('operation', Sync, {});
+    if (target.gate.state !== 'CLOSED') {
+      target.cancel(locks);
+      await target.idle('operation', 'data', 'closing');
+    }
+    return undefined;
+  } catch (error) {
+    log('%s', error);
+    return error instanceof Error ? error.message : String(error);
+  }
+}

@@ -1,0 +1,60 @@
+/**
+ * The target has thrown this client out: all that it held for it is void, and the client begins again as a new one.
+ *
+ * Nobody is left waiting, and nothing is lost silently:
+ * - handles answer EIO until they are closed; each whose file lost data reports it once, by fsync or close;
+ * - calls under way fail with EIO, but for those that only read names and attributes, and those that use no handle and
+ *   were not sent: the new session answers them;
+ * - application locks are gone, each with a line in the log, and who waits for one is told;
+ * - pages that a mapping dirtied are not written over what others did since (operations/data.ts).
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import { Write } from '../../wire/data.js';
+import type { Core } from '../cache/context.js';
+import type { WriteBack } from '../io/write_back.js';
+import type { Target } from '../session/target.js';
+import { dropCaches, sayLockLost } from './replay.js';
+
+const log = logger('client:eviction');
+
+/** The caller connects again as new. */
+export function dropEverything(core: Core, target: Target, writeBack: WriteBack, reason: string): void {
+  const lostBytes = core.dirtyBytes(target);
+  const uncommitted = target.replays.size;
+  log('evicted: %s; %d dirty bytes lost, %d operations uncommitted', reason, lostBytes, uncommitted);
+  core.options.onState?.(
+    `evicted: ${reason}; ${lostBytes} bytes not written are lost, ${uncommitted} operations may be`,
+    'evicted',
+  );
+  const error = new FsError('EIO', `this client was evicted: ${reason}`);
+  const dead = new Set(core.handles.ofTarget(target.index));
+  for (const handle of dead) {
+    handle.dead = error;
+    handle.gone = true;
+  }
+  for (const fid of unsafe(core, target)) core.handles.writeFailed(fid, error);
+  target.evicted(error, { atMs: core.runtime.clock.nowMs(), reason, lostBytes, uncommitted });
+  target.gate.setDrain('no');
+  target.gate.rejectTagged((tag) => dead.has(tag as never), error);
+  for (const lock of target.appLocks.granted()) sayLockLost(core, lock);
+  target.appLocks.clear(error);
+  for (const file of core.filesOf(target)) {
+    core.dropPages(target, file);
+    writeBack.dropped(file);
+  }
+  dropCaches(core, target);
+  target.grantBytes = 0;
+  // Not awaited: new operations need not wait for the kernel to forget old ones.
+  target.locks.forgetAll().catch((cause: unknown) => log('%O', cause));
+}
+
+/** Files with data that is dirty, or was answered and may not be durable: if the target crashed, it is gone. */
+function unsafe(core: Core, target: Target): Set<Fid> {
+  const fids = new Set<Fid>();
+  for (const file of core.filesOf(target)) if (file.unwrittenBytes > 0) fids.add(file.fid);
+  for (const { fid } of target.replays.requestsOf(Write)) fids.add(fid);
+  return fids;
+}

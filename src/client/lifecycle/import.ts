@@ -1,0 +1,452 @@
+/**
+ * The import of one target: owns the connection, drives the state machine (import_state.ts) and applies its effects.
+ *
+ * Events are handled one at a time; an effect that causes an event queues it. Frames of a connection that was replaced
+ * are dropped.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { ClientUuid, LockHandle } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import type { Frame, Link } from '../../rpc/api.js';
+import { FrameLink } from '../../rpc/link.js';
+import type { Timer } from '../../runtime/ports.js';
+import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../../wire/header.js';
+import { Enqueue } from '../../wire/lock.js';
+import {
+  type ConnectReply,
+  type ConnectRequest,
+  Disconnect,
+  FEATURE,
+  FEATURES_ALL,
+  Ping,
+} from '../../wire/session.js';
+import type { Core } from '../cache/context.js';
+import type { WriteBack } from '../io/write_back.js';
+import { Attempt } from '../session/attempt.js';
+import {
+  type ImportEffect,
+  type ImportEvent,
+  type ImportState,
+  INITIAL,
+  patienceMs,
+  step,
+} from '../session/import_state.js';
+import type { Target } from '../session/target.js';
+import { dropEverything } from './eviction.js';
+import * as recovery from './replay.js';
+
+const log = logger('client:import');
+
+const HISTORY_MAX = 16;
+/** A user whose mount waits longer for the server is told. */
+const SAID_AFTER_MS = 5000;
+
+export interface ImportEvents {
+  /** Requests and notices of the server. */
+  incoming(link: Link, frame: Frame): void;
+  /** The target may be used for the first time. */
+  ready(): void;
+  /** A server was reached and said what to wait for. */
+  answered(reason: string): void;
+  /** Whoever was reached refused. @param final trying again will not help. */
+  refused(error: FsError, final: boolean): void;
+}
+
+export class Import {
+  readonly #core: Core;
+  readonly #target: Target;
+  readonly #writeBack: WriteBack;
+  readonly #uuid: ClientUuid;
+  /** Shows the target that this is the client whose UUID it names. */
+  readonly #secret: string;
+  readonly #events: ImportEvents;
+  #state: ImportState = INITIAL;
+  readonly #history: { state: string; atMs: number }[] = [];
+  readonly #queue: ImportEvent[] = [];
+  #handling = false;
+  /** Instance this client has an export with; undefined: none. */
+  #instance: number | undefined;
+  #connCount = 0;
+  #addressIndex = 0;
+  #attempt: Attempt | undefined;
+  #connecting: AbortController | undefined;
+  #retry: Timer | undefined;
+  #wasReady = false;
+  /** Since when the target could not be used, and the timer that tells the user if that lasts. */
+  #away: { readonly sinceMs: number; readonly timer: Timer } | undefined;
+  #goodbye: Promise<void> = Promise.resolve();
+
+  constructor(core: Core, target: Target, writeBack: WriteBack, uuid: ClientUuid, events: ImportEvents) {
+    this.#core = core;
+    this.#target = target;
+    this.#writeBack = writeBack;
+    this.#uuid = uuid;
+    this.#secret = core.runtime.rng.uuid();
+    this.#events = events;
+  }
+
+  get state(): ImportState['name'] {
+    return this.#state.name;
+  }
+
+  /** Newest last, 16 at most. */
+  get history(): readonly { readonly state: string; readonly atMs: number }[] {
+    return this.#history;
+  }
+
+  /** host:port that is used or tried. */
+  get address(): string {
+    const { addresses } = this.#core.options;
+    const address = addresses[this.#addressIndex % addresses.length];
+    return address === undefined ? '' : `${address.host}:${address.port}`;
+  }
+
+  start(): void {
+    this.dispatch({ type: 'start' });
+  }
+
+  drained(): void {
+    this.#noteAway();
+    this.dispatch({ type: 'drained' });
+  }
+
+  evicted(reason: string): void {
+    this.dispatch({ type: 'evictedNotice', epoch: this.#state.epoch, reason });
+  }
+
+  /** Says goodbye if there is a connection, ends it, and never connects again. */
+  async stop(): Promise<void> {
+    this.dispatch({ type: 'stop' });
+    await this.#goodbye;
+  }
+
+  dispatch(event: ImportEvent): void {
+    this.#queue.push(event);
+    if (this.#handling) return;
+    this.#handling = true;
+    try {
+      for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) this.#handle(next);
+    } finally {
+      this.#handling = false;
+    }
+  }
+
+  #handle(event: ImportEvent): void {
+    const { state, effects } = step(this.#state, event);
+    if (this.#state.name === 'FULL' && state.name === 'DISCON') this.#noteLost(event);
+    if (state.name === 'CLOSED') this.#away?.timer.cancel();
+    if (state.name !== this.#state.name) {
+      log('%s -> %s (%s)', this.#state.name, state.name, event.type);
+      this.#history.push({ state: state.name, atMs: this.#core.runtime.clock.nowMs() });
+      if (this.#history.length > HISTORY_MAX) this.#history.shift();
+      this.#core.options.onState?.(`${this.address}: ${state.name}`);
+    }
+    this.#state = state;
+    for (const effect of effects) this.#apply(effect);
+  }
+
+  #noteLost(event: ImportEvent): void {
+    // It was given back for a shutdown: that was said.
+    if (this.#away !== undefined) return;
+    const silent = event.type === 'connectionLost' && event.silent === true;
+    const how = silent ? ': it does not answer' : '';
+    this.#core.options.onState?.(`connection to ${this.address} lost${how}`, 'connection-lost');
+    this.#noteAway();
+  }
+
+  #noteAway(): void {
+    if (!this.#wasReady || this.#away !== undefined) return;
+    const { clock, timers } = this.#core.runtime;
+    const stillWaiting = (): void => {
+      const waits = `still waiting for ${this.address} after ${SAID_AFTER_MS / 1000} s`;
+      this.#core.options.onState?.(`${waits}; ${this.#target.gate.parked} calls wait`, 'still-waiting');
+    };
+    this.#away = { sinceMs: clock.nowMs(), timer: timers.after(SAID_AFTER_MS, stillWaiting, true) };
+  }
+
+  #noteBack(): void {
+    const away = this.#away;
+    if (away === undefined) return;
+    this.#away = undefined;
+    away.timer.cancel();
+    const seconds = ((this.#core.runtime.clock.nowMs() - away.sinceMs) / 1000).toFixed(1);
+    this.#core.options.onState?.(`${this.address} is back after ${seconds} s`, 'back');
+  }
+
+  #apply(effect: ImportEffect): void {
+    const core = this.#core;
+    const target = this.#target;
+    switch (effect.do) {
+      case 'connect':
+        if (effect.nextAddress) this.#addressIndex += 1;
+        this.#connect(effect.epoch, effect.attempt);
+        return;
+      case 'retryAfter':
+        this.#retry?.cancel();
+        this.#retry = core.runtime.timers.after(effect.ms, () =>
+          this.dispatch({ type: 'retryDue', epoch: effect.epoch }),
+        );
+        return;
+      case 'closeGate':
+        target.gate.setConnected(false);
+        return;
+      case 'openGate':
+        this.#openGate();
+        return;
+      case 'adoptNew':
+        this.#adopt(false);
+        return;
+      case 'resume':
+        if (this.#attempt !== undefined) target.requester.attach(this.#attempt.link, { resend: true });
+        return;
+      case 'adoptRecover':
+        this.#adopt(true);
+        return;
+      case 'replay':
+        this.#recover(effect.epoch, 'replayed', recovery.replay(target));
+        return;
+      case 'replayOpens':
+        this.#recover(effect.epoch, 'opensReplayed', recovery.replayOpens(core, target));
+        return;
+      case 'replayLocks':
+        this.#recover(effect.epoch, 'locksReplayed', recovery.replayLocks(core, target, this.#writeBack));
+        return;
+      case 'sayRecovered':
+        this.#recover(effect.epoch, 'recovered', recovery.sayRecovered(target));
+        return;
+      case 'enqueueActive':
+        this.#recover(effect.epoch, 'activeGranted', this.#enqueueActive());
+        return;
+      case 'dropEverything':
+        dropEverything(core, target, this.#writeBack, effect.reason);
+        this.#instance = undefined;
+        return;
+      case 'hangUp':
+        this.#hangUp(new FsError('ECANCELED', 'given up'));
+        return;
+      case 'reconnect':
+        this.dispatch({ type: 'dropped' });
+        return;
+      case 'disconnect':
+        this.#goodbye = this.#disconnect();
+        return;
+      default:
+        effect satisfies never;
+    }
+  }
+
+  #adopt(recovering: boolean): void {
+    const attempt = this.#attempt;
+    if (attempt?.reply === undefined) return;
+    const { reply } = attempt;
+    // Of the instance that it recovers with already: recovery begins again, and what waits for its end is as true as before.
+    const again = recovering && reply.instance === this.#target.instance;
+    const replays = (reply.features & FEATURE.replay) !== 0;
+    if (recovering && !again) recovery.newInstance(this.#core, this.#target, replays);
+    // What was promised is promised anew, each time.
+    if (recovering) this.#target.grantBytes = 0;
+    this.#target.adopt(reply);
+    if (recovering) recovery.payAgain(this.#core, this.#target);
+    // Until the window has ended this client is one of the old instance: it would have to replay again.
+    if (!recovering) this.#instance = reply.instance;
+    // What waits from before, and what is asked for meanwhile, is sent when the gate opens.
+    this.#target.requester.attach(attempt.link, { resend: false, hold: true });
+  }
+
+  #openGate(): void {
+    const target = this.#target;
+    if (this.#attempt !== undefined) target.requester.attach(this.#attempt.link, { resend: true });
+    // Granted again after a drain: the shutdown was cancelled, or another instance serves.
+    if (!target.gate.isDraining) target.gate.setDrain('no');
+    target.gate.setConnected(true);
+    this.#noteBack();
+    target.sendDeferred();
+    if (this.#wasReady) return;
+    this.#wasReady = true;
+    this.#events.ready();
+  }
+
+  /** One step of recovery: its end is an event of this epoch, its failure ends the connection. */
+  #recover(
+    epoch: number,
+    done: 'replayed' | 'opensReplayed' | 'locksReplayed' | 'recovered' | 'activeGranted',
+    work: Promise<void>,
+  ): void {
+    work.then(
+      () => {
+        if (done === 'recovered' && this.#state.epoch === epoch) this.#instance = this.#target.instance;
+        this.dispatch({ type: done, epoch });
+      },
+      (error: unknown) => {
+        if (this.#state.epoch !== epoch) return;
+        if (!(error instanceof FsError && error.code === 'ENOTCONN')) log('recovery: %O', error);
+        this.#attempt?.link.destroy(error instanceof Error ? error : undefined);
+      },
+    );
+  }
+
+  async #enqueueActive(): Promise<void> {
+    const { activeHandles } = this.#target;
+    if (activeHandles.size > 0) return;
+    await this.#target.call(
+      'session',
+      Enqueue,
+      { type: 'active', mode: 'PR' },
+      { connectionOnly: true, apply: ({ reply }) => void activeHandles.add(reply.handle) },
+    );
+  }
+
+  /** A BAST for the active lock names a handle whose grant we may not have seen. */
+  sawActive(handle: LockHandle): void {
+    this.#target.activeHandles.add(handle);
+  }
+
+  #connect(epoch: number, tried: number): void {
+    const { transport } = this.#core.runtime;
+    const { addresses } = this.#core.options;
+    const address = addresses[this.#addressIndex % addresses.length];
+    if (address === undefined) throw new FsError('EINVAL', 'no server address');
+    this.#connCount += 1;
+    const connCount = this.#connCount;
+    const abort = new AbortController();
+    this.#connecting = abort;
+    const patience = patienceMs(tried, addresses.length);
+    transport
+      .connect(
+        address,
+        (connection) =>
+          new FrameLink(
+            connection,
+            { connCount, outputLimitBytes: Number.POSITIVE_INFINITY, slabs: this.#core.slabs },
+            (link) => this.#opened(link, epoch),
+          ),
+        { timeoutMs: patience.connect, signal: abort.signal },
+      )
+      .then(
+        () => this.#sayConnect(epoch, patience.answer),
+        (error: unknown) => {
+          log('%s: %s', this.address, error instanceof Error ? error.message : error);
+          if (error instanceof FsError && error.code !== 'ECANCELED') this.#unreachable(error);
+          this.dispatch({ type: 'connectFailed', epoch });
+        },
+      );
+  }
+
+  #opened(link: FrameLink, epoch: number) {
+    const attempt = new Attempt(this.#core.runtime, link);
+    if (this.#state.epoch === epoch) this.#attempt = attempt;
+    return {
+      frame: (frame: Frame): void => {
+        if (this.#attempt === attempt) this.#frame(attempt, frame);
+      },
+      closed: (error?: Error): void => {
+        log('connection %d to %s ended: %s', link.connCount, link.peer, error?.message ?? 'in order');
+        attempt.ended();
+        if (attempt.reply === undefined && this.#attempt === attempt) this.#unanswered(error);
+        if (this.#attempt === attempt) this.#lost();
+        this.dispatch({ type: 'connectionLost', epoch, silent: attempt.isSilent });
+      },
+    };
+  }
+
+  /** A name that does not exist will not exist in a moment; everything else may be a server that starts. */
+  #unreachable(error: FsError): void {
+    this.#events.refused(error, error.code === 'ENXIO' && this.#core.options.addresses.length === 1);
+  }
+
+  /** The connection ended before CONNECT was answered. */
+  #unanswered(error: Error | undefined): void {
+    const isNoServer = error instanceof FsError && error.code === 'EPROTO';
+    const what = isNoServer ? 'is no Holdfast server' : 'closed the connection before it answered';
+    this.#events.refused(new FsError('EPROTO', `what listens at ${this.address} ${what}`), isNoServer);
+  }
+
+  #lost(): void {
+    this.#attempt?.ended();
+    this.#attempt = undefined;
+    this.#target.gate.setConnected(false);
+    this.#target.requester.detach();
+  }
+
+  #hangUp(reason: FsError): void {
+    const attempt = this.#attempt;
+    if (attempt === undefined) return;
+    this.#lost();
+    attempt.link.destroy(reason);
+  }
+
+  #frame(attempt: Attempt, frame: Frame): void {
+    if (frame.header.kind !== KIND.reply) this.#events.incoming(attempt.link, frame);
+    else if (attempt.reply === undefined) attempt.answer(frame);
+    else this.#target.requester.reply(frame);
+  }
+
+  #sayConnect(epoch: number, patienceMs: number): void {
+    const attempt = this.#attempt;
+    if (attempt === undefined || this.#state.epoch !== epoch) return;
+    const answered = (reply: ConnectReply): void => this.#answered(attempt, epoch, reply);
+    attempt.connect(this.#connectRequest(), patienceMs, answered).catch((error: unknown) => {
+      const refusal =
+        error instanceof FsError ? error : new FsError('EIO', 'CONNECT failed', { cause: error });
+      if (refusal.code !== 'ENOTCONN') {
+        log('%s refused: %s', this.address, refusal.message);
+        // Another protocol, another target, or a server that trusts only root.
+        const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV' || refusal.code === 'EACCES';
+        this.#events.refused(refusal, final);
+      }
+      this.dispatch({ type: 'connectFailed', epoch });
+    });
+  }
+
+  #connectRequest(): ConnectRequest {
+    const core = this.#core;
+    const target = this.#target;
+    const { name, softwareVersion } = core.options;
+    const known = this.#instance !== undefined;
+    return {
+      uuid: this.#uuid,
+      name,
+      protocolMin: PROTOCOL_MIN,
+      protocolMax: PROTOCOL_MAX,
+      features: FEATURES_ALL,
+      softwareVersion,
+      connCount: this.#connCount,
+      previousInstance: this.#instance,
+      targetUuid: target.targetUuid,
+      role: 'client',
+      lastTransno: known ? target.replays.lastExecuted : undefined,
+      hasMoreThanOpens: recovery.hasMoreThanOpens(core, target),
+      grantsInUse: known ? recovery.grantsInUse(core, target) : undefined,
+      secret: this.#secret,
+    };
+  }
+
+  #answered(attempt: Attempt, epoch: number, reply: ConnectReply): void {
+    if (this.#attempt !== attempt) return;
+    this.#events.answered(reply.reason ?? reply.outcome);
+    if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
+      attempt.watch(reply.pingIntervalMs, () => {
+        this.#target.call('session', Ping, {}, { connectionOnly: true }).catch(() => undefined);
+      });
+    }
+    this.dispatch({ type: 'connected', epoch, outcome: reply.outcome, reason: reply.reason ?? '' });
+  }
+
+  async #disconnect(): Promise<void> {
+    this.#retry?.cancel();
+    this.#connecting?.abort(new FsError('ECANCELED', 'unmounted'));
+    const attempt = this.#attempt;
+    if (attempt !== undefined && this.#target.requester.attached) {
+      try {
+        await this.#target.call('session', Disconnect, {}, { connectionOnly: true });
+      } catch (error) {
+        // The server finds out by itself, and evicts what is left of us.
+        log('goodbye: %s', error);
+      }
+    }
+    attempt?.ended();
+    attempt?.link.end();
+    this.#target.requester.failAll(new FsError('EIO', 'unmounted'));
+  }
+}

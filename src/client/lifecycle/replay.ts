@@ -1,0 +1,276 @@
+/**
+ * What a client does with its state when another instance of the target takes over: replay of operations, opens and
+ * locks. The order of the steps is the import's (import_state.ts); what an eviction does is in eviction.ts.
+ *
+ * A crash of the server costs no cache. Pages, attributes, names and dirty data stay, because the locks that they are
+ * under are granted again; requests that were not answered wait in the requester until recovery is over.
+ */
+
+import { assert } from '../../base/assert.js';
+import { FsError } from '../../base/errno.js';
+import type { Fid, LockHandle } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import type { CachedLock } from '../../dlm/api.js';
+import { FLAG_RECOVERY } from '../../wire/header.js';
+import { Enqueue, type FlockRangeMessage } from '../../wire/lock.js';
+import { RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
+import type { Core } from '../cache/context.js';
+import type { WriteBack } from '../io/write_back.js';
+import type { GrantedLock, WaitingLock } from '../session/app_lock_table.js';
+import type { Target } from '../session/target.js';
+
+const log = logger('client:recovery');
+
+const REPLAY_BATCH = 5000;
+/** Replays sent and not answered. The target executes them one after the other, as those of other clients allow. */
+const REPLAYS_IN_FLIGHT = 512;
+const REPLAY_BYTES_IN_FLIGHT = 8 << 20;
+const RECOVERY_CALL = { flags: FLAG_RECOVERY, connectionOnly: true } as const;
+
+/**
+ * Something that another version of the server could not take over: a request whose effect is not known here, or data
+ * that is not there yet. What was answered is not meant: a server that stopped in order has committed it (and lastTransno
+ * in CONNECT tells how far this client's answers go).
+ */
+export function hasMoreThanOpens(core: Core, target: Target): boolean {
+  return target.inFlight('operation') + target.inFlight('data') > 0 || core.dirtyBytes(target) > 0;
+}
+
+/** Another instance serves: what was to be said to the last one is void, and a drain is over. */
+export function newInstance(core: Core, target: Target, replays: boolean): void {
+  target.newInstance();
+  target.gate.setDrain('no');
+  if (replays) {
+    target.locks.newInstance();
+    return;
+  }
+  // It does not take locks over: what those that were not given back covered is forgotten. It has committed everything.
+  target.generation += 1;
+  target.replays.clear();
+  dropCaches(core, target);
+  // Not awaited: the kernel may have to wait for requests that are parked until recovery is over.
+  target.locks.forgetAll().catch((error: unknown) => log('%O', error));
+}
+
+/** Grants that are paid for what is dirty or under way: the target has promised room for it. */
+export function grantsInUse(core: Core, target: Target): number {
+  let bytes = 0;
+  for (const file of core.filesOf(target)) if (!file.isClean) bytes += file.pages.paidBytes;
+  return bytes;
+}
+
+/** The new instance has promised room; part of that is for what is dirty already. */
+export function payAgain(core: Core, target: Target): void {
+  target.grantBytes = Math.max(0, target.grantBytes - grantsInUse(core, target));
+}
+
+/** Everything that was answered and is not committed, in the order of execution. */
+export async function replay(target: Target): Promise<void> {
+  if (!target.replaysUsed) return;
+  const { replays, requester } = target;
+  const sent: { readonly answered: Promise<number>; readonly bytes: number }[] = [];
+  let bytesInFlight = 0;
+  const oldest = async (): Promise<void> => {
+    const first = sent.shift();
+    if (first === undefined) return;
+    bytesInFlight -= first.bytes;
+    await first.answered;
+  };
+  let count = 0;
+  for (const request of replays.requests()) {
+    const bytes = request.body.length + bulkBytes(request.bulk);
+    while (
+      sent.length >= REPLAYS_IN_FLIGHT ||
+      (sent.length > 0 && bytesInFlight + bytes > REPLAY_BYTES_IN_FLIGHT)
+    ) {
+      await oldest();
+    }
+    const answered = requester.replay(request);
+    // All fail together when the connection is lost; one of them is waited for.
+    answered.catch(() => undefined);
+    sent.push({ answered, bytes });
+    bytesInFlight += bytes;
+    count += 1;
+  }
+  while (sent.length > 0) await oldest();
+  await target.call('session', Replayed, {}, RECOVERY_CALL);
+  log('replayed %d operations', count);
+}
+
+function bulkBytes(bulk: readonly Uint8Array[] | undefined): number {
+  let bytes = 0;
+  if (bulk !== undefined) for (const chunk of bulk) bytes += chunk.length;
+  return bytes;
+}
+
+/** Every handle in the table, of unlinked files and directories too. A lost one answers EIO from now on. */
+export async function replayOpens(core: Core, target: Target): Promise<void> {
+  const handles = core.handles.ofTarget(target.index).filter(({ isLocal }) => !isLocal);
+  const batches: Promise<void>[] = [];
+  for (let at = 0; at < handles.length; at += REPLAY_BATCH) {
+    const opens = handles.slice(at, at + REPLAY_BATCH).map(({ fid, fh, flags }) => ({ fid, fh, flags }));
+    batches.push(
+      target.call('session', ReplayOpens, { opens }, RECOVERY_CALL).then(({ reply }) => {
+        for (const fh of reply.lost) {
+          const handle = core.handles.peek(fh);
+          if (handle === undefined) continue;
+          log('handle %d on inode %d is lost', fh, handle.fid);
+          handle.dead = new FsError('EIO', 'the file was lost while the server was away');
+          handle.gone = true;
+        }
+      }),
+    );
+  }
+  await Promise.all(batches);
+  log('replayed %d opens', handles.length);
+}
+
+/** Cache locks and application locks. Of the latter the granted ones first, in their order, then those that wait. */
+export async function replayLocks(core: Core, target: Target, writeBack: WriteBack): Promise<void> {
+  const granted = [...target.appLocks.granted()].sort((a, b) => a.sequence - b.sequence);
+  const waiting = target.appLocks.replayWaiting();
+  await Promise.all([
+    replayCacheLocks(core, target, writeBack),
+    ...granted.map((lock) => replayGranted(core, target, lock)),
+    ...waiting.map((lock) => replayWaiting(target, lock)),
+  ]);
+  log('replayed %d application locks, %d of them waiting', granted.length + waiting.length, waiting.length);
+}
+
+/** Also those that are being given back: what they cover may not be flushed yet. They go back when recovery is over. */
+async function replayCacheLocks(core: Core, target: Target, writeBack: WriteBack): Promise<void> {
+  if (!target.replaysUsed) return;
+  const locks = target.locks.toReplay();
+  let refused = 0;
+  const batches: Promise<unknown>[] = [];
+  for (let at = 0; at < locks.length; at += REPLAY_BATCH) {
+    const batch = locks.slice(at, at + REPLAY_BATCH);
+    const asked = target.call(
+      'session',
+      ReplayLocks,
+      { locks: batch.map(replayedLock) },
+      {
+        ...RECOVERY_CALL,
+        apply: ({ reply }) => {
+          if (reply.handles.length !== batch.length)
+            throw new FsError('EPROTO', 'not a handle for each lock');
+          for (const [index, lock] of batch.entries()) {
+            const handle = reply.handles[index] ?? 0;
+            if (handle !== 0) {
+              target.locks.replayed(lock, handle as LockHandle);
+              continue;
+            }
+            refused += 1;
+            lockRefused(core, target, writeBack, lock);
+          }
+        },
+      },
+    );
+    batches.push(asked);
+  }
+  await Promise.all(batches);
+  log('replayed %d cache locks, %d of them refused', locks.length, refused);
+}
+
+function replayedLock({ fid, type, mode, bits }: CachedLock) {
+  // The LockClient keeps no others.
+  assert(fid !== 0 && (type === 'inode' || type === 'data'), 'not a cache lock');
+  assert(mode === 'PR' || mode === 'PW', 'a cache lock is PR or PW');
+  return { fid, type, mode, bits };
+}
+
+/** Somebody else has it, so what it covers is not true any more. What is dirty may not be written over theirs. */
+function lockRefused(core: Core, target: Target, writeBack: WriteBack, lock: CachedLock): void {
+  log('%s %s lock on %d was not granted again', lock.type, lock.mode, lock.fid);
+  const file = lock.type === 'data' && lock.fid !== 0 ? core.files.get(lock.fid) : undefined;
+  if (file !== undefined && lock.mode === 'PW' && !file.isClean) {
+    const error = new FsError('EIO', 'the lock under which this was written is lost');
+    core.writeFailed(file, error);
+    const lost = core.dropPages(target, file);
+    target.losses?.push({ bytes: lost, operations: 0, why: error.message });
+    writeBack.dropped(file);
+    core.options.onState?.(
+      `${lost} bytes written to inode ${file.fid} are lost: its lock was not granted again`,
+      'data-lost',
+    );
+  }
+  target.locks.forget(lock);
+}
+
+async function replayGranted(
+  core: Core,
+  target: Target,
+  lock: { readonly fid: Fid } & GrantedLock,
+): Promise<void> {
+  const { fid, range, sequence, fh } = lock;
+  try {
+    await target.call('session', Enqueue, replayOf(target, fid, range, sequence, false), RECOVERY_CALL);
+  } catch (error) {
+    if (isLostConnection(error)) throw error;
+    log('lock of %s on %d is lost: %s', range.owner, fid, error);
+    target.appLocks.release(fid, range);
+    target.lostAppLocks += 1;
+    const handle = core.handles.peek(fh);
+    if (handle === undefined) return;
+    // Who believes to hold a lock must not go on reading and writing as if.
+    handle.dead ??= new FsError('EIO', 'a lock that was taken through this descriptor is lost');
+    sayLockLost(core, lock);
+  }
+}
+
+export function sayLockLost(core: Core, { fid, range }: { readonly fid: Fid } & GrantedLock): void {
+  const text = `a ${range.kind} lock of process ${range.pid} on inode ${fid} is lost`;
+  core.options.onState?.(text, 'lock-lost');
+}
+
+async function replayWaiting(target: Target, lock: WaitingLock): Promise<void> {
+  const { appLocks } = target;
+  try {
+    await target.call('session', Enqueue, replayOf(target, lock.fid, lock.range, lock.sequence, true), {
+      ...RECOVERY_CALL,
+      apply: ({ reply }) => {
+        appLocks.replayAnswered(lock);
+        // Interrupted meanwhile: nobody waits for it.
+        if (appLocks.stopWaiting(lock.handle) === undefined) {
+          target.cancel([reply.handle]);
+          return;
+        }
+        lock.handle = reply.handle;
+        if (reply.granted) {
+          appLocks.grant(lock.fid, lock.range, lock.sequence, lock.fh);
+          lock.granted();
+        } else {
+          appLocks.wait(lock);
+        }
+      },
+    });
+  } catch (error) {
+    if (isLostConnection(error)) throw error;
+    appLocks.replayAnswered(lock);
+    appLocks.stopWaiting(lock.handle);
+    lock.failed(error instanceof FsError ? error : new FsError('EIO'));
+  }
+}
+
+export async function sayRecovered(target: Target): Promise<void> {
+  await target.call('session', RecoveryDone, {}, RECOVERY_CALL);
+}
+
+/** Attributes, names and clean pages: true only under locks that are gone. */
+export function dropCaches(core: Core, target: Target): void {
+  core.names.clear();
+  core.attrs.clear();
+  for (const file of core.filesOf(target)) {
+    file.sizeKnown = false;
+    if (file.isClean) file.pages.dropAll();
+  }
+}
+
+function replayOf(target: Target, fid: Fid, range: FlockRangeMessage, sequence: number, wait: boolean) {
+  const flock = target.lockRange(range);
+  return { type: 'flock', fid, mode: range.exclusive ? 'EX' : 'PR', flock, wait, sequence } as const;
+}
+
+function isLostConnection(error: unknown): boolean {
+  return error instanceof FsError && error.code === 'ENOTCONN';
+}

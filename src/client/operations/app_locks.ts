@@ -1,0 +1,244 @@
+/**
+ * Application locks: flock, fcntl, OFD. They live on the target; here is what replay needs (app_lock_table.ts).
+ *
+ * A lock that must wait is answered at once with "not granted"; a CAST tells of its grant. While it waits it is not an
+ * operation inside the gate: a controlled shutdown does not wait for it, and it is replayed with its sequence.
+ */
+
+import { errnoName, FsError } from '../../base/errno.js';
+import type { Fh, Fid, LockHandle } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
+import { Cancel, Enqueue, type FlockRangeMessage, TestFlock, Unflock } from '../../wire/lock.js';
+import type { AppLock, Caller } from '../api.js';
+import type { Core } from '../cache/context.js';
+import type { WaitingLock } from '../session/app_lock_table.js';
+import { interruptible, type Target } from '../session/target.js';
+
+const log = logger('client:app_locks');
+
+/** A lock whose ENQUEUE was answered "not granted". */
+interface Pending {
+  readonly lock: WaitingLock;
+  readonly granted: Promise<void>;
+}
+
+export class LockOperations {
+  readonly #core: Core;
+
+  constructor(core: Core) {
+    this.#core = core;
+  }
+
+  testLock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<AppLock | undefined> {
+    const { fid } = this.#core.handles.live(fh);
+    const target = this.#core.targets.of(fid);
+    return this.#core.pass(target, op, async () => {
+      const request = { fid, flock: this.#rangeOf(target, lock) };
+      const { conflict } = (await target.call('operation', TestFlock, request, { signal: op.signal })).reply;
+      return conflict === undefined ? undefined : { ...conflict, end: conflict.end };
+    });
+  }
+
+  setLock(op: Caller, fh: Fh, lock: AppLock, wait: boolean): MaybePromise<void> {
+    const handle = this.#core.handles.live(fh);
+    const { fid } = handle;
+    const target = this.#core.targets.of(fid);
+    const asked = this.#core.pass(
+      target,
+      op,
+      () => {
+        if (handle.dead !== undefined) throw handle.dead;
+        return this.#enqueue(op, target, fid, this.#rangeOf(target, lock), wait, fh);
+      },
+      handle,
+    );
+    return Promise.resolve(asked).then((pending) =>
+      pending === undefined ? undefined : this.#await(op, target, pending),
+    );
+  }
+
+  /**
+   * The answer comes at once from a server that is there, and what it grants must be known: a caller that is interrupted
+   * before is let go, and the lock is taken back when the answer comes. @returns the lock if it waits.
+   */
+  async #enqueue(
+    op: Caller,
+    target: Target,
+    fid: Fid,
+    range: FlockRangeMessage,
+    wait: boolean,
+    fh: Fh,
+  ): Promise<Pending | undefined> {
+    let pending: Pending | undefined;
+    let isGivenUp = false;
+    let isAnswered = false;
+    const answered = target.appLocks.begin({ fid, range, to: range.exclusive ? 'exclusive' : 'shared' });
+    const asked = target.call(
+      'operation',
+      Enqueue,
+      { type: 'flock', fid, mode: range.exclusive ? 'EX' : 'PR', flock: range, wait },
+      {
+        apply: ({ reply }) => {
+          answered();
+          const sequence = reply.sequence ?? 0;
+          if (isGivenUp) {
+            // Taken back, a granted lock leaves what it had replaced; what flock(2) gave up to wait does not come back.
+            if (range.kind === 'flock' && !reply.granted) target.appLocks.release(fid, range);
+            target.whenOpen(() => this.#takeBack(target, fid, reply.handle));
+            return;
+          }
+          // flock(2) gives up the lock it converts before it waits, and also when it then fails.
+          if (range.kind === 'flock') target.appLocks.release(fid, range);
+          if (reply.granted) target.appLocks.grant(fid, range, sequence, fh);
+          else pending = waitFor(target, fid, range, reply.handle, sequence, fh);
+          isAnswered = true;
+        },
+      },
+    );
+    const settled = asked
+      .then(
+        () => undefined,
+        (error: unknown) => {
+          if (range.kind === 'flock') target.appLocks.release(fid, range);
+          throw error;
+        },
+      )
+      .finally(answered);
+    try {
+      await interruptible(settled, op.signal);
+    } catch (error) {
+      // A signal in the turn of the answer: what that has entered in the table stands, or waits to be interrupted.
+      if (isAnswered) return pending;
+      isGivenUp = true;
+      throw error;
+    }
+    return pending;
+  }
+
+  async #await(op: Caller, target: Target, pending: Pending): Promise<void> {
+    const { signal } = op;
+    op.waitsForOwner?.();
+    const interrupted = (): void => {
+      const { handle } = pending.lock;
+      // Granted or failed in the meantime: that stands.
+      if (target.appLocks.stopWaiting(handle) === undefined) return;
+      target.whenOpen(() => this.#takeBack(target, pending.lock.fid, handle));
+      pending.lock.failed(new FsError('EINTR', 'interrupted while waiting for a lock'));
+    };
+    if (signal.aborted) interrupted();
+    else signal.addEventListener('abort', interrupted, { once: true });
+    try {
+      await pending.granted;
+    } finally {
+      signal.removeEventListener('abort', interrupted);
+    }
+  }
+
+  /** Ends a wait on the target, which undoes a grant that crossed this: its CAST finds nobody. */
+  #takeBack(target: Target, fid: Fid, handle: LockHandle): void {
+    this.#background(target.call('closing', Cancel, { handles: [handle] }), `cancel of a lock on ${fid}`);
+  }
+
+  /** CAST: a waiting lock was granted, or never will be. */
+  cast(target: Target, handle: LockHandle, errno: number | undefined): void {
+    const lock = target.appLocks.stopWaiting(handle);
+    if (lock === undefined) {
+      log('CAST for a lock that does not wait any more: %d', handle);
+      return;
+    }
+    if (errno !== undefined && errno !== 0) {
+      lock.failed(new FsError(errnoName(errno), 'the target refused a waiting lock'));
+      return;
+    }
+    target.appLocks.grant(lock.fid, lock.range, lock.sequence, lock.fh);
+    lock.granted();
+  }
+
+  unlock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<void> {
+    const handle = this.#core.handles.get(fh);
+    // The target dropped them with everything else.
+    if (handle.gone) return undefined;
+    const { fid } = handle;
+    const target = this.#core.targets.of(fid);
+    return this.#core.pass(
+      target,
+      op,
+      async () => {
+        const range = this.#rangeOf(target, lock);
+        const answered = target.appLocks.begin({ fid, range, to: 'none' });
+        const asked = target.call(
+          'operation',
+          Unflock,
+          { fid, flock: range },
+          { apply: () => target.appLocks.release(fid, range) },
+        );
+        // Who is interrupted before the answer is let go. The unlock takes effect all the same.
+        await interruptible(asked.finally(answered), op.signal);
+      },
+      handle,
+    );
+  }
+
+  /** close(2) by this owner: its POSIX locks on the file go. Waits for the target only while its gate is open. */
+  closed(target: Target, fid: Fid, owner: string): Promise<void> | undefined {
+    const held = target.appLocks.kindsOf(fid, owner);
+    return held.includes('posix') ? this.#drop(target, fid, owner, 'posix') : undefined;
+  }
+
+  /** The last close of the file that this owner stands for: its flock and OFD locks go. */
+  released(target: Target, fid: Fid, owner: string): void {
+    for (const kind of target.appLocks.kindsOf(fid, owner)) void this.#drop(target, fid, owner, kind);
+  }
+
+  /** The table forgets them at once: what it does not have is not replayed. */
+  #drop(target: Target, fid: Fid, owner: string, kind: FlockRangeMessage['kind']): Promise<void> {
+    const flock: FlockRangeMessage = { kind, owner, pid: 0, exclusive: false, start: 0 };
+    target.appLocks.release(fid, flock);
+    let sent: Promise<unknown> = Promise.resolve();
+    target.whenOpen(() => {
+      sent = target.call('closing', Unflock, { fid, flock });
+      this.#background(sent, `unlock of ${fid}`);
+    });
+    return Promise.race([sent.catch(() => undefined), target.gate.shut()]).then(() => undefined);
+  }
+
+  /** Inside the gate: another server may know other ranges. */
+  #rangeOf(target: Target, lock: AppLock): FlockRangeMessage {
+    const { kind, owner, pid, exclusive, start, end } = lock;
+    const { host } = this.#core.options;
+    return target.lockRange({
+      kind,
+      owner,
+      pid,
+      exclusive,
+      start,
+      end,
+      ...(kind === 'posix' ? { host } : {}),
+    });
+  }
+
+  #background(answered: Promise<unknown>, what: string): void {
+    answered.catch((error: unknown) => log('%s: %s', what, error));
+  }
+}
+
+/** Enters it in the table, in the turn in which the answer came: its CAST may be the next message. */
+function waitFor(
+  target: Target,
+  fid: Fid,
+  range: FlockRangeMessage,
+  handle: LockHandle,
+  sequence: number,
+  fh: Fh,
+): Pending {
+  let lock: WaitingLock | undefined;
+  const granted = new Promise<void>((resolve, reject) => {
+    lock = { fid, range, handle, sequence, fh, granted: resolve, failed: reject };
+  });
+  if (lock === undefined) throw new FsError('EIO', 'a promise did not start');
+  target.appLocks.wait(lock);
+  // Its caller comes to wait a few microtasks later; a failure until then is not unhandled.
+  granted.catch(() => undefined);
+  return { lock, granted };
+}

@@ -1,0 +1,270 @@
+/** Operations on one inode: attributes, symlink targets, extended attributes, statfs. */
+
+import type { Attr } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import { type Fid, ROOT_FID } from '../../base/ids.js';
+import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import {
+  Getattr,
+  Getxattr,
+  Listxattr,
+  Readlink,
+  Removexattr,
+  Setattr,
+  Setxattr,
+  Statfs,
+  type StatfsMessage,
+} from '../../wire/meta.js';
+import type { AttrChange, Caller, Known } from '../api.js';
+import type { Core } from '../cache/context.js';
+import type { FileState } from '../cache/file_state.js';
+import { type DataLocks, exclusively } from '../io/io_lock.js';
+import type { WriteBack } from '../io/write_back.js';
+import type { Target } from '../session/target.js';
+
+/** After this time a question about the root gets the answer that was last known: a stat of the mount point takes no second. */
+const SOON_MS = 500;
+
+export class AttrOperations {
+  readonly #core: Core;
+  readonly #locks: DataLocks;
+  readonly #writeBack: WriteBack;
+
+  constructor(core: Core, locks: DataLocks, writeBack: WriteBack) {
+    this.#core = core;
+    this.#locks = locks;
+    this.#writeBack = writeBack;
+  }
+
+  getattr(op: Caller, fid: Fid): MaybePromise<Known> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    const cached = core.cachedAttr(target, fid);
+    if (cached !== undefined) return cached;
+    const lastKnown = (): Known | undefined => {
+      const attr = core.attrs.lastKnown(fid);
+      return attr === undefined ? undefined : { attr, attrCacheable: false, nameCacheable: false };
+    };
+    if (fid === ROOT_FID && !target.gate.isOpen) {
+      // Monitoring tools ask for it all the time, and df(1) before it asks for the space.
+      const known = lastKnown();
+      if (known !== undefined) return known;
+    }
+    const answered = core.pass(target, op, async () => {
+      const answer = await target.call(
+        'operation',
+        Getattr,
+        { fid, want: core.wantAttr(target, fid) },
+        {
+          signal: op.signal,
+          apply: ({ reply }) => {
+            core.applyGrants(target, reply.locks);
+            core.applyAttr(target, reply.attr);
+          },
+        },
+      );
+      return core.known(target, answer.reply.attr, undefined);
+    });
+    return fid === ROOT_FID ? this.#soon(answered, lastKnown) : answered;
+  }
+
+  /**
+   * The server's answer about the root, or after a moment the last known one. A server may be silent for long before its
+   * client knows that it is away, and a process that lists the folder above a mount must not wait for it.
+   */
+  #soon<T>(answered: MaybePromise<T>, lastKnown: () => MaybePromise<T> | undefined): MaybePromise<T> {
+    if (!isPromise(answered)) return answered;
+    return new Promise((resolve, reject) => {
+      const timer = this.#core.runtime.timers.after(SOON_MS, () => {
+        const known = lastKnown();
+        if (known !== undefined) resolve(known);
+      });
+      answered.then(resolve, reject).finally(() => timer.cancel());
+    });
+  }
+
+  /**
+   * Learns what #soon() answers from. Before the mount is visible, and without a lock: a mount that nobody uses must not be in
+   * the way of others, who would have to call its lock back.
+   */
+  async learnRoot(op: Caller): Promise<void> {
+    const core = this.#core;
+    const target = core.targets.of(ROOT_FID);
+    const asked = target.call(
+      'operation',
+      Getattr,
+      { fid: ROOT_FID, want: 0 },
+      { signal: op.signal, apply: ({ reply }) => core.applyAttr(target, reply.attr) },
+    );
+    const [names] = await Promise.all([this.listxattr(op, ROOT_FID), asked, this.statfs(op)]);
+    const values = names.map(async (name) => [name, await this.getxattr(op, ROOT_FID, name)] as const);
+    target.rootXattrs = new Map(await Promise.all(values));
+  }
+
+  setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<Known> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    return core.pass(target, op, async () => {
+      const timed = change.mtime !== undefined || change.atime !== undefined || change.ctime !== undefined;
+      const file = core.files.get(fid);
+      let attr: Attr;
+      if (change.sizeBytes !== undefined) {
+        attr = await this.#truncate(op, target, file ?? core.files.of(fid), change, change.sizeBytes);
+      } else if (timed && file !== undefined) {
+        // A WRITE that came after it would set the times once more.
+        attr = await exclusively(op, file, async () => {
+          await this.#writeBack.flush(target, file);
+          return this.#setattr(target, fid, change, true);
+        });
+      } else {
+        attr = await this.#setattr(target, fid, change, false, op.signal);
+      }
+      return core.known(target, attr, undefined);
+    });
+  }
+
+  #truncate(op: Caller, target: Target, file: FileState, change: AttrChange, size: number): Promise<Attr> {
+    const cut = async (): Promise<Attr> => {
+      this.#core.dropPages(target, file, size);
+      this.#writeBack.dropped(file);
+      // Those under way could come after the cut and extend the file again.
+      await this.#writeBack.flush(target, file);
+      return this.#setattr(target, file.fid, change, true);
+    };
+    return exclusively(op, file, () => this.#locks.toCut(op, target, file, size, cut));
+  }
+
+  async #setattr(
+    target: Target,
+    fid: Fid,
+    change: AttrChange,
+    own: boolean,
+    signal?: AbortSignal,
+  ): Promise<Attr> {
+    const core = this.#core;
+    const { sizeBytes } = change;
+    const answer = await target.call(
+      'operation',
+      Setattr,
+      {
+        fid,
+        mode: change.mode,
+        uid: change.uid,
+        gid: change.gid,
+        sizeBytes,
+        atime: change.atime === 'now' ? undefined : change.atime,
+        mtime: change.mtime === 'now' ? undefined : change.mtime,
+        atimeNow: change.atime === 'now' ? true : undefined,
+        mtimeNow: change.mtime === 'now' ? true : undefined,
+        ctime: change.ctime,
+        killSuidgid: change.killSuidgid ? true : undefined,
+      },
+      {
+        signal,
+        apply: ({ reply }) => {
+          const file = sizeBytes === undefined ? undefined : core.files.get(fid);
+          if (file !== undefined) core.dropPages(target, file, sizeBytes);
+          core.applyAttr(target, reply.attr, own);
+        },
+      },
+    );
+    return answer.reply.attr;
+  }
+
+  readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array> {
+    const core = this.#core;
+    const cached = core.attrs.symlinkTarget(fid);
+    if (cached !== undefined) return cached;
+    const target = core.targets.of(fid);
+    return core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Readlink, { fid }, { signal: op.signal });
+      const link = Buffer.from(reply.target);
+      core.attrs.putSymlinkTarget(fid, link);
+      return link;
+    });
+  }
+
+  getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array> {
+    const target = this.#core.targets.of(fid);
+    const known = fid === ROOT_FID ? target.rootXattrs : undefined;
+    if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);
+    const answered = this.#core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Getxattr, { fid, name }, { signal: op.signal });
+      if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
+      return reply.value;
+    });
+    return known === undefined ? answered : this.#soon(answered, async () => rootXattr(known, name));
+  }
+
+  setxattr(
+    op: Caller,
+    fid: Fid,
+    name: string,
+    value: Uint8Array,
+    flags: number,
+    killSgid: boolean,
+  ): MaybePromise<void> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    // The caller's bytes die with this turn.
+    const request = { fid, name, value: Buffer.from(value), flags, killSgid: killSgid ? true : undefined };
+    return core.pass(target, op, async () => {
+      await target.call('operation', Setxattr, request, {
+        signal: op.signal,
+        apply: ({ reply }) => {
+          core.applyAttr(target, reply.attr);
+          if (fid === ROOT_FID) target.rootXattrs?.set(name, request.value);
+        },
+      });
+    });
+  }
+
+  listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]> {
+    const target = this.#core.targets.of(fid);
+    const known = fid === ROOT_FID ? target.rootXattrs : undefined;
+    if (known !== undefined && !target.gate.isOpen) return [...known.keys()];
+    const answered = this.#core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Listxattr, { fid }, { signal: op.signal });
+      return reply.names;
+    });
+    return known === undefined ? answered : this.#soon(answered, () => [...known.keys()]);
+  }
+
+  removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    return core.pass(target, op, async () => {
+      await target.call(
+        'operation',
+        Removexattr,
+        { fid, name },
+        {
+          signal: op.signal,
+          apply: ({ reply }) => {
+            core.applyAttr(target, reply.attr);
+            if (fid === ROOT_FID) target.rootXattrs?.delete(name);
+          },
+        },
+      );
+    });
+  }
+
+  /** Of the root's target. While its gate is not open: the last known answer. */
+  statfs(op: Caller): MaybePromise<StatfsMessage> {
+    const target = this.#core.targets.of(ROOT_FID);
+    if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;
+    const answered = this.#core.pass(target, op, async () => {
+      const { reply } = await target.call('operation', Statfs, {}, { signal: op.signal });
+      target.lastStatfs = reply;
+      return reply;
+    });
+    return this.#soon(answered, () => target.lastStatfs);
+  }
+}
+
+/** @throws FsError ENODATA */
+function rootXattr(known: ReadonlyMap<string, Uint8Array>, name: string): Uint8Array {
+  const value = known.get(name);
+  if (value === undefined) throw new FsError('ENODATA', `no ${name} of the root was seen`);
+  return value;
+}

@@ -1,0 +1,428 @@
+/** read, write, fsync, fallocate, lseek, copy_file_range: file contents under data locks, through the page cache. */
+
+import { type Attr, O_ACCMODE, O_RDWR, S_ISGID, S_ISUID, type Timespec } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import type { Fh, Fid } from '../../base/ids.js';
+import { checkFileEnd } from '../../base/limits.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
+import type { CachedLock } from '../../dlm/api.js';
+import { CopyRange, Fallocate, Seek, Sync, Write } from '../../wire/data.js';
+import { Getattr, Setattr, WANT_ATTR } from '../../wire/meta.js';
+import type { Caller, FsClient } from '../api.js';
+import type { Core } from '../cache/context.js';
+import type { FileState } from '../cache/file_state.js';
+import { type Handle, reportLoss, reportWriteError } from '../cache/open_files.js';
+import { type DataLocks, exclusively, type Io } from '../io/io_lock.js';
+import type { Reader } from '../io/readahead.js';
+import type { WriteBack } from '../io/write_back.js';
+import { interruptible, type Target } from '../session/target.js';
+
+type WriteOptions = Parameters<FsClient['write']>[5];
+
+export class DataOperations {
+  readonly #core: Core;
+  readonly #locks: DataLocks;
+  readonly #reader: Reader;
+  readonly #writeBack: WriteBack;
+
+  constructor(core: Core, locks: DataLocks, reader: Reader, writeBack: WriteBack) {
+    this.#core = core;
+    this.#locks = locks;
+    this.#reader = reader;
+    this.#writeBack = writeBack;
+  }
+
+  read(
+    op: Caller,
+    fh: Fh,
+    _fid: Fid,
+    offset: number,
+    length: number,
+    direct = false,
+  ): MaybePromise<readonly Uint8Array[]> {
+    const handle = this.#core.handles.live(fh);
+    const target = this.#core.targets.of(handle.fid);
+    // The kernel does not tell when a mapped page gets dirty: who could do that reads under PW (docs/LOCKING.md).
+    const mode = (handle.flags & O_ACCMODE) === O_RDWR ? 'PW' : 'PR';
+    const known = this.#core.files.get(handle.fid);
+    if (known?.sizeKnown && target.locks.match('data', handle.fid, mode, 0) !== undefined) {
+      const views = this.#cached(target, known, handle, offset, length);
+      if (views !== undefined) return views;
+    }
+    const file = this.#core.files.of(handle.fid);
+    const io: Io = {
+      op,
+      target,
+      file,
+      handle,
+      mode,
+      start: offset,
+      end: offset + length,
+      write: false,
+      folios: !direct,
+    };
+    return this.#locks.under(io, () => this.#readUnder(op, target, file, handle, offset, length));
+  }
+
+  #cached(
+    target: Target,
+    file: FileState,
+    handle: Handle,
+    offset: number,
+    length: number,
+  ): readonly Uint8Array[] | undefined {
+    const end = Math.min(offset + length, file.sizeBytes);
+    const views = offset < end ? file.pages.collect(offset, end) : [];
+    if (views === undefined) return undefined;
+    // All of it: beyond the end of the file the kernel keeps pages of zeros.
+    if (file.giving !== 'no') file.delivered.push({ start: offset, end: offset + length });
+    if (offset < end) this.#reader.advance(target, file, handle, offset, end);
+    return views;
+  }
+
+  async #readUnder(
+    op: Caller,
+    target: Target,
+    file: FileState,
+    handle: Handle,
+    offset: number,
+    length: number,
+  ): Promise<readonly Uint8Array[]> {
+    for (;;) {
+      if (!file.sizeKnown) await this.#locks.learnSize(op, target, file);
+      const views = this.#cached(target, file, handle, offset, length);
+      if (views !== undefined) return views;
+      const end = Math.min(offset + length, file.sizeBytes);
+      const needed = this.#reader.need(op, target, file, offset, end);
+      this.#reader.advance(target, file, handle, offset, end);
+      await needed;
+      if (handle.dead !== undefined) throw handle.dead;
+    }
+  }
+
+  write(
+    op: Caller,
+    fh: Fh | undefined,
+    fid: Fid,
+    offset: number,
+    data: Uint8Array,
+    options: WriteOptions,
+  ): MaybePromise<number> {
+    const handle = fh === undefined ? undefined : this.#core.handles.live(fh);
+    if (handle !== undefined) reportWriteError(handle);
+    if (data.length === 0) return 0;
+    // What a mapping brings is cut at the file's size.
+    if (!options.writeback && !options.append) checkFileEnd(offset + data.length);
+    const target = this.#core.targets.of(fid);
+    const prepare =
+      options.killSuidgid && mayHaveSetId(this.#core.attrs.get(fid))
+        ? () => this.#killSuidgid(op, target, fid)
+        : undefined;
+    if (!options.sync && prepare === undefined) {
+      const written = this.#writeNow(target, fid, offset, data, options);
+      if (written !== undefined) return written;
+    }
+    if (options.writeback && target.locks.forgets('data', fid)) {
+      // Dirtied through a mapping under a lock that this client was evicted from: others may have written since. The kernel
+      // remembers the failure for all who have the file open, as it does for every WRITE of its own that fails.
+      throw new FsError('EIO', `what was mapped of inode ${fid} is lost with this client's lock`);
+    }
+    const file = this.#core.files.of(fid);
+    const end = offset + data.length;
+    const io: Io = {
+      op,
+      target,
+      file,
+      handle,
+      mode: 'PW',
+      start: offset,
+      end,
+      write: true,
+      folios: options.direct !== true,
+      prepare,
+    };
+    // The caller's buffer dies with this turn.
+    const copy = Buffer.from(data);
+    return this.#locks.under(io, (lock) =>
+      this.#writeUnder(op, target, file, handle, lock, offset, copy, options),
+    );
+  }
+
+  /** The common case: under PW, with room and grant, no RPC and no promise. */
+  #writeNow(
+    target: Target,
+    fid: Fid,
+    offset: number,
+    data: Uint8Array,
+    options: WriteOptions,
+  ): number | undefined {
+    const file = this.#core.files.get(fid);
+    if (file === undefined || !file.sizeKnown || file.exclusive !== undefined) return undefined;
+    const { gate, locks } = target;
+    // What the kernel writes back, and what would hold up an invalidation, passes a gate that drains.
+    if (!options.writeback && !gate.isOpen && !gate.isDraining) return undefined;
+    const lock = options.writeback
+      ? locks.find('data', fid, 'PW', 0)
+      : this.#locks.usable(target, file, 'PW');
+    if (lock === undefined) return undefined;
+    if (!options.writeback && !this.#writeBack.hasRoom(data.length)) return undefined;
+    return this.#put(target, file, offset, data, options);
+  }
+
+  /**
+   * Copies into the page cache. The caller holds PW and has room.
+   * @returns undefined when the target has not promised space for it; a write-back of the kernel goes in anyway.
+   */
+  #put(
+    target: Target,
+    file: FileState,
+    offset: number,
+    data: Uint8Array,
+    options: WriteOptions,
+    unpaid = false,
+  ): number | undefined {
+    const start = options.append ? file.sizeBytes : offset;
+    if (options.append) checkFileEnd(start + data.length);
+    // A mapping never extends its file: the rest of the last page is not data.
+    const end = options.writeback ? Math.min(offset + data.length, file.sizeBytes) : start + data.length;
+    if (end > start) {
+      const cost = target.grantsUsed && !unpaid ? file.pages.grantCost(start, end) : 0;
+      const paid = cost <= target.grantBytes;
+      if (!paid && !options.writeback) return undefined;
+      if (paid) target.grantBytes -= cost;
+      file.pages.write(start, data.subarray(0, end - start), paid && cost > 0);
+      if (!paid) file.unpaidSeq = file.pages.seq;
+      file.spoil(start, end);
+      file.sizeBytes = Math.max(file.sizeBytes, end);
+      file.mtime = this.#core.runtime.clock.wall();
+      file.ctime = file.mtime;
+      // The kernel drops a page that it wrote back by itself.
+      if (file.giving !== 'no' && !options.writeback) file.delivered.push({ start, end });
+      this.#writeBack.dirtied(target, file, start, end);
+    }
+    // The kernel put the bytes where it took the end to be; another client had moved it.
+    if (start !== offset) this.#dropKernelPages(file, offset, offset + data.length);
+    return data.length;
+  }
+
+  #dropKernelPages(file: FileState, start: number, end: number): void {
+    const { kernel, runtime } = this.#core;
+    runtime.timers.soon(() => {
+      void kernel.dropPages(file.fid, [{ start, end }]);
+      void kernel.dropAttrs(file.fid);
+    });
+  }
+
+  async #writeUnder(
+    op: Caller,
+    target: Target,
+    file: FileState,
+    handle: Handle | undefined,
+    lock: CachedLock,
+    offset: number,
+    data: Buffer,
+    options: WriteOptions,
+  ): Promise<number> {
+    if (!file.sizeKnown) await this.#locks.learnSize(op, target, file);
+    if (lock.mode !== 'PW') return this.#writeThrough(op, target, file, offset, data, options);
+    let through = options.sync;
+    for (;;) {
+      const room = this.#writeBack.room(op, data.length);
+      if (room !== undefined) await room;
+      if (handle?.dead !== undefined) throw handle.dead;
+      if (this.#put(target, file, offset, data, options) !== undefined) break;
+      const more = this.#writeBack.moreGrant(target, op);
+      if (more !== undefined) {
+        await more;
+        continue;
+      }
+      // Nothing is promised any more: the target says itself whether it has room, and write(2) returns what it says.
+      this.#put(target, file, offset, data, options, true);
+      through = true;
+      break;
+    }
+    if (through) await this.#flushed(op, target, file, handle);
+    if (options.sync) await target.call('operation', Sync, { fid: file.fid }, { signal: op.signal });
+    return data.length;
+  }
+
+  /**
+   * A write that an invalidation is stuck on while a PR lock is given back: done on the target before whoever called
+   * the lock back gets theirs.
+   */
+  async #writeThrough(
+    op: Caller,
+    target: Target,
+    file: FileState,
+    offset: number,
+    data: Buffer,
+    options: WriteOptions,
+  ): Promise<number> {
+    const start = options.append ? file.sizeBytes : offset;
+    const end = start + data.length;
+    checkFileEnd(end);
+    const mtime = this.#core.runtime.clock.wall();
+    const sent = target.call(
+      'data',
+      Write,
+      { fid: file.fid, offset: start, mtime, grantUsed: 0 },
+      {
+        bulk: [data],
+        apply: () => {
+          this.#core.dropPages(target, file, start, end);
+          file.sizeBytes = Math.max(file.sizeBytes, end);
+          this.#core.attrs.delete(file.fid);
+        },
+      },
+    );
+    await interruptible(sent, op.signal);
+    if (options.sync) await target.call('operation', Sync, { fid: file.fid }, { signal: op.signal });
+    return data.length;
+  }
+
+  /** The kernel asks for it with every write of a caller without CAP_FSETID; few files have such bits. */
+  async #killSuidgid(op: Caller, target: Target, fid: Fid): Promise<void> {
+    const core = this.#core;
+    const { signal } = op;
+    const { reply } = await target.call(
+      'operation',
+      Getattr,
+      { fid, want: WANT_ATTR },
+      {
+        signal,
+        apply: (answer) => {
+          core.applyGrants(target, answer.reply.locks);
+          core.applyAttr(target, answer.reply.attr);
+        },
+      },
+    );
+    if (!mayHaveSetId(reply.attr)) return;
+    await target.call(
+      'operation',
+      Setattr,
+      { fid, killSuidgid: true },
+      { signal, apply: (answer) => core.applyAttr(target, answer.reply.attr) },
+    );
+  }
+
+  /** @throws FsError the write-back error, EINTR */
+  async #flushed(op: Caller, target: Target, file: FileState, handle: Handle | undefined): Promise<void> {
+    const written = this.#writeBack.flush(target, file);
+    if (written !== undefined) await interruptible(written, op.signal);
+    if (handle?.dead !== undefined) throw handle.dead;
+    if (handle !== undefined) reportLoss(handle);
+  }
+
+  fsync(op: Caller, fh: Fh): MaybePromise<void> {
+    const handle = this.#core.handles.get(fh);
+    if (handle.dead !== undefined) {
+      // Lost data is reported once: by this, or by close.
+      reportWriteError(handle);
+      throw handle.dead;
+    }
+    const target = this.#core.targets.of(handle.fid);
+    return this.#core.pass(
+      target,
+      op,
+      async () => {
+        if (handle.dead !== undefined) throw handle.dead;
+        const file = this.#core.files.get(handle.fid);
+        if (file !== undefined) await this.#flushed(op, target, file, handle);
+        else reportLoss(handle);
+        await target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal });
+      },
+      handle,
+    );
+  }
+
+  fallocate(op: Caller, fh: Fh, mode: number, offset: number, length: number): MaybePromise<void> {
+    const handle = this.#core.handles.live(fh);
+    const target = this.#core.targets.of(handle.fid);
+    const file = this.#core.files.of(handle.fid);
+    const run = async (): Promise<void> => {
+      await this.#writeBack.flush(target, file);
+      const request = { fid: handle.fid, mode, offset, length };
+      await target.takingSpace(({ grantOffered, takes }) =>
+        target.call(
+          'operation',
+          Fallocate,
+          { ...request, grantOffered },
+          {
+            apply: ({ reply }) => {
+              this.#core.dropPages(target, file, offset, offset + length);
+              takes(reply.grantTaken);
+              this.#core.applyAttr(target, reply.attr, true);
+            },
+          },
+        ),
+      );
+    };
+    return this.#core.pass(target, op, () => exclusively(op, file, run), handle);
+  }
+
+  seek(op: Caller, fh: Fh, offset: number, what: 'data' | 'hole'): MaybePromise<number> {
+    const handle = this.#core.handles.live(fh);
+    const target = this.#core.targets.of(handle.fid);
+    const file = this.#core.files.of(handle.fid);
+    // Under a data lock, and with nothing dirty: the target knows all holes then.
+    const run = async (): Promise<number> => {
+      await this.#flushed(op, target, file, undefined);
+      const request = { fid: handle.fid, offset, what };
+      return (await target.call('operation', Seek, request, { signal: op.signal })).reply.offset;
+    };
+    return this.#core.pass(target, op, () => this.#locks.locked(op, target, file, 'PR', run), handle);
+  }
+
+  copyRange(
+    op: Caller,
+    from: Fh,
+    fromOffset: number,
+    to: Fh,
+    toOffset: number,
+    length: number,
+  ): MaybePromise<number> {
+    const source = this.#core.handles.live(from);
+    const destination = this.#core.handles.live(to);
+    const target = this.#core.targets.of(destination.fid);
+    if (this.#core.targets.of(source.fid) !== target)
+      throw new FsError('EXDEV', 'the files are on two targets');
+    const sourceFile = this.#core.files.of(source.fid);
+    const file = this.#core.files.of(destination.fid);
+    const run = async (): Promise<number> => {
+      await Promise.all([this.#writeBack.flush(target, sourceFile), this.#writeBack.flush(target, file)]);
+      const request = { fromFid: source.fid, fromOffset, toFid: destination.fid, toOffset, length };
+      const answer = await target.takingSpace(({ grantOffered, takes }) =>
+        target.call(
+          'operation',
+          CopyRange,
+          { ...request, grantOffered },
+          {
+            apply: ({ reply }) => {
+              this.#core.dropPages(target, file, toOffset, toOffset + reply.copied);
+              takes(reply.grantTaken);
+              this.#core.applyAttr(target, reply.attr, true);
+            },
+          },
+        ),
+      );
+      return answer.reply.copied;
+    };
+    return this.#core.pass(target, op, () => exclusively(op, file, run), destination);
+  }
+
+  /** Size and times as our applications see them, for the target to tell others. undefined: no PW held. */
+  glimpse(
+    target: Target,
+    fid: Fid,
+  ): { sizeBytes: number; mtime: Timespec; ctime: Timespec; dirtyBytes: number } | undefined {
+    const file = this.#core.files.get(fid);
+    if (!file?.sizeKnown || target.locks.find('data', fid, 'PW', 0) === undefined) return undefined;
+    const { sizeBytes, mtime, ctime } = file;
+    return { sizeBytes, mtime, ctime, dirtyBytes: file.unwrittenBytes };
+  }
+}
+
+/** @param attr undefined: not known. */
+function mayHaveSetId(attr: Attr | undefined): boolean {
+  return attr === undefined || (attr.mode & (S_ISUID | S_ISGID)) !== 0;
+}

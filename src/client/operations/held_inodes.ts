@@ -1,0 +1,68 @@
+/**
+ * Inodes that have lost their last name: which of them the kernel still refers to, and what to drop of those that are gone.
+ *
+ * The server asks about an inode that has neither a name nor a handle (NAMELESS). If the kernel refers to it, this client
+ * holds it until the kernel's FORGET, and its calls succeed as on a local filesystem. When the inode is destroyed (GONE)
+ * nobody will ever read what is dirty in it. A server from before FEATURE.holds destroys at once: then what is kept of the
+ * inode is dropped as soon as its last name is gone.
+ */
+
+import type { Fid } from '../../base/ids.js';
+import type { Core } from '../cache/context.js';
+import type { WriteBack } from '../io/write_back.js';
+import type { Target } from '../session/target.js';
+
+export class HeldInodes {
+  readonly #core: Core;
+  readonly #writeBack: WriteBack;
+  readonly #held = new Set<Fid>();
+
+  constructor(core: Core, writeBack: WriteBack) {
+    this.#core = core;
+    this.#writeBack = writeBack;
+  }
+
+  /** An operation of ours has taken the last name away. */
+  unlinked(target: Target, fid: Fid): void {
+    this.#core.names.drop(fid);
+    if (!target.holdsUsed) this.gone(target, fid);
+  }
+
+  /** The last close of a handle of ours. */
+  closed(target: Target, fid: Fid): void {
+    if (target.holdsUsed || this.#core.handles.isOpen(fid)) return;
+    if (this.#core.attrs.get(fid)?.nlink === 0) this.gone(target, fid);
+  }
+
+  /**
+   * In the turn after the question came: an answer that came before it, and brings the kernel a reference, is through by then.
+   * @returns those that the kernel refers to.
+   */
+  async nameless(fids: readonly Fid[]): Promise<Fid[]> {
+    await new Promise<void>((resolve) => {
+      this.#core.runtime.timers.soon(resolve);
+    });
+    const held = fids.filter((fid) => this.#core.kernel.refersTo(fid));
+    for (const fid of held) this.#held.add(fid);
+    return held;
+  }
+
+  /** The kernel does not refer to it any more. */
+  forgotten(fid: Fid): void {
+    if (this.#held.delete(fid)) this.#core.targets.of(fid).release(fid);
+  }
+
+  /** It is destroyed. Without a handle nobody will ever read what is dirty in it. */
+  gone(target: Target, fid: Fid): void {
+    const core = this.#core;
+    this.#held.delete(fid);
+    core.names.drop(fid);
+    if (core.handles.isOpen(fid)) return;
+    const file = core.files.get(fid);
+    if (file !== undefined) {
+      core.dropPages(target, file);
+      this.#writeBack.dropped(file);
+    }
+    core.giveUp(target, fid);
+  }
+}

@@ -1,0 +1,213 @@
+/** open, create with open, close: the open-handle table and what goes with it. */
+
+import { type Attr, isRegular, O_EXCL, O_TRUNC, opensForWrite } from '../../base/attr.js';
+import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
+import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import { Create, Open, WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE } from '../../wire/meta.js';
+import type { Caller, Known, NewObject } from '../api.js';
+import type { Core } from '../cache/context.js';
+import { reportWriteError } from '../cache/open_files.js';
+import { type DataLocks, exclusively } from '../io/io_lock.js';
+import type { WriteBack } from '../io/write_back.js';
+import { interruptible, type Target } from '../session/target.js';
+import type { LockOperations } from './app_locks.js';
+import type { HeldInodes } from './held_inodes.js';
+import { applyCreate, type NameOperations } from './names.js';
+
+const O_CREAT = 0o100;
+/** Flags that act once, at open: a replayed open must not truncate again. */
+const ONCE = O_TRUNC | O_EXCL | O_CREAT;
+
+export class OpenOperations {
+  readonly #core: Core;
+  readonly #names: NameOperations;
+  readonly #appLocks: LockOperations;
+  readonly #locks: DataLocks;
+  readonly #writeBack: WriteBack;
+  readonly #held: HeldInodes;
+
+  constructor(
+    core: Core,
+    names: NameOperations,
+    appLocks: LockOperations,
+    locks: DataLocks,
+    writeBack: WriteBack,
+    held: HeldInodes,
+  ) {
+    this.#held = held;
+    this.#core = core;
+    this.#locks = locks;
+    this.#names = names;
+    this.#appLocks = appLocks;
+    this.#writeBack = writeBack;
+  }
+
+  open(op: Caller, fid: Fid, flags: number): MaybePromise<Fh> {
+    const core = this.#core;
+    const target = core.targets.of(fid);
+    const root = fid === ROOT_FID && !opensForWrite(flags) ? core.attrs.lastKnown(fid) : undefined;
+    // Nobody can remove it, so nobody need know that it is open. df(1) opens a mount point before it asks for its space.
+    if (root !== undefined) return core.handles.add(core.handles.newFh(), fid, flags, root, true).fh;
+    return core.pass(target, op, () => {
+      if ((flags & O_TRUNC) === 0) return this.#open(op, target, fid, flags);
+      const file = core.files.of(fid);
+      const cut = async (): Promise<Fh> => {
+        // What is dirty would only be cut off; but no WRITE may come after the cut.
+        core.dropPages(target, file);
+        this.#writeBack.dropped(file);
+        await this.#writeBack.flush(target, file);
+        return this.#open(op, target, fid, flags);
+      };
+      return exclusively(op, file, () => this.#locks.toCut(op, target, file, 0, cut));
+    });
+  }
+
+  async #open(op: Caller, target: Target, fid: Fid, flags: number): Promise<Fh> {
+    const core = this.#core;
+    const fh = core.handles.newFh();
+    const opened = new Opening(core, target, fh);
+    const attr = core.attrs.get(fid);
+    const want =
+      core.wantAttr(target, fid) | (attr !== undefined && !isRegular(attr.mode) ? 0 : dataWant(flags));
+    const call = target.call(
+      'operation',
+      Open,
+      { fid, fh, flags, want },
+      {
+        signal: op.signal,
+        apply: ({ reply }) => {
+          core.applyGrants(target, reply.locks);
+          const file = (flags & O_TRUNC) === 0 ? undefined : core.files.get(fid);
+          if (file !== undefined) core.dropPages(target, file);
+          core.applyAttr(target, reply.attr, file !== undefined);
+          opened.apply(reply.attr, flags);
+        },
+      },
+    );
+    await opened.wait(call);
+    return fh;
+  }
+
+  createAndOpen(
+    op: Caller,
+    parent: Fid,
+    name: Name | undefined,
+    object: NewObject,
+    flags: number,
+  ): MaybePromise<{ readonly known: Known; readonly fh: Fh }> {
+    const core = this.#core;
+    const target = core.targets.of(parent);
+    return core.pass(target, op, async () => {
+      const taken = target.fids.take();
+      const fid = isPromise(taken) ? await taken : taken;
+      const fh = core.handles.newFh();
+      const opened = new Opening(core, target, fh);
+      const parentWant = name === undefined ? 0 : core.wantParent(target, parent);
+      const call = target.call(
+        'operation',
+        Create,
+        {
+          parent,
+          name,
+          fid,
+          mode: object.mode,
+          umask: object.umask,
+          uid: op.uid,
+          gid: op.gid,
+          exclusive: (flags & O_EXCL) !== 0,
+          fh,
+          flags,
+          want: parentWant | WANT_ATTR | dataWant(flags),
+        },
+        {
+          signal: op.signal,
+          apply: ({ reply }) => {
+            const file =
+              reply.existed && (flags & O_TRUNC) !== 0 ? core.files.get(reply.attr.fid) : undefined;
+            if (file !== undefined) {
+              core.dropPages(target, file);
+              file.sizeKnown = false;
+            }
+            applyCreate(core, target, parent, name, reply);
+            opened.apply(reply.attr, flags);
+          },
+        },
+      );
+      const { reply } = await opened.wait(call);
+      return { known: core.known(target, reply.attr, name === undefined ? undefined : parent), fh };
+    });
+  }
+
+  /** close(2). Not parked: in a closed gate it changes our tables, and the target learns when it opens, or need not. */
+  flush(op: Caller, fh: Fh, owner: string): MaybePromise<void> {
+    const core = this.#core;
+    const handle = core.handles.get(fh);
+    const target = core.targets.of(handle.fid);
+    const file = core.files.get(handle.fid);
+    const isWriter = file !== undefined && !handle.gone && opensForWrite(handle.flags);
+    const written = isWriter ? this.#writeBack.closed(target, file) : undefined;
+    const unlocked = this.#appLocks.closed(target, handle.fid, owner);
+    if (unlocked === undefined && written === undefined) return reportWriteError(handle);
+    return Promise.all([unlocked, written && interruptible(written, op.signal)]).then(() =>
+      reportWriteError(handle),
+    );
+  }
+
+  /** The last close. */
+  release(fh: Fh, flockOwner: string | undefined): void {
+    const core = this.#core;
+    this.#names.closed(fh);
+    const handle = core.handles.remove(fh);
+    if (handle === undefined) return;
+    const target = core.targets.of(handle.fid);
+    if (!handle.gone) {
+      if (flockOwner !== undefined) this.#appLocks.released(target, handle.fid, flockOwner);
+      this.#held.closed(target, handle.fid);
+      if (!handle.isLocal) target.close(fh);
+    }
+    const file = core.files.get(handle.fid);
+    if (file !== undefined) core.forgetFileIfUnused(target, file);
+  }
+}
+
+/** Locks that a file opened so will need first. */
+function dataWant(flags: number): number {
+  return opensForWrite(flags) ? WANT_DATA_WRITE : WANT_DATA_READ;
+}
+
+/** A handle between its request and its reply, whose caller may be interrupted meanwhile. */
+class Opening {
+  readonly #core: Core;
+  readonly #target: Target;
+  readonly #fh: Fh;
+  #abandoned = false;
+  #applied = false;
+
+  constructor(core: Core, target: Target, fh: Fh) {
+    this.#core = core;
+    this.#target = target;
+    this.#fh = fh;
+  }
+
+  /** The reply is there: the target holds the handle open. */
+  apply(attr: Attr, flags: number): void {
+    this.#applied = true;
+    if (this.#abandoned) {
+      this.#target.close(this.#fh);
+      return;
+    }
+    this.#core.handles.add(this.#fh, attr.fid, flags & ~ONCE, attr);
+    if (isRegular(attr.mode)) this.#core.files.of(attr.fid);
+  }
+
+  async wait<T>(call: Promise<T>): Promise<T> {
+    try {
+      return await call;
+    } catch (error) {
+      this.#abandoned = true;
+      // Interrupted in the turn in which it was opened.
+      if (this.#applied && this.#core.handles.remove(this.#fh) !== undefined) this.#target.close(this.#fh);
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,195 @@
+/**
+ * Application locks of one target (flock, fcntl, OFD), as the target holds them: what lock replay tells another
+ * instance. Granted ranges of one owner replace and split each other as POSIX says; waiting ones keep their sequence,
+ * so that they keep their turn.
+ *
+ * A request that gives something up (an unlock, a conversion) and is not answered may have been executed: somebody else
+ * may have what it gave up. So when another instance takes over, it is given up here too, and is not replayed.
+ */
+
+import type { FsError } from '../../base/errno.js';
+import type { Fh, Fid, LockHandle } from '../../base/ids.js';
+import { earlier, endOrNone, type LockOffset, later, TO_END } from '../../base/lock_offset.js';
+import type { FlockRangeMessage } from '../../wire/lock.js';
+
+export interface GrantedLock {
+  readonly range: FlockRangeMessage;
+  readonly sequence: number;
+  /** Through which it was taken: who is told if it is lost. */
+  readonly fh: Fh;
+}
+
+/** A request under way that changes what an owner holds on a range. */
+export interface PendingChange {
+  readonly fid: Fid;
+  readonly range: FlockRangeMessage;
+  readonly to: 'none' | 'shared' | 'exclusive';
+}
+
+export interface WaitingLock {
+  readonly fid: Fid;
+  readonly range: FlockRangeMessage;
+  /** Changes with a replay. */
+  handle: LockHandle;
+  sequence: number;
+  readonly fh: Fh;
+  granted(): void;
+  failed(error: FsError): void;
+}
+
+function endOf(range: FlockRangeMessage): LockOffset {
+  return range.end ?? TO_END;
+}
+
+/** Whose locks replace each other. */
+function ownerOf({ kind, owner }: Pick<FlockRangeMessage, 'kind' | 'owner'>): string {
+  return `${kind} ${owner}`;
+}
+
+/** Index of the first lock that ends after `offset`. @param locks by start, none over another. */
+function firstEndingAfter(locks: readonly GrantedLock[], offset: LockOffset): number {
+  let low = 0;
+  let high = locks.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (endOf((locks[middle] as GrantedLock).range) > offset) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+/** The parts of `range` outside [start, end). */
+function outside(range: FlockRangeMessage, start: LockOffset, end: LockOffset): FlockRangeMessage[] {
+  const parts: FlockRangeMessage[] = [];
+  if (range.start < start) parts.push({ ...range, end: start });
+  if (endOf(range) > end) parts.push({ ...range, start: end });
+  return parts;
+}
+
+const KINDS: readonly FlockRangeMessage['kind'][] = ['posix', 'ofd', 'flock'];
+
+export class AppLocks {
+  /** Of each file and owner, by start: a program may hold thousands, and sets one after the other. */
+  readonly #granted = new Map<Fid, Map<string, GrantedLock[]>>();
+  readonly #waiting = new Map<LockHandle, WaitingLock>();
+  /** Replayed, and not answered: they may wait on the target even if nobody here does any more. */
+  #unanswered = new Set<WaitingLock>();
+  readonly #pending = new Set<PendingChange>();
+
+  /** Granted and waiting. */
+  get size(): number {
+    let size = this.#waiting.size;
+    for (const owners of this.#granted.values()) for (const locks of owners.values()) size += locks.length;
+    return size;
+  }
+
+  grant(fid: Fid, range: FlockRangeMessage, sequence: number, fh: Fh): void {
+    this.release(fid, range);
+    let owners = this.#granted.get(fid);
+    if (owners === undefined) {
+      owners = new Map();
+      this.#granted.set(fid, owners);
+    }
+    const owner = ownerOf(range);
+    const locks = owners.get(owner);
+    if (locks === undefined) owners.set(owner, [{ range, sequence, fh }]);
+    else locks.splice(firstEndingAfter(locks, range.start), 0, { range, sequence, fh });
+  }
+
+  /** The owner's locks of this range are gone; what lies outside stays. */
+  release(fid: Fid, range: FlockRangeMessage): void {
+    const owners = this.#granted.get(fid);
+    const owner = ownerOf(range);
+    const locks = owners?.get(owner);
+    if (owners === undefined || locks === undefined) return;
+    const end = endOf(range);
+    const from = firstEndingAfter(locks, range.start);
+    const rest: GrantedLock[] = [];
+    let to = from;
+    for (; to < locks.length; to++) {
+      const lock = locks[to] as GrantedLock;
+      if (lock.range.start >= end) break;
+      for (const part of outside(lock.range, range.start, end)) rest.push({ ...lock, range: part });
+    }
+    if (to > from) locks.splice(from, to - from, ...rest);
+    if (locks.length > 0) return;
+    owners.delete(owner);
+    if (owners.size === 0) this.#granted.delete(fid);
+  }
+
+  /** Which kinds of locks the owner holds on the file. */
+  kindsOf(fid: Fid, owner: string): FlockRangeMessage['kind'][] {
+    const owners = this.#granted.get(fid);
+    if (owners === undefined) return [];
+    return KINDS.filter((kind) => owners.has(ownerOf({ kind, owner })));
+  }
+
+  wait(lock: WaitingLock): void {
+    this.#waiting.set(lock.handle, lock);
+  }
+
+  /** @returns the lock that waited under this handle, which does not wait any more. */
+  stopWaiting(handle: LockHandle): WaitingLock | undefined {
+    const lock = this.#waiting.get(handle);
+    this.#waiting.delete(handle);
+    return lock;
+  }
+
+  /** All that replay asks to wait for: also what was given up since, while its replay was not answered. */
+  replayWaiting(): WaitingLock[] {
+    const locks = [...new Set([...this.#waiting.values(), ...this.#unanswered])];
+    this.#unanswered = new Set(locks);
+    return locks.sort((one, other) => one.sequence - other.sequence);
+  }
+
+  replayAnswered(lock: WaitingLock): void {
+    this.#unanswered.delete(lock);
+  }
+
+  /** A request for this is about to be sent. @returns what to call when it has been answered, or will never be. */
+  begin(change: PendingChange): () => void {
+    this.#pending.add(change);
+    return () => void this.#pending.delete(change);
+  }
+
+  /** Another instance serves: it has seen no replay yet, and the last one may have executed what it did not answer. */
+  newInstance(): void {
+    this.#unanswered.clear();
+    for (const { fid, range, to } of this.#pending) {
+      // flock(2) gives up the lock that it converts before it takes the other; fcntl(2) holds what both have in common.
+      if (to === 'none' || range.kind === 'flock') this.release(fid, range);
+      else if (to === 'shared') this.#weaken(fid, range);
+    }
+  }
+
+  #weaken(fid: Fid, range: FlockRangeMessage): void {
+    const held = this.#granted.get(fid)?.get(ownerOf(range)) ?? [];
+    // grant() changes the list that is walked.
+    for (const lock of [...held]) {
+      const start = later(lock.range.start, range.start);
+      const end = earlier(endOf(lock.range), endOf(range));
+      if (start >= end || !lock.range.exclusive) continue;
+      const part = { ...lock.range, start, end: endOrNone(end), exclusive: false };
+      this.grant(fid, part, lock.sequence, lock.fh);
+    }
+  }
+
+  waiting(): WaitingLock[] {
+    return [...this.#waiting.values()];
+  }
+
+  *granted(): Iterable<{ readonly fid: Fid } & GrantedLock> {
+    for (const [fid, owners] of this.#granted) {
+      for (const locks of owners.values()) for (const lock of locks) yield { fid, ...lock };
+    }
+  }
+
+  /** The target does not hold any of them any more. Waiters fail. */
+  clear(error: FsError): void {
+    this.#granted.clear();
+    this.#unanswered.clear();
+    const waiting = this.waiting();
+    this.#waiting.clear();
+    for (const lock of waiting) lock.failed(error);
+  }
+}

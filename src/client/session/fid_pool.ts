@@ -1,0 +1,61 @@
+/**
+ * FIDs for new objects, from ranges that the target granted: the client names what it creates, so a create that is
+ * sent twice makes one object. The next range is asked for before the last runs out.
+ */
+
+import type { Fid } from '../../base/ids.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
+
+export interface FidRange {
+  readonly start: Fid;
+  readonly end: Fid;
+}
+
+/** Ask for more when fewer than this are left. */
+const REFILL_BELOW = 256;
+
+export class FidPool {
+  readonly #fetch: () => Promise<FidRange>;
+  readonly #ranges: { next: number; readonly end: number }[] = [];
+  #left = 0;
+  #fetching: Promise<void> | undefined;
+
+  /** @param fetch asks the target for a range (GET_FIDS). */
+  constructor(fetch: () => Promise<FidRange>) {
+    this.#fetch = fetch;
+  }
+
+  add(range: FidRange): void {
+    if (range.end <= range.start) return;
+    this.#ranges.push({ next: range.start, end: range.end });
+    this.#left += range.end - range.start;
+  }
+
+  /** Ranges of an export that is gone are not ours any more. */
+  clear(): void {
+    this.#ranges.length = 0;
+    this.#left = 0;
+  }
+
+  /** @throws FsError what GET_FIDS failed with. */
+  take(): MaybePromise<Fid> {
+    const range = this.#ranges[0];
+    if (range === undefined) return this.#refill().then(() => this.take());
+    const fid = range.next as Fid;
+    range.next += 1;
+    this.#left -= 1;
+    if (range.next === range.end) this.#ranges.shift();
+    // Failure here is no news: the take() that finds the pool empty asks again and reports.
+    if (this.#left < REFILL_BELOW) this.#refill().catch(() => undefined);
+    return fid;
+  }
+
+  #refill(): Promise<void> {
+    this.#fetching ??= this.#fetch()
+      .then((range) => this.add(range))
+      .finally(() => {
+        this.#fetching = undefined;
+      });
+    return this.#fetching;
+  }
+}

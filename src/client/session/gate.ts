@@ -1,0 +1,157 @@
+/**
+ * The gate of one target: every operation that may need an RPC passes it before the RPC is formed.
+ *
+ * OPEN: operations pass at once and are counted. DRAINING: a controlled shutdown asked for the active lock; new
+ * operations park, those inside finish. CLOSED: nothing is to be asked of the target (drained, disconnected, in
+ * recovery). Parked operations run in arrival order when it opens, and each can be ended by its signal at once.
+ *
+ * Two reasons keep it shut, and each is lifted by whoever raised it: the drain, and an import that is not FULL.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { Clock } from '../../runtime/ports.js';
+
+export type GateState = 'OPEN' | 'DRAINING' | 'CLOSED';
+
+interface Parked {
+  readonly tag: unknown;
+  pass(): void;
+  fail(error: FsError): void;
+}
+
+/** What the gate needs of an operation: its signal, looked at only when the operation parks. */
+export interface Passenger {
+  readonly signal: AbortSignal;
+}
+
+export class Gate {
+  readonly #clock: Pick<Clock, 'nowMs'>;
+  /** Since when it has not been open; undefined: it is. */
+  #shutSinceMs: number | undefined;
+  #connected = false;
+  #drain: 'no' | 'draining' | 'drained' = 'no';
+  #inside = 0;
+  readonly #parked = new Set<Parked>();
+  readonly #idleWaiters: (() => void)[] = [];
+  readonly #shutWaiters: (() => void)[] = [];
+
+  constructor(clock: Pick<Clock, 'nowMs'>) {
+    this.#clock = clock;
+    this.#shutSinceMs = clock.nowMs();
+  }
+
+  get state(): GateState {
+    if (this.#connected && this.#drain === 'no') return 'OPEN';
+    return this.#drain === 'draining' ? 'DRAINING' : 'CLOSED';
+  }
+
+  get isOpen(): boolean {
+    return this.#connected && this.#drain === 'no';
+  }
+
+  /** For how long the target has been away; 0 when it is there, however slow it answers. */
+  get awayMs(): number {
+    return this.#shutSinceMs === undefined ? 0 : this.#clock.nowMs() - this.#shutSinceMs;
+  }
+
+  /** A drain is under way: what it depends on (write-back, reads under locks still held) is admitted. */
+  get isDraining(): boolean {
+    return this.#drain === 'draining';
+  }
+
+  /** Operations inside. */
+  get inside(): number {
+    return this.#inside;
+  }
+
+  get parked(): number {
+    return this.#parked.size;
+  }
+
+  /**
+   * Passes, or parks until the gate opens. Who passed calls leave() exactly once.
+   * @param tag what rejectTagged() finds it by: the handle that the operation uses.
+   * @throws FsError EINTR (as a rejection) when the signal aborts while parked.
+   */
+  enter(passenger: Passenger, tag?: unknown): Promise<void> | undefined {
+    if (this.isOpen && this.#parked.size === 0) {
+      this.#inside += 1;
+      return undefined;
+    }
+    const signal = passenger.signal;
+    if (signal.aborted) return Promise.reject(new FsError('EINTR', 'interrupted before the gate'));
+    return new Promise((resolve, reject) => {
+      const parked: Parked = {
+        tag,
+        pass: () => {
+          signal.removeEventListener('abort', onAbort);
+          this.#inside += 1;
+          resolve();
+        },
+        fail: (error) => {
+          signal.removeEventListener('abort', onAbort);
+          reject(error);
+        },
+      };
+      const onAbort = (): void => {
+        this.#parked.delete(parked);
+        parked.fail(new FsError('EINTR', 'interrupted while parked at the gate'));
+      };
+      signal.addEventListener('abort', onAbort, { once: true });
+      this.#parked.add(parked);
+    });
+  }
+
+  leave(): void {
+    this.#inside -= 1;
+    if (this.#inside === 0) for (const done of this.#idleWaiters.splice(0)) done();
+  }
+
+  /** Resolves when no operation is inside. */
+  idle(): Promise<void> {
+    if (this.#inside === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#idleWaiters.push(resolve);
+    });
+  }
+
+  /** Resolves as soon as the gate is not open. For close(2), which must not wait for a server that is away. */
+  shut(): Promise<void> {
+    if (!this.isOpen) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#shutWaiters.push(resolve);
+    });
+  }
+
+  setConnected(connected: boolean): void {
+    this.#connected = connected;
+    this.#changed();
+  }
+
+  setDrain(drain: 'no' | 'draining' | 'drained'): void {
+    this.#drain = drain;
+    this.#changed();
+  }
+
+  /** Ends the waits of parked operations with this tag: what they were about is gone. */
+  rejectTagged(isGone: (tag: unknown) => boolean, error: FsError): void {
+    for (const parked of this.#parked) {
+      if (!isGone(parked.tag)) continue;
+      this.#parked.delete(parked);
+      parked.fail(error);
+    }
+  }
+
+  #changed(): void {
+    if (!this.isOpen) {
+      this.#shutSinceMs ??= this.#clock.nowMs();
+      for (const done of this.#shutWaiters.splice(0)) done();
+      return;
+    }
+    this.#shutSinceMs = undefined;
+    // In arrival order. Those that arrive while these start find the set empty, and come after them.
+    const waiting = [...this.#parked];
+    this.#parked.clear();
+    for (const parked of waiting) parked.pass();
+  }
+}

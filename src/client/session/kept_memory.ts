@@ -1,0 +1,49 @@
+/**
+ * Memory of pages that somebody still needs although its owner is done with it: it goes back to the pool of slabs when
+ * the last of them is done too. Counted by slab, because a WRITE shows any part of one.
+ */
+
+import { assert } from '../../base/assert.js';
+import type { SlabPool } from '../../base/slab_pool.js';
+import { SLAB_BYTES } from '../../base/slab_pool.js';
+
+interface Kept {
+  keepers: number;
+  /** Its owner is done with it. */
+  given: Buffer | undefined;
+}
+
+export class KeptMemory {
+  readonly #pool: SlabPool;
+  readonly #kept = new Map<ArrayBufferLike, Kept>();
+
+  constructor(pool: SlabPool) {
+    this.#pool = pool;
+  }
+
+  /** The bytes of this view must stay what they are until release() is called with it. */
+  keep(view: Uint8Array): void {
+    // What is no slab is never used again.
+    if (view.buffer.byteLength !== SLAB_BYTES) return;
+    const kept = this.#kept.get(view.buffer);
+    if (kept === undefined) this.#kept.set(view.buffer, { keepers: 1, given: undefined });
+    else kept.keepers += 1;
+  }
+
+  release(view: Uint8Array): void {
+    if (view.buffer.byteLength !== SLAB_BYTES) return;
+    const kept = this.#kept.get(view.buffer);
+    assert(kept !== undefined, 'memory is released that nobody kept');
+    kept.keepers -= 1;
+    if (kept.keepers > 0) return;
+    this.#kept.delete(view.buffer);
+    if (kept.given !== undefined) this.#pool.give(kept.given);
+  }
+
+  /** The owner of the slab is done with it. */
+  give(slab: Buffer): void {
+    const kept = this.#kept.get(slab.buffer);
+    if (kept === undefined) this.#pool.give(slab);
+    else kept.given = slab;
+  }
+}

@@ -1,0 +1,96 @@
+/** The table of exports, and who was evicted lately and why. */
+
+import { FsError } from '../../base/errno.js';
+import type { ClientUuid } from '../../base/ids.js';
+import type { Export } from './export.js';
+
+export interface EvictedClient {
+  readonly uuid: string;
+  readonly name: string;
+  readonly reason: string;
+}
+
+/** What STATUS shows. */
+const SHOWN_MAX = 16;
+/** Reasons kept for clients that come back and ask. */
+const REASONS_MAX = 4096;
+
+export class ExportTable {
+  readonly #exports = new Map<ClientUuid, Export>();
+  #evictedCount = 0;
+  /** In the order of eviction. */
+  readonly #evicted = new Map<ClientUuid, EvictedClient>();
+
+  get size(): number {
+    return this.#exports.size;
+  }
+
+  [Symbol.iterator](): IterableIterator<Export> {
+    return this.#exports.values();
+  }
+
+  get(uuid: ClientUuid): Export | undefined {
+    return this.#exports.get(uuid);
+  }
+
+  add(owner: Export): void {
+    this.#exports.set(owner.uuid, owner);
+  }
+
+  remove(owner: Export): void {
+    if (this.#exports.get(owner.uuid) === owner) this.#exports.delete(owner.uuid);
+  }
+
+  /** Evictions of this instance so far. */
+  get evictedCount(): number {
+    return this.#evictedCount;
+  }
+
+  /** Of the last so many evictions those that are remembered, newest last. */
+  lastEvicted(count: number): EvictedClient[] {
+    return count <= 0 ? [] : [...this.#evicted.values()].slice(-count);
+  }
+
+  rememberEvicted(uuid: ClientUuid, name: string, reason: string): void {
+    this.#evictedCount += 1;
+    this.#evicted.delete(uuid);
+    this.#evicted.set(uuid, { uuid, name, reason });
+    if (this.#evicted.size <= REASONS_MAX) return;
+    for (const oldest of this.#evicted.keys()) {
+      this.#evicted.delete(oldest);
+      return;
+    }
+  }
+
+  evictionReason(uuid: ClientUuid): string | undefined {
+    return this.#evicted.get(uuid)?.reason;
+  }
+
+  /** Newest last. */
+  evicted(): EvictedClient[] {
+    return this.lastEvicted(SHOWN_MAX);
+  }
+}
+
+/**
+ * By UUID, prefix of a UUID, or name.
+ * @throws FsError ENOENT, or EINVAL when more than one fits.
+ */
+export function findClient<C extends { readonly uuid: ClientUuid; readonly name: string }>(
+  clients: readonly C[],
+  idOrName: string,
+): C {
+  const wanted = idOrName.toLowerCase();
+  const fitting = clients.filter(
+    (one) => one.name === idOrName || (wanted !== '' && one.uuid.startsWith(wanted)),
+  );
+  const [first] = fitting;
+  if (first === undefined) throw new FsError('ENOENT', `no client ${JSON.stringify(idOrName)}`);
+  if (fitting.length > 1) {
+    throw new FsError(
+      'EINVAL',
+      `${fitting.length} clients fit ${JSON.stringify(idOrName)}: name one by UUID`,
+    );
+  }
+  return first;
+}

@@ -1,0 +1,63 @@
+/**
+ * Open handles of all clients, counted for each inode: what decides whether an unlinked inode lives on as an orphan.
+ *
+ * Invariant: count(fid) is the number of handles on fid over all exports. Only this class adds to or takes from
+ * Export.opens.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { Fh, Fid } from '../../base/ids.js';
+import type { Export } from './export.js';
+
+/** Against a peer that only opens. Far above what a machine's own limit on descriptors lets through. */
+const OPENS_MAX = 1 << 20;
+/** __O_TMPFILE of open(2): such an inode may still get its first name by linkat(2). */
+export const O_TMPFILE_BIT = 0o20000000;
+
+export class OpenTable {
+  readonly #counts = new Map<Fid, number>();
+
+  count(fid: Fid): number {
+    return this.#counts.get(fid) ?? 0;
+  }
+
+  /**
+   * Idempotent for the same fh and inode: opens are replayed and resent.
+   * @throws FsError EPROTO when the handle is in use for another inode, EMFILE past the limit, ESHUTDOWN when evicted.
+   */
+  add(owner: Export, fh: Fh, fid: Fid, flags: number): void {
+    if (owner.goneReason !== undefined) throw new FsError('ESHUTDOWN', owner.goneReason);
+    const known = owner.opens.get(fh);
+    if (known !== undefined) {
+      if (known.fid !== fid) throw new FsError('EPROTO', `handle ${fh} is in use for another inode`);
+      return;
+    }
+    if (owner.opens.size >= OPENS_MAX) throw new FsError('EMFILE', `${OPENS_MAX} open handles`);
+    owner.opens.set(fh, { fid, flags });
+    this.#counts.set(fid, this.count(fid) + 1);
+  }
+
+  /** @returns the inode that this was the last handle of. Unknown handles are ignored. */
+  remove(owner: Export, fh: Fh): Fid | undefined {
+    const known = owner.opens.get(fh);
+    if (known === undefined) return undefined;
+    owner.opens.delete(fh);
+    const left = this.count(known.fid) - 1;
+    if (left > 0) {
+      this.#counts.set(known.fid, left);
+      return undefined;
+    }
+    this.#counts.delete(known.fid);
+    return known.fid;
+  }
+
+  /** @returns the inodes that nobody has open now. */
+  removeAll(owner: Export): Fid[] {
+    const unused: Fid[] = [];
+    for (const fh of [...owner.opens.keys()]) {
+      const fid = this.remove(owner, fh);
+      if (fid !== undefined) unused.push(fid);
+    }
+    return unused;
+  }
+}

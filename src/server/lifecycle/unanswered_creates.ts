@@ -1,0 +1,39 @@
+/**
+ * Files that a client made and opened, and whose answer it never got: the handle is not in its table, so it does not
+ * replay the open. It will send the CREATE again, after recovery. Where the file has no name (O_TMPFILE, or another client
+ * has unlinked it since) nothing but a handle keeps it from being destroyed when recovery ends. So one is kept for it until
+ * the client has its answer.
+ */
+
+import type { Fh, Fid, Xid } from '../../base/ids.js';
+import { Create } from '../../wire/meta.js';
+import type { Export } from '../export/export.js';
+import { deadAmong, destroyInSteps } from '../target/orphans.js';
+import type { Target } from '../target/target.js';
+
+/** No handle of a client: those count from 1. */
+function handleOf(xid: Xid): Fh {
+  return -xid as Fh;
+}
+
+/** When the recovery window ends, before orphans are destroyed. */
+export function keepUnanswered(target: Target, owner: Export): void {
+  for (const { xid, opcode, fid } of owner.slots.inheritedReplies()) {
+    if (opcode !== Create.opcode || fid === 0 || target.store.inode(fid)?.nlink !== 0) continue;
+    target.opens.add(owner, handleOf(xid), fid, 0);
+    owner.provisional.add(xid);
+  }
+}
+
+/** Every reply to an xid below this has arrived at the client. */
+export function dropAnswered(target: Target, owner: Export, below: number): void {
+  const unused: Fid[] = [];
+  for (const xid of owner.provisional) {
+    if (xid >= below) continue;
+    owner.provisional.delete(xid);
+    const fid = target.opens.remove(owner, handleOf(xid));
+    if (fid !== undefined) unused.push(fid);
+  }
+  const dead = deadAmong(target, unused);
+  void destroyInSteps(target, dead);
+}

@@ -1,0 +1,299 @@
+/**
+ * READ, WRITE, SYNC, FALLOCATE, SEEK, COPY_RANGE.
+ *
+ * READ and WRITE wait for no lock: the client holds a data lock, and a client that gives one back must get its flush
+ * through whatever else is waiting here (docs/LOCKING.md, "Who waits for whom"). They are refused without that lock. A
+ * handle is not asked for: a client writes back what a process has closed, and its CLOSE may come before its WRITEs.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
+import { checkFileEnd } from '../../base/limits.js';
+import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
+import { SLAB_BYTES } from '../../base/slab_pool.js';
+import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { Executed, Inode, ReplyRecord, Within } from '../../storage/api.js';
+import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../wire/data.js';
+import { BULK_MAX } from '../../wire/header.js';
+import { BIT_ATTR } from '../../wire/lock.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
+import { blocksBytes } from '../export/space_grants.js';
+import type { Call } from '../target/call.js';
+import { noteChange } from '../target/commit_on_sharing.js';
+import { noteMoved } from '../target/eviction.js';
+import { inodeOrGone, needRegular } from './checks.js';
+import { truncationLocks } from './open.js';
+import { dropCapability } from './setattr.js';
+import { type Answered, answered, dataLock, inodeLock, locked } from './with_locks.js';
+
+export function read(
+  call: Call,
+  request: RequestOf<typeof Read>,
+  incoming: Incoming<ReplyOf<typeof Read>>,
+): Answered<ReplyOf<typeof Read>> {
+  const { store } = call.target;
+  const { fid, offset, length } = request;
+  needRegular(store, fid);
+  needDataLock(call, fid, 'PR');
+  if (length > BULK_MAX) throw new FsError('EINVAL', `${length} bytes do not fit a reply`);
+  const { slabs } = call.target;
+  const slab = length === SLAB_BYTES ? slabs.take(length) : undefined;
+  const outcome = (bulk: readonly Uint8Array[]): Outcome<ReplyOf<typeof Read>> => {
+    const sent = slab === undefined ? undefined : () => slabs.give(slab);
+    for (const chunk of bulk) noteMoved(call.export, fid, chunk.length);
+    return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk, sent };
+  };
+  // When the read fails its slab is not given back: other parts of it may still be read into.
+  return answered(incoming, andThen(store.data.read(fid, offset, length, slab), outcome));
+}
+
+/** @throws FsError EPERM. Only a client that keeps to none of the rules comes here. */
+function needDataLock({ target, export: owner }: Call, fid: Fid, mode: 'PR' | 'PW'): void {
+  if (target.locks.holdsData(owner.uuid, fid, mode)) return;
+  throw new FsError('EPERM', `the client has no ${mode} lock on the content of inode ${fid}`);
+}
+
+export function write(
+  call: Call,
+  request: RequestOf<typeof Write>,
+  incoming: Incoming<ReplyOf<typeof Write>>,
+): Answered<ReplyOf<typeof Write>> {
+  const { target, export: owner } = call;
+  const { fid, offset, mtime } = request;
+  const data = incoming.bulk;
+  needRegular(target.store, fid);
+  // Locks are replayed after the operations.
+  if (!call.isReplay) needDataLock(call, fid, 'PW');
+  checkFileEnd(offset + data.length);
+  const paid = call.isReplay ? 0 : target.grants.spend(owner, request.grantUsed);
+  noteMoved(owner, fid, data.length);
+  const execute = (): MaybePromise<Executed<Inode>> => {
+    const within = contentChange(call, fid);
+    const written = target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);
+    // Before anybody may learn that it is done: an eviction that waits for it gives the file to the next client.
+    return andThen(written, (done) => {
+      noteChange(call, dataLock(fid, 'EX'), done.transno);
+      return done;
+    });
+  };
+  const outcome = ({ result, transno }: Executed<Inode>): Outcome<ReplyOf<typeof Write>> => {
+    return {
+      reply: { blocks: result.blocks, grantBytes: call.isReplay ? 0 : target.grants.refill(owner) },
+      transno,
+    };
+  };
+  return answered(
+    incoming,
+    andThen(
+      inFlight(call, () => withSpace(call, { fid, offset, length: data.length, paid }, execute)),
+      outcome,
+    ),
+  );
+}
+
+/** What goes into the transactions of a change of content: its capability falls with the first byte. */
+function contentChange(call: Call, fid: Fid, copiedBytes = 0): Within {
+  return (tx, inode, isLast) => {
+    dropCapability(tx, inode);
+    if (isLast) call.writeRecord(tx, fid, copiedBytes);
+  };
+}
+
+/** Counts it, so that an eviction waits for what the store already works on. */
+function inFlight<T>(call: Call, run: () => MaybePromise<T>): MaybePromise<T> {
+  const { export: owner } = call;
+  const running = run();
+  if (!(running instanceof Promise)) return running;
+  owner.writesInFlight += 1;
+  return running.finally(() => {
+    owner.writesInFlight -= 1;
+    if (owner.writesInFlight > 0) return;
+    const idle = owner.writesIdle;
+    owner.writesIdle = undefined;
+    idle?.();
+  });
+}
+
+/** Content for a range of a file. */
+interface Content {
+  readonly fid: Fid;
+  readonly offset: number;
+  readonly length: number;
+  /** Bytes that the client has paid from its grant. */
+  readonly paid?: number;
+  /** Bytes of its grant that it does not use, and that may be taken. */
+  readonly offered?: number | undefined;
+}
+
+/**
+ * What is not paid must not eat up what was promised to others.
+ * @param run is told how much was taken from the client's grant.
+ */
+function withSpace<T>(
+  call: Call,
+  content: Content,
+  run: (grantTaken: number) => MaybePromise<T>,
+): MaybePromise<T> {
+  const unpaid = blocksBytes(content.offset, content.length) - (content.paid ?? 0);
+  // A replay has found its space before.
+  if (unpaid <= 0 || call.isReplay || call.target.grants.fitsUnpromised(unpaid)) return run(0);
+  return whenItFits(call, content, run);
+}
+
+async function whenItFits<T>(
+  call: Call,
+  { fid, offset, length, paid = 0, offered = 0 }: Content,
+  run: (grantTaken: number) => MaybePromise<T>,
+): Promise<T> {
+  const { store, grants, holds } = call.target;
+  const fit = async (): Promise<number | undefined> => {
+    // What is overwritten needs no more space than it has.
+    const missing = await store.data.missingBytes(fid, offset, length);
+    call.assertLive();
+    return missing <= paid ? 0 : grants.makeFit(call.export, missing - paid, offered);
+  };
+  let taken = await fit();
+  if (taken === undefined) {
+    await holds.letGo();
+    // Blocks that were freed become free with the next commit.
+    await store.sync();
+    taken = await fit();
+  }
+  if (taken === undefined) throw new FsError('ENOSPC', 'the rest is promised to clients');
+  return await run(taken);
+}
+
+export async function sync(
+  call: Call,
+  _request: RequestOf<typeof Sync>,
+  incoming: Incoming<ReplyOf<typeof Sync>>,
+): Promise<undefined> {
+  await call.target.store.sync();
+  incoming.answer({ reply: {} });
+  return undefined;
+}
+
+const KEEP_SIZE = 1;
+const PUNCH_HOLE = 2;
+const ZERO_RANGE = 16;
+
+export function fallocate(
+  call: Call,
+  request: RequestOf<typeof Fallocate>,
+  incoming: Incoming<ReplyOf<typeof Fallocate>>,
+): Answered<ReplyOf<typeof Fallocate>> {
+  const { store } = call.target;
+  const { fid, mode, offset, length } = request;
+  const keepSize = (mode & KEEP_SIZE) !== 0;
+  const kind = mode & ~KEEP_SIZE;
+  if (kind !== 0 && kind !== PUNCH_HOLE && kind !== ZERO_RANGE)
+    throw new FsError('EOPNOTSUPP', `mode ${mode}`);
+  if (kind === PUNCH_HOLE && !keepSize) throw new FsError('EOPNOTSUPP', 'punch hole needs keep size');
+  if (length === 0) throw new FsError('EINVAL', 'nothing to allocate');
+  checkFileEnd(offset + length);
+  return locked(
+    call,
+    incoming,
+    () => {
+      needRegular(store, fid);
+      return truncationLocks(fid);
+    },
+    () => {
+      const now = call.time(request.time);
+      const within = contentChange(call, fid);
+      let grantTaken = 0;
+      const change = (taken: number): MaybePromise<Executed<Inode>> => {
+        const { replayTransno } = call;
+        grantTaken = taken;
+        if (kind === 0) return store.data.allocate(fid, offset, length, keepSize, now, within, replayTransno);
+        const how = kind === PUNCH_HOLE ? 'punch' : 'zero';
+        return store.data.clear(fid, offset, length, how, keepSize, now, within, replayTransno);
+      };
+      const run = (): MaybePromise<Executed<Inode>> => {
+        if (kind === PUNCH_HOLE) return change(0);
+        // Only an upper bound: what is allocated already is not allocated again.
+        call.target.holds.makeRoom(blocksBytes(offset, length));
+        return withSpace(call, { fid, offset, length, offered: request.grantOffered }, change);
+      };
+      return andThen(inFlight(call, run), ({ result, transno }) => ({
+        reply: { attr: result, grantTaken },
+        transno,
+      }));
+    },
+  );
+}
+
+export function seek(call: Call, request: RequestOf<typeof Seek>): Outcome<ReplyOf<typeof Seek>> {
+  const { store } = call.target;
+  needRegular(store, request.fid);
+  const offset = store.data.seek(request.fid, request.offset, request.what);
+  if (offset === undefined) throw new FsError('ENXIO', 'past the end');
+  return { reply: { offset } };
+}
+
+/** At once; copy_file_range(2) may copy less than it was asked to. Locks are not held for longer than this takes. */
+const COPY_BYTES_MAX = 64 << 20;
+
+export function copyRange(
+  call: Call,
+  request: RequestOf<typeof CopyRange>,
+  incoming: Incoming<ReplyOf<typeof CopyRange>>,
+): Answered<ReplyOf<typeof CopyRange>> {
+  const { store } = call.target;
+  const { fromFid, fromOffset, toFid, toOffset } = request;
+  const length = Math.min(request.length, COPY_BYTES_MAX);
+  if (fromFid === toFid && fromOffset < toOffset + request.length && toOffset < fromOffset + request.length) {
+    throw new FsError('EINVAL', 'the ranges overlap');
+  }
+  return locked(
+    call,
+    incoming,
+    () => {
+      const left = Math.max(0, needRegular(store, fromFid).sizeBytes - fromOffset);
+      needRegular(store, toFid);
+      checkFileEnd(toOffset + Math.min(left, length));
+      const source = fromFid === toFid ? [] : [dataLock(fromFid, 'PR')];
+      return [inodeLock(toFid, 'EX', BIT_ATTR), dataLock(toFid, 'EX'), ...source];
+    },
+    () => {
+      const now = call.time(request.time);
+      const left = Math.max(0, needRegular(store, fromFid).sizeBytes - fromOffset);
+      const copied = Math.min(left, length);
+      const within = contentChange(call, toFid, copied);
+      const { replayTransno } = call;
+      let grantTaken = 0;
+      const copy = (taken: number): ReturnType<typeof store.data.copy> => {
+        grantTaken = taken;
+        return store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, within, replayTransno);
+      };
+      return andThen(
+        inFlight(call, () =>
+          withSpace(
+            call,
+            { fid: toFid, offset: toOffset, length: copied, offered: request.grantOffered },
+            copy,
+          ),
+        ),
+        ({ result, transno, copied: done }) => ({
+          reply: { copied: done, attr: result, grantTaken },
+          transno,
+        }),
+      );
+    },
+  );
+}
+
+/** They were executed before: the file as it is now. */
+export function written(call: Call, request: RequestOf<typeof Write>): ReplyOf<typeof Write> {
+  const { target } = call;
+  const { blocks } = inodeOrGone(target.store, request.fid);
+  return { blocks, grantBytes: target.grants.refill(call.export) };
+}
+
+export function copied(
+  call: Call,
+  request: RequestOf<typeof CopyRange>,
+  done: ReplyRecord,
+): ReplyOf<typeof CopyRange> {
+  return { copied: done.copiedBytes, attr: inodeOrGone(call.target.store, request.toFid) };
+}

@@ -1,0 +1,66 @@
+/**
+ * Exact size and times of a file that a client is writing into its cache: the holder of the PW data lock is asked
+ * (GLIMPSE) and keeps its lock. A holder that does not answer in time is evicted like one that ignores a BAST; then the
+ * store knows best.
+ */
+
+import { blocksOfUnwritten, compareTime, isRegular } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
+import type { HeldLock } from '../../dlm/api.js';
+import type { Inode } from '../../storage/api.js';
+import { Glimpse } from '../../wire/lock.js';
+import type { Export } from '../export/export.js';
+import type { Call } from '../target/call.js';
+import { evict } from '../target/eviction.js';
+import type { Target } from '../target/target.js';
+import { needInode } from './checks.js';
+
+/** Another client's dirty pages count: its attributes are not those of the store. */
+export function hasOtherWriter(call: Call, inode: Inode): boolean {
+  return isRegular(inode.mode) && call.target.locks.dataWriter(inode.fid, call.export.uuid) !== undefined;
+}
+
+/** @throws FsError ESTALE when the inode went away meanwhile. */
+export function exactInode(call: Call, inode: Inode): MaybePromise<Inode> {
+  if (!isRegular(inode.mode)) return inode;
+  const { target } = call;
+  const holder = target.locks.dataWriter(inode.fid, call.export.uuid);
+  const owner = holder === undefined ? undefined : target.exports.get(holder.client);
+  if (holder === undefined || owner === undefined) return inode;
+  return ask(target, owner, holder, inode);
+}
+
+async function ask(target: Target, owner: Export, holder: HeldLock, inode: Inode): Promise<Inode> {
+  const timer = target.time.after(target.options.lockTimeoutMs, () =>
+    evict(target, owner, `it did not answer a glimpse within ${target.options.lockTimeoutMs} ms`),
+  );
+  let exact: Inode | undefined;
+  try {
+    await owner.requester.call(
+      Glimpse,
+      { handle: holder.handle, fid: inode.fid },
+      {
+        // Merged while the reply frame is handled: a WRITE and a CANCEL may follow it in the same turn.
+        apply: ({ reply }) => {
+          const stored = target.store.inode(inode.fid);
+          if (stored === undefined) return;
+          const ctime = reply.ctime ?? stored.ctime;
+          exact = {
+            ...stored,
+            sizeBytes: reply.sizeBytes,
+            mtime: reply.mtime,
+            ctime: compareTime(ctime, stored.ctime) > 0 ? ctime : stored.ctime,
+            blocks: Math.max(stored.blocks, blocksOfUnwritten(reply.dirtyBytes ?? 0)),
+          };
+        },
+      },
+    );
+  } catch (error) {
+    // ENOENT: it has just given the lock back, and flushed before. Evicted: what it had not flushed is lost.
+    if (!(error instanceof FsError)) throw error;
+  } finally {
+    timer.cancel();
+  }
+  return exact ?? needInode(target.store, inode.fid);
+}

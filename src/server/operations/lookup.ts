@@ -1,0 +1,191 @@
+/** LOOKUP, GETATTR, READLINK, READDIR, STATFS: what reads names and attributes. */
+
+import { isRegular, isSymlink } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
+import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
+import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { Dirent, Inode } from '../../storage/api.js';
+import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
+import {
+  type Getattr,
+  type Lookup,
+  type Readdir,
+  type Readlink,
+  type Statfs,
+  WANT_DATA_READ,
+  WANT_PARENT,
+} from '../../wire/meta.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
+import type { Call } from '../target/call.js';
+import { isUncommitted } from '../target/commit_on_sharing.js';
+import { needDirectory, needInode } from './checks.js';
+import { exactInode, hasOtherWriter } from './glimpse.js';
+import { attrBits, attrLock, grantData, grantInode, grantParent } from './reply_grants.js';
+import { type Answered, dataLock, inodeLock, locked } from './with_locks.js';
+
+/** The inode as it is to be told, with the locks wanted. Granted in the turn in which the reply leaves. */
+export function describe<R>(
+  call: Call,
+  want: number,
+  inode: Inode,
+  reply: (inode: Inode, locks: GrantMessage[]) => R,
+): MaybePromise<Outcome<R>> {
+  const locks: GrantMessage[] = [];
+  if (grantData(call, want, inode, locks) || !hasOtherWriter(call, inode)) {
+    grantInode(call, want, inode, locks);
+    return { reply: reply(inode, locks) };
+  }
+  return andThen(exactInode(call, inode), (exact) => {
+    // Evicted while it waited for the glimpse: a lock that it got now would stay for ever.
+    call.assertLive();
+    grantInode(call, want, exact, locks);
+    return { reply: reply(exact, locks) };
+  });
+}
+
+/**
+ * Size and times that another client has written and a crash could undo. While it goes on writing it is asked for them, and
+ * nobody takes what it says for lasting: then they are not waited for.
+ */
+function hasUncommittedData(call: Call, fid: Fid, mode: number): boolean {
+  if (!isRegular(mode) || !isUncommitted(call, dataLock(fid, 'PR'))) return false;
+  return call.target.locks.dataWriter(fid, call.export.uuid) === undefined;
+}
+
+export function lookup(
+  call: Call,
+  request: RequestOf<typeof Lookup>,
+  incoming: Incoming<ReplyOf<typeof Lookup>>,
+): Answered<ReplyOf<typeof Lookup>> {
+  const { store } = call.target;
+  const { parent, name, want } = request;
+  const parentBits = (want & WANT_PARENT) !== 0 ? BIT_UPDATE | BIT_ATTR : BIT_UPDATE;
+  let entry: Dirent | undefined;
+  return locked(
+    call,
+    incoming,
+    () => {
+      needDirectory(store, parent);
+      entry = store.dirent(parent, name);
+      const specs = [inodeLock(parent, 'PR', parentBits)];
+      if (entry !== undefined) specs.push(inodeLock(entry.fid, 'PR', attrBits(entry.type)));
+      return specs;
+    },
+    () => {
+      if (entry === undefined) {
+        const locks: GrantMessage[] = [];
+        grantParent(call, want, parent, locks);
+        return { reply: { locks } };
+      }
+      return describe(call, want, needInode(store, entry.fid), (attr, locks) => {
+        grantParent(call, want, parent, locks);
+        return { attr, locks };
+      });
+    },
+    () => entry !== undefined && hasUncommittedData(call, entry.fid, entry.type),
+  );
+}
+
+export function getattr(
+  call: Call,
+  request: RequestOf<typeof Getattr>,
+  incoming: Incoming<ReplyOf<typeof Getattr>>,
+): Answered<ReplyOf<typeof Getattr>> {
+  const { store } = call.target;
+  return locked(
+    call,
+    incoming,
+    () => [inodeLock(request.fid, 'PR', attrBits(needInode(store, request.fid).mode))],
+    () =>
+      describe(call, request.want, needInode(store, request.fid), (attr, locks) => {
+        return { attr, locks };
+      }),
+    () => hasUncommittedData(call, request.fid, store.inode(request.fid)?.mode ?? 0),
+  );
+}
+
+export function readlink(call: Call, request: RequestOf<typeof Readlink>): Outcome<ReplyOf<typeof Readlink>> {
+  const { store } = call.target;
+  const inode = needInode(store, request.fid);
+  const target = isSymlink(inode.mode) ? store.symlinkTarget(request.fid) : undefined;
+  if (target === undefined) throw new FsError('EINVAL', 'not a symbolic link');
+  return { reply: { target } };
+}
+
+/** Stays well below BODY_MAX with everything that an entry may bring along. */
+const READDIR_BYTES = 768 << 10;
+const READDIR_ENTRIES_MAX = 10_000;
+/** More than an entry, its attributes and two grants take, without the name. */
+const ENTRY_BYTES = 240;
+
+export function readdir(
+  call: Call,
+  request: RequestOf<typeof Readdir>,
+  incoming: Incoming<ReplyOf<typeof Readdir>>,
+): Answered<ReplyOf<typeof Readdir>> {
+  const { store } = call.target;
+  const { fid, want } = request;
+  return locked(
+    call,
+    incoming,
+    () => {
+      needDirectory(store, fid);
+      return [inodeLock(fid, 'PR', (want & WANT_PARENT) !== 0 ? BIT_UPDATE | BIT_ATTR : BIT_UPDATE)];
+    },
+    () => ({ reply: listDirectory(call, request) }),
+  );
+}
+
+function listDirectory(call: Call, request: RequestOf<typeof Readdir>): ReplyOf<typeof Readdir> {
+  const { store } = call.target;
+  const { fid, want, plus } = request;
+  const directory = needDirectory(store, fid);
+  const limit = Math.min(Math.max(1, request.limit), READDIR_ENTRIES_MAX);
+  const found = store.dirents(fid, request.cookie, limit);
+  const locks: GrantMessage[] = [];
+  grantParent(call, want, fid, locks);
+  const entries: { -readonly [K in keyof Entry]: Entry[K] }[] = [];
+  let bytes = 0;
+  for (const entry of found) {
+    // Above 0x7f a byte of a name takes two on the wire.
+    bytes += ENTRY_BYTES + 2 * entry.name.length;
+    if (bytes > READDIR_BYTES) break;
+    const { name, type, cookie } = entry;
+    entries.push({
+      name,
+      fid: entry.fid,
+      type,
+      cookie,
+      attr: plus ? entryAttr(call, want, entry, locks) : undefined,
+    });
+  }
+  return {
+    entries,
+    end: entries.length === found.length && found.length < limit,
+    locks,
+    // A directory that was removed while open has no parent any more; '..' must still be something.
+    parent: directory.parent === 0 ? fid : directory.parent,
+  };
+}
+
+type Entry = ReplyOf<typeof Readdir>['entries'][number];
+
+/**
+ * Absent when another client is writing the file, or what it has changed there is not committed: a glimpse or a wait for
+ * each entry would cost more than it is worth.
+ */
+function entryAttr(call: Call, want: number, entry: Dirent, locks: GrantMessage[]): Inode | undefined {
+  const inode = call.target.store.inode(entry.fid);
+  if (inode === undefined) return undefined;
+  const exact = grantData(call, want & WANT_DATA_READ, inode, locks);
+  if (!exact && (hasOtherWriter(call, inode) || hasUncommittedData(call, inode.fid, inode.mode)))
+    return undefined;
+  // Without a server lock on the entry: this turn sees it as it is, and what is being changed is not granted.
+  const settled = grantInode(call, want, inode, locks) || !isUncommitted(call, attrLock(inode));
+  return settled ? inode : undefined;
+}
+
+export function statfs(call: Call): Outcome<ReplyOf<typeof Statfs>> {
+  return { reply: call.target.store.statfs() };
+}

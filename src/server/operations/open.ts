@@ -1,0 +1,121 @@
+/** OPEN and CLOSE. Handles are kept for each client; the last CLOSE of an inode without a name destroys it. */
+
+import { isDir, isRegular, O_TRUNC, opensForWrite, type Timespec } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import type { Fh, Fid } from '../../base/ids.js';
+import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
+import type { LockSpec } from '../../dlm/api.js';
+import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { Inode, Within } from '../../storage/api.js';
+import { BIT_ATTR, type GrantMessage } from '../../wire/lock.js';
+import type { Close, Open } from '../../wire/meta.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
+import type { Call } from '../target/call.js';
+import {
+  DESTROYED_AT_ONCE,
+  deadAmong,
+  deadOfReleased,
+  destroyAll,
+  destroyInSteps,
+} from '../target/orphans.js';
+import { needInode } from './checks.js';
+import { attrBits, grantData, grantInode } from './reply_grants.js';
+import { type Answered, dataLock, dataToSet, inodeLock, locked } from './with_locks.js';
+
+export interface OpenInode {
+  readonly fid: Fid;
+  readonly fh: Fh;
+  readonly flags: number;
+  readonly want: number;
+  readonly time?: Timespec | undefined;
+}
+
+export function truncationLocks(fid: Fid): readonly LockSpec[] {
+  return [inodeLock(fid, 'EX', BIT_ATTR), dataLock(fid, 'EX')];
+}
+
+export function open(
+  call: Call,
+  request: RequestOf<typeof Open>,
+  incoming: Incoming<ReplyOf<typeof Open>>,
+): Answered<ReplyOf<typeof Open>> {
+  const { store } = call.target;
+  return locked(
+    call,
+    incoming,
+    () => {
+      const { mode } = needInode(store, request.fid);
+      const truncates = isRegular(mode) && (request.flags & O_TRUNC) !== 0;
+      if (truncates) return [inodeLock(request.fid, 'EX', BIT_ATTR), ...dataToSet(call, request.fid)];
+      return [inodeLock(request.fid, 'PR', attrBits(mode))];
+    },
+    () =>
+      openInode(call, request, (attr, locks) => {
+        return { attr, locks };
+      }),
+  );
+}
+
+/**
+ * Opens an inode under the locks that its truncation needs if flags ask for one.
+ * Its size is exact only when a data lock was granted: nobody is asked for it (fstat asks).
+ * @throws FsError EISDIR when a directory is to be written.
+ */
+export function openInode<R>(
+  call: Call,
+  request: OpenInode,
+  reply: (inode: Inode, locks: GrantMessage[]) => R,
+): MaybePromise<Outcome<R>> {
+  const { target } = call;
+  const { fid, fh, flags, want } = request;
+  const inode = needInode(target.store, fid);
+  if (isDir(inode.mode) && (opensForWrite(flags) || (flags & O_TRUNC) !== 0)) throw new FsError('EISDIR');
+  const opened = (): Outcome<R> => {
+    // Evicted while its file was cut: a handle that it got now would stay for ever.
+    call.assertLive();
+    const locks: GrantMessage[] = [];
+    const now = needInode(target.store, fid);
+    if (!call.isReplay) target.opens.add(call.export, fh, fid, flags);
+    grantData(call, want, now, locks);
+    grantInode(call, want, now, locks);
+    return { reply: reply(now, locks) };
+  };
+  if (!isRegular(inode.mode) || (flags & O_TRUNC) === 0) return opened();
+  const within: Within = (tx, _inode, isLast) => {
+    if (isLast) call.writeRecord(tx, fid);
+  };
+  const truncated = target.store.data.truncate(fid, 0, call.time(request.time), within, call.replayTransno);
+  return andThen(truncated, ({ transno }) => ({ ...opened(), transno }));
+}
+
+export function close(call: Call, request: RequestOf<typeof Close>): Outcome<ReplyOf<typeof Close>> {
+  const { target } = call;
+  // Clients do not replay it: what they have closed they do not open again.
+  if (call.isReplay) return { reply: {} };
+  const unused: Fid[] = [];
+  for (const fh of request.fhs) {
+    const fid = target.opens.remove(call.export, fh);
+    if (fid !== undefined) unused.push(fid);
+  }
+  const dead = deadAmong(target, unused);
+  if (request.released !== undefined) {
+    const released = target.holds.release(call.export, request.released);
+    dead.push(...deadOfReleased(target, released));
+  }
+  if (dead.length === 0) return { reply: {} };
+  const { transno } = call.execute(
+    (tx) => destroyAll(target, tx, dead.splice(0, DESTROYED_AT_ONCE)),
+    0,
+    'own',
+  );
+  void destroyInSteps(target, dead);
+  return { reply: {}, transno };
+}
+
+/** It was executed before, with O_TRUNC: the handle is opened again, and nothing is cut once more. */
+export function reopened(call: Call, request: RequestOf<typeof Open>): ReplyOf<typeof Open> {
+  const { target } = call;
+  const attr = needInode(target.store, request.fid);
+  target.opens.add(call.export, request.fh, request.fid, request.flags);
+  return { attr, locks: [] };
+}

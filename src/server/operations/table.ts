@@ -1,0 +1,141 @@
+/**
+ * Which function handles which operation, and which one answers it when an earlier instance has executed it and its answer
+ * was lost (docs/RECOVERY.md, "Exactly once").
+ */
+
+import { isPromise } from '../../base/maybe_promise.js';
+import type { Handler, Incoming } from '../../rpc/api.js';
+import type { Service } from '../../rpc/service.js';
+import type { ReplyRecord } from '../../storage/api.js';
+import { DrainProgress } from '../../wire/admin.js';
+import { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../wire/data.js';
+import { Cancel, Enqueue, TestFlock, Unflock } from '../../wire/lock.js';
+import {
+  Close,
+  Create,
+  Getattr,
+  Getxattr,
+  Link,
+  Listxattr,
+  Lookup,
+  Open,
+  Readdir,
+  Readlink,
+  Removexattr,
+  Rename,
+  Setattr,
+  Setxattr,
+  Statfs,
+  Unlink,
+} from '../../wire/meta.js';
+import type { Operation } from '../../wire/operation.js';
+import {
+  Disconnect,
+  GetFids,
+  Ping,
+  RecoveryDone,
+  Replayed,
+  ReplayLocks,
+  ReplayOpens,
+} from '../../wire/session.js';
+import type { Host } from '../session/host.js';
+import type { Call } from '../target/call.js';
+import { create, recreate } from './create.js';
+import { copied, copyRange, fallocate, read, seek, sync, write, written } from './data.js';
+import { cancel, enqueue, testFlock, unflock } from './locks.js';
+import { getattr, lookup, readdir, readlink, statfs } from './lookup.js';
+import { close, open, reopened } from './open.js';
+import { disconnect, getFids, ping, recoveryDone, replayed, replayLocks, replayOpens } from './recovery.js';
+import { rename, renamed } from './rename.js';
+import { changedBefore, setattr } from './setattr.js';
+import { link, linked, unlink, unlinked } from './unlink.js';
+import { getxattr, listxattr, removexattr, setxattr } from './xattr.js';
+
+/** The meta device is nearly full: after a commit it may be less so. Answers in the turn in which it executes. */
+async function whenRoom<R>(
+  first: Promise<unknown>,
+  call: Call,
+  handle: () => ReturnType<Handler<Call, unknown, R>>,
+  incoming: Incoming<R>,
+): Promise<undefined> {
+  for (let wait: Promise<unknown> | undefined = first; wait !== undefined; wait = call.target.store.room()) {
+    await wait;
+  }
+  const outcome = handle();
+  if (isPromise(outcome)) {
+    const late = await outcome;
+    if (late !== undefined) incoming.answer(late);
+  } else if (outcome !== undefined) {
+    incoming.answer(outcome);
+  }
+  return undefined;
+}
+
+/** The reply to what `done` says was executed, from the state as it is now. No cache locks are granted with it. */
+type Reconstruct<Q, R> = (call: Call, request: Q, done: ReplyRecord) => R;
+
+/** @returns the opcodes of operations that change something. */
+export function registerHandlers(service: Service<Call>, host: Host): ReadonlySet<number> {
+  const modifying = new Set<number>();
+  const on = <Q, R>(
+    operation: Operation<Q, R>,
+    handler: Handler<Call, Q, R>,
+    reconstruct?: Reconstruct<Q, R>,
+  ): void => {
+    if (operation.modifies) modifying.add(operation.opcode);
+    service.on(operation, (call, request, incoming) => {
+      call.started();
+      const done = call.executedBefore;
+      if (done !== undefined && reconstruct !== undefined) {
+        return { reply: reconstruct(call, request, done), transno: done.transno };
+      }
+      const wait = operation.modifies ? call.target.store.room() : undefined;
+      if (wait === undefined) return handler(call, request, incoming);
+      const less = Promise.all([call.target.holds.letGo(), wait]);
+      return whenRoom(less, call, () => handler(call, request, incoming), incoming);
+    });
+  };
+  on(Ping, ping);
+  on(Disconnect, disconnect);
+  on(GetFids, getFids);
+  on(Replayed, (call, _request, incoming) => replayed(call, host.recovery, incoming));
+  on(ReplayOpens, (call, request) => replayOpens(call, host.recovery, request));
+  on(ReplayLocks, (call, request) => replayLocks(call, host.recovery, request));
+  on(RecoveryDone, (call, _request, incoming) => recoveryDone(call, host.recovery, incoming));
+
+  on(Enqueue, enqueue);
+  on(Cancel, cancel);
+  on(TestFlock, testFlock);
+  on(Unflock, unflock);
+
+  on(Lookup, lookup);
+  on(Getattr, getattr);
+  on(Setattr, setattr, changedBefore);
+  on(Readlink, readlink);
+  on(Create, create, recreate);
+  on(Open, open, reopened);
+  on(Close, close, () => ({}));
+  on(Unlink, unlink, unlinked);
+  on(Rename, rename, renamed);
+  on(Link, link, linked);
+  on(Readdir, readdir);
+  on(Getxattr, getxattr);
+  on(Setxattr, setxattr, changedBefore);
+  on(Listxattr, listxattr);
+  on(Removexattr, removexattr, changedBefore);
+  on(Statfs, statfs);
+
+  on(Read, read);
+  on(Write, write, written);
+  on(Sync, sync);
+  on(Fallocate, fallocate, changedBefore);
+  on(Seek, seek);
+  on(CopyRange, copyRange, copied);
+
+  // A notice: it has no xid of its own, so it is not entered among the calls.
+  service.on(DrainProgress, (call, progress) => {
+    call.export.progress = progress;
+    return undefined;
+  });
+  return modifying;
+}

@@ -1,0 +1,139 @@
+/**
+ * Server locks around an operation (docs/LOCKING.md): which ones is found by a look at what is there, and what is there
+ * may have changed when they are granted. So after a wait the look is repeated, until it asks for nothing new.
+ *
+ * Where nothing conflicts, which is nearly always, all of this happens without a promise.
+ */
+
+import type { Fid } from '../../base/ids.js';
+import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import type { LockSpec, Mode } from '../../dlm/api.js';
+import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { Call } from '../target/call.js';
+import { noteChanges, refused } from '../target/commit_on_sharing.js';
+
+export type Answered<R> = MaybePromise<Outcome<R> | undefined>;
+
+export function inodeLock(fid: Fid, mode: Mode, bits: number): LockSpec {
+  return { type: 'inode', fid, mode, bits };
+}
+export function dataLock(fid: Fid, mode: Mode): LockSpec {
+  return { type: 'data', fid, mode, bits: 0 };
+}
+
+/**
+ * The data of a file for an operation that sets its size or times. A client that holds PW needs no more: nobody else has
+ * a data lock then, and it keeps its own until it has the reply.
+ */
+export function dataToSet(call: Call, fid: Fid): readonly LockSpec[] {
+  const data = dataLock(fid, 'EX');
+  if (call.target.locks.dataWriter(fid, undefined)?.client !== call.export.uuid) return [data];
+  call.alsoChanged = data;
+  return [];
+}
+
+interface Operation<R> {
+  readonly plan: () => readonly LockSpec[];
+  readonly run: () => MaybePromise<Outcome<R>>;
+  readonly sharesMore: () => boolean;
+}
+
+const SHARES_NO_MORE = (): boolean => false;
+
+/**
+ * The locks wait for what other clients have changed there and is not committed, so nothing is built on it.
+ * @param plan the locks needed as things are now; throws FsError when the operation cannot be done at all.
+ * @param run executes the operation under them; what it finds is what the last plan saw.
+ * @param sharesMore the operation looks at something that it does not lock, and that another client's uncommitted change.
+ */
+export function locked<R>(
+  call: Call,
+  incoming: Incoming<R>,
+  plan: () => readonly LockSpec[],
+  run: () => MaybePromise<Outcome<R>>,
+  sharesMore: () => boolean = SHARES_NO_MORE,
+): Answered<R> {
+  let specs: readonly LockSpec[];
+  try {
+    specs = plan();
+  } catch (refusal) {
+    return refused(call, refusal);
+  }
+  // Executed before, when all it was built on was durable or its client's own; and nothing else is executed meanwhile.
+  call.locked = specs;
+  if (call.isReplay) return executed(call, incoming, run());
+  const release = call.target.locks.acquire(call.export.uuid, specs);
+  if (isPromise(release) || sharesMore()) {
+    return afterWait(call, incoming, specs, release, { plan, run, sharesMore });
+  }
+  call.releaseAfterReply(release);
+  return executed(call, incoming, run());
+}
+
+/** Answers in the turn in which a promised outcome is there; see Incoming.answer. */
+export function answered<R>(incoming: Incoming<R>, outcome: MaybePromise<Outcome<R>>): Answered<R> {
+  if (!isPromise(outcome)) return outcome;
+  return outcome.then((value) => {
+    incoming.answer(value);
+    return undefined;
+  });
+}
+
+function executed<R>(call: Call, incoming: Incoming<R>, outcome: MaybePromise<Outcome<R>>): Answered<R> {
+  if (isPromise(outcome)) {
+    return outcome.then((value) => {
+      noteChanges(call, value);
+      incoming.answer(value);
+      return undefined;
+    });
+  }
+  noteChanges(call, outcome);
+  return outcome;
+}
+
+async function afterWait<R>(
+  call: Call,
+  incoming: Incoming<R>,
+  firstSpecs: readonly LockSpec[],
+  first: MaybePromise<() => void>,
+  { plan, run, sharesMore }: Operation<R>,
+): Promise<undefined> {
+  let specs = firstSpecs;
+  let pending = first;
+  for (;;) {
+    const release = isPromise(pending) ? await pending : pending;
+    try {
+      if (sharesMore()) await call.target.store.sync();
+      call.assertLive();
+      const now = plan();
+      if (covers(specs, now) && !sharesMore()) {
+        call.releaseAfterReply(release);
+        break;
+      }
+      release();
+      specs = now;
+    } catch (error) {
+      release();
+      throw error;
+    }
+    pending = call.target.locks.acquire(call.export.uuid, specs);
+  }
+  call.locked = specs;
+  const running = run();
+  const outcome = isPromise(running) ? await running : running;
+  noteChanges(call, outcome);
+  incoming.answer(outcome);
+  return undefined;
+}
+
+function covers(held: readonly LockSpec[], wanted: readonly LockSpec[]): boolean {
+  return wanted.every((want) =>
+    held.some(
+      (have) =>
+        have.type === want.type &&
+        have.fid === want.fid &&
+        (have.mode === want.mode || have.mode === 'EX') &&
+        (have.bits & want.bits) === want.bits,
+    ),
+  );
+}

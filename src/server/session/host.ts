@@ -1,0 +1,40 @@
+/** The server as its parts see it: state that outlives a target, and the target once there is one. */
+
+import type { LimitTime, Runtime } from '../../runtime/ports.js';
+import type { ServerStateName } from '../../wire/admin.js';
+import type { RecoveryWindow } from '../lifecycle/recovery_window.js';
+import type { Target } from '../target/target.js';
+import type { ConnectWait } from './connect_wait.js';
+
+export interface ServerSettings {
+  /** Of the running program; stands in its package.json and nowhere else. */
+  readonly softwareVersion: string;
+  readonly forceStart: boolean;
+  readonly drainTimeoutMs: number;
+  readonly lockTimeoutMs: number;
+  readonly recoverySoftMs: number;
+  readonly recoveryHardMs: number;
+  readonly pingIntervalMs: number;
+  readonly disconnectedMs: number;
+  /** New clients wait while so many are here. Default 10,000. */
+  readonly clientsMax: number;
+  /** Connections that may be open at one time, the last of them for administrators. */
+  readonly connectionsMax: number;
+  readonly pid: number | undefined;
+  /** Takes connections from source ports that anybody may use. */
+  readonly anyPort: boolean;
+}
+
+export interface Host {
+  readonly runtime: Runtime;
+  /** Clients are found to be late by this. */
+  readonly time: LimitTime;
+  readonly settings: ServerSettings;
+  readonly state: ServerStateName;
+  readonly target: Target | undefined;
+  /** For CONNECTs that come before there is a target. */
+  readonly connectWait: ConnectWait;
+  readonly recovery: RecoveryWindow | undefined;
+  /** @returns why one more client has to wait, if it has to. */
+  admitsClient(clients: number): string | undefined;
+}

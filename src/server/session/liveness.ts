@@ -1,0 +1,59 @@
+/**
+ * Who is still there: one sweep a second over all connections and exports, cheap however many are idle.
+ *
+ * - A connection that does not say CONNECT is closed. (One that did and falls silent is closed by its pinger: its
+ *   client, if it lives, connects again and resumes.)
+ * - A client without a connection is evicted after disconnectedMs; after half of the lock timeout if somebody waits for a
+ *   lock it holds or for its answer to a glimpse, for it cannot give them. That is long enough to come back from a
+ *   network that was gone for a moment, and short enough for whoever waits for a process that is dead.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { Timer } from '../../runtime/ports.js';
+import { evict } from '../target/eviction.js';
+import type { Host } from './host.js';
+import type { Session } from './session.js';
+
+const SWEEP_MS = 1000;
+const CONNECT_WITHIN_MS = 10_000;
+
+export class Liveness {
+  readonly #host: Host;
+  readonly #sessions: ReadonlySet<Session>;
+  #timer: Timer | undefined;
+
+  constructor(host: Host, sessions: ReadonlySet<Session>) {
+    this.#host = host;
+    this.#sessions = sessions;
+    this.#arm();
+  }
+
+  stop(): void {
+    this.#timer?.cancel();
+  }
+
+  #arm(): void {
+    this.#timer = this.#host.time.after(SWEEP_MS, () => this.#sweep(), true);
+  }
+
+  #sweep(): void {
+    this.#arm();
+    const now = this.#host.time.nowMs();
+    for (const session of this.#sessions) {
+      if (session.role === 'none' && now - session.sinceMs > CONNECT_WITHIN_MS) {
+        session.link.destroy(new FsError('ETIMEDOUT', `it did not connect within ${CONNECT_WITHIN_MS} ms`));
+      }
+    }
+    const { target } = this.#host;
+    if (target === undefined) return;
+    const { disconnectedMs, lockTimeoutMs } = target.options;
+    for (const owner of [...target.exports]) {
+      const since = owner.disconnectedAtMs;
+      if (since === undefined) continue;
+      const isWanted = target.locks.isWanted(owner.uuid) || owner.requester.inFlight > 0;
+      const limitMs = isWanted ? Math.min(disconnectedMs, lockTimeoutMs / 2) : disconnectedMs;
+      if (now - since <= limitMs) continue;
+      evict(target, owner, `it had no connection for ${limitMs} ms${isWanted ? ', and was waited for' : ''}`);
+    }
+  }
+}

@@ -1,0 +1,276 @@
+/**
+ * Session: one connection to the server, from accept to close. It becomes a client's or an administrator's by CONNECT.
+ *
+ * The frames of a client pass admission here: a resend is answered from reply data, what must wait for the end of the
+ * recovery window (or for the next server) is held, everything else is dispatched.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { Xid } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import type { Frame, LinkEvents, ServiceHooks } from '../../rpc/api.js';
+import type { FrameLink } from '../../rpc/link.js';
+import { type Pinger, startPinger } from '../../rpc/pinger.js';
+import { Requester } from '../../rpc/requester.js';
+import type { Service } from '../../rpc/service.js';
+import { Evict, Shutdown, ShutdownEnds, Status } from '../../wire/admin.js';
+import { Write } from '../../wire/data.js';
+import { FLAG_REPLAY, FLAG_RESENT, KIND } from '../../wire/header.js';
+import { Cast, Enqueue } from '../../wire/lock.js';
+import { Connect } from '../../wire/session.js';
+import type { Export } from '../export/export.js';
+import type { EvictedClient } from '../export/exports.js';
+import { dropAnswered } from '../lifecycle/unanswered_creates.js';
+import { Call } from '../target/call.js';
+import { dropHeld, evict } from '../target/eviction.js';
+import type { Admission } from './admission.js';
+import type { Host } from './host.js';
+import { shownUuid } from './peer.js';
+import { replay, replaysLost } from './replay.js';
+
+const log = logger('server:session');
+
+const ADMIN_OPCODES: ReadonlySet<number> = new Set([Status.opcode, Shutdown.opcode, Evict.opcode]);
+
+export interface SessionServices {
+  /** CONNECT and the admin family. */
+  readonly sessions: Service<Session>;
+  /** Everything a client may ask for. */
+  readonly clients: Service<Call>;
+  /** Opcodes that change something. */
+  readonly modifying: ReadonlySet<number>;
+  readonly admission: Admission;
+}
+
+export class Session implements LinkEvents {
+  readonly link: FrameLink;
+  role: 'none' | 'client' | 'admin' = 'none';
+  export: Export | undefined;
+  /** When it connected, or last asked to: who says nothing is closed. */
+  sinceMs: number;
+  readonly #host: Host;
+  readonly #services: SessionServices;
+  readonly #ended: (session: Session) => void;
+  #asksForShutdown = false;
+  #justAttached = false;
+  /** The client pings; we watch. */
+  #pinger: Pinger | undefined;
+
+  constructor(host: Host, services: SessionServices, link: FrameLink, ended: (session: Session) => void) {
+    this.#host = host;
+    this.#services = services;
+    this.link = link;
+    this.#ended = ended;
+    this.sinceMs = host.time.nowMs();
+  }
+
+  /** By CONNECT: this is the client's connection from now on. */
+  attach(owner: Export): void {
+    this.role = 'client';
+    this.export = owner;
+    owner.link = this.link;
+    this.link.welcome();
+    if (owner.disconnectedAtMs !== undefined) {
+      const seconds = ((this.#host.time.nowMs() - owner.disconnectedAtMs) / 1000).toFixed(1);
+      this.#host.target?.says('back', `client ${owner.label} is back after ${seconds} s`);
+    }
+    owner.disconnectedAtMs = undefined;
+    this.#justAttached = true;
+    this.#pinger?.stop();
+    const intervalMs = this.#host.settings.pingIntervalMs;
+    this.#pinger = startPinger(
+      { timers: this.#host.time },
+      {
+        link: this.link,
+        intervalMs,
+        dead: () => this.link.destroy(new FsError('ETIMEDOUT', `client ${owner.label} was silent`)),
+      },
+    );
+  }
+
+  /** An administrator asked for the shutdown on this connection: it is told how that ended. */
+  asksForShutdown(): void {
+    this.#asksForShutdown = true;
+  }
+
+  tellShutdownEnds(evicted: readonly EvictedClient[], evictedCount: number): void {
+    if (!this.#asksForShutdown) return;
+    const requester = new Requester();
+    requester.attach(this.link, { resend: false });
+    const { origin } = this.link;
+    const shown = evicted.map((client) => ({ ...client, uuid: shownUuid(origin, client.uuid) }));
+    requester.notify(ShutdownEnds, { evicted: shown, evictedCount });
+    requester.detach();
+  }
+
+  // LinkEvents.
+
+  frame(frame: Frame): void {
+    const { target, connectWait } = this.#host;
+    const isEarly = target === undefined && frame.header.opcode === Connect.opcode;
+    const wait = isEarly ? connectWait.begin() : target?.store.guard?.check();
+    if (wait === undefined) this.#receive(frame);
+    else this.#receiveAfter(wait, frame);
+  }
+
+  /**
+   * A server that stood still for long may have lost its target: it answers nothing before it knows. One that has no target
+   * yet may have one in a moment.
+   */
+  #receiveAfter(wait: Promise<void>, frame: Frame): void {
+    this.link.pause(true);
+    wait.then(
+      () => {
+        if (!this.link.isClosed) this.#receive(frame);
+        this.link.resume();
+      },
+      (thrown: Error) => this.link.destroy(thrown),
+    );
+  }
+
+  #receive(frame: Frame): void {
+    const owner = this.export;
+    if (frame.header.opcode === Connect.opcode && frame.header.kind === KIND.request) {
+      this.#connect(frame);
+    } else if (owner !== undefined) {
+      this.#clientFrame(owner, frame);
+    } else if (this.role === 'admin' && ADMIN_OPCODES.has(frame.header.opcode)) {
+      this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
+    } else {
+      this.link.destroy(new FsError('EPROTO', `opcode ${frame.header.opcode} before CONNECT`));
+    }
+  }
+
+  closed(error?: Error): void {
+    if (error !== undefined) log('%s: %s', this.link.peer, error.message);
+    this.#ended(this);
+    this.#pinger?.stop();
+    const owner = this.export;
+    if (owner === undefined || owner.link !== this.link) return;
+    owner.link = undefined;
+    owner.disconnectedAtMs = this.#host.time.nowMs();
+    // Every client loses its connection to a server that stops.
+    const { state, target } = this.#host;
+    if (owner.goneReason === undefined && (state === 'active' || state === 'recovering')) {
+      const why = error === undefined ? '' : `: ${error.message}`;
+      target?.says('connection-lost', `connection of client ${owner.label} lost${why}`);
+    }
+    this.#detached(owner);
+  }
+
+  readonly #hooks: ServiceHooks = { lastCommitted: () => this.#host.target?.store.lastCommitted ?? NOTHING };
+
+  #connect(frame: Frame): void {
+    this.sinceMs = this.#host.time.nowMs();
+    this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
+    const owner = this.export;
+    if (!this.#justAttached || owner === undefined) return;
+    // The reply has left; what follows it may be BASTs and glimpses of the time without a connection.
+    this.#justAttached = false;
+    owner.lastHeardMs = this.#host.runtime.clock.nowMs();
+    owner.requester.attach(this.link, { resend: true });
+    this.#sayCasts(owner);
+    this.#host.target?.locks.resend(owner.uuid);
+  }
+
+  #sayCasts(owner: Export): void {
+    for (const cast of owner.casts.again()) owner.requester.notify(Cast, cast);
+  }
+
+  /** Waits that the client will start anew end; frames it will send again are dropped. */
+  #detached(owner: Export): void {
+    owner.requester.detach();
+    replaysLost(owner, this.#host.recovery);
+    owner.endWaits(new FsError('ECANCELED', 'the connection is lost'));
+    dropHeld(owner);
+  }
+
+  #clientFrame(owner: Export, received: Frame): void {
+    const frame = withoutSurplus(received);
+    if (owner.link !== this.link || frame.header.connCount !== this.link.connCount) return;
+    owner.lastHeardMs = this.#host.runtime.clock.nowMs();
+    if (frame.header.kind === KIND.reply) {
+      owner.requester.reply(frame);
+      return;
+    }
+    if (frame.header.kind === KIND.request) {
+      this.#acknowledged(owner, frame.header.ackXidOrCommitted);
+      if (frame.header.flags !== 0) {
+        if ((frame.header.flags & FLAG_REPLAY) !== 0) {
+          replay(this.#host, this.#services, this, owner, frame);
+          return;
+        }
+        if ((frame.header.flags & FLAG_RESENT) !== 0 && this.#answeredBefore(owner, frame)) return;
+      }
+    }
+    if (this.#services.admission.holds(this, owner, frame)) return;
+    this.dispatch(owner, frame);
+  }
+
+  /** Every reply to an xid below this has arrived at the client. */
+  #acknowledged(owner: Export, below: number): void {
+    owner.replies.acknowledge(below);
+    owner.slots.acknowledge(below);
+    owner.casts.acknowledge(below);
+    const { target } = this.#host;
+    if (owner.provisional.size > 0 && target?.stopped === false) dropAnswered(target, owner, below);
+  }
+
+  dispatch(owner: Export, frame: Frame): void {
+    const { target } = this.#host;
+    if (target === undefined || target.stopped || owner.goneReason !== undefined) return;
+    const modifies = this.#services.modifying.has(frame.header.opcode);
+    const call = new Call(target, owner, frame, this.link, modifies);
+    if ((frame.header.flags & FLAG_RESENT) !== 0) {
+      call.executedBefore = owner.slots.inherited(frame.header.xid);
+    }
+    call.during(() => this.#services.clients.dispatch(call, this.link, frame, call));
+  }
+
+  /** A request sent again: it has one effect and one answer. @returns whether there is nothing more to do. */
+  #answeredBefore(owner: Export, frame: Frame): boolean {
+    const { header } = frame;
+    const running = owner.calls.get(header.xid);
+    if (running !== undefined) {
+      running.resentLink = this.link;
+      return true;
+    }
+    const stored = owner.replies.find(header.xid);
+    if (stored !== undefined) {
+      this.#resendReply(header.xid, stored);
+      // The client knows only now that this lock waits: the CAST that was said again before it found nobody.
+      if (header.opcode === Enqueue.opcode) this.#sayCasts(owner);
+      return true;
+    }
+    if (owner.slots.inherited(header.xid)?.opcode === header.opcode) return false;
+    const isLost = owner.replies.mayHaveLost(header.xid) || owner.slots.mayHaveLost(header.xid);
+    if (!isLost || !this.#services.modifying.has(header.opcode)) return false;
+    const { target } = this.#host;
+    if (target !== undefined)
+      evict(target, owner, 'it asked again for a reply that was dropped for want of room');
+    return true;
+  }
+
+  #resendReply(xid: Xid, stored: NonNullable<ReturnType<Export['replies']['find']>>): void {
+    this.link.send(
+      {
+        kind: KIND.reply,
+        opcode: stored.opcode,
+        errno: stored.errno,
+        xid,
+        ackXidOrCommitted: this.#hooks.lastCommitted(),
+        transno: stored.transno,
+      },
+      stored.body,
+    );
+  }
+}
+
+/** Only a WRITE has a bulk; one that comes with anything else, which may wait for long, is not kept. */
+function withoutSurplus(frame: Frame): Frame {
+  if (frame.bulk.length === 0 || frame.header.opcode === Write.opcode) return frame;
+  return { header: frame.header, body: frame.body, bulk: NO_BULK };
+}
+
+const NO_BULK = Buffer.alloc(0);
+const NOTHING = 0 as ReturnType<ServiceHooks['lastCommitted']>;

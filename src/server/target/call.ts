@@ -1,0 +1,206 @@
+/**
+ * Call: one request of a client while it is executed. It is the context that handlers get, and it carries what must
+ * happen around the reply:
+ *
+ * - Server locks are given back only after the reply was sent: otherwise the next operation's reply could leave first,
+ *   and the client would apply the two in the wrong order (docs/LOCKING.md, "Order").
+ * - The reply goes to the connection on which the request was last sent.
+ * - A reply that changed or granted something is kept until the client says that it arrived.
+ *
+ * In a replay (FLAG_REPLAY) the operation changes what it changed the first time, with the same transno and the same time,
+ * and nothing else: it takes no locks and grants none, opens nothing, and asks for no space. What the client still has of
+ * that it replays by itself.
+ */
+
+import type { Timespec } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import type { Fid, Transno, Xid } from '../../base/ids.js';
+import type { LockSpec } from '../../dlm/api.js';
+import type { Frame, Link, ServiceHooks } from '../../rpc/api.js';
+import type { Executed, ReplyRecord, Tx } from '../../storage/api.js';
+import { FLAG_REPLAY, type Header, KIND } from '../../wire/header.js';
+import type { Export } from '../export/export.js';
+import { noteChanges } from './commit_on_sharing.js';
+import type { Target } from './target.js';
+
+type SentReply = Parameters<NonNullable<ServiceHooks['onReply']>>[1];
+
+const NO_LOCKS: readonly LockSpec[] = [];
+
+export class Call implements ServiceHooks {
+  readonly target: Target;
+  readonly export: Export;
+  /** And no more of the frame: the rest of it is dropped when it has been decoded. */
+  readonly header: Header;
+  /** Changes something: a shutdown waits for it. */
+  readonly modifies: boolean;
+  /** Through which the request came first. */
+  readonly link: Link;
+  /** Server locks of this operation. */
+  locked: readonly LockSpec[] = NO_LOCKS;
+  /** Its changes are noted: see commit_on_sharing.ts. */
+  noted: Transno | undefined;
+  /** Changed by this operation under a lock of its client, or new: nothing that the operation locks covers it. */
+  alsoChanged: LockSpec | undefined;
+  /** Through which it came again; its reply goes there too. */
+  resentLink: Link | undefined;
+  /** It was executed by an earlier instance of the server, and its answer is lost: see reconstruct.ts. */
+  executedBefore: ReplyRecord | undefined;
+  /** Of the reply, when it was sent. */
+  errno: number | undefined;
+  #keepReply: boolean;
+  #forgotten = false;
+  #started = false;
+  #dispatching = false;
+  #replied = false;
+  #releases: (() => void)[] = [];
+
+  constructor(target: Target, owner: Export, { header }: Frame, link: Link, modifies: boolean) {
+    this.target = target;
+    this.export = owner;
+    this.header = header;
+    this.link = link;
+    this.modifies = modifies;
+    this.#keepReply = modifies;
+  }
+
+  get isReplay(): boolean {
+    return (this.header.flags & FLAG_REPLAY) !== 0;
+  }
+
+  /** The transno it had when it was executed first. */
+  get replayTransno(): Transno | undefined {
+    return this.isReplay ? this.header.transno : undefined;
+  }
+
+  /** @param then the request's `time`: what it was when this was executed first. */
+  time(then: Timespec | undefined): Timespec {
+    return (this.isReplay ? then : undefined) ?? this.target.runtime.clock.wall();
+  }
+
+  get xid(): Xid {
+    return this.header.xid;
+  }
+
+  /** Its handler runs now. Before that (bulks wait for room in memory) a resend finds nothing, and takes its place. */
+  started(): void {
+    this.#started = true;
+    this.export.calls.set(this.xid, this);
+    if (this.modifies) this.target.modifying += 1;
+  }
+
+  /** The reply grants something: it must reach the client even if the connection breaks now. */
+  keepReply(): void {
+    this.#keepReply = true;
+  }
+
+  /** As if the request had never come: when it is sent again it is executed anew. */
+  forget(): void {
+    this.#forgotten = true;
+    this.export.calls.delete(this.xid);
+  }
+
+  releaseAfterReply(release: () => void): void {
+    this.#releases.push(release);
+  }
+
+  /** @throws FsError ESHUTDOWN when the client was evicted while the request waited, or the server is stopping. */
+  assertLive(): void {
+    if (this.target.stopped) throw new FsError('ESHUTDOWN', 'the server is stopping');
+    if (this.export.goneReason !== undefined) throw new FsError('ESHUTDOWN', this.export.goneReason);
+  }
+
+  /**
+   * Executes a change for this client, with the record that it took effect.
+   * @param fid what it makes, removes or changes.
+   * @param reserve as in ExecuteOptions: only for changes that free space.
+   */
+  execute<R>(run: (tx: Tx) => R, fid: Fid | 0, reserve: boolean | 'own' = false): Executed<R> {
+    this.assertLive();
+    const executed = this.target.store.execute(
+      (tx) => {
+        const result = run(tx);
+        this.writeRecord(tx, fid);
+        return result;
+      },
+      { reserve, transno: this.replayTransno },
+    );
+    noteChanges(this, executed);
+    return executed;
+  }
+
+  /** For changes that are executed elsewhere (file data): the record goes into their transaction, last of all. */
+  writeRecord(tx: Tx, fid: Fid | 0, copiedBytes = 0): void {
+    const owner = this.export;
+    if (owner.goneReason !== undefined) return;
+    const { xid } = this;
+    const { transno } = tx;
+    if (transno > owner.lastTransno) owner.lastTransno = transno;
+    const { opcode } = this.header;
+    tx.putReply(owner.uuid, owner.slots.take(xid), { xid, opcode, transno, fid, copiedBytes });
+  }
+
+  // ServiceHooks.
+
+  /** The client has had the answer. */
+  get isBodyless(): boolean {
+    return this.isReplay;
+  }
+
+  lastCommitted(): Transno {
+    return this.target.store.lastCommitted;
+  }
+
+  onReply(header: Header, reply: SentReply): void {
+    this.errno = reply.errno;
+    if (this.export.calls.get(header.xid) === this) this.export.calls.delete(header.xid);
+    if (!this.isReplay) this.export.casts.replied(header.xid);
+    if (this.#keepReply && !this.isReplay && !this.#forgotten && this.export.goneReason === undefined) {
+      this.export.replies.store(header.xid, {
+        opcode: header.opcode,
+        errno: reply.errno,
+        transno: reply.transno,
+        body: reply.body,
+      });
+    }
+    if (this.resentLink !== undefined && !this.#forgotten) {
+      this.resentLink.send(
+        {
+          kind: KIND.reply,
+          opcode: header.opcode,
+          errno: reply.errno,
+          xid: header.xid,
+          ackXidOrCommitted: this.lastCommitted(),
+          transno: reply.transno,
+        },
+        reply.body,
+        // Copies: what the first connection has sent is used again, and it may not have broken yet.
+        reply.bulk.map((chunk) => Buffer.from(chunk)),
+      );
+    }
+    this.#replied = true;
+    // The reply is sent in this turn, right after this returns.
+    if (!this.#dispatching && this.#releases.length > 0) queueMicrotask(() => this.#finish());
+    if (this.#started && this.modifies) this.target.modifyingEnded();
+  }
+
+  /**
+   * Around the dispatch of the request. When it was answered meanwhile its locks go at once: the next frame of the same
+   * chunk, often the next create in the same directory, then finds them free and needs no wait.
+   */
+  during(dispatch: () => void): void {
+    this.#dispatching = true;
+    try {
+      dispatch();
+    } finally {
+      this.#dispatching = false;
+      if (this.#replied) this.#finish();
+    }
+  }
+
+  #finish(): void {
+    const releases = this.#releases;
+    this.#releases = [];
+    for (const release of releases) release();
+  }
+}

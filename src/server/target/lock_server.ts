@@ -1,0 +1,46 @@
+/** The lock server of a target, and what becomes of its callbacks. */
+
+import { logger } from '../../base/log.js';
+import { LockServer } from '../../dlm/lock_server.js';
+import { Bast, Cast } from '../../wire/lock.js';
+import { lockExpired, noteCalledBack } from './eviction.js';
+import type { Target } from './target.js';
+
+const log = logger('server:locks');
+
+/** Handles of each instance are its own: a CANCEL sent to an earlier one must not name a lock of this one. */
+const HANDLES_PER_INSTANCE = 2 ** 36;
+const INSTANCES = 2 ** 16;
+
+export function lockServerOf(target: Target): LockServer {
+  const { timers, clock } = target.runtime;
+  return new LockServer({
+    timers,
+    clock,
+    limits: target.time,
+    lockTimeoutMs: target.options.lockTimeoutMs,
+    firstHandle: (target.store.superblock.instance % INSTANCES) * HANDLES_PER_INSTANCE + 1,
+    callbacks: {
+      bast: (lock) => {
+        const owner = target.exports.get(lock.client);
+        if (owner === undefined || target.stopped) return;
+        noteCalledBack(owner, lock);
+        const { handle, type, fid } = lock;
+        // Without a connection it is lost; it is said again when the client is back.
+        owner.requester.notify(Bast, { handle, type, fid: fid === 0 ? undefined : fid });
+      },
+      cast: (client, handle, errno) => {
+        const owner = target.exports.get(client);
+        if (owner === undefined || target.stopped) return;
+        const cast = { handle, errno };
+        owner.casts.add(cast);
+        owner.requester.notify(Cast, cast);
+      },
+      expired: (client, lock) => lockExpired(target, client, lock),
+      commit: () => {
+        // Who waits is told through onCommit(); a target that fails stops the server, and with it all waits.
+        target.store.sync().catch((error: unknown) => log('commit on sharing: %O', error));
+      },
+    },
+  });
+}

@@ -1,0 +1,82 @@
+/** Unlinked inodes: orphans while somebody has them open or the kernel of some client refers to them (holds.ts), then destroyed. */
+
+import type { Fid } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import type { Inode, Tx } from '../../storage/api.js';
+import type { Target } from './target.js';
+
+const log = logger('server');
+
+/**
+ * Inodes that one change destroys: nobody else runs meanwhile, and the copies of the pages that it touches must fit a full
+ * meta device.
+ */
+export const DESTROYED_AT_ONCE = 16;
+
+/** Inside a change that took the last name away. @returns the inode as it is now, with nlink 0. */
+export function withoutNames(target: Target, tx: Tx, inode: Inode): Inode {
+  const nameless: Inode = { ...inode, nlink: 0, parent: 0 };
+  // Who has it open may still have to say so.
+  if (target.recovering || target.opens.count(inode.fid) > 0 || target.holds.asks(inode.fid)) {
+    tx.putInode(nameless);
+    tx.putOrphan(inode.fid);
+  } else {
+    tx.destroyInode(inode.fid);
+    target.holds.destroyed(inode.fid);
+  }
+  return nameless;
+}
+
+/**
+ * Of inodes that nobody has open any more, those to be destroyed: without a name, and no kernel refers to them. While clients
+ * recover nobody can say so.
+ */
+export function deadAmong(target: Target, unused: readonly Fid[]): Fid[] {
+  if (target.recovering) return [];
+  return unused.filter(
+    (fid) => target.store.inode(fid)?.nlink === 0 && !target.holds.isHeld(fid) && !target.holds.asks(fid),
+  );
+}
+
+/** Of inodes that no kernel refers to any more, those to be destroyed. */
+export function deadOfReleased(target: Target, released: readonly Fid[]): Fid[] {
+  if (target.recovering) return [];
+  return released.filter((fid) => target.store.inode(fid)?.nlink === 0 && target.opens.count(fid) === 0);
+}
+
+export function destroyAll(target: Target, tx: Tx, dead: readonly Fid[]): void {
+  for (const fid of dead) {
+    tx.removeOrphan(fid);
+    tx.destroyInode(fid);
+    target.holds.destroyed(fid);
+  }
+}
+
+/** After recovery: whatever nobody opened again, unless a kernel refers to it. */
+export function sweepOrphans(target: Target): void {
+  void destroyInSteps(target, target.store.orphans(), (unused) => deadAmong(target, unused));
+}
+
+/**
+ * Works between other events; on a meta device that is nearly full each step waits for the commits of those before it.
+ * Resolves when it is done. What a target that fails leaves, its next instance destroys.
+ * @param judge which of those that nobody has open are to be destroyed; all of them unless given.
+ */
+export async function destroyInSteps(
+  target: Target,
+  backlog: readonly Fid[],
+  judge: (unused: readonly Fid[]) => readonly Fid[] = (unused) => unused,
+): Promise<void> {
+  try {
+    for (let at = 0; at < backlog.length; at += DESTROYED_AT_ONCE) {
+      if (at > 0) await new Promise<void>((resolve) => target.runtime.timers.soon(resolve));
+      for (let wait = target.store.room(); wait !== undefined; wait = target.store.room()) await wait;
+      if (target.stopped) return;
+      const step = backlog.slice(at, at + DESTROYED_AT_ONCE);
+      const batch = judge(step.filter((fid) => target.opens.count(fid) === 0));
+      if (batch.length > 0) target.store.execute((tx) => destroyAll(target, tx, batch), { reserve: 'own' });
+    }
+  } catch (error) {
+    log('orphans stay: %O', error);
+  }
+}

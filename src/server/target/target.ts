@@ -1,0 +1,141 @@
+/**
+ * Target: what one served target has in memory, shared by everything that handles requests. Made when the store was
+ * opened for serving, gone with the instance.
+ */
+
+import { FsError } from '../../base/errno.js';
+import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../../base/ids.js';
+import type { NoticeKind } from '../../base/notices.js';
+import { SlabPool } from '../../base/slab_pool.js';
+import type { LockServerApi } from '../../dlm/api.js';
+import type { LimitTime, Runtime } from '../../runtime/ports.js';
+import type { EvictionRecord, TargetStore } from '../../storage/api.js';
+import type { Export } from '../export/export.js';
+import { ExportTable } from '../export/exports.js';
+import { KeptFrames } from '../export/kept_frames.js';
+import { OpenTable } from '../export/open_table.js';
+import { SpaceGrants } from '../export/space_grants.js';
+import { Returning } from '../export/undrained_clients.js';
+import { Holds } from './holds.js';
+
+export interface TargetOptions {
+  readonly softwareVersion: string;
+  /** A BAST or a glimpse not answered within this gets the client evicted. */
+  readonly lockTimeoutMs: number;
+  readonly pingIntervalMs: number;
+  /** A client without a connection is evicted after this, even if nobody needs its locks. */
+  readonly disconnectedMs: number;
+}
+
+/** A client that will be gone. */
+export interface Leaving {
+  /** The last writes of it are still being executed: it cannot connect before they have ended. */
+  isWriting: boolean;
+}
+
+/** FIDs a client gets at once. 2^43 are there; a thousand creates between two requests for more is enough. */
+const FID_RANGE = 16_384;
+const READ_SLABS = 32;
+
+export class Target {
+  readonly runtime: Runtime;
+  /** Clients are found to be late by this. */
+  readonly time: LimitTime;
+  readonly store: TargetStore;
+  readonly options: TargetOptions;
+  readonly locks: LockServerApi;
+  readonly exports = new ExportTable();
+  readonly opens = new OpenTable();
+  readonly holds = new Holds(this);
+  readonly returning = new Returning();
+  /** Frames that are kept for later, of all clients. */
+  readonly kept = new KeptFrames();
+  readonly grants: SpaceGrants;
+  /** Memory that READs of a stream are answered from. */
+  readonly slabs: SlabPool;
+  /** Clients that are evicted or have said goodbye, until everything of them is gone. */
+  readonly leaving = new Map<ClientUuid, Leaving>();
+  /** By earlier instances, as far as the target keeps them; newest last. undefined: none. */
+  readonly evictedBefore: readonly EvictionRecord[] | undefined;
+  /** Clients of an earlier instance may still open again what they had open: no orphan is destroyed. */
+  recovering = false;
+  /** The store is closing or has failed: nothing is executed any more. */
+  stopped = false;
+  /** Told when a client is evicted or says goodbye: nothing of it is executed any more. */
+  clientLeaves: (uuid: ClientUuid) => void = () => undefined;
+  /** Told after that, when everything of it is gone. */
+  clientGone: (uuid: ClientUuid) => void = () => undefined;
+  /** Told when a client was evicted, in one line for people. */
+  clientEvicted: (text: string) => void = () => undefined;
+  /** Told what else people must learn. */
+  says: (kind: NoticeKind, text: string) => void = () => undefined;
+  /** Told when a client gave locks back: a shutdown shows its progress. */
+  clientCancelled: (owner: Export) => void = () => undefined;
+  /** Requests under way that may change something. */
+  modifying = 0;
+  #quiet: (() => void)[] = [];
+  #fidEnd = 0;
+
+  /** @param makeLocks gets the target, because its callbacks need it. */
+  constructor(
+    runtime: Runtime,
+    time: LimitTime,
+    store: TargetStore,
+    options: TargetOptions,
+    makeLocks: (target: Target) => LockServerApi,
+  ) {
+    this.runtime = runtime;
+    this.time = time;
+    this.slabs = new SlabPool(READ_SLABS, (lengthBytes) => store.data.memory(lengthBytes));
+    this.store = store;
+    const { instance } = store.superblock;
+    const before = store.evictions().filter((one) => one.instance < instance);
+    this.evictedBefore = before.length === 0 ? undefined : before;
+    this.options = options;
+    this.locks = makeLocks(this);
+    store.onCommit((lastCommitted) => this.locks.committed(lastCommitted));
+    this.grants = new SpaceGrants(
+      () => {
+        this.holds.makeRoom(0);
+        return store.availableBytes();
+      },
+      () => this.exports.size,
+      () => runtime.faults.strikes('space.refuse'),
+    );
+  }
+
+  modifyingEnded(): void {
+    this.modifying -= 1;
+    if (this.modifying > 0) return;
+    const quiet = this.#quiet;
+    this.#quiet = [];
+    for (const resolve of quiet) resolve();
+  }
+
+  /** Resolves when no request that may change something is under way. */
+  quiet(): Promise<void> {
+    if (this.modifying === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#quiet.push(resolve);
+    });
+  }
+
+  allocateFids(): { readonly start: Fid; readonly end: Fid } {
+    const count = this.runtime.faults.strikes('fids.few') ? 2 : FID_RANGE;
+    const range = this.store.execute((tx) => tx.allocateFids(count), { reserve: 'own' }).result;
+    this.#fidEnd = Math.max(this.#fidEnd, range.end);
+    return range;
+  }
+
+  /**
+   * Whether a client may name a new object so. The ranges themselves are not checked: a client keeps what is left of
+   * its range across a restart of the server, which does not remember it.
+   * @throws FsError EPROTO
+   */
+  assertNewFid(fid: Fid): void {
+    const ours = targetIndexOf(fid) === this.store.superblock.targetIndex;
+    if (!ours || objectOf(fid) < FIRST_OBJECT || fid >= this.#fidEnd) {
+      throw new FsError('EPROTO', `FID ${fid} is from no range of this target`);
+    }
+  }
+}

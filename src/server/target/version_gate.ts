@@ -1,0 +1,52 @@
+/**
+ * Decides whether a target may be served by the running version, from what the previous instance left behind.
+ *
+ * A pure function of the superblock: nothing is written before it said yes. Rule (docs/RECOVERY.md, "Version gate"):
+ * start if the version is unchanged, or the clean mark is there, or the administrator forces it. Forced, the clients are
+ * evicted: their operations may be half there, and only a replay of them, which one version does not promise another,
+ * could tell. For the same reason a client is evicted that has more to replay than opens after the version changed.
+ */
+
+import type { Superblock } from '../../storage/api.js';
+
+export type GateDecision =
+  | { readonly start: true; readonly previousClients: 'recover' }
+  | { readonly start: true; readonly previousClients: 'evict'; readonly reason: string }
+  /** `message` is one line for the administrator. */
+  | { readonly start: false; readonly message: string };
+
+/** @param forced the administrator's --force-start; changes nothing where the target would start without it. */
+export function decideStart(
+  superblock: Pick<Superblock, 'softwareVersion' | 'clean' | 'label'>,
+  runningVersion: string,
+  forced: boolean,
+): GateDecision {
+  const previousVersion = superblock.softwareVersion;
+  if (superblock.clean || previousVersion === runningVersion)
+    return { start: true, previousClients: 'recover' };
+  if (forced) {
+    return {
+      start: true,
+      previousClients: 'evict',
+      reason:
+        `the administrator forced the start of version ${runningVersion} after version ${previousVersion} ` +
+        'stopped without a controlled shutdown',
+    };
+  }
+  return {
+    start: false,
+    message:
+      `target ${superblock.label} was last served by version ${previousVersion}, which left no clean mark, and this ` +
+      `is version ${runningVersion}: start version ${previousVersion} once more and stop it with ` +
+      "'holdfast shutdown', or give --force-start, which evicts the previously connected clients",
+  };
+}
+
+/** @returns why operations of the instance before this one are not executed again; undefined: they are. */
+export function versionChange(previousVersion: string, runningVersion: string): string | undefined {
+  if (previousVersion === runningVersion) return undefined;
+  return (
+    `it has operations that version ${previousVersion} of the server did not complete, and this is version ` +
+    `${runningVersion}: it was not drained before the change`
+  );
+}

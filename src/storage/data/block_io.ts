@@ -1,0 +1,464 @@
+/**
+ * Blocks of files on the data device: reading with checksums verified, and storing new content.
+ *
+ * Copy on write. Content never goes where the last committed transaction has content: a block that is overwritten gets a
+ * new place, and the old one is free again when the transaction that replaced it is durable. So after a crash every
+ * block is as its checksum says. Allocated, unwritten blocks are the exception: nothing reads them before the
+ * transaction that calls them written, so they are written in place (and fallocate() keeps its promise of space).
+ */
+
+import { LRUCache } from 'lru-cache';
+import { assert } from '../../base/assert.js';
+import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import { notice } from '../../base/notices.js';
+import type { BlockDevice, Checksum } from '../../runtime/ports.js';
+import { BLOCK_BYTES, runLength, WINDOW_BLOCKS, WINDOW_BYTES, type Window } from '../format/window.js';
+import type { Extent, ExtentAllocator } from '../meta/extent_allocator.js';
+import type { Overlay } from '../meta/overlay.js';
+import type { WindowEdit } from './window_edit.js';
+
+const log = logger('storage');
+
+/** A read that meets blocks moving under it this often has met a bug. */
+const READ_ATTEMPTS = 1000;
+
+/**
+ * Reads of at least this much go past the device's cache the first time: a stream that is read once costs one copy less,
+ * and does not push out what is read often. What is read again while it is remembered goes through the cache and stays.
+ */
+const ONCE_BYTES = 128 << 10;
+const REMEMBERED_MAX = 65_536;
+
+/** Windows of a file that are brought into memory together, ahead of a reader in order. */
+const PREFETCH_WINDOWS = 32;
+
+/** Content for consecutive blocks of a file. Each chunk is whole blocks. */
+export interface BlockRun {
+  readonly block: number;
+  readonly chunks: readonly Uint8Array[];
+}
+
+/** Content on the device that no executed operation names yet. */
+export interface Stored {
+  readonly block: number;
+  readonly places: Float64Array;
+  readonly crcs: Uint32Array;
+}
+
+interface Segment {
+  readonly block: number;
+  readonly count: number;
+  /** As in Window. */
+  readonly place: number;
+  readonly crcs: Uint32Array;
+}
+
+export interface BlockIoHost {
+  readonly overlay: Overlay;
+  readonly device: BlockDevice;
+  readonly checksum: Checksum;
+  /** Resolves when all that was executed is durable: blocks freed by it can be handed out. */
+  sync(): Promise<void>;
+  /** Content was written that the next commit must flush first. */
+  dataWritten(bytes: number): void;
+}
+
+/** Blocks [start, end) of a file. */
+export interface Blocks {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** How many blocks a change takes. */
+export interface Needed {
+  /** Where there was none. */
+  readonly added: number;
+  /** For content that gets a new place: as many come free when the change is durable. */
+  readonly moved: number;
+}
+
+export const NO_BLOCKS: Needed = { added: 0, moved: 0 };
+
+export class BlockIo {
+  readonly #host: BlockIoHost;
+  readonly #space: ExtentAllocator;
+  /**
+   * Blocks that no change may add to what is used: with them blocks can be moved at any fill. One half is for overwrites,
+   * the other for what makes room: the edge blocks of truncate and punch.
+   */
+  readonly #reserveBlocks: number;
+  readonly #shrinkBlocks: number;
+  /** Handed out for content that moves: as many are free again when its change is durable. */
+  #moving = 0;
+  /** Those who wait until fewer blocks are being moved. */
+  #moveWaiters: (() => void)[] = [];
+  /** Those who wait for blocks take turns: what comes free would go to small changes, and a large one would wait for ever. */
+  #waiting = 0;
+  #turn: Promise<unknown> = Promise.resolve();
+  /** Device blocks where large reads began lately. Made at the first: that takes longer than all the rest of an opening. */
+  #readLately: LRUCache<number, true> | undefined;
+
+  constructor(host: BlockIoHost) {
+    this.#host = host;
+    this.#space = host.overlay.space;
+    this.#reserveBlocks = Math.max(2, Math.min(256, Math.floor(this.#space.totalBlocks / 64)));
+    this.#shrinkBlocks = Math.floor(this.#reserveBlocks / 2);
+  }
+
+  /** Blocks that writes may still add to files, those about to be free included: a write waits for them. */
+  get availableBlocks(): number {
+    return Math.max(0, this.#settledBlocks - this.#reserveBlocks);
+  }
+
+  /** Blocks that are free when all that is under way is durable. */
+  get #settledBlocks(): number {
+    return this.#space.freeBlocks + this.#space.freedNotDurable + this.#moving;
+  }
+
+  /** Where the blocks [start, end) of a file lie now. */
+  segments(fid: Fid, start: number, end: number): Segment[] {
+    const segments: Segment[] = [];
+    for (let block = start; block < end; ) {
+      const index = Math.floor(block / WINDOW_BLOCKS);
+      const windowEnd = Math.min(end, (index + 1) * WINDOW_BLOCKS);
+      const window: Window | undefined = this.#host.overlay.window(fid, index);
+      if (window === undefined) {
+        segments.push({ block, count: windowEnd - block, place: 0, crcs: new Uint32Array() });
+        block = windowEnd;
+        continue;
+      }
+      while (block < windowEnd) {
+        const at = block - index * WINDOW_BLOCKS;
+        const count = runLength(window, at, windowEnd - index * WINDOW_BLOCKS);
+        const crcs = window.crc.subarray(at, at + count);
+        segments.push({ block, count, place: window.place[at] ?? 0, crcs });
+        block += count;
+      }
+    }
+    return segments;
+  }
+
+  /**
+   * Blocks [start, end) of a file; undefined when all of it is zeros.
+   * @param memory to read into, if it is large enough.
+   * @throws FsError EIO checksum wrong, or the device.
+   */
+  async read(fid: Fid, start: number, end: number, memory?: Buffer): Promise<Buffer | undefined> {
+    const lengthBytes = (end - start) * BLOCK_BYTES;
+    this.#prefetch(fid, start);
+    for (let attempt = 0; attempt < READ_ATTEMPTS; attempt++) {
+      const segments = this.segments(fid, start, end);
+      if (segments.every((segment) => segment.place <= 0)) return undefined;
+      const target =
+        memory !== undefined && memory.length >= lengthBytes
+          ? memory.subarray(0, lengthBytes)
+          : Buffer.allocUnsafeSlow(lengthBytes);
+      const reads = segments.map((segment) => {
+        const from = (segment.block - start) * BLOCK_BYTES;
+        const part = target.subarray(from, from + segment.count * BLOCK_BYTES);
+        if (segment.place <= 0) {
+          part.fill(0);
+          return undefined;
+        }
+        return this.#readBlocks(segment.place, part);
+      });
+      await Promise.all(reads);
+      const bad = this.#mismatch(segments, start, target);
+      if (bad === undefined) return target;
+      // The file changed while the device was read, and the block belongs to someone else by now: read it anew.
+      const [now] = this.segments(fid, bad.block, bad.block + 1);
+      if (now?.place !== bad.place || now.crcs[0] !== bad.crc) continue;
+      const text = `checksum wrong: fid ${fid}, block ${bad.block}, device offset ${bad.place * BLOCK_BYTES}`;
+      log('%s (%s)', text, this.#host.device.path);
+      notice('checksum-wrong', `${text} of ${this.#host.device.path}`);
+      throw new FsError('EIO', text);
+    }
+    throw new FsError('EIO', `fid ${fid} changes faster than it can be read`);
+  }
+
+  /** Of two halves, the one behind the half in which the read begins, when it begins a half. */
+  #prefetch(fid: Fid, block: number): void {
+    const half = (PREFETCH_WINDOWS / 2) * WINDOW_BLOCKS;
+    if (block % half !== 0) return;
+    const window = block / WINDOW_BLOCKS;
+    const end = Math.ceil(this.#host.overlay.inode(fid)?.sizeBytes ?? 0) / WINDOW_BYTES;
+    const first = block === 0 ? 1 : window + PREFETCH_WINDOWS / 2;
+    const stop = Math.min(end, window + PREFETCH_WINDOWS);
+    if (first < stop) this.#host.overlay.prefetchWindows(fid, first, stop);
+  }
+
+  #readBlocks(place: number, part: Uint8Array): Promise<void> {
+    const { device } = this.#host;
+    if (part.length < ONCE_BYTES) return device.read(place * BLOCK_BYTES, part);
+    this.#readLately ??= new LRUCache({ max: REMEMBERED_MAX });
+    if (this.#readLately.get(place) === true) return device.read(place * BLOCK_BYTES, part);
+    this.#readLately.set(place, true);
+    return device.readOnce(place * BLOCK_BYTES, part);
+  }
+
+  #mismatch(
+    segments: readonly Segment[],
+    start: number,
+    target: Buffer,
+  ): { readonly block: number; readonly place: number; readonly crc: number } | undefined {
+    for (const { block, count, place, crcs } of segments) {
+      if (place <= 0) continue;
+      const from = (block - start) * BLOCK_BYTES;
+      const found = this.#host.checksum.crc32cBlocks(
+        target.subarray(from, from + count * BLOCK_BYTES),
+        BLOCK_BYTES,
+      );
+      for (let index = 0; index < count; index++) {
+        const crc = crcs[index] ?? 0;
+        if (found[index] !== crc) return { block: block + index, place: place + index, crc };
+      }
+    }
+    return undefined;
+  }
+
+  /** Blocks of content for [start, end) of a file. Unwritten blocks take what is written where they are. */
+  needed(fid: Fid, start: number, end: number): Needed {
+    let added = 0;
+    let moved = 0;
+    for (const { place, count } of this.segments(fid, start, end)) {
+      if (place === 0) added += count;
+      else if (place > 0) moved += count;
+    }
+    return { added, moved };
+  }
+
+  /**
+   * Cuts [start, end) where a change of its content has to be cut so that its blocks can be had: on a full device there
+   * are few to move others to. @throws FsError ENOSPC when there are not enough to be added.
+   */
+  parts(fid: Fid, start: number, end: number): Blocks[] {
+    const { added, moved } = this.needed(fid, start, end);
+    if (added > this.availableBlocks) throw noSpace();
+    const most = this.#reserveBlocks - this.#shrinkBlocks;
+    const isAtOnce = this.#waiting === 0 && this.#space.freeBlocks - this.#shrinkBlocks >= added + moved;
+    if (moved <= most || isAtOnce) return [{ start, end }];
+    const parts: Blocks[] = [];
+    for (let from = start; from < end; from += most)
+      parts.push({ start: from, end: Math.min(end, from + most) });
+    return parts;
+  }
+
+  /**
+   * Hands out blocks; waits when some are about to be free. Those for content that moves count as about to be free until
+   * moved() takes them back.
+   * @param shrinking the operation makes room: it may use what is kept back for that.
+   * @throws FsError ENOSPC
+   */
+  async #reserve(needed: Needed, hint: number, shrinking: boolean): Promise<Extent[]> {
+    const extents = this.#waiting === 0 ? this.#take(needed, hint, shrinking) : undefined;
+    if (extents !== undefined) return extents;
+    this.#waiting += 1;
+    const turn = this.#turn.then(() => this.#wait(needed, hint, shrinking));
+    this.#turn = turn.then(
+      () => undefined,
+      () => undefined,
+    );
+    try {
+      return await turn;
+    } finally {
+      this.#waiting -= 1;
+    }
+  }
+
+  async #wait(needed: Needed, hint: number, shrinking: boolean): Promise<Extent[]> {
+    for (;;) {
+      const extents = this.#take(needed, hint, shrinking);
+      if (extents !== undefined) return extents;
+      if (this.#space.freedNotDurable > 0) {
+        await this.#host.sync();
+        continue;
+      }
+      assert(this.#moving > 0, 'blocks are counted wrong');
+      await new Promise<void>((resolve) => {
+        this.#moveWaiters.push(resolve);
+      });
+    }
+  }
+
+  /** @returns undefined: not now. @throws FsError ENOSPC: not when all that is under way is durable either. */
+  #take({ added, moved }: Needed, hint: number, shrinking: boolean): Extent[] | undefined {
+    const count = added + moved;
+    const kept = shrinking ? 0 : this.#shrinkBlocks;
+    if (this.#settledBlocks - kept < count) throw noSpace();
+    if (!shrinking && added > 0 && this.#settledBlocks - this.#reserveBlocks < added) throw noSpace();
+    if (this.#space.freeBlocks - kept < count) return undefined;
+    const extents = this.#space.reserve(count, hint);
+    if (extents !== undefined) this.#moving += moved;
+    return extents;
+  }
+
+  /** The change is executed, or will not be. */
+  #moved(blocks: number): void {
+    if (blocks === 0) return;
+    this.#moving -= blocks;
+    for (const resolve of this.#moveWaiters.splice(0)) resolve();
+  }
+
+  #unreserve(extents: readonly Extent[]): void {
+    for (const extent of extents) this.#space.release(extent, 'unused');
+  }
+
+  /**
+   * Writes runs to new places (unwritten blocks: where they are) and calls `execute` with what it takes to name them.
+   * When that or anything before it fails, the places are free again.
+   * @param execute takes the blocks of `options.extra` from `space`; what it used is in use when it returns.
+   */
+  async store<R>(
+    fid: Fid,
+    runs: readonly BlockRun[],
+    options: { readonly shrinking: boolean; readonly extra: Needed },
+    execute: (stored: readonly Stored[], space: ReservedSpace) => R,
+  ): Promise<R> {
+    const plans = runs.map((run) => this.#plan(fid, run));
+    const needed = plans.reduce(
+      (sum, plan) => ({ added: sum.added + plan.needed.added, moved: sum.moved + plan.needed.moved }),
+      options.extra,
+    );
+    const first = runs[0];
+    const hint = first === undefined ? 0 : this.#hint(fid, first.block);
+    const isNone = needed.added + needed.moved === 0;
+    const extents = isNone ? [] : await this.#reserve(needed, hint, options.shrinking);
+    const space = new ReservedSpace(this.#host.overlay, extents);
+    try {
+      for (const { places } of plans) {
+        for (let index = 0; index < places.length; index++) {
+          places[index] = places[index] === 0 ? space.next() : Math.abs(places[index] ?? 0);
+        }
+      }
+      const stored = await Promise.all(plans.map((plan) => this.#write(plan.run, plan.places)));
+      const result = execute(stored, space);
+      this.#unreserve(space.rest());
+      return result;
+    } catch (thrown) {
+      this.#unreserve(extents);
+      throw thrown;
+    } finally {
+      this.#moved(needed.moved);
+    }
+  }
+
+  /** The device block behind the one where the file's previous block lies. */
+  #hint(fid: Fid, block: number): number {
+    if (block === 0) return 0;
+    const place = this.segments(fid, block - 1, block)[0]?.place ?? 0;
+    return place === 0 ? 0 : Math.abs(place) + 1;
+  }
+
+  #plan(
+    fid: Fid,
+    run: BlockRun,
+  ): { readonly run: BlockRun; readonly places: Float64Array; readonly needed: Needed } {
+    const count = run.chunks.reduce((sum, chunk) => sum + chunk.length, 0) / BLOCK_BYTES;
+    const places = new Float64Array(count);
+    let added = 0;
+    let moved = 0;
+    for (const segment of this.segments(fid, run.block, run.block + count)) {
+      if (segment.place === 0) added += segment.count;
+      else if (segment.place > 0) moved += segment.count;
+      else {
+        for (let index = 0; index < segment.count; index++) {
+          places[segment.block - run.block + index] = segment.place - index;
+        }
+      }
+    }
+    return { run, places, needed: { added, moved } };
+  }
+
+  async #write(run: BlockRun, places: Float64Array): Promise<Stored> {
+    const crcs = new Uint32Array(places.length);
+    let at = 0;
+    for (const chunk of run.chunks) {
+      crcs.set(this.#host.checksum.crc32cBlocks(chunk, BLOCK_BYTES), at);
+      at += chunk.length / BLOCK_BYTES;
+    }
+    const writes: Promise<void>[] = [];
+    for (let start = 0; start < places.length; ) {
+      const place = places[start] ?? 0;
+      let count = 1;
+      while (start + count < places.length && places[start + count] === place + count) count++;
+      const part = slice(run.chunks, start * BLOCK_BYTES, (start + count) * BLOCK_BYTES);
+      writes.push(this.#host.device.write(place * BLOCK_BYTES, part));
+      start += count;
+    }
+    try {
+      await Promise.all(writes);
+    } finally {
+      // Those that go on after one failed must have ended before their blocks are handed out again.
+      await Promise.allSettled(writes);
+    }
+    this.#host.dataWritten(places.length * BLOCK_BYTES);
+    return { block: run.block, places, crcs };
+  }
+}
+
+/** Names stored content in a file's windows. */
+export function nameStored(edit: WindowEdit, stored: readonly Stored[]): void {
+  for (const { block, places, crcs } of stored) {
+    for (let index = 0; index < places.length; index++) {
+      edit.set(block + index, places[index] ?? 0, crcs[index] ?? 0);
+    }
+  }
+}
+
+/** Blocks handed out for one operation, taken one by one. */
+export class ReservedSpace {
+  readonly #overlay: Overlay;
+  readonly #extents: readonly Extent[];
+  #index = 0;
+  #at = 0;
+
+  constructor(overlay: Overlay, extents: readonly Extent[]) {
+    this.#overlay = overlay;
+    this.#extents = extents;
+  }
+  next(): number {
+    const extent = this.#extents[this.#index];
+    assert(extent !== undefined, 'more blocks are used than were reserved');
+    const block = extent.start + this.#at;
+    this.#at++;
+    if (this.#at === extent.count) {
+      this.#index++;
+      this.#at = 0;
+    }
+    return block;
+  }
+  /** Inside the operation: what was taken is the operation's. */
+  use(): void {
+    this.#extents.slice(0, this.#index).forEach((extent) => {
+      this.#overlay.useExtent(extent);
+    });
+    const partly = this.#extents[this.#index];
+    if (partly !== undefined && this.#at > 0)
+      this.#overlay.useExtent({ start: partly.start, count: this.#at });
+  }
+  rest(): Extent[] {
+    const [partly, ...others] = this.#extents.slice(this.#index);
+    if (partly === undefined) return [];
+    return [{ start: partly.start + this.#at, count: partly.count - this.#at }, ...others];
+  }
+}
+
+/** @returns ENOSPC of the data device. */
+export function noSpace(): FsError {
+  return new FsError('ENOSPC', 'no space left on the data device');
+}
+
+/** Bytes [start, end) of what chunks are together. */
+export function slice(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array[] {
+  const parts: Uint8Array[] = [];
+  let at = 0;
+  for (const chunk of chunks) {
+    const from = Math.max(start - at, 0);
+    const to = Math.min(end - at, chunk.length);
+    if (from < to) parts.push(chunk.subarray(from, to));
+    at += chunk.length;
+  }
+  return parts;
+}

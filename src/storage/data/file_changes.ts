@@ -1,0 +1,441 @@
+/**
+ * Changes of one file's content: the steps that the operations of file_data.ts are made of. The caller holds the range.
+ *
+ * A change first writes its content to the device, then executes: the transaction names only what is there. Long changes
+ * go in steps of WINDOWS_PER_STEP windows, a transaction each, each of them leaving a file that makes sense.
+ */
+
+import type { Timespec } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import type { Fid, Transno } from '../../base/ids.js';
+import type { Executed, ExecuteOptions, Inode, ReserveOfMeta, Tx, Within } from '../api.js';
+import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from '../format/window.js';
+import type { Overlay } from '../meta/overlay.js';
+import {
+  type BlockIo,
+  type BlockIoHost,
+  type BlockRun,
+  type Blocks,
+  type Needed,
+  NO_BLOCKS,
+  nameStored,
+  noSpace,
+  type Stored,
+  slice,
+} from './block_io.js';
+import { WindowEdit } from './window_edit.js';
+
+/** With its header and key this still fits one overflow page of lmdb. Below BLOCK_BYTES: block 0 can take it over. */
+export const INLINE_MAX = 4032;
+/** Windows changed by one transaction of a long operation: a millisecond or so. */
+export const WINDOWS_PER_STEP = 64;
+const STEP_BLOCKS = WINDOWS_PER_STEP * WINDOW_BLOCKS;
+
+export interface FileChangesHost extends BlockIoHost {
+  execute<R>(run: (tx: Tx) => R, options?: ExecuteOptions): Executed<R>;
+  /** Lets other events run between the steps of a long operation. */
+  breathe(): Promise<void>;
+}
+
+/** How an operation ends: what becomes of the inode. */
+export interface Ending {
+  readonly time: Timespec;
+  readonly within: Within | undefined;
+  /** Of a replay. The steps before the last have no transno of their own. */
+  readonly transno?: Transno | undefined;
+  /** @param size the file's size now, which may have grown meanwhile. */
+  size(now: number): number;
+}
+
+export class FileChanges {
+  readonly #host: FileChangesHost;
+  readonly #overlay: Overlay;
+  readonly #blocks: BlockIo;
+
+  constructor(host: FileChangesHost, blocks: BlockIo) {
+    this.#host = host;
+    this.#overlay = host.overlay;
+    this.#blocks = blocks;
+  }
+
+  /** @throws FsError ESTALE */
+  inode(fid: Fid): Inode {
+    const inode = this.#overlay.inode(fid);
+    if (inode === undefined) throw new FsError('ESTALE', `fid ${fid} is gone`);
+    return inode;
+  }
+
+  staysInline(inode: Inode, inline: Buffer | undefined, end: number): boolean {
+    return end <= INLINE_MAX && inode.sizeBytes <= INLINE_MAX && (inline !== undefined || inode.blocks === 0);
+  }
+
+  /** Inside an operation: the inode as it becomes, and what the caller does with it. */
+  #end(tx: Tx, fid: Fid, sectors: number, ending: Ending, exactSectors?: number): Inode {
+    const before = this.inode(fid);
+    const inode: Inode = {
+      ...before,
+      sizeBytes: ending.size(before.sizeBytes),
+      blocks: exactSectors ?? before.blocks + sectors,
+      mtime: ending.time,
+      ctime: ending.time,
+    };
+    tx.putInode(inode);
+    ending.within?.(tx, inode, true);
+    return inode;
+  }
+
+  executeOnly(fid: Fid, ending: Ending): Executed<Inode> {
+    return this.#host.execute((tx) => this.#end(tx, fid, 0, ending), {
+      reserve: true,
+      transno: ending.transno,
+    });
+  }
+
+  putInline(
+    fid: Fid,
+    before: Buffer | undefined,
+    sizeBytes: number,
+    ending: Ending,
+    change: (content: Buffer) => void,
+  ): Executed<Inode> {
+    const content = Buffer.alloc(sizeBytes);
+    if (before !== undefined) content.set(before.subarray(0, sizeBytes));
+    change(content);
+    return this.#host.execute(
+      (tx) => {
+        this.#overlay.setInlineData(fid, sizeBytes === 0 ? null : content);
+        return this.#end(tx, fid, 0, ending, Math.ceil(sizeBytes / 512));
+      },
+      { reserve: before !== undefined && sizeBytes <= before.length, transno: ending.transno },
+    );
+  }
+
+  async writeBlocks(
+    inode: Inode,
+    inline: Buffer | undefined,
+    offset: number,
+    data: Uint8Array,
+    ending: Ending,
+  ): Promise<Executed<Inode>> {
+    const { fid } = inode;
+    const end = offset + data.length;
+    const first = Math.floor(offset / BLOCK_BYTES);
+    const last = Math.ceil(end / BLOCK_BYTES) - 1;
+    const headEnd = offset % BLOCK_BYTES === 0 ? offset : (first + 1) * BLOCK_BYTES;
+    const chunks: Uint8Array[] = [];
+    if (headEnd > offset) {
+      const head = await this.#block(fid, first, inline);
+      head.set(data.subarray(0, Math.min(data.length, headEnd - offset)), offset % BLOCK_BYTES);
+      chunks.push(head);
+    }
+    const tailStart = end % BLOCK_BYTES === 0 ? end : last * BLOCK_BYTES;
+    if (tailStart > headEnd) chunks.push(data.subarray(headEnd - offset, tailStart - offset));
+    if (tailStart < end && tailStart >= headEnd) {
+      // Behind the end of the file a block holds zeros: nothing to read there.
+      const tail = end >= inode.sizeBytes ? Buffer.alloc(BLOCK_BYTES) : await this.#block(fid, last, inline);
+      tail.set(data.subarray(tailStart - offset));
+      chunks.push(tail);
+    }
+    if (inline !== undefined) {
+      const runs: BlockRun[] = [{ block: first, chunks }];
+      if (first > 0) runs.unshift(spilled(inline));
+      return await this.storeRuns(fid, runs, { ending, clearInline: true });
+    }
+    const parts = this.#blocks.parts(fid, first, last + 1);
+    for (let index = 0; ; index++) {
+      const part = parts[index] ?? { start: first, end: last + 1 };
+      const isLast = index >= parts.length - 1;
+      // Content behind the end of the file would come to life when it grows.
+      const size = (now: number): number => Math.max(now, Math.min(end, part.end * BLOCK_BYTES));
+      const content = slice(chunks, (part.start - first) * BLOCK_BYTES, (part.end - first) * BLOCK_BYTES);
+      const executed = await this.storeRuns(fid, [{ block: part.start, chunks: content }], {
+        ending: isLast ? ending : stepOf(ending, size),
+      });
+      if (isLast) return executed;
+    }
+  }
+
+  /** One block's content, ours to change. */
+  async #block(fid: Fid, block: number, inline: Buffer | undefined): Promise<Buffer> {
+    if (inline !== undefined) {
+      const content = Buffer.alloc(BLOCK_BYTES);
+      if (block === 0) content.set(inline);
+      return content;
+    }
+    return (await this.#blocks.read(fid, block, block + 1)) ?? Buffer.alloc(BLOCK_BYTES);
+  }
+
+  async storeRuns(
+    fid: Fid,
+    runs: readonly BlockRun[],
+    options: {
+      readonly ending: Ending;
+      readonly clearInline?: boolean;
+      readonly shrinking?: boolean;
+      /** Blocks that `also` takes beside. */
+      readonly extra?: Needed;
+      /** More changes of the same operation. */
+      readonly also?: (edit: WindowEdit, free: () => number) => void;
+    },
+  ): Promise<Executed<Inode>> {
+    const { shrinking = false, clearInline = false, ending, also } = options;
+    return await this.#blocks.store(
+      fid,
+      runs,
+      { shrinking, extra: options.extra ?? NO_BLOCKS },
+      (stored: readonly Stored[], space) => {
+        const edit = new WindowEdit(this.#overlay, fid);
+        const reserve = (): ReserveOfMeta => shrinking || edit.reserve;
+        return this.#host.execute(
+          (tx) => {
+            // The file may be gone: then its blocks must not come to life again.
+            this.inode(fid);
+            also?.(edit, () => space.next());
+            nameStored(edit, stored);
+            const sectors = edit.finish();
+            space.use();
+            if (clearInline) this.#overlay.setInlineData(fid, null);
+            // What lay in the database was counted too; from now on blocks are.
+            return this.#end(tx, fid, sectors, ending, clearInline ? sectors : undefined);
+          },
+          { reserve, transno: ending.transno },
+        );
+      },
+    );
+  }
+
+  /** Moves a file out of the database. */
+  async spill(fid: Fid): Promise<void> {
+    const inline = this.#overlay.inlineData(fid);
+    if (inline === undefined) return;
+    const { mtime } = this.inode(fid);
+    const ending: Ending = { time: mtime, within: undefined, size: (now) => now };
+    await this.storeRuns(fid, [spilled(inline)], { ending, clearInline: true });
+  }
+
+  /** Partial blocks at both ends of [offset, end) with that range zeroed: only those that hold content. */
+  async #zeroedEdges(fid: Fid, offset: number, end: number): Promise<BlockRun[]> {
+    const runs: BlockRun[] = [];
+    const blocks = new Set<number>();
+    if (offset % BLOCK_BYTES !== 0) blocks.add(Math.floor(offset / BLOCK_BYTES));
+    if (end % BLOCK_BYTES !== 0) blocks.add(Math.floor(end / BLOCK_BYTES));
+    for (const block of blocks) {
+      const content = await this.#blocks.read(fid, block, block + 1);
+      if (content === undefined) continue;
+      const start = block * BLOCK_BYTES;
+      content.fill(0, Math.max(0, offset - start), Math.min(BLOCK_BYTES, end - start));
+      runs.push({ block, chunks: [content] });
+    }
+    return runs;
+  }
+
+  /**
+   * Cuts a file of blocks. Long tails go from the end, a step a transaction: each of them leaves a file that is whole
+   * up to its size.
+   */
+  async shrink(inode: Inode, sizeBytes: number, ending: Ending): Promise<Executed<Inode>> {
+    const { fid } = inode;
+    const keptBlocks = Math.ceil(sizeBytes / BLOCK_BYTES);
+    const indexes = await this.#windowIndexes(
+      fid,
+      Math.floor(keptBlocks / WINDOW_BLOCKS),
+      Number.POSITIVE_INFINITY,
+    );
+    while (indexes.length > WINDOWS_PER_STEP) {
+      const step = indexes.splice(-WINDOWS_PER_STEP);
+      const [lowest] = step;
+      if (lowest === undefined) break;
+      await this.#removeWindows(
+        fid,
+        step,
+        stepOf(ending, (now) => Math.min(now, lowest * WINDOW_BYTES)),
+      );
+    }
+    const tailEnd = keptBlocks * BLOCK_BYTES;
+    const edges = sizeBytes === tailEnd ? [] : await this.#zeroedEdges(fid, sizeBytes, tailEnd);
+    return await this.storeRuns(fid, edges, {
+      ending,
+      shrinking: true,
+      also: (edit) => {
+        for (const index of indexes) {
+          edit.clear(Math.max(keptBlocks, index * WINDOW_BLOCKS), (index + 1) * WINDOW_BLOCKS);
+        }
+      },
+    });
+  }
+
+  async #removeWindows(fid: Fid, indexes: readonly number[], ending: Ending): Promise<void> {
+    this.#host.execute(
+      (tx) => {
+        const edit = new WindowEdit(this.#overlay, fid);
+        for (const index of indexes) edit.clear(index * WINDOW_BLOCKS, (index + 1) * WINDOW_BLOCKS);
+        const sectors = edit.finish();
+        this.#end(tx, fid, sectors, ending);
+      },
+      { reserve: true },
+    );
+    await this.#host.breathe();
+  }
+
+  /** Indexes of the windows in [first, end) that are not empty. */
+  async #windowIndexes(fid: Fid, first: number, end: number): Promise<number[]> {
+    const indexes: number[] = [];
+    for (let from = first; from < end; ) {
+      const found = this.#overlay.windowsFrom(fid, from, WINDOWS_PER_STEP);
+      for (const [index] of found) if (index < end) indexes.push(index);
+      const last = found.at(-1);
+      if (last === undefined || found.length < WINDOWS_PER_STEP) break;
+      from = last[0] + 1;
+      await this.#host.breathe();
+    }
+    return indexes;
+  }
+
+  /** Holes among blocks [first, end), or more than there is room for. */
+  async missingBlocks(fid: Fid, first: number, end: number): Promise<number> {
+    let missing = 0;
+    for (let from = first; from < end && missing <= this.#blocks.availableBlocks; from += STEP_BLOCKS) {
+      missing += this.#blocks.needed(fid, from, Math.min(end, from + STEP_BLOCKS)).added;
+      if (from + STEP_BLOCKS < end) await this.#host.breathe();
+    }
+    return missing;
+  }
+
+  /** ENOSPC before anything is changed, though the range is filled in steps. */
+  async #needBlocks(fid: Fid, first: number, end: number): Promise<void> {
+    if ((await this.missingBlocks(fid, first, end)) > this.#blocks.availableBlocks) throw noSpace();
+  }
+
+  /** Allocates the holes of blocks [first, end) as unwritten space. */
+  async fill(fid: Fid, first: number, end: number, ending: Ending): Promise<Executed<Inode>> {
+    await this.#needBlocks(fid, first, end);
+    for (let from = first; ; from += STEP_BLOCKS) {
+      const to = Math.min(end, from + STEP_BLOCKS);
+      const isLast = to === end;
+      const segments = this.#blocks.segments(fid, from, to).filter((segment) => segment.place === 0);
+      const executed = await this.storeRuns(fid, [], {
+        ending: isLast ? ending : stepOf(ending),
+        extra: { added: segments.reduce((sum, { count }) => sum + count, 0), moved: 0 },
+        also: (edit, free) => {
+          for (const { block, count } of segments) {
+            for (let index = 0; index < count; index++) edit.set(block + index, -free(), 0);
+          }
+        },
+      });
+      if (isLast) return executed;
+      await this.#host.breathe();
+    }
+  }
+
+  /**
+   * Makes holes of the whole blocks in [offset, end) and zeros the edges; for 'zero' what is then a hole is allocated
+   * again, unwritten. Short ranges are one transaction.
+   */
+  async clearBlocks(
+    fid: Fid,
+    offset: number,
+    end: number,
+    how: 'punch' | 'zero',
+    ending: Ending,
+  ): Promise<Executed<Inode>> {
+    const first = Math.ceil(offset / BLOCK_BYTES);
+    // Behind the end of the file there are zeros anyway, so its last block may go as a whole.
+    const last =
+      end >= this.inode(fid).sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES);
+    const edges = await this.#zeroedEdges(fid, offset, Math.max(last * BLOCK_BYTES, end));
+    const range = { start: Math.floor(offset / BLOCK_BYTES), end: Math.ceil(end / BLOCK_BYTES) };
+    if (how === 'zero') await this.#needBlocks(fid, range.start, range.end);
+    const steps = how === 'zero' ? stepsOf(range) : await this.#stepsOfContent(fid, range);
+    for (let index = 0; ; index++) {
+      const step = steps[index] ?? { start: first, end: first };
+      const parts = how === 'zero' ? this.#blocks.parts(fid, step.start, step.end) : [step];
+      for (const part of parts) {
+        const isLast = index >= steps.length - 1 && part === parts.at(-1);
+        const runs = edges.filter(({ block }) => block >= part.start && block < part.end);
+        const executed = await this.storeRuns(fid, runs, {
+          ending: isLast ? ending : stepOf(ending),
+          shrinking: how === 'punch',
+          ...(how === 'zero'
+            ? this.#unwritten(fid, part, runs)
+            : { also: (edit) => edit.clear(Math.max(first, part.start), Math.min(last, part.end)) }),
+        });
+        if (isLast) return executed;
+        await this.#host.breathe();
+      }
+    }
+  }
+
+  /** Makes unwritten blocks of all but `runs`. Those that are unwritten stay, so that a full device takes it too. */
+  #unwritten(
+    fid: Fid,
+    { start, end }: Blocks,
+    runs: readonly BlockRun[],
+  ): { readonly extra: Needed; readonly also: (edit: WindowEdit, free: () => number) => void } {
+    const { added, moved } = this.#blocks.needed(fid, start, end);
+    return {
+      // Edges have content, and are counted with their runs.
+      extra: { added, moved: moved - runs.length },
+      also: (edit, free) => {
+        for (let block = start; block < end; block++) {
+          const isEdge = runs.some((run) => run.block === block);
+          if (!isEdge && edit.place(block) >= 0) edit.set(block, -free(), 0);
+        }
+      },
+    };
+  }
+
+  /** Ranges of blocks that one transaction each clears: only where there is something. */
+  async #stepsOfContent(fid: Fid, { start, end }: Blocks): Promise<Blocks[]> {
+    const indexes = await this.#windowIndexes(
+      fid,
+      Math.floor(start / WINDOW_BLOCKS),
+      Math.ceil(end / WINDOW_BLOCKS),
+    );
+    const steps: Blocks[] = [];
+    while (indexes.length > 0) {
+      const step = indexes.splice(0, WINDOWS_PER_STEP);
+      steps.push({
+        start: Math.max(start, (step[0] ?? 0) * WINDOW_BLOCKS),
+        end: Math.min(end, ((step.at(-1) ?? 0) + 1) * WINDOW_BLOCKS),
+      });
+    }
+    return steps;
+  }
+
+  /** Removes a part of what is left of a destroyed file. @returns whether that was all. */
+  destroyStep(fid: Fid): boolean {
+    const windows = this.#overlay.windowsFrom(fid, 0, WINDOWS_PER_STEP);
+    const last = windows.length < WINDOWS_PER_STEP;
+    this.#host.execute(
+      () => {
+        for (const [index, window] of windows) this.#overlay.removeWindow(fid, index, window);
+        if (last) this.#overlay.removeDoomed(fid);
+      },
+      { reserve: 'own' },
+    );
+    return last;
+  }
+}
+
+/** Inline content as block 0. */
+export function spilled(inline: Buffer): BlockRun {
+  const block = Buffer.alloc(BLOCK_BYTES);
+  block.set(inline);
+  return { block: 0, chunks: [block] };
+}
+
+/** All of the range, in steps of whole windows. */
+function stepsOf({ start, end }: Blocks): Blocks[] {
+  const steps: Blocks[] = [];
+  for (let from = start; from < end; ) {
+    const to = Math.min(end, (Math.floor(from / WINDOW_BLOCKS) + WINDOWS_PER_STEP) * WINDOW_BLOCKS);
+    steps.push({ start: from, end: to });
+    from = to;
+  }
+  return steps;
+}
+
+/** How a step ends that others of the same operation follow. */
+function stepOf({ time, within }: Ending, size: Ending['size'] = (now) => now): Ending {
+  return { time, size, within: within && ((tx, inode) => within(tx, inode, false)) };
+}

@@ -1,0 +1,340 @@
+/**
+ * File data: FileData of api.ts.
+ *
+ * A file's content lies in the database while it is at most INLINE_MAX bytes and never had blocks; else in blocks of the
+ * data device, found by windows. It moves to blocks when it outgrows the database, and never back, except that a file
+ * cut to nothing starts again. Bytes of the last block behind the end of the file are zeros, always: extending a file
+ * needs no look at it.
+ *
+ * Changes of a file take effect in the order of RangeLocks (the steps of one are in file_changes.ts); reads take no
+ * lock, they see one moment's mapping.
+ */
+
+import type { Timespec } from '../../base/attr.js';
+import type { Fid, Transno } from '../../base/ids.js';
+import { checkFileEnd, FILE_MAX_BYTES } from '../../base/limits.js';
+import { andThen, isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import type { Executed, FileData, Inode, Within } from '../api.js';
+import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from '../format/window.js';
+import type { Overlay } from '../meta/overlay.js';
+import { BlockIo } from './block_io.js';
+import {
+  type Ending,
+  FileChanges,
+  type FileChangesHost,
+  INLINE_MAX,
+  spilled,
+  WINDOWS_PER_STEP,
+} from './file_changes.js';
+import { RangeLocks } from './range_locks.js';
+
+const COPY_STEP_BYTES = 4 << 20;
+
+/** A source of zeros; nobody writes to what a read returns. */
+const ZEROS = Buffer.alloc(WINDOW_BYTES);
+
+export interface FileDataHost extends FileChangesHost {
+  /** @throws FsError EIO when the target has failed or was closed. */
+  check(): void;
+}
+
+export class StoredFileData implements FileData {
+  readonly #host: FileDataHost;
+  readonly #overlay: Overlay;
+  readonly #blocks: BlockIo;
+  readonly #changes: FileChanges;
+  readonly #locks = new RangeLocks();
+  /** Operations that wait for the device or for their turn. */
+  readonly #underWay = new Set<Promise<unknown>>();
+
+  constructor(host: FileDataHost) {
+    this.#host = host;
+    this.#overlay = host.overlay;
+    this.#blocks = new BlockIo(host);
+    this.#changes = new FileChanges(host, this.#blocks);
+  }
+
+  get availableBytes(): number {
+    return this.#blocks.availableBlocks * BLOCK_BYTES;
+  }
+  /** Resolves when no operation is under way: the device may be closed. */
+  async idle(): Promise<void> {
+    while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
+  }
+
+  read(fid: Fid, offset: number, length: number, memory?: Buffer): MaybePromise<readonly Uint8Array[]> {
+    this.#host.check();
+    const { sizeBytes } = this.#changes.inode(fid);
+    const end = Math.min(sizeBytes, offset + length);
+    if (offset >= end) return [];
+    this.#overlay.compareContent(fid);
+    const inline = this.#overlay.inlineData(fid);
+    if (inline !== undefined) return [inline.subarray(offset, end)];
+    const first = Math.floor(offset / BLOCK_BYTES);
+    return this.#tracked(
+      this.#blocks.read(fid, first, Math.ceil(end / BLOCK_BYTES), memory).then((content) => {
+        if (content === undefined) return zeros(end - offset);
+        return [content.subarray(offset - first * BLOCK_BYTES, end - first * BLOCK_BYTES)];
+      }),
+    );
+  }
+
+  memory(lengthBytes: number): Buffer {
+    return this.#host.device.memory(lengthBytes);
+  }
+
+  write(
+    fid: Fid,
+    offset: number,
+    data: Uint8Array,
+    mtime: Timespec,
+    within?: Within,
+    transno?: Transno,
+  ): MaybePromise<Executed<Inode>> {
+    const end = offset + data.length;
+    const ending: Ending = { time: mtime, within, transno, size: (now) => Math.max(now, end) };
+    if (data.length === 0) return this.#changes.executeOnly(fid, { ...ending, size: (now) => now });
+    return this.#locked(fid, offset, end, (inode) => {
+      this.#overlay.compareContent(fid);
+      const inline = this.#overlay.inlineData(fid);
+      if (this.#changes.staysInline(inode, inline, end)) {
+        return this.#changes.putInline(fid, inline, Math.max(inode.sizeBytes, end), ending, (content) => {
+          content.set(data, offset);
+        });
+      }
+      return this.#changes.writeBlocks(inode, inline, offset, data, ending);
+    });
+  }
+
+  truncate(
+    fid: Fid,
+    sizeBytes: number,
+    time: Timespec,
+    within?: Within,
+    transno?: Transno,
+  ): MaybePromise<Executed<Inode>> {
+    const ending: Ending = { time, within, transno, size: () => sizeBytes };
+    return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
+      checkFileEnd(sizeBytes);
+      // Cut to nothing even a damaged file is a file again.
+      if (sizeBytes > 0) this.#overlay.compareContent(fid);
+      const inline = this.#overlay.inlineData(fid);
+      if (inline !== undefined && sizeBytes <= INLINE_MAX) {
+        return this.#changes.putInline(fid, inline, sizeBytes, ending, () => undefined);
+      }
+      if (inline !== undefined)
+        return this.#changes.storeRuns(fid, [spilled(inline)], { ending, clearInline: true });
+      // To the same size too: it gives back what was reserved behind the end.
+      if (sizeBytes > inode.sizeBytes || inode.blocks === 0) return this.#changes.executeOnly(fid, ending);
+      return this.#changes.shrink(inode, sizeBytes, ending);
+    });
+  }
+
+  allocate(
+    fid: Fid,
+    offset: number,
+    length: number,
+    keepSize: boolean,
+    time: Timespec,
+    within?: Within,
+    transno?: Transno,
+  ): MaybePromise<Executed<Inode>> {
+    const end = offset + length;
+    const ending: Ending = { time, within, transno, size: (now) => (keepSize ? now : Math.max(now, end)) };
+    return this.#locked(fid, 0, FILE_MAX_BYTES, async () => {
+      checkFileEnd(end);
+      this.#overlay.compareContent(fid);
+      await this.#changes.spill(fid);
+      return await this.#changes.fill(
+        fid,
+        Math.floor(offset / BLOCK_BYTES),
+        Math.ceil(end / BLOCK_BYTES),
+        ending,
+      );
+    });
+  }
+
+  clear(
+    fid: Fid,
+    offset: number,
+    length: number,
+    how: 'punch' | 'zero',
+    keepSize: boolean,
+    time: Timespec,
+    within?: Within,
+    transno?: Transno,
+  ): MaybePromise<Executed<Inode>> {
+    const end = offset + length;
+    const grows = how === 'zero' && !keepSize;
+    const ending: Ending = { time, within, transno, size: (now) => (grows ? Math.max(now, end) : now) };
+    return this.#locked(fid, 0, FILE_MAX_BYTES, async (inode) => {
+      checkFileEnd(end);
+      this.#overlay.compareContent(fid);
+      const inline = this.#overlay.inlineData(fid);
+      if (inline !== undefined) {
+        const size = ending.size(inode.sizeBytes);
+        if (size <= INLINE_MAX) {
+          return this.#changes.putInline(fid, inline, size, ending, (content) =>
+            content.fill(0, Math.min(offset, size), Math.min(end, size)),
+          );
+        }
+        await this.#changes.spill(fid);
+      }
+      return await this.#changes.clearBlocks(fid, offset, end, how, ending);
+    });
+  }
+
+  missingBytes(fid: Fid, offset: number, length: number): MaybePromise<number> {
+    this.#host.check();
+    const end = offset + length;
+    const inode = this.#changes.inode(fid);
+    const inline = this.#overlay.inlineData(fid);
+    if (this.#changes.staysInline(inode, inline, end)) return 0;
+    const first = Math.floor(offset / BLOCK_BYTES);
+    const last = Math.ceil(end / BLOCK_BYTES);
+    // What lies in the database moves into a block.
+    if (inline !== undefined) return (last - first + (first > 0 ? 1 : 0)) * BLOCK_BYTES;
+    return andThen(this.#changes.missingBlocks(fid, first, last), (blocks) => blocks * BLOCK_BYTES);
+  }
+
+  seek(fid: Fid, offset: number, what: 'data' | 'hole'): number | undefined {
+    this.#host.check();
+    const { sizeBytes } = this.#changes.inode(fid);
+    if (offset >= sizeBytes) return undefined;
+    this.#overlay.compareContent(fid);
+    if (this.#overlay.hasInlineData(fid)) return what === 'data' ? offset : sizeBytes;
+    let expected = Math.floor(offset / WINDOW_BYTES);
+    for (let from = expected; ; ) {
+      const windows = this.#overlay.windowsFrom(fid, from, WINDOWS_PER_STEP);
+      for (const [index, window] of windows) {
+        // Windows that are not there are holes.
+        if (what === 'hole' && index > expected) return clamp(expected * WINDOW_BYTES, offset, sizeBytes);
+        expected = index + 1;
+        for (let at = 0; at < WINDOW_BLOCKS; at++) {
+          const start = index * WINDOW_BYTES + at * BLOCK_BYTES;
+          if (start + BLOCK_BYTES <= offset) continue;
+          const isData = (window.place[at] ?? 0) > 0;
+          if (start >= sizeBytes) return what === 'hole' ? sizeBytes : undefined;
+          if (isData === (what === 'data')) return Math.max(start, offset);
+        }
+      }
+      if (windows.length < WINDOWS_PER_STEP) break;
+      from = expected;
+    }
+    return what === 'hole' ? clamp(expected * WINDOW_BYTES, offset, sizeBytes) : undefined;
+  }
+
+  async copy(
+    from: Fid,
+    fromOffset: number,
+    to: Fid,
+    toOffset: number,
+    length: number,
+    time: Timespec,
+    within?: Within,
+    transno?: Transno,
+  ): Promise<Executed<Inode> & { readonly copied: number }> {
+    const total = Math.max(0, Math.min(length, this.#changes.inode(from).sizeBytes - fromOffset));
+    checkFileEnd(toOffset + total);
+    let done = 0;
+    let executed: Executed<Inode> | undefined;
+    const early: Within | undefined = within && ((tx, inode) => within(tx, inode, false));
+    while (done < total) {
+      const at = fromOffset + done;
+      const data = this.seek(from, at, 'data') ?? fromOffset + total;
+      const isHole = data > at;
+      const edge = isHole ? data : (this.seek(from, at, 'hole') ?? fromOffset + total);
+      const step = Math.min(total - done, edge - at, isHole ? Number.POSITIVE_INFINITY : COPY_STEP_BYTES);
+      const isLast = done + step === total;
+      const last = isLast ? within : early;
+      const lastTransno = isLast ? transno : undefined;
+      if (isHole) {
+        executed = await this.clear(to, toOffset + done, step, 'punch', true, time, early);
+        if (this.#changes.inode(to).sizeBytes < toOffset + done + step || isLast) {
+          executed = await this.#grow(to, toOffset + done + step, {
+            time,
+            within: last,
+            transno: lastTransno,
+          });
+        }
+      } else {
+        const chunks = await this.read(from, at, step);
+        const content = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
+        // The source was cut meanwhile: what is left of it was copied.
+        if (content.length === 0) break;
+        executed = await this.write(to, toOffset + done, content, time, last, lastTransno);
+      }
+      done += step;
+    }
+    executed ??= this.#changes.executeOnly(to, { time, within, transno, size: (now) => now });
+    return { ...executed, copied: done };
+  }
+
+  /** Makes the file at least so long, by a hole. What lies in the database moves out if it becomes too long for that. */
+  #grow(fid: Fid, end: number, ending: Omit<Ending, 'size'>): MaybePromise<Executed<Inode>> {
+    const whole: Ending = { ...ending, size: (now) => Math.max(now, end) };
+    return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
+      const inline = this.#overlay.inlineData(fid);
+      const size = whole.size(inode.sizeBytes);
+      if (inline === undefined) return this.#changes.executeOnly(fid, whole);
+      if (size <= INLINE_MAX) return this.#changes.putInline(fid, inline, size, whole, () => undefined);
+      return this.#changes.storeRuns(fid, [spilled(inline)], { ending: whole, clearInline: true });
+    });
+  }
+
+  /** See FileChanges. */
+  destroyStep(fid: Fid): boolean {
+    return this.#changes.destroyStep(fid);
+  }
+
+  #tracked<R>(operation: Promise<R>): Promise<R> {
+    this.#underWay.add(operation);
+    const over = (): void => {
+      this.#underWay.delete(operation);
+    };
+    operation.then(over, over);
+    return operation;
+  }
+
+  /** Small files are locked as a whole: a change may move them between the database and blocks. */
+  #wantsWhole(fid: Fid, end: number): boolean {
+    return this.#overlay.hasInlineData(fid) || (end <= INLINE_MAX && this.#changes.inode(fid).blocks === 0);
+  }
+
+  #locked<R>(fid: Fid, start: number, end: number, run: (inode: Inode) => MaybePromise<R>): MaybePromise<R> {
+    this.#host.check();
+    checkFileEnd(end);
+    const whole = this.#wantsWhole(fid, end);
+    const from = whole ? 0 : Math.floor(start / BLOCK_BYTES);
+    const to = whole ? FILE_MAX_BYTES : Math.ceil(end / BLOCK_BYTES);
+    return andThen(this.#locks.acquire(fid, from, to), (release) => {
+      let result: MaybePromise<R>;
+      try {
+        this.#host.check();
+        if (!whole && this.#wantsWhole(fid, end)) {
+          // It became a small file while this waited.
+          release();
+          return this.#locked(fid, start, end, run);
+        }
+        result = run(this.#changes.inode(fid));
+      } catch (thrown) {
+        release();
+        throw thrown;
+      }
+      if (isPromise(result)) return this.#tracked(result.finally(release));
+      release();
+      return result;
+    });
+  }
+}
+
+function zeros(length: number): Uint8Array[] {
+  const chunks: Uint8Array[] = [];
+  for (let left = length; left > 0; left -= ZEROS.length)
+    chunks.push(ZEROS.subarray(0, Math.min(left, ZEROS.length)));
+  return chunks;
+}
+
+function clamp(value: number, min: number, max: number): number {
+  return Math.min(Math.max(value, min), max);
+}

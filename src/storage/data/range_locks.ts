@@ -1,0 +1,57 @@
+/**
+ * Order among changes of one file: changes of overlapping ranges run one after the other, in the order they came;
+ * others run side by side, so that several large writes of one file keep the device busy.
+ *
+ * Lock order: an operation holds at most one range at a time (copy locks its destination only).
+ */
+
+import type { Fid } from '../../base/ids.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
+
+interface Entry {
+  readonly start: number;
+  readonly end: number;
+  /** Set while it waits. */
+  grant: (() => void) | undefined;
+}
+
+export class RangeLocks {
+  /** By file, in order of arrival, held and waiting. */
+  readonly #files = new Map<Fid, Entry[]>();
+
+  /** @returns the release, called exactly once. */
+  acquire(fid: Fid, start: number, end: number): MaybePromise<() => void> {
+    let entries = this.#files.get(fid);
+    if (entries === undefined) {
+      entries = [];
+      this.#files.set(fid, entries);
+    }
+    const entry: Entry = { start, end, grant: undefined };
+    const free = !entries.some((earlier) => earlier.start < end && start < earlier.end);
+    entries.push(entry);
+    const release = (): void => this.#release(fid, entry);
+    if (free) return release;
+    return new Promise((resolve) => {
+      entry.grant = () => resolve(release);
+    });
+  }
+
+  #release(fid: Fid, entry: Entry): void {
+    const entries = (this.#files.get(fid) ?? []).filter((other) => other !== entry);
+    if (entries.length === 0) {
+      this.#files.delete(fid);
+      return;
+    }
+    this.#files.set(fid, entries);
+    entries.forEach((waiting, index) => {
+      if (waiting.grant === undefined) return;
+      const blocked = entries
+        .slice(0, index)
+        .some((earlier) => earlier.start < waiting.end && waiting.start < earlier.end);
+      if (blocked) return;
+      const { grant } = waiting;
+      waiting.grant = undefined;
+      grant();
+    });
+  }
+}

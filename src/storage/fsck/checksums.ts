@@ -1,0 +1,126 @@
+/**
+ * Gives a target of an earlier release checksums for its records, and its inodes digests of their content: all of them are
+ * written anew, some in a transaction. The superblock says first that there may be such records, and at the end that all
+ * are; so when this is interrupted the target can be served, and the next call goes on.
+ */
+
+import { isRegular } from '../../base/attr.js';
+import type { Fid } from '../../base/ids.js';
+import type { Checksum } from '../../runtime/ports.js';
+import type { Inode } from '../api.js';
+import { inlineDigest, windowDigest } from '../format/content_digest.js';
+import { afterPrefix, bareKey, fidKey, KEY, readU64 } from '../format/keys.js';
+import { decodeInline, decodeInode, encodedInode } from '../format/records.js';
+import {
+  checkedRecords,
+  encodeSuperblock,
+  FEATURE_ALL_CHECKSUMS,
+  FEATURE_CHECKSUMS,
+  type SuperblockRecord,
+} from '../format/superblock.js';
+import { decodeWindow } from '../format/window.js';
+import { LMDB_PAGE_BYTES } from '../meta/meta_probe.js';
+import { hasChecksum } from '../meta/record_checksums.js';
+import type { MetaDatabase } from '../meta_medium.js';
+import { breathe, type FsckRuntime } from './scan.js';
+
+const RECORDS_AT_ONCE = 512;
+const RECORDS_AT_LEAST = 8;
+/** Pages that a transaction may take beside those of its records: branches, the list of free pages. */
+const PAGES_PER_COMMIT = 64;
+/** A page that a transaction leaves comes free two transactions later. */
+const COPIES = 3;
+
+export interface AddedChecksums {
+  readonly superblock: SuperblockRecord;
+  /** Records that were written anew. */
+  readonly records: number;
+  /** The device has no room for more of them: the others stay as they are. */
+  readonly full: boolean;
+}
+
+/** @param raw the database itself, of a target in which nothing is wrong. */
+export async function addChecksums(
+  runtime: FsckRuntime,
+  raw: MetaDatabase,
+  before: SuperblockRecord,
+): Promise<AddedChecksums> {
+  const { checksum } = runtime;
+  const may = { ...before, featuresIncompat: before.featuresIncompat | FEATURE_CHECKSUMS };
+  if (may.featuresIncompat !== before.featuresIncompat) await putSuperblock(raw, may, checksum);
+  const db = checkedRecords(raw, checksum, may);
+  let records = 0;
+  for (let from = bareKey(KEY.counters); ; ) {
+    const batch = [...raw.range(from, Buffer.from([0xff]), recordsAtOnce(raw, may))];
+    const last = batch.at(-1);
+    if (last === undefined) break;
+    const plain = batch.filter(({ key, value }) => !hasChecksum(value) || lacksDigest(db, key));
+    if (plain.length > 0) {
+      if (!hasRoom(raw, may, plain.length)) return { superblock: may, records, full: true };
+      const values = plain.map(({ key }) => ({ key, value: renewed(db, checksum, key) }));
+      await db.commit((writer) => {
+        for (const { key, value } of values) writer.put(key, value);
+      });
+      records += plain.length;
+    }
+    from = Buffer.concat([last.key, Buffer.alloc(1)]);
+    await breathe(runtime);
+  }
+  const all = { ...may, featuresIncompat: may.featuresIncompat | FEATURE_ALL_CHECKSUMS };
+  if (all.featuresIncompat !== may.featuresIncompat) await putSuperblock(raw, all, checksum);
+  return { superblock: all, records, full: false };
+}
+
+async function putSuperblock(
+  raw: MetaDatabase,
+  superblock: SuperblockRecord,
+  checksum: Checksum,
+): Promise<void> {
+  const value = encodeSuperblock(superblock, checksum);
+  await raw.commit((writer) => writer.put(bareKey(KEY.superblock), value));
+}
+
+function freePages(raw: MetaDatabase, { metaSizeBytes }: SuperblockRecord): number {
+  return Math.floor(metaSizeBytes / LMDB_PAGE_BYTES) - raw.usedPages();
+}
+/** Fewer on a device that is nearly full. */
+function recordsAtOnce(raw: MetaDatabase, superblock: SuperblockRecord): number {
+  const fit = Math.floor((freePages(raw, superblock) - PAGES_PER_COMMIT) / (4 * COPIES));
+  return Math.max(RECORDS_AT_LEAST, Math.min(RECORDS_AT_ONCE, fit));
+}
+function hasRoom(raw: MetaDatabase, superblock: SuperblockRecord, records: number): boolean {
+  return freePages(raw, superblock) > COPIES * records + PAGES_PER_COMMIT;
+}
+
+function inodeAt(db: MetaDatabase, key: Buffer): Inode | undefined {
+  if (key[0] !== KEY.inode) return undefined;
+  const fid = readU64(key, 1) as Fid;
+  const value = db.get(key);
+  return value === undefined ? undefined : decodeInode(fid, value);
+}
+function lacksDigest(db: MetaDatabase, key: Buffer): boolean {
+  const inode = inodeAt(db, key);
+  return inode !== undefined && inode.digest === undefined;
+}
+
+/** The record's value as it is to be. */
+function renewed(db: MetaDatabase, checksum: Checksum, key: Buffer): Buffer {
+  const inode = inodeAt(db, key);
+  if (inode !== undefined) {
+    const digest = isRegular(inode.mode) ? contentDigest(db, checksum, inode.fid) : 0;
+    return encodedInode({ ...inode, digest });
+  }
+  const value = db.get(key) ?? Buffer.alloc(0);
+  return Buffer.from(value);
+}
+
+function contentDigest(db: MetaDatabase, checksum: Checksum, fid: Fid): number {
+  const inline = db.get(fidKey(KEY.inlineData, fid));
+  let digest = inline === undefined ? 0 : inlineDigest(checksum, decodeInline(fid, inline).bytes);
+  const windows = fidKey(KEY.window, fid);
+  for (const { key, value } of db.range(windows, afterPrefix(windows))) {
+    const index = readU64(key, 9);
+    digest ^= windowDigest(checksum, index, decodeWindow(value, `window ${index} of ${fid}`));
+  }
+  return digest >>> 0;
+}

@@ -1,0 +1,390 @@
+/**
+ * The check of a target: every record, against the others and against the data device.
+ *
+ * checkTarget() works on an open database, whatever it is; fsckTarget() begins with the devices, and looks at the pages
+ * of the database before it lets lmdb map them. Nothing is written unless `repair` is asked for. Then what can be
+ * repaired without guessing is, in rounds: a whole check, the repairs of one stage, and again, until a check finds
+ * nothing more to repair. What that last check finds is what is left, so a second run says the same.
+ *
+ * Memory: 34 bytes an inode, 8 bytes a name, a bit a block, and the findings that are kept.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { BlockDevice } from '../../runtime/ports.js';
+import type { TargetDevices } from '../api.js';
+import { bareKey, KEY } from '../format/keys.js';
+import {
+  checkedRecords,
+  decodeDataHeader,
+  decodeSuperblock,
+  type SuperblockRecord,
+} from '../format/superblock.js';
+import { BLOCK_BYTES } from '../format/window.js';
+import { metaMedium } from '../meta/lmdb_store.js';
+import { probeSuperblock } from '../meta/meta_probe.js';
+import type { MetaDatabase } from '../meta_medium.js';
+import { guardedDevices, type WriteGuard } from '../ownership/write_guard.js';
+import { checkBlocks } from './blocks.js';
+import { addChecksums } from './checksums.js';
+import { checkClients, checkCounters, checkEvictions, checkReplies, readCounters } from './clients.js';
+import { checkContent, judgeGhosts } from './content.js';
+import { InodeIndex } from './inodes.js';
+import { checkNames } from './names.js';
+import { checkPages, type PagesReport } from './pages.js';
+import { nameFindings } from './paths.js';
+import { RepairTx } from './repair.js';
+import {
+  FINDINGS_KEPT,
+  type Finding,
+  Findings,
+  type FsckCounts,
+  type FsckReport,
+  noCounts,
+  type ReportedFinding,
+} from './report.js';
+import { checkKeys, type FsckContext, type FsckPhase, type FsckRuntime } from './scan.js';
+import { applySalvage, type Salvage, salvage } from './snapshot.js';
+import { BlockOwners, checkShared, checkSpace } from './space.js';
+import { checkTree } from './tree.js';
+
+export interface FsckOptions {
+  /** Repairs what can be repaired without guessing. */
+  readonly repair?: boolean | undefined;
+  /** Repairs a target that was not stopped cleanly too, whose clients may still come back to it. */
+  readonly force?: boolean | undefined;
+  /** With repair, when nothing is wrong: records of earlier releases get checksums. Those releases refuse it then. */
+  readonly addChecksums?: boolean | undefined;
+  /** Of a call from within: pages were repaired already. */
+  readonly salvaged?: boolean | undefined;
+  /** Compares every written block with its checksum. */
+  readonly checksums?: boolean | undefined;
+  /**
+   * Called when both devices are known to be those of a target, and before anything of them is trusted: has the target
+   * from then on, so that nobody changes it meanwhile.
+   * @throws FsError EBUSY when somebody else has it.
+   */
+  readonly claim?: (() => Promise<WriteGuard>) | undefined;
+  /** @param total of that phase, as far as it is known: it may turn out to be more. */
+  readonly progress?: ((phase: FsckPhase, done: number, total: number) => void) | undefined;
+}
+
+/** Records that one transaction changes, about. */
+const CHANGES_AT_ONCE = 2000;
+/** Each stage may need several rounds when there is more to repair than a round keeps. */
+const ROUNDS_MAX = 100;
+
+/**
+ * Checks a target on its devices. The caller has opened them exclusively.
+ * @throws FsError ENODEV, EPROTO, EINVAL: no target, or none that this version may judge; EBUSY: not stopped cleanly, and
+ *   to be repaired; EIO: a device failed. Damage is no error: it is in the report.
+ */
+export async function fsckTarget(
+  runtime: FsckRuntime,
+  devices: TargetDevices,
+  options: FsckOptions = {},
+): Promise<FsckReport> {
+  const first = await recognize(runtime, devices);
+  if (!('superblock' in first)) return await fsckDamaged(runtime, devices, options, { findings: [first] });
+  // Of a header that is damaged nobody knows whose device it is: it is only read.
+  const guard = first.header === undefined ? await options.claim?.() : undefined;
+  const sure = guard === undefined ? first : await recognize(runtime, devices);
+  if (!('superblock' in sure)) return brokenReport(undefined, [sure], 0);
+  const { superblock } = sure;
+  mayRepair(superblock, options);
+  const pages = await checkedPages(devices, options);
+  if (pages.findings.length > 0) {
+    return await fsckDamaged(runtime, devices, options, { ...pages, superblock, guard });
+  }
+  const mine = guard === undefined ? devices : guardedDevices(devices, guard);
+  const db = metaMedium(mine).open({ readOnly: options.repair !== true, judges: true });
+  try {
+    const checked = await checkTarget(runtime, db, mine.data, options);
+    const isSound = checked.left === 0 && options.repair === true && options.addChecksums === true;
+    const report = isSound ? { ...checked, ...(await withChecksums(runtime, db, superblock)) } : checked;
+    // What was read is worth nothing if somebody else had the target meanwhile.
+    await guard?.check();
+    return { ...report, counts: { ...report.counts, pages: pages.pages } };
+  } finally {
+    await db.close();
+  }
+}
+
+/** @throws FsError EBUSY */
+function mayRepair(superblock: SuperblockRecord, { repair, force }: FsckOptions): void {
+  if (repair !== true || superblock.clean || force === true) return;
+  throw new FsError(
+    'EBUSY',
+    `${superblock.label} was not stopped cleanly: start its server and shut it down first, so that its clients recover; ` +
+      `--force repairs it as it is`,
+  );
+}
+
+interface Damaged {
+  readonly findings: readonly Finding[];
+  readonly pages?: number;
+  readonly superblock?: SuperblockRecord;
+  readonly guard?: WriteGuard | undefined;
+}
+
+/** Pages of the database are damaged: what is whole of it, and with repair, that as the target. */
+async function fsckDamaged(
+  runtime: FsckRuntime,
+  devices: TargetDevices,
+  options: FsckOptions,
+  damaged: Damaged,
+): Promise<FsckReport> {
+  const { findings, pages = 0, superblock } = damaged;
+  const { metaPath, metaSizeBytes } = devices;
+  const look = async (): Promise<Salvage | undefined> =>
+    devices.metaMedium !== undefined || options.salvaged === true
+      ? undefined
+      : await metaMedium(devices).withRawReader((read) =>
+          salvage(read, metaPath, metaSizeBytes, runtime.checksum),
+        );
+  const found = await look();
+  const header = found && (await checkHeader(runtime, devices.data, found.superblock));
+  if (found === undefined || header !== undefined) return brokenReport(superblock, findings, pages);
+  if (options.repair !== true) {
+    const others = findings.filter(({ kind }) => kind !== 'free-list');
+    return brokenReport(found.superblock, [...others, ...found.findings], pages);
+  }
+  mayRepair(found.superblock, options);
+  const guard = damaged.guard ?? (await options.claim?.());
+  const sure = await look();
+  if (sure === undefined) return brokenReport(superblock, findings, pages);
+  const mine = guard === undefined ? devices : guardedDevices(devices, guard);
+  await applySalvage(metaMedium(mine), sure);
+  const again = { ...options, salvaged: true, ...(guard === undefined ? {} : { claim: async () => guard }) };
+  const report = await fsckTarget(runtime, devices, again);
+  return {
+    ...report,
+    findings: [
+      ...sure.findings.map((finding) => reported(finding, finding.repair?.done)),
+      ...report.findings,
+    ],
+    repaired: report.repaired + sure.findings.length,
+  };
+}
+
+async function withChecksums(
+  runtime: FsckRuntime,
+  db: MetaDatabase,
+  superblock: SuperblockRecord,
+): Promise<Pick<FsckReport, 'superblock' | 'checksumsAdded' | 'checksumsLackRoom'>> {
+  const added = await addChecksums(runtime, db, superblock);
+  return {
+    superblock: added.superblock,
+    checksumsAdded: added.records,
+    ...(added.full ? { checksumsLackRoom: true } : {}),
+  };
+}
+
+interface Recognized {
+  readonly superblock: SuperblockRecord;
+  /** What is wrong with the data device's header. */
+  readonly header: Finding | undefined;
+}
+
+/** @returns a finding when the superblock is damaged. @throws FsError when this is no target, or not one. */
+async function recognize(runtime: FsckRuntime, devices: TargetDevices): Promise<Recognized | Finding> {
+  const { metaPath, metaSizeBytes } = devices;
+  let superblock: SuperblockRecord | undefined;
+  try {
+    superblock = await metaMedium(devices).withRawReader((read) =>
+      probeSuperblock(read, metaPath, metaSizeBytes, runtime.checksum),
+    );
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
+    return { kind: 'superblock', text: thrown.message };
+  }
+  if (superblock === undefined) {
+    throw new FsError('ENODEV', `${metaPath} is not formatted as a Holdfast meta device`);
+  }
+  return { superblock, header: await checkHeader(runtime, devices.data, superblock) };
+}
+
+/** A simulator's medium has no pages of lmdb. */
+async function checkedPages(devices: TargetDevices, { progress }: FsckOptions): Promise<PagesReport> {
+  if (devices.metaMedium !== undefined) return { findings: [], pages: 0 };
+  const { metaPath, metaSizeBytes } = devices;
+  return await metaMedium(devices).withRawReader((read) =>
+    checkPages(read, metaPath, metaSizeBytes, {
+      progress: (done, total) => progress?.('pages', done, total),
+    }),
+  );
+}
+
+/** The database cannot be opened: nothing behind was looked at. */
+function brokenReport(
+  superblock: SuperblockRecord | undefined,
+  findings: readonly Finding[],
+  pages: number,
+): FsckReport {
+  return {
+    superblock,
+    counts: { ...noCounts(), pages },
+    findings: findings.map((finding) => reported(finding)),
+    repaired: 0,
+    left: findings.length,
+    repairable: findings.filter(({ repair }) => repair !== undefined).length,
+    rounds: 1,
+  };
+}
+
+/**
+ * Checks what an open database says, and the data device.
+ * @throws FsError EPROTO, EINVAL as fsckTarget; EIO when a device fails.
+ */
+export async function checkTarget(
+  runtime: FsckRuntime,
+  raw: MetaDatabase,
+  data: BlockDevice,
+  options: Omit<FsckOptions, 'force' | 'claim'> = {},
+): Promise<FsckReport> {
+  const value = raw.get(bareKey(KEY.superblock));
+  let superblock: SuperblockRecord;
+  try {
+    if (value === undefined) throw new FsError('EIO', 'the superblock is missing');
+    superblock = decodeSuperblock(value.subarray(0, value.length), runtime.checksum, data.path);
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
+    return brokenReport(undefined, [{ kind: 'superblock', text: thrown.message }], 0);
+  }
+  const db = checkedRecords(raw, runtime.checksum, superblock, { lenient: true });
+  const header = await checkHeader(runtime, data, superblock);
+  // With no way to tell whose data device it is, nothing is changed.
+  const repair = options.repair === true && header === undefined;
+  const repaired: Finding[] = [];
+  let repairedCount = 0;
+  for (let rounds = 1; ; rounds++) {
+    const round = await checkOnce(runtime, db, superblock, options);
+    if (header !== undefined) round.context.findings.add(header);
+    const { repairs } = round.context.findings;
+    if (!repair || repairs.length === 0 || rounds === ROUNDS_MAX) {
+      if (options.checksums === true && header === undefined) await round.blocks(data);
+      const kept = repaired.map((finding) => reported(finding, finding.repair?.done));
+      return await finish(round.context, kept, repairedCount, rounds);
+    }
+    await applyRepairs(db, repairs);
+    repairedCount += repairs.length;
+    repaired.push(...repairs.slice(0, FINDINGS_KEPT - repaired.length));
+  }
+}
+
+async function finish(
+  context: FsckContext,
+  repaired: readonly ReportedFinding[],
+  repairedCount: number,
+  rounds: number,
+): Promise<FsckReport> {
+  const { findings, counts, superblock } = context;
+  const all = [...repaired, ...findings.kept.map((finding) => reported(finding))];
+  return {
+    superblock,
+    counts,
+    findings: await nameFindings(context, all),
+    repaired: repairedCount,
+    left: findings.count,
+    repairable: findings.repairable,
+    rounds,
+  };
+}
+
+function reported({ kind, text, fid, repair }: Finding, done?: string): ReportedFinding {
+  return {
+    kind,
+    text,
+    ...(fid === undefined ? {} : { fid }),
+    repairable: repair !== undefined,
+    ...(done === undefined ? {} : { repaired: done }),
+  };
+}
+
+/** @returns what is wrong with the header of the data device. @throws FsError when the two are no pair, or none of ours. */
+async function checkHeader(
+  { checksum }: FsckRuntime,
+  data: BlockDevice,
+  superblock: SuperblockRecord,
+): Promise<Finding | undefined> {
+  if (data.sizeBytes < superblock.dataSizeBytes) {
+    const text = `the data device ${data.path} is cut short: ${data.sizeBytes} bytes, made with ${superblock.dataSizeBytes}`;
+    return { kind: 'data-header', text };
+  }
+  const block = Buffer.alloc(BLOCK_BYTES);
+  await data.read(0, block);
+  try {
+    const header = decodeDataHeader(block, checksum, data.path);
+    if (header.targetUuid === superblock.targetUuid && header.filesystemUuid === superblock.filesystemUuid) {
+      return undefined;
+    }
+    throw new FsError(
+      'EINVAL',
+      `${data.path} is of target ${header.targetUuid}, the meta device of ${superblock.targetUuid}`,
+    );
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
+    return { kind: 'data-header', text: thrown.message };
+  }
+}
+
+interface Round {
+  readonly context: FsckContext;
+  /** Reads the content. */
+  blocks(data: BlockDevice): Promise<void>;
+}
+
+/** One look at all records. */
+async function checkOnce(
+  runtime: FsckRuntime,
+  db: MetaDatabase,
+  superblock: SuperblockRecord,
+  options: FsckOptions,
+): Promise<Round> {
+  const counts: FsckCounts = noCounts();
+  const findings = new Findings();
+  let inodes = 0;
+  let blocks = 0;
+  const context: FsckContext = {
+    runtime,
+    db,
+    superblock,
+    findings,
+    counts,
+    progress: (phase, done) => options.progress?.(phase, done, phase === 'blocks' ? blocks : inodes),
+  };
+  await checkKeys(context);
+  const counters = readCounters(context);
+  if (counters === undefined) findings.giveUp();
+  inodes = counters?.inodes ?? 0;
+  const index = new InodeIndex();
+  const owners = new BlockOwners(Math.floor(superblock.dataSizeBytes / BLOCK_BYTES));
+  const content = await checkContent(context, index, owners);
+  inodes = counts.inodes;
+  const names = await checkNames(context, index);
+  judgeGhosts(context, content.ghosts, names.namedGhosts);
+  await checkTree(context, index);
+  await checkShared(context, owners);
+  await checkSpace(context, owners);
+  counts.blocks = owners.blocks;
+  blocks = owners.blocks;
+  if (counters !== undefined) {
+    const { lastObject } = content;
+    checkCounters(context, counters, { lastObject, lastCookie: names.lastCookie });
+    await checkClients(context, counters.lastTransno);
+    await checkReplies(context, counters.lastTransno);
+    await checkEvictions(context);
+  }
+  return { context, blocks: (data) => checkBlocks(context, index, owners.totalBlocks, data) };
+}
+
+/** Each repair is whole within one transaction; a transaction takes as many as fit. */
+async function applyRepairs(db: MetaDatabase, repairs: readonly Finding[]): Promise<void> {
+  let tx = new RepairTx(db);
+  for (const { repair } of repairs) {
+    repair?.apply(tx);
+    if (tx.size < CHANGES_AT_ONCE) continue;
+    await db.commit((writer) => tx.write(writer));
+    tx = new RepairTx(db);
+  }
+  if (tx.size > 0) await db.commit((writer) => tx.write(writer));
+}

@@ -1,0 +1,235 @@
+/**
+ * Group commit: while one batch is being made durable the next one collects.
+ *
+ * A commit is, in this order: the layer is sealed; the data device is flushed if content was written to it; the records
+ * go to the database in one transaction, durable when lmdb says so; the blocks that the batch freed may be handed out;
+ * lastCommitted advances; whoever waits is told. So nothing durable names content that is not.
+ *
+ * A commit starts an interval after the first change, or at once when somebody waits or the batch is large. When one
+ * fails nobody can know what is on the devices: the target stops, for good.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { Transno } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import { notice } from '../../base/notices.js';
+import type { BlockDevice, Runtime, Timer } from '../../runtime/ports.js';
+import type { MetaDatabase, Writer } from '../meta_medium.js';
+import type { Overlay } from './overlay.js';
+
+const log = logger('storage:commit');
+
+/** Records in a batch above which it is committed at once: putting them blocks the event loop for about 4 ms. */
+const RECORDS_AT_ONCE = 2048;
+const BYTES_AT_ONCE = 4 << 20;
+/**
+ * A commit with file content flushes the data device, which costs more than lmdb's part: when nobody waits, content
+ * collects for longer, up to an amount whose flush does not stall what comes behind it.
+ */
+const DATA_INTERVAL_MS = 100;
+const DATA_BYTES_AT_ONCE = 32 << 20;
+
+interface Waiter {
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+/** One commit to do: what joins it beside the collected layer. */
+interface Extra {
+  readonly write: (writer: Writer) => void;
+  /** No counters ahead of use: the target is being left clean. */
+  readonly final: boolean;
+}
+
+export interface CommitterOptions {
+  readonly commitIntervalMs: number;
+  /** Pages that batches may take beyond what they add; smaller devices commit smaller batches. */
+  readonly recordsAtOnce: number;
+  /** A batch of so many records is durable. */
+  readonly committed: (records: number) => void;
+}
+
+export class Committer {
+  readonly #runtime: Pick<Runtime, 'clock' | 'timers' | 'metrics' | 'faults'>;
+  readonly #db: MetaDatabase;
+  readonly #overlay: Overlay;
+  readonly #data: BlockDevice;
+  readonly #options: CommitterOptions;
+  readonly #listeners: ((lastCommitted: Transno) => void)[] = [];
+  readonly #seconds;
+  #waiters: Waiter[] = [];
+  #extras: Extra[] = [];
+  #timer: Timer | undefined;
+  #soon = false;
+  /** By a fault of a test: nothing is committed any more. */
+  #held = false;
+  #inFlight: Promise<void> | undefined;
+  /** Something is collected that no commit has sealed. */
+  #collected = false;
+  /** Content written to the device since its last flush began. */
+  #dataBytes = 0;
+  #lastCommitted: Transno;
+  #failure: FsError | undefined;
+  #fail!: (cause: Error) => void;
+  readonly failed: Promise<Error>;
+
+  constructor(
+    runtime: Pick<Runtime, 'clock' | 'timers' | 'metrics' | 'faults'>,
+    db: MetaDatabase,
+    overlay: Overlay,
+    data: BlockDevice,
+    options: CommitterOptions,
+  ) {
+    this.#runtime = runtime;
+    this.#db = db;
+    this.#overlay = overlay;
+    this.#data = data;
+    this.#options = options;
+    this.#lastCommitted = overlay.lastTransno;
+    this.failed = new Promise((resolve) => {
+      this.#fail = resolve;
+    });
+    this.#seconds = runtime.metrics.histogram('commit_seconds', 'Time a group commit takes');
+  }
+
+  get lastCommitted(): Transno {
+    return this.#lastCommitted;
+  }
+  get failure(): FsError | undefined {
+    return this.#failure;
+  }
+  onCommit(listener: (lastCommitted: Transno) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  /** Content was written that the next commit must flush. */
+  dataWritten(bytes: number): void {
+    this.#dataBytes += bytes;
+  }
+
+  /** An operation changed something. */
+  changed(): void {
+    this.#collected = true;
+    if (
+      this.#overlay.collectedRecords >= Math.min(RECORDS_AT_ONCE, this.#options.recordsAtOnce) ||
+      this.#overlay.pendingBytes >= BYTES_AT_ONCE ||
+      this.#dataBytes >= DATA_BYTES_AT_ONCE
+    ) {
+      this.#startSoon();
+    } else if (this.#inFlight === undefined && this.#timer === undefined) {
+      const { commitIntervalMs } = this.#options;
+      const ms = this.#dataBytes > 0 ? Math.max(commitIntervalMs, DATA_INTERVAL_MS) : commitIntervalMs;
+      this.#timer = this.#runtime.timers.after(ms, () => {
+        this.#timer = undefined;
+        this.#start();
+      });
+    }
+  }
+
+  /** Resolves when all that was executed before the call is durable. Callers share a commit. */
+  async sync(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (!this.#collected) {
+      await this.#inFlight;
+      if (this.#failure !== undefined) throw this.#failure;
+      return;
+    }
+    await new Promise<void>((resolve, reject) => {
+      this.#waiters.push({ resolve, reject });
+      this.#startSoon();
+    });
+  }
+
+  /** Commits what is collected together with more records. */
+  async commitWith(write: (writer: Writer) => void, final: boolean): Promise<void> {
+    this.#collected = true;
+    this.#extras.push({ write, final });
+    await this.sync();
+  }
+
+  /** Flushes the data device now, whatever is or is not collected. */
+  async flushData(): Promise<void> {
+    try {
+      await this.#data.flush();
+    } catch (cause) {
+      throw this.#stop(cause);
+    }
+  }
+
+  /** Nothing is to be committed any more, for a reason that is not a commit's. */
+  fail(cause: Error): void {
+    if (this.#failure === undefined) this.#stop(cause);
+  }
+
+  /** Ends what is under way and begins nothing more; what is collected and not durable is lost. */
+  async close(): Promise<void> {
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    this.#failure ??= new FsError('EIO', 'the target was closed');
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(this.#failure);
+    await this.#inFlight;
+  }
+
+  /** Callers of the same event-loop turn share the commit. */
+  #startSoon(): void {
+    if (this.#soon || this.#inFlight !== undefined) return;
+    this.#soon = true;
+    this.#runtime.timers.soon(() => {
+      this.#soon = false;
+      this.#start();
+    });
+  }
+
+  #start(): void {
+    if (this.#inFlight !== undefined || this.#failure !== undefined || !this.#collected) return;
+    this.#held ||= this.#runtime.faults.strikes('commit.hold');
+    if (this.#held) return;
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    this.#collected = false;
+    this.#inFlight = this.#commit(this.#waiters.splice(0), this.#extras.splice(0)).then(() => {
+      this.#inFlight = undefined;
+      if (this.#failure !== undefined || !this.#collected) return;
+      if (this.#waiters.length > 0) this.#start();
+      else this.changed();
+    });
+  }
+
+  /** Never rejects. */
+  async #commit(waiters: readonly Waiter[], extras: readonly Extra[]): Promise<void> {
+    const started = this.#runtime.clock.nowMs();
+    const transno = this.#overlay.lastTransno;
+    this.#overlay.seal(extras.some((extra) => extra.final));
+    try {
+      if (this.#dataBytes > 0) {
+        this.#dataBytes = 0;
+        await this.#data.flush();
+      }
+      await this.#db.commit((writer) => {
+        this.#overlay.write(writer);
+        for (const extra of extras) extra.write(writer);
+      });
+    } catch (cause) {
+      const failure = this.#stop(cause);
+      for (const waiter of waiters) waiter.reject(failure);
+      return;
+    }
+    const records = this.#overlay.sealedRecords;
+    this.#overlay.settle();
+    this.#options.committed(records);
+    this.#lastCommitted = transno;
+    this.#seconds.observe((this.#runtime.clock.nowMs() - started) / 1000);
+    for (const listener of this.#listeners) listener(transno);
+    for (const waiter of waiters) waiter.resolve();
+  }
+
+  #stop(cause: unknown): FsError {
+    const failure = new FsError('EIO', `the target has failed: ${(cause as Error).message}`, { cause });
+    log('the target stops: %O', cause);
+    notice('device-failed', `nothing can be committed any more: ${(cause as Error).message}`);
+    this.#failure ??= failure;
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(failure);
+    this.#fail(failure);
+    return failure;
+  }
+}

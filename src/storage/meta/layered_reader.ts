@@ -1,0 +1,336 @@
+/**
+ * Reads of what the database holds under what the two layers of changes say: the collecting layer first, then the
+ * committing one, then the database. Decoded inodes are kept at hand.
+ */
+
+import { LRUCache } from 'lru-cache';
+import { SECTORS_PER_BLOCK } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
+import type { ClientUuid, Fid, Name } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import { notice } from '../../base/notices.js';
+import type { Checksum } from '../../runtime/ports.js';
+import {
+  type ClientRecord,
+  type Dirent,
+  EVICTIONS_KEPT,
+  type Inode,
+  type NumberedEviction,
+  type Reader,
+  type ReplyRecord,
+  type SlotReply,
+} from '../api.js';
+import { inlineDigest, windowDigest } from '../format/content_digest.js';
+import {
+  afterPrefix,
+  bareKey,
+  evictionKey,
+  fidKey,
+  fidNameKey,
+  fidNumberKey,
+  KEY,
+  readU64,
+  slotOf,
+  uuidKey,
+} from '../format/keys.js';
+import {
+  decodeBytes,
+  decodeClient,
+  decodeDirentByCookie,
+  decodeDirentByName,
+  decodeEviction,
+  decodeInline,
+  decodeInode,
+  decodeReply,
+  uuidFromBytes,
+} from '../format/records.js';
+import { crc32c } from '../format/superblock.js';
+import { decodeWindow, type Window } from '../format/window.js';
+import type { MetaDatabase } from '../meta_medium.js';
+import type { BatchTables } from './batch.js';
+import { FidTable, GroupTable, Table } from './tables.js';
+
+const log = logger('storage');
+
+/** A file of more is read without a look at all of its windows first. 256 MiB: two milliseconds. */
+const WINDOWS_COMPARED_MAX = 256;
+const COMPARED_MAX = 100_000;
+const INODE_CACHE_MAX = 20_000;
+/** Of 3 KiB each; together they cover 2 GiB of file content. */
+const WINDOW_CACHE_MAX = 2048;
+
+export class LayeredReader implements Reader {
+  readonly #db: MetaDatabase;
+  readonly #checksum: Checksum;
+  protected readonly tables: BatchTables = {
+    inodes: new Table<Fid, Inode>(),
+    names: new FidTable<Name, Dirent>(),
+    cookies: new FidTable<number, Dirent>(),
+    xattrs: new FidTable<string, Buffer>(),
+    symlinks: new Table<Fid, Buffer>(),
+    inline: new Table<Fid, Buffer>(),
+    windows: new FidTable<number, Window>(),
+    orphans: new Table<Fid, true>(),
+    doomed: new Table<Fid, true>(),
+    clients: new Table<ClientUuid, ClientRecord>(),
+    replies: new GroupTable<ClientUuid, number, ReplyRecord>(),
+    evictions: new Table<number, NumberedEviction>(),
+  };
+  /** Inodes as the database has them; the layers are asked first. */
+  readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
+  /** Decoded windows: decoding one takes as long as all the rest of a small read. */
+  readonly #windowCache = new LRUCache<string, Window>({ max: WINDOW_CACHE_MAX });
+
+  /** Files whose content records agree with the inode: all changes since went through here. */
+  readonly #compared = new Set<Fid>();
+
+  constructor(db: MetaDatabase, checksum: Checksum) {
+    this.#db = db;
+    this.#checksum = checksum;
+  }
+
+  /** The sealed layer is in the database now. */
+  protected keepSealed(): void {
+    for (const [fid, inode] of this.tables.inodes.sealed) {
+      if (inode === null) this.#inodeCache.delete(fid);
+      else this.#inodeCache.set(fid, inode);
+    }
+    for (const [fid, windows] of this.tables.windows.sealed) {
+      for (const [index, window] of windows) {
+        if (window === null) this.#windowCache.delete(`${fid}/${index}`);
+        else this.#windowCache.set(`${fid}/${index}`, window);
+      }
+    }
+  }
+
+  inode(fid: Fid): Inode | undefined {
+    const changed = this.tables.inodes.get(fid);
+    if (changed !== undefined) return changed ?? undefined;
+    const cached = this.#inodeCache.get(fid);
+    if (cached !== undefined) return cached;
+    const value = this.#db.get(fidKey(KEY.inode, fid));
+    if (value === undefined) return undefined;
+    const inode = decodeInode(fid, value);
+    this.#inodeCache.set(fid, inode);
+    return inode;
+  }
+  hasInode(fid: Fid): boolean {
+    const changed = this.tables.inodes.get(fid);
+    if (changed !== undefined) return changed !== null;
+    return this.#inodeCache.has(fid) || this.#db.get(fidKey(KEY.inode, fid)) !== undefined;
+  }
+  dirent(parent: Fid, name: Name): Dirent | undefined {
+    const changed = this.tables.names.get(parent, name);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidNameKey(KEY.direntByName, parent, name));
+    return value === undefined ? undefined : decodeDirentByName(name, value);
+  }
+  dirents(parent: Fid, after: number, limit: number): Dirent[] {
+    const changes = this.tables.cookies.changes(parent);
+    const found: Dirent[] = [];
+    if (limit <= 0) return found;
+    const start = fidNumberKey(KEY.direntByCookie, parent, after + 1);
+    const end = afterPrefix(fidKey(KEY.direntByCookie, parent));
+    for (const { key, value } of this.#db.range(start, end)) {
+      const cookie = readU64(key, 9);
+      // Changed entries come below: a batch may be in the database already and not settled yet.
+      if (changes?.has(cookie)) continue;
+      found.push(decodeDirentByCookie(cookie, value));
+      if (found.length === limit) return found;
+    }
+    // Cookies only grow, so entries of the layers come after those of the database, in the order they were made.
+    for (const [cookie, dirent] of changes ?? []) {
+      if (dirent === null || cookie <= after) continue;
+      found.push(dirent);
+      if (found.length === limit) break;
+    }
+    return found;
+  }
+  directoryEmpty(parent: Fid): boolean {
+    return this.dirents(parent, 0, 1).length === 0;
+  }
+  xattr(fid: Fid, name: string): Buffer | undefined {
+    const changed = this.tables.xattrs.get(fid, name);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidNameKey(KEY.xattr, fid, name));
+    return value === undefined ? undefined : decodeBytes(value, `xattr of ${fid}`);
+  }
+  xattrNames(fid: Fid): string[] {
+    const changes = this.tables.xattrs.changes(fid);
+    const names: string[] = [];
+    const prefix = fidKey(KEY.xattr, fid);
+    for (const { key } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const name = key.toString('latin1', 9, key.length);
+      if (!changes?.has(name)) names.push(name);
+    }
+    for (const [name, value] of changes ?? []) if (value !== null) names.push(name);
+    return names;
+  }
+  symlinkTarget(fid: Fid): Buffer | undefined {
+    const changed = this.tables.symlinks.get(fid);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidKey(KEY.symlink, fid));
+    return value === undefined ? undefined : decodeBytes(value, `symlink ${fid}`);
+  }
+  orphans(): Fid[] {
+    return this.#marked(KEY.orphan, this.tables.orphans);
+  }
+  clients(): ClientRecord[] {
+    const changes = this.tables.clients.changes();
+    const found: ClientRecord[] = [];
+    const prefix = bareKey(KEY.client);
+    for (const { key, value } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const uuid = uuidFromBytes(key.subarray(1, 17)) as ClientUuid;
+      if (!changes.has(uuid)) found.push(decodeClient(uuid, value));
+    }
+    for (const record of changes.values()) if (record !== null) found.push(record);
+    return found;
+  }
+  replies(uuid: ClientUuid): SlotReply[] {
+    const changes = this.tables.replies.changes(uuid);
+    const found: SlotReply[] = [];
+    const prefix = uuidKey(KEY.reply, uuid);
+    for (const { key, value } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const slot = slotOf(key);
+      if (!changes?.has(slot)) found.push({ slot, ...decodeReply(`reply ${slot} of ${uuid}`, value) });
+    }
+    for (const [slot, reply] of changes ?? []) if (reply !== null) found.push({ slot, ...reply });
+    return found;
+  }
+  evictions(): NumberedEviction[] {
+    const found: NumberedEviction[] = [];
+    for (let slot = 0; slot < EVICTIONS_KEPT; slot++) {
+      const record = this.tables.evictions.get(slot) ?? this.#storedEviction(slot);
+      if (record !== undefined) found.push(record);
+    }
+    return found.sort((a, b) => a.number - b.number);
+  }
+  /** A target whose record of an eviction is damaged is served all the same: nothing depends on it. */
+  #storedEviction(slot: number): NumberedEviction | undefined {
+    try {
+      const value = this.#db.get(evictionKey(slot));
+      return value === undefined ? undefined : decodeEviction(`eviction ${slot}`, value);
+    } catch (thrown) {
+      if (!(thrown instanceof FsError)) throw thrown;
+      log('eviction %d is left out: %s', slot, thrown.message);
+      return undefined;
+    }
+  }
+  /** Content of a file that lies in the database. @throws FsError EIO when its checksum is wrong. */
+  inlineData(fid: Fid): Buffer | undefined {
+    const changed = this.tables.inline.get(fid);
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(fidKey(KEY.inlineData, fid));
+    if (value === undefined) return undefined;
+    const { bytes, crc } = decodeInline(fid, value);
+    if (crc32c(this.#checksum, bytes) !== crc) {
+      log('checksum wrong: inline data of fid %d', fid);
+      notice('checksum-wrong', `checksum wrong: inline data of fid ${fid} on the meta device`);
+      throw new FsError('EIO', `checksum wrong: inline data of ${fid}`);
+    }
+    return bytes;
+  }
+  /** Whether its content lies in the database, without looking at it. */
+  hasInlineData(fid: Fid): boolean {
+    const changed = this.tables.inline.get(fid);
+    return changed === undefined ? this.#db.get(fidKey(KEY.inlineData, fid)) !== undefined : changed !== null;
+  }
+  window(fid: Fid, index: number): Window | undefined {
+    const changed = this.tables.windows.get(fid, index);
+    if (changed !== undefined) return changed ?? undefined;
+    const name = `${fid}/${index}`;
+    const cached = this.#windowCache.get(name);
+    if (cached !== undefined) return cached;
+    const value = this.#db.get(fidNumberKey(KEY.window, fid, index));
+    if (value === undefined) return undefined;
+    const window = decodeWindow(value, `window ${index} of ${fid}`);
+    this.#windowCache.set(name, window);
+    return window;
+  }
+  /** The content of a file is what its inode says: it was compared, or has just been made. */
+  protected knowContent(fid: Fid): void {
+    if (this.#compared.size >= COMPARED_MAX) this.#compared.clear();
+    this.#compared.add(fid);
+  }
+  /**
+   * Compares a file's content records with what its inode says of them, when it is used first: one that is missing is a
+   * hole else, and one that is older than the inode names content that the file does not have any more.
+   * @throws FsError EIO
+   */
+  compareContent(fid: Fid): void {
+    if (this.#compared.has(fid)) return;
+    const inode = this.inode(fid);
+    if (inode === undefined) return;
+    const inline = this.inlineData(fid);
+    const windows = this.windowsFrom(fid, 0, WINDOWS_COMPARED_MAX + 1);
+    if (windows.length <= WINDOWS_COMPARED_MAX) {
+      let digest = inlineDigest(this.#checksum, inline);
+      let blocks = 0;
+      for (const [index, window] of windows) {
+        digest ^= windowDigest(this.#checksum, index, window);
+        for (const place of window.place) if (place !== 0) blocks++;
+      }
+      const isCounted = inline !== undefined || blocks * SECTORS_PER_BLOCK === inode.blocks;
+      const isDigest = inode.digest === undefined || digest >>> 0 === inode.digest;
+      if (!isCounted || !isDigest) {
+        const what = isCounted
+          ? 'are not those'
+          : `say ${blocks * SECTORS_PER_BLOCK} blocks, not the ${inode.blocks}`;
+        const text = `damaged content of fid ${fid} on the meta device: its records ${what} of its inode`;
+        log('%s', text);
+        notice('checksum-wrong', text);
+        throw new FsError('EIO', text);
+      }
+    }
+    this.knowContent(fid);
+  }
+  /** Windows [first, end) will be asked for soon. */
+  prefetchWindows(fid: Fid, first: number, end: number): void {
+    const keys: Buffer[] = [];
+    for (let index = first; index < end; index++) keys.push(fidNumberKey(KEY.window, fid, index));
+    this.#db.prefetch(keys);
+  }
+  /** Windows that are not empty, from index `first` on, in order, at most limit. */
+  windowsFrom(fid: Fid, first: number, limit: number): [index: number, window: Window][] {
+    const changes = this.tables.windows.changes(fid);
+    const newer = [...(changes ?? [])]
+      .filter((entry): entry is [number, Window] => entry[1] !== null && entry[0] >= first)
+      .sort((a, b) => a[0] - b[0]);
+    const found: [number, Window][] = [];
+    const takeNewer = (below: number): void => {
+      for (
+        let next = newer[0];
+        next !== undefined && next[0] < below && found.length < limit;
+        next = newer[0]
+      ) {
+        found.push(next);
+        newer.shift();
+      }
+    };
+    const end = afterPrefix(fidKey(KEY.window, fid));
+    for (const { key, value } of this.#db.range(fidNumberKey(KEY.window, fid, first), end)) {
+      const index = readU64(key, 9);
+      takeNewer(index);
+      if (found.length === limit) return found;
+      if (changes?.has(index)) continue;
+      found.push([index, decodeWindow(value, `window ${index} of ${fid}`)]);
+    }
+    takeNewer(Number.POSITIVE_INFINITY);
+    return found;
+  }
+  /** Files whose data is still to be removed in the background. */
+  doomed(): Fid[] {
+    return this.#marked(KEY.doomed, this.tables.doomed);
+  }
+  #marked(type: typeof KEY.orphan | typeof KEY.doomed, table: Table<Fid, true>): Fid[] {
+    const changes = table.changes();
+    const found: Fid[] = [];
+    const prefix = bareKey(type);
+    for (const { key } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const fid = readU64(key, 1) as Fid;
+      if (!changes.has(fid)) found.push(fid);
+    }
+    for (const [fid, there] of changes) if (there !== null) found.push(fid);
+    return found;
+  }
+}

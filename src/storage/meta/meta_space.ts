@@ -1,0 +1,117 @@
+/**
+ * How full the meta device is. lmdb does not know its end: a commit past it fails whole. So operations are refused with
+ * ENOSPC before that, in three tiers of pages:
+ *
+ *   | used | what operations may fill | deletes and overwrites may use, too | copies that commits make |
+ *
+ * The last tier is never promised to users: a commit writes every page it touches to a new place, and the old ones come
+ * free two transactions later. It holds three batches' worth of touched pages: the one that collects, the one that is
+ * being committed, and the one before. How large a batch gets while another is committed nobody can say before, so the
+ * tier grows with what they really hold. Who finds no room by that count, the dearest there is, may find it after a
+ * commit or two: `isPressed` says when that is worth a wait.
+ *
+ * What the server changes for itself (the superblock, clients' records, FIDs, orphans) is never refused: it could not start,
+ * and nobody could delete. It lives from the last tier, and that is enough because it is small: a transaction of a few
+ * records copies a leaf and the branches above it for each record, and the free list's pages. Deletes live from the
+ * last tier as well when theirs is used up, in batches so small that the copies of three of them fit.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { ExecuteOptions } from '../api.js';
+import type { MetaDatabase } from '../meta_medium.js';
+import { LMDB_PAGE_BYTES } from './meta_probe.js';
+import type { Overlay } from './overlay.js';
+
+/** Pages of a B-tree are about two thirds full; what is pending may double that while it waits. */
+const BYTES_PER_PAGE = 2048;
+/** A record touches a leaf of its own in the worst case; the branches above it are shared. */
+const PAGES_PER_RECORD = 1.25;
+/** Counters, space bitmaps, the list of free pages: touched by every commit. */
+const PAGES_PER_COMMIT = 32;
+/** More than one operation may need. */
+const ROOM_PAGES = 64;
+/** Records that may be under way when a delete takes from the pages for copies. */
+const SMALL_BATCH_RECORDS = 64;
+/** For statfs: an inode with two entries and a little content. */
+const BYTES_PER_INODE = 1024;
+
+export class MetaSpace {
+  readonly #db: MetaDatabase;
+  readonly #overlay: Overlay;
+  readonly #totalPages: number;
+  readonly #copyPages: number;
+  readonly #deletePages: number;
+  #usedPages: number;
+  /** Records of the last batch that was committed. */
+  #committedRecords = 0;
+  /** Records of a batch: each touches a leaf of its own in the worst case, and the branches above are shared. */
+  readonly recordsAtOnce: number;
+
+  constructor(db: MetaDatabase, overlay: Overlay, sizeBytes: number) {
+    this.#db = db;
+    this.#overlay = overlay;
+    this.#totalPages = Math.floor(sizeBytes / LMDB_PAGE_BYTES);
+    this.#copyPages = Math.min(8192, Math.floor(this.#totalPages / 8));
+    this.#deletePages = Math.min(4096, Math.floor(this.#totalPages / 16));
+    this.recordsAtOnce = Math.floor(this.#copyPages / 4);
+    this.#usedPages = db.usedPages();
+  }
+
+  /** After a commit. @param records what it wrote. */
+  refresh(records: number): void {
+    this.#usedPages = this.#db.usedPages();
+    this.#committedRecords = records;
+  }
+
+  /** Operations may be refused for lack of room that a commit would give back. */
+  get isPressed(): boolean {
+    return this.#recent() > 0 && this.#left() < this.#deletePages + ROOM_PAGES;
+  }
+
+  /** @throws FsError ENOSPC when an operation (`reserve` as in ExecuteOptions) must not begin. */
+  check(reserve: NonNullable<ExecuteOptions['reserve']>): void {
+    if (reserve === 'own' || this.#left() >= this.#deletePages) return;
+    const kind = typeof reserve === 'function' ? reserve() : reserve;
+    if (kind === 'replaces' ? this.#left() >= 0 : kind && this.#mayDelete()) return;
+    throw new FsError('ENOSPC', 'no space left on the meta device');
+  }
+
+  #mayDelete(): boolean {
+    if (this.#left() >= 0) return true;
+    const recent = this.#recent();
+    // Alone in its batch: there is never more room than now.
+    if (recent === 0) return true;
+    return recent <= SMALL_BATCH_RECORDS && this.#leftAfter(this.#copies()) >= 0;
+  }
+
+  #recent(): number {
+    return this.#overlay.collectedRecords + this.#overlay.sealedRecords + this.#committedRecords;
+  }
+
+  freeBytes(): number {
+    return Math.max(0, this.#left() - this.#deletePages) * LMDB_PAGE_BYTES;
+  }
+  inodesFree(): number {
+    return Math.floor(this.freeBytes() / BYTES_PER_INODE);
+  }
+
+  #left(): number {
+    return this.#leftAfter(Math.max(this.#copyPages, this.#copies()));
+  }
+  #leftAfter(copies: number): number {
+    const pending = Math.ceil(this.#overlay.pendingBytes / BYTES_PER_PAGE);
+    return this.#totalPages - this.#usedPages - pending - copies;
+  }
+  #copies(): number {
+    return (
+      this.#touched(this.#overlay.collectedRecords) +
+      this.#touched(this.#overlay.sealedRecords) +
+      this.#touched(this.#committedRecords)
+    );
+  }
+
+  /** Pages that a batch writes anew, at most. */
+  #touched(records: number): number {
+    return PAGES_PER_COMMIT + Math.min(Math.ceil(records * PAGES_PER_RECORD), this.#usedPages);
+  }
+}

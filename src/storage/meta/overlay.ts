@@ -1,0 +1,368 @@
+/**
+ * The view that operations run on: what the database holds, under what executed operations changed since.
+ *
+ * Owns: what becomes of the two layers of changes (tables.ts; layered_reader.ts reads them), the counters, and the space
+ * bitmaps as the executed operations have them. A running operation writes into the collecting layer and is undone from a journal when it throws, so readers see all
+ * of an operation or nothing: JavaScript runs nothing else meanwhile.
+ *
+ * Counters of things never to be handed out twice (objects, cookies) are written ahead of use: after a crash they go on
+ * above anything that a client may have been told, committed or not.
+ */
+
+import { assert } from '../../base/assert.js';
+import { FsError } from '../../base/errno.js';
+import { type ClientUuid, type Fid, fidOf, type Name, type Transno } from '../../base/ids.js';
+import type { Checksum } from '../../runtime/ports.js';
+import {
+  type ClientRecord,
+  type Dirent,
+  EVICTIONS_KEPT,
+  type EvictionRecord,
+  type Inode,
+  type ReplyRecord,
+  type Superblock,
+  type Tx,
+} from '../api.js';
+import { inlineDigest, windowDigest } from '../format/content_digest.js';
+import type { Counters } from '../format/records.js';
+import { crc32c, FEATURE_CHECKSUMS } from '../format/superblock.js';
+import type { Window } from '../format/window.js';
+import type { MetaDatabase, Writer } from '../meta_medium.js';
+import { writeBatch } from './batch.js';
+import type { Extent, ExtentAllocator } from './extent_allocator.js';
+import { LayeredReader } from './layered_reader.js';
+import { Journal } from './tables.js';
+
+/** How far ahead of use the counters are written. */
+const OBJECTS_AHEAD = 2 ** 22;
+const COOKIES_AHEAD = 2 ** 22;
+/** A file with more windows than this is destroyed in the background, so that an unlink stays short. */
+export const DESTROY_AT_ONCE = 64;
+
+/** What the running operation did beside the tables. */
+interface Operation {
+  readonly transno: Transno;
+  readonly beforeChange: () => void;
+  readonly counters: Counters;
+  readonly bytes: number;
+  readonly records: number;
+  readonly allocated: Extent[];
+  readonly freed: Extent[];
+}
+
+export class Overlay extends LayeredReader implements Tx {
+  readonly #checksum: Checksum;
+  readonly #targetIndex: number;
+  /** New inodes have a digest of their content. */
+  readonly #digests: boolean;
+  readonly space: ExtentAllocator;
+  readonly #journal = new Journal();
+  #operation: Operation | undefined;
+  #counters: Counters;
+  /** The counters' values on the device: nothing at or above them may be handed out before the next commit. */
+  #counterLimits: Pick<Counters, 'nextObject' | 'nextCookie'>;
+  #bytes = 0;
+  #records = 0;
+  #freed: Extent[] = [];
+  #doomedNow = false;
+  /** Number of the last eviction, once it is known. */
+  #lastEviction: number | undefined;
+  #sealedFreed: Extent[] = [];
+  #sealedBytes = 0;
+  #sealedRecords = 0;
+  #sealedGroups: { readonly group: number; readonly record: Buffer | undefined }[] = [];
+  #sealedCounters: Counters | undefined;
+
+  constructor(
+    db: MetaDatabase,
+    checksum: Checksum,
+    { targetIndex, featuresIncompat }: Pick<Superblock, 'targetIndex' | 'featuresIncompat'>,
+    counters: Counters,
+    space: ExtentAllocator,
+  ) {
+    super(db, checksum);
+    this.#checksum = checksum;
+    this.#targetIndex = targetIndex;
+    this.#digests = (featuresIncompat & FEATURE_CHECKSUMS) !== 0;
+    this.#counters = counters;
+    this.#counterLimits = counters;
+    this.space = space;
+  }
+
+  // ---- Operations and batches.
+
+  get running(): boolean {
+    return this.#operation !== undefined;
+  }
+  get transno(): Transno {
+    assert(this.#operation !== undefined, 'no operation is running');
+    return this.#operation.transno;
+  }
+  get lastTransno(): Transno {
+    return this.#counters.lastTransno;
+  }
+  get inodes(): number {
+    return this.#counters.inodes;
+  }
+  /** A file was left to be destroyed in the background since the last look. */
+  takeDoomed(): boolean {
+    const doomed = this.#doomedNow;
+    this.#doomedNow = false;
+    return doomed;
+  }
+  /** Records changed and not sealed yet; and a rough size of all that is not durable, for the fill level of the device. */
+  get collectedRecords(): number {
+    return this.#records;
+  }
+  /** Records of the batch that is being committed. */
+  get sealedRecords(): number {
+    return this.#sealedRecords;
+  }
+  get pendingBytes(): number {
+    return this.#bytes + this.#sealedBytes;
+  }
+
+  /** @param beforeChange called once, before the operation's first change; what it throws ends the operation. */
+  begin(transno: Transno, beforeChange: () => void): void {
+    assert(this.#operation === undefined, 'operations do not nest');
+    this.#operation = {
+      transno,
+      beforeChange,
+      counters: this.#counters,
+      bytes: this.#bytes,
+      records: this.#records,
+      allocated: [],
+      freed: [],
+    };
+  }
+  rollback(): void {
+    const operation = this.#running();
+    this.#journal.rollback();
+    this.#counters = operation.counters;
+    this.#bytes = operation.bytes;
+    this.#records = operation.records;
+    this.#operation = undefined;
+  }
+  /** @returns whether it changed anything. */
+  finish(): boolean {
+    const operation = this.#running();
+    const changed = !this.#journal.empty || this.#counters !== operation.counters;
+    this.#journal.forget();
+    for (const extent of operation.allocated) this.space.markUsed(extent);
+    for (const extent of operation.freed) {
+      this.space.markFreed(extent);
+      this.#freed.push(extent);
+    }
+    if (changed) this.#counters = { ...this.#counters, lastTransno: operation.transno };
+    this.#operation = undefined;
+    return changed;
+  }
+
+  /** What is executed from now on comes after this; the next commit says so. */
+  advance(transno: Transno): void {
+    assert(this.#operation === undefined, 'an operation is running');
+    assert(transno >= this.#counters.lastTransno, 'transnos never go back');
+    this.#counters = { ...this.#counters, lastTransno: transno };
+  }
+
+  /** Closes the collecting layer: it is what the next write() writes. The one before it must have settled. */
+  seal(final: boolean): void {
+    for (const table of Object.values(this.tables)) table.seal();
+    this.#sealedFreed = this.#freed;
+    this.#freed = [];
+    this.#sealedBytes = this.#bytes;
+    this.#sealedRecords = this.#records;
+    this.#bytes = 0;
+    this.#records = 0;
+    this.#sealedGroups = this.space.takeDirtyGroups();
+    this.#sealedCounters = final
+      ? this.#counters
+      : {
+          ...this.#counters,
+          nextObject: this.#counters.nextObject + OBJECTS_AHEAD,
+          nextCookie: this.#counters.nextCookie + COOKIES_AHEAD,
+        };
+  }
+  /** The sealed layer as records. */
+  write(writer: Writer): void {
+    assert(this.#sealedCounters !== undefined, 'nothing is sealed');
+    writeBatch(writer, this.tables, this.#sealedGroups, this.#sealedCounters, (bytes) =>
+      crc32c(this.#checksum, bytes),
+    );
+  }
+  /** The sealed layer is durable: it is forgotten, and the blocks it freed may be handed out. */
+  settle(): void {
+    this.keepSealed();
+    for (const table of Object.values(this.tables)) table.settle();
+    for (const extent of this.#sealedFreed) this.space.release(extent, 'freed');
+    this.#sealedFreed = [];
+    this.#sealedBytes = 0;
+    this.#sealedRecords = 0;
+    this.#sealedGroups = [];
+    if (this.#sealedCounters !== undefined) this.#counterLimits = this.#sealedCounters;
+    this.#sealedCounters = undefined;
+  }
+
+  // ---- Changing. Only while an operation runs.
+
+  #running(): Operation {
+    assert(this.#operation !== undefined, 'a change outside an operation');
+    return this.#operation;
+  }
+  #change(bytes: number): void {
+    const operation = this.#running();
+    if (this.#records === operation.records) operation.beforeChange();
+    this.#records++;
+    this.#bytes += bytes;
+  }
+
+  putInode(inode: Inode): void {
+    this.#change(140);
+    const before = this.inode(inode.fid);
+    if (before === undefined) {
+      this.#count(1);
+      this.knowContent(inode.fid);
+    }
+    const isEmpty = before === undefined || (inode.sizeBytes === 0 && inode.blocks === 0);
+    const digest = isEmpty && this.#digests ? 0 : before?.digest;
+    const kept = inode.digest === digest ? inode : { ...inode, digest };
+    this.tables.inodes.set(inode.fid, kept, this.#journal);
+  }
+  /** @param change of the digest of an inode's content. */
+  #shiftDigest(fid: Fid, change: number): void {
+    const inode = this.inode(fid);
+    if (change === 0 || inode?.digest === undefined) return;
+    this.tables.inodes.set(fid, { ...inode, digest: (inode.digest ^ change) >>> 0 }, this.#journal);
+  }
+  destroyInode(fid: Fid): void {
+    this.#change(0);
+    if (this.inode(fid) !== undefined) this.#count(-1);
+    this.tables.inodes.set(fid, null, this.#journal);
+    if (this.symlinkTarget(fid) !== undefined) this.tables.symlinks.set(fid, null, this.#journal);
+    for (const name of this.xattrNames(fid)) this.tables.xattrs.set(fid, name, null, this.#journal);
+    if (this.hasInlineData(fid)) this.tables.inline.set(fid, null, this.#journal);
+    const windows = this.windowsFrom(fid, 0, DESTROY_AT_ONCE + 1);
+    if (windows.length > DESTROY_AT_ONCE) {
+      this.tables.doomed.set(fid, true, this.#journal);
+      this.#doomedNow = true;
+      return;
+    }
+    for (const [index, window] of windows) this.removeWindow(fid, index, window);
+  }
+  putDirent(parent: Fid, name: Name, fid: Fid, type: number): void {
+    assert(this.dirent(parent, name) === undefined, 'the name is there already');
+    this.#change(2 * (40 + name.length));
+    const cookie = this.#counters.nextCookie;
+    if (cookie >= this.#counterLimits.nextCookie)
+      throw new FsError('EAGAIN', 'too many entries between commits');
+    this.#counters = { ...this.#counters, nextCookie: cookie + 1 };
+    const dirent: Dirent = { name, fid, type, cookie };
+    this.tables.names.set(parent, name, dirent, this.#journal);
+    this.tables.cookies.set(parent, cookie, dirent, this.#journal);
+  }
+  removeDirent(parent: Fid, name: Name): void {
+    const dirent = this.dirent(parent, name);
+    assert(dirent !== undefined, 'the name is not there');
+    this.#change(0);
+    this.tables.names.set(parent, name, null, this.#journal);
+    this.tables.cookies.set(parent, dirent.cookie, null, this.#journal);
+  }
+  putXattr(fid: Fid, name: string, value: Uint8Array): void {
+    this.#change(64 + name.length + value.length);
+    this.tables.xattrs.set(fid, name, Buffer.from(value), this.#journal);
+  }
+  removeXattr(fid: Fid, name: string): void {
+    this.#change(0);
+    this.tables.xattrs.set(fid, name, null, this.#journal);
+  }
+  putSymlinkTarget(fid: Fid, target: Uint8Array): void {
+    this.#change(32 + target.length);
+    this.tables.symlinks.set(fid, Buffer.from(target), this.#journal);
+  }
+  putOrphan(fid: Fid): void {
+    this.#change(32);
+    this.tables.orphans.set(fid, true, this.#journal);
+  }
+  removeOrphan(fid: Fid): void {
+    this.#change(0);
+    this.tables.orphans.set(fid, null, this.#journal);
+  }
+  putClient(record: ClientRecord): void {
+    this.#change(120);
+    this.tables.clients.set(record.uuid, record, this.#journal);
+  }
+  removeClient(uuid: ClientUuid): void {
+    this.#change(0);
+    this.tables.clients.set(uuid, null, this.#journal);
+    for (const { slot } of this.replies(uuid)) this.tables.replies.set(uuid, slot, null, this.#journal);
+  }
+  putReply(uuid: ClientUuid, slot: number, reply: ReplyRecord): void {
+    this.#change(100);
+    this.tables.replies.set(uuid, slot, reply, this.#journal);
+  }
+  putEviction(record: EvictionRecord): void {
+    this.#change(64 + record.name.length + record.reason.length);
+    // An operation that is rolled back leaves a number out, which harms nobody.
+    const number = (this.#lastEviction ?? this.evictions().at(-1)?.number ?? 0) + 1;
+    this.#lastEviction = number;
+    this.tables.evictions.set(number % EVICTIONS_KEPT, { ...record, number }, this.#journal);
+  }
+  allocateFids(count: number): { readonly start: Fid; readonly end: Fid } {
+    this.#change(0);
+    const start = this.#counters.nextObject;
+    if (start + count > this.#counterLimits.nextObject) {
+      throw new FsError('EAGAIN', 'too many FIDs between commits');
+    }
+    this.#counters = { ...this.#counters, nextObject: start + count };
+    return { start: fidOf(this.#targetIndex, start), end: fidOf(this.#targetIndex, start + count) };
+  }
+  /** @param bytes never changed again. null: the file's content is not (any longer) in the database. */
+  setInlineData(fid: Fid, bytes: Buffer | null): void {
+    this.#change(bytes === null ? 0 : 64 + bytes.length);
+    if (this.inode(fid)?.digest !== undefined) {
+      const before = inlineDigest(this.#checksum, this.inlineData(fid));
+      this.#shiftDigest(fid, before ^ inlineDigest(this.#checksum, bytes));
+    }
+    this.tables.inline.set(fid, bytes, this.#journal);
+  }
+  /** @param window never changed again. */
+  setWindow(fid: Fid, index: number, window: Window | null): void {
+    this.#change(window === null ? 0 : 1100);
+    if (this.inode(fid)?.digest !== undefined) {
+      const before = windowDigest(this.#checksum, index, this.window(fid, index));
+      this.#shiftDigest(fid, before ^ windowDigest(this.#checksum, index, window));
+    }
+    this.tables.windows.set(fid, index, window, this.#journal);
+  }
+  /** Removes a window and frees its blocks. @returns how many. */
+  removeWindow(fid: Fid, index: number, window: Window): number {
+    this.setWindow(fid, index, null);
+    let blocks = 0;
+    for (const place of window.place) {
+      if (place === 0) continue;
+      this.freeBlock(Math.abs(place));
+      blocks++;
+    }
+    return blocks;
+  }
+  removeDoomed(fid: Fid): void {
+    this.#change(0);
+    this.tables.doomed.set(fid, null, this.#journal);
+  }
+  /** Blocks that were reserved and that this operation names. */
+  useExtent(extent: Extent): void {
+    this.#running().allocated.push(extent);
+  }
+  freeBlock(block: number): void {
+    const { freed } = this.#running();
+    const last = freed.at(-1);
+    if (last !== undefined && last.start + last.count === block) {
+      freed[freed.length - 1] = { start: last.start, count: last.count + 1 };
+    } else {
+      freed.push({ start: block, count: 1 });
+    }
+  }
+  #count(change: number): void {
+    this.#counters = { ...this.#counters, inodes: this.#counters.inodes + change };
+  }
+}

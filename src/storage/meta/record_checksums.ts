@@ -1,0 +1,176 @@
+/**
+ * A checksum for every record: the meta device's database as everybody above it sees it.
+ *
+ * On the device a value is: its first byte (the version of the record) with the bit 0x80 set, the rest of it, and a u32
+ * CRC-32C of the key and all that. The key is covered, so a value that lies under another key is found as well. Only the
+ * superblock has no such envelope: it has a checksum of its own, and is read by software that knows no others.
+ *
+ * Targets of earlier releases have records without it. There the envelope is only used when the superblock says so, and
+ * then old records are read as they are until they are rewritten (FEATURE_CHECKSUMS without FEATURE_ALL_CHECKSUMS).
+ */
+
+import { FsError } from '../../base/errno.js';
+import { logger } from '../../base/log.js';
+import { notice } from '../../base/notices.js';
+import type { Checksum } from '../../runtime/ports.js';
+import { KEY, readU64 } from '../format/keys.js';
+import type { MetaDatabase, Writer } from '../meta_medium.js';
+
+const log = logger('storage');
+
+/** Set in the first byte of a value that has a checksum. */
+const HAS_CHECKSUM = 0x80;
+export const CHECKSUM_BYTES = 4;
+/** Up to here a table in JavaScript is faster than a call of the addon. */
+const TABLE_BYTES_MAX = 512;
+const POLYNOMIAL = 0x82f6_3b78;
+const NO_VALUE = Buffer.alloc(0);
+
+/** For four bytes at once: TABLES[n * 256 + b] is the effect of byte b when n more bytes follow it. */
+const TABLES = makeTables();
+
+function makeTables(): Uint32Array {
+  const tables = new Uint32Array(4 * 256);
+  for (let byte = 0; byte < 256; byte++) {
+    let crc = byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc & 1) === 0 ? crc >>> 1 : (crc >>> 1) ^ POLYNOMIAL;
+    tables[byte] = crc;
+  }
+  for (let at = 256; at < tables.length; at++) {
+    const before = tables[at - 256] ?? 0;
+    tables[at] = (tables[before & 0xff] ?? 0) ^ (before >>> 8);
+  }
+  return tables;
+}
+
+/** CRC-32C register after `length` more bytes. */
+function extend(register: number, bytes: Buffer, length: number): number {
+  let crc = register;
+  let at = 0;
+  for (; at + 4 <= length; at += 4) {
+    crc ^= bytes.readUInt32LE(at);
+    crc =
+      (TABLES[768 + (crc & 0xff)] ?? 0) ^
+      (TABLES[512 + ((crc >>> 8) & 0xff)] ?? 0) ^
+      (TABLES[256 + ((crc >>> 16) & 0xff)] ?? 0) ^
+      (TABLES[crc >>> 24] ?? 0);
+  }
+  for (; at < length; at++) crc = (TABLES[(crc ^ (bytes[at] ?? 0)) & 0xff] ?? 0) ^ (crc >>> 8);
+  return crc;
+}
+
+/** CRC-32C of a key and `length` bytes of the value. Large values: of the key and the CRC-32C of the value. */
+function sum(checksum: Checksum, key: Buffer, value: Buffer, length: number): number {
+  let crc = extend(-1, key, key.length);
+  if (length <= TABLE_BYTES_MAX) return ~extend(crc, value, length) >>> 0;
+  const ofValue = Buffer.allocUnsafe(4);
+  ofValue.writeUInt32LE(checksum.crc32cBlocks(value.subarray(0, length), length)[0] ?? 0, 0);
+  crc = extend(crc, ofValue, 4);
+  return ~crc >>> 0;
+}
+
+export function hasChecksum(value: Buffer): boolean {
+  return ((value[0] ?? 0) & HAS_CHECKSUM) !== 0;
+}
+
+/** The value as it was before it got a checksum; what comes without one as it is. Checks nothing. */
+export function withoutChecksum(value: Buffer): Buffer {
+  if (!hasChecksum(value)) return value;
+  const plain = Buffer.from(value.subarray(0, value.length - CHECKSUM_BYTES));
+  plain[0] = (plain[0] ?? 0) & ~HAS_CHECKSUM;
+  return plain;
+}
+
+/** What a record is, for a line in the log. */
+export function recordName(key: Buffer): string {
+  const name = (Object.entries(KEY) as [string, number][]).find(([, type]) => type === key[0])?.[0];
+  if (name === undefined) return `of key ${key.subarray(0, 40).toString('hex')}`;
+  const isOfFid = key.length >= 9 && key[0] !== KEY.client && key[0] !== KEY.reply;
+  const fid = isOfFid ? ` of fid ${readU64(key, 1)}` : '';
+  if (key[0] === KEY.window && key.length === 17) return `window ${readU64(key, 9)}${fid}`;
+  return `${name}${fid}`;
+}
+
+export interface ChecksumRules {
+  /** Values get a checksum when they are written; those that have one are checked in any case. */
+  readonly write: boolean;
+  /** A value without one is damaged. */
+  readonly required: boolean;
+  /** A damaged value is read as an empty one, which no record is: for a check that goes on. Else FsError EIO. */
+  readonly lenient?: boolean;
+}
+
+export class ChecksummedDatabase implements MetaDatabase {
+  readonly #db: MetaDatabase;
+  readonly #checksum: Checksum;
+  readonly #rules: ChecksumRules;
+
+  constructor(db: MetaDatabase, checksum: Checksum, rules: ChecksumRules) {
+    this.#db = db;
+    this.#checksum = checksum;
+    this.#rules = rules;
+  }
+
+  get(key: Buffer): Buffer | undefined {
+    const value = this.#db.get(key);
+    return value === undefined ? undefined : this.#opened(key, value);
+  }
+  prefetch(keys: readonly Buffer[]): void {
+    this.#db.prefetch(keys);
+  }
+  *range(start: Buffer, end: Buffer, limit?: number): Iterable<{ key: Buffer; value: Buffer }> {
+    for (const { key, value } of this.#db.range(start, end, limit)) {
+      yield { key, value: this.#opened(key, value) };
+    }
+  }
+  commit(write: (writer: Writer) => void): Promise<void> {
+    if (!this.#rules.write) return this.#db.commit(write);
+    return this.#db.commit((writer) =>
+      write({
+        put: (key, value) => writer.put(key, this.#sealed(key, value)),
+        remove: (key) => writer.remove(key),
+      }),
+    );
+  }
+  usedPages(): number {
+    return this.#db.usedPages();
+  }
+  close(): Promise<void> {
+    return this.#db.close();
+  }
+
+  #sealed(key: Buffer, value: Buffer): Buffer {
+    if (key[0] === KEY.superblock || value.length === 0) return value;
+    const { length } = value;
+    const sealed = Buffer.allocUnsafe(length + CHECKSUM_BYTES);
+    sealed.set(value, 0);
+    sealed[0] = (value[0] ?? 0) | HAS_CHECKSUM;
+    sealed.writeUInt32LE(sum(this.#checksum, key, sealed, length), length);
+    return sealed;
+  }
+
+  #opened(key: Buffer, value: Buffer): Buffer {
+    if (key[0] === KEY.superblock) return value;
+    const first = value[0] ?? 0;
+    // Nobody else writes values that begin with this bit, whatever the superblock says.
+    if ((first & HAS_CHECKSUM) === 0) {
+      return this.#rules.required ? this.#damaged(key, 'has no checksum') : value;
+    }
+    const length = value.length - CHECKSUM_BYTES;
+    if (length < 1 || sum(this.#checksum, key, value, length) !== value.readUInt32LE(length)) {
+      return this.#damaged(key, 'does not match its checksum');
+    }
+    const opened = value.subarray(0, length);
+    // The view is ours until the next call.
+    opened[0] = first & ~HAS_CHECKSUM;
+    return opened;
+  }
+
+  #damaged(key: Buffer, how: string): Buffer {
+    if (this.#rules.lenient === true) return NO_VALUE;
+    const text = `damaged record on the meta device: ${recordName(key)} ${how}`;
+    log('%s', text);
+    notice('checksum-wrong', text);
+    throw new FsError('EIO', text);
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * A guard before every write to the devices of a target: asked each time, at the cost of one look at the clock while all
+ * is well. Who has the target is decided in multi_mount.ts; here is only where it is asked.
+ */
+
+import type { FsError } from '../../base/errno.js';
+import type { BlockDevice } from '../../runtime/ports.js';
+import type { TargetDevices } from '../api.js';
+import { metaMedium } from '../meta/lmdb_store.js';
+import type { MetaDatabase, MetaMedium } from '../meta_medium.js';
+
+export interface WriteGuard {
+  /** undefined: write now. Else wait for it. @throws FsError (the promise rejects) when nothing may be written any more. */
+  check(): Promise<void> | undefined;
+  /** Resolves when the target is found to be somebody else's. */
+  readonly lost: Promise<FsError>;
+}
+
+/** Calls `write` once the guard allows it, in the same turn if it can. */
+function guarded(guard: WriteGuard, write: () => Promise<void>): Promise<void> {
+  const wait = guard.check();
+  return wait === undefined ? write() : wait.then(write);
+}
+
+/** The same devices, with a guard before every write to them. */
+export function guardedDevices(devices: TargetDevices, guard: WriteGuard): TargetDevices {
+  return {
+    metaPath: devices.metaPath,
+    metaSizeBytes: devices.metaSizeBytes,
+    runtimeDir: devices.runtimeDir,
+    data: guardedDevice(devices.data, guard),
+    metaMedium: guardedMedium(metaMedium(devices), guard),
+  };
+}
+
+function guardedDevice(device: BlockDevice, guard: WriteGuard): BlockDevice {
+  return {
+    path: device.path,
+    sizeBytes: device.sizeBytes,
+    read: (offset, target) => device.read(offset, target),
+    readOnce: (offset, target) => device.readOnce(offset, target),
+    memory: (lengthBytes) => device.memory(lengthBytes),
+    readDirect: (offset, target) => device.readDirect(offset, target),
+    write: (offset, chunks) => guarded(guard, () => device.write(offset, chunks)),
+    writeDirect: (offset, bytes) => guarded(guard, () => device.writeDirect(offset, bytes)),
+    // What was written before may reach the device only now.
+    flush: () => guarded(guard, () => device.flush()),
+    discard: (offset, lengthBytes) => guarded(guard, () => device.discard(offset, lengthBytes)),
+    close: () => device.close(),
+  };
+}
+
+function guardedDatabase(db: MetaDatabase, guard: WriteGuard): MetaDatabase {
+  return {
+    get: (key) => db.get(key),
+    prefetch: (keys) => db.prefetch(keys),
+    range: (start, end, limit) => db.range(start, end, limit),
+    commit: (write) => guarded(guard, () => db.commit(write)),
+    usedPages: () => db.usedPages(),
+    close: () => db.close(),
+  };
+}
+
+function guardedMedium(medium: MetaMedium, guard: WriteGuard): MetaMedium {
+  return {
+    open: (...options) => guardedDatabase(medium.open(...options), guard),
+    withRawReader: (use) => medium.withRawReader(use),
+    writeRaw: (pieces) => guarded(guard, () => medium.writeRaw(pieces)),
+  };
+}
