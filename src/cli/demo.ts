@@ -7,14 +7,7 @@
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
 import { secondsOption } from './common.js';
-
-export interface DemoOptions {
-  /** How long the workload runs between the events, in ms. */
-  readonly phase: number;
-  /** Size of each device in MiB. */
-  readonly size: number;
-  readonly keep?: boolean;
-}
+import type { DemoOptions } from './demo/run.js';
 
 function parseSize(text: string): number {
   const size = Number(text);

@@ -7,20 +7,8 @@
 
 import type { Command } from 'commander';
 import { needDevices } from './common.js';
+import type { FsckCommandOptions } from './fsck_run.js';
 
-export interface FsckCommandOptions {
-  readonly meta: string;
-  readonly data: string;
-  readonly checksums?: boolean;
-  readonly repair?: boolean;
-  readonly force?: boolean;
-  readonly addChecksums?: boolean;
-  readonly json?: boolean;
-}
-
-export const FSCK_REPAIRED = 1;
-export const FSCK_LEFT = 4;
-export const FSCK_FAILED = 8;
 export const FSCK_USAGE = 16;
 
 export function registerFsck(program: Command): void {

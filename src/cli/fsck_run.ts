@@ -7,9 +7,23 @@ import { nodeRuntime } from '../runtime/node_runtime.js';
 import { fsckTarget } from '../storage/fsck/fsck.js';
 import type { FsckReport, ReportedFinding } from '../storage/fsck/report.js';
 import { CliError, describeFailure, formatBytes } from './common.js';
-import { FSCK_FAILED, FSCK_LEFT, FSCK_REPAIRED, type FsckCommandOptions } from './fsck.js';
 import { FsckProgress } from './fsck_progress.js';
 import { type ResolvedPair, resolveDevices, withNames, withTarget } from './target_devices.js';
+
+export interface FsckCommandOptions {
+  readonly meta: string;
+  readonly data: string;
+  readonly checksums?: boolean;
+  readonly repair?: boolean;
+  readonly force?: boolean;
+  readonly addChecksums?: boolean;
+  readonly json?: boolean;
+}
+
+/** Exit status (fsck.ts). */
+const FSCK_REPAIRED = 1;
+const FSCK_LEFT = 4;
+const FSCK_FAILED = 8;
 
 const BLOCK_BYTES = 4096;
 

@@ -8,25 +8,9 @@
  */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { Level } from '../base/notices.js';
-import type { Address } from '../runtime/ports.js';
 import { DEFAULT_PORT, needDevices, parseAddress, parseSeconds, secondsOption } from './common.js';
 import { logLevelOption } from './notices.js';
-
-export interface ServeOptions {
-  readonly meta: string;
-  readonly data: string;
-  readonly listen: Address;
-  readonly standby?: boolean;
-  readonly forceStart?: boolean;
-  readonly drainTimeout: number;
-  /** Milliseconds. */
-  readonly heartbeatPeriod: number;
-  readonly metrics?: Address;
-  readonly anyPort?: boolean;
-  readonly maxClients: number;
-  readonly logLevel: Level;
-}
+import type { ServeOptions } from './serve_run.js';
 
 const PERIOD_MIN_MS = 500;
 const PERIOD_MAX_MS = 600_000;

@@ -12,6 +12,7 @@ import { readFileSync } from 'node:fs';
 import { createServer as createHttpServer, type Server as HttpServer } from 'node:http';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
+import type { Level } from '../base/notices.js';
 import { type NodeRuntime, nodeRuntime } from '../runtime/node_runtime.js';
 import {
   type Address,
@@ -30,7 +31,6 @@ import { CliError, formatAddress, formatBytes } from './common.js';
 import { connectionsMax } from './descriptors.js';
 import { installedVersion } from './installed.js';
 import { startNotices } from './notices.js';
-import type { ServeOptions } from './serve.js';
 import { announceReady } from './service_manager.js';
 import {
   type OpenDevices,
@@ -48,6 +48,21 @@ const log = logger('cli:serve');
 const PORT_POLL_MS = 5;
 /** Of the network namespace. 0 in many containers. */
 const UNPRIVILEGED_PORTS = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
+
+export interface ServeOptions {
+  readonly meta: string;
+  readonly data: string;
+  readonly listen: Address;
+  readonly standby?: boolean;
+  readonly forceStart?: boolean;
+  readonly drainTimeout: number;
+  /** Milliseconds. */
+  readonly heartbeatPeriod: number;
+  readonly metrics?: Address;
+  readonly anyPort?: boolean;
+  readonly maxClients: number;
+  readonly logLevel: Level;
+}
 
 /** @returns when the server has stopped in order. @throws CliError, FsError with a one-line message otherwise. */
 export async function serve(options: ServeOptions): Promise<void> {

@@ -26,7 +26,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { nativeBinding } from '../../../native/binding.js';
-import type { Meter } from './worker.js';
+import type { Meter } from './meter.js';
 
 export interface Role {
   step(): void;

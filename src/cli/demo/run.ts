@@ -12,7 +12,6 @@ import { packageRoot } from '../../../native/binding.js';
 import { nodeRuntime } from '../../runtime/node_runtime.js';
 import { sleep } from '../../runtime/ports.js';
 import { CliError } from '../common.js';
-import type { DemoOptions } from '../demo.js';
 import { installedVersion } from '../installed.js';
 import { type Child, runCommand, startChild, startUntilLine } from './process.js';
 import type { RoleName } from './roles.js';
@@ -30,6 +29,14 @@ const INTERRUPT_LIMIT_MS = 1000;
 const BLOCKED_WITHIN_MS = 5000;
 /** An interrupted command is killed if it needs longer. */
 const COMMAND_ENDS_MS = 5000;
+
+export interface DemoOptions {
+  /** How long the workload runs between the events, in ms. */
+  readonly phase: number;
+  /** Size of each device in MiB. */
+  readonly size: number;
+  readonly keep?: boolean;
+}
 
 interface Worker {
   readonly role: RoleName;

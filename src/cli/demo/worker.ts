@@ -8,6 +8,7 @@
 
 import { mkdirSync } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { Meter } from './meter.js';
 import { ROLES, type RoleName } from './roles.js';
 
 export interface WorkerReport {
@@ -18,35 +19,6 @@ export interface WorkerReport {
   readonly done: boolean;
   /** Filled with the last report: what was verified. */
   readonly verified?: string;
-}
-
-/** Times calls and keeps what went wrong. */
-export class Meter {
-  operations = 0;
-  phase = 'start';
-  readonly errors: string[] = [];
-  readonly longest: Record<string, { call: string; ms: number }> = {};
-
-  /** Runs one system call. @throws what the call throws, after it was counted. */
-  call<T>(name: string, run: () => T): T {
-    const before = performance.now();
-    try {
-      return run();
-    } finally {
-      const ms = performance.now() - before;
-      this.operations += 1;
-      const longest = this.longest[this.phase];
-      if (longest === undefined || longest.ms < ms) this.longest[this.phase] = { call: name, ms };
-    }
-  }
-
-  check(condition: boolean, what: string): void {
-    if (!condition) this.fail(what);
-  }
-
-  fail(what: string): void {
-    if (this.errors.length < 20) this.errors.push(what);
-  }
 }
 
 const REPORT_EVERY_MS = 200;
