@@ -26,9 +26,9 @@ import { Cursor, type Writer } from './cursor.js';
 import type { FuseDevice, FuseHandlers, InterruptPolicy } from './handlers.js';
 import { type Negotiated, negotiate, putInit, putInitOffer, readInit } from './init.js';
 import { type InterruptClock, Interrupts, type RetryTimers } from './interrupts.js';
-import { errnoWithoutOperation, OPERATIONS, type Operation, SETXATTR_COMPAT } from './operations.js';
+import { errnoWithoutOperation, OPERATIONS, SETXATTR_COMPAT } from './operations.js';
 import { Replies } from './replies.js';
-import { Request, requestKey } from './request.js';
+import { type Operation, Request, requestKey } from './request.js';
 import { uniqueText } from './structs_in.js';
 
 export interface FuseDispatcherOptions {

@@ -24,7 +24,7 @@ import {
 import { type Cursor, Writer } from './cursor.js';
 import { DirFill } from './dirents.js';
 import type { AttrOut, EntryOut, FuseHandlers, NegativeEntry } from './handlers.js';
-import type { Request } from './request.js';
+import type { EndedBy, Operation, Request } from './request.js';
 import { readCopyRange, readLock, readRead, readRelease, readSetattr, readWrite } from './structs_in.js';
 import {
   putAttrOut,
@@ -38,27 +38,6 @@ import {
   putU64,
   putWrite,
 } from './structs_out.js';
-
-export interface Operation {
-  /** Reads the arguments and calls the handler. Throws FsError for a body that is none. */
-  call(handlers: FuseHandlers, request: Request, body: Cursor): unknown;
-  /** Writes a result of at most FIXED_REPLY_BYTES at an offset; returns its size, or a negative errno. */
-  put?(writer: Writer, at: number, result: unknown): number;
-  /** A result of any size, as the chunks it consists of. Neither put nor chunks: the answer is empty. */
-  chunks?(result: unknown): readonly Uint8Array[];
-  readonly endedBy: EndedBy;
-}
-
-/**
- * Which signals end a request that waits (interrupts.ts has the rule):
- * - nothing: the operation must end by itself.
- * - awayOrDeath: a signal that kills the caller; a caught one only after a long wait for a server that is away.
- * - lockWait: the same, and every caught signal while it waits for the lock of another owner. The kernel makes
- *   ERESTARTSYS of the EINTR (fuse_setlk), so SA_RESTART holds, as on a local filesystem.
- *
- * Opening a FIFO waits in the kernel and is no request of ours.
- */
-export type EndedBy = 'nothing' | 'awayOrDeath' | 'lockWait';
 
 /** Upper bound of what `put` writes (STATX). */
 export const FIXED_REPLY_BYTES = SIZE.STATX_OUT;

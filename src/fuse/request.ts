@@ -6,8 +6,8 @@
  */
 
 import { FsError } from '../base/errno.js';
-import type { RequestContext } from './handlers.js';
-import type { Operation } from './operations.js';
+import type { Cursor, Writer } from './cursor.js';
+import type { FuseHandlers, RequestContext } from './handlers.js';
 
 const KEY_HIGH_MASK = 0x1f_ffff;
 
@@ -15,6 +15,28 @@ const KEY_HIGH_MASK = 0x1f_ffff;
 export function requestKey(uniqueHigh: number, uniqueLow: number): number {
   return (uniqueHigh & KEY_HIGH_MASK) * 0x1_0000_0000 + ((uniqueLow & ~1) >>> 0);
 }
+
+/** How a request of one kind is answered: see operations.ts. */
+export interface Operation {
+  /** Reads the arguments and calls the handler. Throws FsError for a body that is none. */
+  call(handlers: FuseHandlers, request: Request, body: Cursor): unknown;
+  /** Writes a result of at most FIXED_REPLY_BYTES at an offset; returns its size, or a negative errno. */
+  put?(writer: Writer, at: number, result: unknown): number;
+  /** A result of any size, as the chunks it consists of. Neither put nor chunks: the answer is empty. */
+  chunks?(result: unknown): readonly Uint8Array[];
+  readonly endedBy: EndedBy;
+}
+
+/**
+ * Which signals end a request that waits (interrupts.ts has the rule):
+ * - nothing: the operation must end by itself.
+ * - awayOrDeath: a signal that kills the caller; a caught one only after a long wait for a server that is away.
+ * - lockWait: the same, and every caught signal while it waits for the lock of another owner. The kernel makes
+ *   ERESTARTSYS of the EINTR (fuse_setlk), so SA_RESTART holds, as on a local filesystem.
+ *
+ * Opening a FIFO waits in the kernel and is no request of ours.
+ */
+export type EndedBy = 'nothing' | 'awayOrDeath' | 'lockWait';
 
 export class Request implements RequestContext {
   readonly opcode: number;
