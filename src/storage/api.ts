@@ -11,9 +11,12 @@
  */
 
 import type { Attr, Timespec } from '../base/attr.js';
+import type { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
+import type { BlockDevice } from '../runtime/ports.js';
 import type { StatfsMessage } from '../wire/meta.js';
+import type { MetaMedium } from './meta_medium.js';
 
 /** An inode record. `blocks` is kept by file data operations; everything else by the server's handlers. */
 export interface Inode extends Attr {
@@ -257,7 +260,7 @@ export interface Superblock {
 export interface TargetStore extends Reader {
   readonly superblock: Superblock;
   /** As given at opening: asked before anything is answered, too. What is not ours any more may have been changed. */
-  readonly guard: import('./ownership/write_guard.js').WriteGuard | undefined;
+  readonly guard: WriteGuard | undefined;
   readonly data: FileData;
   readonly lastTransno: Transno;
   readonly lastCommitted: Transno;
@@ -303,11 +306,19 @@ export interface TargetStore extends Reader {
   close(): Promise<void>;
 }
 
+/** Asked before every write to the devices of a target: see write_guard.ts. */
+export interface WriteGuard {
+  /** undefined: write now. Else wait for it. @throws FsError (the promise rejects) when nothing may be written any more. */
+  check(): Promise<void> | undefined;
+  /** Resolves when the target is found to be somebody else's. */
+  readonly lost: Promise<FsError>;
+}
+
 export interface StoreOptions {
   /** Longest time an executed operation waits for its group commit when nobody asks for it. */
   readonly commitIntervalMs?: number;
   /** Asked before every write to the devices; when it is lost, the target has failed. */
-  readonly guard?: import('./ownership/write_guard.js').WriteGuard;
+  readonly guard?: WriteGuard;
 }
 
 /**
@@ -320,9 +331,9 @@ export interface TargetDevices {
   /** Path of the meta device, opened and locked exclusively by the caller for as long as the store is open. */
   readonly metaPath: string;
   readonly metaSizeBytes: number;
-  readonly data: import('../runtime/ports.js').BlockDevice;
+  readonly data: BlockDevice;
   /** Folder for lmdb's lock file and the link to the device; never in /dev. */
   readonly runtimeDir: string;
   /** Absent: lmdb on the device at metaPath. */
-  readonly metaMedium?: import('./meta_medium.js').MetaMedium | undefined;
+  readonly metaMedium?: MetaMedium | undefined;
 }

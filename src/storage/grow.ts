@@ -9,7 +9,7 @@
 
 import { FsError } from '../base/errno.js';
 import type { BlockDevice, Runtime } from '../runtime/ports.js';
-import type { Superblock, TargetDevices } from './api.js';
+import type { Superblock, TargetDevices, WriteGuard } from './api.js';
 import { bareKey, KEY, spaceGroupKey } from './format/keys.js';
 import {
   checkedRecords,
@@ -25,7 +25,7 @@ import { ExtentAllocator, GROUP_BLOCKS } from './meta/extent_allocator.js';
 import { metaMedium } from './meta/lmdb_store.js';
 import { LMDB_PAGE_BYTES, readMeta } from './meta/meta_probe.js';
 import type { MetaDatabase } from './meta_medium.js';
-import { guardedDevices, type WriteGuard } from './ownership/write_guard.js';
+import { guardedDevices } from './ownership/write_guard.js';
 import { readSuperblock } from './target.js';
 
 /** As mkfs: what may lie at the end of a device (backup partition tables, RAID members). */

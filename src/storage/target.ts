@@ -24,6 +24,7 @@ import type {
   TargetDevices,
   TargetStore,
   Tx,
+  WriteGuard,
 } from './api.js';
 import { StoredFileData } from './data/file_data.js';
 import { afterPrefix, bareKey, KEY } from './format/keys.js';
@@ -45,7 +46,7 @@ import { probeSuperblock } from './meta/meta_probe.js';
 import { MetaSpace } from './meta/meta_space.js';
 import { Overlay } from './meta/overlay.js';
 import type { MetaDatabase } from './meta_medium.js';
-import { guardedDevices, type WriteGuard } from './ownership/write_guard.js';
+import { guardedDevices } from './ownership/write_guard.js';
 
 const log = logger('storage');
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
 import type { Timers } from '../../src/runtime/ports.js';
+import type { WriteGuard } from '../../src/storage/api.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
 import { MultiMount } from '../../src/storage/ownership/multi_mount.js';
 import {
@@ -15,7 +16,6 @@ import {
   MULTI_MOUNT_OFFSET,
   type MultiMountRecord,
 } from '../../src/storage/ownership/multi_mount_block.js';
-import type { WriteGuard } from '../../src/storage/ownership/write_guard.js';
 import { openTarget } from '../../src/storage/target.js';
 import { tableChecksum } from '../fixtures/memory_device.js';
 import { createFile, MIB, TestTarget, testTarget } from '../fixtures/storage_target.js';

@@ -11,7 +11,7 @@
 
 import { FsError } from '../../base/errno.js';
 import type { BlockDevice } from '../../runtime/ports.js';
-import type { TargetDevices } from '../api.js';
+import type { TargetDevices, WriteGuard } from '../api.js';
 import { bareKey, KEY } from '../format/keys.js';
 import {
   checkedRecords,
@@ -23,7 +23,7 @@ import { BLOCK_BYTES } from '../format/window.js';
 import { metaMedium } from '../meta/lmdb_store.js';
 import { probeSuperblock } from '../meta/meta_probe.js';
 import type { MetaDatabase } from '../meta_medium.js';
-import { guardedDevices, type WriteGuard } from '../ownership/write_guard.js';
+import { guardedDevices } from '../ownership/write_guard.js';
 import { checkBlocks } from './blocks.js';
 import { addChecksums } from './checksums.js';
 import { checkClients, checkCounters, checkEvictions, checkReplies, readCounters } from './clients.js';

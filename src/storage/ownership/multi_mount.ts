@@ -26,6 +26,7 @@ import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import { type BlockDevice, type Runtime, sleep, type Timer } from '../../runtime/ports.js';
+import type { WriteGuard } from '../api.js';
 import { BLOCK_BYTES } from '../format/window.js';
 import {
   decodeMultiMount,
@@ -38,7 +39,6 @@ import {
   type Owner,
 } from './multi_mount_block.js';
 import { MultiMountWatch, type Sighting } from './multi_mount_watch.js';
-import type { WriteGuard } from './write_guard.js';
 
 const log = logger('storage:multi-mount');
 

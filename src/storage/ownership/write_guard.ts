@@ -3,18 +3,10 @@
  * is well. Who has the target is decided in multi_mount.ts; here is only where it is asked.
  */
 
-import type { FsError } from '../../base/errno.js';
 import type { BlockDevice } from '../../runtime/ports.js';
-import type { TargetDevices } from '../api.js';
+import type { TargetDevices, WriteGuard } from '../api.js';
 import { metaMedium } from '../meta/lmdb_store.js';
 import type { MetaDatabase, MetaMedium } from '../meta_medium.js';
-
-export interface WriteGuard {
-  /** undefined: write now. Else wait for it. @throws FsError (the promise rejects) when nothing may be written any more. */
-  check(): Promise<void> | undefined;
-  /** Resolves when the target is found to be somebody else's. */
-  readonly lost: Promise<FsError>;
-}
 
 /** Calls `write` once the guard allows it, in the same turn if it can. */
 function guarded(guard: WriteGuard, write: () => Promise<void>): Promise<void> {
