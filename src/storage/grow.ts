@@ -12,7 +12,6 @@ import type { BlockDevice, Runtime } from '../runtime/ports.js';
 import type { Superblock, TargetDevices, WriteGuard } from './api.js';
 import { bareKey, KEY, spaceGroupKey } from './format/keys.js';
 import {
-  checkedRecords,
   encodeDataHeader,
   encodeSuperblock,
   FIRST_DATA_BLOCK,
@@ -24,6 +23,7 @@ import { checkFreePages } from './fsck/pages.js';
 import { ExtentAllocator, GROUP_BLOCKS } from './meta/extent_allocator.js';
 import { metaMedium } from './meta/lmdb_store.js';
 import { LMDB_PAGE_BYTES, readMeta } from './meta/meta_probe.js';
+import { checkedRecords } from './meta/record_checksums.js';
 import type { MetaDatabase } from './meta_medium.js';
 import { guardedDevices } from './ownership/write_guard.js';
 import { readSuperblock } from './target.js';

@@ -13,7 +13,6 @@ import { bareKey, fidKey, KEY } from './format/keys.js';
 import { COUNTERS_BYTES, encodeCounters, encodedInode } from './format/records.js';
 import { knownSignature, SIGNATURE_BYTES } from './format/signatures.js';
 import {
-  checkedRecords,
   DATA_MIN_BYTES,
   decodeDataHeader,
   encodeDataHeader,
@@ -28,6 +27,7 @@ import {
 import { BLOCK_BYTES } from './format/window.js';
 import { metaMedium } from './meta/lmdb_store.js';
 import { emptyDatabase, probeSuperblock } from './meta/meta_probe.js';
+import { checkedRecords } from './meta/record_checksums.js';
 import type { ReadAt } from './meta_medium.js';
 import type { MultiMount } from './ownership/multi_mount.js';
 import { MULTI_MOUNT_OFFSET } from './ownership/multi_mount_block.js';

@@ -30,7 +30,6 @@ import { StoredFileData } from './data/file_data.js';
 import { afterPrefix, bareKey, KEY } from './format/keys.js';
 import { type Counters, damaged, decodeCounters } from './format/records.js';
 import {
-  checkedRecords,
   decodeDataHeader,
   encodeSuperblock,
   FIRST_DATA_BLOCK,
@@ -45,6 +44,7 @@ import { metaMedium } from './meta/lmdb_store.js';
 import { probeSuperblock } from './meta/meta_probe.js';
 import { MetaSpace } from './meta/meta_space.js';
 import { Overlay } from './meta/overlay.js';
+import { checkedRecords } from './meta/record_checksums.js';
 import type { MetaDatabase } from './meta_medium.js';
 import { guardedDevices } from './ownership/write_guard.js';
 

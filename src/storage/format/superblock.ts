@@ -8,8 +8,6 @@ import { FsError } from '../../base/errno.js';
 import type { TargetUuid } from '../../base/ids.js';
 import type { Checksum } from '../../runtime/ports.js';
 import type { Superblock, TargetDevices } from '../api.js';
-import { ChecksummedDatabase } from '../meta/record_checksums.js';
-import type { MetaDatabase } from '../meta_medium.js';
 import { getU64, putU64, uuidBytes, uuidFromBytes } from './records.js';
 import { BLOCK_BYTES } from './window.js';
 
@@ -36,20 +34,6 @@ const DATA_MAGIC = Buffer.from('HFdata01', 'latin1');
 export interface SuperblockRecord extends Superblock {
   readonly metaSizeBytes: number;
   readonly dataSizeBytes: number;
-}
-
-/** The meta device's database with the checksums of this target's records. */
-export function checkedRecords(
-  db: MetaDatabase,
-  checksum: Checksum,
-  { featuresIncompat }: Pick<Superblock, 'featuresIncompat'>,
-  options: { readonly lenient?: boolean } = {},
-): MetaDatabase {
-  return new ChecksummedDatabase(db, checksum, {
-    write: (featuresIncompat & FEATURE_CHECKSUMS) !== 0,
-    required: (featuresIncompat & FEATURE_ALL_CHECKSUMS) !== 0,
-    ...options,
-  });
 }
 
 export function crc32c(checksum: Checksum, bytes: Uint8Array): number {

@@ -12,7 +12,6 @@ import { inlineDigest, windowDigest } from '../format/content_digest.js';
 import { afterPrefix, bareKey, fidKey, KEY, readU64 } from '../format/keys.js';
 import { decodeInline, decodeInode, encodedInode } from '../format/records.js';
 import {
-  checkedRecords,
   encodeSuperblock,
   FEATURE_ALL_CHECKSUMS,
   FEATURE_CHECKSUMS,
@@ -20,7 +19,7 @@ import {
 } from '../format/superblock.js';
 import { decodeWindow } from '../format/window.js';
 import { LMDB_PAGE_BYTES } from '../meta/meta_probe.js';
-import { hasChecksum } from '../meta/record_checksums.js';
+import { checkedRecords, hasChecksum } from '../meta/record_checksums.js';
 import type { MetaDatabase } from '../meta_medium.js';
 import { breathe, type FsckRuntime } from './scan.js';
 

@@ -13,15 +13,11 @@ import { FsError } from '../../base/errno.js';
 import type { BlockDevice } from '../../runtime/ports.js';
 import type { TargetDevices, WriteGuard } from '../api.js';
 import { bareKey, KEY } from '../format/keys.js';
-import {
-  checkedRecords,
-  decodeDataHeader,
-  decodeSuperblock,
-  type SuperblockRecord,
-} from '../format/superblock.js';
+import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from '../format/superblock.js';
 import { BLOCK_BYTES } from '../format/window.js';
 import { metaMedium } from '../meta/lmdb_store.js';
 import { probeSuperblock } from '../meta/meta_probe.js';
+import { checkedRecords } from '../meta/record_checksums.js';
 import type { MetaDatabase } from '../meta_medium.js';
 import { guardedDevices } from '../ownership/write_guard.js';
 import { checkBlocks } from './blocks.js';

@@ -13,7 +13,9 @@ import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
 import type { Checksum } from '../../runtime/ports.js';
+import type { Superblock } from '../api.js';
 import { KEY, readU64 } from '../format/keys.js';
+import { FEATURE_ALL_CHECKSUMS, FEATURE_CHECKSUMS } from '../format/superblock.js';
 import type { MetaDatabase, Writer } from '../meta_medium.js';
 
 const log = logger('storage');
@@ -173,4 +175,18 @@ export class ChecksummedDatabase implements MetaDatabase {
     notice('checksum-wrong', text);
     throw new FsError('EIO', text);
   }
+}
+
+/** The meta device's database with the checksums of this target's records. */
+export function checkedRecords(
+  db: MetaDatabase,
+  checksum: Checksum,
+  { featuresIncompat }: Pick<Superblock, 'featuresIncompat'>,
+  options: { readonly lenient?: boolean } = {},
+): MetaDatabase {
+  return new ChecksummedDatabase(db, checksum, {
+    write: (featuresIncompat & FEATURE_CHECKSUMS) !== 0,
+    required: (featuresIncompat & FEATURE_ALL_CHECKSUMS) !== 0,
+    ...options,
+  });
 }
