@@ -4,10 +4,11 @@ import { logger } from '../base/log.js';
 import { Service } from '../rpc/service.js';
 import { Evict, Shutdown, Status, type StatusReply } from '../wire/admin.js';
 import { Connect } from '../wire/session.js';
+import { shortUuid } from './export/export.js';
 import { NOT_RECOVERED } from './lifecycle/shutdown.js';
 import type { Server } from './server.js';
 import { connect } from './session/connect.js';
-import { isLocalRoot, shortUuid, shownUuid } from './session/peer.js';
+import { isLocalRoot, shownUuid } from './session/peer.js';
 import type { Session } from './session/session.js';
 
 const log = logger('server:admin');

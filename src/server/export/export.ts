@@ -12,13 +12,19 @@ import type { ClientUuid, Fh, Fid, LockHandle, Transno, Xid } from '../../base/i
 import type { Frame, Link, RequesterApi } from '../../rpc/api.js';
 import type { Timer } from '../../runtime/ports.js';
 import type { ClientRecord } from '../../storage/api.js';
-import { shortUuid } from '../session/peer.js';
 import type { Call } from '../target/call.js';
 import type { KeptFrames } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { ReplyData } from './reply_data.js';
 import { ReplySlots } from './reply_slots.js';
 import { UnconfirmedCasts } from './unconfirmed_casts.js';
+
+const SHORT_UUID_LENGTH = 8;
+
+/** The beginning of a client's UUID, for logs and for peers that must not know all of it. It names the client to EVICT. */
+export function shortUuid(uuid: string): string {
+  return uuid.slice(0, SHORT_UUID_LENGTH);
+}
 
 export interface OpenHandle {
   readonly fid: Fid;

@@ -5,6 +5,7 @@
 
 import { FsError } from '../../base/errno.js';
 import { type Origin, PRIVILEGED_PORTS_END } from '../../runtime/ports.js';
+import { shortUuid } from '../export/export.js';
 
 function isPrivileged({ port }: Origin): boolean {
   return port < PRIVILEGED_PORTS_END;
@@ -23,13 +24,6 @@ export function checkOrigin(origin: Origin, anyPort: boolean): void {
 /** Root of the server's own host. */
 export function isLocalRoot(origin: Origin): boolean {
   return origin.sameHost && isPrivileged(origin);
-}
-
-const SHORT_UUID_LENGTH = 8;
-
-/** The beginning of a client's UUID, for logs and for peers that must not know all of it. It names the client to EVICT. */
-export function shortUuid(uuid: string): string {
-  return uuid.slice(0, SHORT_UUID_LENGTH);
 }
 
 /** A client's UUID as it is shown to the peer at `origin`: whole only to root of this host. */

@@ -17,8 +17,7 @@ import type { HeldLock } from '../../dlm/api.js';
 import { wallMs } from '../../runtime/ports.js';
 import { EVICTIONS_KEPT, type EvictedPossessions, type EvictionRecord, type Tx } from '../../storage/api.js';
 import { Evicted } from '../../wire/session.js';
-import type { Export, Prolonged } from '../export/export.js';
-import { shortUuid } from '../session/peer.js';
+import { type Export, type Prolonged, shortUuid } from '../export/export.js';
 import { DESTROYED_AT_ONCE, deadAmong, deadOfReleased, destroyAll, destroyInSteps } from './orphans.js';
 import type { Leaving, Target } from './target.js';
 
