@@ -12,7 +12,6 @@ import type { ClientUuid, Fh, Fid, LockHandle, Transno, Xid } from '../../base/i
 import type { Frame, Link, RequesterApi } from '../../rpc/api.js';
 import type { Timer } from '../../runtime/ports.js';
 import type { ClientRecord } from '../../storage/api.js';
-import type { Call } from '../target/call.js';
 import type { KeptFrames } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { ReplyData } from './reply_data.js';
@@ -55,6 +54,12 @@ export interface Prolonged {
   readonly times: number;
 }
 
+/** A request while it is executed: see target/call.ts. */
+export interface PendingCall {
+  /** Through which it came again; its reply goes there too. */
+  resentLink: Link | undefined;
+}
+
 export class Export {
   readonly uuid: ClientUuid;
   readonly secret: string | undefined;
@@ -94,7 +99,7 @@ export class Export {
   replayPaused: Link | undefined;
   readonly casts = new UnconfirmedCasts();
   /** Requests being executed. */
-  readonly calls = new Map<Xid, Call>();
+  readonly calls = new Map<Xid, PendingCall>();
   /** Requests that wait for the recovery window to end, or for the server that comes after this one. */
   held: Frame[] = [];
   heldBytes = 0;

@@ -19,7 +19,7 @@ import type { LockSpec } from '../../dlm/api.js';
 import type { Frame, Link, ServiceHooks } from '../../rpc/api.js';
 import type { Executed, ReplyRecord, Tx } from '../../storage/api.js';
 import { FLAG_REPLAY, type Header, KIND } from '../../wire/header.js';
-import type { Export } from '../export/export.js';
+import type { Export, PendingCall } from '../export/export.js';
 import { noteChanges } from './commit_on_sharing.js';
 import type { Target } from './target.js';
 
@@ -27,7 +27,7 @@ type SentReply = Parameters<NonNullable<ServiceHooks['onReply']>>[1];
 
 const NO_LOCKS: readonly LockSpec[] = [];
 
-export class Call implements ServiceHooks {
+export class Call implements ServiceHooks, PendingCall {
   readonly target: Target;
   readonly export: Export;
   /** And no more of the frame: the rest of it is dropped when it has been decoded. */
@@ -42,7 +42,6 @@ export class Call implements ServiceHooks {
   noted: Transno | undefined;
   /** Changed by this operation under a lock of its client, or new: nothing that the operation locks covers it. */
   alsoChanged: LockSpec | undefined;
-  /** Through which it came again; its reply goes there too. */
   resentLink: Link | undefined;
   /** It was executed by an earlier instance of the server, and its answer is lost: see reconstruct.ts. */
   executedBefore: ReplyRecord | undefined;
