@@ -20,14 +20,14 @@ import type { Frame, Link, ServiceHooks } from '../../rpc/api.js';
 import type { Executed, ReplyRecord, Tx } from '../../storage/api.js';
 import { FLAG_REPLAY, type Header, KIND } from '../../wire/header.js';
 import type { Export, PendingCall } from '../export/export.js';
-import { noteChanges } from './commit_on_sharing.js';
+import { type NotedCall, noteChanges } from './commit_on_sharing.js';
 import type { Target } from './target.js';
 
 type SentReply = Parameters<NonNullable<ServiceHooks['onReply']>>[1];
 
 const NO_LOCKS: readonly LockSpec[] = [];
 
-export class Call implements ServiceHooks, PendingCall {
+export class Call implements ServiceHooks, PendingCall, NotedCall {
   readonly target: Target;
   readonly export: Export;
   /** And no more of the frame: the rest of it is dropped when it has been decoded. */
@@ -38,7 +38,6 @@ export class Call implements ServiceHooks, PendingCall {
   readonly link: Link;
   /** Server locks of this operation. */
   locked: readonly LockSpec[] = NO_LOCKS;
-  /** Its changes are noted: see commit_on_sharing.ts. */
   noted: Transno | undefined;
   /** Changed by this operation under a lock of its client, or new: nothing that the operation locks covers it. */
   alsoChanged: LockSpec | undefined;

@@ -7,25 +7,37 @@
 import type { Transno } from '../../base/ids.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { Outcome } from '../../rpc/api.js';
-import type { Call } from './call.js';
+import type { Export } from '../export/export.js';
+import type { Target } from './target.js';
+
+/** What it needs of a Call. */
+export interface NotedCall {
+  readonly target: Target;
+  readonly export: Export;
+  readonly isReplay: boolean;
+  readonly locked: readonly LockSpec[];
+  readonly alsoChanged: LockSpec | undefined;
+  /** The transno of its changes, once they are noted. */
+  noted: Transno | undefined;
+}
 
 /**
  * The operation has taken effect: what it holds exclusively it has changed. In the turn of the effect, and before cache
  * locks are granted with the reply: its client has its turn now, past those that wait. Once is enough.
  */
-export function noteChanges(call: Call, { transno }: Pick<Outcome<unknown>, 'transno'>): void {
+export function noteChanges(call: NotedCall, { transno }: Pick<Outcome<unknown>, 'transno'>): void {
   if (transno === undefined || transno === 0 || transno === call.noted) return;
   call.noted = transno;
   for (const spec of call.locked) if (spec.mode === 'EX') noteChange(call, spec, transno);
   if (call.alsoChanged !== undefined) noteChange(call, call.alsoChanged, transno);
 }
 
-export function noteChange(call: Call, spec: LockSpec, transno: Transno): void {
+export function noteChange(call: NotedCall, spec: LockSpec, transno: Transno): void {
   call.target.locks.changed(call.export.uuid, spec, transno);
 }
 
 /** Another client has changed it, and a crash could still undo that. */
-export function isUncommitted(call: Call, spec: LockSpec): boolean {
+export function isUncommitted(call: NotedCall, spec: LockSpec): boolean {
   return call.target.locks.isUncommitted(call.export.uuid, spec);
 }
 
@@ -34,7 +46,7 @@ export function isUncommitted(call: Call, spec: LockSpec): boolean {
  * last, so the refusal is answered when everything that it may have seen is durable.
  * @throws the refusal, at once when no other client has changed anything.
  */
-export function refused(call: Call, refusal: unknown): Promise<never> {
+export function refused(call: NotedCall, refusal: unknown): Promise<never> {
   const { store, locks } = call.target;
   if (call.isReplay || !locks.hasUncommitted(call.export.uuid)) throw refusal;
   return store.sync().then(() => {
