@@ -17,12 +17,13 @@
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
+import type { LockServerApi } from '../../dlm/api.js';
 import type { Reader } from '../../storage/api.js';
 import { Gone, NAMELESS_MAX, Nameless } from '../../wire/lock.js';
 import { FEATURE } from '../../wire/session.js';
 import type { Export } from '../export/export.js';
-import { destroyInSteps } from './orphans.js';
-import type { Target } from './target.js';
+import type { ExportTable } from '../export/exports.js';
+import { destroyInSteps, type TargetInodes } from './orphans.js';
 
 const log = logger('server:holds');
 
@@ -34,8 +35,14 @@ const SCARCE_BYTES = 1 << 30;
 /** The same for the meta device, in inodes that it has room for. */
 const SCARCE_INODES = 1024;
 
+/** What it needs of its target. */
+export interface HoldingTarget extends TargetInodes {
+  readonly exports: ExportTable;
+  readonly locks: LockServerApi;
+}
+
 export class Holds {
-  readonly #target: Target;
+  readonly #target: HoldingTarget;
   readonly #held = new Map<Fid, Set<Export>>();
   /** To be asked about. */
   #nameless = new Set<Fid>();
@@ -45,7 +52,7 @@ export class Holds {
   #gone: Fid[] = [];
   #collecting = false;
 
-  constructor(target: Target) {
+  constructor(target: HoldingTarget) {
     this.#target = target;
   }
 

@@ -2,8 +2,9 @@
 
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
-import type { Inode, Tx } from '../../storage/api.js';
-import type { Target } from './target.js';
+import type { Runtime } from '../../runtime/ports.js';
+import type { Inode, TargetStore, Tx } from '../../storage/api.js';
+import type { OpenTable } from '../export/open_table.js';
 
 const log = logger('server');
 
@@ -13,8 +14,23 @@ const log = logger('server');
  */
 export const DESTROYED_AT_ONCE = 16;
 
+/** What of a target decides whether an inode without a name lives on. */
+export interface TargetInodes {
+  readonly runtime: Runtime;
+  readonly store: TargetStore;
+  readonly opens: OpenTable;
+  /** See holds.ts. */
+  readonly holds: {
+    asks(fid: Fid): boolean;
+    isHeld(fid: Fid): boolean;
+    destroyed(fid: Fid): void;
+  };
+  readonly recovering: boolean;
+  readonly stopped: boolean;
+}
+
 /** Inside a change that took the last name away. @returns the inode as it is now, with nlink 0. */
-export function withoutNames(target: Target, tx: Tx, inode: Inode): Inode {
+export function withoutNames(target: TargetInodes, tx: Tx, inode: Inode): Inode {
   const nameless: Inode = { ...inode, nlink: 0, parent: 0 };
   // Who has it open may still have to say so.
   if (target.recovering || target.opens.count(inode.fid) > 0 || target.holds.asks(inode.fid)) {
@@ -31,7 +47,7 @@ export function withoutNames(target: Target, tx: Tx, inode: Inode): Inode {
  * Of inodes that nobody has open any more, those to be destroyed: without a name, and no kernel refers to them. While clients
  * recover nobody can say so.
  */
-export function deadAmong(target: Target, unused: readonly Fid[]): Fid[] {
+export function deadAmong(target: TargetInodes, unused: readonly Fid[]): Fid[] {
   if (target.recovering) return [];
   return unused.filter(
     (fid) => target.store.inode(fid)?.nlink === 0 && !target.holds.isHeld(fid) && !target.holds.asks(fid),
@@ -39,12 +55,12 @@ export function deadAmong(target: Target, unused: readonly Fid[]): Fid[] {
 }
 
 /** Of inodes that no kernel refers to any more, those to be destroyed. */
-export function deadOfReleased(target: Target, released: readonly Fid[]): Fid[] {
+export function deadOfReleased(target: TargetInodes, released: readonly Fid[]): Fid[] {
   if (target.recovering) return [];
   return released.filter((fid) => target.store.inode(fid)?.nlink === 0 && target.opens.count(fid) === 0);
 }
 
-export function destroyAll(target: Target, tx: Tx, dead: readonly Fid[]): void {
+export function destroyAll(target: TargetInodes, tx: Tx, dead: readonly Fid[]): void {
   for (const fid of dead) {
     tx.removeOrphan(fid);
     tx.destroyInode(fid);
@@ -53,7 +69,7 @@ export function destroyAll(target: Target, tx: Tx, dead: readonly Fid[]): void {
 }
 
 /** After recovery: whatever nobody opened again, unless a kernel refers to it. */
-export function sweepOrphans(target: Target): void {
+export function sweepOrphans(target: TargetInodes): void {
   void destroyInSteps(target, target.store.orphans(), (unused) => deadAmong(target, unused));
 }
 
@@ -63,7 +79,7 @@ export function sweepOrphans(target: Target): void {
  * @param judge which of those that nobody has open are to be destroyed; all of them unless given.
  */
 export async function destroyInSteps(
-  target: Target,
+  target: TargetInodes,
   backlog: readonly Fid[],
   judge: (unused: readonly Fid[]) => readonly Fid[] = (unused) => unused,
 ): Promise<void> {
