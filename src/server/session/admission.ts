@@ -6,7 +6,7 @@
  * Held requests of a server that stops are never answered; their senders ask the next one.
  */
 
-import type { Frame } from '../../rpc/api.js';
+import type { Frame, Link } from '../../rpc/api.js';
 import { DrainProgress } from '../../wire/admin.js';
 import { FLAG_RECOVERY, KIND } from '../../wire/header.js';
 import { Cancel, Enqueue } from '../../wire/lock.js';
@@ -15,7 +15,6 @@ import type { Export } from '../export/export.js';
 import { frameBytes, keptCopy } from '../export/kept_frames.js';
 import { dropHeld } from '../target/eviction.js';
 import type { Host } from './host.js';
-import type { Session } from './session.js';
 
 const HELD_FRAMES_MAX = 10_000;
 const HELD_BYTES_MAX = 32 << 20;
@@ -31,10 +30,16 @@ const REPLAY: ReadonlySet<number> = new Set([
   Enqueue.opcode,
 ]);
 
+/** The session that a frame came through. */
+export interface FrameSource {
+  readonly link: Link;
+  dispatch(owner: Export, frame: Frame): void;
+}
+
 export class Admission {
   readonly #host: Host;
   /** Whose frames are held, by the session they came through. */
-  readonly #holding = new Map<Session, Export>();
+  readonly #holding = new Map<FrameSource, Export>();
 
   constructor(host: Host) {
     this.#host = host;
@@ -48,7 +53,7 @@ export class Admission {
   }
 
   /** @returns true when the frame was kept for later. Frames of one client keep their order. */
-  holds(session: Session, owner: Export, frame: Frame): boolean {
+  holds(session: FrameSource, owner: Export, frame: Frame): boolean {
     if (frame.header.kind !== KIND.request || this.#passes(owner, frame)) return false;
     const bytes = frameBytes(frame);
     owner.held.push(keptCopy(frame));
@@ -75,7 +80,7 @@ export class Admission {
     }
   }
 
-  forget(session: Session): void {
+  forget(session: FrameSource): void {
     this.#holding.delete(session);
   }
 

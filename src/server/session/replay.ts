@@ -8,7 +8,8 @@
  */
 
 import { errnoName } from '../../base/errno.js';
-import type { Frame } from '../../rpc/api.js';
+import type { Frame, Link } from '../../rpc/api.js';
+import type { Service } from '../../rpc/service.js';
 import { KIND } from '../../wire/header.js';
 import { Empty } from '../../wire/operation.js';
 import { operationName } from '../../wire/operations.js';
@@ -22,19 +23,20 @@ import { evict } from '../target/eviction.js';
 import type { Target } from '../target/target.js';
 import { versionChange } from '../target/version_gate.js';
 import type { Host } from './host.js';
-import type { Session, SessionServices } from './session.js';
 
 /** Of one client: it is not read from while it has more than this in the queue. */
 const QUEUED_MAX_BYTES = 8 << 20;
 const QUEUED_MAX = 4096;
 
-export function replay(
-  host: Host,
-  services: SessionServices,
-  session: Session,
-  owner: Export,
-  frame: Frame,
-): void {
+/** What serves clients. */
+export interface ClientServices {
+  /** Everything a client may ask for. */
+  readonly clients: Service<Call>;
+  /** Opcodes that change something. */
+  readonly modifying: ReadonlySet<number>;
+}
+
+export function replay(host: Host, services: ClientServices, link: Link, owner: Export, frame: Frame): void {
   const { target, recovery } = host;
   const { transno, opcode } = frame.header;
   if (target === undefined || recovery === undefined) {
@@ -43,12 +45,12 @@ export function replay(
     return;
   }
   if (transno <= owner.lastTransno) {
-    answerExecuted(target, session, frame);
+    answerExecuted(target, link, frame);
     return;
   }
   // Of a server that stops in the middle of recovery nothing is answered any more: the next one is asked.
   if (host.state !== 'recovering' && host.state !== 'active') return;
-  const again = recovery.replays.joins(owner.uuid, transno, () => answerExecuted(target, session, frame));
+  const again = recovery.replays.joins(owner.uuid, transno, () => answerExecuted(target, link, frame));
   if (again) return;
   const refusal = refusalOf(host, services, owner, frame);
   if (refusal !== undefined) {
@@ -71,7 +73,7 @@ export function replay(
         owner.replayPaused.resume();
         owner.replayPaused = undefined;
       }
-      execute(target, services, session, owner, kept, done);
+      execute(target, services, link, owner, kept, done);
     },
   });
   if (!inOrder) {
@@ -81,8 +83,8 @@ export function replay(
   // One without replays in the queue would never be read again.
   const isTooMuch = owner.kept.isFull && recovery.replays.queuedOf(owner.uuid) > 0;
   if ((isFull(owner, recovery.replays) || isTooMuch) && owner.replayPaused === undefined) {
-    owner.replayPaused = session.link;
-    session.link.pause();
+    owner.replayPaused = link;
+    link.pause();
   }
 }
 
@@ -98,7 +100,7 @@ export function replaysLost(owner: Export, recovery: RecoveryWindow | undefined)
   recovery?.replays.lost(owner.uuid);
 }
 
-function refusalOf(host: Host, services: SessionServices, owner: Export, frame: Frame): string | undefined {
+function refusalOf(host: Host, services: ClientServices, owner: Export, frame: Frame): string | undefined {
   const { transno, opcode } = frame.header;
   if (!services.modifying.has(opcode)) return `it replays ${operationName(opcode)}, which changes nothing`;
   if (!owner.recovering || host.recovery?.isOpen !== true) return 'it replays after its recovery was over';
@@ -110,8 +112,8 @@ function refusalOf(host: Host, services: SessionServices, owner: Export, frame: 
 
 function execute(
   target: Target,
-  services: SessionServices,
-  session: Session,
+  services: ClientServices,
+  link: Link,
   owner: Export,
   frame: Frame,
   done: () => void,
@@ -120,7 +122,7 @@ function execute(
     done();
     return;
   }
-  const call = new Call(target, owner, frame, session.link, true);
+  const call = new Call(target, owner, frame, link, true);
   call.releaseAfterReply(() => {
     const { opcode, transno } = frame.header;
     const { errno = 0 } = call;
@@ -135,12 +137,12 @@ function execute(
     }
     done();
   });
-  call.during(() => services.clients.dispatch(call, session.link, frame, call));
+  call.during(() => services.clients.dispatch(call, link, frame, call));
 }
 
 /** Its body is empty: the client has had the answer, and wants to know nothing but that it was executed. */
-function answerExecuted(target: Target, session: Session, frame: Frame): void {
+function answerExecuted(target: Target, link: Link, frame: Frame): void {
   const { opcode, xid, transno } = frame.header;
   const ackXidOrCommitted = target.store.lastCommitted;
-  session.link.send({ kind: KIND.reply, opcode, xid, ackXidOrCommitted, transno }, encode(Empty, {}));
+  link.send({ kind: KIND.reply, opcode, xid, ackXidOrCommitted, transno }, encode(Empty, {}));
 }

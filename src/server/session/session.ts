@@ -23,26 +23,22 @@ import type { EvictedClient } from '../export/exports.js';
 import { dropAnswered } from '../lifecycle/unanswered_creates.js';
 import { Call } from '../target/call.js';
 import { dropHeld, evict } from '../target/eviction.js';
-import type { Admission } from './admission.js';
+import type { Admission, FrameSource } from './admission.js';
 import type { Host } from './host.js';
 import { shownUuid } from './peer.js';
-import { replay, replaysLost } from './replay.js';
+import { type ClientServices, replay, replaysLost } from './replay.js';
 
 const log = logger('server:session');
 
 const ADMIN_OPCODES: ReadonlySet<number> = new Set([Status.opcode, Shutdown.opcode, Evict.opcode]);
 
-export interface SessionServices {
+export interface SessionServices extends ClientServices {
   /** CONNECT and the admin family. */
   readonly sessions: Service<Session>;
-  /** Everything a client may ask for. */
-  readonly clients: Service<Call>;
-  /** Opcodes that change something. */
-  readonly modifying: ReadonlySet<number>;
   readonly admission: Admission;
 }
 
-export class Session implements LinkEvents {
+export class Session implements LinkEvents, FrameSource {
   readonly link: FrameLink;
   role: 'none' | 'client' | 'admin' = 'none';
   export: Export | undefined;
@@ -197,7 +193,7 @@ export class Session implements LinkEvents {
       this.#acknowledged(owner, frame.header.ackXidOrCommitted);
       if (frame.header.flags !== 0) {
         if ((frame.header.flags & FLAG_REPLAY) !== 0) {
-          replay(this.#host, this.#services, this, owner, frame);
+          replay(this.#host, this.#services, this.link, owner, frame);
           return;
         }
         if ((frame.header.flags & FLAG_RESENT) !== 0 && this.#answeredBefore(owner, frame)) return;
