@@ -2,23 +2,32 @@
 
 import { logger } from '../base/log.js';
 import { Service } from '../rpc/service.js';
-import { Evict, Shutdown, Status, type StatusReply } from '../wire/admin.js';
+import { Evict, Shutdown, Status, type StatusReply, type StatusRequest } from '../wire/admin.js';
 import { Connect } from '../wire/session.js';
 import { shortUuid } from './export/export.js';
 import { NOT_RECOVERED } from './lifecycle/shutdown.js';
-import type { Server } from './server.js';
 import { connect } from './session/connect.js';
+import type { Host } from './session/host.js';
 import { isLocalRoot, shownUuid } from './session/peer.js';
 import type { Session } from './session/session.js';
 
 const log = logger('server:admin');
+
+/** What an administrator may have the server do: see Server. */
+export interface AdminCommands {
+  status(page?: StatusRequest): StatusReply;
+  evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string };
+  readonly isShuttingDown: boolean;
+  shutdown(options: { readonly drainTimeoutMs?: number | undefined }): Promise<unknown>;
+  cancelShutdown(): boolean;
+}
 
 interface ShutdownAnswer {
   readonly accepted: boolean;
   readonly text: string;
 }
 
-export function sessionService(server: Server): Service<Session> {
+export function sessionService(server: Host & AdminCommands): Service<Session> {
   const service = new Service<Session>();
   service.on(Connect, (session, request) => ({ reply: connect(server, session, request) }));
   service.on(Status, (session, page) => ({ reply: forEyesOf(session, server.status(page)) }));
@@ -50,7 +59,7 @@ function forEyesOf(session: Session, status: StatusReply): StatusReply {
   };
 }
 
-function cancelShutdown(server: Server): ShutdownAnswer {
+function cancelShutdown(server: AdminCommands): ShutdownAnswer {
   const underWay = server.isShuttingDown;
   if (server.cancelShutdown()) return { accepted: true, text: 'the shutdown is taken back' };
   const text = underWay ? 'it is too late to take the shutdown back' : 'no shutdown is under way';
@@ -58,7 +67,7 @@ function cancelShutdown(server: Server): ShutdownAnswer {
 }
 
 /** Answered at once: whether it succeeds is seen by the end of the connection and by the exit status of the server. */
-function shutdown(server: Server, drainTimeoutMs: number | undefined): ShutdownAnswer {
+function shutdown(server: Host & AdminCommands, drainTimeoutMs: number | undefined): ShutdownAnswer {
   const joins = server.isShuttingDown;
   const unmarked = server.recovery?.mayReplay === true;
   server.shutdown({ drainTimeoutMs }).catch((error: unknown) => log('shutdown: %O', error));

@@ -24,7 +24,7 @@ import {
 } from '../runtime/ports.js';
 import type { ClientRecord, Superblock, TargetStore, Tx } from '../storage/api.js';
 import type { ServerStateName, StatusReply, StatusRequest } from '../wire/admin.js';
-import { sessionService } from './admin_handlers.js';
+import { type AdminCommands, sessionService } from './admin_handlers.js';
 import { findClient } from './export/exports.js';
 import { RecoveryWindow } from './lifecycle/recovery_window.js';
 import { ControlledShutdown, type ShutdownEnd } from './lifecycle/shutdown.js';
@@ -117,7 +117,7 @@ interface Found {
   readonly previous: Superblock;
 }
 
-export class Server implements Host {
+export class Server implements Host, AdminCommands {
   readonly runtime: Runtime;
   readonly settings: ServerSettings;
   readonly time: ServingTime;
