@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import { packageRoot } from '../../native/binding.js';
 
@@ -34,6 +34,41 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'mount',
     'native',
   ],
+};
+
+/**
+ * Rooms with sub-rooms: a folder, or a file of the room that all may know. What each may import from, itself aside.
+ * 'rest': the other files of the room.
+ */
+const SUB_ROOMS: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>> = {
+  'src/client': {
+    api: [],
+    session: ['api'],
+    cache: ['api', 'session'],
+    io: ['api', 'session', 'cache'],
+    operations: ['api', 'session', 'cache', 'io'],
+    lifecycle: ['api', 'session', 'cache', 'io'],
+    rest: ['api', 'session', 'cache', 'io', 'operations', 'lifecycle'],
+  },
+  'src/server': {
+    export: [],
+    target: ['export'],
+    lifecycle: ['export', 'target'],
+    session: ['export', 'target', 'lifecycle'],
+    operations: ['export', 'target', 'lifecycle', 'session'],
+    rest: ['export', 'target', 'lifecycle', 'session', 'operations'],
+  },
+  'src/storage': {
+    meta_medium: [],
+    api: ['meta_medium'],
+    format: ['api'],
+    meta: ['meta_medium', 'api', 'format'],
+    data: ['api', 'format', 'meta'],
+    ownership: ['meta_medium', 'api', 'format', 'meta'],
+    fsck: ['meta_medium', 'api', 'format', 'meta', 'data', 'ownership'],
+    rest: ['meta_medium', 'api', 'format', 'meta', 'data', 'ownership', 'fsck'],
+  },
+  mount: { rest: [], native: ['rest'], fuse_native: ['rest'] },
 };
 
 /** Files that may use timers, clocks, sockets, files and the addon directly. */
@@ -71,6 +106,14 @@ function roomOf(file: string): string {
   return file.startsWith('src/') ? file.split('/').slice(0, 2).join('/') : (file.split('/')[0] ?? '');
 }
 
+/** Of a file in a room with sub-rooms; of a new folder its name, which may be imported by nobody. */
+function subRoomOf(file: string, room: string): string {
+  const [name = '', ...inside] = file.slice(room.length + 1).split('/');
+  if (inside.length > 0) return name;
+  const alone = name.replace(/\.ts$/, '');
+  return SUB_ROOMS[room]?.[alone] === undefined ? 'rest' : alone;
+}
+
 /** Source without comments, so that prose may name what code may not use. */
 function codeOf(file: string): string {
   return readFileSync(join(root, file), 'utf8')
@@ -79,12 +122,43 @@ function codeOf(file: string): string {
     .replace(/\s\/\/ .*$/gm, '');
 }
 
+/** Our files that a file imports: statically, dynamically, or only types of. */
+function importsOf(file: string): string[] {
+  return [...codeOf(file).matchAll(/(?:from|import)\s*\(?\s*'(\.[^']*)'/g)].map(([, target = '']) =>
+    join(dirname(file), target).replace(/\.js$/, '.ts'),
+  );
+}
+
+/** The first way that leads from a file back to itself. */
+function circleIn(imports: ReadonlyMap<string, readonly string[]>): readonly string[] {
+  const over = new Set<string>();
+  const way: string[] = [];
+  const circleFrom = (file: string): readonly string[] => {
+    const at = way.indexOf(file);
+    if (at >= 0) return [...way.slice(at), file];
+    if (over.has(file)) return [];
+    way.push(file);
+    for (const other of imports.get(file) ?? []) {
+      const circle = circleFrom(other);
+      if (circle.length > 0) return circle;
+    }
+    way.pop();
+    over.add(file);
+    return [];
+  };
+  for (const file of imports.keys()) {
+    const circle = circleFrom(file);
+    if (circle.length > 0) return circle;
+  }
+  return [];
+}
+
 test('rooms import only from the rooms before them', () => {
   const wrong: string[] = [];
   for (const file of sources()) {
     const room = roomOf(file);
-    for (const [, target = ''] of codeOf(file).matchAll(/(?:from|import)\s*\(?'(\.[^']*)'/g)) {
-      const other = roomOf(relative(root, join(root, dirname(file), target)));
+    for (const target of importsOf(file)) {
+      const other = roomOf(target);
       if (other !== room && MAY_IMPORT[room]?.includes(other) !== true)
         wrong.push(`${file} imports ${target}`);
       const realPort = /runtime\/node_/.test(target) && !touchesTheWorld(file);
@@ -92,6 +166,28 @@ test('rooms import only from the rooms before them', () => {
     }
   }
   assert.deepEqual(wrong, []);
+});
+
+test('inside a room, sub-rooms import only from those before them', () => {
+  const wrong: string[] = [];
+  for (const file of sources()) {
+    const room = roomOf(file);
+    const subRooms = SUB_ROOMS[room];
+    if (subRooms === undefined) continue;
+    const own = subRoomOf(file, room);
+    if (subRooms[own] === undefined) wrong.push(`${file} is in no sub-room`);
+    for (const target of importsOf(file)) {
+      if (roomOf(target) !== room) continue;
+      const other = subRoomOf(target, room);
+      if (other !== own && subRooms[own]?.includes(other) !== true) wrong.push(`${file} imports ${target}`);
+    }
+  }
+  assert.deepEqual(wrong, []);
+});
+
+test('files import each other in no circle, type imports counted', () => {
+  const files = sources();
+  assert.deepEqual(circleIn(new Map(files.map((file) => [file, importsOf(file)]))), []);
 });
 
 test('inner rooms take time, chance, sockets and files from the runtime only', () => {
