@@ -2,12 +2,13 @@
 /**
  * Runs compiled test files under node's test runner and ends with its summary.
  *   node test/run.mjs [unit|contract|sim|mount|ops|interop ...] [--only TEXT] [--verbose]
+ * --only: test files whose path in the suite contains TEXT.
  * Prints a line for each file, failures and a summary; --verbose names every test.
  * Files are named one by one: `node --test FOLDER` would run helpers as tests. Suites on real mounts run one file at a
  * time; before them the others run side by side. There is one summary of all.
  */
 
-import { existsSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -31,14 +32,13 @@ const FILE_TIMEOUT_MS = 900_000;
 
 /** @returns the files of these suites. */
 function filesOf(wanted) {
-  return wanted.flatMap((suite) => {
-    const folder = join(root, 'dist', 'test', suite);
-    if (!existsSync(folder)) return [];
-    return readdirSync(folder)
-      .filter((name) => name.endsWith('.test.js') && (only === undefined || name.includes(only)))
+  // Sources are listed, not what is compiled: dist keeps tests that have moved or are gone.
+  return wanted.flatMap((suite) =>
+    readdirSync(join(root, 'test', suite), { recursive: true })
+      .filter((name) => name.endsWith('.test.ts') && (only === undefined || name.includes(only)))
       .sort()
-      .map((name) => join(folder, name));
-  });
+      .map((name) => join(root, 'dist', 'test', suite, name.replace(/ts$/, 'js'))),
+  );
 }
 
 const runs = [

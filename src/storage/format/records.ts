@@ -1,6 +1,6 @@
 /**
  * Values of the meta device's database: fixed little-endian layouts, each with a version byte first, written and read
- * by hand. Golden bytes: test/unit/storage_records.test.ts. Tables: docs/ONDISK.md.
+ * by hand. Golden bytes: test/unit/storage/format/records.test.ts. Tables: docs/ONDISK.md.
  *
  * A decoder is given views into memory that lmdb uses again; what it returns holds copies only.
  * A record of an unknown version or of the wrong length is damage: FsError EIO that names the record.
