@@ -6,9 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
-import { packageRoot } from '../../native/binding.js';
-import { installAs, nextVersion } from '../../src/cli/demo/tree.js';
-import { installedVersion } from '../../src/cli/installed.js';
+import { packageRoot } from '../../../native/binding.js';
+import { installAs, nextVersion } from '../../../src/cli/demo/tree.js';
+import { installedVersion } from '../../../src/cli/installed.js';
 
 const { sourceDigest } = (await import(pathToFileURL(join(packageRoot(), 'build.mjs')).href)) as {
   sourceDigest(root: string): string;
