@@ -117,10 +117,10 @@ export class OpenFiles {
     return this.#byFid.get(fid) ?? [];
   }
 
-  /** Handles that one target has open. */
+  /** Handles that one target has open: an eviction ends them, another instance opens them again. */
   ofTarget(index: number): Handle[] {
     return [...this.#handles.values()].filter(
-      (handle) => targetIndexOf(handle.fid) === index && !handle.gone,
+      (handle) => targetIndexOf(handle.fid) === index && !handle.gone && !handle.isLocal,
     );
   }
 

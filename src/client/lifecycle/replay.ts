@@ -105,7 +105,7 @@ function bulkBytes(bulk: readonly Uint8Array[] | undefined): number {
 
 /** Every handle in the table, of unlinked files and directories too. A lost one answers EIO from now on. */
 export async function replayOpens(core: Core, target: Target): Promise<void> {
-  const handles = core.handles.ofTarget(target.index).filter(({ isLocal }) => !isLocal);
+  const handles = core.handles.ofTarget(target.index);
   const batches: Promise<void>[] = [];
   for (let at = 0; at < handles.length; at += REPLAY_BATCH) {
     const opens = handles.slice(at, at + REPLAY_BATCH).map(({ fid, fh, flags }) => ({ fid, fh, flags }));
