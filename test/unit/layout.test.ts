@@ -102,6 +102,12 @@ function sources(): string[] {
   return found;
 }
 
+function pages(): string[] {
+  return ['.', 'docs']
+    .flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(folder, name)))
+    .filter((name) => name.endsWith('.md'));
+}
+
 function roomOf(file: string): string {
   return file.startsWith('src/') ? file.split('/').slice(0, 2).join('/') : (file.split('/')[0] ?? '');
 }
@@ -204,15 +210,27 @@ test('inner rooms take time, chance, sockets and files from the runtime only', (
 });
 
 test('links between the pages of the documentation lead somewhere', () => {
-  const pages = ['README.md', ...readdirSync(join(root, 'docs')).map((name) => join('docs', name))];
   const dead: string[] = [];
-  for (const page of pages.filter((name) => name.endsWith('.md'))) {
+  for (const page of pages()) {
     const text = readFileSync(join(root, page), 'utf8');
     for (const [, target = ''] of text.matchAll(/\]\(([^)#:]+)(?:#[^)]*)?\)/g)) {
       if (!existsSync(join(root, dirname(page), target))) dead.push(`${page} -> ${target}`);
     }
   }
   assert.deepEqual(dead, []);
+});
+
+test('source files named in the documentation exist', () => {
+  const missing: string[] = [];
+  for (const page of pages()) {
+    const text = readFileSync(join(root, page), 'utf8');
+    for (const [file] of text.matchAll(
+      /(?<![\w./-])(?:src|test|mount|native)\/[\w./]+\.(?:ts|cc|mjs|py)\b/g,
+    )) {
+      if (!existsSync(join(root, file))) missing.push(`${page} names ${file}`);
+    }
+  }
+  assert.deepEqual(missing, []);
 });
 
 test('pages named in comments exist', () => {
