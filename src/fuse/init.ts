@@ -1,7 +1,7 @@
 /**
  * INIT: what the kernel offers, what we want, what both then have.
  *
- * Wanted and why (DESIGN: kernel interface): each write must pass the gate, so never WRITEBACK_CACHE; data is
+ * Wanted and why: each write must pass the gate, so never WRITEBACK_CACHE; data is
  * invalidated when a lock is called back, not when a time differs, so not AUTO_INVAL_DATA. Nor EXPLICIT_INVAL_DATA, with which
  * the kernel would cut pages at each size that it hears of and keep them: a size may wait for the folio of a READ that is
  * under way, and cut what that brought from behind it (vfs/invalidation.ts);

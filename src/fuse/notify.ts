@@ -2,8 +2,8 @@
  * Encoders of notifications: messages to the kernel that answer no request. fuse_out_header with the code in `error`
  * and unique 0, then a struct. Source: linux/fuse.h, enum fuse_notify_code.
  *
- * What may wait for what is in DESIGN (kernel caches): INVAL_INODE with a range hangs on pages under an unanswered READ,
- * INVAL_ENTRY on any unanswered operation in the directory, INC_EPOCH and attribute-only INVAL_INODE on nothing.
+ * In the kernel, INVAL_INODE with a range waits for pages under an unanswered READ, INVAL_ENTRY for any unanswered operation
+ * in the directory; INC_EPOCH and an INVAL_INODE of attributes alone wait for nothing.
  */
 
 import { EXPIRE_ONLY, NOTIFY, SIZE } from './constants.js';

@@ -1,6 +1,6 @@
 /**
  * Load on a server that is stopped and killed again and again: nothing is lost, nothing fails.
- * HOLDFAST_LOAD_SECONDS: how long the programs run (300).
+ * HOLDFAST_LOAD_SECONDS: how long the programs run (120).
  */
 
 import assert from 'node:assert/strict';

@@ -242,3 +242,22 @@ test('pages named in comments exist', () => {
   }
   assert.deepEqual([...missing], []);
 });
+
+test('source files named in comments exist', () => {
+  const names = new Set(sources().map((file) => file.slice(file.lastIndexOf('/') + 1)));
+  for (const folder of ['native', 'test']) {
+    for (const path of readdirSync(join(root, folder), { recursive: true }) as string[]) {
+      names.add(path.slice(path.lastIndexOf('/') + 1));
+    }
+  }
+  const missing = new Set<string>();
+  for (const file of sources()) {
+    for (const line of readFileSync(join(root, file), 'utf8').split('\n')) {
+      if (!/^\s*(?:\/?\*|\/\/)/.test(line)) continue;
+      for (const [, name = ''] of line.matchAll(/\b(?:[\w.]+\/)*([\w.]+\.(?:ts|cc|mjs|py))\b/g)) {
+        if (!names.has(name) && !existsSync(join(root, name))) missing.add(`${file} names ${name}`);
+      }
+    }
+  }
+  assert.deepEqual([...missing], []);
+});

@@ -4,7 +4,7 @@
  *
  * - A slot is used again when the client has said that the reply arrived (ackXid in each request): it will never ask for
  *   that one again. So a client that does one operation at a time rewrites one record.
- * - After a restart a request sent again whose xid is here was executed, and is answered from the state (resend.ts).
+ * - After a restart a request sent again whose xid is here was executed, and is answered from the state (operations/table.ts).
  * - The bound is against a peer that never acknowledges: past it the oldest records go, and a request older than all that
  *   are left cannot be answered truthfully.
  */

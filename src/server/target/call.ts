@@ -42,7 +42,7 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
   /** Changed by this operation under a lock of its client, or new: nothing that the operation locks covers it. */
   alsoChanged: LockSpec | undefined;
   resentLink: Link | undefined;
-  /** It was executed by an earlier instance of the server, and its answer is lost: see reconstruct.ts. */
+  /** An earlier instance of the server executed it, and the answer is lost: operations/table.ts makes one from the state. */
   executedBefore: ReplyRecord | undefined;
   /** Of the reply, when it was sent. */
   errno: number | undefined;
