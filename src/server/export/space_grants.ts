@@ -1,7 +1,8 @@
 /**
  * Space promised to clients: a write that a client cached under a grant finds its blocks when it is flushed.
  *
- * Units are bytes of whole 4 KiB blocks, and an overwrite counts like a new block (data is never overwritten in place).
+ * Units are bytes of whole 4 KiB blocks. A client pays for each block that it dirties, since it does not know which of them the
+ * file has. The server charges what is not paid only where it adds blocks to the file.
  * Grants are generous while there is plenty and dry up as free space less what is promised already gets small: a client
  * without a grant writes through and gets its ENOSPC from write(2) itself. Nothing is taken back from a client that does
  * not write; that is why no single grant may be a large part of what is left.
@@ -41,6 +42,10 @@ export class SpaceGrants {
     return this.#promisedBytes;
   }
 
+  get #unpromisedBytes(): number {
+    return this.#availableBytes() - this.#promisedBytes;
+  }
+
   /** Fills the client's grant up if it is half used. @returns bytes added. */
   refill(owner: Export): number {
     if (this.#refuses()) return 0;
@@ -74,7 +79,7 @@ export class SpaceGrants {
 
   /** Whether this much may be used without breaking what was promised to others. */
   fitsUnpromised(bytes: number): boolean {
-    return bytes <= this.#availableBytes() - this.#promisedBytes;
+    return bytes <= this.#unpromisedBytes;
   }
 
   /**
@@ -82,7 +87,7 @@ export class SpaceGrants {
    * @returns the bytes that it took; undefined: it does not fit even so.
    */
   makeFit(owner: Export, bytes: number, offeredBytes: number): number | undefined {
-    const missing = bytes - (this.#availableBytes() - this.#promisedBytes);
+    const missing = bytes - this.#unpromisedBytes;
     if (missing <= 0) return 0;
     return missing <= Math.min(offeredBytes, owner.grantBytes) ? this.spend(owner, missing) : undefined;
   }

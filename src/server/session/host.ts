@@ -7,7 +7,7 @@ import type { Target } from '../target/target.js';
 import type { ConnectWait } from './connect_wait.js';
 
 export interface ServerSettings {
-  /** Of the running program; stands in its package.json and nowhere else. */
+  /** Of the running program: VERSION+DIGEST, see cli/installed.ts. */
   readonly softwareVersion: string;
   readonly forceStart: boolean;
   readonly drainTimeoutMs: number;

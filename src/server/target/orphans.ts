@@ -1,5 +1,6 @@
 /** Unlinked inodes: orphans while somebody has them open or the kernel of some client refers to them (holds.ts), then destroyed. */
 
+import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { Runtime } from '../../runtime/ports.js';
@@ -93,6 +94,7 @@ export async function destroyInSteps(
       if (batch.length > 0) target.store.execute((tx) => destroyAll(target, tx, batch), { reserve: 'own' });
     }
   } catch (error) {
+    if (!(error instanceof FsError)) throw error;
     log('orphans stay: %O', error);
   }
 }
