@@ -11,9 +11,9 @@
 // a call takes. For the threads that read ahead that is not so: they find faults that are none, and keep them to
 // themselves.
 //
-// That a record is not there is an answer, too. Bits that turn over in a key leave it in its place among the others, and
-// its old key is not found: so the records beside the gap must match their checksums, which cover the keys, and where the
-// gap is at the edge of a leaf the leaf beside it must lie within what the pages above say.
+// "There is no such record" is an answer, too. A bit that turns over in a key leaves the record in its place among the
+// others, and its old key is not found. So before that answer the records on both sides of the gap must match their
+// checksums, which cover the keys; at the edge of a leaf, the next leaf must lie within what the pages above say.
 //
 // Layout: src/storage/meta/meta_probe.ts and fsck/page.ts, which checks the same things one by one; checksums of records:
 // src/storage/meta/record_checksums.ts.
@@ -184,7 +184,7 @@ class MetaPages {
     return value + record->length <= kPageBytes || Bad(fault, walk.number, "a record reaches beyond it");
   }
 
-  // Whether it is true that the leaf of a walk has nothing between the records before and after a place.
+  // Whether the records on both sides of a place in the leaf of a walk are sound: then nothing lies between them.
   bool Gap(const Walk& walk, int place, Fault* fault) const {
     return Edge(walk, place, false, fault) && Edge(walk, place, true, fault);
   }

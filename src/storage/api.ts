@@ -167,7 +167,7 @@ export interface ExecuteOptions {
 
 /**
  * Runs inside each transaction of a data operation, after its own changes. A long one has several: what must not be
- * missing where only a part of the operation is durable belongs into all of them, reply data and client records into
+ * missing where only a part of the operation is durable belongs in all of them, reply data and client records in
  * the last.
  */
 export type Within = (tx: Tx, inode: Inode, isLast: boolean) => void;

@@ -17,7 +17,7 @@ export interface Handle {
   /** open(2) flags, as OPEN sent them. */
   readonly flags: number;
   readonly directory: boolean;
-  /** The target was not told of it: of the root, which stays whoever has it open. */
+  /** The target does not know of this handle: it is one of the root directory, which nobody can remove. */
   readonly isLocal: boolean;
   /** Why everything on it fails from now on. */
   dead: FsError | undefined;
@@ -25,7 +25,7 @@ export interface Handle {
   gone: boolean;
   /** A failed write-back not yet reported through this handle; fsync, close or the next write reports it once. */
   writeFailure: WriteFailure | undefined;
-  /** One that was not its own: of others, or from before it was opened and nobody was told. fsync reports it once. */
+  /** A failed write-back of another handle, or one that failed before this handle was opened. fsync reports it once. */
   earlierFailure: WriteFailure | undefined;
   /** Where the next sequential read begins. */
   nextRead: number;

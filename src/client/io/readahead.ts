@@ -3,8 +3,9 @@
  *
  * A range that is under a READ already is waited for, not read twice. A sequential reader has up to 16 MiB of READs of
  * 1 MiB in flight ahead of it; over a slow line fewer and smaller ones (bulk_pace.ts). What somebody waits for is read in the
- * order of asking, a piece of each reader in turn; readahead takes the room that nobody waits for. No READ is queued: who is
- * interrupted, or has to give a lock back, waits for what is under way alone. What was written or cut while a READ was under way is not taken from its reply.
+ * order of asking, a piece of each reader in turn; readahead takes the room that nobody waits for. No READ is queued: a caller that
+ * is interrupted, or a lock that has to go back, waits only for the READs that are under way. The client takes from a reply
+ * nothing that was written or cut while its READ was under way.
  * Files larger than half the cache are dropped behind a sequential reader: the kernel has those pages, and keeping them
  * would push out everything else.
  */
@@ -156,7 +157,7 @@ export class Reader {
         lane.waiting = [];
         for (const go of waiting) go();
       });
-    // Whoever needs the range is told. Nobody may: of readahead, or when who asked was interrupted, it is asked again.
+    // A caller that needs the range gets the error from need(). Of readahead, or after an interrupt, nobody needs it.
     fetch.done.catch(() => undefined);
     if (log.enabled) log('READ %d [%d, %d)', file.fid, start, end);
     return fetch;

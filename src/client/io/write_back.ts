@@ -99,8 +99,8 @@ export class WriteBack {
 
   /**
    * The same for a file that was closed: nobody waits for it, and what comes soon can share the way.
-   * @returns what close(2) does wait for: whether there is room for what was stored into a mapping, nobody has asked yet.
-   * Not for a target that is away: a process that exits cannot be killed any more.
+   * @returns a promise if close(2) has to wait: the target has not said yet whether it has room for stores into a mapping. The
+   * wait ends when the target goes away, because nobody can kill a process that is already exiting.
    */
   closed(target: Target, file: FileState): Promise<unknown> | undefined {
     if (file.unpaidSeq > 0 && !file.pages.isWritten(file.unpaidSeq)) {

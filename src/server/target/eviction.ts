@@ -242,7 +242,8 @@ export function noteCancelled(owner: Export, handle: HeldLock['handle']): void {
 
 /**
  * A lock was not given back within lockTimeoutMs. A client that goes on writing to the file is flushing a large cache, or a
- * small one over a slow line; one that reads it has a read of its kernel to end, piece by piece. It is looked at again later, at most PROLONGED_MAX times, if at least MOVED_BYTES_MIN moved
+ * small one over a slow line; a client that reads the file has to end a read of its kernel, piece by piece. The server looks at
+ * the lock again later, at most PROLONGED_MAX times, if at least MOVED_BYTES_MIN moved
  * since the last look. A client that moves less, or does not come to an end, is evicted: others wait for the lock. The
  * active lock has its own limit, the drain timeout.
  */

@@ -220,13 +220,7 @@ export class BlockIo {
 
   /** Blocks of content for [start, end) of a file. Unwritten blocks take what is written where they are. */
   needed(fid: Fid, start: number, end: number): Needed {
-    let added = 0;
-    let moved = 0;
-    for (const { place, count } of this.segments(fid, start, end)) {
-      if (place === 0) added += count;
-      else if (place > 0) moved += count;
-    }
-    return { added, moved };
+    return neededOf(this.segments(fid, start, end));
   }
 
   /**
@@ -234,6 +228,9 @@ export class BlockIo {
    * are few to move others to. @throws FsError ENOSPC when there are not enough to be added.
    */
   parts(fid: Fid, start: number, end: number): Blocks[] {
+    // Nearly always: there is room for all of them, whatever the file has.
+    const isPlenty = this.#space.freeBlocks - this.#reserveBlocks >= end - start;
+    if (isPlenty && this.#waiting === 0) return [{ start, end }];
     const { added, moved } = this.needed(fid, start, end);
     if (added > this.availableBlocks) throw noSpace();
     const most = this.#reserveBlocks - this.#shrinkBlocks;
@@ -247,7 +244,7 @@ export class BlockIo {
 
   /**
    * Hands out blocks; waits when some are about to be free. Those for content that moves count as about to be free until
-   * moved() takes them back.
+   * #moved() takes them back.
    * @param shrinking the operation makes room: it may use what is kept back for that.
    * @throws FsError ENOSPC
    */
@@ -357,18 +354,14 @@ export class BlockIo {
   ): { readonly run: BlockRun; readonly places: Float64Array; readonly needed: Needed } {
     const count = run.chunks.reduce((sum, chunk) => sum + chunk.length, 0) / BLOCK_BYTES;
     const places = new Float64Array(count);
-    let added = 0;
-    let moved = 0;
-    for (const segment of this.segments(fid, run.block, run.block + count)) {
-      if (segment.place === 0) added += segment.count;
-      else if (segment.place > 0) moved += segment.count;
-      else {
-        for (let index = 0; index < segment.count; index++) {
-          places[segment.block - run.block + index] = segment.place - index;
-        }
+    const segments = this.segments(fid, run.block, run.block + count);
+    for (const segment of segments) {
+      if (segment.place >= 0) continue;
+      for (let index = 0; index < segment.count; index++) {
+        places[segment.block - run.block + index] = segment.place - index;
       }
     }
-    return { run, places, needed: { added, moved } };
+    return { run, places, needed: neededOf(segments) };
   }
 
   async #write(run: BlockRun, places: Float64Array): Promise<Stored> {
@@ -443,6 +436,16 @@ export class ReservedSpace {
     if (partly === undefined) return [];
     return [{ start: partly.start + this.#at, count: partly.count - this.#at }, ...others];
   }
+}
+
+function neededOf(segments: readonly Segment[]): Needed {
+  let added = 0;
+  let moved = 0;
+  for (const { place, count } of segments) {
+    if (place === 0) added += count;
+    else if (place > 0) moved += count;
+  }
+  return { added, moved };
 }
 
 /** @returns ENOSPC of the data device. */
