@@ -24,6 +24,7 @@ import {
 } from '../../native/binding.js';
 import { FsError } from '../../src/base/errno.js';
 import { logger } from '../../src/base/log.js';
+import { Deferred } from '../../src/base/wait.js';
 import type { FuseDispatcherOptions } from '../../src/fuse/dispatcher.js';
 import type { FuseHandlers, KernelNotifier } from '../../src/fuse/handlers.js';
 import type { FuseMount, WaitingRequest } from '../fuse_mount.js';
@@ -275,7 +276,8 @@ class FuseNativeMount implements FuseMount {
   readonly driver = 'fuse-native';
   readonly notifier: KernelNotifier = new NothingToNotify();
   readonly mountpoint: string;
-  readonly closed: Promise<void>;
+  readonly #closed = new Deferred<void>();
+  readonly closed = this.#closed.promise;
   readonly #handlers: FuseHandlers;
   readonly #ops: FuseNativeOps;
   readonly #fuse: FuseNativeInstance;
@@ -284,7 +286,6 @@ class FuseNativeMount implements FuseMount {
   /** libfuse's descriptor of /dev/fuse, as a path. */
   readonly #descriptor: string | undefined;
   readonly #entry: MountEntry | undefined;
-  #resolveClosed: () => void = () => undefined;
   #nextCheck: { cancel(): void } | undefined = undefined;
   #leaving = false;
   #gone = false;
@@ -306,9 +307,6 @@ class FuseNativeMount implements FuseMount {
     this.#timers = timers;
     this.#descriptor = descriptor;
     this.#entry = mountAt(mountpoint);
-    this.closed = new Promise((resolve) => {
-      this.#resolveClosed = resolve;
-    });
     this.#checkLater();
   }
 
@@ -362,7 +360,7 @@ class FuseNativeMount implements FuseMount {
     this.#ops.end();
     this.#handlers.destroy?.();
     log('%s: the mount has ended', this.mountpoint);
-    this.#resolveClosed();
+    this.#closed.resolve();
   }
 }
 

@@ -26,6 +26,7 @@ import {
 import { ERRNO, errnoName, FsError } from '../../src/base/errno.js';
 import { logger } from '../../src/base/log.js';
 import { notice } from '../../src/base/notices.js';
+import { Deferred } from '../../src/base/wait.js';
 import { INIT_FLAG } from '../../src/fuse/constants.js';
 import { FuseDispatcher, type FuseDispatcherOptions } from '../../src/fuse/dispatcher.js';
 import type { FuseHandlers } from '../../src/fuse/handlers.js';
@@ -96,22 +97,6 @@ export async function startNativeMount(
   return mount;
 }
 
-interface Deferred {
-  readonly promise: Promise<void>;
-  readonly resolve: () => void;
-  readonly reject: (error: FsError) => void;
-}
-
-function deferred(): Deferred {
-  let resolve = (): void => {};
-  let reject = (_error: FsError): void => {};
-  const promise = new Promise<void>((onResolve, onReject) => {
-    resolve = onResolve;
-    reject = onReject;
-  });
-  return { promise, resolve, reject };
-}
-
 class NativeMount implements FuseMount {
   readonly driver = 'native';
   readonly mountpoint: string;
@@ -119,8 +104,8 @@ class NativeMount implements FuseMount {
   readonly #channel: FuseChannel;
   readonly #dispatcher: FuseDispatcher;
   readonly #requestSlab: Buffer;
-  readonly #usable = deferred();
-  readonly #closed = deferred();
+  readonly #usable = new Deferred<void>();
+  readonly #closed = new Deferred<void>();
   /** As it was made; undefined: not known. */
   readonly #entry: MountEntry | undefined;
   /** This process takes the mount away. */

@@ -53,6 +53,7 @@ export const S_IFIFO = 0o010000;
 export const S_ISUID = 0o4000;
 export const S_ISGID = 0o2000;
 export const S_ISVTX = 0o1000;
+export const SET_ID_BITS = S_ISUID | S_ISGID;
 
 export function isDir(mode: number): boolean {
   return (mode & S_IFMT) === S_IFDIR;

@@ -9,6 +9,7 @@
 import { assert } from './assert.js';
 import { FsError } from './errno.js';
 import type { MaybePromise } from './maybe_promise.js';
+import { onAbort } from './wait.js';
 
 interface Waiter {
   readonly bytes: number;
@@ -55,17 +56,16 @@ export class ByteBudget {
       const waiter: Waiter = {
         bytes,
         grant: () => {
-          signal?.removeEventListener('abort', onAbort);
+          unlisten();
           resolve();
         },
       };
-      const onAbort = (): void => {
+      const unlisten = onAbort(signal, () => {
         this.#waiters.delete(waiter);
         // It may have been the head that held up smaller ones.
         this.#serve();
         reject(this.#interrupted());
-      };
-      signal?.addEventListener('abort', onAbort, { once: true });
+      });
       this.#waiters.add(waiter);
     });
   }

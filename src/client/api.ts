@@ -23,7 +23,7 @@ export interface Caller {
 }
 
 /** An inode and how far it may be believed. */
-export interface Known {
+export interface AttrsWithValidity {
   readonly attr: Attr;
   /** The attributes (size and times included) are under locks of ours until KernelCache.dropAttr(fid). */
   readonly attrCacheable: boolean;
@@ -40,7 +40,7 @@ export interface NewObject {
   readonly mode: number;
   readonly umask: number;
   readonly rdev?: number | undefined;
-  readonly target?: Uint8Array | undefined;
+  readonly linkText?: Uint8Array | undefined;
 }
 
 export interface AttrChange {
@@ -60,11 +60,14 @@ export interface DirEntry {
   readonly type: number;
   readonly cookie: number;
   /** There with readdir plus when locks allow. */
-  readonly known?: Known | undefined;
+  readonly known?: AttrsWithValidity | undefined;
 }
 
+/** FUSE shows an OFD lock as a POSIX lock whose owner is the open file description. */
+export type AppLockKind = 'posix' | 'flock';
+
 export interface AppLock {
-  readonly kind: 'posix' | 'ofd' | 'flock';
+  readonly kind: AppLockKind;
   /** 16 hex digits. */
   readonly owner: string;
   readonly pid: number;
@@ -77,14 +80,16 @@ export interface AppLock {
 export interface FsClient {
   /** For how long the gate of the target that has this inode has not been open; 0 when it is. */
   awayMs(fid: Fid): number;
-  lookup(op: Caller, parent: Fid, name: Name): MaybePromise<Known | NoEntry>;
-  getattr(op: Caller, fid: Fid): MaybePromise<Known>;
+  lookup(op: Caller, parent: Fid, name: Name): MaybePromise<AttrsWithValidity | NoEntry>;
+  getattr(op: Caller, fid: Fid): MaybePromise<AttrsWithValidity>;
   /** Last known attributes without any wait; undefined when never seen. For STATFS/GETATTR of the root while gated. */
   lastKnownAttr(fid: Fid): Attr | undefined;
-  setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<Known>;
+  /** Whether a write has to clear set-id bits of this file, as far as is known without waiting. */
+  mayHaveSetId(op: Caller, fid: Fid): boolean;
+  setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<AttrsWithValidity>;
   readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array>;
   /** mknod, mkdir, symlink. EEXIST when the name is there. */
-  create(op: Caller, parent: Fid, name: Name, object: NewObject): MaybePromise<Known>;
+  create(op: Caller, parent: Fid, name: Name, object: NewObject): MaybePromise<AttrsWithValidity>;
   /** open(O_CREAT): makes or opens. name undefined: O_TMPFILE. */
   createAndOpen(
     op: Caller,
@@ -92,8 +97,8 @@ export interface FsClient {
     name: Name | undefined,
     object: NewObject,
     flags: number,
-  ): MaybePromise<{ readonly known: Known; readonly fh: Fh }>;
-  link(op: Caller, fid: Fid, parent: Fid, name: Name): MaybePromise<Known>;
+  ): MaybePromise<{ readonly known: AttrsWithValidity; readonly fh: Fh }>;
+  link(op: Caller, fid: Fid, parent: Fid, name: Name): MaybePromise<AttrsWithValidity>;
   unlink(op: Caller, parent: Fid, name: Name, directory: boolean): MaybePromise<void>;
   rename(
     op: Caller,

@@ -1,19 +1,20 @@
 /**
  * startClient(): puts the parts of a client together, connects, and hands out the filesystem (api.ts).
  *
- * What belongs to whom: Core the caches and tables, Target the calls and locks of one target, Import its connection,
+ * What belongs to whom: ClientContext the caches and tables, TargetSession the calls and locks of one target, Import its connection,
  * the operation classes what each system call does. This file wires them and answers what the server asks.
  */
 
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Transno } from '../base/ids.js';
+import { onAbort } from '../base/wait.js';
 import type { Frame, Link } from '../rpc/api.js';
 import { Service } from '../rpc/service.js';
 import type { Runtime, Timer } from '../runtime/ports.js';
 import { Bast, Cast, Glimpse, Gone, Nameless } from '../wire/lock.js';
 import { Evicted } from '../wire/session.js';
 import type { ClientOptions, ClientStatus, FsClient } from './api.js';
-import { Core } from './cache/context.js';
+import { ClientContext } from './cache/context.js';
 import { DataLocks } from './io/io_lock.js';
 import { releaseLock } from './io/lock_release.js';
 import { Reader } from './io/readahead.js';
@@ -27,11 +28,11 @@ import { DataOperations } from './operations/data.js';
 import { HeldInodes } from './operations/held_inodes.js';
 import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
-import { Target } from './session/target.js';
+import { TargetSession } from './session/target_session.js';
 
 /** One target with what drives it. */
 interface Member {
-  readonly target: Target;
+  readonly target: TargetSession;
   readonly connection: Import;
   readonly drain: Drain;
 }
@@ -53,7 +54,7 @@ class Client {
   readonly #runtime: Runtime;
   readonly #options: ClientOptions;
   readonly #uuid: ClientUuid;
-  readonly #core: Core;
+  readonly #context: ClientContext;
   readonly #writeBack: WriteBack;
   readonly #locks: DataLocks;
   readonly #data: DataOperations;
@@ -67,12 +68,12 @@ class Client {
     this.#runtime = runtime;
     this.#options = options;
     this.#uuid = runtime.rng.uuid() as ClientUuid;
-    this.#core = new Core(runtime, options);
-    this.#writeBack = new WriteBack(this.#core);
-    this.#locks = new DataLocks(this.#core);
-    this.#data = new DataOperations(this.#core, this.#locks, new Reader(this.#core), this.#writeBack);
-    this.#appLocks = new LockOperations(this.#core);
-    this.#held = new HeldInodes(this.#core, this.#writeBack);
+    this.#context = new ClientContext(runtime, options);
+    this.#writeBack = new WriteBack(this.#context);
+    this.#locks = new DataLocks(this.#context);
+    this.#data = new DataOperations(this.#context, this.#locks, new Reader(this.#context), this.#writeBack);
+    this.#appLocks = new LockOperations(this.#context);
+    this.#held = new HeldInodes(this.#context, this.#writeBack);
     this.#answerServer();
   }
 
@@ -90,12 +91,11 @@ class Client {
       const told = new Set<string>();
       const give = (error: Error): void => {
         timer?.cancel();
-        signal?.removeEventListener('abort', onAbort);
+        unlisten();
         this.#writeBack.stop();
         void member.connection.stop().then(() => reject(error));
       };
-      const onAbort = (): void => give(signal?.reason);
-      signal?.addEventListener('abort', onAbort, { once: true });
+      const unlisten = onAbort(signal, () => give(signal?.reason));
       if (connectTimeoutMs !== undefined) {
         timer = this.#runtime.timers.after(connectTimeoutMs, () => {
           const seconds = connectTimeoutMs / 1000;
@@ -107,7 +107,7 @@ class Client {
         ready: () => {
           isReady = true;
           timer?.cancel();
-          signal?.removeEventListener('abort', onAbort);
+          unlisten();
           resolve();
         },
         answered: (reason) => {
@@ -132,14 +132,14 @@ class Client {
   }
 
   filesystem(): FsClient {
-    const core = this.#core;
+    const context = this.#context;
     const data = this.#data;
     const appLocks = this.#appLocks;
-    const names = new NameOperations(core, this.#held);
-    const attrs = new AttrOperations(core, this.#locks, this.#writeBack);
-    const opens = new OpenOperations(core, names, appLocks, this.#locks, this.#writeBack, this.#held);
+    const names = new NameOperations(context, this.#held);
+    const attrs = new AttrOperations(context, this.#locks, this.#writeBack);
+    const opens = new OpenOperations(context, names, appLocks, this.#locks, this.#writeBack, this.#held);
     return {
-      awayMs: (fid) => core.targets.of(fid).gate.awayMs,
+      awayMs: (fid) => context.targets.of(fid).gate.awayMs,
       lookup: names.lookup.bind(names),
       create: names.create.bind(names),
       link: names.link.bind(names),
@@ -147,6 +147,7 @@ class Client {
       rename: names.rename.bind(names),
       readdir: names.readdir.bind(names),
       getattr: attrs.getattr.bind(attrs),
+      mayHaveSetId: attrs.mayHaveSetId.bind(attrs),
       setattr: attrs.setattr.bind(attrs),
       readlink: attrs.readlink.bind(attrs),
       getxattr: attrs.getxattr.bind(attrs),
@@ -169,9 +170,9 @@ class Client {
       testLock: appLocks.testLock.bind(appLocks),
       setLock: appLocks.setLock.bind(appLocks),
       unlock: appLocks.unlock.bind(appLocks),
-      lastKnownAttr: (fid) => core.attrs.lastKnown(fid),
-      heldLocks: () => core.targets.all().flatMap((target) => [...target.locks.held()]),
-      holdsDataLock: (fid: Fid) => core.targets.of(fid).locks.holds('data', fid),
+      lastKnownAttr: (fid) => context.attrs.lastKnown(fid),
+      heldLocks: () => context.targets.all().flatMap((target) => [...target.locks.held()]),
+      holdsDataLock: (fid: Fid) => context.targets.of(fid).locks.holds('data', fid),
       writeBack: () => this.#writeBack.startAll(),
       unmount: () => {
         this.#unmounting ??= this.#unmount();
@@ -186,27 +187,27 @@ class Client {
   }
 
   #addMember(events: Omit<ImportEvents, 'incoming'>): Member {
-    const core = this.#core;
-    const target = new Target(
+    const context = this.#context;
+    const target = new TargetSession(
       this.#runtime,
-      core.kept,
+      context.kept,
       {
-        release: (lock) => releaseLock(core, this.#writeBack, target, lock),
+        release: (lock) => releaseLock(context, this.#writeBack, target, lock),
         gone: (type, fid) => {
-          const file = type === 'data' ? core.files.get(fid) : undefined;
-          if (file !== undefined) core.forgetFileIfUnused(target, file);
+          const file = type === 'data' ? context.files.get(fid) : undefined;
+          if (file !== undefined) context.forgetFileIfUnused(target, file);
         },
       },
       this.#options.maxLocks,
     );
-    const connection = new Import(core, target, this.#writeBack, this.#uuid, {
+    const connection = new Import(context, target, this.#writeBack, this.#uuid, {
       ...events,
       incoming: (link: Link, frame: Frame) =>
         this.#service.dispatch(member, link, frame, { lastCommitted: () => NO_TRANSNO }),
     });
-    const drain = new Drain(core, target, this.#writeBack, () => connection.drained());
+    const drain = new Drain(context, target, this.#writeBack, () => connection.drained());
     const member: Member = { target, connection, drain };
-    core.targets.add(target);
+    context.targets.add(target);
     this.#members.push(member);
     return member;
   }
@@ -248,7 +249,7 @@ class Client {
   /** Every byte to the servers, every lock back, goodbye. */
   async #unmount(): Promise<void> {
     const patienceMs = this.#options.leavePatienceMs;
-    const departing = { core: this.#core, writeBack: this.#writeBack, patienceMs };
+    const departing = { context: this.#context, writeBack: this.#writeBack, patienceMs };
     const losses = await Promise.all(this.#members.map((member) => depart({ ...departing, ...member })));
     this.#writeBack.stop();
     const lost = losses.filter((loss) => loss !== undefined).map(describeLoss);
@@ -256,7 +257,7 @@ class Client {
   }
 
   #status(): ClientStatus {
-    const core = this.#core;
+    const context = this.#context;
     return {
       uuid: this.#uuid,
       softwareVersion: this.#options.softwareVersion,
@@ -270,9 +271,9 @@ class Client {
         serverVersion: target.serverVersion,
         parked: target.gate.parked,
         rpcsInFlight: target.inFlight('operation') + target.inFlight('data') + target.inFlight('closing'),
-        dirtyBytes: core.dirtyBytes(target),
+        dirtyBytes: context.dirtyBytes(target),
         locks: target.locks.size,
-        opens: core.handles.ofTarget(target.index).length,
+        opens: context.handles.ofTarget(target.index).length,
         appLocks: target.appLocks.size,
         replayList: { operations: target.replays.size, bulkBytes: target.replays.bulkBytes },
         lostAppLocks: target.lostAppLocks,
@@ -280,11 +281,11 @@ class Client {
         history: [...connection.history],
       })),
       cache: {
-        limitBytes: core.pages.limitBytes,
-        pageBytes: core.pages.bytes,
-        files: core.files.size,
-        attrs: core.attrs.size,
-        names: core.names.size,
+        limitBytes: context.pages.limitBytes,
+        pageBytes: context.pages.bytes,
+        files: context.files.size,
+        attrs: context.attrs.size,
+        names: context.names.size,
       },
     };
   }

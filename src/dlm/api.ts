@@ -177,7 +177,7 @@ export interface LockClientApi {
    */
   cancelAll(): Promise<readonly LockHandle[]>;
   /** Gives back all locks on an inode that is gone. There is nothing left to release. */
-  giveUp(fid: Fid): void;
+  giveBackUnused(fid: Fid): void;
   /** Forgets all without telling the server (eviction); release() is still called for each. */
   forgetAll(): Promise<void>;
   /**

@@ -1,6 +1,6 @@
 /**
  * The ranges that one owner has locked in one file: a sorted array of pieces that do not overlap. Ranges are half-open;
- * an end of TO_END is "to the end of the file, whatever its size becomes".
+ * an end of TO_END is "to the end of the file, whatever its size becomes". The server's table and the client's are made of it.
  *
  * Neighbours are not merged, whatever their types: each piece keeps the handle of the call that set it, so that the call
  * can be undone. Whoever shows a lock to an application shows neighbours of one type as one (see mergedAround).
@@ -9,9 +9,12 @@
 import type { LockHandle } from '../base/ids.js';
 import { earlier, type LockOffset, later } from '../base/lock_offset.js';
 
-export interface Piece {
+export interface Span {
   readonly start: LockOffset;
   readonly end: LockOffset;
+}
+
+export interface Piece extends Span {
   readonly exclusive: boolean;
   readonly pid: number;
   /** Of the call that set it. */
@@ -20,38 +23,38 @@ export interface Piece {
 }
 
 /** Index of the first piece that ends after `offset`; pieces.length if there is none. */
-function firstEndingAfter(pieces: readonly Piece[], offset: LockOffset): number {
+function firstEndingAfter(pieces: readonly Span[], offset: LockOffset): number {
   let low = 0;
   let high = pieces.length;
   while (low < high) {
     const middle = (low + high) >>> 1;
-    if ((pieces[middle] as Piece).end > offset) high = middle;
+    if ((pieces[middle] as Span).end > offset) high = middle;
     else low = middle + 1;
   }
   return low;
 }
 
-export interface Cut {
+export interface Cut<P extends Span> {
   /** The pieces that touched the range, as they were. */
-  readonly touched: readonly Piece[];
+  readonly touched: readonly P[];
   /** What remains of them outside the range: at most two. */
-  readonly rest: readonly Piece[];
+  readonly rest: readonly P[];
   /** What of them lay inside. */
-  readonly removed: readonly Piece[];
+  readonly removed: readonly P[];
 }
 
-const NOTHING: Cut = { touched: [], rest: [], removed: [] };
+const NOTHING: Cut<never> = { touched: [], rest: [], removed: [] };
 
 /** Empties [start, end) in place. */
-export function cut(pieces: Piece[], start: LockOffset, end: LockOffset): Cut {
+export function cut<P extends Span>(pieces: P[], start: LockOffset, end: LockOffset): Cut<P> {
   const from = firstEndingAfter(pieces, start);
   let to = from;
-  while (to < pieces.length && (pieces[to] as Piece).start < end) to++;
+  while (to < pieces.length && (pieces[to] as P).start < end) to++;
   if (to === from) return NOTHING;
   const touched = pieces.slice(from, to);
-  const rest: Piece[] = [];
-  const first = touched[0] as Piece;
-  const last = touched[touched.length - 1] as Piece;
+  const rest: P[] = [];
+  const first = touched[0] as P;
+  const last = touched[touched.length - 1] as P;
   if (first.start < start) rest.push({ ...first, end: start });
   if (last.end > end) rest.push({ ...last, start: end });
   pieces.splice(from, to - from, ...rest);
@@ -64,7 +67,7 @@ export function cut(pieces: Piece[], start: LockOffset, end: LockOffset): Cut {
 }
 
 /** Puts a piece where nothing is (the caller cut the range). */
-export function put(pieces: Piece[], piece: Piece): void {
+export function put<P extends Span>(pieces: P[], piece: P): void {
   pieces.splice(firstEndingAfter(pieces, piece.start), 0, piece);
 }
 

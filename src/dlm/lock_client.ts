@@ -17,6 +17,7 @@ import { assert } from '../base/assert.js';
 import type { Fid, LockHandle } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
+import { Deferred } from '../base/wait.js';
 import type { CachedLock, LockClientApi, LockClientCallbacks, LockSpec, Mode } from './api.js';
 import { type Linked, LockLru } from './lock_lru.js';
 import { CONFLICT_MASK } from './modes.js';
@@ -58,7 +59,7 @@ class Lock implements CachedLock, Linked<Lock> {
   gone = false;
   /** Ends when release() has; there while that waits for something. */
   releasing: Promise<void> | undefined = undefined;
-  unused: { readonly promise: Promise<void>; readonly resolve: () => void } | undefined = undefined;
+  unused: Deferred<void> | undefined = undefined;
   older: Lock | undefined = undefined;
   younger: Lock | undefined = undefined;
   /** Another lock on the same thing. */
@@ -181,22 +182,15 @@ export class LockClient implements LockClientApi {
     assert(mine.refs > 0, 'a reference is dropped twice');
     mine.refs--;
     if (mine.refs > 0) return;
-    const waiters = mine.unused;
+    mine.unused?.resolve();
     mine.unused = undefined;
-    waiters?.resolve();
     if (mine.released && !mine.gone) this.#giveBack(mine);
   }
 
   unused(lock: CachedLock): MaybePromise<void> {
     const mine = this.#own(lock);
     if (mine.refs === 0) return undefined;
-    if (mine.unused === undefined) {
-      let resolve = (): void => {};
-      const promise = new Promise<void>((done) => {
-        resolve = done;
-      });
-      mine.unused = { promise, resolve };
-    }
+    mine.unused ??= new Deferred<void>();
     return mine.unused.promise;
   }
 
@@ -214,7 +208,7 @@ export class LockClient implements LockClientApi {
     }
   }
 
-  giveUp(fid: Fid): void {
+  giveBackUnused(fid: Fid): void {
     const unused: Lock[] = [];
     for (const type of ['inode', 'data'] as const) {
       for (let lock = this.#chains(type).get(fid); lock !== undefined; lock = lock.next) {

@@ -15,6 +15,7 @@ import { assert } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, LockHandle, Transno } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
+import { onAbort } from '../base/wait.js';
 import type { Clock, LimitTime, Timers } from '../runtime/ports.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
 import { Acquisition } from './acquisition.js';
@@ -122,24 +123,23 @@ export class LockServer implements LockServerApi {
     }
     this.#clients.of(client).locks.set(lock.handle, lock);
     return new Promise((resolve, reject) => {
-      const abort = (): void => {
+      const unlisten = onAbort(signal, () => {
         this.#withdraw(lock, cancelled('the request was given up'));
         this.#settle(lock.resource);
         this.#outbox.flush();
-      };
+      });
       lock.resource.queue(lock, {
         granted: () => {
-          signal?.removeEventListener('abort', abort);
+          unlisten();
           this.#clients.granted(lock);
           this.#outbox.grantedLate(lock);
           resolve(lock.handle);
         },
         rejected: (error) => {
-          signal?.removeEventListener('abort', abort);
+          unlisten();
           reject(error);
         },
       });
-      signal?.addEventListener('abort', abort, { once: true });
       this.#block(lock);
       this.#outbox.flush();
     });
@@ -490,14 +490,14 @@ export class LockServer implements LockServerApi {
     signal: AbortSignal | undefined,
   ): Promise<() => void> {
     return new Promise((resolve, reject) => {
-      const abort = (): void => {
+      const unlisten = onAbort(signal, () => {
         for (const lock of operation.abandon(cancelled('the operation was given up'))) {
           this.#settle(lock.resource);
         }
         this.#outbox.flush();
-      };
+      });
       const ended = (): void => {
-        signal?.removeEventListener('abort', abort);
+        unlisten();
         if (client === undefined) return;
         this.#clients.of(client).operations.delete(operation);
         this.#clients.forgetIfIdle(client);
@@ -515,7 +515,6 @@ export class LockServer implements LockServerApi {
         },
       });
       if (client !== undefined) this.#clients.of(client).operations.add(operation);
-      signal?.addEventListener('abort', abort, { once: true });
       operation.wait(first);
       this.#outbox.flush();
     });

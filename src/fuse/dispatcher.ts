@@ -13,6 +13,7 @@
 
 import { ERRNO, type Errno, errnoOf, FsError } from '../base/errno.js';
 import { type Log, logger } from '../base/log.js';
+import { WaitList } from '../base/wait.js';
 import {
   INIT_FLAG,
   initFlagNames,
@@ -28,7 +29,7 @@ import { type Negotiated, negotiate, putInit, putInitOffer, readInit } from './i
 import { type InterruptClock, Interrupts, type RetryTimers } from './interrupts.js';
 import { errnoWithoutOperation, OPERATIONS, SETXATTR_COMPAT } from './operations.js';
 import { Replies } from './replies.js';
-import { type Operation, Request, requestKey } from './request.js';
+import { type FuseOperation, Request, requestKey } from './request.js';
 import { uniqueText } from './structs_in.js';
 
 export interface FuseDispatcherOptions {
@@ -52,14 +53,6 @@ export interface FuseDispatcherOptions {
 const NODEID_HIGH_LIMIT = 0x20_0000;
 const TWO_32 = 0x1_0000_0000;
 
-export interface DispatcherStats {
-  /** Requests seen, by opcode. */
-  readonly requests: Float64Array;
-  errors: number;
-  interrupts: number;
-  malformed: number;
-}
-
 export class FuseDispatcher {
   readonly #handlers: FuseHandlers;
   readonly #log: Log;
@@ -69,19 +62,13 @@ export class FuseDispatcher {
   readonly #pending = new Map<number, Request>();
   readonly #cursor = new Cursor();
   readonly #replies: Replies;
-  readonly #drainWaiters: (() => void)[] = [];
+  readonly #untilDrained = new WaitList();
   #tracing = false;
   #batchBytes: Buffer | undefined = undefined;
   #batchView: DataView = new DataView(new ArrayBuffer(0));
   #negotiated: Negotiated | undefined = undefined;
   #setxattrExt = true;
   #destroyed = false;
-  readonly stats: DispatcherStats = {
-    requests: new Float64Array(OPERATIONS.length),
-    errors: 0,
-    interrupts: 0,
-    malformed: 0,
-  };
 
   constructor(handlers: FuseHandlers, device: FuseDevice, options: FuseDispatcherOptions) {
     this.#handlers = handlers;
@@ -157,7 +144,6 @@ export class FuseDispatcher {
 
   /** A length that cannot be: where the next request begins is unknown, so the rest of the batch is lost. */
   #malformedRest(restBytes: number): void {
-    this.stats.malformed++;
     this.#log('dropped %d bytes at the end of a batch: not a request', restBytes);
   }
 
@@ -169,8 +155,6 @@ export class FuseDispatcher {
     const nodeidHigh = view.getUint32(at + 20, true);
     const extBytes = view.getUint16(at + 36, true) * 8;
     const end = at + lenBytes - extBytes;
-    if (opcode < this.stats.requests.length)
-      this.stats.requests[opcode] = (this.stats.requests[opcode] ?? 0) + 1;
     const request = new Request(
       opcode,
       uniqueHigh,
@@ -195,7 +179,7 @@ export class FuseDispatcher {
     this.#run(request, opcode === OPCODE.SETXATTR && !this.#setxattrExt ? SETXATTR_COMPAT : operation);
   }
 
-  #run(request: Request, operation: Operation): void {
+  #run(request: Request, operation: FuseOperation): void {
     request.operation = operation;
     let result: unknown;
     try {
@@ -233,7 +217,7 @@ export class FuseDispatcher {
     return true;
   }
 
-  #answer(request: Request, operation: Operation, result: unknown): void {
+  #answer(request: Request, operation: FuseOperation, result: unknown): void {
     // Nothing leaves before the encoder is through: a result that is not what its type says can still fail.
     let bodyBytes = 0;
     let chunks: readonly Uint8Array[] | undefined;
@@ -283,7 +267,6 @@ export class FuseDispatcher {
     request.answered = true;
     if (this.#pending.size !== 0) this.#forgetPending(request);
     this.#interrupts.requestDone(request);
-    if (errno !== 0) this.stats.errors++;
     if (this.#tracing) this.#log('%s -> %d, %d bytes', this.#describe(request), -errno, bodyBytes);
   }
 
@@ -291,9 +274,7 @@ export class FuseDispatcher {
     const { key } = request;
     if (this.#pending.get(key) !== request) return;
     this.#pending.delete(key);
-    if (this.#pending.size === 0) {
-      for (const waiter of this.#drainWaiters.splice(0)) waiter();
-    }
+    if (this.#pending.size === 0) this.#untilDrained.wake();
   }
 
   #describe(request: Request): string {
@@ -302,7 +283,6 @@ export class FuseDispatcher {
   }
 
   #malformed(request: Request): void {
-    this.stats.malformed++;
     this.#log('%s: impossible header', this.#describe(request));
     if (!hasNoReply(request.opcode)) this.#answerErrno(request, ERRNO.EINVAL);
   }
@@ -351,7 +331,6 @@ export class FuseDispatcher {
 
   /** fuse_interrupt_in names the request; the message's own unique is that with the low bit set. */
   #interrupt(request: Request): void {
-    this.stats.interrupts++;
     const low = this.#cursor.u32();
     const high = this.#cursor.u32();
     const pending = this.#pending.get(requestKey(high, low));
@@ -394,10 +373,7 @@ export class FuseDispatcher {
 
   /** Resolves when no request waits for its handler; at once if that is so now. */
   drainPending(): Promise<void> {
-    if (this.#pending.size === 0) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#drainWaiters.push(resolve);
-    });
+    return this.#pending.size === 0 ? Promise.resolve() : this.#untilDrained.wait();
   }
 
   /** Answers all waiting requests with that error and ends their handlers' waits; what those say later is dropped. */
@@ -425,8 +401,8 @@ export class FuseDispatcher {
   }
 }
 
-const INIT_OFFER: Operation = { call: () => undefined, put: putInitOffer, endedBy: 'nothing' };
-const INIT_AGREED: Operation = {
+const INIT_OFFER: FuseOperation = { call: () => undefined, put: putInitOffer, endedBy: 'nothing' };
+const INIT_AGREED: FuseOperation = {
   call: () => undefined,
   put: (w: Writer, at: number, result: Negotiated) => putInit(w, at, result),
   endedBy: 'nothing',

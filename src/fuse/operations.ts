@@ -24,7 +24,7 @@ import {
 import { type Cursor, Writer } from './cursor.js';
 import { DirFill } from './dirents.js';
 import type { AttrOut, EntryOut, FuseHandlers, NegativeEntry } from './handlers.js';
-import type { EndedBy, Operation, Request } from './request.js';
+import type { EndedBy, FuseOperation, Request } from './request.js';
 import { readCopyRange, readLock, readRead, readRelease, readSetattr, readWrite } from './structs_in.js';
 import {
   putAttrOut,
@@ -42,25 +42,29 @@ import {
 /** Upper bound of what `put` writes (STATX). */
 export const FIXED_REPLY_BYTES = SIZE.STATX_OUT;
 
-type Call<R> = (handlers: FuseHandlers, request: Request, body: Cursor) => MaybePromise<R>;
+type HandlerCall<R> = (handlers: FuseHandlers, request: Request, body: Cursor) => MaybePromise<R>;
 
-function fixed<R>(call: Call<R>, put: (writer: Writer, at: number, result: R) => number): Operation {
+function fixed<R>(
+  call: HandlerCall<R>,
+  put: (writer: Writer, at: number, result: R) => number,
+): FuseOperation {
   // A method in the interface, so that each operation's own result type stands for unknown.
-  const operation: { call: Call<R>; put(w: Writer, at: number, result: R): number; endedBy: EndedBy } = {
-    call,
-    put,
-    endedBy: 'awayOrDeath',
-  };
+  const operation: { call: HandlerCall<R>; put(w: Writer, at: number, result: R): number; endedBy: EndedBy } =
+    {
+      call,
+      put,
+      endedBy: 'awayOrDeath',
+    };
   return operation;
 }
 
-function empty(call: Call<void>, endedBy: EndedBy = 'awayOrDeath'): Operation {
+function empty(call: HandlerCall<void>, endedBy: EndedBy = 'awayOrDeath'): FuseOperation {
   return { call, endedBy };
 }
 
-function bytes(call: Call<readonly Uint8Array[]>): Operation {
+function bytes(call: HandlerCall<readonly Uint8Array[]>): FuseOperation {
   const operation: {
-    call: Call<readonly Uint8Array[]>;
+    call: HandlerCall<readonly Uint8Array[]>;
     chunks(result: readonly Uint8Array[]): readonly Uint8Array[];
     endedBy: EndedBy;
   } = { call, chunks: (result) => result, endedBy: 'awayOrDeath' };
@@ -192,7 +196,7 @@ function setxattrCompat(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<vo
 }
 
 /** For connections that did not agree on SETXATTR_EXT. */
-export const SETXATTR_COMPAT: Operation = empty(setxattrCompat);
+export const SETXATTR_COMPAT: FuseOperation = empty(setxattrCompat);
 
 function read(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<readonly Uint8Array[]> {
   const args = readRead(c);
@@ -200,7 +204,7 @@ function read(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<readonly Uin
   return h.read(r, r.nodeid, args);
 }
 
-function readdir(plus: boolean): Call<readonly Uint8Array[]> {
+function readdir(plus: boolean): HandlerCall<readonly Uint8Array[]> {
   return (h, r, c) => {
     const { fh, offset, sizeBytes } = readRead(c);
     const fill = new DirFill(sizeBytes, plus);
@@ -285,9 +289,9 @@ function setlkw(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
   return h.setlk(r, r.nodeid, lock);
 }
 
-const UNLOCK: Operation = empty(setlkw);
+const UNLOCK: FuseOperation = empty(setlkw);
 
-const BY_OPCODE: Readonly<Record<number, Operation>> = {
+const BY_OPCODE: Readonly<Record<number, FuseOperation>> = {
   [OPCODE.LOOKUP]: fixed((h, r, c) => h.lookup(r, r.nodeid, entryName(c)), putLookup),
   [OPCODE.GETATTR]: fixed(getattr, putAttrOut),
   [OPCODE.STATX]: fixed(statx, putStatx),
@@ -332,7 +336,7 @@ const BY_OPCODE: Readonly<Record<number, Operation>> = {
 };
 
 /** Indexed by opcode: an array, because every request looks here. */
-export const OPERATIONS: readonly (Operation | undefined)[] = Array.from(
+export const OPERATIONS: readonly (FuseOperation | undefined)[] = Array.from(
   { length: Math.max(...Object.values(OPCODE)) + 1 },
   (_, opcode) => BY_OPCODE[opcode],
 );

@@ -17,7 +17,7 @@ export function requestKey(uniqueHigh: number, uniqueLow: number): number {
 }
 
 /** How a request of one kind is answered: see operations.ts. */
-export interface Operation {
+export interface FuseOperation {
   /** Reads the arguments and calls the handler. Throws FsError for a body that is none. */
   call(handlers: FuseHandlers, request: Request, body: Cursor): unknown;
   /** Writes a result of at most FIXED_REPLY_BYTES at an offset; returns its size, or a negative errno. */
@@ -51,7 +51,7 @@ export class Request implements RequestContext {
   replyLimitBytes = Number.MAX_SAFE_INTEGER;
   /** Set when the answer has left, or was given on behalf of the handler. */
   answered = false;
-  operation: Operation | undefined = undefined;
+  operation: FuseOperation | undefined = undefined;
   /** When it began to wait for its handler. */
   beganMs = 0;
   #waitsForOwner = false;

@@ -174,10 +174,10 @@ export interface Incoming<R = unknown> {
    * microtasks run, and what they send (a BAST, the reply of an operation executed later) would leave first.
    * Handlers that answer without a promise just return their outcome.
    */
-  answer(outcome: Outcome<R>): void;
+  answer(outcome: HandlerOutcome<R>): void;
 }
 
-export interface Outcome<R> {
+export interface HandlerOutcome<R> {
   readonly reply: R;
   readonly bulk?: readonly Uint8Array[] | undefined;
   readonly transno?: Transno | undefined;
@@ -193,7 +193,7 @@ export type Handler<Context, Q, R> = (
   context: Context,
   request: Q,
   incoming: Incoming<R>,
-) => MaybePromise<Outcome<R> | undefined>;
+) => MaybePromise<HandlerOutcome<R> | undefined>;
 
 /**
  * Table of operations that a side answers. Class Service in service.ts.

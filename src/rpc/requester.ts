@@ -11,6 +11,7 @@
 import { errnoName, FsError } from '../base/errno.js';
 import type { Transno, Xid } from '../base/ids.js';
 import { bugLogger, logger } from '../base/log.js';
+import { onAbort, WaitList } from '../base/wait.js';
 import { FLAG_RECOVERY, FLAG_REPLAY, FLAG_RESENT, KIND } from '../wire/header.js';
 import { ErrorReply, type Operation } from '../wire/operation.js';
 import { operationName } from '../wire/operations.js';
@@ -31,7 +32,7 @@ const bug = bugLogger('rpc:requester');
 const NO_TRANSNO = 0 as Transno;
 const NO_XID = 0 as Xid;
 
-interface Call {
+interface PendingRequest {
   readonly xid: Xid;
   readonly operation: Operation<unknown, unknown>;
   readonly body: Buffer;
@@ -61,7 +62,7 @@ export interface RequesterOptions {
 }
 
 export class Requester implements RequesterApi {
-  readonly #calls = new Map<number, Call>();
+  readonly #calls = new Map<number, PendingRequest>();
   readonly #replays = new Map<Xid, Replay>();
   readonly #observer: AnswerObserver | undefined;
   #nextXid: number;
@@ -70,7 +71,7 @@ export class Requester implements RequesterApi {
   #link: Link | undefined;
   /** Only calls that mean this connection are sent. */
   #holds = false;
-  #idleWaiters: (() => void)[] = [];
+  readonly #untilIdle = new WaitList();
 
   constructor(options: RequesterOptions = {}) {
     this.#observer = options.observer;
@@ -114,7 +115,7 @@ export class Requester implements RequesterApi {
         resolve,
         reject,
         unlisten: undefined,
-      } as unknown as Call;
+      } as unknown as PendingRequest;
       this.#calls.set(xid, call);
       if (signal !== undefined) this.#listen(call, signal);
       if (this.#link !== undefined && (!this.#holds || options.connectionOnly)) this.#send(call, this.#link);
@@ -197,10 +198,7 @@ export class Requester implements RequesterApi {
   }
 
   idle(): Promise<void> {
-    if (this.#calls.size === 0) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#idleWaiters.push(resolve);
-    });
+    return this.#calls.size === 0 ? Promise.resolve() : this.#untilIdle.wait();
   }
 
   /** The first answer was applied when it came: of the second only the errno is new. */
@@ -224,7 +222,7 @@ export class Requester implements RequesterApi {
   }
 
   /** @throws FsError of the reply, or EPROTO; whatever apply() throws. */
-  #answer(call: Call, frame: Frame): Answer<unknown> {
+  #answer(call: PendingRequest, frame: Frame): Answer<unknown> {
     const { header } = frame;
     const { operation } = call;
     if (header.opcode !== operation.opcode) {
@@ -246,7 +244,7 @@ export class Requester implements RequesterApi {
     return answer;
   }
 
-  #send(call: Call, link: Link): void {
+  #send(call: PendingRequest, link: Link): void {
     const { options, sentThrough } = call;
     let flags = options.flags ?? 0;
     if (sentThrough !== undefined && sentThrough !== link) flags |= FLAG_RESENT;
@@ -272,18 +270,16 @@ export class Requester implements RequesterApi {
     return this.#lowestXid;
   }
 
-  #listen(call: Call, signal: AbortSignal): void {
-    const onAbort = (): void => {
+  #listen(call: PendingRequest, signal: AbortSignal): void {
+    call.unlisten = onAbort(signal, () => {
       // What was never sent has no reply to wait for. Else the call stays; its later resolve() changes nothing.
       if (call.sentThrough === undefined) this.#calls.delete(call.xid);
       call.reject(interrupted(call.operation));
       this.#checkIdle();
-    };
-    signal.addEventListener('abort', onAbort, { once: true });
-    call.unlisten = () => signal.removeEventListener('abort', onAbort);
+    });
   }
 
-  #fail(call: Call, error: FsError): void {
+  #fail(call: PendingRequest, error: FsError): void {
     this.#calls.delete(call.xid);
     call.unlisten?.();
     call.reject(error);
@@ -291,10 +287,7 @@ export class Requester implements RequesterApi {
 
   /** Tells who waits for it that nothing is in flight. */
   #checkIdle(): void {
-    if (this.#calls.size > 0 || this.#idleWaiters.length === 0) return;
-    const waiters = this.#idleWaiters;
-    this.#idleWaiters = [];
-    for (const waiter of waiters) waiter();
+    if (this.#calls.size === 0) this.#untilIdle.wake();
   }
 }
 

@@ -23,7 +23,7 @@ import type { SlabPool } from '../base/slab_pool.js';
 import { KIND } from '../wire/header.js';
 import { Empty, ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
-import type { Frame, Handler, Incoming, Link, Outcome, ServiceApi, ServiceHooks } from './api.js';
+import type { Frame, Handler, HandlerOutcome, Incoming, Link, ServiceApi, ServiceHooks } from './api.js';
 import type { WaitingRequests } from './waiting_requests.js';
 
 const log = logger('rpc:service');
@@ -122,7 +122,7 @@ export class Service<Context> implements ServiceApi<Context> {
     if (log.enabled) {
       log('%s %s xid %d', link.peer, entry?.operation.name ?? frame.header.opcode, frame.header.xid);
     }
-    let outcome: MaybePromise<Outcome<unknown> | undefined>;
+    let outcome: MaybePromise<HandlerOutcome<unknown> | undefined>;
     try {
       if (entry === undefined) throw new FsError('EOPNOTSUPP', `unknown opcode ${frame.header.opcode}`);
       if (entry.operation.notice !== (frame.header.kind === KIND.notice)) {
@@ -147,7 +147,7 @@ export class Service<Context> implements ServiceApi<Context> {
     link: Link,
     bodyBytes: number,
     exchange: Exchange,
-    outcome: Promise<Outcome<unknown> | undefined>,
+    outcome: Promise<HandlerOutcome<unknown> | undefined>,
   ): void {
     const waiting = (this.#unanswered.get(link) ?? 0) + 1;
     this.#unanswered.set(link, waiting);
@@ -197,7 +197,7 @@ class Exchange implements Incoming {
     this.#done = done;
   }
 
-  answer(outcome: Outcome<unknown>): void {
+  answer(outcome: HandlerOutcome<unknown>): void {
     if (this.#answered) {
       throw new Error(`${this.#name} was answered twice`);
     }
@@ -211,7 +211,7 @@ class Exchange implements Incoming {
     }
   }
 
-  #body(operation: Operation<unknown, unknown>, { reply }: Outcome<unknown>): Buffer {
+  #body(operation: Operation<unknown, unknown>, { reply }: HandlerOutcome<unknown>): Buffer {
     return this.#hooks.isBodyless === true ? encode(Empty, {}) : encode(operation.reply, reply);
   }
 
@@ -220,7 +220,7 @@ class Exchange implements Incoming {
    * @param outcome undefined: it has answered by itself.
    * @returns whether it did its work: nothing it began is under way any more.
    */
-  finish(outcome: Outcome<unknown> | undefined): boolean {
+  finish(outcome: HandlerOutcome<unknown> | undefined): boolean {
     try {
       if (outcome !== undefined) this.answer(outcome);
       else if (!this.#answered && this.header.kind !== KIND.notice)

@@ -18,6 +18,7 @@ import { nativeBinding } from '../../native/binding.js';
 import { type Errno, FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { notice } from '../base/notices.js';
+import { onAbort } from '../base/wait.js';
 import {
   type Address,
   type Connection,
@@ -338,7 +339,7 @@ function connectFrom(
     const socket = createConnection({ host: address.host, port: address.port, localPort, onread });
     const settle = (): void => {
       clearTimeout(timer);
-      signal?.removeEventListener('abort', aborted);
+      unlisten();
       socket.off('connect', connected);
       socket.off('error', failed);
     };
@@ -356,12 +357,11 @@ function connectFrom(
       connection.start(events);
       resolve(connection);
     };
-    const aborted = (): void => failed(cancelled());
     const timer = setTimeout(
       () => failed(new FsError('ETIMEDOUT', `no answer from ${show(address)} within ${timeoutMs} ms`)),
       Math.max(0, deadlineMs - performance.now()),
     );
-    signal?.addEventListener('abort', aborted, { once: true });
+    const unlisten = onAbort(signal, () => failed(cancelled()));
     socket.once('connect', connected);
     socket.once('error', failed);
   });

@@ -5,6 +5,7 @@
  */
 
 import type { Timespec } from '../base/attr.js';
+import { onAbort } from '../base/wait.js';
 
 export interface Clock {
   /** Monotonic milliseconds with a fraction. For durations and deadlines; unrelated to the time of day. */
@@ -199,14 +200,13 @@ export function sleep(timers: Timers, ms: number, signal?: AbortSignal): Promise
       reject(signal.reason);
       return;
     }
-    const onAbort = (): void => {
-      timer.cancel();
-      reject(signal?.reason);
-    };
     const timer = timers.after(ms, () => {
-      signal?.removeEventListener('abort', onAbort);
+      unlisten();
       resolve();
     });
-    signal?.addEventListener('abort', onAbort, { once: true });
+    const unlisten = onAbort(signal, () => {
+      timer.cancel();
+      reject(signal?.reason);
+    });
   });
 }

@@ -7,8 +7,8 @@ import { Connect } from '../wire/session.js';
 import { shortUuid } from './export/export.js';
 import { NOT_RECOVERED } from './lifecycle/shutdown.js';
 import { connect } from './session/connect.js';
-import type { Host } from './session/host.js';
 import { isLocalRoot, shownUuid } from './session/peer.js';
+import type { ServerView } from './session/server_view.js';
 import type { Session } from './session/session.js';
 
 const log = logger('server:admin');
@@ -27,7 +27,7 @@ interface ShutdownAnswer {
   readonly text: string;
 }
 
-export function sessionService(server: Host & AdminCommands): Service<Session> {
+export function sessionService(server: ServerView & AdminCommands): Service<Session> {
   const service = new Service<Session>();
   service.on(Connect, (session, request) => ({ reply: connect(server, session, request) }));
   service.on(Status, (session, page) => ({ reply: forEyesOf(session, server.status(page)) }));
@@ -67,7 +67,7 @@ function cancelShutdown(server: AdminCommands): ShutdownAnswer {
 }
 
 /** Answered at once: whether it succeeds is seen by the end of the connection and by the exit status of the server. */
-function shutdown(server: Host & AdminCommands, drainTimeoutMs: number | undefined): ShutdownAnswer {
+function shutdown(server: ServerView & AdminCommands, drainTimeoutMs: number | undefined): ShutdownAnswer {
   const joins = server.isShuttingDown;
   const unmarked = server.recovery?.mayReplay === true;
   server.shutdown({ drainTimeoutMs }).catch((error: unknown) => log('shutdown: %O', error));

@@ -10,6 +10,7 @@ import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { NoticeKind } from '../base/notices.js';
 import { SlabPool } from '../base/slab_pool.js';
+import { Deferred } from '../base/wait.js';
 import { FrameLink } from '../rpc/link.js';
 import { ReceiveRoom } from '../rpc/receive_room.js';
 import { Service } from '../rpc/service.js';
@@ -33,16 +34,16 @@ import { keepUnanswered } from './lifecycle/unanswered_creates.js';
 import { registerHandlers } from './operations/table.js';
 import { Admission } from './session/admission.js';
 import { ConnectWait } from './session/connect_wait.js';
-import type { Host, ServerSettings } from './session/host.js';
 import { Liveness } from './session/liveness.js';
+import type { ServerSettings, ServerView } from './session/server_view.js';
 import { Session, type SessionServices } from './session/session.js';
 import { statusOf } from './status.js';
-import type { Call } from './target/call.js';
-import { evict, forgetPrevious, forgotPrevious, removePrevious, silence } from './target/eviction.js';
+import { endRequests, evict, forgetPrevious, forgotPrevious, removePrevious } from './target/eviction.js';
 import { lockServerOf } from './target/lock_server.js';
 import { sweepOrphans } from './target/orphans.js';
+import type { ServedCall } from './target/served_call.js';
+import { ServedTarget } from './target/served_target.js';
 import { ServingTime } from './target/serving_time.js';
-import { Target } from './target/target.js';
 import { decideStart, type GateDecision } from './target/version_gate.js';
 
 const log = logger('server');
@@ -117,12 +118,13 @@ interface Found {
   readonly previous: Superblock;
 }
 
-export class Server implements Host, AdminCommands {
+export class Server implements ServerView, AdminCommands {
   readonly runtime: Runtime;
   readonly settings: ServerSettings;
   readonly time: ServingTime;
+  readonly #closed = new Deferred<void>();
   /** Resolves when the server has stopped, however it did. */
-  readonly closed: Promise<void>;
+  readonly closed = this.#closed.promise;
   readonly connectWait: ConnectWait;
   readonly #options: ServerOptions;
   readonly #startedMs: number;
@@ -141,12 +143,11 @@ export class Server implements Host, AdminCommands {
   readonly #waiting = new WaitingRequests();
   /** Why connections or clients were refused, and when that was said. */
   readonly #saidFullMs = new Map<string, number>();
-  #target: Target | undefined;
+  #target: ServedTarget | undefined;
   #recovery: RecoveryWindow | undefined;
   #shutdown: ControlledShutdown | undefined;
   #listener: Listener | undefined;
   #failure: Error | undefined;
-  #setClosed: () => void = () => undefined;
 
   constructor(runtime: Runtime, options: ServerOptions) {
     this.runtime = runtime;
@@ -160,12 +161,9 @@ export class Server implements Host, AdminCommands {
         this.#say(`stood still for ${Math.round(ms / 1000)} s: no client is late for it`),
     });
     this.connectWait = new ConnectWait(runtime.timers);
-    this.closed = new Promise((resolve) => {
-      this.#setClosed = resolve;
-    });
     this.#room = new ReceiveRoom(this.time, ARRIVING_BYTES_MAX);
     const bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
-    const clients = new Service<Call>({ bulkBudget, waiting: this.#waiting, slabs: this.#slabs });
+    const clients = new Service<ServedCall>({ bulkBudget, waiting: this.#waiting, slabs: this.#slabs });
     this.#services = {
       sessions: sessionService(this),
       clients,
@@ -179,7 +177,7 @@ export class Server implements Host, AdminCommands {
   get state(): ServerStateName {
     return this.#state;
   }
-  get target(): Target | undefined {
+  get target(): ServedTarget | undefined {
     return this.#target;
   }
   get recovery(): RecoveryWindow | undefined {
@@ -250,7 +248,7 @@ export class Server implements Host, AdminCommands {
     decision: GateDecision & { readonly start: true },
     { known, recovers, previous }: Found,
   ): void {
-    const target = new Target(this.runtime, this.time, store, this.settings, lockServerOf);
+    const target = new ServedTarget(this.runtime, this.time, store, this.settings, lockServerOf);
     this.#target = target;
     target.clientLeaves = (uuid) => this.#recovery?.leaves(uuid);
     target.clientGone = (uuid) => this.#recovery?.gone(uuid);
@@ -315,9 +313,9 @@ export class Server implements Host, AdminCommands {
     if (target === undefined || target.stopped) throw new FsError('ENOENT', 'the server is not active');
     const away = this.#recovery?.isOpen === true ? this.#recovery.missing() : [];
     const found = findClient([...target.exports, ...away], idOrName);
-    const owner = target.exports.get(found.uuid);
-    if (owner !== undefined) {
-      evict(target, owner, reason);
+    const client = target.exports.get(found.uuid);
+    if (client !== undefined) {
+      evict(target, client, reason);
     } else {
       forgetPrevious(target, [found], reason);
     }
@@ -390,7 +388,7 @@ export class Server implements Host, AdminCommands {
     return why;
   }
 
-  #recover(target: Target, known: readonly ClientRecord[], previous: Superblock): void {
+  #recover(target: ServedTarget, known: readonly ClientRecord[], previous: Superblock): void {
     // A lock that waited must not be granted before its holder has replayed it.
     target.locks.holdFlockGrants(true);
     target.recovering = true;
@@ -409,9 +407,9 @@ export class Server implements Host, AdminCommands {
       ended: () => {
         target.store.endRecovery();
         target.recovering = false;
-        for (const owner of target.exports) {
-          owner.recovering = false;
-          keepUnanswered(target, owner);
+        for (const client of target.exports) {
+          client.recovering = false;
+          keepUnanswered(target, client);
         }
         target.locks.holdFlockGrants(false);
       },
@@ -443,7 +441,7 @@ export class Server implements Host, AdminCommands {
   }
 
   /** Connections end in order, then the devices are free. */
-  async #release(target: Target | undefined): Promise<void> {
+  async #release(target: ServedTarget | undefined): Promise<void> {
     if (target !== undefined) target.stopped = true;
     this.#liveness.stop();
     this.time.stop();
@@ -452,17 +450,17 @@ export class Server implements Host, AdminCommands {
     target?.locks.holdFlockGrants(true);
     // First of all: what happens to locks from here on is no client's business, its next server has them all.
     for (const session of [...this.#sessions]) session.link.end();
-    for (const owner of target?.exports ?? []) {
-      silence(owner, 'the server stops');
+    for (const client of target?.exports ?? []) {
+      endRequests(client, 'the server stops');
       // Its BASTs have time limits, which would keep the process waiting.
-      target?.locks.dropClient(owner.uuid);
+      target?.locks.dropClient(client.uuid);
     }
     for (const uuid of target?.leaving.keys() ?? []) target?.locks.dropClient(uuid);
     try {
       await target?.store.close();
     } finally {
       this.#setState('stopped');
-      this.#setClosed();
+      this.#closed.resolve();
     }
   }
 

@@ -3,9 +3,9 @@
 import type { ClientRecord } from '../storage/api.js';
 import type { ClientStatusMessage, StatusReply, StatusRequest } from '../wire/admin.js';
 import { BODY_MAX } from '../wire/header.js';
-import { Export } from './export/export.js';
-import type { Host } from './session/host.js';
-import type { Target } from './target/target.js';
+import { ClientExport } from './export/export.js';
+import type { ServerView } from './session/server_view.js';
+import type { ServedTarget } from './target/served_target.js';
 
 /** Of the clients in one reply: what else is in it takes far less than the rest of a body. */
 const PAGE_BYTES = BODY_MAX - (128 << 10);
@@ -15,12 +15,12 @@ const CLIENT_BYTES = 64;
 const CLIENT_MAX_BYTES = 2048;
 
 /** @param page absent: all clients that fit. */
-export function statusOf(host: Host, startedMs: number, page?: StatusRequest): StatusReply {
-  const now = host.runtime.clock.nowMs();
-  const { target, settings, state } = host;
+export function statusOf(server: ServerView, startedMs: number, page?: StatusRequest): StatusReply {
+  const now = server.runtime.clock.nowMs();
+  const { target, settings, state } = server;
   const space = target?.stopped === false ? target.store.statfs() : undefined;
-  const all = target === undefined ? [] : present(host, target);
-  const shown = target === undefined ? NO_PAGE : pageOf(host, target, all, now, startedMs, page ?? {});
+  const all = target === undefined ? [] : present(server, target);
+  const shown = target === undefined ? NO_PAGE : pageOf(server, target, all, now, startedMs, page ?? {});
   return {
     state,
     label: target?.store.superblock.label ?? '',
@@ -38,7 +38,7 @@ export function statusOf(host: Host, startedMs: number, page?: StatusRequest): S
     evicted: target?.exports.evicted() ?? [],
     orphans: target?.stopped === false ? target.store.orphans().length : 0,
     pid: settings.pid,
-    recovery: host.recovery?.status(),
+    recovery: server.recovery?.status(),
     metaUnusedBytes: target?.store.unusedBytes.meta || undefined,
     dataUnusedBytes: target?.store.unusedBytes.data || undefined,
     more: shown.more,
@@ -48,7 +48,7 @@ export function statusOf(host: Host, startedMs: number, page?: StatusRequest): S
   };
 }
 
-type Present = Export | ClientRecord;
+type Present = ClientExport | ClientRecord;
 
 interface Page {
   readonly clients: readonly ClientStatusMessage[];
@@ -58,14 +58,14 @@ interface Page {
 const NO_PAGE: Page = { clients: [], more: undefined };
 
 /** Clients that are here, and those that recovery waits for. */
-function present(host: Host, target: Target): Present[] {
-  return [...target.exports, ...(host.recovery?.isOpen === true ? host.recovery.missing() : [])];
+function present(server: ServerView, target: ServedTarget): Present[] {
+  return [...target.exports, ...(server.recovery?.isOpen === true ? server.recovery.missing() : [])];
 }
 
 /** In the order of their UUIDs, which stays while clients come and go between two pages. */
 function pageOf(
-  host: Host,
-  target: Target,
+  server: ServerView,
+  target: ServedTarget,
   all: readonly Present[],
   now: number,
   startedMs: number,
@@ -81,7 +81,7 @@ function pageOf(
   let bytes = 0;
   for (const one of left) {
     const client =
-      one instanceof Export ? clientStatus(host, target, one, now) : missing(one, now - startedMs);
+      one instanceof ClientExport ? clientStatus(server, target, one, now) : missing(one, now - startedMs);
     bytes += CLIENT_BYTES + textBytes(client);
     if (clients.length >= limit || bytes > PAGE_BYTES) {
       // A client that did not ask for a page does not know how to go on.
@@ -101,27 +101,36 @@ function missing({ uuid, name, softwareVersion }: ClientRecord, idleMs: number):
   return { uuid, name, softwareVersion, state: 'recovering', ...nothing, idleMs: Math.round(idleMs) };
 }
 
-function clientStatus(host: Host, target: Target, owner: Export, now: number): ClientStatusMessage {
+function clientStatus(
+  server: ServerView,
+  target: ServedTarget,
+  client: ClientExport,
+  now: number,
+): ClientStatusMessage {
   return {
-    uuid: owner.uuid,
-    name: owner.name,
-    state: stateOf(host, target, owner),
-    softwareVersion: owner.softwareVersion,
-    address: owner.link?.peer,
-    opens: owner.opens.size,
-    locks: target.locks.count(owner.uuid),
-    dirtyBytes: owner.progress?.dirtyBytes ?? 0,
-    rpcsInFlight: owner.progress?.rpcsInFlight ?? owner.calls.size,
-    idleMs: Math.round(Math.max(0, now - owner.lastHeardMs)),
+    uuid: client.uuid,
+    name: client.name,
+    state: stateOf(server, target, client),
+    softwareVersion: client.softwareVersion,
+    address: client.link?.peer,
+    opens: client.opens.size,
+    locks: target.locks.count(client.uuid),
+    dirtyBytes: client.progress?.dirtyBytes ?? 0,
+    rpcsInFlight: client.progress?.rpcsInFlight ?? client.calls.size,
+    idleMs: Math.round(Math.max(0, now - client.lastHeardMs)),
   };
 }
 
-function stateOf(host: Host, target: Target, owner: Export): ClientStatusMessage['state'] {
-  if (host.state === 'draining') {
-    const isLate = owner.activeLocks.size > 0 || target.returning.has(owner);
+function stateOf(
+  server: ServerView,
+  target: ServedTarget,
+  client: ClientExport,
+): ClientStatusMessage['state'] {
+  if (server.state === 'draining') {
+    const isLate = client.activeLocks.size > 0 || target.undrained.has(client);
     return isLate ? 'draining' : 'drained';
   }
-  if (host.state === 'committing') return 'drained';
-  if (owner.link === undefined) return 'disconnected';
-  return owner.recovering ? 'recovering' : 'connected';
+  if (server.state === 'committing') return 'drained';
+  if (client.link === undefined) return 'disconnected';
+  return client.recovering ? 'recovering' : 'connected';
 }

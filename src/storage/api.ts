@@ -45,9 +45,8 @@ export interface ClientRecord {
   readonly uuid: ClientUuid;
   readonly name: string;
   readonly softwareVersion: string;
-  /** Highest transno and xid that had taken effect for it when the record was written; replies say what came later. */
+  /** Highest transno that had taken effect for it when the record was written; replies say what came later. */
   readonly lastTransno: Transno;
-  readonly lastXid: number;
 }
 
 /**

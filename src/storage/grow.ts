@@ -10,6 +10,7 @@
 import { FsError } from '../base/errno.js';
 import type { BlockDevice, Runtime } from '../runtime/ports.js';
 import type { Superblock, TargetDevices, WriteGuard } from './api.js';
+import { BLOCK_BYTES } from './format/block_map.js';
 import { bareKey, KEY, spaceGroupKey } from './format/keys.js';
 import {
   encodeDataHeader,
@@ -18,7 +19,6 @@ import {
   type SuperblockRecord,
   wholeBlocks,
 } from './format/superblock.js';
-import { BLOCK_BYTES } from './format/window.js';
 import { checkFreePages } from './fsck/pages.js';
 import { ExtentAllocator, GROUP_BLOCKS } from './meta/extent_allocator.js';
 import { metaMedium } from './meta/lmdb_store.js';

@@ -9,6 +9,7 @@ import { FsError } from '../base/errno.js';
 import { FIRST_OBJECT, ROOT_FID, TARGET_INDEX_MAX, type TargetUuid, type Transno } from '../base/ids.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { Inode, Superblock, TargetDevices } from './api.js';
+import { BLOCK_BYTES } from './format/block_map.js';
 import { bareKey, fidKey, KEY } from './format/keys.js';
 import { COUNTERS_BYTES, encodeCounters, encodedInode } from './format/records.js';
 import { knownSignature, SIGNATURE_BYTES } from './format/signatures.js';
@@ -24,7 +25,6 @@ import {
   META_MIN_BYTES,
   type SuperblockRecord,
 } from './format/superblock.js';
-import { BLOCK_BYTES } from './format/window.js';
 import { metaMedium } from './meta/lmdb_store.js';
 import { emptyDatabase, probeSuperblock } from './meta/meta_probe.js';
 import { checkedRecords } from './meta/record_checksums.js';

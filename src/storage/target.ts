@@ -27,6 +27,7 @@ import type {
   WriteGuard,
 } from './api.js';
 import { StoredFileData } from './data/file_data.js';
+import { BLOCK_BYTES } from './format/block_map.js';
 import { afterPrefix, bareKey, KEY } from './format/keys.js';
 import { type Counters, damaged, decodeCounters } from './format/records.js';
 import {
@@ -36,7 +37,6 @@ import {
   type SuperblockRecord,
   unusedBytes,
 } from './format/superblock.js';
-import { BLOCK_BYTES } from './format/window.js';
 import { checkFreePages } from './fsck/pages.js';
 import { Committer } from './meta/committer.js';
 import { ExtentAllocator } from './meta/extent_allocator.js';
@@ -75,7 +75,7 @@ export async function openTarget(
   }
   const db = checkedRecords(metaMedium(devices).open(), runtime.checksum, superblock);
   try {
-    return new Target(runtime, devices, db, superblock, options);
+    return new OpenTarget(runtime, devices, db, superblock, options);
   } catch (thrown) {
     await db.close();
     throw thrown;
@@ -132,7 +132,7 @@ function loadSpace(db: MetaDatabase, superblock: SuperblockRecord): ExtentAlloca
   return space;
 }
 
-class Target implements TargetStore {
+class OpenTarget implements TargetStore {
   readonly #runtime: StorageRuntime;
   readonly #devices: TargetDevices;
   readonly #db: MetaDatabase;

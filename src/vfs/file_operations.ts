@@ -1,11 +1,11 @@
 /** Operations on open files. */
 
-import { O_APPEND, O_TRUNC, S_IFREG, S_ISGID, S_ISUID } from '../base/attr.js';
+import { O_APPEND, O_TRUNC, S_IFREG, SET_ID_BITS } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fh, Fid, Name } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
-import type { Known } from '../client/api.js';
+import type { AttrsWithValidity } from '../client/api.js';
 import type { CreateIn, EntryOut, FuseHandlers, OpenOut, RequestContext } from '../fuse/handlers.js';
 import { checkName, type VfsContext } from './context.js';
 import type { AsOf } from './invalidation.js';
@@ -28,11 +28,9 @@ type FileHandlers = Pick<
 
 const log = logger('vfs:file');
 
-const SET_ID = S_ISUID | S_ISGID;
-
 /** What the client answers to an open that creates. */
 interface Made {
-  readonly known: Known;
+  readonly known: AttrsWithValidity;
   readonly fh: Fh;
 }
 
@@ -76,7 +74,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     const made = await answer;
     let { known } = made;
     try {
-      if ((known.attr.mode & SET_ID & ~mode) !== 0) {
+      if ((known.attr.mode & SET_ID_BITS & ~mode) !== 0) {
         known = await vfs.client.setattr(request, known.attr.fid, { killSuidgid: true });
       }
     } catch (thrown) {
@@ -84,20 +82,6 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
       throw thrown;
     }
     return out({ known, fh: made.fh }, kernel.asOf());
-  }
-
-  /**
-   * The kernel asks for the loss of set-id bits with every write and O_TRUNC of a caller without CAP_FSETID; few files
-   * have such bits. Only attributes under a lock can say that there are none: another client may set them.
-   */
-  function mayHaveSetId(request: RequestContext, fid: Fid): boolean {
-    const known = vfs.client.getattr(request, fid);
-    if (isPromise(known)) {
-      // Not waited for: what is in hand is done the long way, and the next write finds the attributes there.
-      known.catch((thrown) => log('attributes of %d: %O', fid, thrown));
-      return true;
-    }
-    return !known.attrCacheable || (known.attr.mode & SET_ID) !== 0;
   }
 
   /**
@@ -109,13 +93,13 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     fid: Fid,
     change: () => MaybePromise<T>,
   ): MaybePromise<T> {
-    if (!mayHaveSetId(request, fid) || vfs.keepsSetId(request)) return change();
+    if (!vfs.client.mayHaveSetId(request, fid) || vfs.keepsSetId(request)) return change();
     return dropSetId(request, fid).then(change);
   }
 
   async function dropSetId(request: RequestContext, fid: Fid): Promise<void> {
     const { attr } = await vfs.client.getattr(request, fid);
-    if ((attr.mode & SET_ID) === 0) return;
+    if ((attr.mode & SET_ID_BITS) === 0) return;
     await vfs.client.setattr(request, fid, { killSuidgid: true });
     // Neither reply carries attributes: the kernel would go on believing the mode that it has.
     await kernel.dropAttrs([fid]);
@@ -145,7 +129,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
   return {
     open(request, nodeid, flags, killSuidgid) {
       const fid = nodeid as Fid;
-      if (killSuidgid === true && mayHaveSetId(request, fid)) {
+      if (killSuidgid === true && vfs.client.mayHaveSetId(request, fid)) {
         // First, so that a failure leaves no handle behind.
         return Promise.resolve(vfs.client.setattr(request, fid, { killSuidgid: true }))
           .then(() => vfs.client.open(request, fid, flags))
@@ -178,7 +162,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     write(request, nodeid, write) {
       const fid = nodeid as Fid;
       const { flags, writeback, offset } = write;
-      const dropsSetId = write.killSuidgid && mayHaveSetId(request, fid);
+      const dropsSetId = write.killSuidgid && vfs.client.mayHaveSetId(request, fid);
       const answer = vfs.client.write(
         request,
         // The kernel sends any handle of the file with mapped pages that it writes back.

@@ -25,7 +25,7 @@ import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { Range } from '../base/interval_set.js';
 import { type Log, logger } from '../base/log.js';
-import type { KernelCache, Known } from '../client/api.js';
+import type { AttrsWithValidity, KernelCache } from '../client/api.js';
 import { MINOR_WITH_INC_EPOCH } from '../fuse/constants.js';
 import type { AttrOut, EntryOut, KernelNotifier } from '../fuse/handlers.js';
 import type { NodeTable } from './nodes.js';
@@ -87,7 +87,7 @@ export class Invalidation implements KernelCache {
   }
 
   /** An entry for a reply; counts one lookup. */
-  entryOut(known: Known, since?: AsOf): EntryOut {
+  entryOut(known: AttrsWithValidity, since?: AsOf): EntryOut {
     const believe = this.#believesAttrs(known, since);
     const { fid } = known.attr;
     this.#nodes.lookedUp(fid, believe);
@@ -102,7 +102,7 @@ export class Invalidation implements KernelCache {
   }
 
   /** Attributes for a reply to a request that names the inode. */
-  attrOut(known: Known, since?: AsOf): AttrOut {
+  attrOut(known: AttrsWithValidity, since?: AsOf): AttrOut {
     const { fid } = known.attr;
     this.#nodes.proven(fid);
     if (this.#suspects.size !== 0) this.#suspects.delete(fid);
@@ -116,7 +116,7 @@ export class Invalidation implements KernelCache {
     if (isRegular(mode)) this.#nodes.gaveLoose(fid);
   }
 
-  #believesAttrs(known: Known, since: AsOf | undefined): boolean {
+  #believesAttrs(known: AttrsWithValidity, since: AsOf | undefined): boolean {
     return known.attrCacheable && (since === undefined || since.attrs === this.#attrDrops);
   }
 

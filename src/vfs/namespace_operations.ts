@@ -4,7 +4,7 @@ import { S_IFDIR, S_IFLNK } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
-import type { Caller, Known, NewObject, NoEntry } from '../client/api.js';
+import type { AttrsWithValidity, Caller, NewObject, NoEntry } from '../client/api.js';
 import type { AttrOut, EntryOut, FuseHandlers, NegativeEntry, SetattrIn } from '../fuse/handlers.js';
 import { SYMLINK_MAX } from '../wire/meta.js';
 import { checkName, type VfsContext } from './context.js';
@@ -33,19 +33,22 @@ type NamespaceHandlers = Pick<
 export function namespaceOperations(vfs: VfsContext): NamespaceHandlers {
   const { kernel, nodes } = vfs;
 
-  function entry(answer: MaybePromise<Known>): MaybePromise<EntryOut> {
+  function entry(answer: MaybePromise<AttrsWithValidity>): MaybePromise<EntryOut> {
     if (!isPromise(answer)) return kernel.entryOut(answer);
     const since = kernel.asOf();
     return answer.then((known) => kernel.entryOut(known, since));
   }
 
-  function attributes(answer: MaybePromise<Known>): MaybePromise<AttrOut> {
+  function attributes(answer: MaybePromise<AttrsWithValidity>): MaybePromise<AttrOut> {
     if (!isPromise(answer)) return kernel.attrOut(answer);
     const since = kernel.asOf();
     return answer.then((known) => kernel.attrOut(known, since));
   }
 
-  function found(answer: Known | NoEntry, since?: ReturnType<typeof kernel.asOf>): EntryOut | NegativeEntry {
+  function found(
+    answer: AttrsWithValidity | NoEntry,
+    since?: ReturnType<typeof kernel.asOf>,
+  ): EntryOut | NegativeEntry {
     if (answer.attr !== null) return kernel.entryOut(answer, since);
     return { attr: null, entryValidSec: kernel.nameValidSec(answer.nameCacheable, since) };
   }
@@ -81,7 +84,7 @@ export function namespaceOperations(vfs: VfsContext): NamespaceHandlers {
     symlink(request, parent, name, target) {
       if (target.length > SYMLINK_MAX) throw new FsError('ENAMETOOLONG');
       // A copy: the request buffer dies when this returns.
-      return make(request, parent, name, { mode: S_IFLNK | 0o777, umask: 0, target: Buffer.from(target) });
+      return make(request, parent, name, { mode: S_IFLNK | 0o777, umask: 0, linkText: Buffer.from(target) });
     },
 
     mknod(request, parent, name, { mode, umask, rdev }) {

@@ -90,7 +90,7 @@ export const Connect = operation(
     fids: opt(10, nested(FidRange)),
     grantBytes: opt(11, uint),
     pingIntervalMs: opt(12, u32),
-    /** A BAST not answered within this gets the client evicted. */
+    /** Reserved: servers up to 0.1 say it, and no client has read it. */
     lockTimeoutMs: opt(13, u32),
     /** recover: operations up to this transno are durable and must not be replayed. Absent without FEATURE.replay. */
     lastCommitted: opt(14, branded<Transno>('transno')),

@@ -8,9 +8,9 @@
 
 import type { LockSpec } from '../../src/dlm/api.js';
 import { modesConflict } from '../../src/dlm/modes.js';
+import { BLOCK_BYTES } from '../../src/storage/format/block_map.js';
 import { bareKey, KEY } from '../../src/storage/format/keys.js';
 import { decodeCounters } from '../../src/storage/format/records.js';
-import { BLOCK_BYTES } from '../../src/storage/format/window.js';
 import { LMDB_PAGE_BYTES } from '../../src/storage/meta/meta_probe.js';
 import type { Program } from './machine.js';
 import type { World } from './world.js';

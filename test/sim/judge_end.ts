@@ -80,7 +80,7 @@ async function judgeNothingLeft(world: World): Promise<void> {
     exports: target.exports.size,
     records: target.store.clients().length,
     orphans,
-    modifying: target.modifying,
+    modifying: target.modifying.count,
     activeLocks: target.locks.holders('active').length,
     inodeLocks: target.locks.holders('inode').length,
     dataLocks: target.locks.holders('data').length,

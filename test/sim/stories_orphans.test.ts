@@ -13,7 +13,7 @@ import { makeImage, simulate, type World } from './world.js';
 
 const O_RDWR = 2;
 const MIB = 1 << 20;
-/** One block in each MiB: a file of so many windows, removed in steps of 64. */
+/** One block in each MiB: a file of so many block maps, removed in steps of 64. */
 const LARGE_WINDOWS = 300;
 const LARGE_FILES = 2;
 /** Removed in batches of 256. */
@@ -46,7 +46,7 @@ before(async () => {
   });
   const counts = await inspected(world);
   assert.deepEqual(
-    [counts.orphans, counts.windows],
+    [counts.orphans, counts.blockMaps],
     [LARGE_FILES + SMALL_FILES, LARGE_FILES * LARGE_WINDOWS],
   );
   orphaned = world.disks;
@@ -93,8 +93,8 @@ function slowly(world: World): void {
 }
 
 /** How much of the removal is still to be done. */
-function left({ orphans, doomed, windows }: FsckCounts): string {
-  return `${orphans} orphans, ${doomed} doomed, ${windows} windows`;
+function left({ orphans, doomed, blockMaps }: FsckCounts): string {
+  return `${orphans} orphans, ${doomed} doomed, ${blockMaps} block maps`;
 }
 
 async function untilRecovered(world: World): Promise<void> {
@@ -111,7 +111,7 @@ async function judgeRemoved(world: World): Promise<void> {
   await node.server?.shutdown();
   await world.until(() => node.program === undefined);
   const counts = await checkDevices(world, 'at the end');
-  assert.equal(left(counts), '0 orphans, 0 doomed, 0 windows');
+  assert.equal(left(counts), '0 orphans, 0 doomed, 0 block maps');
   // The root.
   assert.deepEqual([counts.inodes, counts.names, counts.blocks, counts.clients], [1, 0, 0, 0]);
 }
@@ -150,8 +150,8 @@ test('a server that is killed after any step of the removal of orphans: the next
   // Between the batches of orphans, and between the steps of either large file.
   const seen = [...states].join('; ');
   for (const orphans of [602, 346, 90, 0]) assert.match(seen, new RegExp(`\\b${orphans} orphans`));
-  for (const windows of [600, 536, 472, 408, 344, 300, 236, 172, 108, 44, 0]) {
-    assert.match(seen, new RegExp(`\\b${windows} windows`));
+  for (const blockMaps of [600, 536, 472, 408, 344, 300, 236, 172, 108, 44, 0]) {
+    assert.match(seen, new RegExp(`\\b${blockMaps} block maps`));
   }
 });
 

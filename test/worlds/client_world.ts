@@ -4,7 +4,13 @@ import type { TestContext } from 'node:test';
 import type { Timespec } from '../../src/base/attr.js';
 import { FsError } from '../../src/base/errno.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../src/base/ids.js';
-import type { Caller, ClientOptions, FsClient, KernelCache, Known } from '../../src/client/api.js';
+import type {
+  AttrsWithValidity,
+  Caller,
+  ClientOptions,
+  FsClient,
+  KernelCache,
+} from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
 import { NodeClock, nodeTimers } from '../../src/runtime/node_clock.js';
 import type { Connection, Runtime, Transport } from '../../src/runtime/ports.js';
@@ -133,9 +139,9 @@ export class TestClient {
     return (await this.fs.create(this.op, parent, name as Name, object)).attr.fid;
   }
 
-  async lookup(name: string, parent = ROOT_FID): Promise<Known | undefined> {
+  async lookup(name: string, parent = ROOT_FID): Promise<AttrsWithValidity | undefined> {
     const found = await this.fs.lookup(this.op, parent, name as Name);
-    return found.attr === null ? undefined : (found as Known);
+    return found.attr === null ? undefined : (found as AttrsWithValidity);
   }
 
   async open(name: string, flags = O_RDONLY, parent = ROOT_FID): Promise<{ fid: Fid; fh: Fh }> {
@@ -196,7 +202,7 @@ export class TestClient {
   async setattr(
     fid: Fid,
     change: { sizeBytes?: number; mode?: number; mtime?: Timespec | 'now' },
-  ): Promise<Known> {
+  ): Promise<AttrsWithValidity> {
     return await this.fs.setattr(this.op, fid, { ...change, killSuidgid: false });
   }
 

@@ -104,7 +104,6 @@ async function populate(store: TargetStore): Promise<Fids> {
       name: 'c',
       softwareVersion: '1.0.0',
       lastTransno: 0 as Transno,
-      lastXid: 0,
     });
     tx.putReply(CLIENT, 0, {
       xid: 5 as Xid,

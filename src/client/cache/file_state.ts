@@ -61,8 +61,8 @@ export class FileState {
    * Giving a data lock back: 'serving', the kernel's requests are still served under it; 'holding', they wait.
    * lock_release.ts owns these.
    */
-  giving: 'no' | 'serving' | 'holding' = 'no';
-  given: Promise<void> | undefined;
+  handingBack: 'no' | 'serving' | 'holding' = 'no';
+  handedBack: Promise<void> | undefined;
   /** What was served while a lock was being given back: the kernel may have kept it. */
   delivered: Range[] = [];
   readonly held: Held[] = [];
@@ -110,7 +110,7 @@ export class FileState {
 }
 
 /** Removes an item that is in the list. */
-export function take<T>(list: T[], item: T): void {
+export function removeFrom<T>(list: T[], item: T): void {
   const index = list.indexOf(item);
   if (index >= 0) list.splice(index, 1);
 }
@@ -147,7 +147,7 @@ export class FileTable {
 
   /** @param inUse a lock or a handle of it is held. */
   forgetIfUnused(file: FileState, inUse: boolean): void {
-    if (inUse || !file.isEmpty || file.fetches.length > 0 || file.giving !== 'no') return;
+    if (inUse || !file.isEmpty || file.fetches.length > 0 || file.handingBack !== 'no') return;
     const { PR, PW } = file.enqueues;
     if (file.exclusive !== undefined || PR !== undefined || PW !== undefined || file.held.length > 0) return;
     this.#files.delete(file.fid);

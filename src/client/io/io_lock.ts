@@ -8,19 +8,20 @@
 
 import { FsError } from '../../base/errno.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
+import { interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { Enqueue } from '../../wire/lock.js';
 import { Getattr } from '../../wire/meta.js';
-import type { Core } from '../cache/context.js';
-import { type FileState, type Held, take } from '../cache/file_state.js';
+import type { ClientContext } from '../cache/context.js';
+import { type FileState, type Held, removeFrom } from '../cache/file_state.js';
 import type { Handle } from '../cache/open_files.js';
 import type { Passenger } from '../session/gate.js';
-import { interruptible, type Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 
 /** One READ or WRITE. */
 export interface Io {
   readonly op: Passenger;
-  readonly target: Target;
+  readonly target: TargetSession;
   readonly file: FileState;
   readonly handle: Handle | undefined;
   readonly mode: 'PR' | 'PW';
@@ -41,18 +42,18 @@ interface Ready {
 }
 
 export class DataLocks {
-  readonly #core: Core;
+  readonly #context: ClientContext;
 
-  constructor(core: Core) {
-    this.#core = core;
+  constructor(context: ClientContext) {
+    this.#context = context;
   }
 
   /** A lock that a request of the kernel may be served under now. */
-  usable(target: Target, file: FileState, mode: 'PR' | 'PW'): CachedLock | undefined {
+  usable(target: TargetSession, file: FileState, mode: 'PR' | 'PW'): CachedLock | undefined {
     const { locks } = target;
     return (
       locks.match('data', file.fid, mode, 0) ??
-      (file.giving === 'serving' ? locks.find('data', file.fid, mode, 0) : undefined)
+      (file.handingBack === 'serving' ? locks.find('data', file.fid, mode, 0) : undefined)
     );
   }
 
@@ -77,7 +78,7 @@ export class DataLocks {
   /** Under the lock for an operation that is inside the gate already and holds no folios. */
   async locked<T>(
     op: Passenger,
-    target: Target,
+    target: TargetSession,
     file: FileState,
     mode: 'PR' | 'PW',
     run: () => Promise<T>,
@@ -95,9 +96,9 @@ export class DataLocks {
    * (FUSE_NOWRITE), so an invalidation of dirty pages waits for it: it must wait on the target for nobody who waits for a
    * lock of ours. With PW in hand it does not (docs/LOCKING.md, "Truncates").
    */
-  async toCut<T>(
+  async truncateUnderLock<T>(
     op: Passenger,
-    target: Target,
+    target: TargetSession,
     file: FileState,
     sizeBytes: number,
     run: () => Promise<T>,
@@ -133,19 +134,19 @@ export class DataLocks {
     } catch (error) {
       // The target did not cut it, or nobody knows: a later answer brings the size.
       if (file.sizeBytes === sizeBytes) file.sizeBytes = before;
-      void this.#core.kernel.dropAttrs(file.fid);
+      void this.#context.kernel.dropAttrs(file.fid);
       throw error;
     }
   }
 
   /** The size under a lock whose grant did not bring it. */
-  async learnSize(op: Passenger, target: Target, file: FileState): Promise<void> {
+  async learnSize(op: Passenger, target: TargetSession, file: FileState): Promise<void> {
     while (!file.sizeKnown) {
       const asked = target.call(
         'data',
         Getattr,
         { fid: file.fid, want: 0 },
-        { apply: ({ reply }) => this.#core.applyAttr(target, reply.attr) },
+        { apply: ({ reply }) => this.#context.beliefs.applyAttr(target, reply.attr) },
       );
       await interruptible(asked, op.signal);
       if (!target.locks.holds('data', file.fid)) throw new FsError('EIO', 'the data lock was lost');
@@ -154,7 +155,7 @@ export class DataLocks {
 
   /** What a request left in the kernel is dropped once its answer is there. Nothing waits for it. */
   #dropAfter(file: FileState, start: number, end: number): void {
-    this.#core.runtime.timers.soon(() => void this.#core.kernel.dropPages(file.fid, [{ start, end }]));
+    this.#context.runtime.timers.soon(() => void this.#context.kernel.dropPages(file.fid, [{ start, end }]));
   }
 
   #readyNow(io: Io): { ready: Ready; crossed: boolean } | undefined {
@@ -209,7 +210,7 @@ export class DataLocks {
       return { ready, crossed: io.write && held.crossed };
     } finally {
       settled = true;
-      take(file.held, held);
+      removeFrom(file.held, held);
     }
   }
 
@@ -234,14 +235,24 @@ export class DataLocks {
   }
 
   /** @returns a lock with a reference for the caller. */
-  #acquire(op: Passenger, target: Target, file: FileState, mode: 'PR' | 'PW'): MaybePromise<CachedLock> {
+  #acquire(
+    op: Passenger,
+    target: TargetSession,
+    file: FileState,
+    mode: 'PR' | 'PW',
+  ): MaybePromise<CachedLock> {
     const lock = this.usable(target, file, mode);
     if (lock === undefined) return this.#await(op, target, file, mode);
     target.locks.addRef(lock);
     return lock;
   }
 
-  async #await(op: Passenger, target: Target, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
+  async #await(
+    op: Passenger,
+    target: TargetSession,
+    file: FileState,
+    mode: 'PR' | 'PW',
+  ): Promise<CachedLock> {
     const enqueued = file.enqueues[mode] ?? this.#enqueue(target, file, mode);
     const mine = enqueued.then((lock) => {
       target.locks.addRef(lock);
@@ -260,7 +271,7 @@ export class DataLocks {
   }
 
   /** Those who want the same lock wait for one ENQUEUE. */
-  #enqueue(target: Target, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
+  #enqueue(target: TargetSession, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
     const { fid } = file;
     let lock: CachedLock | undefined;
     const enqueued = target
@@ -274,7 +285,7 @@ export class DataLocks {
             lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
             // A BAST may be right behind: the lock stays at least until those who wait for it have used it.
             target.locks.addRef(lock);
-            if (reply.attr !== undefined) this.#core.applyAttr(target, reply.attr);
+            if (reply.attr !== undefined) this.#context.beliefs.applyAttr(target, reply.attr);
           },
         },
       )
@@ -284,7 +295,7 @@ export class DataLocks {
       });
     file.enqueues[mode] = enqueued;
     enqueued.then(
-      (granted) => this.#core.runtime.timers.soon(() => target.locks.dropRef(granted)),
+      (granted) => this.#context.runtime.timers.soon(() => target.locks.dropRef(granted)),
       () => {
         file.enqueues[mode] = undefined;
       },

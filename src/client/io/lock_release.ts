@@ -17,9 +17,9 @@ import { IntervalSet, type Range } from '../../base/interval_set.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
-import type { Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 import type { WriteBack } from './write_back.js';
 
 /** An invalidation usually takes microseconds. One that takes this long waits for a request that we hold back. */
@@ -30,28 +30,35 @@ const FILE_END = Number.MAX_SAFE_INTEGER;
 
 /** The LockClient's release callback. */
 export function releaseLock(
-  core: Core,
+  context: ClientContext,
   writeBack: WriteBack,
-  target: Target,
+  target: TargetSession,
   lock: CachedLock,
 ): MaybePromise<void> {
   if (lock.fid === 0) return undefined;
-  if (lock.type === 'inode') return releaseInode(core, target, lock.fid, lock.bits);
-  const file = core.files.of(lock.fid);
-  return giveAtOnce(core, target, file, lock) ? undefined : releaseData(core, writeBack, target, file, lock);
+  if (lock.type === 'inode') return releaseInode(context, target, lock.fid, lock.bits);
+  const file = context.files.of(lock.fid);
+  return handBackAtOnce(context, target, file, lock)
+    ? undefined
+    : releaseData(context, writeBack, target, file, lock);
 }
 
 /** Attributes, and names under UPDATE, are not believed from this moment on: match() does not find the lock. */
-function releaseInode(core: Core, target: Target, fid: Fid, bits: number): MaybePromise<void> {
+function releaseInode(
+  context: ClientContext,
+  target: TargetSession,
+  fid: Fid,
+  bits: number,
+): MaybePromise<void> {
   let names: Promise<void> | undefined;
   if ((bits & BIT_UPDATE) !== 0 && target.locks.match('inode', fid, 'PR', BIT_UPDATE) === undefined) {
-    core.names.drop(fid);
-    names = core.kernel.dropNames();
+    context.names.drop(fid);
+    names = context.kernel.dropNames();
   }
   const attrBits = bits & (BIT_ATTR | BIT_UPDATE);
   if (target.locks.match('inode', fid, 'PR', attrBits) !== undefined) return names;
-  core.attrs.delete(fid);
-  const attrs = core.kernel.dropAttrs(fid);
+  context.attrs.delete(fid);
+  const attrs = context.kernel.dropAttrs(fid);
   return names === undefined ? attrs : names.then(() => attrs);
 }
 
@@ -59,28 +66,33 @@ function releaseInode(core: Core, target: Target, fid: Fid, bits: number): Maybe
  * A file that nobody uses at this moment, with nothing dirty, and of which the kernel has nothing: a drain has thousands
  * of them, and none costs a promise.
  */
-function giveAtOnce(core: Core, target: Target, file: FileState, lock: CachedLock): boolean {
+function handBackAtOnce(
+  context: ClientContext,
+  target: TargetSession,
+  file: FileState,
+  lock: CachedLock,
+): boolean {
   const { fid } = file;
-  if (file.giving !== 'no' || file.held.length > 0 || !file.isClean) return false;
-  if (target.locks.unused(lock) !== undefined || core.kernel.keeps(fid)) return false;
+  if (file.handingBack !== 'no' || file.held.length > 0 || !file.isClean) return false;
+  if (target.locks.unused(lock) !== undefined || context.kernel.keeps(fid)) return false;
   if (target.locks.isLast(lock)) {
-    core.dropPages(target, file);
+    context.dropPages(target, file);
     file.sizeKnown = false;
   }
-  core.kernel.dropAttrs(fid);
+  context.kernel.dropAttrs(fid);
   return true;
 }
 
 async function releaseData(
-  core: Core,
+  context: ClientContext,
   writeBack: WriteBack,
-  target: Target,
+  target: TargetSession,
   file: FileState,
   lock: CachedLock,
 ): Promise<void> {
   for (;;) {
     // One after the other: PR and PW may be called back together.
-    while (file.giving !== 'no') await file.given;
+    while (file.handingBack !== 'no') await file.handedBack;
     // Another lock, not called back, covers the same. It may be called back before those who use this one are done.
     if (target.locks.match('data', file.fid, lock.mode, 0) === undefined) break;
     const unused = target.locks.unused(lock);
@@ -88,37 +100,37 @@ async function releaseData(
     await unused;
   }
   let done = (): void => undefined;
-  file.given = new Promise((resolve) => {
+  file.handedBack = new Promise((resolve) => {
     done = resolve;
   });
   try {
-    await give(core, writeBack, target, file, lock);
+    await handBack(context, writeBack, target, file, lock);
   } finally {
-    file.giving = 'no';
+    file.handingBack = 'no';
     done();
   }
 }
 
-async function give(
-  core: Core,
+async function handBack(
+  context: ClientContext,
   writeBack: WriteBack,
-  target: Target,
+  target: TargetSession,
   file: FileState,
   lock: CachedLock,
 ): Promise<void> {
   const { generation } = target;
-  file.giving = 'serving';
+  file.handingBack = 'serving';
   file.delivered = [];
   // First, so that few dirty mapped pages are left: the kernel brings those one at a time.
   await writeBack.flush(target, file);
-  await dropPages(core, target, file, file.held.length === 0 ? undefined : without([wholeFile], file));
-  file.giving = 'holding';
+  await dropPages(context, target, file, file.held.length === 0 ? undefined : without([wholeFile], file));
+  file.handingBack = 'holding';
   await target.locks.unused(lock);
   for (;;) {
     const again = without(file.delivered, file);
     file.delivered = [];
     if (again.length === 0 || target.generation !== generation) break;
-    await dropPages(core, target, file, again);
+    await dropPages(context, target, file, again);
     await target.locks.unused(lock);
   }
   // What the invalidation brought back.
@@ -126,10 +138,10 @@ async function give(
   // Another lock keeps what is here, and if it was called back too, its own release drops it. It may be in use: a read
   // under it that found the size forgotten would have to ask the target, and could wait there for whoever wants the lock.
   if (target.locks.isLast(lock)) {
-    core.dropPages(target, file);
+    context.dropPages(target, file);
     file.sizeKnown = false;
   }
-  await core.kernel.dropAttrs(file.fid);
+  await context.kernel.dropAttrs(file.fid);
   // An answer that came meanwhile told the size under this lock. It must not be believed under the next one, before which
   // others write: an append would go where the end was.
   if (target.locks.isLast(lock)) file.sizeKnown = false;
@@ -156,15 +168,15 @@ function without(ranges: readonly Range[], file: FileState): Range[] {
  * PR, just before a truncate began to wait for PW, cannot come before the truncate is done: they are dropped after it.
  */
 async function dropPages(
-  core: Core,
-  target: Target,
+  context: ClientContext,
+  target: TargetSession,
   file: FileState,
   ranges: readonly Range[] | undefined,
 ): Promise<void> {
   if (ranges?.length === 0) return;
-  const dropped = core.kernel.dropPages(file.fid, ranges);
+  const dropped = context.kernel.dropPages(file.fid, ranges);
   if (dropped === undefined) return;
-  const { timers } = core.runtime;
+  const { timers } = context.runtime;
   let pass = (): void => undefined;
   const passed = new Promise<void>((resolve) => {
     pass = resolve;

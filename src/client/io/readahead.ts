@@ -12,13 +12,14 @@
 
 import { IntervalSet, type Range } from '../../base/interval_set.js';
 import { logger } from '../../base/log.js';
+import { interruptible } from '../../base/wait.js';
 import { Read } from '../../wire/data.js';
-import type { Core } from '../cache/context.js';
-import { type Fetch, type FileState, take } from '../cache/file_state.js';
+import type { ClientContext } from '../cache/context.js';
+import { type Fetch, type FileState, removeFrom } from '../cache/file_state.js';
 import { GRANULE_BYTES } from '../cache/granule.js';
 import type { Handle } from '../cache/open_files.js';
 import type { Passenger } from '../session/gate.js';
-import { interruptible, type Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 import { BulkPace } from './bulk_pace.js';
 
 const log = logger('client:read');
@@ -38,15 +39,15 @@ interface Lane {
 }
 
 export class Reader {
-  readonly #core: Core;
-  readonly #lanes = new Map<Target, Lane>();
+  readonly #context: ClientContext;
+  readonly #lanes = new Map<TargetSession, Lane>();
 
-  constructor(core: Core) {
-    this.#core = core;
+  constructor(context: ClientContext) {
+    this.#context = context;
   }
 
   /** A read was served or is about to be: keeps the reader's window filled. */
-  advance(target: Target, file: FileState, handle: Handle, start: number, end: number): void {
+  advance(target: TargetSession, file: FileState, handle: Handle, start: number, end: number): void {
     const inOrder = Math.abs(start - handle.nextRead) <= SEQUENTIAL_SLACK_BYTES;
     handle.sequentialReads = inOrder ? handle.sequentialReads + 1 : 0;
     handle.nextRead = inOrder ? Math.max(handle.nextRead, end) : end;
@@ -61,7 +62,7 @@ export class Reader {
       this.#fetch(target, file, at, pieceEnd);
       at = pieceEnd;
     }
-    if (file.sizeBytes > this.#core.pages.limitBytes / 2) {
+    if (file.sizeBytes > this.#context.pages.limitBytes / 2) {
       const granule = Math.floor(start / GRANULE_BYTES);
       for (let index = granule - 2; index >= Math.max(0, granule - 4); index -= 1) {
         file.pages.dropClean(index);
@@ -73,7 +74,13 @@ export class Reader {
    * Reads what is missing of [start, end). The caller holds a reference to a data lock.
    * @throws FsError of the READ, EINTR
    */
-  async need(op: Passenger, target: Target, file: FileState, start: number, end: number): Promise<void> {
+  async need(
+    op: Passenger,
+    target: TargetSession,
+    file: FileState,
+    start: number,
+    end: number,
+  ): Promise<void> {
     const from = start - (start % ALIGN_BYTES);
     const to = Math.min(Math.max(end, file.sizeBytes), Math.ceil(end / ALIGN_BYTES) * ALIGN_BYTES);
     const lane = this.#lane(target);
@@ -90,7 +97,7 @@ export class Reader {
     await interruptible(Promise.all(fetches), op.signal);
   }
 
-  #lane(target: Target): Lane {
+  #lane(target: TargetSession): Lane {
     let lane = this.#lanes.get(target);
     if (lane === undefined) {
       lane = { pace: new BulkPace(WINDOW_MAX_BYTES), inFlightBytes: 0, waiting: [] };
@@ -106,7 +113,7 @@ export class Reader {
   }
 
   /** READs that together bring what is missing of the range, those under way included. It lies in one granule. */
-  #fetch(target: Target, file: FileState, start: number, end: number): Fetch[] {
+  #fetch(target: TargetSession, file: FileState, start: number, end: number): Fetch[] {
     const fetches: Fetch[] = [];
     for (const gap of file.pages.missing(start, end)) {
       const uncovered = new IntervalSet();
@@ -125,12 +132,12 @@ export class Reader {
   }
 
   /** @returns undefined without a data lock: only readahead asks so, and it can be left. */
-  #read(target: Target, file: FileState, { start, end }: Range): Fetch | undefined {
+  #read(target: TargetSession, file: FileState, { start, end }: Range): Fetch | undefined {
     const lock = target.locks.find('data', file.fid, 'PR', 0);
     if (lock === undefined) return undefined;
     const fetch: Fetch = { start, end, stale: [], done: Promise.resolve() };
     const { generation } = target;
-    const { clock } = this.#core.runtime;
+    const { clock } = this.#context.runtime;
     const lane = this.#lane(target);
     const sentMs = clock.nowMs();
     lane.inFlightBytes += end - start;
@@ -151,7 +158,7 @@ export class Reader {
       .then(() => undefined)
       .finally(() => {
         lane.inFlightBytes -= end - start;
-        take(file.fetches, fetch);
+        removeFrom(file.fetches, fetch);
         target.locks.dropRef(lock);
         const { waiting } = lane;
         lane.waiting = [];

@@ -16,15 +16,16 @@
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
+import { interruptible } from '../../base/wait.js';
 import type { Timer } from '../../runtime/ports.js';
 import { Sync, Write } from '../../wire/data.js';
 import { Getattr } from '../../wire/meta.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
 import { type Batch, GRANULE_BYTES } from '../cache/granule.js';
 import type { Passenger } from '../session/gate.js';
 import { BULK_MAX_BYTES } from '../session/replay_list.js';
-import { interruptible, type Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 import { BulkPace } from './bulk_pace.js';
 
 const log = logger('client:write_back');
@@ -58,34 +59,34 @@ interface Lane {
 }
 
 export class WriteBack {
-  readonly #core: Core;
-  readonly #lanes = new Map<Target, Lane>();
+  readonly #context: ClientContext;
+  readonly #lanes = new Map<TargetSession, Lane>();
   /** Files with dirty pages, those dirty longest first. */
-  readonly #dirty = new Map<FileState, Target>();
+  readonly #dirty = new Map<FileState, TargetSession>();
   #landed: (() => void)[] = [];
   #ageTimer: Timer | undefined;
   #stopped = false;
 
-  constructor(core: Core) {
-    this.#core = core;
+  constructor(context: ClientContext) {
+    this.#context = context;
   }
 
   /** Bytes [start, end) of the file were dirtied just now. */
-  dirtied(target: Target, file: FileState, start: number, end: number): void {
+  dirtied(target: TargetSession, file: FileState, start: number, end: number): void {
     if (!this.#dirty.has(file)) {
       this.#dirty.set(file, target);
-      file.dirtySinceMs = this.#core.runtime.clock.nowMs();
+      file.dirtySinceMs = this.#context.runtime.clock.nowMs();
       this.#watchAge();
     }
     if (file.pages.isFull(start) || file.pages.isFull(end - 1)) {
       this.#lane(target).full.add(file);
       this.#pump(target);
     }
-    if (this.#core.pages.dirtyBytes > this.#core.dirtyLimitBytes / 2) this.#startOldest();
+    if (this.#context.pages.dirtyBytes > this.#context.dirtyLimitBytes / 2) this.#startOldest();
   }
 
   /** Begins to write everything of the file. */
-  start(target: Target, file: FileState): void {
+  start(target: TargetSession, file: FileState): void {
     if (file.pages.dirtyBytes === 0) return;
     file.flushing = true;
     this.#lane(target).whole.add(file);
@@ -102,7 +103,7 @@ export class WriteBack {
    * @returns a promise if close(2) has to wait: the target has not said yet whether it has room for stores into a mapping. The
    * wait ends when the target goes away, because nobody can kill a process that is already exiting.
    */
-  closed(target: Target, file: FileState): Promise<unknown> | undefined {
+  closed(target: TargetSession, file: FileState): Promise<unknown> | undefined {
     if (file.unpaidSeq > 0 && !file.pages.isWritten(file.unpaidSeq)) {
       return Promise.race([this.flush(target, file), target.gate.shut()]);
     }
@@ -110,7 +111,7 @@ export class WriteBack {
     return undefined;
   }
 
-  #closedLater(target: Target, file: FileState): void {
+  #closedLater(target: TargetSession, file: FileState): void {
     const { dirtyBytes } = file.pages;
     if (dirtyBytes === 0) return;
     if (dirtyBytes >= SMALL_FILE_BYTES) {
@@ -122,14 +123,14 @@ export class WriteBack {
     lane.whole.add(file);
     if (lane.closed) return;
     lane.closed = true;
-    this.#core.runtime.timers.after(CLOSED_DELAY_MS, () => {
+    this.#context.runtime.timers.after(CLOSED_DELAY_MS, () => {
       lane.closed = false;
       this.#pump(target);
     });
   }
 
   /** Resolves when all that is dirty now is written or dropped; undefined when nothing is. */
-  flush(target: Target, file: FileState): Promise<void> | undefined {
+  flush(target: TargetSession, file: FileState): Promise<void> | undefined {
     if (file.isClean) return undefined;
     const { seq } = file.pages;
     if (file.pages.isWritten(seq)) return undefined;
@@ -140,15 +141,15 @@ export class WriteBack {
     return written;
   }
 
-  async flushAll(target: Target): Promise<void> {
+  async flushAll(target: TargetSession): Promise<void> {
     const files = [...this.#dirty].filter(([, of]) => of === target);
     await Promise.all(files.map(([file]) => this.flush(target, file)));
   }
 
   /** Whether so many more bytes may be dirty. */
   hasRoom(bytes: number): boolean {
-    const dirty = this.#core.pages.dirtyBytes;
-    return dirty === 0 || dirty + bytes <= this.#core.dirtyLimitBytes;
+    const dirty = this.#context.pages.dirtyBytes;
+    return dirty === 0 || dirty + bytes <= this.#context.dirtyLimitBytes;
   }
 
   /**
@@ -168,7 +169,7 @@ export class WriteBack {
   }
 
   /** A WRITE of this target is under way or can be started: its reply may bring grant. */
-  moreGrant(target: Target, op: Passenger): Promise<void> | undefined {
+  moreGrant(target: TargetSession, op: Passenger): Promise<void> | undefined {
     for (const [file, of] of this.#dirty) if (of === target) this.start(target, file);
     const { inFlight, syncing } = this.#lane(target);
     if (inFlight === 0 && !syncing) return undefined;
@@ -198,7 +199,7 @@ export class WriteBack {
     for (const done of waiting) done();
   }
 
-  #lane(target: Target): Lane {
+  #lane(target: TargetSession): Lane {
     let lane = this.#lanes.get(target);
     if (lane === undefined) {
       lane = {
@@ -218,7 +219,7 @@ export class WriteBack {
   #startOldest(): void {
     let bytes = 0;
     for (const [file, target] of this.#dirty) {
-      if (bytes > this.#core.dirtyLimitBytes / 4) return;
+      if (bytes > this.#context.dirtyLimitBytes / 4) return;
       bytes += file.unwrittenBytes;
       this.start(target, file);
     }
@@ -226,9 +227,9 @@ export class WriteBack {
 
   #watchAge(): void {
     if (this.#ageTimer !== undefined || this.#stopped) return;
-    this.#ageTimer = this.#core.runtime.timers.after(AGE_LOOK_MS, () => {
+    this.#ageTimer = this.#context.runtime.timers.after(AGE_LOOK_MS, () => {
       this.#ageTimer = undefined;
-      const now = this.#core.runtime.clock.nowMs();
+      const now = this.#context.runtime.clock.nowMs();
       for (const [file, target] of this.#dirty) {
         // A look more would make it too old.
         if (now - file.dirtySinceMs + AGE_LOOK_MS > DIRTY_AGE_MS) this.start(target, file);
@@ -237,7 +238,7 @@ export class WriteBack {
     });
   }
 
-  #pump(target: Target): void {
+  #pump(target: TargetSession): void {
     const lane = this.#lane(target);
     while (mayWrite(lane)) {
       if (target.replays.bulkBytes > BULK_MAX_BYTES) {
@@ -250,7 +251,7 @@ export class WriteBack {
     }
   }
 
-  #sync(target: Target, lane: Lane): void {
+  #sync(target: TargetSession, lane: Lane): void {
     if (lane.syncing) return;
     lane.syncing = true;
     target
@@ -263,7 +264,7 @@ export class WriteBack {
         },
       )
       .then((waitMs) => {
-        this.#core.runtime.timers.after(waitMs, () => {
+        this.#context.runtime.timers.after(waitMs, () => {
           lane.syncing = false;
           this.#pump(target);
           this.#wake();
@@ -283,11 +284,11 @@ export class WriteBack {
     return undefined;
   }
 
-  #send(target: Target, lane: Lane, file: FileState, batch: Batch): void {
+  #send(target: TargetSession, lane: Lane, file: FileState, batch: Batch): void {
     const { generation } = target;
     lane.inFlight += 1;
     lane.inFlightBytes += batch.end - batch.start;
-    const sentMs = this.#core.runtime.clock.nowMs();
+    const sentMs = this.#context.runtime.clock.nowMs();
     file.dirtySinceMs = sentMs;
     const request = {
       fid: file.fid,
@@ -299,7 +300,7 @@ export class WriteBack {
       .call('data', Write, request, {
         bulk: batch.chunks,
         apply: ({ reply }) => {
-          lane.pace.answered(sentMs, this.#core.runtime.clock.nowMs());
+          lane.pace.answered(sentMs, this.#context.runtime.clock.nowMs());
           file.blocks = reply.blocks;
           target.grantBytes += reply.grantBytes;
         },
@@ -312,14 +313,14 @@ export class WriteBack {
       .catch((error: unknown) => log('%O', error));
   }
 
-  #landing(target: Target, lane: Lane, file: FileState, batch: Batch): void {
+  #landing(target: TargetSession, lane: Lane, file: FileState, batch: Batch): void {
     lane.inFlight -= 1;
     lane.inFlightBytes -= batch.end - batch.start;
     this.#settle(file);
     if (file.pages.dirtyBytes > 0) (file.flushing ? lane.whole : lane.full).add(file);
     this.#wake();
     this.#pump(target);
-    if (file.isClean) this.#core.forgetFileIfUnused(target, file);
+    if (file.isClean) this.#context.forgetFileIfUnused(target, file);
   }
 
   /** Tells those who waited for what is written now. */
@@ -333,7 +334,7 @@ export class WriteBack {
     }
   }
 
-  #failed(target: Target, file: FileState, batch: Batch, thrown: unknown, sameSession: boolean): void {
+  #failed(target: TargetSession, file: FileState, batch: Batch, thrown: unknown, sameSession: boolean): void {
     file.pages.failed(batch);
     // Evicted: everything was dropped and reported there.
     if (!sameSession) return;
@@ -345,13 +346,13 @@ export class WriteBack {
       return;
     }
     log('write-back of %d at %d failed, data dropped: %s', file.fid, batch.start, error.message);
-    this.#core.writeFailed(file, error);
+    this.#context.writeFailed(file, error);
     target.losses?.push({ bytes: batch.end - batch.start, operations: 0, why: error.message });
     this.#refreshSize(target, file);
   }
 
   /** What was to extend the file did not: its size is what the target says, and what is still dirty. */
-  #refreshSize(target: Target, file: FileState): void {
+  #refreshSize(target: TargetSession, file: FileState): void {
     target
       .call(
         'data',
@@ -359,12 +360,12 @@ export class WriteBack {
         { fid: file.fid, want: 0 },
         {
           apply: ({ reply }) => {
-            this.#core.applyAttr(target, reply.attr, true);
+            this.#context.beliefs.applyAttr(target, reply.attr, true);
             file.sizeBytes = Math.max(file.sizeBytes, file.pages.unwrittenEnd);
           },
         },
       )
-      .then(() => this.#core.kernel.dropAttrs(file.fid))
+      .then(() => this.#context.kernel.dropAttrs(file.fid))
       .catch((error: unknown) => log('size of %d after a failed write: %s', file.fid, error));
   }
 }

@@ -12,9 +12,9 @@
 import { logger } from '../../base/log.js';
 import type { Timer } from '../../runtime/ports.js';
 import { Sync } from '../../wire/data.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { Loss, Target } from '../session/target.js';
+import type { Loss, TargetSession } from '../session/target_session.js';
 import type { Drain } from './drain.js';
 import type { Import } from './import.js';
 
@@ -34,9 +34,9 @@ const RECOVERING = new Set<Import['state']>([
 ]);
 
 export interface Departing {
-  readonly core: Core;
+  readonly context: ClientContext;
   readonly writeBack: WriteBack;
-  readonly target: Target;
+  readonly target: TargetSession;
   readonly connection: Import;
   readonly drain: Drain;
   /** undefined: no limit. */
@@ -45,15 +45,15 @@ export interface Departing {
 
 /** Never rejects. @returns undefined when everything is on the server. */
 export async function depart(departing: Departing): Promise<Loss | undefined> {
-  const { core, target, connection } = departing;
-  log('%d bytes dirty, %d operations not committed', core.dirtyBytes(target), target.replays.size);
+  const { context, target, connection } = departing;
+  log('%d bytes dirty, %d operations not committed', context.dirtyBytes(target), target.replays.size);
   target.losses = [];
   const { losses } = target;
   const patience = watch(departing);
   const whyNot = await Promise.race([giveBack(departing, patience.signal), patience.over]);
   patience.stop();
   if (whyNot !== undefined) {
-    const left = { bytes: core.dirtyBytes(target), operations: target.replays.size };
+    const left = { bytes: context.dirtyBytes(target), operations: target.replays.size };
     if (left.bytes > 0 || left.operations > 0) losses.push({ ...left, why: whyNot });
   }
   target.losses = undefined;
@@ -84,8 +84,8 @@ interface Patience {
   stop(): void;
 }
 
-function watch({ core, target, connection, patienceMs }: Departing): Patience {
-  const { timers } = core.runtime;
+function watch({ context, target, connection, patienceMs }: Departing): Patience {
+  const { timers } = context.runtime;
   const limitMs = patienceMs ?? Number.POSITIVE_INFINITY;
   const lookMs = Math.min(LOOK_MS, limitMs / LOOKS_PER_PATIENCE);
   const quietLooks = limitMs / lookMs;
@@ -98,7 +98,7 @@ function watch({ core, target, connection, patienceMs }: Departing): Patience {
   const over = new Promise<string>((resolve) => {
     const look = (): void => {
       const { state } = connection;
-      const bytes = core.dirtyBytes(target);
+      const bytes = context.dirtyBytes(target);
       const operations = target.replays.size;
       const inFlight = target.inFlight('operation') + target.inFlight('data');
       const now = `${bytes} ${operations} ${inFlight} ${state}`;
@@ -122,10 +122,10 @@ function watch({ core, target, connection, patienceMs }: Departing): Patience {
 
 /** @param signal aborts when it is given up. @returns why it could not be done, if so. */
 async function giveBack(departing: Departing, signal: AbortSignal): Promise<string | undefined> {
-  const { core, target, drain, writeBack } = departing;
+  const { context, target, drain, writeBack } = departing;
   try {
-    for (const handle of core.handles.ofTarget(target.index)) {
-      core.handles.remove(handle.fh);
+    for (const handle of context.handles.ofTarget(target.index)) {
+      context.handles.remove(handle.fh);
       target.close(handle.fh);
     }
     // A drain gives everything back on its own.
@@ -133,7 +133,7 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
     await target.gate.enter({ signal });
     target.gate.leave();
     const locks = await target.locks.cancelAll();
-    for (const file of core.filesOf(target)) if (!file.isClean) await writeBack.flush(target, file);
+    for (const file of context.filesOf(target)) if (!file.isClean) await writeBack.flush(target, file);
     target.sendCloses();
     // Nobody could send again what was answered and not committed, once this client has left.
     if (target.replays.size > 0) await target.call('operation', Sync, {});

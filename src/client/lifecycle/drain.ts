@@ -15,9 +15,9 @@
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import { DrainProgress } from '../../wire/admin.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 
 const log = logger('client:drain');
 
@@ -28,8 +28,8 @@ const AHEAD_MS = 1000;
 const AHEAD_LOCKS = 512;
 
 export class Drain {
-  readonly #core: Core;
-  readonly #target: Target;
+  readonly #context: ClientContext;
+  readonly #target: TargetSession;
   readonly #writeBack: WriteBack;
   /** The active lock was given back: the import asks for it again. */
   readonly #drained: () => void;
@@ -37,8 +37,8 @@ export class Drain {
   #running: Promise<void> | undefined;
   #session: string | undefined;
 
-  constructor(core: Core, target: Target, writeBack: WriteBack, drained: () => void) {
-    this.#core = core;
+  constructor(context: ClientContext, target: TargetSession, writeBack: WriteBack, drained: () => void) {
+    this.#context = context;
     this.#target = target;
     this.#writeBack = writeBack;
     this.#drained = drained;
@@ -73,8 +73,8 @@ export class Drain {
     const target = this.#target;
     const isVoid = (): boolean => this.#currentSession() !== session;
     const { gate } = target;
-    log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#core.dirtyBytes(target));
-    this.#core.options.onState?.('draining for a controlled shutdown');
+    log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#context.dirtyBytes(target));
+    this.#context.options.onState?.('draining for a controlled shutdown');
     const stopProgress = this.#reportProgress();
     try {
       await this.#ahead(isVoid);
@@ -98,7 +98,7 @@ export class Drain {
       target.cancel([...target.activeHandles]);
       target.activeHandles.clear();
       log('done: %d cache locks given back', handles.length);
-      this.#core.options.onState?.('drained: waiting for the server to come back', 'drained');
+      this.#context.options.onState?.('drained: waiting for the server to come back', 'drained');
       this.#drained();
     } finally {
       stopProgress();
@@ -106,7 +106,7 @@ export class Drain {
   }
 
   async #ahead(isVoid: () => boolean): Promise<void> {
-    const { timers } = this.#core.runtime;
+    const { timers } = this.#context.runtime;
     const { locks } = this.#target;
     let isLate = false;
     let late = (): void => undefined;
@@ -131,7 +131,7 @@ export class Drain {
   }
 
   #reportProgress(): () => void {
-    const { timers } = this.#core.runtime;
+    const { timers } = this.#context.runtime;
     const again = (): void => {
       this.#report();
       timer = timers.after(PROGRESS_MS, again, true);
@@ -144,7 +144,7 @@ export class Drain {
     const target = this.#target;
     if (!target.requester.attached) return;
     target.requester.notify(DrainProgress, {
-      dirtyBytes: this.#core.dirtyBytes(target),
+      dirtyBytes: this.#context.dirtyBytes(target),
       rpcsInFlight: target.inFlight('operation') + target.inFlight('data'),
       locks: target.locks.size,
     });

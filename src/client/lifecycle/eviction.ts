@@ -13,48 +13,53 @@ import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { Write } from '../../wire/data.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 import { dropCaches, sayLockLost } from './replay.js';
 
 const log = logger('client:eviction');
 
 /** The caller connects again as new. */
-export function dropEverything(core: Core, target: Target, writeBack: WriteBack, reason: string): void {
-  const lostBytes = core.dirtyBytes(target);
+export function dropEverything(
+  context: ClientContext,
+  target: TargetSession,
+  writeBack: WriteBack,
+  reason: string,
+): void {
+  const lostBytes = context.dirtyBytes(target);
   const uncommitted = target.replays.size;
   log('evicted: %s; %d dirty bytes lost, %d operations uncommitted', reason, lostBytes, uncommitted);
-  core.options.onState?.(
+  context.options.onState?.(
     `evicted: ${reason}; ${lostBytes} bytes not written are lost, ${uncommitted} operations may be`,
     'evicted',
   );
   const error = new FsError('EIO', `this client was evicted: ${reason}`);
-  const dead = new Set(core.handles.ofTarget(target.index));
+  const dead = new Set(context.handles.ofTarget(target.index));
   for (const handle of dead) {
     handle.dead = error;
     handle.gone = true;
   }
-  for (const fid of unsafe(core, target)) core.handles.writeFailed(fid, error);
-  target.evicted(error, { atMs: core.runtime.clock.nowMs(), reason, lostBytes, uncommitted });
+  for (const fid of unsafe(context, target)) context.handles.writeFailed(fid, error);
+  target.evicted(error, { atMs: context.runtime.clock.nowMs(), reason, lostBytes, uncommitted });
   target.gate.setDrain('no');
   target.gate.rejectTagged((tag) => dead.has(tag as never), error);
-  for (const lock of target.appLocks.granted()) sayLockLost(core, lock);
+  for (const lock of target.appLocks.granted()) sayLockLost(context, lock);
   target.appLocks.clear(error);
-  for (const file of core.filesOf(target)) {
-    core.dropPages(target, file);
+  for (const file of context.filesOf(target)) {
+    context.dropPages(target, file);
     writeBack.dropped(file);
   }
-  dropCaches(core, target);
+  dropCaches(context, target);
   target.grantBytes = 0;
   // Not awaited: new operations need not wait for the kernel to forget old ones.
   target.locks.forgetAll().catch((cause: unknown) => log('%O', cause));
 }
 
 /** Files with data that is dirty, or was answered and may not be durable: if the target crashed, it is gone. */
-function unsafe(core: Core, target: Target): Set<Fid> {
+function unsafe(context: ClientContext, target: TargetSession): Set<Fid> {
   const fids = new Set<Fid>();
-  for (const file of core.filesOf(target)) if (file.unwrittenBytes > 0) fids.add(file.fid);
+  for (const file of context.filesOf(target)) if (file.unwrittenBytes > 0) fids.add(file.fid);
   for (const { fid } of target.replays.requestsOf(Write)) fids.add(fid);
   return fids;
 }

@@ -21,7 +21,7 @@ import {
   FEATURES_ALL,
   Ping,
 } from '../../wire/session.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import { Attempt } from '../session/attempt.js';
 import {
@@ -32,7 +32,7 @@ import {
   patienceMs,
   step,
 } from '../session/import_state.js';
-import type { Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 import { dropEverything } from './eviction.js';
 import * as recovery from './replay.js';
 
@@ -54,8 +54,8 @@ export interface ImportEvents {
 }
 
 export class Import {
-  readonly #core: Core;
-  readonly #target: Target;
+  readonly #context: ClientContext;
+  readonly #target: TargetSession;
   readonly #writeBack: WriteBack;
   readonly #uuid: ClientUuid;
   /** Shows the target that this is the client whose UUID it names. */
@@ -77,12 +77,18 @@ export class Import {
   #away: { readonly sinceMs: number; readonly timer: Timer } | undefined;
   #goodbye: Promise<void> = Promise.resolve();
 
-  constructor(core: Core, target: Target, writeBack: WriteBack, uuid: ClientUuid, events: ImportEvents) {
-    this.#core = core;
+  constructor(
+    context: ClientContext,
+    target: TargetSession,
+    writeBack: WriteBack,
+    uuid: ClientUuid,
+    events: ImportEvents,
+  ) {
+    this.#context = context;
     this.#target = target;
     this.#writeBack = writeBack;
     this.#uuid = uuid;
-    this.#secret = core.runtime.rng.uuid();
+    this.#secret = context.runtime.rng.uuid();
     this.#events = events;
   }
 
@@ -97,7 +103,7 @@ export class Import {
 
   /** host:port that is used or tried. */
   get address(): string {
-    const { addresses } = this.#core.options;
+    const { addresses } = this.#context.options;
     const address = addresses[this.#addressIndex % addresses.length];
     return address === undefined ? '' : `${address.host}:${address.port}`;
   }
@@ -138,9 +144,9 @@ export class Import {
     if (state.name === 'CLOSED') this.#away?.timer.cancel();
     if (state.name !== this.#state.name) {
       log('%s -> %s (%s)', this.#state.name, state.name, event.type);
-      this.#history.push({ state: state.name, atMs: this.#core.runtime.clock.nowMs() });
+      this.#history.push({ state: state.name, atMs: this.#context.runtime.clock.nowMs() });
       if (this.#history.length > HISTORY_MAX) this.#history.shift();
-      this.#core.options.onState?.(`${this.address}: ${state.name}`);
+      this.#context.options.onState?.(`${this.address}: ${state.name}`);
     }
     this.#state = state;
     for (const effect of effects) this.#apply(effect);
@@ -151,16 +157,16 @@ export class Import {
     if (this.#away !== undefined) return;
     const silent = event.type === 'connectionLost' && event.silent === true;
     const how = silent ? ': it does not answer' : '';
-    this.#core.options.onState?.(`connection to ${this.address} lost${how}`, 'connection-lost');
+    this.#context.options.onState?.(`connection to ${this.address} lost${how}`, 'connection-lost');
     this.#noteAway();
   }
 
   #noteAway(): void {
     if (!this.#wasReady || this.#away !== undefined) return;
-    const { clock, timers } = this.#core.runtime;
+    const { clock, timers } = this.#context.runtime;
     const stillWaiting = (): void => {
       const waits = `still waiting for ${this.address} after ${SAID_AFTER_MS / 1000} s`;
-      this.#core.options.onState?.(`${waits}; ${this.#target.gate.parked} calls wait`, 'still-waiting');
+      this.#context.options.onState?.(`${waits}; ${this.#target.gate.parked} calls wait`, 'still-waiting');
     };
     this.#away = { sinceMs: clock.nowMs(), timer: timers.after(SAID_AFTER_MS, stillWaiting, true) };
   }
@@ -170,12 +176,12 @@ export class Import {
     if (away === undefined) return;
     this.#away = undefined;
     away.timer.cancel();
-    const seconds = ((this.#core.runtime.clock.nowMs() - away.sinceMs) / 1000).toFixed(1);
-    this.#core.options.onState?.(`${this.address} is back after ${seconds} s`, 'back');
+    const seconds = ((this.#context.runtime.clock.nowMs() - away.sinceMs) / 1000).toFixed(1);
+    this.#context.options.onState?.(`${this.address} is back after ${seconds} s`, 'back');
   }
 
   #apply(effect: ImportEffect): void {
-    const core = this.#core;
+    const context = this.#context;
     const target = this.#target;
     switch (effect.do) {
       case 'connect':
@@ -184,7 +190,7 @@ export class Import {
         return;
       case 'retryAfter':
         this.#retry?.cancel();
-        this.#retry = core.runtime.timers.after(effect.ms, () =>
+        this.#retry = context.runtime.timers.after(effect.ms, () =>
           this.dispatch({ type: 'retryDue', epoch: effect.epoch }),
         );
         return;
@@ -207,10 +213,10 @@ export class Import {
         this.#recover(effect.epoch, 'replayed', recovery.replay(target));
         return;
       case 'replayOpens':
-        this.#recover(effect.epoch, 'opensReplayed', recovery.replayOpens(core, target));
+        this.#recover(effect.epoch, 'opensReplayed', recovery.replayOpens(context, target));
         return;
       case 'replayLocks':
-        this.#recover(effect.epoch, 'locksReplayed', recovery.replayLocks(core, target, this.#writeBack));
+        this.#recover(effect.epoch, 'locksReplayed', recovery.replayLocks(context, target, this.#writeBack));
         return;
       case 'sayRecovered':
         this.#recover(effect.epoch, 'recovered', recovery.sayRecovered(target));
@@ -219,7 +225,7 @@ export class Import {
         this.#recover(effect.epoch, 'activeGranted', this.#enqueueActive());
         return;
       case 'dropEverything':
-        dropEverything(core, target, this.#writeBack, effect.reason);
+        dropEverything(context, target, this.#writeBack, effect.reason);
         this.#instance = undefined;
         return;
       case 'hangUp':
@@ -243,11 +249,11 @@ export class Import {
     // Of the instance that it recovers with already: recovery begins again, and what waits for its end is as true as before.
     const again = recovering && reply.instance === this.#target.instance;
     const replays = (reply.features & FEATURE.replay) !== 0;
-    if (recovering && !again) recovery.newInstance(this.#core, this.#target, replays);
+    if (recovering && !again) recovery.newInstance(this.#context, this.#target, replays);
     // What was promised is promised anew, each time.
     if (recovering) this.#target.grantBytes = 0;
     this.#target.adopt(reply);
-    if (recovering) recovery.payAgain(this.#core, this.#target);
+    if (recovering) recovery.payAgain(this.#context, this.#target);
     // Until the window has ended this client is one of the old instance: it would have to replay again.
     if (!recovering) this.#instance = reply.instance;
     // What waits from before, and what is asked for meanwhile, is sent when the gate opens.
@@ -303,8 +309,8 @@ export class Import {
   }
 
   #connect(epoch: number, tried: number): void {
-    const { transport } = this.#core.runtime;
-    const { addresses } = this.#core.options;
+    const { transport } = this.#context.runtime;
+    const { addresses } = this.#context.options;
     const address = addresses[this.#addressIndex % addresses.length];
     if (address === undefined) throw new FsError('EINVAL', 'no server address');
     this.#connCount += 1;
@@ -318,7 +324,7 @@ export class Import {
         (connection) =>
           new FrameLink(
             connection,
-            { connCount, outputLimitBytes: Number.POSITIVE_INFINITY, slabs: this.#core.slabs },
+            { connCount, outputLimitBytes: Number.POSITIVE_INFINITY, slabs: this.#context.slabs },
             (link) => this.#opened(link, epoch),
           ),
         { timeoutMs: patience.connect, signal: abort.signal },
@@ -334,7 +340,7 @@ export class Import {
   }
 
   #opened(link: FrameLink, epoch: number) {
-    const attempt = new Attempt(this.#core.runtime, link);
+    const attempt = new Attempt(this.#context.runtime, link);
     if (this.#state.epoch === epoch) this.#attempt = attempt;
     return {
       frame: (frame: Frame): void => {
@@ -352,7 +358,7 @@ export class Import {
 
   /** A name that does not exist will not exist in a moment; everything else may be a server that starts. */
   #unreachable(error: FsError): void {
-    this.#events.refused(error, error.code === 'ENXIO' && this.#core.options.addresses.length === 1);
+    this.#events.refused(error, error.code === 'ENXIO' && this.#context.options.addresses.length === 1);
   }
 
   /** The connection ended before CONNECT was answered. */
@@ -400,9 +406,9 @@ export class Import {
   }
 
   #connectRequest(): ConnectRequest {
-    const core = this.#core;
+    const context = this.#context;
     const target = this.#target;
-    const { name, softwareVersion } = core.options;
+    const { name, softwareVersion } = context.options;
     const known = this.#instance !== undefined;
     return {
       uuid: this.#uuid,
@@ -416,8 +422,8 @@ export class Import {
       targetUuid: target.targetUuid,
       role: 'client',
       lastTransno: known ? target.replays.lastExecuted : undefined,
-      hasMoreThanOpens: recovery.hasMoreThanOpens(core, target),
-      grantsInUse: known ? recovery.grantsInUse(core, target) : undefined,
+      hasMoreThanOpens: recovery.hasMoreThanOpens(context, target),
+      grantsInUse: known ? recovery.grantsInUse(context, target) : undefined,
       secret: this.#secret,
     };
   }

@@ -14,10 +14,10 @@ import type { CachedLock } from '../../dlm/api.js';
 import { FLAG_RECOVERY } from '../../wire/header.js';
 import { Enqueue, type FlockRangeMessage } from '../../wire/lock.js';
 import { RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import type { GrantedLock, WaitingLock } from '../session/app_lock_table.js';
-import type { Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 
 const log = logger('client:recovery');
 
@@ -32,12 +32,12 @@ const RECOVERY_CALL = { flags: FLAG_RECOVERY, connectionOnly: true } as const;
  * that is not there yet. What was answered is not meant: a server that stopped in order has committed it (and lastTransno
  * in CONNECT tells how far this client's answers go).
  */
-export function hasMoreThanOpens(core: Core, target: Target): boolean {
-  return target.inFlight('operation') + target.inFlight('data') > 0 || core.dirtyBytes(target) > 0;
+export function hasMoreThanOpens(context: ClientContext, target: TargetSession): boolean {
+  return target.inFlight('operation') + target.inFlight('data') > 0 || context.dirtyBytes(target) > 0;
 }
 
 /** Another instance serves: what was to be said to the last one is void, and a drain is over. */
-export function newInstance(core: Core, target: Target, replays: boolean): void {
+export function newInstance(context: ClientContext, target: TargetSession, replays: boolean): void {
   target.newInstance();
   target.gate.setDrain('no');
   if (replays) {
@@ -47,25 +47,25 @@ export function newInstance(core: Core, target: Target, replays: boolean): void 
   // It does not take locks over: what those that were not given back covered is forgotten. It has committed everything.
   target.generation += 1;
   target.replays.clear();
-  dropCaches(core, target);
+  dropCaches(context, target);
   // Not awaited: the kernel may have to wait for requests that are parked until recovery is over.
   target.locks.forgetAll().catch((error: unknown) => log('%O', error));
 }
 
 /** Grants that are paid for what is dirty or under way: the target has promised room for it. */
-export function grantsInUse(core: Core, target: Target): number {
+export function grantsInUse(context: ClientContext, target: TargetSession): number {
   let bytes = 0;
-  for (const file of core.filesOf(target)) if (!file.isClean) bytes += file.pages.paidBytes;
+  for (const file of context.filesOf(target)) if (!file.isClean) bytes += file.pages.paidBytes;
   return bytes;
 }
 
 /** The new instance has promised room; part of that is for what is dirty already. */
-export function payAgain(core: Core, target: Target): void {
-  target.grantBytes = Math.max(0, target.grantBytes - grantsInUse(core, target));
+export function payAgain(context: ClientContext, target: TargetSession): void {
+  target.grantBytes = Math.max(0, target.grantBytes - grantsInUse(context, target));
 }
 
 /** Everything that was answered and is not committed, in the order of execution. */
-export async function replay(target: Target): Promise<void> {
+export async function replay(target: TargetSession): Promise<void> {
   if (!target.replaysUsed) return;
   const { replays, requester } = target;
   const sent: { readonly answered: Promise<number>; readonly bytes: number }[] = [];
@@ -104,15 +104,15 @@ function bulkBytes(bulk: readonly Uint8Array[] | undefined): number {
 }
 
 /** Every handle in the table, of unlinked files and directories too. A lost one answers EIO from now on. */
-export async function replayOpens(core: Core, target: Target): Promise<void> {
-  const handles = core.handles.ofTarget(target.index);
+export async function replayOpens(context: ClientContext, target: TargetSession): Promise<void> {
+  const handles = context.handles.ofTarget(target.index);
   const batches: Promise<void>[] = [];
   for (let at = 0; at < handles.length; at += REPLAY_BATCH) {
     const opens = handles.slice(at, at + REPLAY_BATCH).map(({ fid, fh, flags }) => ({ fid, fh, flags }));
     batches.push(
       target.call('session', ReplayOpens, { opens }, RECOVERY_CALL).then(({ reply }) => {
         for (const fh of reply.lost) {
-          const handle = core.handles.peek(fh);
+          const handle = context.handles.peek(fh);
           if (handle === undefined) continue;
           log('handle %d on inode %d is lost', fh, handle.fid);
           handle.dead = new FsError('EIO', 'the file was lost while the server was away');
@@ -126,19 +126,27 @@ export async function replayOpens(core: Core, target: Target): Promise<void> {
 }
 
 /** Cache locks and application locks. Of the latter the granted ones first, in their order, then those that wait. */
-export async function replayLocks(core: Core, target: Target, writeBack: WriteBack): Promise<void> {
+export async function replayLocks(
+  context: ClientContext,
+  target: TargetSession,
+  writeBack: WriteBack,
+): Promise<void> {
   const granted = [...target.appLocks.granted()].sort((a, b) => a.sequence - b.sequence);
   const waiting = target.appLocks.replayWaiting();
   await Promise.all([
-    replayCacheLocks(core, target, writeBack),
-    ...granted.map((lock) => replayGranted(core, target, lock)),
+    replayCacheLocks(context, target, writeBack),
+    ...granted.map((lock) => replayGranted(context, target, lock)),
     ...waiting.map((lock) => replayWaiting(target, lock)),
   ]);
   log('replayed %d application locks, %d of them waiting', granted.length + waiting.length, waiting.length);
 }
 
 /** Also those that are being given back: what they cover may not be flushed yet. They go back when recovery is over. */
-async function replayCacheLocks(core: Core, target: Target, writeBack: WriteBack): Promise<void> {
+async function replayCacheLocks(
+  context: ClientContext,
+  target: TargetSession,
+  writeBack: WriteBack,
+): Promise<void> {
   if (!target.replaysUsed) return;
   const locks = target.locks.toReplay();
   let refused = 0;
@@ -161,7 +169,7 @@ async function replayCacheLocks(core: Core, target: Target, writeBack: WriteBack
               continue;
             }
             refused += 1;
-            lockRefused(core, target, writeBack, lock);
+            lockRefused(context, target, writeBack, lock);
           }
         },
       },
@@ -180,16 +188,21 @@ function replayedLock({ fid, type, mode, bits }: CachedLock) {
 }
 
 /** Somebody else has it, so what it covers is not true any more. What is dirty may not be written over theirs. */
-function lockRefused(core: Core, target: Target, writeBack: WriteBack, lock: CachedLock): void {
+function lockRefused(
+  context: ClientContext,
+  target: TargetSession,
+  writeBack: WriteBack,
+  lock: CachedLock,
+): void {
   log('%s %s lock on %d was not granted again', lock.type, lock.mode, lock.fid);
-  const file = lock.type === 'data' && lock.fid !== 0 ? core.files.get(lock.fid) : undefined;
+  const file = lock.type === 'data' && lock.fid !== 0 ? context.files.get(lock.fid) : undefined;
   if (file !== undefined && lock.mode === 'PW' && !file.isClean) {
     const error = new FsError('EIO', 'the lock under which this was written is lost');
-    core.writeFailed(file, error);
-    const lost = core.dropPages(target, file);
+    context.writeFailed(file, error);
+    const lost = context.dropPages(target, file);
     target.losses?.push({ bytes: lost, operations: 0, why: error.message });
     writeBack.dropped(file);
-    core.options.onState?.(
+    context.options.onState?.(
       `${lost} bytes written to inode ${file.fid} are lost: its lock was not granted again`,
       'data-lost',
     );
@@ -198,8 +211,8 @@ function lockRefused(core: Core, target: Target, writeBack: WriteBack, lock: Cac
 }
 
 async function replayGranted(
-  core: Core,
-  target: Target,
+  context: ClientContext,
+  target: TargetSession,
   lock: { readonly fid: Fid } & GrantedLock,
 ): Promise<void> {
   const { fid, range, sequence, fh } = lock;
@@ -210,20 +223,23 @@ async function replayGranted(
     log('lock of %s on %d is lost: %s', range.owner, fid, error);
     target.appLocks.release(fid, range);
     target.lostAppLocks += 1;
-    const handle = core.handles.peek(fh);
+    const handle = context.handles.peek(fh);
     if (handle === undefined) return;
     // Who believes to hold a lock must not go on reading and writing as if.
     handle.dead ??= new FsError('EIO', 'a lock that was taken through this descriptor is lost');
-    sayLockLost(core, lock);
+    sayLockLost(context, lock);
   }
 }
 
-export function sayLockLost(core: Core, { fid, range }: { readonly fid: Fid } & GrantedLock): void {
+export function sayLockLost(
+  context: ClientContext,
+  { fid, range }: { readonly fid: Fid } & GrantedLock,
+): void {
   const text = `a ${range.kind} lock of process ${range.pid} on inode ${fid} is lost`;
-  core.options.onState?.(text, 'lock-lost');
+  context.options.onState?.(text, 'lock-lost');
 }
 
-async function replayWaiting(target: Target, lock: WaitingLock): Promise<void> {
+async function replayWaiting(target: TargetSession, lock: WaitingLock): Promise<void> {
   const { appLocks } = target;
   try {
     await target.call('session', Enqueue, replayOf(target, lock.fid, lock.range, lock.sequence, true), {
@@ -252,21 +268,27 @@ async function replayWaiting(target: Target, lock: WaitingLock): Promise<void> {
   }
 }
 
-export async function sayRecovered(target: Target): Promise<void> {
+export async function sayRecovered(target: TargetSession): Promise<void> {
   await target.call('session', RecoveryDone, {}, RECOVERY_CALL);
 }
 
 /** Attributes, names and clean pages: true only under locks that are gone. */
-export function dropCaches(core: Core, target: Target): void {
-  core.names.clear();
-  core.attrs.clear();
-  for (const file of core.filesOf(target)) {
+export function dropCaches(context: ClientContext, target: TargetSession): void {
+  context.names.clear();
+  context.attrs.clear();
+  for (const file of context.filesOf(target)) {
     file.sizeKnown = false;
     if (file.isClean) file.pages.dropAll();
   }
 }
 
-function replayOf(target: Target, fid: Fid, range: FlockRangeMessage, sequence: number, wait: boolean) {
+function replayOf(
+  target: TargetSession,
+  fid: Fid,
+  range: FlockRangeMessage,
+  sequence: number,
+  wait: boolean,
+) {
   const flock = target.lockRange(range);
   return { type: 'flock', fid, mode: range.exclusive ? 'EX' : 'PR', flock, wait, sequence } as const;
 }

@@ -1,5 +1,5 @@
 /**
- * Application locks: flock, fcntl, OFD. They live on the target; here is what replay needs (app_lock_table.ts).
+ * Application locks: flock and fcntl. They live on the target; here is what replay needs (app_lock_table.ts).
  *
  * A lock that must wait is answered at once with "not granted"; a CAST tells of its grant. While it waits it is not an
  * operation inside the gate: a controlled shutdown does not wait for it, and it is replayed with its sequence.
@@ -9,11 +9,12 @@ import { errnoName, FsError } from '../../base/errno.js';
 import type { Fh, Fid, LockHandle } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
+import { interruptible, onAbort } from '../../base/wait.js';
 import { Cancel, Enqueue, type FlockRangeMessage, TestFlock, Unflock } from '../../wire/lock.js';
-import type { AppLock, Caller } from '../api.js';
-import type { Core } from '../cache/context.js';
+import type { AppLock, AppLockKind, Caller } from '../api.js';
+import type { ClientContext } from '../cache/context.js';
 import type { WaitingLock } from '../session/app_lock_table.js';
-import { interruptible, type Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 
 const log = logger('client:app_locks');
 
@@ -24,27 +25,30 @@ interface Pending {
 }
 
 export class LockOperations {
-  readonly #core: Core;
+  readonly #context: ClientContext;
 
-  constructor(core: Core) {
-    this.#core = core;
+  constructor(context: ClientContext) {
+    this.#context = context;
   }
 
   testLock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<AppLock | undefined> {
-    const { fid } = this.#core.handles.live(fh);
-    const target = this.#core.targets.of(fid);
-    return this.#core.pass(target, op, async () => {
+    const { fid } = this.#context.handles.live(fh);
+    const target = this.#context.targets.of(fid);
+    return this.#context.pass(target, op, async () => {
       const request = { fid, flock: this.#rangeOf(target, lock) };
       const { conflict } = (await target.call('operation', TestFlock, request, { signal: op.signal })).reply;
-      return conflict === undefined ? undefined : { ...conflict, end: conflict.end };
+      if (conflict === undefined) return undefined;
+      // fcntl(2) shows a conflicting lock of either kind as one.
+      const kind = conflict.kind === 'ofd' ? 'posix' : conflict.kind;
+      return { ...conflict, kind, end: conflict.end };
     });
   }
 
   setLock(op: Caller, fh: Fh, lock: AppLock, wait: boolean): MaybePromise<void> {
-    const handle = this.#core.handles.live(fh);
+    const handle = this.#context.handles.live(fh);
     const { fid } = handle;
-    const target = this.#core.targets.of(fid);
-    const asked = this.#core.pass(
+    const target = this.#context.targets.of(fid);
+    const asked = this.#context.pass(
       target,
       op,
       () => {
@@ -64,7 +68,7 @@ export class LockOperations {
    */
   async #enqueue(
     op: Caller,
-    target: Target,
+    target: TargetSession,
     fid: Fid,
     range: FlockRangeMessage,
     wait: boolean,
@@ -116,7 +120,7 @@ export class LockOperations {
     return pending;
   }
 
-  async #await(op: Caller, target: Target, pending: Pending): Promise<void> {
+  async #await(op: Caller, target: TargetSession, pending: Pending): Promise<void> {
     const { signal } = op;
     op.waitsForOwner?.();
     const interrupted = (): void => {
@@ -127,21 +131,21 @@ export class LockOperations {
       pending.lock.failed(new FsError('EINTR', 'interrupted while waiting for a lock'));
     };
     if (signal.aborted) interrupted();
-    else signal.addEventListener('abort', interrupted, { once: true });
+    const unlisten = onAbort(signal, interrupted);
     try {
       await pending.granted;
     } finally {
-      signal.removeEventListener('abort', interrupted);
+      unlisten();
     }
   }
 
   /** Ends a wait on the target, which undoes a grant that crossed this: its CAST finds nobody. */
-  #takeBack(target: Target, fid: Fid, handle: LockHandle): void {
+  #takeBack(target: TargetSession, fid: Fid, handle: LockHandle): void {
     this.#background(target.call('closing', Cancel, { handles: [handle] }), `cancel of a lock on ${fid}`);
   }
 
   /** CAST: a waiting lock was granted, or never will be. */
-  cast(target: Target, handle: LockHandle, errno: number | undefined): void {
+  cast(target: TargetSession, handle: LockHandle, errno: number | undefined): void {
     const lock = target.appLocks.stopWaiting(handle);
     if (lock === undefined) {
       log('CAST for a lock that does not wait any more: %d', handle);
@@ -156,12 +160,12 @@ export class LockOperations {
   }
 
   unlock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<void> {
-    const handle = this.#core.handles.get(fh);
+    const handle = this.#context.handles.get(fh);
     // The target dropped them with everything else.
     if (handle.gone) return undefined;
     const { fid } = handle;
-    const target = this.#core.targets.of(fid);
-    return this.#core.pass(
+    const target = this.#context.targets.of(fid);
+    return this.#context.pass(
       target,
       op,
       async () => {
@@ -181,18 +185,18 @@ export class LockOperations {
   }
 
   /** close(2) by this owner: its POSIX locks on the file go. Waits for the target only while its gate is open. */
-  closed(target: Target, fid: Fid, owner: string): Promise<void> | undefined {
+  closed(target: TargetSession, fid: Fid, owner: string): Promise<void> | undefined {
     const held = target.appLocks.kindsOf(fid, owner);
     return held.includes('posix') ? this.#drop(target, fid, owner, 'posix') : undefined;
   }
 
-  /** The last close of the file that this owner stands for: its flock and OFD locks go. */
-  released(target: Target, fid: Fid, owner: string): void {
+  /** The last close of the file that this owner stands for: its locks go. */
+  released(target: TargetSession, fid: Fid, owner: string): void {
     for (const kind of target.appLocks.kindsOf(fid, owner)) void this.#drop(target, fid, owner, kind);
   }
 
   /** The table forgets them at once: what it does not have is not replayed. */
-  #drop(target: Target, fid: Fid, owner: string, kind: FlockRangeMessage['kind']): Promise<void> {
+  #drop(target: TargetSession, fid: Fid, owner: string, kind: AppLockKind): Promise<void> {
     const flock: FlockRangeMessage = { kind, owner, pid: 0, exclusive: false, start: 0 };
     target.appLocks.release(fid, flock);
     let sent: Promise<unknown> = Promise.resolve();
@@ -204,9 +208,9 @@ export class LockOperations {
   }
 
   /** Inside the gate: another server may know other ranges. */
-  #rangeOf(target: Target, lock: AppLock): FlockRangeMessage {
+  #rangeOf(target: TargetSession, lock: AppLock): FlockRangeMessage {
     const { kind, owner, pid, exclusive, start, end } = lock;
-    const { host } = this.#core.options;
+    const { host } = this.#context.options;
     return target.lockRange({
       kind,
       owner,
@@ -225,7 +229,7 @@ export class LockOperations {
 
 /** Enters it in the table, in the turn in which the answer came: its CAST may be the next message. */
 function waitFor(
-  target: Target,
+  target: TargetSession,
   fid: Fid,
   range: FlockRangeMessage,
   handle: LockHandle,

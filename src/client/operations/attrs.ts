@@ -1,8 +1,9 @@
 /** Operations on one inode: attributes, symlink targets, extended attributes, statfs. */
 
-import type { Attr } from '../../base/attr.js';
+import { type Attr, SET_ID_BITS } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import { type Fid, ROOT_FID } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
 import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
 import {
   Getattr,
@@ -15,34 +16,36 @@ import {
   Statfs,
   type StatfsMessage,
 } from '../../wire/meta.js';
-import type { AttrChange, Caller, Known } from '../api.js';
-import type { Core } from '../cache/context.js';
+import type { AttrChange, AttrsWithValidity, Caller } from '../api.js';
+import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
 import { type DataLocks, exclusively } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
+
+const log = logger('client:attrs');
 
 /** After this time a question about the root gets the answer that was last known: a stat of the mount point takes no second. */
 const SOON_MS = 500;
 
 export class AttrOperations {
-  readonly #core: Core;
+  readonly #context: ClientContext;
   readonly #locks: DataLocks;
   readonly #writeBack: WriteBack;
 
-  constructor(core: Core, locks: DataLocks, writeBack: WriteBack) {
-    this.#core = core;
+  constructor(context: ClientContext, locks: DataLocks, writeBack: WriteBack) {
+    this.#context = context;
     this.#locks = locks;
     this.#writeBack = writeBack;
   }
 
-  getattr(op: Caller, fid: Fid): MaybePromise<Known> {
-    const core = this.#core;
-    const target = core.targets.of(fid);
-    const cached = core.cachedAttr(target, fid);
+  getattr(op: Caller, fid: Fid): MaybePromise<AttrsWithValidity> {
+    const context = this.#context;
+    const target = context.targets.of(fid);
+    const cached = context.beliefs.cachedAttr(target, fid);
     if (cached !== undefined) return cached;
-    const lastKnown = (): Known | undefined => {
-      const attr = core.attrs.lastKnown(fid);
+    const lastKnown = (): AttrsWithValidity | undefined => {
+      const attr = context.attrs.lastKnown(fid);
       return attr === undefined ? undefined : { attr, attrCacheable: false, nameCacheable: false };
     };
     if (fid === ROOT_FID && !target.gate.isOpen) {
@@ -50,22 +53,36 @@ export class AttrOperations {
       const known = lastKnown();
       if (known !== undefined) return known;
     }
-    const answered = core.pass(target, op, async () => {
+    const answered = context.pass(target, op, async () => {
       const answer = await target.call(
         'operation',
         Getattr,
-        { fid, want: core.wantAttr(target, fid) },
+        { fid, want: context.beliefs.wantAttr(target, fid) },
         {
           signal: op.signal,
           apply: ({ reply }) => {
-            core.applyGrants(target, reply.locks);
-            core.applyAttr(target, reply.attr);
+            context.beliefs.applyGrants(target, reply.locks);
+            context.beliefs.applyAttr(target, reply.attr);
           },
         },
       );
-      return core.known(target, answer.reply.attr, undefined);
+      return context.beliefs.withValidity(target, answer.reply.attr, undefined);
     });
     return fid === ROOT_FID ? this.#soon(answered, lastKnown) : answered;
+  }
+
+  /**
+   * The kernel asks for the loss of set-id bits with every write and O_TRUNC of a caller without CAP_FSETID; few files
+   * have such bits. Only attributes under a lock can say that there are none: another client may set them.
+   */
+  mayHaveSetId(op: Caller, fid: Fid): boolean {
+    const known = this.getattr(op, fid);
+    if (isPromise(known)) {
+      // Not waited for: what is in hand is done the long way, and the next write finds the attributes there.
+      known.catch((thrown) => log('attributes of %d: %O', fid, thrown));
+      return true;
+    }
+    return !known.attrCacheable || (known.attr.mode & SET_ID_BITS) !== 0;
   }
 
   /**
@@ -75,7 +92,7 @@ export class AttrOperations {
   #soon<T>(answered: MaybePromise<T>, lastKnown: () => MaybePromise<T> | undefined): MaybePromise<T> {
     if (!isPromise(answered)) return answered;
     return new Promise((resolve, reject) => {
-      const timer = this.#core.runtime.timers.after(SOON_MS, () => {
+      const timer = this.#context.runtime.timers.after(SOON_MS, () => {
         const known = lastKnown();
         if (known !== undefined) resolve(known);
       });
@@ -88,28 +105,28 @@ export class AttrOperations {
    * the way of others, who would have to call its lock back.
    */
   async learnRoot(op: Caller): Promise<void> {
-    const core = this.#core;
-    const target = core.targets.of(ROOT_FID);
+    const context = this.#context;
+    const target = context.targets.of(ROOT_FID);
     const asked = target.call(
       'operation',
       Getattr,
       { fid: ROOT_FID, want: 0 },
-      { signal: op.signal, apply: ({ reply }) => core.applyAttr(target, reply.attr) },
+      { signal: op.signal, apply: ({ reply }) => context.beliefs.applyAttr(target, reply.attr) },
     );
     const [names] = await Promise.all([this.listxattr(op, ROOT_FID), asked, this.statfs(op)]);
     const values = names.map(async (name) => [name, await this.getxattr(op, ROOT_FID, name)] as const);
     target.rootXattrs = new Map(await Promise.all(values));
   }
 
-  setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<Known> {
-    const core = this.#core;
-    const target = core.targets.of(fid);
-    return core.pass(target, op, async () => {
+  setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<AttrsWithValidity> {
+    const context = this.#context;
+    const target = context.targets.of(fid);
+    return context.pass(target, op, async () => {
       const timed = change.mtime !== undefined || change.atime !== undefined || change.ctime !== undefined;
-      const file = core.files.get(fid);
+      const file = context.files.get(fid);
       let attr: Attr;
       if (change.sizeBytes !== undefined) {
-        attr = await this.#truncate(op, target, file ?? core.files.of(fid), change, change.sizeBytes);
+        attr = await this.#truncate(op, target, file ?? context.files.of(fid), change, change.sizeBytes);
       } else if (timed && file !== undefined) {
         // A WRITE that came after it would set the times once more.
         attr = await exclusively(op, file, async () => {
@@ -119,29 +136,35 @@ export class AttrOperations {
       } else {
         attr = await this.#setattr(target, fid, change, false, op.signal);
       }
-      return core.known(target, attr, undefined);
+      return context.beliefs.withValidity(target, attr, undefined);
     });
   }
 
-  #truncate(op: Caller, target: Target, file: FileState, change: AttrChange, size: number): Promise<Attr> {
+  #truncate(
+    op: Caller,
+    target: TargetSession,
+    file: FileState,
+    change: AttrChange,
+    size: number,
+  ): Promise<Attr> {
     const cut = async (): Promise<Attr> => {
-      this.#core.dropPages(target, file, size);
+      this.#context.dropPages(target, file, size);
       this.#writeBack.dropped(file);
       // Those under way could come after the cut and extend the file again.
       await this.#writeBack.flush(target, file);
       return this.#setattr(target, file.fid, change, true);
     };
-    return exclusively(op, file, () => this.#locks.toCut(op, target, file, size, cut));
+    return exclusively(op, file, () => this.#locks.truncateUnderLock(op, target, file, size, cut));
   }
 
   async #setattr(
-    target: Target,
+    target: TargetSession,
     fid: Fid,
     change: AttrChange,
     own: boolean,
     signal?: AbortSignal,
   ): Promise<Attr> {
-    const core = this.#core;
+    const context = this.#context;
     const { sizeBytes } = change;
     const answer = await target.call(
       'operation',
@@ -162,9 +185,9 @@ export class AttrOperations {
       {
         signal,
         apply: ({ reply }) => {
-          const file = sizeBytes === undefined ? undefined : core.files.get(fid);
-          if (file !== undefined) core.dropPages(target, file, sizeBytes);
-          core.applyAttr(target, reply.attr, own);
+          const file = sizeBytes === undefined ? undefined : context.files.get(fid);
+          if (file !== undefined) context.dropPages(target, file, sizeBytes);
+          context.beliefs.applyAttr(target, reply.attr, own);
         },
       },
     );
@@ -172,23 +195,23 @@ export class AttrOperations {
   }
 
   readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array> {
-    const core = this.#core;
-    const cached = core.attrs.symlinkTarget(fid);
+    const context = this.#context;
+    const cached = context.attrs.symlinkTarget(fid);
     if (cached !== undefined) return cached;
-    const target = core.targets.of(fid);
-    return core.pass(target, op, async () => {
+    const target = context.targets.of(fid);
+    return context.pass(target, op, async () => {
       const { reply } = await target.call('operation', Readlink, { fid }, { signal: op.signal });
       const link = Buffer.from(reply.target);
-      core.attrs.putSymlinkTarget(fid, link);
+      context.attrs.putSymlinkTarget(fid, link);
       return link;
     });
   }
 
   getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array> {
-    const target = this.#core.targets.of(fid);
+    const target = this.#context.targets.of(fid);
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);
-    const answered = this.#core.pass(target, op, async () => {
+    const answered = this.#context.pass(target, op, async () => {
       const { reply } = await target.call('operation', Getxattr, { fid, name }, { signal: op.signal });
       if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
       return reply.value;
@@ -204,15 +227,15 @@ export class AttrOperations {
     flags: number,
     killSgid: boolean,
   ): MaybePromise<void> {
-    const core = this.#core;
-    const target = core.targets.of(fid);
+    const context = this.#context;
+    const target = context.targets.of(fid);
     // The caller's bytes die with this turn.
     const request = { fid, name, value: Buffer.from(value), flags, killSgid: killSgid ? true : undefined };
-    return core.pass(target, op, async () => {
+    return context.pass(target, op, async () => {
       await target.call('operation', Setxattr, request, {
         signal: op.signal,
         apply: ({ reply }) => {
-          core.applyAttr(target, reply.attr);
+          context.beliefs.applyAttr(target, reply.attr);
           if (fid === ROOT_FID) target.rootXattrs?.set(name, request.value);
         },
       });
@@ -220,10 +243,10 @@ export class AttrOperations {
   }
 
   listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]> {
-    const target = this.#core.targets.of(fid);
+    const target = this.#context.targets.of(fid);
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return [...known.keys()];
-    const answered = this.#core.pass(target, op, async () => {
+    const answered = this.#context.pass(target, op, async () => {
       const { reply } = await target.call('operation', Listxattr, { fid }, { signal: op.signal });
       return reply.names;
     });
@@ -231,9 +254,9 @@ export class AttrOperations {
   }
 
   removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void> {
-    const core = this.#core;
-    const target = core.targets.of(fid);
-    return core.pass(target, op, async () => {
+    const context = this.#context;
+    const target = context.targets.of(fid);
+    return context.pass(target, op, async () => {
       await target.call(
         'operation',
         Removexattr,
@@ -241,7 +264,7 @@ export class AttrOperations {
         {
           signal: op.signal,
           apply: ({ reply }) => {
-            core.applyAttr(target, reply.attr);
+            context.beliefs.applyAttr(target, reply.attr);
             if (fid === ROOT_FID) target.rootXattrs?.delete(name);
           },
         },
@@ -251,9 +274,9 @@ export class AttrOperations {
 
   /** Of the root's target. While its gate is not open: the last known answer. */
   statfs(op: Caller): MaybePromise<StatfsMessage> {
-    const target = this.#core.targets.of(ROOT_FID);
+    const target = this.#context.targets.of(ROOT_FID);
     if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;
-    const answered = this.#core.pass(target, op, async () => {
+    const answered = this.#context.pass(target, op, async () => {
       const { reply } = await target.call('operation', Statfs, {}, { signal: op.signal });
       target.lastStatfs = reply;
       return reply;

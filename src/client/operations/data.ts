@@ -1,32 +1,33 @@
 /** read, write, fsync, fallocate, lseek, copy_file_range: file contents under data locks, through the page cache. */
 
-import { type Attr, O_ACCMODE, O_RDWR, S_ISGID, S_ISUID, type Timespec } from '../../base/attr.js';
+import { O_ACCMODE, O_RDWR, SET_ID_BITS, type Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import { checkFileEnd } from '../../base/limits.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
+import { interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { CopyRange, Fallocate, Seek, Sync, Write } from '../../wire/data.js';
 import { Getattr, Setattr, WANT_ATTR } from '../../wire/meta.js';
 import type { Caller, FsClient } from '../api.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
 import { type Handle, reportLoss, reportWriteError } from '../cache/open_files.js';
 import { type DataLocks, exclusively, type Io } from '../io/io_lock.js';
 import type { Reader } from '../io/readahead.js';
 import type { WriteBack } from '../io/write_back.js';
-import { interruptible, type Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 
 type WriteOptions = Parameters<FsClient['write']>[5];
 
 export class DataOperations {
-  readonly #core: Core;
+  readonly #context: ClientContext;
   readonly #locks: DataLocks;
   readonly #reader: Reader;
   readonly #writeBack: WriteBack;
 
-  constructor(core: Core, locks: DataLocks, reader: Reader, writeBack: WriteBack) {
-    this.#core = core;
+  constructor(context: ClientContext, locks: DataLocks, reader: Reader, writeBack: WriteBack) {
+    this.#context = context;
     this.#locks = locks;
     this.#reader = reader;
     this.#writeBack = writeBack;
@@ -40,16 +41,16 @@ export class DataOperations {
     length: number,
     direct = false,
   ): MaybePromise<readonly Uint8Array[]> {
-    const handle = this.#core.handles.live(fh);
-    const target = this.#core.targets.of(handle.fid);
+    const handle = this.#context.handles.live(fh);
+    const target = this.#context.targets.of(handle.fid);
     // The kernel does not tell when a mapped page gets dirty: who could do that reads under PW (docs/LOCKING.md).
     const mode = (handle.flags & O_ACCMODE) === O_RDWR ? 'PW' : 'PR';
-    const known = this.#core.files.get(handle.fid);
+    const known = this.#context.files.get(handle.fid);
     if (known?.sizeKnown && target.locks.match('data', handle.fid, mode, 0) !== undefined) {
       const views = this.#cached(target, known, handle, offset, length);
       if (views !== undefined) return views;
     }
-    const file = this.#core.files.of(handle.fid);
+    const file = this.#context.files.of(handle.fid);
     const io: Io = {
       op,
       target,
@@ -65,7 +66,7 @@ export class DataOperations {
   }
 
   #cached(
-    target: Target,
+    target: TargetSession,
     file: FileState,
     handle: Handle,
     offset: number,
@@ -75,14 +76,14 @@ export class DataOperations {
     const views = offset < end ? file.pages.collect(offset, end) : [];
     if (views === undefined) return undefined;
     // All of it: beyond the end of the file the kernel keeps pages of zeros.
-    if (file.giving !== 'no') file.delivered.push({ start: offset, end: offset + length });
+    if (file.handingBack !== 'no') file.delivered.push({ start: offset, end: offset + length });
     if (offset < end) this.#reader.advance(target, file, handle, offset, end);
     return views;
   }
 
   async #readUnder(
     op: Caller,
-    target: Target,
+    target: TargetSession,
     file: FileState,
     handle: Handle,
     offset: number,
@@ -108,16 +109,13 @@ export class DataOperations {
     data: Uint8Array,
     options: WriteOptions,
   ): MaybePromise<number> {
-    const handle = fh === undefined ? undefined : this.#core.handles.live(fh);
+    const handle = fh === undefined ? undefined : this.#context.handles.live(fh);
     if (handle !== undefined) reportWriteError(handle);
     if (data.length === 0) return 0;
     // What a mapping brings is cut at the file's size.
     if (!options.writeback && !options.append) checkFileEnd(offset + data.length);
-    const target = this.#core.targets.of(fid);
-    const prepare =
-      options.killSuidgid && mayHaveSetId(this.#core.attrs.get(fid))
-        ? () => this.#killSuidgid(op, target, fid)
-        : undefined;
+    const target = this.#context.targets.of(fid);
+    const prepare = options.killSuidgid ? () => this.#killSuidgid(op, target, fid) : undefined;
     if (!options.sync && prepare === undefined) {
       const written = this.#writeNow(target, fid, offset, data, options);
       if (written !== undefined) return written;
@@ -127,7 +125,7 @@ export class DataOperations {
       // remembers the failure for all who have the file open, as it does for every WRITE of its own that fails.
       throw new FsError('EIO', `what was mapped of inode ${fid} is lost with this client's lock`);
     }
-    const file = this.#core.files.of(fid);
+    const file = this.#context.files.of(fid);
     const end = offset + data.length;
     const io: Io = {
       op,
@@ -150,13 +148,13 @@ export class DataOperations {
 
   /** The common case: under PW, with room and grant, no RPC and no promise. */
   #writeNow(
-    target: Target,
+    target: TargetSession,
     fid: Fid,
     offset: number,
     data: Uint8Array,
     options: WriteOptions,
   ): number | undefined {
-    const file = this.#core.files.get(fid);
+    const file = this.#context.files.get(fid);
     if (file === undefined || !file.sizeKnown || file.exclusive !== undefined) return undefined;
     const { gate, locks } = target;
     // What the kernel writes back, and what would hold up an invalidation, passes a gate that drains.
@@ -174,7 +172,7 @@ export class DataOperations {
    * @returns undefined when the target has not promised space for it; a write-back of the kernel goes in anyway.
    */
   #put(
-    target: Target,
+    target: TargetSession,
     file: FileState,
     offset: number,
     data: Uint8Array,
@@ -194,10 +192,10 @@ export class DataOperations {
       if (!paid) file.unpaidSeq = file.pages.seq;
       file.spoil(start, end);
       file.sizeBytes = Math.max(file.sizeBytes, end);
-      file.mtime = this.#core.runtime.clock.wall();
+      file.mtime = this.#context.runtime.clock.wall();
       file.ctime = file.mtime;
       // The kernel drops a page that it wrote back by itself.
-      if (file.giving !== 'no' && !options.writeback) file.delivered.push({ start, end });
+      if (file.handingBack !== 'no' && !options.writeback) file.delivered.push({ start, end });
       this.#writeBack.dirtied(target, file, start, end);
     }
     // The kernel put the bytes where it took the end to be; another client had moved it.
@@ -206,7 +204,7 @@ export class DataOperations {
   }
 
   #dropKernelPages(file: FileState, start: number, end: number): void {
-    const { kernel, runtime } = this.#core;
+    const { kernel, runtime } = this.#context;
     runtime.timers.soon(() => {
       void kernel.dropPages(file.fid, [{ start, end }]);
       void kernel.dropAttrs(file.fid);
@@ -215,7 +213,7 @@ export class DataOperations {
 
   async #writeUnder(
     op: Caller,
-    target: Target,
+    target: TargetSession,
     file: FileState,
     handle: Handle | undefined,
     lock: CachedLock,
@@ -252,7 +250,7 @@ export class DataOperations {
    */
   async #writeThrough(
     op: Caller,
-    target: Target,
+    target: TargetSession,
     file: FileState,
     offset: number,
     data: Buffer,
@@ -261,7 +259,7 @@ export class DataOperations {
     const start = options.append ? file.sizeBytes : offset;
     const end = start + data.length;
     checkFileEnd(end);
-    const mtime = this.#core.runtime.clock.wall();
+    const mtime = this.#context.runtime.clock.wall();
     const sent = target.call(
       'data',
       Write,
@@ -269,9 +267,9 @@ export class DataOperations {
       {
         bulk: [data],
         apply: () => {
-          this.#core.dropPages(target, file, start, end);
+          this.#context.dropPages(target, file, start, end);
           file.sizeBytes = Math.max(file.sizeBytes, end);
-          this.#core.attrs.delete(file.fid);
+          this.#context.attrs.delete(file.fid);
         },
       },
     );
@@ -280,9 +278,8 @@ export class DataOperations {
     return data.length;
   }
 
-  /** The kernel asks for it with every write of a caller without CAP_FSETID; few files have such bits. */
-  async #killSuidgid(op: Caller, target: Target, fid: Fid): Promise<void> {
-    const core = this.#core;
+  async #killSuidgid(op: Caller, target: TargetSession, fid: Fid): Promise<void> {
+    const context = this.#context;
     const { signal } = op;
     const { reply } = await target.call(
       'operation',
@@ -291,22 +288,27 @@ export class DataOperations {
       {
         signal,
         apply: (answer) => {
-          core.applyGrants(target, answer.reply.locks);
-          core.applyAttr(target, answer.reply.attr);
+          context.beliefs.applyGrants(target, answer.reply.locks);
+          context.beliefs.applyAttr(target, answer.reply.attr);
         },
       },
     );
-    if (!mayHaveSetId(reply.attr)) return;
+    if ((reply.attr.mode & SET_ID_BITS) === 0) return;
     await target.call(
       'operation',
       Setattr,
       { fid, killSuidgid: true },
-      { signal, apply: (answer) => core.applyAttr(target, answer.reply.attr) },
+      { signal, apply: (answer) => context.beliefs.applyAttr(target, answer.reply.attr) },
     );
   }
 
   /** @throws FsError the write-back error, EINTR */
-  async #flushed(op: Caller, target: Target, file: FileState, handle: Handle | undefined): Promise<void> {
+  async #flushed(
+    op: Caller,
+    target: TargetSession,
+    file: FileState,
+    handle: Handle | undefined,
+  ): Promise<void> {
     const written = this.#writeBack.flush(target, file);
     if (written !== undefined) await interruptible(written, op.signal);
     if (handle?.dead !== undefined) throw handle.dead;
@@ -314,19 +316,19 @@ export class DataOperations {
   }
 
   fsync(op: Caller, fh: Fh): MaybePromise<void> {
-    const handle = this.#core.handles.get(fh);
+    const handle = this.#context.handles.get(fh);
     if (handle.dead !== undefined) {
       // Lost data is reported once: by this, or by close.
       reportWriteError(handle);
       throw handle.dead;
     }
-    const target = this.#core.targets.of(handle.fid);
-    return this.#core.pass(
+    const target = this.#context.targets.of(handle.fid);
+    return this.#context.pass(
       target,
       op,
       async () => {
         if (handle.dead !== undefined) throw handle.dead;
-        const file = this.#core.files.get(handle.fid);
+        const file = this.#context.files.get(handle.fid);
         if (file !== undefined) await this.#flushed(op, target, file, handle);
         else reportLoss(handle);
         await target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal });
@@ -336,9 +338,9 @@ export class DataOperations {
   }
 
   fallocate(op: Caller, fh: Fh, mode: number, offset: number, length: number): MaybePromise<void> {
-    const handle = this.#core.handles.live(fh);
-    const target = this.#core.targets.of(handle.fid);
-    const file = this.#core.files.of(handle.fid);
+    const handle = this.#context.handles.live(fh);
+    const target = this.#context.targets.of(handle.fid);
+    const file = this.#context.files.of(handle.fid);
     const run = async (): Promise<void> => {
       await this.#writeBack.flush(target, file);
       const request = { fid: handle.fid, mode, offset, length };
@@ -349,28 +351,28 @@ export class DataOperations {
           { ...request, grantOffered },
           {
             apply: ({ reply }) => {
-              this.#core.dropPages(target, file, offset, offset + length);
+              this.#context.dropPages(target, file, offset, offset + length);
               takes(reply.grantTaken);
-              this.#core.applyAttr(target, reply.attr, true);
+              this.#context.beliefs.applyAttr(target, reply.attr, true);
             },
           },
         ),
       );
     };
-    return this.#core.pass(target, op, () => exclusively(op, file, run), handle);
+    return this.#context.pass(target, op, () => exclusively(op, file, run), handle);
   }
 
   seek(op: Caller, fh: Fh, offset: number, what: 'data' | 'hole'): MaybePromise<number> {
-    const handle = this.#core.handles.live(fh);
-    const target = this.#core.targets.of(handle.fid);
-    const file = this.#core.files.of(handle.fid);
+    const handle = this.#context.handles.live(fh);
+    const target = this.#context.targets.of(handle.fid);
+    const file = this.#context.files.of(handle.fid);
     // Under a data lock, and with nothing dirty: the target knows all holes then.
     const run = async (): Promise<number> => {
       await this.#flushed(op, target, file, undefined);
       const request = { fid: handle.fid, offset, what };
       return (await target.call('operation', Seek, request, { signal: op.signal })).reply.offset;
     };
-    return this.#core.pass(target, op, () => this.#locks.locked(op, target, file, 'PR', run), handle);
+    return this.#context.pass(target, op, () => this.#locks.locked(op, target, file, 'PR', run), handle);
   }
 
   copyRange(
@@ -381,13 +383,13 @@ export class DataOperations {
     toOffset: number,
     length: number,
   ): MaybePromise<number> {
-    const source = this.#core.handles.live(from);
-    const destination = this.#core.handles.live(to);
-    const target = this.#core.targets.of(destination.fid);
-    if (this.#core.targets.of(source.fid) !== target)
+    const source = this.#context.handles.live(from);
+    const destination = this.#context.handles.live(to);
+    const target = this.#context.targets.of(destination.fid);
+    if (this.#context.targets.of(source.fid) !== target)
       throw new FsError('EXDEV', 'the files are on two targets');
-    const sourceFile = this.#core.files.of(source.fid);
-    const file = this.#core.files.of(destination.fid);
+    const sourceFile = this.#context.files.of(source.fid);
+    const file = this.#context.files.of(destination.fid);
     const run = async (): Promise<number> => {
       await Promise.all([this.#writeBack.flush(target, sourceFile), this.#writeBack.flush(target, file)]);
       const request = { fromFid: source.fid, fromOffset, toFid: destination.fid, toOffset, length };
@@ -398,31 +400,26 @@ export class DataOperations {
           { ...request, grantOffered },
           {
             apply: ({ reply }) => {
-              this.#core.dropPages(target, file, toOffset, toOffset + reply.copied);
+              this.#context.dropPages(target, file, toOffset, toOffset + reply.copied);
               takes(reply.grantTaken);
-              this.#core.applyAttr(target, reply.attr, true);
+              this.#context.beliefs.applyAttr(target, reply.attr, true);
             },
           },
         ),
       );
       return answer.reply.copied;
     };
-    return this.#core.pass(target, op, () => exclusively(op, file, run), destination);
+    return this.#context.pass(target, op, () => exclusively(op, file, run), destination);
   }
 
   /** Size and times as our applications see them, for the target to tell others. undefined: no PW held. */
   glimpse(
-    target: Target,
+    target: TargetSession,
     fid: Fid,
   ): { sizeBytes: number; mtime: Timespec; ctime: Timespec; dirtyBytes: number } | undefined {
-    const file = this.#core.files.get(fid);
+    const file = this.#context.files.get(fid);
     if (!file?.sizeKnown || target.locks.find('data', fid, 'PW', 0) === undefined) return undefined;
     const { sizeBytes, mtime, ctime } = file;
     return { sizeBytes, mtime, ctime, dirtyBytes: file.unwrittenBytes };
   }
-}
-
-/** @param attr undefined: not known. */
-function mayHaveSetId(attr: Attr | undefined): boolean {
-  return attr === undefined || (attr.mode & (S_ISUID | S_ISGID)) !== 0;
 }

@@ -8,30 +8,30 @@
  */
 
 import type { Fid } from '../../base/ids.js';
-import type { Core } from '../cache/context.js';
+import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 
 export class HeldInodes {
-  readonly #core: Core;
+  readonly #context: ClientContext;
   readonly #writeBack: WriteBack;
   readonly #held = new Set<Fid>();
 
-  constructor(core: Core, writeBack: WriteBack) {
-    this.#core = core;
+  constructor(context: ClientContext, writeBack: WriteBack) {
+    this.#context = context;
     this.#writeBack = writeBack;
   }
 
   /** An operation of ours has taken the last name away. */
-  unlinked(target: Target, fid: Fid): void {
-    this.#core.names.drop(fid);
+  unlinked(target: TargetSession, fid: Fid): void {
+    this.#context.names.drop(fid);
     if (!target.holdsUsed) this.gone(target, fid);
   }
 
   /** The last close of a handle of ours. */
-  closed(target: Target, fid: Fid): void {
-    if (target.holdsUsed || this.#core.handles.isOpen(fid)) return;
-    if (this.#core.attrs.get(fid)?.nlink === 0) this.gone(target, fid);
+  closed(target: TargetSession, fid: Fid): void {
+    if (target.holdsUsed || this.#context.handles.isOpen(fid)) return;
+    if (this.#context.attrs.get(fid)?.nlink === 0) this.gone(target, fid);
   }
 
   /**
@@ -40,29 +40,29 @@ export class HeldInodes {
    */
   async nameless(fids: readonly Fid[]): Promise<Fid[]> {
     await new Promise<void>((resolve) => {
-      this.#core.runtime.timers.soon(resolve);
+      this.#context.runtime.timers.soon(resolve);
     });
-    const held = fids.filter((fid) => this.#core.kernel.refersTo(fid));
+    const held = fids.filter((fid) => this.#context.kernel.refersTo(fid));
     for (const fid of held) this.#held.add(fid);
     return held;
   }
 
   /** The kernel does not refer to it any more. */
   forgotten(fid: Fid): void {
-    if (this.#held.delete(fid)) this.#core.targets.of(fid).release(fid);
+    if (this.#held.delete(fid)) this.#context.targets.of(fid).release(fid);
   }
 
   /** It is destroyed. Without a handle nobody will ever read what is dirty in it. */
-  gone(target: Target, fid: Fid): void {
-    const core = this.#core;
+  gone(target: TargetSession, fid: Fid): void {
+    const context = this.#context;
     this.#held.delete(fid);
-    core.names.drop(fid);
-    if (core.handles.isOpen(fid)) return;
-    const file = core.files.get(fid);
+    context.names.drop(fid);
+    if (context.handles.isOpen(fid)) return;
+    const file = context.files.get(fid);
     if (file !== undefined) {
-      core.dropPages(target, file);
+      context.dropPages(target, file);
       this.#writeBack.dropped(file);
     }
-    core.giveUp(target, fid);
+    context.dropUnlinked(target, fid);
   }
 }

@@ -20,9 +20,9 @@ import {
   WANT_DATA_READ,
 } from '../../wire/meta.js';
 import type { ReplyOf } from '../../wire/operation.js';
-import type { Caller, DirEntry, FsClient, Known, NewObject, NoEntry } from '../api.js';
-import type { Core } from '../cache/context.js';
-import type { Target } from '../session/target.js';
+import type { AttrsWithValidity, Caller, DirEntry, FsClient, NewObject, NoEntry } from '../api.js';
+import type { ClientContext } from '../cache/context.js';
+import type { TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
 
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
@@ -35,29 +35,32 @@ interface Scan {
 }
 
 export class NameOperations {
-  readonly #core: Core;
+  readonly #context: ClientContext;
   readonly #held: HeldInodes;
   readonly #scans = new Map<Fh, Scan>();
   /** Where handles have seen the end of their directory. */
   readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
 
-  constructor(core: Core, held: HeldInodes) {
-    this.#core = core;
+  constructor(context: ClientContext, held: HeldInodes) {
+    this.#context = context;
     this.#held = held;
   }
 
-  lookup(op: Caller, parent: Fid, name: Name): MaybePromise<Known | NoEntry> {
-    const core = this.#core;
-    const target = core.targets.of(parent);
-    const cached = core.names.get(parent, name);
-    if (cached === 0) return { attr: null, nameCacheable: core.holdsNames(target, parent) };
+  lookup(op: Caller, parent: Fid, name: Name): MaybePromise<AttrsWithValidity | NoEntry> {
+    const context = this.#context;
+    const target = context.targets.of(parent);
+    const cached = context.names.get(parent, name);
+    if (cached === 0) return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
     if (cached !== undefined) {
-      const attr = core.attrs.get(cached);
-      const known = attr === undefined ? undefined : core.known(core.targets.of(cached), attr, parent);
+      const attr = context.attrs.get(cached);
+      const known =
+        attr === undefined
+          ? undefined
+          : context.beliefs.withValidity(context.targets.of(cached), attr, parent);
       if (known?.attrCacheable) return known;
     }
-    return core.pass(target, op, async () => {
-      const want = core.wantParent(target, parent) | WANT_ATTR | WANT_DATA_READ;
+    return context.pass(target, op, async () => {
+      const want = context.beliefs.wantParent(target, parent) | WANT_ATTR | WANT_DATA_READ;
       const answer = await target.call(
         'operation',
         Lookup,
@@ -65,25 +68,26 @@ export class NameOperations {
         {
           signal: op.signal,
           apply: ({ reply }) => {
-            core.applyGrants(target, reply.locks);
-            if (reply.attr !== undefined) core.applyAttr(target, reply.attr);
-            core.applyName(target, parent, name, reply.attr?.fid ?? 0);
+            context.beliefs.applyGrants(target, reply.locks);
+            if (reply.attr !== undefined) context.beliefs.applyAttr(target, reply.attr);
+            context.beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
           },
         },
       );
       const { attr } = answer.reply;
-      if (attr !== undefined) return core.known(target, attr, parent);
-      return { attr: null, nameCacheable: core.holdsNames(target, parent) };
+      if (attr !== undefined) return context.beliefs.withValidity(target, attr, parent);
+      return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
     });
   }
 
-  create(op: Caller, parent: Fid, name: Name, object: NewObject): MaybePromise<Known> {
-    const core = this.#core;
-    const target = core.targets.of(parent);
-    if (object.target !== undefined && object.target.length > SYMLINK_MAX) throw new FsError('ENAMETOOLONG');
+  create(op: Caller, parent: Fid, name: Name, object: NewObject): MaybePromise<AttrsWithValidity> {
+    const context = this.#context;
+    const target = context.targets.of(parent);
+    if (object.linkText !== undefined && object.linkText.length > SYMLINK_MAX)
+      throw new FsError('ENAMETOOLONG');
     // The caller's bytes die with this turn.
-    const symlink = object.target === undefined ? undefined : Buffer.from(object.target);
-    return core.pass(target, op, async () => {
+    const symlink = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
+    return context.pass(target, op, async () => {
       const taken = target.fids.take();
       const fid = isPromise(taken) ? await taken : taken;
       const answer = await target.call(
@@ -100,26 +104,26 @@ export class NameOperations {
           rdev: object.rdev,
           target: symlink,
           exclusive: true,
-          want: core.wantParent(target, parent) | WANT_ATTR,
+          want: context.beliefs.wantParent(target, parent) | WANT_ATTR,
         },
         {
           signal: op.signal,
           apply: ({ reply }) => {
-            applyCreate(core, target, parent, name, reply);
+            applyCreate(context, target, parent, name, reply);
             if (symlink !== undefined && isSymlink(reply.attr.mode))
-              core.attrs.putSymlinkTarget(fid, symlink);
+              context.attrs.putSymlinkTarget(fid, symlink);
           },
         },
       );
-      return core.known(target, answer.reply.attr, parent);
+      return context.beliefs.withValidity(target, answer.reply.attr, parent);
     });
   }
 
-  link(op: Caller, fid: Fid, parent: Fid, name: Name): MaybePromise<Known> {
-    const core = this.#core;
-    const target = core.targets.of(parent);
-    if (core.targets.of(fid) !== target) throw new FsError('EXDEV', 'link across targets');
-    return core.pass(target, op, async () => {
+  link(op: Caller, fid: Fid, parent: Fid, name: Name): MaybePromise<AttrsWithValidity> {
+    const context = this.#context;
+    const target = context.targets.of(parent);
+    if (context.targets.of(fid) !== target) throw new FsError('EXDEV', 'link across targets');
+    return context.pass(target, op, async () => {
       const answer = await target.call(
         'operation',
         Link,
@@ -127,20 +131,20 @@ export class NameOperations {
         {
           signal: op.signal,
           apply: ({ reply }) => {
-            core.applyAttr(target, reply.attr);
-            core.applyAttr(target, reply.parentAttr);
-            core.applyName(target, parent, name, reply.attr.fid);
+            context.beliefs.applyAttr(target, reply.attr);
+            context.beliefs.applyAttr(target, reply.parentAttr);
+            context.beliefs.applyName(target, parent, name, reply.attr.fid);
           },
         },
       );
-      return core.known(target, answer.reply.attr, parent);
+      return context.beliefs.withValidity(target, answer.reply.attr, parent);
     });
   }
 
   unlink(op: Caller, parent: Fid, name: Name, directory: boolean): MaybePromise<void> {
-    const core = this.#core;
-    const target = core.targets.of(parent);
-    return core.pass(target, op, async () => {
+    const context = this.#context;
+    const target = context.targets.of(parent);
+    return context.pass(target, op, async () => {
       await target.call(
         'operation',
         Unlink,
@@ -149,9 +153,9 @@ export class NameOperations {
           signal: op.signal,
           apply: ({ reply }) => {
             const { attr } = reply;
-            core.applyAttr(target, attr);
-            core.applyAttr(target, reply.parentAttr);
-            core.applyName(target, parent, name, 0);
+            context.beliefs.applyAttr(target, attr);
+            context.beliefs.applyAttr(target, reply.parentAttr);
+            context.beliefs.applyName(target, parent, name, 0);
             if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
           },
         },
@@ -167,10 +171,10 @@ export class NameOperations {
     newName: Name,
     flags: number,
   ): MaybePromise<void> {
-    const core = this.#core;
-    const target = core.targets.of(parent);
-    if (core.targets.of(newParent) !== target) throw new FsError('EXDEV', 'rename across targets');
-    return core.pass(target, op, async () => {
+    const context = this.#context;
+    const target = context.targets.of(parent);
+    if (context.targets.of(newParent) !== target) throw new FsError('EXDEV', 'rename across targets');
+    return context.pass(target, op, async () => {
       const whiteout = (flags & RENAME_WHITEOUT) === 0 ? undefined : await whiteoutOf(op, target);
       await target.call(
         'operation',
@@ -180,21 +184,21 @@ export class NameOperations {
           signal: op.signal,
           apply: ({ reply }) => {
             const { attr, otherAttr, whiteoutAttr } = reply;
-            core.applyAttr(target, attr);
-            core.applyAttr(target, reply.parentAttr);
-            core.applyAttr(target, reply.newParentAttr);
-            if (otherAttr !== undefined) core.applyAttr(target, otherAttr);
-            if (whiteoutAttr !== undefined) core.applyAttr(target, whiteoutAttr);
+            context.beliefs.applyAttr(target, attr);
+            context.beliefs.applyAttr(target, reply.parentAttr);
+            context.beliefs.applyAttr(target, reply.newParentAttr);
+            if (otherAttr !== undefined) context.beliefs.applyAttr(target, otherAttr);
+            if (whiteoutAttr !== undefined) context.beliefs.applyAttr(target, whiteoutAttr);
             if ((flags & RENAME_EXCHANGE) !== 0) {
-              core.applyName(target, parent, name, otherAttr?.fid ?? 0);
-              core.applyName(target, newParent, newName, attr.fid);
+              context.beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
+              context.beliefs.applyName(target, newParent, newName, attr.fid);
             } else if (!isDir(attr.mode) && attr.nlink > 1) {
               // Two names of one inode: then rename does nothing, and both stay.
-              core.names.forget(parent, name);
-              core.names.forget(newParent, newName);
+              context.names.forget(parent, name);
+              context.names.forget(newParent, newName);
             } else {
-              core.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
-              core.applyName(target, newParent, newName, attr.fid);
+              context.beliefs.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
+              context.beliefs.applyName(target, newParent, newName, attr.fid);
               if (otherAttr?.nlink === 0) this.#held.unlinked(target, otherAttr.fid);
             }
           },
@@ -204,20 +208,20 @@ export class NameOperations {
   }
 
   readdir(op: Caller, fh: Fh, cookie: number, limit: number, plus: boolean): MaybePromise<Listing> {
-    const core = this.#core;
-    const handle = core.handles.live(fh);
+    const context = this.#context;
+    const handle = context.handles.live(fh);
     if (!handle.directory) throw new FsError('ENOTDIR', `handle ${fh} is no directory's`);
     const { fid } = handle;
-    const target = core.targets.of(fid);
+    const target = context.targets.of(fid);
     // Over is over until rewinddir: new names come last, so who makes one for each that it reads would never end.
     const over = this.#ends.get(fh);
     if (cookie !== 0 && cookie === over?.cookie) return { entries: [], end: true, parent: over.parent };
-    return core.pass(
+    return context.pass(
       target,
       op,
       async () => {
         if (handle.dead !== undefined) throw handle.dead;
-        const want = core.wantParent(target, fid) | (plus ? WANT_ATTR | WANT_DATA_READ : 0);
+        const want = context.beliefs.wantParent(target, fid) | (plus ? WANT_ATTR | WANT_DATA_READ : 0);
         const { reply } = await target.call(
           'operation',
           Readdir,
@@ -238,52 +242,52 @@ export class NameOperations {
     this.#ends.delete(fh);
   }
 
-  #entries(target: Target, parent: Fid, reply: ReaddirReply): DirEntry[] {
+  #entries(target: TargetSession, parent: Fid, reply: ReaddirReply): DirEntry[] {
     return reply.entries.map(({ name, fid, type, cookie, attr }) => {
       if (attr === undefined) return { name, fid, type, cookie };
-      return { name, fid, type, cookie, known: this.#core.known(target, attr, parent) };
+      return { name, fid, type, cookie, known: this.#context.beliefs.withValidity(target, attr, parent) };
     });
   }
 
   /** A directory read from its beginning to its end under one lock is known whole. */
-  #applyListing(target: Target, fh: Fh, fid: Fid, cookie: number, reply: ReaddirReply): void {
-    const core = this.#core;
-    core.applyGrants(target, reply.locks);
-    for (const { attr } of reply.entries) if (attr !== undefined) core.applyAttr(target, attr);
+  #applyListing(target: TargetSession, fh: Fh, fid: Fid, cookie: number, reply: ReaddirReply): void {
+    const context = this.#context;
+    context.beliefs.applyGrants(target, reply.locks);
+    for (const { attr } of reply.entries) if (attr !== undefined) context.beliefs.applyAttr(target, attr);
     const scan = this.#scans.get(fh);
     this.#scans.delete(fh);
     const lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);
     if (lock === undefined) return;
-    for (const entry of reply.entries) core.names.put(fid, entry.name, entry.fid);
+    for (const entry of reply.entries) context.names.put(fid, entry.name, entry.fid);
     const gapless = cookie === 0 || (scan?.lock === lock && scan.cookie === cookie);
     if (!gapless) return;
-    if (reply.end) core.names.setComplete(fid);
+    if (reply.end) context.names.setComplete(fid);
     else this.#scans.set(fh, { lock, cookie: reply.entries.at(-1)?.cookie ?? cookie });
   }
 }
 
 async function whiteoutOf(
   op: Caller,
-  target: Target,
+  target: TargetSession,
 ): Promise<{ whiteoutFid: Fid; uid: number; gid: number }> {
   return { whiteoutFid: await target.fids.take(), uid: op.uid, gid: op.gid };
 }
 
 /** What a CREATE brings, in its apply(). */
 export function applyCreate(
-  core: Core,
-  target: Target,
+  context: ClientContext,
+  target: TargetSession,
   parent: Fid,
   name: Name | undefined,
   reply: ReplyOf<typeof Create>,
 ): void {
   const { attr } = reply;
-  core.applyGrants(target, reply.locks);
-  core.applyAttr(target, attr);
-  if (reply.parentAttr !== undefined) core.applyAttr(target, reply.parentAttr);
-  if (name !== undefined) core.applyName(target, parent, name, attr.fid);
+  context.beliefs.applyGrants(target, reply.locks);
+  context.beliefs.applyAttr(target, attr);
+  if (reply.parentAttr !== undefined) context.beliefs.applyAttr(target, reply.parentAttr);
+  if (name !== undefined) context.beliefs.applyName(target, parent, name, attr.fid);
   // Nobody but us could have put a name into it, and from now on nobody can without calling the lock back.
   const empty = !reply.existed && (attr.mode & S_IFMT) === S_IFDIR;
-  if (empty && core.holdsNames(target, attr.fid)) core.names.setComplete(attr.fid);
-  if (isRegular(attr.mode) && target.locks.holds('data', attr.fid)) core.files.of(attr.fid);
+  if (empty && context.beliefs.holdsNames(target, attr.fid)) context.names.setComplete(attr.fid);
+  if (isRegular(attr.mode) && target.locks.holds('data', attr.fid)) context.files.of(attr.fid);
 }

@@ -3,13 +3,14 @@
 import { type Attr, isRegular, O_EXCL, O_TRUNC, opensForWrite } from '../../base/attr.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
 import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import { interruptible } from '../../base/wait.js';
 import { Create, Open, WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE } from '../../wire/meta.js';
-import type { Caller, Known, NewObject } from '../api.js';
-import type { Core } from '../cache/context.js';
+import type { AttrsWithValidity, Caller, NewObject } from '../api.js';
+import type { ClientContext } from '../cache/context.js';
 import { reportWriteError } from '../cache/open_files.js';
 import { type DataLocks, exclusively } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
-import { interruptible, type Target } from '../session/target.js';
+import type { TargetSession } from '../session/target_session.js';
 import type { LockOperations } from './app_locks.js';
 import type { HeldInodes } from './held_inodes.js';
 import { applyCreate, type NameOperations } from './names.js';
@@ -19,7 +20,7 @@ const O_CREAT = 0o100;
 const ONCE = O_TRUNC | O_EXCL | O_CREAT;
 
 export class OpenOperations {
-  readonly #core: Core;
+  readonly #context: ClientContext;
   readonly #names: NameOperations;
   readonly #appLocks: LockOperations;
   readonly #locks: DataLocks;
@@ -27,7 +28,7 @@ export class OpenOperations {
   readonly #held: HeldInodes;
 
   constructor(
-    core: Core,
+    context: ClientContext,
     names: NameOperations,
     appLocks: LockOperations,
     locks: DataLocks,
@@ -35,7 +36,7 @@ export class OpenOperations {
     held: HeldInodes,
   ) {
     this.#held = held;
-    this.#core = core;
+    this.#context = context;
     this.#locks = locks;
     this.#names = names;
     this.#appLocks = appLocks;
@@ -43,32 +44,33 @@ export class OpenOperations {
   }
 
   open(op: Caller, fid: Fid, flags: number): MaybePromise<Fh> {
-    const core = this.#core;
-    const target = core.targets.of(fid);
-    const root = fid === ROOT_FID && !opensForWrite(flags) ? core.attrs.lastKnown(fid) : undefined;
+    const context = this.#context;
+    const target = context.targets.of(fid);
+    const root = fid === ROOT_FID && !opensForWrite(flags) ? context.attrs.lastKnown(fid) : undefined;
     // Nobody can remove it, so nobody need know that it is open. df(1) opens a mount point before it asks for its space.
-    if (root !== undefined) return core.handles.add(core.handles.newFh(), fid, flags, root, true).fh;
-    return core.pass(target, op, () => {
+    if (root !== undefined) return context.handles.add(context.handles.newFh(), fid, flags, root, true).fh;
+    return context.pass(target, op, () => {
       if ((flags & O_TRUNC) === 0) return this.#open(op, target, fid, flags);
-      const file = core.files.of(fid);
+      const file = context.files.of(fid);
       const cut = async (): Promise<Fh> => {
         // What is dirty would only be cut off; but no WRITE may come after the cut.
-        core.dropPages(target, file);
+        context.dropPages(target, file);
         this.#writeBack.dropped(file);
         await this.#writeBack.flush(target, file);
         return this.#open(op, target, fid, flags);
       };
-      return exclusively(op, file, () => this.#locks.toCut(op, target, file, 0, cut));
+      return exclusively(op, file, () => this.#locks.truncateUnderLock(op, target, file, 0, cut));
     });
   }
 
-  async #open(op: Caller, target: Target, fid: Fid, flags: number): Promise<Fh> {
-    const core = this.#core;
-    const fh = core.handles.newFh();
-    const opened = new Opening(core, target, fh);
-    const attr = core.attrs.get(fid);
+  async #open(op: Caller, target: TargetSession, fid: Fid, flags: number): Promise<Fh> {
+    const context = this.#context;
+    const fh = context.handles.newFh();
+    const opened = new Opening(context, target, fh);
+    const attr = context.attrs.get(fid);
     const want =
-      core.wantAttr(target, fid) | (attr !== undefined && !isRegular(attr.mode) ? 0 : dataWant(flags));
+      context.beliefs.wantAttr(target, fid) |
+      (attr !== undefined && !isRegular(attr.mode) ? 0 : dataWant(flags));
     const call = target.call(
       'operation',
       Open,
@@ -76,10 +78,10 @@ export class OpenOperations {
       {
         signal: op.signal,
         apply: ({ reply }) => {
-          core.applyGrants(target, reply.locks);
-          const file = (flags & O_TRUNC) === 0 ? undefined : core.files.get(fid);
-          if (file !== undefined) core.dropPages(target, file);
-          core.applyAttr(target, reply.attr, file !== undefined);
+          context.beliefs.applyGrants(target, reply.locks);
+          const file = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
+          if (file !== undefined) context.dropPages(target, file);
+          context.beliefs.applyAttr(target, reply.attr, file !== undefined);
           opened.apply(reply.attr, flags);
         },
       },
@@ -94,15 +96,15 @@ export class OpenOperations {
     name: Name | undefined,
     object: NewObject,
     flags: number,
-  ): MaybePromise<{ readonly known: Known; readonly fh: Fh }> {
-    const core = this.#core;
-    const target = core.targets.of(parent);
-    return core.pass(target, op, async () => {
+  ): MaybePromise<{ readonly known: AttrsWithValidity; readonly fh: Fh }> {
+    const context = this.#context;
+    const target = context.targets.of(parent);
+    return context.pass(target, op, async () => {
       const taken = target.fids.take();
       const fid = isPromise(taken) ? await taken : taken;
-      const fh = core.handles.newFh();
-      const opened = new Opening(core, target, fh);
-      const parentWant = name === undefined ? 0 : core.wantParent(target, parent);
+      const fh = context.handles.newFh();
+      const opened = new Opening(context, target, fh);
+      const parentWant = name === undefined ? 0 : context.beliefs.wantParent(target, parent);
       const call = target.call(
         'operation',
         Create,
@@ -123,27 +125,30 @@ export class OpenOperations {
           signal: op.signal,
           apply: ({ reply }) => {
             const file =
-              reply.existed && (flags & O_TRUNC) !== 0 ? core.files.get(reply.attr.fid) : undefined;
+              reply.existed && (flags & O_TRUNC) !== 0 ? context.files.get(reply.attr.fid) : undefined;
             if (file !== undefined) {
-              core.dropPages(target, file);
+              context.dropPages(target, file);
               file.sizeKnown = false;
             }
-            applyCreate(core, target, parent, name, reply);
+            applyCreate(context, target, parent, name, reply);
             opened.apply(reply.attr, flags);
           },
         },
       );
       const { reply } = await opened.wait(call);
-      return { known: core.known(target, reply.attr, name === undefined ? undefined : parent), fh };
+      return {
+        known: context.beliefs.withValidity(target, reply.attr, name === undefined ? undefined : parent),
+        fh,
+      };
     });
   }
 
   /** close(2). Not parked: in a closed gate it changes our tables, and the target learns when it opens, or need not. */
   flush(op: Caller, fh: Fh, owner: string): MaybePromise<void> {
-    const core = this.#core;
-    const handle = core.handles.get(fh);
-    const target = core.targets.of(handle.fid);
-    const file = core.files.get(handle.fid);
+    const context = this.#context;
+    const handle = context.handles.get(fh);
+    const target = context.targets.of(handle.fid);
+    const file = context.files.get(handle.fid);
     const isWriter = file !== undefined && !handle.gone && opensForWrite(handle.flags);
     const written = isWriter ? this.#writeBack.closed(target, file) : undefined;
     const unlocked = this.#appLocks.closed(target, handle.fid, owner);
@@ -155,18 +160,18 @@ export class OpenOperations {
 
   /** The last close. */
   release(fh: Fh, flockOwner: string | undefined): void {
-    const core = this.#core;
+    const context = this.#context;
     this.#names.closed(fh);
-    const handle = core.handles.remove(fh);
+    const handle = context.handles.remove(fh);
     if (handle === undefined) return;
-    const target = core.targets.of(handle.fid);
+    const target = context.targets.of(handle.fid);
     if (!handle.gone) {
       if (flockOwner !== undefined) this.#appLocks.released(target, handle.fid, flockOwner);
       this.#held.closed(target, handle.fid);
       if (!handle.isLocal) target.close(fh);
     }
-    const file = core.files.get(handle.fid);
-    if (file !== undefined) core.forgetFileIfUnused(target, file);
+    const file = context.files.get(handle.fid);
+    if (file !== undefined) context.forgetFileIfUnused(target, file);
   }
 }
 
@@ -177,14 +182,14 @@ function dataWant(flags: number): number {
 
 /** A handle between its request and its reply, whose caller may be interrupted meanwhile. */
 class Opening {
-  readonly #core: Core;
-  readonly #target: Target;
+  readonly #context: ClientContext;
+  readonly #target: TargetSession;
   readonly #fh: Fh;
   #abandoned = false;
   #applied = false;
 
-  constructor(core: Core, target: Target, fh: Fh) {
-    this.#core = core;
+  constructor(context: ClientContext, target: TargetSession, fh: Fh) {
+    this.#context = context;
     this.#target = target;
     this.#fh = fh;
   }
@@ -196,8 +201,8 @@ class Opening {
       this.#target.close(this.#fh);
       return;
     }
-    this.#core.handles.add(this.#fh, attr.fid, flags & ~ONCE, attr);
-    if (isRegular(attr.mode)) this.#core.files.of(attr.fid);
+    this.#context.handles.add(this.#fh, attr.fid, flags & ~ONCE, attr);
+    if (isRegular(attr.mode)) this.#context.files.of(attr.fid);
   }
 
   async wait<T>(call: Promise<T>): Promise<T> {
@@ -206,7 +211,7 @@ class Opening {
     } catch (error) {
       this.#abandoned = true;
       // Interrupted in the turn in which it was opened.
-      if (this.#applied && this.#core.handles.remove(this.#fh) !== undefined) this.#target.close(this.#fh);
+      if (this.#applied && this.#context.handles.remove(this.#fh) !== undefined) this.#target.close(this.#fh);
       throw error;
     }
   }

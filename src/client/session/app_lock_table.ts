@@ -1,5 +1,5 @@
 /**
- * Application locks of one target (flock, fcntl, OFD), as the target holds them: what lock replay tells another
+ * Application locks of one target (flock and fcntl; a kernel shows OFD locks as fcntl's, of another owner), as the target holds them: what lock replay tells another
  * instance. Granted ranges of one owner replace and split each other as POSIX says; waiting ones keep their sequence,
  * so that they keep their turn.
  *
@@ -10,7 +10,9 @@
 import type { FsError } from '../../base/errno.js';
 import type { Fh, Fid, LockHandle } from '../../base/ids.js';
 import { earlier, endOrNone, type LockOffset, later, TO_END } from '../../base/lock_offset.js';
+import { cut, put, type Span } from '../../dlm/flock_pieces.js';
 import type { FlockRangeMessage } from '../../wire/lock.js';
+import type { AppLockKind } from '../api.js';
 
 export interface GrantedLock {
   readonly range: FlockRangeMessage;
@@ -37,6 +39,9 @@ export interface WaitingLock {
   failed(error: FsError): void;
 }
 
+/** A piece of a lock that was granted: `range` says whose and what it is, start and end where it lies now. */
+interface Held extends Span, GrantedLock {}
+
 function endOf(range: FlockRangeMessage): LockOffset {
   return range.end ?? TO_END;
 }
@@ -46,31 +51,11 @@ function ownerOf({ kind, owner }: Pick<FlockRangeMessage, 'kind' | 'owner'>): st
   return `${kind} ${owner}`;
 }
 
-/** Index of the first lock that ends after `offset`. @param locks by start, none over another. */
-function firstEndingAfter(locks: readonly GrantedLock[], offset: LockOffset): number {
-  let low = 0;
-  let high = locks.length;
-  while (low < high) {
-    const middle = (low + high) >>> 1;
-    if (endOf((locks[middle] as GrantedLock).range) > offset) high = middle;
-    else low = middle + 1;
-  }
-  return low;
-}
-
-/** The parts of `range` outside [start, end). */
-function outside(range: FlockRangeMessage, start: LockOffset, end: LockOffset): FlockRangeMessage[] {
-  const parts: FlockRangeMessage[] = [];
-  if (range.start < start) parts.push({ ...range, end: start });
-  if (endOf(range) > end) parts.push({ ...range, start: end });
-  return parts;
-}
-
-const KINDS: readonly FlockRangeMessage['kind'][] = ['posix', 'ofd', 'flock'];
+const KINDS: readonly AppLockKind[] = ['posix', 'flock'];
 
 export class AppLocks {
   /** Of each file and owner, by start: a program may hold thousands, and sets one after the other. */
-  readonly #granted = new Map<Fid, Map<string, GrantedLock[]>>();
+  readonly #granted = new Map<Fid, Map<string, Held[]>>();
   readonly #waiting = new Map<LockHandle, WaitingLock>();
   /** Replayed, and not answered: they may wait on the target even if nobody here does any more. */
   #unanswered = new Set<WaitingLock>();
@@ -91,9 +76,12 @@ export class AppLocks {
       this.#granted.set(fid, owners);
     }
     const owner = ownerOf(range);
-    const locks = owners.get(owner);
-    if (locks === undefined) owners.set(owner, [{ range, sequence, fh }]);
-    else locks.splice(firstEndingAfter(locks, range.start), 0, { range, sequence, fh });
+    let locks = owners.get(owner);
+    if (locks === undefined) {
+      locks = [];
+      owners.set(owner, locks);
+    }
+    put(locks, { start: range.start, end: endOf(range), range, sequence, fh });
   }
 
   /** The owner's locks of this range are gone; what lies outside stays. */
@@ -102,23 +90,14 @@ export class AppLocks {
     const owner = ownerOf(range);
     const locks = owners?.get(owner);
     if (owners === undefined || locks === undefined) return;
-    const end = endOf(range);
-    const from = firstEndingAfter(locks, range.start);
-    const rest: GrantedLock[] = [];
-    let to = from;
-    for (; to < locks.length; to++) {
-      const lock = locks[to] as GrantedLock;
-      if (lock.range.start >= end) break;
-      for (const part of outside(lock.range, range.start, end)) rest.push({ ...lock, range: part });
-    }
-    if (to > from) locks.splice(from, to - from, ...rest);
+    cut(locks, range.start, endOf(range));
     if (locks.length > 0) return;
     owners.delete(owner);
     if (owners.size === 0) this.#granted.delete(fid);
   }
 
   /** Which kinds of locks the owner holds on the file. */
-  kindsOf(fid: Fid, owner: string): FlockRangeMessage['kind'][] {
+  kindsOf(fid: Fid, owner: string): AppLockKind[] {
     const owners = this.#granted.get(fid);
     if (owners === undefined) return [];
     return KINDS.filter((kind) => owners.has(ownerOf({ kind, owner })));
@@ -166,8 +145,8 @@ export class AppLocks {
     const held = this.#granted.get(fid)?.get(ownerOf(range)) ?? [];
     // grant() changes the list that is walked.
     for (const lock of [...held]) {
-      const start = later(lock.range.start, range.start);
-      const end = earlier(endOf(lock.range), endOf(range));
+      const start = later(lock.start, range.start);
+      const end = earlier(lock.end, endOf(range));
       if (start >= end || !lock.range.exclusive) continue;
       const part = { ...lock.range, start, end: endOrNone(end), exclusive: false };
       this.grant(fid, part, lock.sequence, lock.fh);
@@ -180,7 +159,11 @@ export class AppLocks {
 
   *granted(): Iterable<{ readonly fid: Fid } & GrantedLock> {
     for (const [fid, owners] of this.#granted) {
-      for (const locks of owners.values()) for (const lock of locks) yield { fid, ...lock };
+      for (const locks of owners.values()) {
+        for (const { start, end, range, sequence, fh } of locks) {
+          yield { fid, range: { ...range, start, end: endOrNone(end) }, sequence, fh };
+        }
+      }
     }
   }
 

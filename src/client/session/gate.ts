@@ -9,6 +9,7 @@
  */
 
 import { FsError } from '../../base/errno.js';
+import { CountDown, onAbort, WaitList } from '../../base/wait.js';
 import type { Clock } from '../../runtime/ports.js';
 
 export type GateState = 'OPEN' | 'DRAINING' | 'CLOSED';
@@ -30,10 +31,9 @@ export class Gate {
   #shutSinceMs: number | undefined;
   #connected = false;
   #drain: 'no' | 'draining' | 'drained' = 'no';
-  #inside = 0;
+  readonly #inside = new CountDown();
   readonly #parked = new Set<Parked>();
-  readonly #idleWaiters: (() => void)[] = [];
-  readonly #shutWaiters: (() => void)[] = [];
+  readonly #untilShut = new WaitList();
 
   constructor(clock: Pick<Clock, 'nowMs'>) {
     this.#clock = clock;
@@ -61,7 +61,7 @@ export class Gate {
 
   /** Operations inside. */
   get inside(): number {
-    return this.#inside;
+    return this.#inside.count;
   }
 
   get parked(): number {
@@ -75,7 +75,7 @@ export class Gate {
    */
   enter(passenger: Passenger, tag?: unknown): Promise<void> | undefined {
     if (this.isOpen && this.#parked.size === 0) {
-      this.#inside += 1;
+      this.#inside.add();
       return undefined;
     }
     const signal = passenger.signal;
@@ -84,43 +84,35 @@ export class Gate {
       const parked: Parked = {
         tag,
         pass: () => {
-          signal.removeEventListener('abort', onAbort);
-          this.#inside += 1;
+          unlisten();
+          this.#inside.add();
           resolve();
         },
         fail: (error) => {
-          signal.removeEventListener('abort', onAbort);
+          unlisten();
           reject(error);
         },
       };
-      const onAbort = (): void => {
+      const unlisten = onAbort(signal, () => {
         this.#parked.delete(parked);
         parked.fail(new FsError('EINTR', 'interrupted while parked at the gate'));
-      };
-      signal.addEventListener('abort', onAbort, { once: true });
+      });
       this.#parked.add(parked);
     });
   }
 
   leave(): void {
-    this.#inside -= 1;
-    if (this.#inside === 0) for (const done of this.#idleWaiters.splice(0)) done();
+    this.#inside.done();
   }
 
   /** Resolves when no operation is inside. */
   idle(): Promise<void> {
-    if (this.#inside === 0) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#idleWaiters.push(resolve);
-    });
+    return this.#inside.zero();
   }
 
   /** Resolves as soon as the gate is not open. For close(2), which must not wait for a server that is away. */
   shut(): Promise<void> {
-    if (!this.isOpen) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#shutWaiters.push(resolve);
-    });
+    return this.isOpen ? this.#untilShut.wait() : Promise.resolve();
   }
 
   setConnected(connected: boolean): void {
@@ -145,7 +137,7 @@ export class Gate {
   #changed(): void {
     if (!this.isOpen) {
       this.#shutSinceMs ??= this.#clock.nowMs();
-      for (const done of this.#shutWaiters.splice(0)) done();
+      this.#untilShut.wake();
       return;
     }
     this.#shutSinceMs = undefined;

@@ -41,7 +41,7 @@ export type ImportState =
   | { readonly name: 'EVICTED'; readonly epoch: number; readonly reason: string }
   | { readonly name: 'CLOSED'; readonly epoch: number };
 
-export type Outcome = 'new' | 'resumed' | 'recover' | 'evicted' | 'wait';
+export type ConnectOutcome = 'new' | 'resumed' | 'recover' | 'evicted' | 'wait';
 
 export type ImportEvent =
   | { readonly type: 'start' }
@@ -50,7 +50,7 @@ export type ImportEvent =
   | {
       readonly type: 'connected';
       readonly epoch: number;
-      readonly outcome: Outcome;
+      readonly outcome: ConnectOutcome;
       readonly reason: string;
     }
   /** silent: it still stands, for all that is known, but the server does not answer. */
@@ -185,7 +185,7 @@ function connect(epoch: number, attempt: number, standing: Standing): Step {
 
 function connected(
   state: ImportState & { name: 'CONNECTING' },
-  event: { readonly outcome: Outcome; readonly reason: string },
+  event: { readonly outcome: ConnectOutcome; readonly reason: string },
 ): Step {
   const epoch = state.epoch;
   switch (event.outcome) {

@@ -1,5 +1,5 @@
 /**
- * Export: what the server has of one client. It outlives connections, not the server: across restarts only the
+ * ClientExport: what the server has of one client. It outlives connections, not the server: across restarts only the
  * ClientRecord in the store remains.
  *
  * Invariants:
@@ -9,13 +9,14 @@
 
 import type { FsError } from '../../base/errno.js';
 import type { ClientUuid, Fh, Fid, LockHandle, Transno, Xid } from '../../base/ids.js';
+import { CountDown } from '../../base/wait.js';
 import type { Frame, Link, RequesterApi } from '../../rpc/api.js';
 import type { Timer } from '../../runtime/ports.js';
 import type { ClientRecord } from '../../storage/api.js';
+import { AnsweredRequests } from './answered_requests.js';
+import { DurableAnswers } from './durable_answers.js';
 import type { KeptFrames } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
-import { ReplyData } from './reply_data.js';
-import { ReplySlots } from './reply_slots.js';
 import { UnconfirmedCasts } from './unconfirmed_casts.js';
 
 const SHORT_UUID_LENGTH = 8;
@@ -54,13 +55,13 @@ export interface Prolonged {
   readonly times: number;
 }
 
-/** A request while it is executed: see target/call.ts. */
+/** A request while it is executed: see target/served_call.ts. */
 export interface PendingCall {
   /** Through which it came again; its reply goes there too. */
   resentLink: Link | undefined;
 }
 
-export class Export {
+export class ClientExport {
   readonly uuid: ClientUuid;
   readonly secret: string | undefined;
   name: string;
@@ -87,8 +88,8 @@ export class Export {
 
   /** Changed by OpenTable only. */
   readonly opens = new Map<Fh, OpenHandle>();
-  readonly replies = new ReplyData();
-  readonly slots = new ReplySlots();
+  readonly answered = new AnsweredRequests();
+  readonly durableAnswers = new DurableAnswers();
   readonly reclaimed = new ReclaimedLocks();
   /** Inodes without a name that its kernel refers to. Changed by Holds only. */
   readonly holds = new Set<Fid>();
@@ -114,8 +115,8 @@ export class Export {
   readonly calledBack = new Map<LockHandle, Fid>();
   /** Bytes written to and read of each of those files since: it goes on. See eviction.ts. */
   readonly movedBytes = new Map<Fid, number>();
-  writesInFlight = 0;
-  writesIdle: (() => void) | undefined;
+  /** WRITEs that the store works on. */
+  readonly writes = new CountDown();
 
   /** Changed by SpaceGrants only. */
   grantBytes = 0;
@@ -140,7 +141,6 @@ export class Export {
       name: this.name,
       softwareVersion: this.softwareVersion,
       lastTransno: this.lastTransno,
-      lastXid: 0,
     };
   }
 

@@ -2,7 +2,7 @@
 
 import { FsError } from '../../base/errno.js';
 import type { ClientUuid } from '../../base/ids.js';
-import type { Export } from './export.js';
+import type { ClientExport } from './export.js';
 
 export interface EvictedClient {
   readonly uuid: string;
@@ -16,7 +16,7 @@ const SHOWN_MAX = 16;
 const REASONS_MAX = 4096;
 
 export class ExportTable {
-  readonly #exports = new Map<ClientUuid, Export>();
+  readonly #exports = new Map<ClientUuid, ClientExport>();
   #evictedCount = 0;
   /** In the order of eviction. */
   readonly #evicted = new Map<ClientUuid, EvictedClient>();
@@ -25,20 +25,20 @@ export class ExportTable {
     return this.#exports.size;
   }
 
-  [Symbol.iterator](): IterableIterator<Export> {
+  [Symbol.iterator](): IterableIterator<ClientExport> {
     return this.#exports.values();
   }
 
-  get(uuid: ClientUuid): Export | undefined {
+  get(uuid: ClientUuid): ClientExport | undefined {
     return this.#exports.get(uuid);
   }
 
-  add(owner: Export): void {
-    this.#exports.set(owner.uuid, owner);
+  add(client: ClientExport): void {
+    this.#exports.set(client.uuid, client);
   }
 
-  remove(owner: Export): void {
-    if (this.#exports.get(owner.uuid) === owner) this.#exports.delete(owner.uuid);
+  remove(client: ClientExport): void {
+    if (this.#exports.get(client.uuid) === client) this.#exports.delete(client.uuid);
   }
 
   /** Evictions of this instance so far. */

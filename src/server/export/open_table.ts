@@ -2,12 +2,12 @@
  * Open handles of all clients, counted for each inode: what decides whether an unlinked inode lives on as an orphan.
  *
  * Invariant: count(fid) is the number of handles on fid over all exports. Only this class adds to or takes from
- * Export.opens.
+ * ClientExport.opens.
  */
 
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
-import type { Export } from './export.js';
+import type { ClientExport } from './export.js';
 
 /** Against a peer that only opens. Far above what a machine's own limit on descriptors lets through. */
 const OPENS_MAX = 1 << 20;
@@ -25,23 +25,23 @@ export class OpenTable {
    * Idempotent for the same fh and inode: opens are replayed and resent.
    * @throws FsError EPROTO when the handle is in use for another inode, EMFILE past the limit, ESHUTDOWN when evicted.
    */
-  add(owner: Export, fh: Fh, fid: Fid, flags: number): void {
-    if (owner.goneReason !== undefined) throw new FsError('ESHUTDOWN', owner.goneReason);
-    const known = owner.opens.get(fh);
+  add(client: ClientExport, fh: Fh, fid: Fid, flags: number): void {
+    if (client.goneReason !== undefined) throw new FsError('ESHUTDOWN', client.goneReason);
+    const known = client.opens.get(fh);
     if (known !== undefined) {
       if (known.fid !== fid) throw new FsError('EPROTO', `handle ${fh} is in use for another inode`);
       return;
     }
-    if (owner.opens.size >= OPENS_MAX) throw new FsError('EMFILE', `${OPENS_MAX} open handles`);
-    owner.opens.set(fh, { fid, flags });
+    if (client.opens.size >= OPENS_MAX) throw new FsError('EMFILE', `${OPENS_MAX} open handles`);
+    client.opens.set(fh, { fid, flags });
     this.#counts.set(fid, this.count(fid) + 1);
   }
 
   /** @returns the inode that this was the last handle of. Unknown handles are ignored. */
-  remove(owner: Export, fh: Fh): Fid | undefined {
-    const known = owner.opens.get(fh);
+  remove(client: ClientExport, fh: Fh): Fid | undefined {
+    const known = client.opens.get(fh);
     if (known === undefined) return undefined;
-    owner.opens.delete(fh);
+    client.opens.delete(fh);
     const left = this.count(known.fid) - 1;
     if (left > 0) {
       this.#counts.set(known.fid, left);
@@ -52,10 +52,10 @@ export class OpenTable {
   }
 
   /** @returns the inodes that nobody has open now. */
-  removeAll(owner: Export): Fid[] {
+  removeAll(client: ClientExport): Fid[] {
     const unused: Fid[] = [];
-    for (const fh of [...owner.opens.keys()]) {
-      const fid = this.remove(owner, fh);
+    for (const fh of [...client.opens.keys()]) {
+      const fid = this.remove(client, fh);
       if (fid !== undefined) unused.push(fid);
     }
     return unused;

@@ -8,7 +8,7 @@
  * not write; that is why no single grant may be a large part of what is left.
  */
 
-import type { Export } from './export.js';
+import type { ClientExport } from './export.js';
 
 export const BLOCK_BYTES = 4096;
 const CLIENT_MAX_BYTES = 64 << 20;
@@ -47,32 +47,32 @@ export class SpaceGrants {
   }
 
   /** Fills the client's grant up if it is half used. @returns bytes added. */
-  refill(owner: Export): number {
+  refill(client: ClientExport): number {
     if (this.#refuses()) return 0;
     const available = this.#availableBytes();
     const free = available - available * UNPROMISED_SHARE - this.#promisedBytes;
     const share = (free * CLIENT_SHARE) / Math.max(1, this.#clients() / 4);
     const target = Math.min(CLIENT_MAX_BYTES, share);
-    if (target < CLIENT_MIN_BYTES || owner.grantBytes > target / 2) return 0;
-    const added = Math.floor((target - owner.grantBytes) / BLOCK_BYTES) * BLOCK_BYTES;
-    owner.grantBytes += added;
+    if (target < CLIENT_MIN_BYTES || client.grantBytes > target / 2) return 0;
+    const added = Math.floor((target - client.grantBytes) / BLOCK_BYTES) * BLOCK_BYTES;
+    client.grantBytes += added;
     this.#promisedBytes += added;
     return added;
   }
 
   /** A client comes back after a restart. @returns what it was promised before and has used: it is promised again. */
-  promiseAgain(owner: Export, usedBytes: number): number {
-    this.drop(owner);
+  promiseAgain(client: ClientExport, usedBytes: number): number {
+    this.drop(client);
     const again = Math.min(usedBytes, CLIENT_MAX_BYTES);
-    owner.grantBytes += again;
+    client.grantBytes += again;
     this.#promisedBytes += again;
     return again;
   }
 
   /** A write arrived that the client pays from its grant. @returns the bytes that were really promised to it. */
-  spend(owner: Export, usedBytes: number): number {
-    const spent = Math.min(usedBytes, owner.grantBytes);
-    owner.grantBytes -= spent;
+  spend(client: ClientExport, usedBytes: number): number {
+    const spent = Math.min(usedBytes, client.grantBytes);
+    client.grantBytes -= spent;
     this.#promisedBytes -= spent;
     return spent;
   }
@@ -86,13 +86,13 @@ export class SpaceGrants {
    * Makes so much fit beside what is promised, if need be at the cost of what the client offers of its grant.
    * @returns the bytes that it took; undefined: it does not fit even so.
    */
-  makeFit(owner: Export, bytes: number, offeredBytes: number): number | undefined {
+  makeFit(client: ClientExport, bytes: number, offeredBytes: number): number | undefined {
     const missing = bytes - this.#unpromisedBytes;
     if (missing <= 0) return 0;
-    return missing <= Math.min(offeredBytes, owner.grantBytes) ? this.spend(owner, missing) : undefined;
+    return missing <= Math.min(offeredBytes, client.grantBytes) ? this.spend(client, missing) : undefined;
   }
 
-  drop(owner: Export): void {
-    this.spend(owner, owner.grantBytes);
+  drop(client: ClientExport): void {
+    this.spend(client, client.grantBytes);
   }
 }

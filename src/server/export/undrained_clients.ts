@@ -4,30 +4,28 @@
  */
 
 import { FsError } from '../../base/errno.js';
-import type { Export } from './export.js';
+import { onAbort, WaitList } from '../../base/wait.js';
+import type { ClientExport } from './export.js';
 
-export class Returning {
-  readonly #clients = new Set<Export>();
-  #waiting: (() => void)[] = [];
+export class UndrainedClients {
+  readonly #clients = new Set<ClientExport>();
+  readonly #untilNone = new WaitList();
 
-  [Symbol.iterator](): IterableIterator<Export> {
+  [Symbol.iterator](): IterableIterator<ClientExport> {
     return this.#clients.values();
   }
 
-  has(owner: Export): boolean {
-    return this.#clients.has(owner);
+  has(client: ClientExport): boolean {
+    return this.#clients.has(client);
   }
 
-  add(owner: Export): void {
-    this.#clients.add(owner);
+  add(client: ClientExport): void {
+    this.#clients.add(client);
   }
 
   /** It has the active lock, or is gone. */
-  delete(owner: Export): void {
-    if (!this.#clients.delete(owner) || this.#clients.size > 0) return;
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const resolve of waiting) resolve();
+  delete(client: ClientExport): void {
+    if (this.#clients.delete(client) && this.#clients.size === 0) this.#untilNone.wake();
   }
 
   /** Nobody waits for them. */
@@ -39,10 +37,11 @@ export class Returning {
   none(signal: AbortSignal): Promise<void> | undefined {
     if (this.#clients.size === 0) return undefined;
     return new Promise((resolve, reject) => {
-      const onAbort = (): void => reject(new FsError('ECANCELED', 'nobody waits for them any more'));
-      signal.addEventListener('abort', onAbort, { once: true });
-      this.#waiting.push(() => {
-        signal.removeEventListener('abort', onAbort);
+      const unlisten = onAbort(signal, () =>
+        reject(new FsError('ECANCELED', 'nobody waits for them any more')),
+      );
+      void this.#untilNone.wait().then(() => {
+        unlisten();
         resolve();
       });
     });

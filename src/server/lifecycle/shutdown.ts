@@ -14,7 +14,7 @@ import type { Timer } from '../../runtime/ports.js';
 import type { EvictedClient } from '../export/exports.js';
 import { takeActiveLock, undrained } from '../target/active_lock.js';
 import { evict } from '../target/eviction.js';
-import type { Target } from '../target/target.js';
+import type { ServedTarget } from '../target/served_target.js';
 import type { RecoveryWindow } from './recovery_window.js';
 
 const log = logger('server:shutdown');
@@ -38,7 +38,7 @@ export interface ShutdownSteps {
 export type ShutdownEnd = 'clean' | 'unmarked' | 'cancelled';
 
 export class ControlledShutdown {
-  readonly #target: Target;
+  readonly #target: ServedTarget;
   readonly #marks: boolean;
   readonly #steps: ShutdownSteps;
   readonly #evictedBefore: number;
@@ -52,7 +52,7 @@ export class ControlledShutdown {
 
   /** @param recovery given up when it is not over: there is nothing to go back to then. */
   constructor(
-    target: Target,
+    target: ServedTarget,
     recovery: RecoveryWindow | undefined,
     drainTimeoutMs: number,
     steps: ShutdownSteps,
@@ -65,7 +65,7 @@ export class ControlledShutdown {
     if (recovery?.isOpen === true) {
       recovery.abandon();
       // They have nothing to finish here.
-      target.returning.clear();
+      target.undrained.clear();
     }
     this.result = this.#run(drainTimeoutMs);
   }
@@ -133,7 +133,7 @@ export class ControlledShutdown {
     // The lock is never given back: the next to grant it is the next instance.
     this.#cancellable = false;
     await this.#steps.committing();
-    await target.quiet();
+    await target.modifying.zero();
     if (!this.#marks) {
       await target.store.sync();
       this.#steps.said(`stops without the clean mark: ${NOT_RECOVERED}`);
@@ -149,11 +149,12 @@ export class ControlledShutdown {
   }
 
   #evictLate(drainTimeoutMs: number): void {
-    for (const owner of undrained(this.#target)) {
-      const progress = owner.progress === undefined ? '' : ` (${owner.progress.dirtyBytes} dirty bytes left)`;
+    for (const client of undrained(this.#target)) {
+      const progress =
+        client.progress === undefined ? '' : ` (${client.progress.dirtyBytes} dirty bytes left)`;
       const reason = `it did not drain within ${drainTimeoutMs} ms${progress}`;
-      log('%s: %s', owner.label, reason);
-      evict(this.#target, owner, reason);
+      log('%s: %s', client.label, reason);
+      evict(this.#target, client, reason);
     }
   }
 }

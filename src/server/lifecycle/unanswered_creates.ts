@@ -7,9 +7,9 @@
 
 import type { Fh, Fid, Xid } from '../../base/ids.js';
 import { Create } from '../../wire/meta.js';
-import type { Export } from '../export/export.js';
+import type { ClientExport } from '../export/export.js';
 import { deadAmong, destroyInSteps } from '../target/orphans.js';
-import type { Target } from '../target/target.js';
+import type { ServedTarget } from '../target/served_target.js';
 
 /** No handle of a client: those count from 1. */
 function handleOf(xid: Xid): Fh {
@@ -17,21 +17,21 @@ function handleOf(xid: Xid): Fh {
 }
 
 /** When the recovery window ends, before orphans are destroyed. */
-export function keepUnanswered(target: Target, owner: Export): void {
-  for (const { xid, opcode, fid } of owner.slots.inheritedReplies()) {
+export function keepUnanswered(target: ServedTarget, client: ClientExport): void {
+  for (const { xid, opcode, fid } of client.durableAnswers.inheritedReplies()) {
     if (opcode !== Create.opcode || fid === 0 || target.store.inode(fid)?.nlink !== 0) continue;
-    target.opens.add(owner, handleOf(xid), fid, 0);
-    owner.provisional.add(xid);
+    target.opens.add(client, handleOf(xid), fid, 0);
+    client.provisional.add(xid);
   }
 }
 
 /** Every reply to an xid below this has arrived at the client. */
-export function dropAnswered(target: Target, owner: Export, below: number): void {
+export function dropAnswered(target: ServedTarget, client: ClientExport, below: number): void {
   const unused: Fid[] = [];
-  for (const xid of owner.provisional) {
+  for (const xid of client.provisional) {
     if (xid >= below) continue;
-    owner.provisional.delete(xid);
-    const fid = target.opens.remove(owner, handleOf(xid));
+    client.provisional.delete(xid);
+    const fid = target.opens.remove(client, handleOf(xid));
     if (fid !== undefined) unused.push(fid);
   }
   const dead = deadAmong(target, unused);

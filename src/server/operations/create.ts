@@ -24,13 +24,13 @@ import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
-import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import type { Dirent, Inode, ReplyRecord, Tx } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import type { Create } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { O_TMPFILE_BIT } from '../export/open_table.js';
-import type { Call } from '../target/call.js';
+import type { ServedCall } from '../target/served_call.js';
 import { ACL_ACCESS, ACL_DEFAULT, encodeAcl, inheritAcl, isMinimal, parseAcl } from './acl.js';
 import { inodeOrGone, needInode, needLiveDirectory } from './checks.js';
 import { Edits } from './inode_edits.js';
@@ -49,7 +49,7 @@ const UMASK_BITS = 0o777;
 const DIRECTORY_BYTES = 4096;
 const DIRECTORY_BLOCKS = 8;
 
-export function create(call: Call, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
+export function create(call: ServedCall, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
   checkRequest(request);
   const { store } = call.target;
   const { parent, name } = request;
@@ -97,13 +97,17 @@ function locksToOpen(request: Request, entry: Dirent): readonly LockSpec[] {
   return truncates ? [inodeLock(request.parent, 'PR', BIT_UPDATE), ...truncationLocks(entry.fid)] : reads;
 }
 
-function openExisting(call: Call, request: Request, entry: Dirent): MaybePromise<Outcome<Reply>> {
+function openExisting(
+  call: ServedCall,
+  request: Request,
+  entry: Dirent,
+): MaybePromise<HandlerOutcome<Reply>> {
   const { store } = call.target;
   const { want, fh, flags = 0 } = request;
   const mine = entry.fid === request.fid;
   if (mine) {
     const inode = needInode(store, entry.fid);
-    if (fh !== undefined && !call.isReplay) call.target.opens.add(call.export, fh, inode.fid, flags);
+    if (fh !== undefined && !call.isReplay) call.target.opens.add(call.client, fh, inode.fid, flags);
     return { reply: withLocks(call, request, inode, false) };
   }
   const reply = (attr: Inode, locks: GrantMessage[]): Reply => {
@@ -114,7 +118,7 @@ function openExisting(call: Call, request: Request, entry: Dirent): MaybePromise
   return openInode(call, { fid: entry.fid, fh, flags, want, time: request.time }, reply);
 }
 
-function makeNew(call: Call, request: Request): Outcome<Reply> {
+function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   const { target } = call;
   const { parent, name, fid, flags = 0 } = request;
   const fh = call.isReplay ? undefined : request.fh;
@@ -123,7 +127,7 @@ function makeNew(call: Call, request: Request): Outcome<Reply> {
   if (target.store.inode(fid) !== undefined) throw new FsError('EPROTO', `FID ${fid} is in use`);
   // Opened first: an inode without a name is destroyed unless it is open.
   if (fh !== undefined) {
-    target.opens.add(call.export, fh, fid, name === undefined ? flags | O_TMPFILE_BIT : flags);
+    target.opens.add(call.client, fh, fid, name === undefined ? flags | O_TMPFILE_BIT : flags);
   }
   call.alsoChanged = inodeLock(fid, 'EX', attrBits(request.mode));
   try {
@@ -143,12 +147,12 @@ function makeNew(call: Call, request: Request): Outcome<Reply> {
     }, fid);
     return { reply: withLocks(call, request, result, false), transno };
   } catch (error) {
-    if (fh !== undefined) target.opens.remove(call.export, fh);
+    if (fh !== undefined) target.opens.remove(call.client, fh);
     throw error;
   }
 }
 
-function withLocks(call: Call, request: Request, inode: Inode, existed: boolean): Reply {
+function withLocks(call: ServedCall, request: Request, inode: Inode, existed: boolean): Reply {
   const { want, parent, name } = request;
   const locks: GrantMessage[] = [];
   grantData(call, want, inode, locks);
@@ -201,13 +205,13 @@ function withInheritedAcl(tx: Tx, request: Request, mode: number): number {
 }
 
 /** It was executed before: the handle is opened, and everything else is as it is now. */
-export function recreate(call: Call, request: Request, done: ReplyRecord): Reply {
+export function recreate(call: ServedCall, request: Request, done: ReplyRecord): Reply {
   const { target } = call;
   const { store } = target;
   const fid = done.fid || request.fid;
   if (request.fh !== undefined) {
     const flags = (request.flags ?? 0) | (request.name === undefined ? O_TMPFILE_BIT : 0);
-    target.opens.add(call.export, request.fh, needInode(store, fid).fid, flags);
+    target.opens.add(call.client, request.fh, needInode(store, fid).fid, flags);
   }
   const parentAttr = request.name === undefined ? undefined : store.inode(request.parent);
   return {

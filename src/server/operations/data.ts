@@ -11,23 +11,23 @@ import type { Fid } from '../../base/ids.js';
 import { checkFileEnd } from '../../base/limits.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import { SLAB_BYTES } from '../../base/slab_pool.js';
-import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import type { Executed, Inode, ReplyRecord, Within } from '../../storage/api.js';
 import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../wire/data.js';
 import { BULK_MAX } from '../../wire/header.js';
 import { BIT_ATTR } from '../../wire/lock.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { blocksBytes } from '../export/space_grants.js';
-import type { Call } from '../target/call.js';
 import { noteChange } from '../target/commit_on_sharing.js';
 import { noteMoved } from '../target/eviction.js';
+import type { ServedCall } from '../target/served_call.js';
 import { inodeOrGone, needRegular } from './checks.js';
 import { truncationLocks } from './open.js';
 import { dropCapability } from './setattr.js';
 import { type Answered, answered, dataLock, inodeLock, locked } from './with_locks.js';
 
 export function read(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Read>,
   incoming: Incoming<ReplyOf<typeof Read>>,
 ): Answered<ReplyOf<typeof Read>> {
@@ -38,9 +38,9 @@ export function read(
   if (length > BULK_MAX) throw new FsError('EINVAL', `${length} bytes do not fit a reply`);
   const { slabs } = call.target;
   const slab = length === SLAB_BYTES ? slabs.take(length) : undefined;
-  const outcome = (bulk: readonly Uint8Array[]): Outcome<ReplyOf<typeof Read>> => {
+  const outcome = (bulk: readonly Uint8Array[]): HandlerOutcome<ReplyOf<typeof Read>> => {
     const sent = slab === undefined ? undefined : () => slabs.give(slab);
-    for (const chunk of bulk) noteMoved(call.export, fid, chunk.length);
+    for (const chunk of bulk) noteMoved(call.client, fid, chunk.length);
     return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk, sent };
   };
   // When the read fails its slab is not given back: other parts of it may still be read into.
@@ -48,25 +48,25 @@ export function read(
 }
 
 /** @throws FsError EPERM. Only a client that keeps to none of the rules comes here. */
-function needDataLock({ target, export: owner }: Call, fid: Fid, mode: 'PR' | 'PW'): void {
-  if (target.locks.holdsData(owner.uuid, fid, mode)) return;
+function needDataLock({ target, client }: ServedCall, fid: Fid, mode: 'PR' | 'PW'): void {
+  if (target.locks.holdsData(client.uuid, fid, mode)) return;
   throw new FsError('EPERM', `the client has no ${mode} lock on the content of inode ${fid}`);
 }
 
 export function write(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Write>,
   incoming: Incoming<ReplyOf<typeof Write>>,
 ): Answered<ReplyOf<typeof Write>> {
-  const { target, export: owner } = call;
+  const { target, client } = call;
   const { fid, offset, mtime } = request;
   const data = incoming.bulk;
   needRegular(target.store, fid);
   // Locks are replayed after the operations.
   if (!call.isReplay) needDataLock(call, fid, 'PW');
   checkFileEnd(offset + data.length);
-  const paid = call.isReplay ? 0 : target.grants.spend(owner, request.grantUsed);
-  noteMoved(owner, fid, data.length);
+  const paid = call.isReplay ? 0 : target.grants.spend(client, request.grantUsed);
+  noteMoved(client, fid, data.length);
   const execute = (): MaybePromise<Executed<Inode>> => {
     const within = contentChange(call, fid);
     const written = target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);
@@ -76,9 +76,9 @@ export function write(
       return done;
     });
   };
-  const outcome = ({ result, transno }: Executed<Inode>): Outcome<ReplyOf<typeof Write>> => {
+  const outcome = ({ result, transno }: Executed<Inode>): HandlerOutcome<ReplyOf<typeof Write>> => {
     return {
-      reply: { blocks: result.blocks, grantBytes: call.isReplay ? 0 : target.grants.refill(owner) },
+      reply: { blocks: result.blocks, grantBytes: call.isReplay ? 0 : target.grants.refill(client) },
       transno,
     };
   };
@@ -92,7 +92,7 @@ export function write(
 }
 
 /** What goes into the transactions of a change of content: its capability falls with the first byte. */
-function contentChange(call: Call, fid: Fid, copiedBytes = 0): Within {
+function contentChange(call: ServedCall, fid: Fid, copiedBytes = 0): Within {
   return (tx, inode, isLast) => {
     dropCapability(tx, inode);
     if (isLast) call.writeRecord(tx, fid, copiedBytes);
@@ -100,18 +100,12 @@ function contentChange(call: Call, fid: Fid, copiedBytes = 0): Within {
 }
 
 /** Counts it, so that an eviction waits for what the store already works on. */
-function inFlight<T>(call: Call, run: () => MaybePromise<T>): MaybePromise<T> {
-  const { export: owner } = call;
+function inFlight<T>(call: ServedCall, run: () => MaybePromise<T>): MaybePromise<T> {
+  const { client } = call;
   const running = run();
   if (!(running instanceof Promise)) return running;
-  owner.writesInFlight += 1;
-  return running.finally(() => {
-    owner.writesInFlight -= 1;
-    if (owner.writesInFlight > 0) return;
-    const idle = owner.writesIdle;
-    owner.writesIdle = undefined;
-    idle?.();
-  });
+  client.writes.add();
+  return running.finally(() => client.writes.done());
 }
 
 /** Content for a range of a file. */
@@ -130,7 +124,7 @@ interface Content {
  * @param run is told how much was taken from the client's grant.
  */
 function withSpace<T>(
-  call: Call,
+  call: ServedCall,
   content: Content,
   run: (grantTaken: number) => MaybePromise<T>,
 ): MaybePromise<T> {
@@ -141,7 +135,7 @@ function withSpace<T>(
 }
 
 async function whenItFits<T>(
-  call: Call,
+  call: ServedCall,
   { fid, offset, length, paid = 0, offered = 0 }: Content,
   run: (grantTaken: number) => MaybePromise<T>,
 ): Promise<T> {
@@ -150,7 +144,7 @@ async function whenItFits<T>(
     // What is overwritten needs no more space than it has.
     const missing = await store.data.missingBytes(fid, offset, length);
     call.assertLive();
-    return missing <= paid ? 0 : grants.makeFit(call.export, missing - paid, offered);
+    return missing <= paid ? 0 : grants.makeFit(call.client, missing - paid, offered);
   };
   let taken = await fit();
   if (taken === undefined) {
@@ -164,7 +158,7 @@ async function whenItFits<T>(
 }
 
 export async function sync(
-  call: Call,
+  call: ServedCall,
   _request: RequestOf<typeof Sync>,
   incoming: Incoming<ReplyOf<typeof Sync>>,
 ): Promise<undefined> {
@@ -178,7 +172,7 @@ const PUNCH_HOLE = 2;
 const ZERO_RANGE = 16;
 
 export function fallocate(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Fallocate>,
   incoming: Incoming<ReplyOf<typeof Fallocate>>,
 ): Answered<ReplyOf<typeof Fallocate>> {
@@ -223,7 +217,10 @@ export function fallocate(
   );
 }
 
-export function seek(call: Call, request: RequestOf<typeof Seek>): Outcome<ReplyOf<typeof Seek>> {
+export function seek(
+  call: ServedCall,
+  request: RequestOf<typeof Seek>,
+): HandlerOutcome<ReplyOf<typeof Seek>> {
   const { store } = call.target;
   needRegular(store, request.fid);
   const offset = store.data.seek(request.fid, request.offset, request.what);
@@ -235,7 +232,7 @@ export function seek(call: Call, request: RequestOf<typeof Seek>): Outcome<Reply
 const COPY_BYTES_MAX = 64 << 20;
 
 export function copyRange(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof CopyRange>,
   incoming: Incoming<ReplyOf<typeof CopyRange>>,
 ): Answered<ReplyOf<typeof CopyRange>> {
@@ -284,14 +281,14 @@ export function copyRange(
 }
 
 /** They were executed before: the file as it is now. */
-export function written(call: Call, request: RequestOf<typeof Write>): ReplyOf<typeof Write> {
+export function written(call: ServedCall, request: RequestOf<typeof Write>): ReplyOf<typeof Write> {
   const { target } = call;
   const { blocks } = inodeOrGone(target.store, request.fid);
-  return { blocks, grantBytes: target.grants.refill(call.export) };
+  return { blocks, grantBytes: target.grants.refill(call.client) };
 }
 
 export function copied(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof CopyRange>,
   done: ReplyRecord,
 ): ReplyOf<typeof CopyRange> {

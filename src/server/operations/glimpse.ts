@@ -10,34 +10,39 @@ import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { HeldLock } from '../../dlm/api.js';
 import type { Inode } from '../../storage/api.js';
 import { Glimpse } from '../../wire/lock.js';
-import type { Export } from '../export/export.js';
-import type { Call } from '../target/call.js';
+import type { ClientExport } from '../export/export.js';
 import { evict } from '../target/eviction.js';
-import type { Target } from '../target/target.js';
+import type { ServedCall } from '../target/served_call.js';
+import type { ServedTarget } from '../target/served_target.js';
 import { needInode } from './checks.js';
 
 /** Another client's dirty pages count: its attributes are not those of the store. */
-export function hasOtherWriter(call: Call, inode: Inode): boolean {
-  return isRegular(inode.mode) && call.target.locks.dataWriter(inode.fid, call.export.uuid) !== undefined;
+export function hasOtherWriter(call: ServedCall, inode: Inode): boolean {
+  return isRegular(inode.mode) && call.target.locks.dataWriter(inode.fid, call.client.uuid) !== undefined;
 }
 
 /** @throws FsError ESTALE when the inode went away meanwhile. */
-export function exactInode(call: Call, inode: Inode): MaybePromise<Inode> {
+export function exactInode(call: ServedCall, inode: Inode): MaybePromise<Inode> {
   if (!isRegular(inode.mode)) return inode;
   const { target } = call;
-  const holder = target.locks.dataWriter(inode.fid, call.export.uuid);
-  const owner = holder === undefined ? undefined : target.exports.get(holder.client);
-  if (holder === undefined || owner === undefined) return inode;
-  return ask(target, owner, holder, inode);
+  const holder = target.locks.dataWriter(inode.fid, call.client.uuid);
+  const client = holder === undefined ? undefined : target.exports.get(holder.client);
+  if (holder === undefined || client === undefined) return inode;
+  return ask(target, client, holder, inode);
 }
 
-async function ask(target: Target, owner: Export, holder: HeldLock, inode: Inode): Promise<Inode> {
+async function ask(
+  target: ServedTarget,
+  client: ClientExport,
+  holder: HeldLock,
+  inode: Inode,
+): Promise<Inode> {
   const timer = target.time.after(target.options.lockTimeoutMs, () =>
-    evict(target, owner, `it did not answer a glimpse within ${target.options.lockTimeoutMs} ms`),
+    evict(target, client, `it did not answer a glimpse within ${target.options.lockTimeoutMs} ms`),
   );
   let exact: Inode | undefined;
   try {
-    await owner.requester.call(
+    await client.requester.call(
       Glimpse,
       { handle: holder.handle, fid: inode.fid },
       {

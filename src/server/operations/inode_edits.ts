@@ -6,19 +6,19 @@
 import { isDir, type Timespec } from '../../base/attr.js';
 import type { Fid } from '../../base/ids.js';
 import type { Inode, Tx } from '../../storage/api.js';
-import type { Call } from '../target/call.js';
 import { withoutNames } from '../target/orphans.js';
-import type { Target } from '../target/target.js';
+import type { ServedCall } from '../target/served_call.js';
+import type { ServedTarget } from '../target/served_target.js';
 import { needInode } from './checks.js';
 
 export class Edits {
   readonly tx: Tx;
   readonly now: Timespec;
-  readonly #target: Target;
+  readonly #target: ServedTarget;
   readonly #inodes = new Map<Fid, Inode>();
 
   /** @param time the request's, for replays. */
-  constructor(call: Call, tx: Tx, time: Timespec | undefined) {
+  constructor(call: ServedCall, tx: Tx, time: Timespec | undefined) {
     this.tx = tx;
     this.#target = call.target;
     this.now = call.time(time);

@@ -2,8 +2,9 @@
 
 import { FsError } from '../../base/errno.js';
 import type { Fid, LockHandle } from '../../base/ids.js';
+import { onAbort } from '../../base/wait.js';
 import type { LockSpec } from '../../dlm/api.js';
-import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { FLAG_RECOVERY } from '../../wire/header.js';
 import {
   BIT_ATTR,
@@ -15,20 +16,20 @@ import {
   type Unflock,
 } from '../../wire/lock.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import type { Call } from '../target/call.js';
 import { refused } from '../target/commit_on_sharing.js';
 import { noteCancelled } from '../target/eviction.js';
+import type { ServedCall } from '../target/served_call.js';
 import { needInode } from './checks.js';
 import type { Answered } from './with_locks.js';
 
 type Request = RequestOf<typeof Enqueue>;
 type Reply = ReplyOf<typeof Enqueue>;
 
-export function enqueue(call: Call, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
+export function enqueue(call: ServedCall, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
   // Lost with its reply, a grant could never be given back.
   call.keepReply();
   if (request.type === 'flock') return flock(call, request);
-  const { export: owner, target, header } = call;
+  const { client, target, header } = call;
   if ((header.flags & FLAG_RECOVERY) !== 0) {
     throw new FsError('EPROTO', 'cache locks are replayed by REPLAY_LOCKS');
   }
@@ -37,23 +38,23 @@ export function enqueue(call: Call, request: Request, incoming: Incoming<Reply>)
     return refused(call, new FsError('ESTALE', `inode ${spec.fid} is gone`));
   }
   // The right to send requests: not before the client is known to whatever instance comes next.
-  const unknown = spec.type === 'active' && owner.recorded !== undefined;
-  const atOnce = unknown ? undefined : target.locks.tryEnqueue(owner.uuid, spec);
+  const unknown = spec.type === 'active' && client.recorded !== undefined;
+  const atOnce = unknown ? undefined : target.locks.tryEnqueue(client.uuid, spec);
   return atOnce === undefined ? enqueueLater(call, spec, incoming) : granted(call, spec, atOnce);
 }
 
-async function enqueueLater(call: Call, spec: LockSpec, incoming: Incoming<Reply>): Promise<undefined> {
-  const { export: owner, target } = call;
+async function enqueueLater(call: ServedCall, spec: LockSpec, incoming: Incoming<Reply>): Promise<undefined> {
+  const { client, target } = call;
   const wait = new AbortController();
-  owner.waits.add(wait);
+  client.waits.add(wait);
   // When the connection breaks the client asks again, and waits its turn from there.
-  wait.signal.addEventListener('abort', () => call.forget(), { once: true });
+  onAbort(wait.signal, () => call.forget());
   try {
-    if (spec.type === 'active') await owner.recorded;
-    const handle = await target.locks.enqueue(owner.uuid, spec, wait.signal);
+    if (spec.type === 'active') await client.recorded;
+    const handle = await target.locks.enqueue(client.uuid, spec, wait.signal);
     incoming.answer(granted(call, spec, handle));
   } finally {
-    owner.waits.delete(wait);
+    client.waits.delete(wait);
   }
 }
 
@@ -77,28 +78,28 @@ function specOf(request: Request): LockSpec {
   return { type, fid: request.fid, mode, bits: 0 };
 }
 
-function granted(call: Call, spec: LockSpec, handle: LockHandle): Outcome<Reply> {
-  const { export: owner, target } = call;
+function granted(call: ServedCall, spec: LockSpec, handle: LockHandle): HandlerOutcome<Reply> {
+  const { client, target } = call;
   if (spec.type === 'active') {
-    owner.activeLocks.add(handle);
-    target.returning.delete(owner);
+    client.activeLocks.add(handle);
+    target.undrained.delete(client);
     return { reply: { handle, granted: true } };
   }
   const attr = target.store.inode(spec.fid as Fid);
   if (attr === undefined) {
-    target.locks.cancel(owner.uuid, [handle]);
+    target.locks.cancel(client.uuid, [handle]);
     throw new FsError('ESTALE', `inode ${spec.fid} went away while its lock was waited for`);
   }
   return { reply: { handle, granted: true, attr } };
 }
 
 /** Answered at once; a lock that waits is told of by CAST. */
-function flock(call: Call, request: Request): Outcome<Reply> {
+function flock(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   const { fid, flock: range } = request;
   if (fid === undefined || range === undefined) throw new FsError('EPROTO', 'a flock of nothing');
   needInode(call.target.store, fid);
   const grant = call.target.locks.flock(
-    call.export.uuid,
+    call.client.uuid,
     fid,
     range,
     request.wait === true,
@@ -107,24 +108,30 @@ function flock(call: Call, request: Request): Outcome<Reply> {
   return { reply: { handle: grant.handle, granted: grant.granted, sequence: grant.sequence } };
 }
 
-export function cancel(call: Call, request: RequestOf<typeof Cancel>): Outcome<ReplyOf<typeof Cancel>> {
-  const { export: owner, target } = call;
-  for (const handle of request.handles) noteCancelled(owner, handle);
-  target.locks.cancel(owner.uuid, request.handles);
-  target.clientCancelled(owner);
+export function cancel(
+  call: ServedCall,
+  request: RequestOf<typeof Cancel>,
+): HandlerOutcome<ReplyOf<typeof Cancel>> {
+  const { client, target } = call;
+  for (const handle of request.handles) noteCancelled(client, handle);
+  target.locks.cancel(client.uuid, request.handles);
+  target.clientCancelled(client);
   return { reply: {} };
 }
 
 export function testFlock(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof TestFlock>,
-): Outcome<ReplyOf<typeof TestFlock>> {
-  const { export: owner, target } = call;
-  const conflict = target.locks.testFlock(owner.uuid, request.fid, request.flock);
-  return { reply: { conflict: conflict === undefined ? undefined : rangeFor(owner.features, conflict) } };
+): HandlerOutcome<ReplyOf<typeof TestFlock>> {
+  const { client, target } = call;
+  const conflict = target.locks.testFlock(client.uuid, request.fid, request.flock);
+  return { reply: { conflict: conflict === undefined ? undefined : rangeFor(client.features, conflict) } };
 }
 
-export function unflock(call: Call, request: RequestOf<typeof Unflock>): Outcome<ReplyOf<typeof Unflock>> {
-  call.target.locks.unflock(call.export.uuid, request.fid, request.flock);
+export function unflock(
+  call: ServedCall,
+  request: RequestOf<typeof Unflock>,
+): HandlerOutcome<ReplyOf<typeof Unflock>> {
+  call.target.locks.unflock(call.client.uuid, request.fid, request.flock);
   return { reply: {} };
 }

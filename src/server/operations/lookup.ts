@@ -4,7 +4,7 @@ import { isRegular, isSymlink } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
-import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import type { Dirent, Inode } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import {
@@ -17,8 +17,8 @@ import {
   WANT_PARENT,
 } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import type { Call } from '../target/call.js';
 import { isUncommitted } from '../target/commit_on_sharing.js';
+import type { ServedCall } from '../target/served_call.js';
 import { needDirectory, needInode } from './checks.js';
 import { exactInode, hasOtherWriter } from './glimpse.js';
 import { attrBits, attrLock, grantData, grantInode, grantParent } from './reply_grants.js';
@@ -26,11 +26,11 @@ import { type Answered, dataLock, inodeLock, locked } from './with_locks.js';
 
 /** The inode as it is to be told, with the locks wanted. Granted in the turn in which the reply leaves. */
 export function describe<R>(
-  call: Call,
+  call: ServedCall,
   want: number,
   inode: Inode,
   reply: (inode: Inode, locks: GrantMessage[]) => R,
-): MaybePromise<Outcome<R>> {
+): MaybePromise<HandlerOutcome<R>> {
   const locks: GrantMessage[] = [];
   if (grantData(call, want, inode, locks) || !hasOtherWriter(call, inode)) {
     grantInode(call, want, inode, locks);
@@ -48,13 +48,13 @@ export function describe<R>(
  * Size and times that another client has written and a crash could undo. While it goes on writing it is asked for them, and
  * nobody takes what it says for lasting: then they are not waited for.
  */
-function hasUncommittedData(call: Call, fid: Fid, mode: number): boolean {
+function hasUncommittedData(call: ServedCall, fid: Fid, mode: number): boolean {
   if (!isRegular(mode) || !isUncommitted(call, dataLock(fid, 'PR'))) return false;
-  return call.target.locks.dataWriter(fid, call.export.uuid) === undefined;
+  return call.target.locks.dataWriter(fid, call.client.uuid) === undefined;
 }
 
 export function lookup(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Lookup>,
   incoming: Incoming<ReplyOf<typeof Lookup>>,
 ): Answered<ReplyOf<typeof Lookup>> {
@@ -88,7 +88,7 @@ export function lookup(
 }
 
 export function getattr(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Getattr>,
   incoming: Incoming<ReplyOf<typeof Getattr>>,
 ): Answered<ReplyOf<typeof Getattr>> {
@@ -105,7 +105,10 @@ export function getattr(
   );
 }
 
-export function readlink(call: Call, request: RequestOf<typeof Readlink>): Outcome<ReplyOf<typeof Readlink>> {
+export function readlink(
+  call: ServedCall,
+  request: RequestOf<typeof Readlink>,
+): HandlerOutcome<ReplyOf<typeof Readlink>> {
   const { store } = call.target;
   const inode = needInode(store, request.fid);
   const target = isSymlink(inode.mode) ? store.symlinkTarget(request.fid) : undefined;
@@ -120,7 +123,7 @@ const READDIR_ENTRIES_MAX = 10_000;
 const ENTRY_BYTES = 240;
 
 export function readdir(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Readdir>,
   incoming: Incoming<ReplyOf<typeof Readdir>>,
 ): Answered<ReplyOf<typeof Readdir>> {
@@ -137,7 +140,7 @@ export function readdir(
   );
 }
 
-function listDirectory(call: Call, request: RequestOf<typeof Readdir>): ReplyOf<typeof Readdir> {
+function listDirectory(call: ServedCall, request: RequestOf<typeof Readdir>): ReplyOf<typeof Readdir> {
   const { store } = call.target;
   const { fid, want, plus } = request;
   const directory = needDirectory(store, fid);
@@ -175,7 +178,7 @@ type Entry = ReplyOf<typeof Readdir>['entries'][number];
  * Absent when another client is writing the file, or what it has changed there is not committed: a glimpse or a wait for
  * each entry would cost more than it is worth.
  */
-function entryAttr(call: Call, want: number, entry: Dirent, locks: GrantMessage[]): Inode | undefined {
+function entryAttr(call: ServedCall, want: number, entry: Dirent, locks: GrantMessage[]): Inode | undefined {
   const inode = call.target.store.inode(entry.fid);
   if (inode === undefined) return undefined;
   const exact = grantData(call, want & WANT_DATA_READ, inode, locks);
@@ -186,6 +189,6 @@ function entryAttr(call: Call, want: number, entry: Dirent, locks: GrantMessage[
   return settled ? inode : undefined;
 }
 
-export function statfs(call: Call): Outcome<ReplyOf<typeof Statfs>> {
+export function statfs(call: ServedCall): HandlerOutcome<ReplyOf<typeof Statfs>> {
   return { reply: call.target.store.statfs() };
 }

@@ -5,12 +5,11 @@ import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
-import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import type { Inode, Within } from '../../storage/api.js';
 import { BIT_ATTR, type GrantMessage } from '../../wire/lock.js';
 import type { Close, Open } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import type { Call } from '../target/call.js';
 import {
   DESTROYED_AT_ONCE,
   deadAmong,
@@ -18,6 +17,7 @@ import {
   destroyAll,
   destroyInSteps,
 } from '../target/orphans.js';
+import type { ServedCall } from '../target/served_call.js';
 import { needInode } from './checks.js';
 import { attrBits, grantData, grantInode } from './reply_grants.js';
 import { type Answered, dataLock, dataToSet, inodeLock, locked } from './with_locks.js';
@@ -35,7 +35,7 @@ export function truncationLocks(fid: Fid): readonly LockSpec[] {
 }
 
 export function open(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Open>,
   incoming: Incoming<ReplyOf<typeof Open>>,
 ): Answered<ReplyOf<typeof Open>> {
@@ -62,20 +62,20 @@ export function open(
  * @throws FsError EISDIR when a directory is to be written.
  */
 export function openInode<R>(
-  call: Call,
+  call: ServedCall,
   request: OpenInode,
   reply: (inode: Inode, locks: GrantMessage[]) => R,
-): MaybePromise<Outcome<R>> {
+): MaybePromise<HandlerOutcome<R>> {
   const { target } = call;
   const { fid, fh, flags, want } = request;
   const inode = needInode(target.store, fid);
   if (isDir(inode.mode) && (opensForWrite(flags) || (flags & O_TRUNC) !== 0)) throw new FsError('EISDIR');
-  const opened = (): Outcome<R> => {
+  const opened = (): HandlerOutcome<R> => {
     // Evicted while its file was cut: a handle that it got now would stay for ever.
     call.assertLive();
     const locks: GrantMessage[] = [];
     const now = needInode(target.store, fid);
-    if (!call.isReplay) target.opens.add(call.export, fh, fid, flags);
+    if (!call.isReplay) target.opens.add(call.client, fh, fid, flags);
     grantData(call, want, now, locks);
     grantInode(call, want, now, locks);
     return { reply: reply(now, locks) };
@@ -88,18 +88,21 @@ export function openInode<R>(
   return andThen(truncated, ({ transno }) => ({ ...opened(), transno }));
 }
 
-export function close(call: Call, request: RequestOf<typeof Close>): Outcome<ReplyOf<typeof Close>> {
+export function close(
+  call: ServedCall,
+  request: RequestOf<typeof Close>,
+): HandlerOutcome<ReplyOf<typeof Close>> {
   const { target } = call;
   // Clients do not replay it: what they have closed they do not open again.
   if (call.isReplay) return { reply: {} };
   const unused: Fid[] = [];
   for (const fh of request.fhs) {
-    const fid = target.opens.remove(call.export, fh);
+    const fid = target.opens.remove(call.client, fh);
     if (fid !== undefined) unused.push(fid);
   }
   const dead = deadAmong(target, unused);
   if (request.released !== undefined) {
-    const released = target.holds.release(call.export, request.released);
+    const released = target.holds.release(call.client, request.released);
     dead.push(...deadOfReleased(target, released));
   }
   if (dead.length === 0) return { reply: {} };
@@ -113,9 +116,9 @@ export function close(call: Call, request: RequestOf<typeof Close>): Outcome<Rep
 }
 
 /** It was executed before, with O_TRUNC: the handle is opened again, and nothing is cut once more. */
-export function reopened(call: Call, request: RequestOf<typeof Open>): ReplyOf<typeof Open> {
+export function reopened(call: ServedCall, request: RequestOf<typeof Open>): ReplyOf<typeof Open> {
   const { target } = call;
   const attr = needInode(target.store, request.fid);
-  target.opens.add(call.export, request.fh, request.fid, request.flags);
+  target.opens.add(call.client, request.fh, request.fid, request.flags);
   return { attr, locks: [] };
 }

@@ -8,30 +8,34 @@
 
 import type { Fh } from '../../base/ids.js';
 import type { LockSpec } from '../../dlm/api.js';
-import type { Incoming, Outcome } from '../../rpc/api.js';
+import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
 import type { Empty, ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { Of } from '../../wire/schema.js';
 import type { GetFids, RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
 import type { RecoveryWindow } from '../lifecycle/recovery_window.js';
-import type { Call } from '../target/call.js';
 import { goodbye } from '../target/eviction.js';
+import type { ServedCall } from '../target/served_call.js';
 import { type Answered, answered } from './with_locks.js';
 
 type Nothing = Of<typeof Empty>;
 
-export function ping(): Outcome<Nothing> {
+export function ping(): HandlerOutcome<Nothing> {
   return { reply: {} };
 }
 
 /** Answered when it is durable: a server that starts after a crash would wait for who has left. */
-export function disconnect(call: Call, _request: Nothing, incoming: Incoming<Nothing>): Answered<Nothing> {
-  goodbye(call.target, call.export);
-  const gone = call.target.store.sync().then((): Outcome<Nothing> => ({ reply: {} }));
+export function disconnect(
+  call: ServedCall,
+  _request: Nothing,
+  incoming: Incoming<Nothing>,
+): Answered<Nothing> {
+  goodbye(call.target, call.client);
+  const gone = call.target.store.sync().then((): HandlerOutcome<Nothing> => ({ reply: {} }));
   return answered(incoming, gone);
 }
 
-export function getFids(call: Call): Outcome<ReplyOf<typeof GetFids>> {
+export function getFids(call: ServedCall): HandlerOutcome<ReplyOf<typeof GetFids>> {
   // Lost with its reply it would only be a hole in the numbers; but a resend must not make a second one.
   call.keepReply();
   return { reply: call.target.allocateFids() };
@@ -39,42 +43,42 @@ export function getFids(call: Call): Outcome<ReplyOf<typeof GetFids>> {
 
 /** Answered when everything that it has sent again has been executed. */
 export function replayed(
-  call: Call,
+  call: ServedCall,
   window: RecoveryWindow | undefined,
   incoming: Incoming<ReplyOf<typeof Replayed>>,
 ): Answered<Nothing> {
   if (window === undefined) return { reply: {} };
-  return told((tell) => window.replays.complete(call.export.uuid, tell), incoming);
+  return told((tell) => window.replays.complete(call.client.uuid, tell), incoming);
 }
 
 /** Opens as they were, of unlinked inodes too: those are orphans, and this is what keeps them. */
 export function replayOpens(
-  call: Call,
+  call: ServedCall,
   window: RecoveryWindow | undefined,
   request: RequestOf<typeof ReplayOpens>,
-): Outcome<ReplyOf<typeof ReplayOpens>> {
-  const { target, export: owner } = call;
-  window?.progress(owner.uuid);
+): HandlerOutcome<ReplyOf<typeof ReplayOpens>> {
+  const { target, client } = call;
+  window?.progress(client.uuid);
   const lost: Fh[] = [];
   for (const { fid, fh, flags } of request.opens) {
     if (!target.store.hasInode(fid)) lost.push(fh);
-    else target.opens.add(owner, fh, fid, flags);
+    else target.opens.add(client, fh, fid, flags);
   }
   return { reply: { lost } };
 }
 
 /** Cache locks as they were. One that another client has replayed in conflict with it is refused: 0. */
 export function replayLocks(
-  call: Call,
+  call: ServedCall,
   window: RecoveryWindow | undefined,
   request: RequestOf<typeof ReplayLocks>,
-): Outcome<ReplyOf<typeof ReplayLocks>> {
-  const { target, export: owner } = call;
-  window?.progress(owner.uuid);
+): HandlerOutcome<ReplyOf<typeof ReplayLocks>> {
+  const { target, client } = call;
+  window?.progress(client.uuid);
   const handles = request.locks.map(({ fid, type, mode, bits = 0 }) => {
     const spec: LockSpec = { type, fid, mode, bits };
     if (!target.store.hasInode(fid) || !isCacheLock(spec)) return 0;
-    return owner.reclaimed.take(spec) ?? target.locks.adopt(owner.uuid, spec) ?? 0;
+    return client.reclaimed.take(spec) ?? target.locks.adopt(client.uuid, spec) ?? 0;
   });
   return { reply: { handles } };
 }
@@ -87,20 +91,20 @@ function isCacheLock({ type, mode, bits }: LockSpec): boolean {
 
 /** Answered when the window ends, which may be now: the last client done ends it. */
 export function recoveryDone(
-  call: Call,
+  call: ServedCall,
   window: RecoveryWindow | undefined,
   incoming: Incoming<ReplyOf<typeof RecoveryDone>>,
 ): Answered<Nothing> {
-  const { target, export: owner } = call;
-  target.locks.cancel(owner.uuid, owner.reclaimed.rest());
+  const { target, client } = call;
+  target.locks.cancel(client.uuid, client.reclaimed.rest());
   if (window === undefined || !window.isOpen) {
-    owner.recovering = false;
+    client.recovering = false;
     return { reply: {} };
   }
   return told((tell) => {
     // Before anything that was held is executed: its callbacks come after this answer.
     window.whenOver(tell);
-    window.done(owner.uuid);
+    window.done(client.uuid);
   }, incoming);
 }
 

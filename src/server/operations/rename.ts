@@ -14,8 +14,8 @@ import type { Dirent, Inode, Reader, ReplyRecord, Tx } from '../../storage/api.j
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
 import { RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, type Rename } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import type { Call } from '../target/call.js';
 import { isUncommitted } from '../target/commit_on_sharing.js';
+import type { ServedCall } from '../target/served_call.js';
 import { inodeOrGone, needEntry, needLiveDirectory } from './checks.js';
 import { newInode } from './create.js';
 import { Edits } from './inode_edits.js';
@@ -31,7 +31,7 @@ interface Names {
   readonly other: Dirent | undefined;
 }
 
-export function rename(call: Call, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
+export function rename(call: ServedCall, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
   const { target } = call;
   checkFlags(request);
   let names: Names;
@@ -68,7 +68,7 @@ export function rename(call: Call, request: Request, incoming: Incoming<Reply>):
  * A directory may move because another client has moved one of those above its new place: if that was undone by a crash,
  * this move could close a circle. The directories above are looked at without locks.
  */
-function dependsOnMoves(call: Call, request: Request, { source, other }: Names): boolean {
+function dependsOnMoves(call: ServedCall, request: Request, { source, other }: Names): boolean {
   if (request.parent === request.newParent) return false;
   const movedAbove = (below: Fid): boolean =>
     someAtOrAbove(call.target.store, below, (fid) => isUncommitted(call, inodeLock(fid, 'PR', BIT_UPDATE)));
@@ -207,7 +207,7 @@ function place(edits: Edits, tx: Tx, entry: Dirent, parent: Fid, name: Request['
 }
 
 /** It was executed before. What it replaced is not known any more; what it exchanged is under the old name. */
-export function renamed(call: Call, request: Request, done: ReplyRecord): Reply {
+export function renamed(call: ServedCall, request: Request, done: ReplyRecord): Reply {
   const { store } = call.target;
   const exchange = (request.flags & RENAME_EXCHANGE) !== 0;
   const other = exchange ? store.dirent(request.parent, request.name) : undefined;

@@ -10,7 +10,7 @@ import type { LockSpec } from '../../dlm/api.js';
 import type { Inode } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import { WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE, WANT_PARENT } from '../../wire/meta.js';
-import type { Call } from '../target/call.js';
+import type { ServedCall } from '../target/served_call.js';
 import { dataLock, inodeLock } from './with_locks.js';
 
 /** All bits that cached attributes need: a directory's size and times change with its names. */
@@ -18,12 +18,12 @@ export function attrBits(mode: number): number {
   return isDir(mode) ? BIT_UPDATE | BIT_ATTR : BIT_ATTR;
 }
 
-export function grantParent(call: Call, want: number, parent: Fid, into: GrantMessage[]): void {
+export function grantParent(call: ServedCall, want: number, parent: Fid, into: GrantMessage[]): void {
   if ((want & WANT_PARENT) !== 0) grant(call, inodeLock(parent, 'PR', BIT_UPDATE | BIT_ATTR), into);
 }
 
 /** @returns the client has the lock. */
-export function grantInode(call: Call, want: number, inode: Inode, into: GrantMessage[]): boolean {
+export function grantInode(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): boolean {
   return (want & WANT_ATTR) !== 0 && grant(call, attrLock(inode), into);
 }
 
@@ -32,20 +32,20 @@ export function attrLock(inode: Inode): LockSpec {
 }
 
 /** @returns the client has a data lock, so the attributes are exact as the store, or the client itself, has them. */
-export function grantData(call: Call, want: number, inode: Inode, into: GrantMessage[]): boolean {
+export function grantData(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): boolean {
   if ((want & (WANT_DATA_READ | WANT_DATA_WRITE)) === 0 || !isRegular(inode.mode)) return false;
   if ((want & WANT_DATA_WRITE) !== 0 && grant(call, dataLock(inode.fid, 'PW'), into)) return true;
   return (want & WANT_DATA_READ) !== 0 && grant(call, dataLock(inode.fid, 'PR'), into);
 }
 
-function grant(call: Call, spec: LockSpec, into: GrantMessage[]): boolean {
+function grant(call: ServedCall, spec: LockSpec, into: GrantMessage[]): boolean {
   // Its client replays the locks that it still holds by themselves.
   if (call.isReplay) return false;
   const { locks } = call.target;
   // Thousands of the same would make every look at the resource slow. It has what it wants.
-  if (locks.covers(call.export.uuid, spec)) return true;
+  if (locks.covers(call.client.uuid, spec)) return true;
   if (call.target.runtime.faults.strikes('grant.refuse')) return false;
-  const handle = locks.tryEnqueue(call.export.uuid, spec);
+  const handle = locks.tryEnqueue(call.client.uuid, spec);
   if (handle === undefined) return false;
   // A grant that is lost with its reply could never be given back.
   call.keepReply();

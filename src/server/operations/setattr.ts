@@ -11,7 +11,7 @@ import type { Inode, Tx, Within } from '../../storage/api.js';
 import { BIT_ATTR } from '../../wire/lock.js';
 import type { Setattr } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import type { Call } from '../target/call.js';
+import type { ServedCall } from '../target/served_call.js';
 import { ACL_ACCESS, aclAfterChmod, encodeAcl, parseAcl } from './acl.js';
 import { inodeOrGone, needInode } from './checks.js';
 import { type Answered, dataToSet, inodeLock, locked } from './with_locks.js';
@@ -23,7 +23,7 @@ const S_IXGRP = 0o010;
 const CAPABILITY = 'security.capability';
 
 export function setattr(
-  call: Call,
+  call: ServedCall,
   request: Request,
   incoming: Incoming<ReplyOf<typeof Setattr>>,
 ): Answered<ReplyOf<typeof Setattr>> {
@@ -75,7 +75,7 @@ export function setattr(
  * Data EX where size or mtime are set: a client that writes into its cache is the authority on both, and would set its
  * own mtime over this one at its next flush.
  */
-function locksFor(call: Call, request: Request, inode: Inode): readonly LockSpec[] {
+function locksFor(call: ServedCall, request: Request, inode: Inode): readonly LockSpec[] {
   const attr = inodeLock(request.fid, 'EX', BIT_ATTR);
   const setsMtime = request.mtime !== undefined || request.mtimeNow === true;
   const needsData = isRegular(inode.mode) && (request.sizeBytes !== undefined || setsMtime);
@@ -123,6 +123,6 @@ export function dropCapability(tx: Tx, inode: Inode): void {
 }
 
 /** It was executed before, as other changes of one inode's attributes: the inode as it is now. */
-export function changedBefore(call: Call, request: { readonly fid: Fid }): { readonly attr: Inode } {
+export function changedBefore(call: ServedCall, request: { readonly fid: Fid }): { readonly attr: Inode } {
   return { attr: inodeOrGone(call.target.store, request.fid) };
 }

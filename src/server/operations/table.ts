@@ -38,8 +38,8 @@ import {
   ReplayLocks,
   ReplayOpens,
 } from '../../wire/session.js';
-import type { Host } from '../session/host.js';
-import type { Call } from '../target/call.js';
+import type { ServerView } from '../session/server_view.js';
+import type { ServedCall } from '../target/served_call.js';
 import { create, recreate } from './create.js';
 import { copied, copyRange, fallocate, read, seek, sync, write, written } from './data.js';
 import { cancel, enqueue, testFlock, unflock } from './locks.js';
@@ -54,8 +54,8 @@ import { getxattr, listxattr, removexattr, setxattr } from './xattr.js';
 /** The meta device is nearly full: after a commit it may be less so. Answers in the turn in which it executes. */
 async function whenRoom<R>(
   first: Promise<unknown>,
-  call: Call,
-  handle: () => ReturnType<Handler<Call, unknown, R>>,
+  call: ServedCall,
+  handle: () => ReturnType<Handler<ServedCall, unknown, R>>,
   incoming: Incoming<R>,
 ): Promise<undefined> {
   for (let wait: Promise<unknown> | undefined = first; wait !== undefined; wait = call.target.store.room()) {
@@ -72,14 +72,14 @@ async function whenRoom<R>(
 }
 
 /** The reply to what `done` says was executed, from the state as it is now. No cache locks are granted with it. */
-type Reconstruct<Q, R> = (call: Call, request: Q, done: ReplyRecord) => R;
+type Reconstruct<Q, R> = (call: ServedCall, request: Q, done: ReplyRecord) => R;
 
 /** @returns the opcodes of operations that change something. */
-export function registerHandlers(service: Service<Call>, host: Host): ReadonlySet<number> {
+export function registerHandlers(service: Service<ServedCall>, server: ServerView): ReadonlySet<number> {
   const modifying = new Set<number>();
   const on = <Q, R>(
     operation: Operation<Q, R>,
-    handler: Handler<Call, Q, R>,
+    handler: Handler<ServedCall, Q, R>,
     reconstruct?: Reconstruct<Q, R>,
   ): void => {
     if (operation.modifies) modifying.add(operation.opcode);
@@ -98,10 +98,10 @@ export function registerHandlers(service: Service<Call>, host: Host): ReadonlySe
   on(Ping, ping);
   on(Disconnect, disconnect);
   on(GetFids, getFids);
-  on(Replayed, (call, _request, incoming) => replayed(call, host.recovery, incoming));
-  on(ReplayOpens, (call, request) => replayOpens(call, host.recovery, request));
-  on(ReplayLocks, (call, request) => replayLocks(call, host.recovery, request));
-  on(RecoveryDone, (call, _request, incoming) => recoveryDone(call, host.recovery, incoming));
+  on(Replayed, (call, _request, incoming) => replayed(call, server.recovery, incoming));
+  on(ReplayOpens, (call, request) => replayOpens(call, server.recovery, request));
+  on(ReplayLocks, (call, request) => replayLocks(call, server.recovery, request));
+  on(RecoveryDone, (call, _request, incoming) => recoveryDone(call, server.recovery, incoming));
 
   on(Enqueue, enqueue);
   on(Cancel, cancel);
@@ -134,7 +134,7 @@ export function registerHandlers(service: Service<Call>, host: Host): ReadonlySe
 
   // A notice: it has no xid of its own, so it is not entered among the calls.
   service.on(DrainProgress, (call, progress) => {
-    call.export.progress = progress;
+    call.client.progress = progress;
     return undefined;
   });
   return modifying;

@@ -9,7 +9,7 @@ import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
 import type { Link, Unlink } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { O_TMPFILE_BIT } from '../export/open_table.js';
-import type { Call } from '../target/call.js';
+import type { ServedCall } from '../target/served_call.js';
 import { inodeOrGone, needDirectory, needEntry, needInode, needLiveDirectory } from './checks.js';
 import { Edits } from './inode_edits.js';
 import { attrBits } from './reply_grants.js';
@@ -19,7 +19,7 @@ import { type Answered, inodeLock, locked } from './with_locks.js';
 export const LINK_MAX = 65_000;
 
 export function unlink(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Unlink>,
   incoming: Incoming<ReplyOf<typeof Unlink>>,
 ): Answered<ReplyOf<typeof Unlink>> {
@@ -61,7 +61,7 @@ export function unlink(
 }
 
 export function link(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Link>,
   incoming: Incoming<ReplyOf<typeof Link>>,
 ): Answered<ReplyOf<typeof Link>> {
@@ -98,8 +98,8 @@ export function link(
 }
 
 /** Opened by this client with O_TMPFILE: linkat(2) may give it its first name, which an unlinked file never gets. */
-function isNamelessByBirth(call: Call, inode: Inode): boolean {
-  for (const handle of call.export.opens.values()) {
+function isNamelessByBirth(call: ServedCall, inode: Inode): boolean {
+  for (const handle of call.client.opens.values()) {
     if (handle.fid === inode.fid && (handle.flags & O_TMPFILE_BIT) !== 0) return true;
   }
   return false;
@@ -111,7 +111,7 @@ export function entryType(inode: Inode): number {
 
 /** They were executed before: what the names lead to now. */
 export function unlinked(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Unlink>,
   done: ReplyRecord,
 ): ReplyOf<typeof Unlink> {
@@ -122,7 +122,7 @@ export function unlinked(
   };
 }
 
-export function linked(call: Call, request: RequestOf<typeof Link>): ReplyOf<typeof Link> {
+export function linked(call: ServedCall, request: RequestOf<typeof Link>): ReplyOf<typeof Link> {
   const { store } = call.target;
   return {
     attr: inodeOrGone(store, request.fid),

@@ -8,11 +8,11 @@
 import type { Fid } from '../../base/ids.js';
 import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec, Mode } from '../../dlm/api.js';
-import type { Incoming, Outcome } from '../../rpc/api.js';
-import type { Call } from '../target/call.js';
+import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { noteChanges, refused } from '../target/commit_on_sharing.js';
+import type { ServedCall } from '../target/served_call.js';
 
-export type Answered<R> = MaybePromise<Outcome<R> | undefined>;
+export type Answered<R> = MaybePromise<HandlerOutcome<R> | undefined>;
 
 export function inodeLock(fid: Fid, mode: Mode, bits: number): LockSpec {
   return { type: 'inode', fid, mode, bits };
@@ -25,16 +25,16 @@ export function dataLock(fid: Fid, mode: Mode): LockSpec {
  * The data of a file for an operation that sets its size or times. A client that holds PW needs no more: nobody else has
  * a data lock then, and it keeps its own until it has the reply.
  */
-export function dataToSet(call: Call, fid: Fid): readonly LockSpec[] {
+export function dataToSet(call: ServedCall, fid: Fid): readonly LockSpec[] {
   const data = dataLock(fid, 'EX');
-  if (call.target.locks.dataWriter(fid, undefined)?.client !== call.export.uuid) return [data];
+  if (call.target.locks.dataWriter(fid, undefined)?.client !== call.client.uuid) return [data];
   call.alsoChanged = data;
   return [];
 }
 
-interface Operation<R> {
+interface LockedOperation<R> {
   readonly plan: () => readonly LockSpec[];
-  readonly run: () => MaybePromise<Outcome<R>>;
+  readonly run: () => MaybePromise<HandlerOutcome<R>>;
   readonly sharesMore: () => boolean;
 }
 
@@ -47,10 +47,10 @@ const SHARES_NO_MORE = (): boolean => false;
  * @param sharesMore the operation looks at something that it does not lock, and that another client's uncommitted change.
  */
 export function locked<R>(
-  call: Call,
+  call: ServedCall,
   incoming: Incoming<R>,
   plan: () => readonly LockSpec[],
-  run: () => MaybePromise<Outcome<R>>,
+  run: () => MaybePromise<HandlerOutcome<R>>,
   sharesMore: () => boolean = SHARES_NO_MORE,
 ): Answered<R> {
   let specs: readonly LockSpec[];
@@ -62,7 +62,7 @@ export function locked<R>(
   // Executed before, when all it was built on was durable or its client's own; and nothing else is executed meanwhile.
   call.locked = specs;
   if (call.isReplay) return executed(call, incoming, run());
-  const release = call.target.locks.acquire(call.export.uuid, specs);
+  const release = call.target.locks.acquire(call.client.uuid, specs);
   if (isPromise(release) || sharesMore()) {
     return afterWait(call, incoming, specs, release, { plan, run, sharesMore });
   }
@@ -71,7 +71,7 @@ export function locked<R>(
 }
 
 /** Answers in the turn in which a promised outcome is there; see Incoming.answer. */
-export function answered<R>(incoming: Incoming<R>, outcome: MaybePromise<Outcome<R>>): Answered<R> {
+export function answered<R>(incoming: Incoming<R>, outcome: MaybePromise<HandlerOutcome<R>>): Answered<R> {
   if (!isPromise(outcome)) return outcome;
   return outcome.then((value) => {
     incoming.answer(value);
@@ -79,7 +79,11 @@ export function answered<R>(incoming: Incoming<R>, outcome: MaybePromise<Outcome
   });
 }
 
-function executed<R>(call: Call, incoming: Incoming<R>, outcome: MaybePromise<Outcome<R>>): Answered<R> {
+function executed<R>(
+  call: ServedCall,
+  incoming: Incoming<R>,
+  outcome: MaybePromise<HandlerOutcome<R>>,
+): Answered<R> {
   if (isPromise(outcome)) {
     return outcome.then((value) => {
       noteChanges(call, value);
@@ -92,11 +96,11 @@ function executed<R>(call: Call, incoming: Incoming<R>, outcome: MaybePromise<Ou
 }
 
 async function afterWait<R>(
-  call: Call,
+  call: ServedCall,
   incoming: Incoming<R>,
   firstSpecs: readonly LockSpec[],
   first: MaybePromise<() => void>,
-  { plan, run, sharesMore }: Operation<R>,
+  { plan, run, sharesMore }: LockedOperation<R>,
 ): Promise<undefined> {
   let specs = firstSpecs;
   let pending = first;
@@ -116,7 +120,7 @@ async function afterWait<R>(
       release();
       throw error;
     }
-    pending = call.target.locks.acquire(call.export.uuid, specs);
+    pending = call.target.locks.acquire(call.client.uuid, specs);
   }
   call.locked = specs;
   const running = run();

@@ -11,7 +11,7 @@ import type { Inode, Tx } from '../../storage/api.js';
 import { BIT_ATTR } from '../../wire/lock.js';
 import type { Getxattr, Listxattr, Removexattr, Setxattr } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import type { Call } from '../target/call.js';
+import type { ServedCall } from '../target/served_call.js';
 import { ACL_ACCESS, ACL_DEFAULT, isMinimal, modeOfAcl, parseAcl } from './acl.js';
 import { needInode } from './checks.js';
 import { type Answered, inodeLock, locked } from './with_locks.js';
@@ -33,7 +33,7 @@ function isAcl(name: string): boolean {
   return name === ACL_ACCESS || name === ACL_DEFAULT;
 }
 
-function reading<R>(call: Call, fid: Fid, incoming: Incoming<R>, run: () => R): Answered<R> {
+function reading<R>(call: ServedCall, fid: Fid, incoming: Incoming<R>, run: () => R): Answered<R> {
   const { store } = call.target;
   return locked(
     call,
@@ -47,7 +47,7 @@ function reading<R>(call: Call, fid: Fid, incoming: Incoming<R>, run: () => R): 
 }
 
 export function getxattr(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Getxattr>,
   incoming: Incoming<ReplyOf<typeof Getxattr>>,
 ): Answered<ReplyOf<typeof Getxattr>> {
@@ -60,7 +60,7 @@ export function getxattr(
 }
 
 export function listxattr(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Listxattr>,
   incoming: Incoming<ReplyOf<typeof Listxattr>>,
 ): Answered<ReplyOf<typeof Listxattr>> {
@@ -69,7 +69,7 @@ export function listxattr(
 
 /** Runs a change of the inode's attributes under its ATTR lock. */
 function changing(
-  call: Call,
+  call: ServedCall,
   { fid, time }: { readonly fid: Fid; readonly time?: Timespec | undefined },
   incoming: Incoming<{ readonly attr: Inode }>,
   change: (tx: Tx, inode: Inode) => Inode,
@@ -94,7 +94,7 @@ function changing(
 }
 
 export function setxattr(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Setxattr>,
   incoming: Incoming<ReplyOf<typeof Setxattr>>,
 ): Answered<ReplyOf<typeof Setxattr>> {
@@ -141,7 +141,7 @@ function removeIfThere(tx: Tx, fid: Fid, name: string): void {
 }
 
 export function removexattr(
-  call: Call,
+  call: ServedCall,
   request: RequestOf<typeof Removexattr>,
   incoming: Incoming<ReplyOf<typeof Removexattr>>,
 ): Answered<ReplyOf<typeof Removexattr>> {

@@ -11,10 +11,10 @@ import { DrainProgress } from '../../wire/admin.js';
 import { FLAG_RECOVERY, KIND } from '../../wire/header.js';
 import { Cancel, Enqueue } from '../../wire/lock.js';
 import { Disconnect, Ping, RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
-import type { Export } from '../export/export.js';
+import type { ClientExport } from '../export/export.js';
 import { frameBytes, keptCopy } from '../export/kept_frames.js';
 import { dropHeld } from '../target/eviction.js';
-import type { Host } from './host.js';
+import type { ServerView } from './server_view.js';
 
 const HELD_FRAMES_MAX = 10_000;
 const HELD_BYTES_MAX = 32 << 20;
@@ -33,36 +33,36 @@ const REPLAY: ReadonlySet<number> = new Set([
 /** The session that a frame came through. */
 export interface FrameSource {
   readonly link: Link;
-  dispatch(owner: Export, frame: Frame): void;
+  dispatch(client: ClientExport, frame: Frame): void;
 }
 
 export class Admission {
-  readonly #host: Host;
+  readonly #server: ServerView;
   /** Whose frames are held, by the session they came through. */
-  readonly #holding = new Map<FrameSource, Export>();
+  readonly #holding = new Map<FrameSource, ClientExport>();
 
-  constructor(host: Host) {
-    this.#host = host;
+  constructor(server: ServerView) {
+    this.#server = server;
   }
 
   /** Frames held now, for metrics. */
   get held(): number {
     let frames = 0;
-    for (const owner of this.#holding.values()) frames += owner.held.length;
+    for (const client of this.#holding.values()) frames += client.held.length;
     return frames;
   }
 
   /** @returns true when the frame was kept for later. Frames of one client keep their order. */
-  holds(session: FrameSource, owner: Export, frame: Frame): boolean {
-    if (frame.header.kind !== KIND.request || this.#passes(owner, frame)) return false;
+  holds(session: FrameSource, client: ClientExport, frame: Frame): boolean {
+    if (frame.header.kind !== KIND.request || this.#passes(client, frame)) return false;
     const bytes = frameBytes(frame);
-    owner.held.push(keptCopy(frame));
-    owner.heldBytes += bytes;
-    owner.kept.add(bytes);
-    this.#holding.set(session, owner);
-    const isOver = owner.held.length >= HELD_FRAMES_MAX || owner.heldBytes >= HELD_BYTES_MAX;
-    if (!owner.heldPause && (isOver || owner.kept.isFull)) {
-      owner.heldPause = true;
+    client.held.push(keptCopy(frame));
+    client.heldBytes += bytes;
+    client.kept.add(bytes);
+    this.#holding.set(session, client);
+    const isOver = client.held.length >= HELD_FRAMES_MAX || client.heldBytes >= HELD_BYTES_MAX;
+    if (!client.heldPause && (isOver || client.kept.isFull)) {
+      client.heldPause = true;
       session.link.pause();
     }
     return true;
@@ -70,13 +70,13 @@ export class Admission {
 
   /** The window is over, or a shutdown was taken back. */
   release(): void {
-    for (const [session, owner] of this.#holding) {
+    for (const [session, client] of this.#holding) {
       this.#holding.delete(session);
-      const frames = owner.held;
-      const isCurrent = owner.link === session.link;
-      dropHeld(owner);
+      const frames = client.held;
+      const isCurrent = client.link === session.link;
+      dropHeld(client);
       if (!isCurrent) continue;
-      for (const frame of frames) session.dispatch(owner, frame);
+      for (const frame of frames) session.dispatch(client, frame);
     }
   }
 
@@ -84,21 +84,21 @@ export class Admission {
     this.#holding.delete(session);
   }
 
-  #passes(owner: Export, frame: Frame): boolean {
+  #passes(client: ClientExport, frame: Frame): boolean {
     const { opcode, flags } = frame.header;
     if (ALWAYS.has(opcode)) return true;
     const isRecovery = REPLAY.has(opcode) && (flags & FLAG_RECOVERY) !== 0;
-    switch (this.#host.state) {
+    switch (this.#server.state) {
       case 'active':
         return true;
       case 'recovering':
-        return owner.recovering && isRecovery;
+        return client.recovering && isRecovery;
       case 'draining':
         // The active lock is enqueued for like always, and waits behind the shutdown.
         if (opcode === Enqueue.opcode || opcode === Cancel.opcode) return true;
         // It did not hear of the end of its recovery, and goes through it once more.
-        if (isRecovery && this.#host.target?.returning.has(owner) === true) return true;
-        return owner.activeLocks.size > 0;
+        if (isRecovery && this.#server.target?.undrained.has(client) === true) return true;
+        return client.activeLocks.size > 0;
       default:
         return false;
     }

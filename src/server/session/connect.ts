@@ -23,12 +23,12 @@ import { Requester } from '../../rpc/requester.js';
 import type { ClientRecord } from '../../storage/api.js';
 import { type Negotiated, negotiate, ownAbilities } from '../../wire/negotiate.js';
 import { type ConnectReply, type ConnectRequest, FEATURE } from '../../wire/session.js';
-import { Export } from '../export/export.js';
+import { ClientExport } from '../export/export.js';
 import { cameAnew, evict, goodbye } from '../target/eviction.js';
-import type { Target } from '../target/target.js';
+import type { ServedTarget } from '../target/served_target.js';
 import { versionChange } from '../target/version_gate.js';
-import type { Host } from './host.js';
 import { checkOrigin, isSameSecret } from './peer.js';
+import type { ServerView } from './server_view.js';
 import type { Session } from './session.js';
 
 const log = logger('server:connect');
@@ -42,20 +42,20 @@ type Verdict = Pick<ConnectReply, 'outcome' | 'reason'>;
  * @throws FsError EPROTO (no common protocol, no UUID), ENODEV (another target), EAGAIN (an older connection's CONNECT),
  *   EACCES (not from a privileged port; not the secret of this client).
  */
-export function connect(host: Host, session: Session, request: ConnectRequest): ConnectReply {
-  checkOrigin(session.link.origin, host.settings.anyPort);
-  const agreed = negotiate(request, ownAbilities(host.settings.softwareVersion));
+export function connect(server: ServerView, session: Session, request: ConnectRequest): ConnectReply {
+  checkOrigin(session.link.origin, server.settings.anyPort);
+  const agreed = negotiate(request, ownAbilities(server.settings.softwareVersion));
   if (!agreed.agreed) throw new FsError('EPROTO', agreed.refusal);
   if (session.role === 'client') throw new FsError('EPROTO', 'this connection is connected already');
   session.link.connCount = request.connCount;
   session.link.protocol = agreed.protocol;
   if (request.role === 'admin') {
     session.role = 'admin';
-    return { ...common(host, agreed), outcome: 'new' };
+    return { ...common(server, agreed), outcome: 'new' };
   }
   if (!UUID.test(request.uuid)) throw new FsError('EPROTO', 'a client needs a UUID');
-  const { target } = host;
-  if (target === undefined) return { ...common(host, agreed), outcome: 'wait', reason: notActive(host) };
+  const { target } = server;
+  if (target === undefined) return { ...common(server, agreed), outcome: 'wait', reason: notActive(server) };
   const { superblock } = target.store;
   if (request.targetUuid !== undefined && request.targetUuid !== superblock.targetUuid) {
     throw new FsError(
@@ -63,50 +63,49 @@ export function connect(host: Host, session: Session, request: ConnectRequest): 
       `this is target ${superblock.label} (${superblock.targetUuid}), not the one meant`,
     );
   }
-  const verdict = admit(host, target, session, request, agreed);
+  const verdict = admit(server, target, session, request, agreed);
   log('%s %s from %s: %s', request.name, request.uuid, session.link.peer, verdict.outcome);
-  const owner = session.export;
-  if (owner === undefined) return { ...common(host, agreed), ...verdict };
+  const client = session.client;
+  if (client === undefined) return { ...common(server, agreed), ...verdict };
   const fresh = verdict.outcome !== 'resumed';
   return {
-    ...common(host, agreed),
+    ...common(server, agreed),
     ...verdict,
     fids: fresh ? target.allocateFids() : undefined,
-    grantBytes: granted(host, target, owner, request, verdict),
-    lastCommitted: (owner.features & FEATURE.replay) === 0 ? undefined : target.store.lastCommitted,
+    grantBytes: granted(server, target, client, request, verdict),
+    lastCommitted: (client.features & FEATURE.replay) === 0 ? undefined : target.store.lastCommitted,
   };
 }
 
 /** What is promised to those who come back is kept for them: until all of them are here nobody gets more. */
 function granted(
-  host: Host,
-  target: Target,
-  owner: Export,
+  server: ServerView,
+  target: ServedTarget,
+  client: ClientExport,
   request: ConnectRequest,
   { outcome }: Verdict,
 ): number {
-  if (outcome === 'resumed' || (owner.features & FEATURE.grants) === 0) return 0;
-  if (outcome === 'recover') return target.grants.promiseAgain(owner, request.grantsInUse ?? 0);
-  return host.recovery?.isOpen === true ? 0 : target.grants.refill(owner);
+  if (outcome === 'resumed' || (client.features & FEATURE.grants) === 0) return 0;
+  if (outcome === 'recover') return target.grants.promiseAgain(client, request.grantsInUse ?? 0);
+  return server.recovery?.isOpen === true ? 0 : target.grants.refill(client);
 }
 
-function common(host: Host, agreed: Agreed): Omit<ConnectReply, 'outcome'> {
-  const superblock = host.target?.store.superblock;
+function common(server: ServerView, agreed: Agreed): Omit<ConnectReply, 'outcome'> {
+  const superblock = server.target?.store.superblock;
   return {
     protocol: agreed.protocol,
     features: agreed.features,
-    softwareVersion: host.settings.softwareVersion,
+    softwareVersion: server.settings.softwareVersion,
     label: superblock?.label,
     targetUuid: superblock?.targetUuid,
     targetIndex: superblock?.targetIndex,
     instance: superblock?.instance,
-    pingIntervalMs: host.settings.pingIntervalMs,
-    lockTimeoutMs: host.settings.lockTimeoutMs,
+    pingIntervalMs: server.settings.pingIntervalMs,
   };
 }
 
-function notActive(host: Host): string {
-  switch (host.state) {
+function notActive(server: ServerView): string {
+  switch (server.state) {
     case 'standby':
       return 'not active yet: this server is the standby';
     case 'starting':
@@ -118,8 +117,8 @@ function notActive(host: Host): string {
 
 /** Finds or makes the export and ties the session to it, or says why not. */
 function admit(
-  host: Host,
-  target: Target,
+  server: ServerView,
+  target: ServedTarget,
   session: Session,
   request: ConnectRequest,
   agreed: Agreed,
@@ -127,15 +126,15 @@ function admit(
   const { instance } = target.store.superblock;
   const existing = target.exports.get(request.uuid);
   const here = request.previousInstance === instance;
-  checkSecret(existing?.secret ?? host.recovery?.known(request.uuid)?.secret, request);
+  checkSecret(existing?.secret ?? server.recovery?.known(request.uuid)?.secret, request);
   if (existing !== undefined && request.connCount <= existing.connCount) {
     throw new FsError('EAGAIN', `a later connection of this client (${existing.connCount}) is there`);
   }
-  const open = host.state === 'active' || host.state === 'recovering';
+  const open = server.state === 'active' || server.state === 'recovering';
   // A client that lost its connection in the middle of the drain, or right before it, must be able to finish it.
-  const finishes = here || (existing !== undefined && target.returning.has(existing));
-  if (!open && !(host.state === 'draining' && existing !== undefined && finishes)) {
-    return { outcome: 'wait', reason: notActive(host) };
+  const finishes = here || (existing !== undefined && target.undrained.has(existing));
+  if (!open && !(server.state === 'draining' && existing !== undefined && finishes)) {
+    return { outcome: 'wait', reason: notActive(server) };
   }
   if (target.leaving.get(request.uuid)?.isWriting === true) {
     return { outcome: 'wait', reason: 'what is left of this client is being cleaned up' };
@@ -152,34 +151,34 @@ function admit(
     else evict(target, existing, 'it came back as a client of an earlier instance after its recovery');
   }
   if (request.previousInstance === undefined) {
-    const full = host.admitsClient(target.exports.size + (host.recovery?.missing().length ?? 0));
+    const full = server.admitsClient(target.exports.size + (server.recovery?.missing().length ?? 0));
     if (full !== undefined) return { outcome: 'wait', reason: full };
     cameAnew(target, request.uuid);
-    const owner = newExport(target, request);
+    const client = newExport(target, request);
     target.store.execute(
       (tx) => {
         // Of an earlier client with this UUID, who knows that it is gone for the server.
-        tx.removeClient(owner.uuid);
-        tx.putClient(owner.record());
+        tx.removeClient(client.uuid);
+        tx.putClient(client.record());
       },
       { reserve: 'own' },
     );
-    host.recovery?.gone(owner.uuid);
-    owner.recorded = target.store.sync().then(
+    server.recovery?.gone(client.uuid);
+    client.recorded = target.store.sync().then(
       () => {
-        owner.recorded = undefined;
+        client.recorded = undefined;
       },
       // The target has failed, and its server stops.
       () => undefined,
     );
-    return attached(session, owner, request, agreed, 'new');
+    return attached(session, client, request, agreed, 'new');
   }
-  const record = here ? undefined : host.recovery?.known(request.uuid);
+  const record = here ? undefined : server.recovery?.known(request.uuid);
   if (record === undefined) {
     const reason = target.exports.evictionReason(request.uuid);
     return { outcome: 'evicted', reason: reason ?? 'the server knows nothing of this client any more' };
   }
-  return recover(host, target, session, request, agreed, record);
+  return recover(server, target, session, request, agreed, record);
 }
 
 function checkSecret(held: string | undefined, { secret, name, uuid }: ConnectRequest): void {
@@ -189,35 +188,35 @@ function checkSecret(held: string | undefined, { secret, name, uuid }: ConnectRe
 }
 
 function recover(
-  host: Host,
-  target: Target,
+  server: ServerView,
+  target: ServedTarget,
   session: Session,
   request: ConnectRequest,
   agreed: Agreed,
   record: ClientRecord,
 ): Verdict {
-  const owner = newExport(target, request);
-  const inherited = owner.slots.inherit(target.store.replies(owner.uuid));
-  owner.lastTransno = Math.max(inherited, record.lastTransno) as Transno;
-  const reason = cannotRecover(host, target, request, agreed);
+  const client = newExport(target, request);
+  const inherited = client.durableAnswers.inherit(target.store.replies(client.uuid));
+  client.lastTransno = Math.max(inherited, record.lastTransno) as Transno;
+  const reason = cannotRecover(server, target, request, agreed);
   if (reason !== undefined) {
-    evict(target, owner, reason);
+    evict(target, client, reason);
     return { outcome: 'evicted', reason };
   }
-  owner.recovering = true;
-  if (host.recovery?.wasClean === false) target.returning.add(owner);
-  owner.recoveredFrom = request.previousInstance;
-  host.recovery?.came(request.uuid);
+  client.recovering = true;
+  if (server.recovery?.wasClean === false) target.undrained.add(client);
+  client.recoveredFrom = request.previousInstance;
+  server.recovery?.came(request.uuid);
   const isAsRecorded =
-    owner.name === record.name &&
-    owner.softwareVersion === record.softwareVersion &&
-    owner.secret === record.secret;
+    client.name === record.name &&
+    client.softwareVersion === record.softwareVersion &&
+    client.secret === record.secret;
   if (!isAsRecorded) {
-    target.store.execute((tx) => tx.putClient(owner.record()), { reserve: 'own' });
+    target.store.execute((tx) => tx.putClient(client.record()), { reserve: 'own' });
   }
   // It has no answer that a crash could undo: nobody need wait for its replays.
-  if (isAllDurable(target, request)) host.recovery?.replays.complete(owner.uuid);
-  return attached(session, owner, request, agreed, 'recover');
+  if (isAllDurable(target, request)) server.recovery?.replays.complete(client.uuid);
+  return attached(session, client, request, agreed, 'recover');
 }
 
 /**
@@ -225,12 +224,12 @@ function recover(
  * this version of the server know how to.
  */
 function cannotRecover(
-  host: Host,
-  target: Target,
+  server: ServerView,
+  target: ServedTarget,
   request: ConnectRequest,
   agreed: Agreed,
 ): string | undefined {
-  const { recovery, settings } = host;
+  const { recovery, settings } = server;
   const change = versionChange(recovery?.previousVersion ?? '', settings.softwareVersion);
   if (request.hasMoreThanOpens === true && change !== undefined) return change;
   if ((agreed.features & FEATURE.replay) !== 0) return undefined;
@@ -241,30 +240,30 @@ function cannotRecover(
   return 'the server was killed, and this client cannot replay what was not durable';
 }
 
-function isAllDurable(target: Target, { lastTransno }: ConnectRequest): boolean {
+function isAllDurable(target: ServedTarget, { lastTransno }: ConnectRequest): boolean {
   return lastTransno !== undefined && lastTransno <= target.store.lastCommitted;
 }
 
-function newExport(target: Target, request: ConnectRequest): Export {
-  const owner = new Export(request, new Requester(), target.runtime.clock.nowMs(), target.kept);
-  target.exports.add(owner);
-  return owner;
+function newExport(target: ServedTarget, request: ConnectRequest): ClientExport {
+  const client = new ClientExport(request, new Requester(), target.runtime.clock.nowMs(), target.kept);
+  target.exports.add(client);
+  return client;
 }
 
 function attached(
   session: Session,
-  owner: Export,
+  client: ClientExport,
   request: ConnectRequest,
   agreed: Agreed,
   outcome: 'new' | 'resumed' | 'recover',
 ): Verdict {
-  const previous = owner.link;
-  owner.link = undefined;
+  const previous = client.link;
+  client.link = undefined;
   previous?.destroy(new FsError('ECANCELED', 'replaced by a later connection'));
-  owner.connCount = request.connCount;
-  owner.features = agreed.features;
-  owner.name = request.name;
-  owner.softwareVersion = request.softwareVersion;
-  session.attach(owner);
+  client.connCount = request.connCount;
+  client.features = agreed.features;
+  client.name = request.name;
+  client.softwareVersion = request.softwareVersion;
+  session.attach(client);
   return { outcome };
 }

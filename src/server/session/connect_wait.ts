@@ -6,6 +6,7 @@
  * long, a client would not ask the partner, which may be the one that becomes active.
  */
 
+import { Deferred } from '../../base/wait.js';
 import type { Timer, Timers } from '../../runtime/ports.js';
 
 const KEPT_MS = 100;
@@ -13,8 +14,7 @@ const KEPT_MS = 100;
 export class ConnectWait {
   readonly #timers: Timers;
   #timer: Timer | undefined;
-  #waiting: Promise<void> | undefined;
-  #end: () => void = () => undefined;
+  #waiting: Deferred<void> | undefined;
 
   constructor(timers: Timers) {
     this.#timers = timers;
@@ -22,17 +22,17 @@ export class ConnectWait {
 
   /** Resolves when it is over, KEPT_MS after the first of those that share it has come. */
   begin(): Promise<void> {
-    this.#waiting ??= new Promise((resolve) => {
-      this.#end = resolve;
+    if (this.#waiting === undefined) {
+      this.#waiting = new Deferred();
       this.#timer = this.#timers.after(KEPT_MS, () => this.over());
-    });
-    return this.#waiting;
+    }
+    return this.#waiting.promise;
   }
 
   /** The server has become active, or has stopped. */
   over(): void {
     this.#timer?.cancel();
+    this.#waiting?.resolve();
     this.#waiting = undefined;
-    this.#end();
   }
 }

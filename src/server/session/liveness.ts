@@ -11,19 +11,19 @@
 import { FsError } from '../../base/errno.js';
 import type { Timer } from '../../runtime/ports.js';
 import { evict } from '../target/eviction.js';
-import type { Host } from './host.js';
+import type { ServerView } from './server_view.js';
 import type { Session } from './session.js';
 
 const SWEEP_MS = 1000;
 const CONNECT_WITHIN_MS = 10_000;
 
 export class Liveness {
-  readonly #host: Host;
+  readonly #server: ServerView;
   readonly #sessions: ReadonlySet<Session>;
   #timer: Timer | undefined;
 
-  constructor(host: Host, sessions: ReadonlySet<Session>) {
-    this.#host = host;
+  constructor(server: ServerView, sessions: ReadonlySet<Session>) {
+    this.#server = server;
     this.#sessions = sessions;
     this.#arm();
   }
@@ -33,27 +33,31 @@ export class Liveness {
   }
 
   #arm(): void {
-    this.#timer = this.#host.time.after(SWEEP_MS, () => this.#sweep(), true);
+    this.#timer = this.#server.time.after(SWEEP_MS, () => this.#sweep(), true);
   }
 
   #sweep(): void {
     this.#arm();
-    const now = this.#host.time.nowMs();
+    const now = this.#server.time.nowMs();
     for (const session of this.#sessions) {
       if (session.role === 'none' && now - session.sinceMs > CONNECT_WITHIN_MS) {
         session.link.destroy(new FsError('ETIMEDOUT', `it did not connect within ${CONNECT_WITHIN_MS} ms`));
       }
     }
-    const { target } = this.#host;
+    const { target } = this.#server;
     if (target === undefined) return;
     const { disconnectedMs, lockTimeoutMs } = target.options;
-    for (const owner of [...target.exports]) {
-      const since = owner.disconnectedAtMs;
+    for (const client of [...target.exports]) {
+      const since = client.disconnectedAtMs;
       if (since === undefined) continue;
-      const isWanted = target.locks.isWanted(owner.uuid) || owner.requester.inFlight > 0;
+      const isWanted = target.locks.isWanted(client.uuid) || client.requester.inFlight > 0;
       const limitMs = isWanted ? Math.min(disconnectedMs, lockTimeoutMs / 2) : disconnectedMs;
       if (now - since <= limitMs) continue;
-      evict(target, owner, `it had no connection for ${limitMs} ms${isWanted ? ', and was waited for' : ''}`);
+      evict(
+        target,
+        client,
+        `it had no connection for ${limitMs} ms${isWanted ? ', and was waited for' : ''}`,
+      );
     }
   }
 }

@@ -14,15 +14,15 @@ import { KIND } from '../../wire/header.js';
 import { Empty } from '../../wire/operation.js';
 import { operationName } from '../../wire/operations.js';
 import { encode } from '../../wire/schema.js';
-import type { Export } from '../export/export.js';
+import type { ClientExport } from '../export/export.js';
 import { frameBytes, keptCopy } from '../export/kept_frames.js';
 import type { RecoveryWindow } from '../lifecycle/recovery_window.js';
 import type { ReplayQueue } from '../lifecycle/replay_queue.js';
-import { Call } from '../target/call.js';
 import { evict } from '../target/eviction.js';
-import type { Target } from '../target/target.js';
+import { ServedCall } from '../target/served_call.js';
+import type { ServedTarget } from '../target/served_target.js';
 import { versionChange } from '../target/version_gate.js';
-import type { Host } from './host.js';
+import type { ServerView } from './server_view.js';
 
 /** Of one client: it is not read from while it has more than this in the queue. */
 const QUEUED_MAX_BYTES = 8 << 20;
@@ -31,107 +31,118 @@ const QUEUED_MAX = 4096;
 /** What serves clients. */
 export interface ClientServices {
   /** Everything a client may ask for. */
-  readonly clients: Service<Call>;
+  readonly clients: Service<ServedCall>;
   /** Opcodes that change something. */
   readonly modifying: ReadonlySet<number>;
 }
 
-export function replay(host: Host, services: ClientServices, link: Link, owner: Export, frame: Frame): void {
-  const { target, recovery } = host;
+export function replay(
+  server: ServerView,
+  services: ClientServices,
+  link: Link,
+  client: ClientExport,
+  frame: Frame,
+): void {
+  const { target, recovery } = server;
   const { transno, opcode } = frame.header;
   if (target === undefined || recovery === undefined) {
-    if (target !== undefined && host.state === 'active')
-      evict(target, owner, 'it replays, and nothing is recovered');
+    if (target !== undefined && server.state === 'active')
+      evict(target, client, 'it replays, and nothing is recovered');
     return;
   }
-  if (transno <= owner.lastTransno) {
+  if (transno <= client.lastTransno) {
     answerExecuted(target, link, frame);
     return;
   }
   // Of a server that stops in the middle of recovery nothing is answered any more: the next one is asked.
-  if (host.state !== 'recovering' && host.state !== 'active') return;
-  const again = recovery.replays.joins(owner.uuid, transno, () => answerExecuted(target, link, frame));
+  if (server.state !== 'recovering' && server.state !== 'active') return;
+  const again = recovery.replays.joins(client.uuid, transno, () => answerExecuted(target, link, frame));
   if (again) return;
-  const refusal = refusalOf(host, services, owner, frame);
+  const refusal = refusalOf(server, services, client, frame);
   if (refusal !== undefined) {
-    evict(target, owner, refusal);
+    evict(target, client, refusal);
     return;
   }
   const bytes = frameBytes(frame);
   const kept = keptCopy(frame);
-  owner.replayBytes += bytes;
-  owner.kept.add(bytes);
+  client.replayBytes += bytes;
+  client.kept.add(bytes);
   const inOrder = recovery.replays.add({
-    client: owner.uuid,
+    client: client.uuid,
     transno,
     run: (done) => {
       // Nothing, when the client has left meanwhile.
-      const counted = Math.min(bytes, owner.replayBytes);
-      owner.replayBytes -= counted;
-      owner.kept.remove(counted);
-      if (owner.replayPaused !== undefined && !isFull(owner, recovery.replays, 1 / 2)) {
-        owner.replayPaused.resume();
-        owner.replayPaused = undefined;
+      const counted = Math.min(bytes, client.replayBytes);
+      client.replayBytes -= counted;
+      client.kept.remove(counted);
+      if (client.replayPaused !== undefined && !isFull(client, recovery.replays, 1 / 2)) {
+        client.replayPaused.resume();
+        client.replayPaused = undefined;
       }
-      execute(target, services, link, owner, kept, done);
+      execute(target, services, link, client, kept, done);
     },
   });
   if (!inOrder) {
-    evict(target, owner, `its replay of ${operationName(opcode)} (transno ${transno}) is out of order`);
+    evict(target, client, `its replay of ${operationName(opcode)} (transno ${transno}) is out of order`);
     return;
   }
   // One without replays in the queue would never be read again.
-  const isTooMuch = owner.kept.isFull && recovery.replays.queuedOf(owner.uuid) > 0;
-  if ((isFull(owner, recovery.replays) || isTooMuch) && owner.replayPaused === undefined) {
-    owner.replayPaused = link;
+  const isTooMuch = client.kept.isFull && recovery.replays.queuedOf(client.uuid) > 0;
+  if ((isFull(client, recovery.replays) || isTooMuch) && client.replayPaused === undefined) {
+    client.replayPaused = link;
     link.pause();
   }
 }
 
-function isFull(owner: Export, replays: ReplayQueue, share = 1): boolean {
-  return owner.replayBytes > QUEUED_MAX_BYTES * share || replays.queuedOf(owner.uuid) > QUEUED_MAX * share;
+function isFull(client: ClientExport, replays: ReplayQueue, share = 1): boolean {
+  return client.replayBytes > QUEUED_MAX_BYTES * share || replays.queuedOf(client.uuid) > QUEUED_MAX * share;
 }
 
 /** The connection is lost, and with it what was sent through it and not executed. */
-export function replaysLost(owner: Export, recovery: RecoveryWindow | undefined): void {
-  owner.kept.remove(owner.replayBytes);
-  owner.replayBytes = 0;
-  owner.replayPaused = undefined;
-  recovery?.replays.lost(owner.uuid);
+export function replaysLost(client: ClientExport, recovery: RecoveryWindow | undefined): void {
+  client.kept.remove(client.replayBytes);
+  client.replayBytes = 0;
+  client.replayPaused = undefined;
+  recovery?.replays.lost(client.uuid);
 }
 
-function refusalOf(host: Host, services: ClientServices, owner: Export, frame: Frame): string | undefined {
+function refusalOf(
+  server: ServerView,
+  services: ClientServices,
+  client: ClientExport,
+  frame: Frame,
+): string | undefined {
   const { transno, opcode } = frame.header;
   if (!services.modifying.has(opcode)) return `it replays ${operationName(opcode)}, which changes nothing`;
-  if (!owner.recovering || host.recovery?.isOpen !== true) return 'it replays after its recovery was over';
+  if (!client.recovering || server.recovery?.isOpen !== true) return 'it replays after its recovery was over';
   // Numbers of this instance and of later ones have not been given out.
-  if (transno >= (host.target?.store.firstTransno ?? 0))
+  if (transno >= (server.target?.store.firstTransno ?? 0))
     return `it replays transno ${transno}, which is of no earlier server`;
-  return versionChange(host.recovery.previousVersion, host.settings.softwareVersion);
+  return versionChange(server.recovery.previousVersion, server.settings.softwareVersion);
 }
 
 function execute(
-  target: Target,
+  target: ServedTarget,
   services: ClientServices,
   link: Link,
-  owner: Export,
+  client: ClientExport,
   frame: Frame,
   done: () => void,
 ): void {
-  if (owner.goneReason !== undefined || target.stopped) {
+  if (client.goneReason !== undefined || target.stopped) {
     done();
     return;
   }
-  const call = new Call(target, owner, frame, link, true);
+  const call = new ServedCall(target, client, frame, link, true);
   call.releaseAfterReply(() => {
     const { opcode, transno } = frame.header;
     const { errno = 0 } = call;
     // A later replay of the same client counts as executed by its transno alone.
-    if (errno === 0 && transno > owner.lastTransno) owner.lastTransno = transno;
+    if (errno === 0 && transno > client.lastTransno) client.lastTransno = transno;
     if (errno !== 0 && !target.stopped) {
       evict(
         target,
-        owner,
+        client,
         `its replay of ${operationName(opcode)} (transno ${transno}) failed: ${errnoName(errno)}`,
       );
     }
@@ -141,7 +152,7 @@ function execute(
 }
 
 /** Its body is empty: the client has had the answer, and wants to know nothing but that it was executed. */
-function answerExecuted(target: Target, link: Link, frame: Frame): void {
+function answerExecuted(target: ServedTarget, link: Link, frame: Frame): void {
   const { opcode, xid, transno } = frame.header;
   const ackXidOrCommitted = target.store.lastCommitted;
   link.send({ kind: KIND.reply, opcode, xid, ackXidOrCommitted, transno }, encode(Empty, {}));

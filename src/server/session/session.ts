@@ -18,15 +18,15 @@ import { Write } from '../../wire/data.js';
 import { FLAG_REPLAY, FLAG_RESENT, KIND } from '../../wire/header.js';
 import { Cast, Enqueue } from '../../wire/lock.js';
 import { Connect } from '../../wire/session.js';
-import type { Export } from '../export/export.js';
+import type { ClientExport } from '../export/export.js';
 import type { EvictedClient } from '../export/exports.js';
 import { dropAnswered } from '../lifecycle/unanswered_creates.js';
-import { Call } from '../target/call.js';
 import { dropHeld, evict } from '../target/eviction.js';
+import { ServedCall } from '../target/served_call.js';
 import type { Admission, FrameSource } from './admission.js';
-import type { Host } from './host.js';
 import { shownUuid } from './peer.js';
 import { type ClientServices, replay, replaysLost } from './replay.js';
+import type { ServerView } from './server_view.js';
 
 const log = logger('server:session');
 
@@ -41,10 +41,10 @@ export interface SessionServices extends ClientServices {
 export class Session implements LinkEvents, FrameSource {
   readonly link: FrameLink;
   role: 'none' | 'client' | 'admin' = 'none';
-  export: Export | undefined;
+  client: ClientExport | undefined;
   /** When it connected, or last asked to: who says nothing is closed. */
   sinceMs: number;
-  readonly #host: Host;
+  readonly #server: ServerView;
   readonly #services: SessionServices;
   readonly #ended: (session: Session) => void;
   #asksForShutdown = false;
@@ -52,34 +52,39 @@ export class Session implements LinkEvents, FrameSource {
   /** The client pings; we watch. */
   #pinger: Pinger | undefined;
 
-  constructor(host: Host, services: SessionServices, link: FrameLink, ended: (session: Session) => void) {
-    this.#host = host;
+  constructor(
+    server: ServerView,
+    services: SessionServices,
+    link: FrameLink,
+    ended: (session: Session) => void,
+  ) {
+    this.#server = server;
     this.#services = services;
     this.link = link;
     this.#ended = ended;
-    this.sinceMs = host.time.nowMs();
+    this.sinceMs = server.time.nowMs();
   }
 
   /** By CONNECT: this is the client's connection from now on. */
-  attach(owner: Export): void {
+  attach(client: ClientExport): void {
     this.role = 'client';
-    this.export = owner;
-    owner.link = this.link;
+    this.client = client;
+    client.link = this.link;
     this.link.welcome();
-    if (owner.disconnectedAtMs !== undefined) {
-      const seconds = ((this.#host.time.nowMs() - owner.disconnectedAtMs) / 1000).toFixed(1);
-      this.#host.target?.says('back', `client ${owner.label} is back after ${seconds} s`);
+    if (client.disconnectedAtMs !== undefined) {
+      const seconds = ((this.#server.time.nowMs() - client.disconnectedAtMs) / 1000).toFixed(1);
+      this.#server.target?.says('back', `client ${client.label} is back after ${seconds} s`);
     }
-    owner.disconnectedAtMs = undefined;
+    client.disconnectedAtMs = undefined;
     this.#justAttached = true;
     this.#pinger?.stop();
-    const intervalMs = this.#host.settings.pingIntervalMs;
+    const intervalMs = this.#server.settings.pingIntervalMs;
     this.#pinger = startPinger(
-      { timers: this.#host.time },
+      { timers: this.#server.time },
       {
         link: this.link,
         intervalMs,
-        dead: () => this.link.destroy(new FsError('ETIMEDOUT', `client ${owner.label} was silent`)),
+        dead: () => this.link.destroy(new FsError('ETIMEDOUT', `client ${client.label} was silent`)),
       },
     );
   }
@@ -102,7 +107,7 @@ export class Session implements LinkEvents, FrameSource {
   // LinkEvents.
 
   frame(frame: Frame): void {
-    const { target, connectWait } = this.#host;
+    const { target, connectWait } = this.#server;
     const isEarly = target === undefined && frame.header.opcode === Connect.opcode;
     const wait = isEarly ? connectWait.begin() : target?.store.guard?.check();
     if (wait === undefined) this.#receive(frame);
@@ -125,11 +130,11 @@ export class Session implements LinkEvents, FrameSource {
   }
 
   #receive(frame: Frame): void {
-    const owner = this.export;
+    const client = this.client;
     if (frame.header.opcode === Connect.opcode && frame.header.kind === KIND.request) {
       this.#connect(frame);
-    } else if (owner !== undefined) {
-      this.#clientFrame(owner, frame);
+    } else if (client !== undefined) {
+      this.#clientFrame(client, frame);
     } else if (this.role === 'admin' && ADMIN_OPCODES.has(frame.header.opcode)) {
       this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
     } else {
@@ -141,113 +146,115 @@ export class Session implements LinkEvents, FrameSource {
     if (error !== undefined) log('%s: %s', this.link.peer, error.message);
     this.#ended(this);
     this.#pinger?.stop();
-    const owner = this.export;
-    if (owner === undefined || owner.link !== this.link) return;
-    owner.link = undefined;
-    owner.disconnectedAtMs = this.#host.time.nowMs();
+    const client = this.client;
+    if (client === undefined || client.link !== this.link) return;
+    client.link = undefined;
+    client.disconnectedAtMs = this.#server.time.nowMs();
     // Every client loses its connection to a server that stops.
-    const { state, target } = this.#host;
-    if (owner.goneReason === undefined && (state === 'active' || state === 'recovering')) {
+    const { state, target } = this.#server;
+    if (client.goneReason === undefined && (state === 'active' || state === 'recovering')) {
       const why = error === undefined ? '' : `: ${error.message}`;
-      target?.says('connection-lost', `connection of client ${owner.label} lost${why}`);
+      target?.says('connection-lost', `connection of client ${client.label} lost${why}`);
     }
-    this.#detached(owner);
+    this.#detached(client);
   }
 
-  readonly #hooks: ServiceHooks = { lastCommitted: () => this.#host.target?.store.lastCommitted ?? NOTHING };
+  readonly #hooks: ServiceHooks = {
+    lastCommitted: () => this.#server.target?.store.lastCommitted ?? NOTHING,
+  };
 
   #connect(frame: Frame): void {
-    this.sinceMs = this.#host.time.nowMs();
+    this.sinceMs = this.#server.time.nowMs();
     this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
-    const owner = this.export;
-    if (!this.#justAttached || owner === undefined) return;
+    const client = this.client;
+    if (!this.#justAttached || client === undefined) return;
     // The reply has left; what follows it may be BASTs and glimpses of the time without a connection.
     this.#justAttached = false;
-    owner.lastHeardMs = this.#host.runtime.clock.nowMs();
-    owner.requester.attach(this.link, { resend: true });
-    this.#sayCasts(owner);
-    this.#host.target?.locks.resend(owner.uuid);
+    client.lastHeardMs = this.#server.runtime.clock.nowMs();
+    client.requester.attach(this.link, { resend: true });
+    this.#sayCasts(client);
+    this.#server.target?.locks.resend(client.uuid);
   }
 
-  #sayCasts(owner: Export): void {
-    for (const cast of owner.casts.again()) owner.requester.notify(Cast, cast);
+  #sayCasts(client: ClientExport): void {
+    for (const cast of client.casts.again()) client.requester.notify(Cast, cast);
   }
 
   /** Waits that the client will start anew end; frames it will send again are dropped. */
-  #detached(owner: Export): void {
-    owner.requester.detach();
-    replaysLost(owner, this.#host.recovery);
-    owner.endWaits(new FsError('ECANCELED', 'the connection is lost'));
-    dropHeld(owner);
+  #detached(client: ClientExport): void {
+    client.requester.detach();
+    replaysLost(client, this.#server.recovery);
+    client.endWaits(new FsError('ECANCELED', 'the connection is lost'));
+    dropHeld(client);
   }
 
-  #clientFrame(owner: Export, received: Frame): void {
+  #clientFrame(client: ClientExport, received: Frame): void {
     const frame = withoutSurplus(received);
-    if (owner.link !== this.link || frame.header.connCount !== this.link.connCount) return;
-    owner.lastHeardMs = this.#host.runtime.clock.nowMs();
+    if (client.link !== this.link || frame.header.connCount !== this.link.connCount) return;
+    client.lastHeardMs = this.#server.runtime.clock.nowMs();
     if (frame.header.kind === KIND.reply) {
-      owner.requester.reply(frame);
+      client.requester.reply(frame);
       return;
     }
     if (frame.header.kind === KIND.request) {
-      this.#acknowledged(owner, frame.header.ackXidOrCommitted);
+      this.#acknowledged(client, frame.header.ackXidOrCommitted);
       if (frame.header.flags !== 0) {
         if ((frame.header.flags & FLAG_REPLAY) !== 0) {
-          replay(this.#host, this.#services, this.link, owner, frame);
+          replay(this.#server, this.#services, this.link, client, frame);
           return;
         }
-        if ((frame.header.flags & FLAG_RESENT) !== 0 && this.#answeredBefore(owner, frame)) return;
+        if ((frame.header.flags & FLAG_RESENT) !== 0 && this.#answeredBefore(client, frame)) return;
       }
     }
-    if (this.#services.admission.holds(this, owner, frame)) return;
-    this.dispatch(owner, frame);
+    if (this.#services.admission.holds(this, client, frame)) return;
+    this.dispatch(client, frame);
   }
 
   /** Every reply to an xid below this has arrived at the client. */
-  #acknowledged(owner: Export, below: number): void {
-    owner.replies.acknowledge(below);
-    owner.slots.acknowledge(below);
-    owner.casts.acknowledge(below);
-    const { target } = this.#host;
-    if (owner.provisional.size > 0 && target?.stopped === false) dropAnswered(target, owner, below);
+  #acknowledged(client: ClientExport, below: number): void {
+    client.answered.acknowledge(below);
+    client.durableAnswers.acknowledge(below);
+    client.casts.acknowledge(below);
+    const { target } = this.#server;
+    if (client.provisional.size > 0 && target?.stopped === false) dropAnswered(target, client, below);
   }
 
-  dispatch(owner: Export, frame: Frame): void {
-    const { target } = this.#host;
-    if (target === undefined || target.stopped || owner.goneReason !== undefined) return;
+  dispatch(client: ClientExport, frame: Frame): void {
+    const { target } = this.#server;
+    if (target === undefined || target.stopped || client.goneReason !== undefined) return;
     const modifies = this.#services.modifying.has(frame.header.opcode);
-    const call = new Call(target, owner, frame, this.link, modifies);
+    const call = new ServedCall(target, client, frame, this.link, modifies);
     if ((frame.header.flags & FLAG_RESENT) !== 0) {
-      call.executedBefore = owner.slots.inherited(frame.header.xid);
+      call.executedBefore = client.durableAnswers.inherited(frame.header.xid);
     }
     call.during(() => this.#services.clients.dispatch(call, this.link, frame, call));
   }
 
   /** A request sent again: it has one effect and one answer. @returns whether there is nothing more to do. */
-  #answeredBefore(owner: Export, frame: Frame): boolean {
+  #answeredBefore(client: ClientExport, frame: Frame): boolean {
     const { header } = frame;
-    const running = owner.calls.get(header.xid);
+    const running = client.calls.get(header.xid);
     if (running !== undefined) {
       running.resentLink = this.link;
       return true;
     }
-    const stored = owner.replies.find(header.xid);
+    const stored = client.answered.find(header.xid);
     if (stored !== undefined) {
       this.#resendReply(header.xid, stored);
       // The client knows only now that this lock waits: the CAST that was said again before it found nobody.
-      if (header.opcode === Enqueue.opcode) this.#sayCasts(owner);
+      if (header.opcode === Enqueue.opcode) this.#sayCasts(client);
       return true;
     }
-    if (owner.slots.inherited(header.xid)?.opcode === header.opcode) return false;
-    const isLost = owner.replies.mayHaveLost(header.xid) || owner.slots.mayHaveLost(header.xid);
+    if (client.durableAnswers.inherited(header.xid)?.opcode === header.opcode) return false;
+    const isLost = client.answered.mayHaveLost(header.xid) || client.durableAnswers.mayHaveLost(header.xid);
     if (!isLost || !this.#services.modifying.has(header.opcode)) return false;
-    const { target } = this.#host;
+    const { target } = this.#server;
     if (target !== undefined)
-      evict(target, owner, 'it asked again for a reply that was dropped for want of room');
+      evict(target, client, 'it asked again for a reply that was dropped for want of room');
     return true;
   }
 
-  #resendReply(xid: Xid, stored: NonNullable<ReturnType<Export['replies']['find']>>): void {
+  #resendReply(xid: Xid, stored: NonNullable<ReturnType<ClientExport['answered']['find']>>): void {
     this.link.send(
       {
         kind: KIND.reply,

@@ -5,8 +5,8 @@
 
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
-import type { Export } from '../export/export.js';
-import type { Target } from './target.js';
+import type { ClientExport } from '../export/export.js';
+import type { ServedTarget } from './served_target.js';
 
 const EXCLUSIVE: LockSpec = { type: 'active', fid: 0, mode: 'EX', bits: 0 };
 
@@ -15,13 +15,13 @@ const EXCLUSIVE: LockSpec = { type: 'active', fid: 0, mode: 'EX', bits: 0 };
  * crash are granted before it.
  * @returns the release, once nobody else holds the lock. @throws FsError ECANCELED when the signal aborts.
  */
-export function takeActiveLock(target: Target, signal: AbortSignal): MaybePromise<() => void> {
+export function takeActiveLock(target: ServedTarget, signal: AbortSignal): MaybePromise<() => void> {
   const acquire = (): MaybePromise<() => void> => target.locks.acquire(undefined, [EXCLUSIVE], signal);
-  return target.returning.none(signal)?.then(acquire) ?? acquire();
+  return target.undrained.none(signal)?.then(acquire) ?? acquire();
 }
 
 /** Clients that still have to drain: they hold it, or are about to ask for it. */
-export function undrained(target: Target): Export[] {
+export function undrained(target: ServedTarget): ClientExport[] {
   const holders = target.locks.holders('active').flatMap((uuid) => target.exports.get(uuid) ?? []);
-  return [...holders, ...target.returning];
+  return [...holders, ...target.undrained];
 }

@@ -6,14 +6,14 @@
 
 import type { Transno } from '../../base/ids.js';
 import type { LockSpec } from '../../dlm/api.js';
-import type { Outcome } from '../../rpc/api.js';
-import type { Export } from '../export/export.js';
-import type { Target } from './target.js';
+import type { HandlerOutcome } from '../../rpc/api.js';
+import type { ClientExport } from '../export/export.js';
+import type { ServedTarget } from './served_target.js';
 
 /** What it needs of a Call. */
 export interface NotedCall {
-  readonly target: Target;
-  readonly export: Export;
+  readonly target: ServedTarget;
+  readonly client: ClientExport;
   readonly isReplay: boolean;
   readonly locked: readonly LockSpec[];
   readonly alsoChanged: LockSpec | undefined;
@@ -25,7 +25,7 @@ export interface NotedCall {
  * The operation has taken effect: what it holds exclusively it has changed. In the turn of the effect, and before cache
  * locks are granted with the reply: its client has its turn now, past those that wait. Once is enough.
  */
-export function noteChanges(call: NotedCall, { transno }: Pick<Outcome<unknown>, 'transno'>): void {
+export function noteChanges(call: NotedCall, { transno }: Pick<HandlerOutcome<unknown>, 'transno'>): void {
   if (transno === undefined || transno === 0 || transno === call.noted) return;
   call.noted = transno;
   for (const spec of call.locked) if (spec.mode === 'EX') noteChange(call, spec, transno);
@@ -33,12 +33,12 @@ export function noteChanges(call: NotedCall, { transno }: Pick<Outcome<unknown>,
 }
 
 export function noteChange(call: NotedCall, spec: LockSpec, transno: Transno): void {
-  call.target.locks.changed(call.export.uuid, spec, transno);
+  call.target.locks.changed(call.client.uuid, spec, transno);
 }
 
 /** Another client has changed it, and a crash could still undo that. */
 export function isUncommitted(call: NotedCall, spec: LockSpec): boolean {
-  return call.target.locks.isUncommitted(call.export.uuid, spec);
+  return call.target.locks.isUncommitted(call.client.uuid, spec);
 }
 
 /**
@@ -48,7 +48,7 @@ export function isUncommitted(call: NotedCall, spec: LockSpec): boolean {
  */
 export function refused(call: NotedCall, refusal: unknown): Promise<never> {
   const { store, locks } = call.target;
-  if (call.isReplay || !locks.hasUncommitted(call.export.uuid)) throw refusal;
+  if (call.isReplay || !locks.hasUncommitted(call.client.uuid)) throw refusal;
   return store.sync().then(() => {
     throw refusal;
   });

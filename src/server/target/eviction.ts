@@ -17,9 +17,9 @@ import type { HeldLock } from '../../dlm/api.js';
 import { wallMs } from '../../runtime/ports.js';
 import { EVICTIONS_KEPT, type EvictedPossessions, type EvictionRecord, type Tx } from '../../storage/api.js';
 import { Evicted } from '../../wire/session.js';
-import { type Export, type Prolonged, shortUuid } from '../export/export.js';
+import { type ClientExport, type Prolonged, shortUuid } from '../export/export.js';
 import { DESTROYED_AT_ONCE, deadAmong, deadOfReleased, destroyAll, destroyInSteps } from './orphans.js';
-import type { Leaving, Target } from './target.js';
+import type { Leaving, ServedTarget } from './served_target.js';
 
 const log = logger('server');
 
@@ -29,26 +29,26 @@ const MOVED_BYTES_MIN = 64 << 10;
 /** Looks: with a lock timeout of 20 s, 10 minutes. */
 const PROLONGED_MAX = 60;
 
-export function evict(target: Target, owner: Export, why: string): void {
-  if (owner.goneReason !== undefined) return;
+export function evict(target: ServedTarget, client: ClientExport, why: string): void {
+  if (client.goneReason !== undefined) return;
   const reason = why.slice(0, REASON_MAX);
-  log('evicts client %s: %s', owner.label, reason);
-  const had = whatItHad(target, owner);
-  target.clientEvicted(`client ${owner.label} is evicted: ${reason} (it had ${possessions(had)})`);
-  target.exports.rememberEvicted(owner.uuid, owner.name, reason);
-  owner.requester.notify(Evicted, { reason });
-  const record = { ...nowOf(target), uuid: owner.uuid, name: owner.name, reason, had };
-  const removed = (left: Leaving): void => goneWhenDurable(target, [[owner.uuid, left]]);
-  leave(target, owner, `evicted: ${reason}`, removed, record);
-  owner.link?.end();
+  log('evicts client %s: %s', client.label, reason);
+  const had = whatItHad(target, client);
+  target.clientEvicted(`client ${client.label} is evicted: ${reason} (it had ${possessions(had)})`);
+  target.exports.rememberEvicted(client.uuid, client.name, reason);
+  client.requester.notify(Evicted, { reason });
+  const record = { ...nowOf(target), uuid: client.uuid, name: client.name, reason, had };
+  const removed = (left: Leaving): void => goneWhenDurable(target, [[client.uuid, left]]);
+  leave(target, client, `evicted: ${reason}`, removed, record);
+  client.link?.end();
 }
 
 /** What the server knows of it. The client says how many bytes it lost. */
-function whatItHad(target: Target, owner: Export): EvictedPossessions {
+function whatItHad(target: ServedTarget, client: ClientExport): EvictedPossessions {
   return {
-    opens: owner.opens.size,
-    locks: target.locks.count(owner.uuid),
-    dirtyBytes: owner.progress?.dirtyBytes ?? 0,
+    opens: client.opens.size,
+    locks: target.locks.count(client.uuid),
+    dirtyBytes: client.progress?.dirtyBytes ?? 0,
   };
 }
 
@@ -56,24 +56,24 @@ function possessions({ opens, locks, dirtyBytes }: EvictedPossessions): string {
   return `${opens} opens, ${locks} locks${dirtyBytes > 0 ? `, ${dirtyBytes} bytes not written` : ''}`;
 }
 
-function nowOf(target: Target): Pick<EvictionRecord, 'instance' | 'atMs'> {
+function nowOf(target: ServedTarget): Pick<EvictionRecord, 'instance' | 'atMs'> {
   return { instance: target.store.superblock.instance, atMs: wallMs(target.runtime.clock) };
 }
 
 /** The client said goodbye; its reply is still to be sent. */
-export function goodbye(target: Target, owner: Export): void {
-  leave(target, owner, 'the client has disconnected', (left) => gone(target, owner.uuid, left));
+export function goodbye(target: ServedTarget, client: ClientExport): void {
+  leave(target, client, 'the client has disconnected', (left) => gone(target, client.uuid, left));
 }
 
 /** Nothing of it is waited for any more. */
-export function silence(owner: Export, reason: string): void {
-  owner.endWaits(new FsError('ECANCELED', reason));
-  owner.requester.failAll(new FsError('ESHUTDOWN', reason));
-  dropHeld(owner);
-  for (const { timer } of owner.prolonged.values()) timer.cancel();
-  owner.prolonged.clear();
-  owner.kept.remove(owner.replayBytes);
-  owner.replayBytes = 0;
+export function endRequests(client: ClientExport, reason: string): void {
+  client.endWaits(new FsError('ECANCELED', reason));
+  client.requester.failAll(new FsError('ESHUTDOWN', reason));
+  dropHeld(client);
+  for (const { timer } of client.prolonged.values()) timer.cancel();
+  client.prolonged.clear();
+  client.kept.remove(client.replayBytes);
+  client.replayBytes = 0;
 }
 
 /**
@@ -81,40 +81,40 @@ export function silence(owner: Export, reason: string): void {
  * @param eviction recorded with the removal.
  */
 function leave(
-  target: Target,
-  owner: Export,
+  target: ServedTarget,
+  client: ClientExport,
   goneReason: string,
   removed: (left: Leaving) => void,
   eviction?: EvictionRecord,
 ): void {
-  owner.goneReason = goneReason;
-  target.exports.remove(owner);
-  silence(owner, goneReason);
-  target.locks.abandonWaits(owner.uuid);
-  target.grants.drop(owner);
-  target.returning.delete(owner);
-  const left = leaves(target, owner.uuid, owner.writesInFlight > 0);
+  client.goneReason = goneReason;
+  target.exports.remove(client);
+  endRequests(client, goneReason);
+  target.locks.abandonWaits(client.uuid);
+  target.grants.drop(client);
+  target.undrained.delete(client);
+  const left = leaves(target, client.uuid, client.writes.count > 0);
   const remove = (): void => {
     left.isWriting = false;
-    removeState(target, owner, eviction);
+    removeState(target, client, eviction);
     removed(left);
   };
-  if (owner.writesInFlight === 0) remove();
-  else owner.writesIdle = remove;
+  if (client.writes.count === 0) remove();
+  else void client.writes.zero().then(remove);
 }
 
 /** Opens, holds, orphans and the record. */
-function removeState(target: Target, owner: Export, eviction: EvictionRecord | undefined): void {
-  const unused = target.opens.removeAll(owner);
-  owner.activeLocks.clear();
+function removeState(target: ServedTarget, client: ClientExport, eviction: EvictionRecord | undefined): void {
+  const unused = target.opens.removeAll(client);
+  client.activeLocks.clear();
   if (target.stopped) return;
   try {
-    const released = [...target.holds.release(owner, owner.holds), ...target.holds.unasked()];
+    const released = [...target.holds.release(client, client.holds), ...target.holds.unasked()];
     const dead = [...deadAmong(target, unused), ...deadOfReleased(target, released)];
     target.store.execute(
       (tx) => {
         destroyAll(target, tx, dead.splice(0, DESTROYED_AT_ONCE));
-        tx.removeClient(owner.uuid);
+        tx.removeClient(client.uuid);
         if (eviction !== undefined) tx.putEviction(eviction);
       },
       { reserve: 'own' },
@@ -123,11 +123,11 @@ function removeState(target: Target, owner: Export, eviction: EvictionRecord | u
   } catch (error) {
     // The target has failed and is about to stop; its next instance evicts everybody.
     if (!(error instanceof FsError)) throw error;
-    log('record of client %s stays: %s', owner.label, error.message);
+    log('record of client %s stays: %s', client.label, error.message);
   }
 }
 
-function leaves(target: Target, uuid: ClientUuid, isWriting: boolean): Leaving {
+function leaves(target: ServedTarget, uuid: ClientUuid, isWriting: boolean): Leaving {
   const left = { isWriting };
   target.leaving.set(uuid, left);
   target.clientLeaves(uuid);
@@ -135,7 +135,7 @@ function leaves(target: Target, uuid: ClientUuid, isWriting: boolean): Leaving {
 }
 
 /** What it had is free for others. */
-function gone(target: Target, uuid: ClientUuid, left: Leaving): void {
+function gone(target: ServedTarget, uuid: ClientUuid, left: Leaving): void {
   if (target.leaving.get(uuid) !== left) return;
   target.leaving.delete(uuid);
   target.locks.dropClient(uuid);
@@ -143,7 +143,7 @@ function gone(target: Target, uuid: ClientUuid, left: Leaving): void {
 }
 
 /** Never, when the target fails or stops before: its next server decides about these clients. */
-function goneWhenDurable(target: Target, left: readonly (readonly [ClientUuid, Leaving])[]): void {
+function goneWhenDurable(target: ServedTarget, left: readonly (readonly [ClientUuid, Leaving])[]): void {
   const allGone = (): void => {
     for (const [uuid, one] of left) gone(target, uuid, one);
   };
@@ -161,24 +161,24 @@ function goneWhenDurable(target: Target, left: readonly (readonly [ClientUuid, L
 }
 
 /** It knows itself that it has nothing any more: it will not come back with what it had. */
-export function cameAnew(target: Target, uuid: ClientUuid): void {
+export function cameAnew(target: ServedTarget, uuid: ClientUuid): void {
   const left = target.leaving.get(uuid);
   if (left !== undefined) gone(target, uuid, left);
 }
 
-export function dropHeld(owner: Export): void {
-  owner.held = [];
-  owner.kept.remove(owner.heldBytes);
-  owner.heldBytes = 0;
-  if (!owner.heldPause) return;
-  owner.heldPause = false;
-  owner.link?.resume();
+export function dropHeld(client: ClientExport): void {
+  client.held = [];
+  client.kept.remove(client.heldBytes);
+  client.heldBytes = 0;
+  if (!client.heldPause) return;
+  client.heldPause = false;
+  client.link?.resume();
 }
 
 type Previous = readonly { readonly uuid: ClientUuid; readonly name: string }[];
 
 /** Clients that a new instance does not take over, or waits for no longer. Their records are all there is of them. */
-export function forgetPrevious(target: Target, previous: Previous, reason: string): void {
+export function forgetPrevious(target: ServedTarget, previous: Previous, reason: string): void {
   const left = sayForgotten(target, previous, reason);
   const { instance, atMs } = nowOf(target);
   target.store.execute((tx) => removePrevious(tx, previous, { reason, instance, atMs }), { reserve: 'own' });
@@ -186,7 +186,7 @@ export function forgetPrevious(target: Target, previous: Previous, reason: strin
 }
 
 /** The same of clients that removePrevious() has removed. */
-export function forgotPrevious(target: Target, previous: Previous, reason: string): void {
+export function forgotPrevious(target: ServedTarget, previous: Previous, reason: string): void {
   goneWhenDurable(target, sayForgotten(target, previous, reason));
 }
 
@@ -202,7 +202,7 @@ export function removePrevious(
 }
 
 function sayForgotten(
-  target: Target,
+  target: ServedTarget,
   previous: Previous,
   reason: string,
 ): (readonly [ClientUuid, Leaving])[] {
@@ -218,26 +218,26 @@ function sayForgotten(
  * A WRITE came, or a READ was answered: a client that was asked for this file's lock is flushing, or ends a read that holds
  * folios, which may take longer than the limit.
  */
-export function noteMoved(owner: Export, fid: Fid, bytes: number): void {
-  const before = owner.movedBytes.get(fid);
-  if (before !== undefined) owner.movedBytes.set(fid, before + bytes);
+export function noteMoved(client: ClientExport, fid: Fid, bytes: number): void {
+  const before = client.movedBytes.get(fid);
+  if (before !== undefined) client.movedBytes.set(fid, before + bytes);
 }
 
-export function noteCalledBack(owner: Export, lock: HeldLock): void {
+export function noteCalledBack(client: ClientExport, lock: HeldLock): void {
   if (lock.type !== 'data') return;
-  owner.calledBack.set(lock.handle, lock.fid as Fid);
-  if (!owner.movedBytes.has(lock.fid as Fid)) owner.movedBytes.set(lock.fid as Fid, 0);
+  client.calledBack.set(lock.handle, lock.fid as Fid);
+  if (!client.movedBytes.has(lock.fid as Fid)) client.movedBytes.set(lock.fid as Fid, 0);
 }
 
-export function noteCancelled(owner: Export, handle: HeldLock['handle']): void {
-  owner.activeLocks.delete(handle);
-  owner.prolonged.get(handle)?.timer.cancel();
-  owner.prolonged.delete(handle);
-  const fid = owner.calledBack.get(handle);
+export function noteCancelled(client: ClientExport, handle: HeldLock['handle']): void {
+  client.activeLocks.delete(handle);
+  client.prolonged.get(handle)?.timer.cancel();
+  client.prolonged.delete(handle);
+  const fid = client.calledBack.get(handle);
   if (fid === undefined) return;
-  owner.calledBack.delete(handle);
-  for (const other of owner.calledBack.values()) if (other === fid) return;
-  owner.movedBytes.delete(fid);
+  client.calledBack.delete(handle);
+  for (const other of client.calledBack.values()) if (other === fid) return;
+  client.movedBytes.delete(fid);
 }
 
 /**
@@ -247,28 +247,28 @@ export function noteCancelled(owner: Export, handle: HeldLock['handle']): void {
  * since the last look. A client that moves less, or does not come to an end, is evicted: others wait for the lock. The
  * active lock has its own limit, the drain timeout.
  */
-export function lockExpired(target: Target, uuid: ClientUuid, lock: HeldLock, last?: Prolonged): void {
-  const owner = target.exports.get(uuid);
-  if (owner === undefined || lock.type === 'active') return;
+export function lockExpired(target: ServedTarget, uuid: ClientUuid, lock: HeldLock, last?: Prolonged): void {
+  const client = target.exports.get(uuid);
+  if (client === undefined || lock.type === 'active') return;
   const { lockTimeoutMs } = target.options;
-  const movedBytes = lock.type === 'data' ? moved(owner, lock.fid as Fid) : 0;
+  const movedBytes = lock.type === 'data' ? moved(client, lock.fid as Fid) : 0;
   const times = (last?.times ?? 0) + 1;
   if (movedBytes - (last?.movedBytes ?? 0) >= MOVED_BYTES_MIN && times <= PROLONGED_MAX) {
     const timer = target.time.after(lockTimeoutMs / 2, () => {
-      if (owner.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock, prolonged);
+      if (client.prolonged.delete(lock.handle)) lockExpired(target, uuid, lock, prolonged);
     });
     const prolonged = { timer, movedBytes, times };
-    owner.prolonged.set(lock.handle, prolonged);
+    client.prolonged.set(lock.handle, prolonged);
     return;
   }
   const more = last === undefined ? '' : `; it has written and read ${movedBytes} bytes meanwhile`;
   const waitedMs = lockTimeoutMs + (times - 1) * (lockTimeoutMs / 2);
-  evict(target, owner, `it did not give back a lock on ${lockName(lock)} within ${waitedMs} ms${more}`);
+  evict(target, client, `it did not give back a lock on ${lockName(lock)} within ${waitedMs} ms${more}`);
 }
 
 /** With what has arrived of a WRITE that is not complete: on a slow line one takes longer than a look. */
-function moved(owner: Export, fid: Fid): number {
-  return (owner.movedBytes.get(fid) ?? 0) + (owner.link?.arrivingBytes ?? 0);
+function moved(client: ClientExport, fid: Fid): number {
+  return (client.movedBytes.get(fid) ?? 0) + (client.link?.arrivingBytes ?? 0);
 }
 
 function lockName(lock: HeldLock): string {

@@ -21,7 +21,7 @@ import type { LockServerApi } from '../../dlm/api.js';
 import type { Reader } from '../../storage/api.js';
 import { Gone, NAMELESS_MAX, Nameless } from '../../wire/lock.js';
 import { FEATURE } from '../../wire/session.js';
-import type { Export } from '../export/export.js';
+import type { ClientExport } from '../export/export.js';
 import type { ExportTable } from '../export/exports.js';
 import { destroyInSteps, type TargetInodes } from './orphans.js';
 
@@ -43,7 +43,7 @@ export interface HoldingTarget extends TargetInodes {
 
 export class Holds {
   readonly #target: HoldingTarget;
-  readonly #held = new Map<Fid, Set<Export>>();
+  readonly #held = new Map<Fid, Set<ClientExport>>();
   /** To be asked about. */
   #nameless = new Set<Fid>();
   /** Asked about; some answer is missing. */
@@ -72,12 +72,12 @@ export class Holds {
   }
 
   /** The client's kernel has forgotten them. @returns those that nobody holds any more. */
-  release(owner: Export, fids: Iterable<Fid>): Fid[] {
+  release(client: ClientExport, fids: Iterable<Fid>): Fid[] {
     const free: Fid[] = [];
     for (const fid of [...fids]) {
-      if (!owner.holds.delete(fid)) continue;
+      if (!client.holds.delete(fid)) continue;
       const holders = this.#held.get(fid);
-      holders?.delete(owner);
+      holders?.delete(client);
       if (holders?.size !== 0) continue;
       this.#held.delete(fid);
       free.push(fid);
@@ -107,7 +107,7 @@ export class Holds {
     const fids = [...this.#held.keys(), ...this.#nameless, ...this.#asked];
     this.#nameless = new Set();
     this.#asked.clear();
-    for (const [fid, holders] of this.#held) for (const owner of holders) owner.holds.delete(fid);
+    for (const [fid, holders] of this.#held) for (const client of holders) client.holds.delete(fid);
     this.#held.clear();
     log('lets go of %d inodes for their space', fids.length);
     await this.#settle(fids);
@@ -140,8 +140,8 @@ export class Holds {
   }
 
   /** Clients that can be asked. */
-  *#holders(): Generator<Export> {
-    for (const owner of this.#target.exports) if (canHold(owner)) yield owner;
+  *#holders(): Generator<ClientExport> {
+    for (const client of this.#target.exports) if (canHold(client)) yield client;
   }
 
   #isUnused(fid: Fid, reader: Reader = this.#target.store): boolean {
@@ -165,17 +165,17 @@ export class Holds {
   /** Answers come when they come: a client that is away is waited for until it is back or evicted. */
   async #ask(fids: readonly Fid[]): Promise<void> {
     for (const fid of fids) this.#asked.add(fid);
-    await Promise.all([...this.#holders()].map((owner) => this.#askOne(owner, fids)));
+    await Promise.all([...this.#holders()].map((client) => this.#askOne(client, fids)));
     await this.#settle(fids.filter((fid) => this.#asked.delete(fid)));
   }
 
-  async #askOne(owner: Export, fids: readonly Fid[]): Promise<void> {
+  async #askOne(client: ClientExport, fids: readonly Fid[]): Promise<void> {
     try {
-      await owner.requester.call(
+      await client.requester.call(
         Nameless,
         { fids },
         // In the order of frames: that its kernel has forgotten one may be the next thing it says.
-        { apply: ({ reply }) => this.#hold(owner, reply.held) },
+        { apply: ({ reply }) => this.#hold(client, reply.held) },
       );
     } catch (error) {
       // Evicted, or gone: it holds nothing.
@@ -183,15 +183,15 @@ export class Holds {
     }
   }
 
-  #hold(owner: Export, fids: readonly Fid[]): void {
-    if (owner.goneReason !== undefined) return;
+  #hold(client: ClientExport, fids: readonly Fid[]): void {
+    if (client.goneReason !== undefined) return;
     for (const fid of fids) {
       // Let go of for its space meanwhile, or never asked about.
       if (!this.#asked.has(fid)) continue;
-      owner.holds.add(fid);
+      client.holds.add(fid);
       const holders = this.#held.get(fid);
-      if (holders === undefined) this.#held.set(fid, new Set([owner]));
-      else holders.add(owner);
+      if (holders === undefined) this.#held.set(fid, new Set([client]));
+      else holders.add(client);
     }
   }
 
@@ -203,27 +203,27 @@ export class Holds {
   #tellGone(): void {
     const gone = this.#gone;
     this.#gone = [];
-    const perClient = new Map<Export, Fid[]>();
+    const perClient = new Map<ClientExport, Fid[]>();
     for (const fid of gone) {
       // The change may have failed.
       if (this.#target.store.hasInode(fid)) continue;
       for (const uuid of this.#target.locks.clientsOn(fid)) {
-        const owner = this.#target.exports.get(uuid);
-        if (owner === undefined || !canHold(owner)) continue;
-        const fids = perClient.get(owner);
-        if (fids === undefined) perClient.set(owner, [fid]);
+        const client = this.#target.exports.get(uuid);
+        if (client === undefined || !canHold(client)) continue;
+        const fids = perClient.get(client);
+        if (fids === undefined) perClient.set(client, [fid]);
         else fids.push(fid);
       }
     }
-    for (const [owner, fids] of perClient) {
+    for (const [client, fids] of perClient) {
       for (let at = 0; at < fids.length; at += NAMELESS_MAX) {
-        owner.requester.notify(Gone, { fids: fids.slice(at, at + NAMELESS_MAX) });
+        client.requester.notify(Gone, { fids: fids.slice(at, at + NAMELESS_MAX) });
       }
     }
   }
 }
 
-function canHold({ features }: Export): boolean {
+function canHold({ features }: ClientExport): boolean {
   return (features & FEATURE.holds) !== 0;
 }
 

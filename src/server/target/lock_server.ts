@@ -4,7 +4,7 @@ import { logger } from '../../base/log.js';
 import { LockServer } from '../../dlm/lock_server.js';
 import { Bast, Cast } from '../../wire/lock.js';
 import { lockExpired, noteCalledBack } from './eviction.js';
-import type { Target } from './target.js';
+import type { ServedTarget } from './served_target.js';
 
 const log = logger('server:locks');
 
@@ -12,7 +12,7 @@ const log = logger('server:locks');
 const HANDLES_PER_INSTANCE = 2 ** 36;
 const INSTANCES = 2 ** 16;
 
-export function lockServerOf(target: Target): LockServer {
+export function lockServerOf(target: ServedTarget): LockServer {
   const { timers, clock } = target.runtime;
   return new LockServer({
     timers,
@@ -22,12 +22,12 @@ export function lockServerOf(target: Target): LockServer {
     firstHandle: (target.store.superblock.instance % INSTANCES) * HANDLES_PER_INSTANCE + 1,
     callbacks: {
       bast: (lock) => {
-        const owner = target.exports.get(lock.client);
-        if (owner === undefined || target.stopped) return;
-        noteCalledBack(owner, lock);
+        const client = target.exports.get(lock.client);
+        if (client === undefined || target.stopped) return;
+        noteCalledBack(client, lock);
         const { handle, type, fid } = lock;
         // Without a connection it is lost; it is said again when the client is back.
-        owner.requester.notify(Bast, { handle, type, fid: fid === 0 ? undefined : fid });
+        client.requester.notify(Bast, { handle, type, fid: fid === 0 ? undefined : fid });
       },
       cast: (client, handle, errno) => {
         const owner = target.exports.get(client);

@@ -13,11 +13,12 @@ import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
+import { WaitList } from '../../base/wait.js';
 import type { BlockDevice, Checksum } from '../../runtime/ports.js';
-import { BLOCK_BYTES, runLength, WINDOW_BLOCKS, WINDOW_BYTES, type Window } from '../format/window.js';
+import { BLOCK_BYTES, type BlockMap, MAP_BLOCKS, MAP_BYTES, runLength } from '../format/block_map.js';
 import type { Extent, ExtentAllocator } from '../meta/extent_allocator.js';
 import type { Overlay } from '../meta/overlay.js';
-import type { WindowEdit } from './window_edit.js';
+import type { BlockMapEdit } from './block_map_edit.js';
 
 const log = logger('storage');
 
@@ -31,8 +32,8 @@ const READ_ATTEMPTS = 1000;
 const ONCE_BYTES = 128 << 10;
 const REMEMBERED_MAX = 65_536;
 
-/** Windows of a file that are brought into memory together, ahead of a reader in order. */
-const PREFETCH_WINDOWS = 32;
+/** BlockMaps of a file that are brought into memory together, ahead of a reader in order. */
+const PREFETCH_MAPS = 32;
 
 /** Content for consecutive blocks of a file. Each chunk is whole blocks. */
 export interface BlockRun {
@@ -50,7 +51,7 @@ export interface Stored {
 interface Segment {
   readonly block: number;
   readonly count: number;
-  /** As in Window. */
+  /** As in BlockMap. */
   readonly place: number;
   readonly crcs: Uint32Array;
 }
@@ -93,7 +94,7 @@ export class BlockIo {
   /** Handed out for content that moves: as many are free again when its change is durable. */
   #moving = 0;
   /** Those who wait until fewer blocks are being moved. */
-  #moveWaiters: (() => void)[] = [];
+  readonly #untilMoved = new WaitList();
   /** Those who wait for blocks take turns: what comes free would go to small changes, and a large one would wait for ever. */
   #waiting = 0;
   #turn: Promise<unknown> = Promise.resolve();
@@ -121,19 +122,19 @@ export class BlockIo {
   segments(fid: Fid, start: number, end: number): Segment[] {
     const segments: Segment[] = [];
     for (let block = start; block < end; ) {
-      const index = Math.floor(block / WINDOW_BLOCKS);
-      const windowEnd = Math.min(end, (index + 1) * WINDOW_BLOCKS);
-      const window: Window | undefined = this.#host.overlay.window(fid, index);
-      if (window === undefined) {
-        segments.push({ block, count: windowEnd - block, place: 0, crcs: new Uint32Array() });
-        block = windowEnd;
+      const index = Math.floor(block / MAP_BLOCKS);
+      const blockMapEnd = Math.min(end, (index + 1) * MAP_BLOCKS);
+      const blockMap: BlockMap | undefined = this.#host.overlay.blockMap(fid, index);
+      if (blockMap === undefined) {
+        segments.push({ block, count: blockMapEnd - block, place: 0, crcs: new Uint32Array() });
+        block = blockMapEnd;
         continue;
       }
-      while (block < windowEnd) {
-        const at = block - index * WINDOW_BLOCKS;
-        const count = runLength(window, at, windowEnd - index * WINDOW_BLOCKS);
-        const crcs = window.crc.subarray(at, at + count);
-        segments.push({ block, count, place: window.place[at] ?? 0, crcs });
+      while (block < blockMapEnd) {
+        const at = block - index * MAP_BLOCKS;
+        const count = runLength(blockMap, at, blockMapEnd - index * MAP_BLOCKS);
+        const crcs = blockMap.crc.subarray(at, at + count);
+        segments.push({ block, count, place: blockMap.place[at] ?? 0, crcs });
         block += count;
       }
     }
@@ -180,13 +181,13 @@ export class BlockIo {
 
   /** Of two halves, the one behind the half in which the read begins, when it begins a half. */
   #prefetch(fid: Fid, block: number): void {
-    const half = (PREFETCH_WINDOWS / 2) * WINDOW_BLOCKS;
+    const half = (PREFETCH_MAPS / 2) * MAP_BLOCKS;
     if (block % half !== 0) return;
-    const window = block / WINDOW_BLOCKS;
-    const end = Math.ceil(this.#host.overlay.inode(fid)?.sizeBytes ?? 0) / WINDOW_BYTES;
-    const first = block === 0 ? 1 : window + PREFETCH_WINDOWS / 2;
-    const stop = Math.min(end, window + PREFETCH_WINDOWS);
-    if (first < stop) this.#host.overlay.prefetchWindows(fid, first, stop);
+    const blockMap = block / MAP_BLOCKS;
+    const end = Math.ceil(this.#host.overlay.inode(fid)?.sizeBytes ?? 0) / MAP_BYTES;
+    const first = block === 0 ? 1 : blockMap + PREFETCH_MAPS / 2;
+    const stop = Math.min(end, blockMap + PREFETCH_MAPS);
+    if (first < stop) this.#host.overlay.prefetchBlockMaps(fid, first, stop);
   }
 
   #readBlocks(place: number, part: Uint8Array): Promise<void> {
@@ -273,9 +274,7 @@ export class BlockIo {
         continue;
       }
       assert(this.#moving > 0, 'blocks are counted wrong');
-      await new Promise<void>((resolve) => {
-        this.#moveWaiters.push(resolve);
-      });
+      await this.#untilMoved.wait();
     }
   }
 
@@ -295,7 +294,7 @@ export class BlockIo {
   #moved(blocks: number): void {
     if (blocks === 0) return;
     this.#moving -= blocks;
-    for (const resolve of this.#moveWaiters.splice(0)) resolve();
+    this.#untilMoved.wake();
   }
 
   #unreserve(extents: readonly Extent[]): void {
@@ -391,8 +390,8 @@ export class BlockIo {
   }
 }
 
-/** Names stored content in a file's windows. */
-export function nameStored(edit: WindowEdit, stored: readonly Stored[]): void {
+/** Names stored content in a file's block maps. */
+export function nameStored(edit: BlockMapEdit, stored: readonly Stored[]): void {
   for (const { block, places, crcs } of stored) {
     for (let index = 0; index < places.length; index++) {
       edit.set(block + index, places[index] ?? 0, crcs[index] ?? 0);

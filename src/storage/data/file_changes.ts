@@ -2,14 +2,14 @@
  * Changes of one file's content: the steps that the operations of file_data.ts are made of. The caller holds the range.
  *
  * A change first writes its content to the device, then executes: the transaction names only what is there. Long changes
- * go in steps of WINDOWS_PER_STEP windows, a transaction each, each of them leaving a file that makes sense.
+ * go in steps of MAPS_PER_STEP block maps, a transaction each, each of them leaving a file that makes sense.
  */
 
 import type { Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fid, Transno } from '../../base/ids.js';
 import type { Executed, ExecuteOptions, Inode, ReserveOfMeta, Tx, Within } from '../api.js';
-import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from '../format/window.js';
+import { BLOCK_BYTES, MAP_BLOCKS, MAP_BYTES } from '../format/block_map.js';
 import type { Overlay } from '../meta/overlay.js';
 import {
   type BlockIo,
@@ -23,13 +23,13 @@ import {
   type Stored,
   slice,
 } from './block_io.js';
-import { WindowEdit } from './window_edit.js';
+import { BlockMapEdit } from './block_map_edit.js';
 
 /** With its header and key this still fits one overflow page of lmdb. Below BLOCK_BYTES: block 0 can take it over. */
 export const INLINE_MAX = 4032;
-/** Windows changed by one transaction of a long operation: a millisecond or so. */
-export const WINDOWS_PER_STEP = 64;
-const STEP_BLOCKS = WINDOWS_PER_STEP * WINDOW_BLOCKS;
+/** BlockMaps changed by one transaction of a long operation: a millisecond or so. */
+export const MAPS_PER_STEP = 64;
+const STEP_BLOCKS = MAPS_PER_STEP * MAP_BLOCKS;
 
 export interface FileChangesHost extends BlockIoHost {
   execute<R>(run: (tx: Tx) => R, options?: ExecuteOptions): Executed<R>;
@@ -175,7 +175,7 @@ export class FileChanges {
       /** Blocks that `also` takes beside. */
       readonly extra?: Needed;
       /** More changes of the same operation. */
-      readonly also?: (edit: WindowEdit, free: () => number) => void;
+      readonly also?: (edit: BlockMapEdit, free: () => number) => void;
     },
   ): Promise<Executed<Inode>> {
     const { shrinking = false, clearInline = false, ending, also } = options;
@@ -184,7 +184,7 @@ export class FileChanges {
       runs,
       { shrinking, extra: options.extra ?? NO_BLOCKS },
       (stored: readonly Stored[], space) => {
-        const edit = new WindowEdit(this.#overlay, fid);
+        const edit = new BlockMapEdit(this.#overlay, fid);
         const reserve = (): ReserveOfMeta => shrinking || edit.reserve;
         return this.#host.execute(
           (tx) => {
@@ -236,19 +236,19 @@ export class FileChanges {
   async shrink(inode: Inode, sizeBytes: number, ending: Ending): Promise<Executed<Inode>> {
     const { fid } = inode;
     const keptBlocks = Math.ceil(sizeBytes / BLOCK_BYTES);
-    const indexes = await this.#windowIndexes(
+    const indexes = await this.#blockMapIndexes(
       fid,
-      Math.floor(keptBlocks / WINDOW_BLOCKS),
+      Math.floor(keptBlocks / MAP_BLOCKS),
       Number.POSITIVE_INFINITY,
     );
-    while (indexes.length > WINDOWS_PER_STEP) {
-      const step = indexes.splice(-WINDOWS_PER_STEP);
+    while (indexes.length > MAPS_PER_STEP) {
+      const step = indexes.splice(-MAPS_PER_STEP);
       const [lowest] = step;
       if (lowest === undefined) break;
-      await this.#removeWindows(
+      await this.#removeBlockMaps(
         fid,
         step,
-        stepOf(ending, (now) => Math.min(now, lowest * WINDOW_BYTES)),
+        stepOf(ending, (now) => Math.min(now, lowest * MAP_BYTES)),
       );
     }
     const tailEnd = keptBlocks * BLOCK_BYTES;
@@ -258,17 +258,17 @@ export class FileChanges {
       shrinking: true,
       also: (edit) => {
         for (const index of indexes) {
-          edit.clear(Math.max(keptBlocks, index * WINDOW_BLOCKS), (index + 1) * WINDOW_BLOCKS);
+          edit.clear(Math.max(keptBlocks, index * MAP_BLOCKS), (index + 1) * MAP_BLOCKS);
         }
       },
     });
   }
 
-  async #removeWindows(fid: Fid, indexes: readonly number[], ending: Ending): Promise<void> {
+  async #removeBlockMaps(fid: Fid, indexes: readonly number[], ending: Ending): Promise<void> {
     this.#host.execute(
       (tx) => {
-        const edit = new WindowEdit(this.#overlay, fid);
-        for (const index of indexes) edit.clear(index * WINDOW_BLOCKS, (index + 1) * WINDOW_BLOCKS);
+        const edit = new BlockMapEdit(this.#overlay, fid);
+        for (const index of indexes) edit.clear(index * MAP_BLOCKS, (index + 1) * MAP_BLOCKS);
         const sectors = edit.finish();
         this.#end(tx, fid, sectors, ending);
       },
@@ -277,14 +277,14 @@ export class FileChanges {
     await this.#host.breathe();
   }
 
-  /** Indexes of the windows in [first, end) that are not empty. */
-  async #windowIndexes(fid: Fid, first: number, end: number): Promise<number[]> {
+  /** Indexes of the block maps in [first, end) that are not empty. */
+  async #blockMapIndexes(fid: Fid, first: number, end: number): Promise<number[]> {
     const indexes: number[] = [];
     for (let from = first; from < end; ) {
-      const found = this.#overlay.windowsFrom(fid, from, WINDOWS_PER_STEP);
+      const found = this.#overlay.blockMapsFrom(fid, from, MAPS_PER_STEP);
       for (const [index] of found) if (index < end) indexes.push(index);
       const last = found.at(-1);
-      if (last === undefined || found.length < WINDOWS_PER_STEP) break;
+      if (last === undefined || found.length < MAPS_PER_STEP) break;
       from = last[0] + 1;
       await this.#host.breathe();
     }
@@ -370,7 +370,7 @@ export class FileChanges {
     fid: Fid,
     { start, end }: Blocks,
     runs: readonly BlockRun[],
-  ): { readonly extra: Needed; readonly also: (edit: WindowEdit, free: () => number) => void } {
+  ): { readonly extra: Needed; readonly also: (edit: BlockMapEdit, free: () => number) => void } {
     const { added, moved } = this.#blocks.needed(fid, start, end);
     return {
       // Edges have content, and are counted with their runs.
@@ -386,17 +386,17 @@ export class FileChanges {
 
   /** Ranges of blocks that one transaction each clears: only where there is something. */
   async #stepsOfContent(fid: Fid, { start, end }: Blocks): Promise<Blocks[]> {
-    const indexes = await this.#windowIndexes(
+    const indexes = await this.#blockMapIndexes(
       fid,
-      Math.floor(start / WINDOW_BLOCKS),
-      Math.ceil(end / WINDOW_BLOCKS),
+      Math.floor(start / MAP_BLOCKS),
+      Math.ceil(end / MAP_BLOCKS),
     );
     const steps: Blocks[] = [];
     while (indexes.length > 0) {
-      const step = indexes.splice(0, WINDOWS_PER_STEP);
+      const step = indexes.splice(0, MAPS_PER_STEP);
       steps.push({
-        start: Math.max(start, (step[0] ?? 0) * WINDOW_BLOCKS),
-        end: Math.min(end, ((step.at(-1) ?? 0) + 1) * WINDOW_BLOCKS),
+        start: Math.max(start, (step[0] ?? 0) * MAP_BLOCKS),
+        end: Math.min(end, ((step.at(-1) ?? 0) + 1) * MAP_BLOCKS),
       });
     }
     return steps;
@@ -404,11 +404,11 @@ export class FileChanges {
 
   /** Removes a part of what is left of a destroyed file. @returns whether that was all. */
   destroyStep(fid: Fid): boolean {
-    const windows = this.#overlay.windowsFrom(fid, 0, WINDOWS_PER_STEP);
-    const last = windows.length < WINDOWS_PER_STEP;
+    const blockMaps = this.#overlay.blockMapsFrom(fid, 0, MAPS_PER_STEP);
+    const last = blockMaps.length < MAPS_PER_STEP;
     this.#host.execute(
       () => {
-        for (const [index, window] of windows) this.#overlay.removeWindow(fid, index, window);
+        for (const [index, blockMap] of blockMaps) this.#overlay.removeBlockMap(fid, index, blockMap);
         if (last) this.#overlay.removeDoomed(fid);
       },
       { reserve: 'own' },
@@ -424,11 +424,11 @@ export function spilled(inline: Buffer): BlockRun {
   return { block: 0, chunks: [block] };
 }
 
-/** All of the range, in steps of whole windows. */
+/** All of the range, in steps of whole block maps. */
 function stepsOf({ start, end }: Blocks): Blocks[] {
   const steps: Blocks[] = [];
   for (let from = start; from < end; ) {
-    const to = Math.min(end, (Math.floor(from / WINDOW_BLOCKS) + WINDOWS_PER_STEP) * WINDOW_BLOCKS);
+    const to = Math.min(end, (Math.floor(from / MAP_BLOCKS) + MAPS_PER_STEP) * MAP_BLOCKS);
     steps.push({ start: from, end: to });
     from = to;
   }

@@ -2,7 +2,7 @@
  * File data: FileData of api.ts.
  *
  * A file's content lies in the database while it is at most INLINE_MAX bytes and never had blocks; else in blocks of the
- * data device, found by windows. It moves to blocks when it outgrows the database, and never back, except that a file
+ * data device, found by block maps. It moves to blocks when it outgrows the database, and never back, except that a file
  * cut to nothing starts again. Bytes of the last block behind the end of the file are zeros, always: extending a file
  * needs no look at it.
  *
@@ -15,7 +15,7 @@ import type { Fid, Transno } from '../../base/ids.js';
 import { checkFileEnd, FILE_MAX_BYTES } from '../../base/limits.js';
 import { andThen, isPromise, type MaybePromise } from '../../base/maybe_promise.js';
 import type { Executed, FileData, Inode, Within } from '../api.js';
-import { BLOCK_BYTES, WINDOW_BLOCKS, WINDOW_BYTES } from '../format/window.js';
+import { BLOCK_BYTES, MAP_BLOCKS, MAP_BYTES } from '../format/block_map.js';
 import type { Overlay } from '../meta/overlay.js';
 import { BlockIo } from './block_io.js';
 import {
@@ -23,15 +23,15 @@ import {
   FileChanges,
   type FileChangesHost,
   INLINE_MAX,
+  MAPS_PER_STEP,
   spilled,
-  WINDOWS_PER_STEP,
 } from './file_changes.js';
 import { RangeLocks } from './range_locks.js';
 
 const COPY_STEP_BYTES = 4 << 20;
 
 /** A source of zeros; nobody writes to what a read returns. */
-const ZEROS = Buffer.alloc(WINDOW_BYTES);
+const ZEROS = Buffer.alloc(MAP_BYTES);
 
 export interface FileDataHost extends FileChangesHost {
   /** @throws FsError EIO when the target has failed or was closed. */
@@ -203,25 +203,25 @@ export class StoredFileData implements FileData {
     if (offset >= sizeBytes) return undefined;
     this.#overlay.compareContent(fid);
     if (this.#overlay.hasInlineData(fid)) return what === 'data' ? offset : sizeBytes;
-    let expected = Math.floor(offset / WINDOW_BYTES);
+    let expected = Math.floor(offset / MAP_BYTES);
     for (let from = expected; ; ) {
-      const windows = this.#overlay.windowsFrom(fid, from, WINDOWS_PER_STEP);
-      for (const [index, window] of windows) {
-        // Windows that are not there are holes.
-        if (what === 'hole' && index > expected) return clamp(expected * WINDOW_BYTES, offset, sizeBytes);
+      const blockMaps = this.#overlay.blockMapsFrom(fid, from, MAPS_PER_STEP);
+      for (const [index, blockMap] of blockMaps) {
+        // BlockMaps that are not there are holes.
+        if (what === 'hole' && index > expected) return clamp(expected * MAP_BYTES, offset, sizeBytes);
         expected = index + 1;
-        for (let at = 0; at < WINDOW_BLOCKS; at++) {
-          const start = index * WINDOW_BYTES + at * BLOCK_BYTES;
+        for (let at = 0; at < MAP_BLOCKS; at++) {
+          const start = index * MAP_BYTES + at * BLOCK_BYTES;
           if (start + BLOCK_BYTES <= offset) continue;
-          const isData = (window.place[at] ?? 0) > 0;
+          const isData = (blockMap.place[at] ?? 0) > 0;
           if (start >= sizeBytes) return what === 'hole' ? sizeBytes : undefined;
           if (isData === (what === 'data')) return Math.max(start, offset);
         }
       }
-      if (windows.length < WINDOWS_PER_STEP) break;
+      if (blockMaps.length < MAPS_PER_STEP) break;
       from = expected;
     }
-    return what === 'hole' ? clamp(expected * WINDOW_BYTES, offset, sizeBytes) : undefined;
+    return what === 'hole' ? clamp(expected * MAP_BYTES, offset, sizeBytes) : undefined;
   }
 
   async copy(

@@ -2,7 +2,7 @@
  * What an inode says of the records that hold its content: a digest of all of them together.
  *
  * A record's own checksum says that it is what was once written, not that it is the newest, nor that one that is missing
- * was never there. The inode lies on another page of the database than the windows; its digest changes with each change of
+ * was never there. The inode lies on another page of the database than the block maps; its digest changes with each change of
  * one of them. So a page that is an older one of itself, or lost its records, does not agree with the inode any more.
  *
  * The digest is the exclusive or of one number for each record: a change takes out the number of the old record and puts
@@ -10,8 +10,8 @@
  */
 
 import type { Checksum } from '../../runtime/ports.js';
+import type { BlockMap } from './block_map.js';
 import { crc32c } from './superblock.js';
-import type { Window } from './window.js';
 
 const INLINE = 0x496e_6c6e;
 
@@ -23,12 +23,16 @@ function mixed(value: number): number {
   return (bits ^ (bits >>> 16)) >>> 0;
 }
 
-/** 0 without a window. */
-export function windowDigest(checksum: Checksum, index: number, window: Window | null | undefined): number {
-  if (window === null || window === undefined) return 0;
-  window.crcOfAll ??= crc32c(checksum, window.bytes);
-  // Windows with the same content at different places of a file count differently.
-  return mixed(window.crcOfAll ^ mixed(index + 1));
+/** 0 without a block map. */
+export function blockMapDigest(
+  checksum: Checksum,
+  index: number,
+  blockMap: BlockMap | null | undefined,
+): number {
+  if (blockMap === null || blockMap === undefined) return 0;
+  blockMap.crcOfAll ??= crc32c(checksum, blockMap.bytes);
+  // BlockMaps with the same content at different places of a file count differently.
+  return mixed(blockMap.crcOfAll ^ mixed(index + 1));
 }
 
 /** 0 without inline data. */

@@ -15,7 +15,7 @@ export const KEY = {
   xattr: 0x13,
   symlink: 0x14,
   inlineData: 0x15,
-  window: 0x16,
+  blockMap: 0x16,
   spaceGroup: 0x17,
   orphan: 0x18,
   client: 0x19,
@@ -52,7 +52,7 @@ export function fidKey(type: KeyType, fid: Fid): Buffer {
   return key;
 }
 
-/** Type, FID and a number: dirent by cookie, window. */
+/** Type, FID and a number: dirent by cookie, block map. */
 export function fidNumberKey(type: KeyType, fid: Fid, number: number): Buffer {
   const key = Buffer.allocUnsafe(17);
   key[0] = type;

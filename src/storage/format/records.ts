@@ -167,7 +167,7 @@ export function decodeInline(fid: Fid, value: Buffer): { readonly bytes: Buffer;
 }
 
 /**
- * client: 0 u8 version, 1 u64 last transno, 9 u64 last xid, 17 u16 length and UTF-8 name, then u16 length and UTF-8
+ * client: 0 u8 version, 1 u64 last transno, 9 u64 reserved (0), 17 u16 length and UTF-8 name, then u16 length and UTF-8
  * software version, then u16 length and ASCII secret. Records of releases without secrets end before it; those releases
  * read over it.
  */
@@ -179,7 +179,6 @@ export function encodeClient(record: ClientRecord): Buffer {
   const value = Buffer.alloc(secretAt + (secret === undefined ? 0 : 2 + secret.length));
   value[0] = VERSION;
   putU64(value, record.lastTransno, 1);
-  putU64(value, record.lastXid, 9);
   value.writeUInt16LE(name.length, 17);
   value.set(name, 19);
   value.writeUInt16LE(version.length, 19 + name.length);
@@ -200,7 +199,6 @@ export function decodeClient(uuid: ClientUuid, value: Buffer): ClientRecord {
     uuid,
     secret: decodeSecret(uuid, value, versionEnd),
     lastTransno: getU64(value, 1) as Transno,
-    lastXid: getU64(value, 9),
     name: value.toString('utf8', 19, nameEnd),
     softwareVersion: value.toString('utf8', nameEnd + 2, versionEnd),
   };

@@ -8,8 +8,8 @@ import { FsError } from '../../base/errno.js';
 import type { TargetUuid } from '../../base/ids.js';
 import type { Checksum } from '../../runtime/ports.js';
 import type { Superblock, TargetDevices } from '../api.js';
+import { BLOCK_BYTES } from './block_map.js';
 import { getU64, putU64, uuidBytes, uuidFromBytes } from './records.js';
-import { BLOCK_BYTES } from './window.js';
 
 export const FORMAT_VERSION = 1;
 /** Records may have a checksum (record_checksums.ts), and inodes a digest of their content. */

@@ -6,14 +6,14 @@
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import type { BlockDevice } from '../../runtime/ports.js';
+import { BLOCK_BYTES, MAP_BLOCKS } from '../format/block_map.js';
 import { fidKey, KEY, readU64 } from '../format/keys.js';
 import { getU64, isInodeLength } from '../format/records.js';
-import { BLOCK_BYTES, WINDOW_BLOCKS } from '../format/window.js';
 import type { InodeIndex } from './inodes.js';
 import { FidCursor, type FsckContext } from './scan.js';
-import { checkWindow } from './space.js';
+import { checkBlockMap } from './space.js';
 
-/** A batch is at least so large, or of so many runs, and never a window more. */
+/** A batch is at least so large, or of so many runs, and never a block map more. */
 const BATCH_BLOCKS = 1024;
 const BATCH_RUNS = 256;
 
@@ -41,7 +41,7 @@ export async function checkBlocks(
   context.progress('blocks', 0);
   const batches = new Batches(context, index, totalBlocks);
   const check = new ContentCheck(context, device);
-  const bytes = (BATCH_BLOCKS + WINDOW_BLOCKS) * BLOCK_BYTES;
+  const bytes = (BATCH_BLOCKS + MAP_BLOCKS) * BLOCK_BYTES;
   const slabs = [Buffer.allocUnsafeSlow(bytes), Buffer.allocUnsafeSlow(bytes)];
   let batch = batches.next();
   let slab = slabs[0] ?? Buffer.alloc(0);
@@ -67,27 +67,27 @@ class Batches {
   readonly #context: FsckContext;
   readonly #index: InodeIndex;
   readonly #totalBlocks: number;
-  readonly #windows: FidCursor;
+  readonly #blockMaps: FidCursor;
 
   constructor(context: FsckContext, index: InodeIndex, totalBlocks: number) {
     this.#context = context;
     this.#index = index;
     this.#totalBlocks = totalBlocks;
-    this.#windows = new FidCursor(context, KEY.window);
+    this.#blockMaps = new FidCursor(context, KEY.blockMap);
   }
 
   next(): Batch {
     const runs: Run[] = [];
     let blocks = 0;
     while (blocks < BATCH_BLOCKS && runs.length < BATCH_RUNS) {
-      const record = this.#windows.next();
+      const record = this.#blockMaps.next();
       if (record === undefined) break;
       const { key, value } = record;
       const fid = readU64(key, 1) as Fid;
       if (this.#index.find(fid) < 0) continue;
-      const start = readU64(key, 9) * WINDOW_BLOCKS;
+      const start = readU64(key, 9) * MAP_BLOCKS;
       const sizeBytes = this.#sizeOf(fid);
-      checkWindow(value, this.#totalBlocks, ({ first, count, place, written, crcAt }) => {
+      checkBlockMap(value, this.#totalBlocks, ({ first, count, place, written, crcAt }) => {
         if (!written) return;
         const crcs = Uint32Array.from({ length: count }, (_, at) => value.readUInt32LE(crcAt + 4 * at));
         runs.push({ fid, block: start + first, place, crcs, sizeBytes });

@@ -8,7 +8,8 @@ import { isRegular } from '../../base/attr.js';
 import type { Fid } from '../../base/ids.js';
 import type { Checksum } from '../../runtime/ports.js';
 import type { Inode } from '../api.js';
-import { inlineDigest, windowDigest } from '../format/content_digest.js';
+import { decodeBlockMap } from '../format/block_map.js';
+import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
 import { afterPrefix, bareKey, fidKey, KEY, readU64 } from '../format/keys.js';
 import { decodeInline, decodeInode, encodedInode } from '../format/records.js';
 import {
@@ -17,7 +18,6 @@ import {
   FEATURE_CHECKSUMS,
   type SuperblockRecord,
 } from '../format/superblock.js';
-import { decodeWindow } from '../format/window.js';
 import { LMDB_PAGE_BYTES } from '../meta/meta_probe.js';
 import { checkedRecords, hasChecksum } from '../meta/record_checksums.js';
 import type { MetaDatabase } from '../meta_medium.js';
@@ -116,10 +116,10 @@ function renewed(db: MetaDatabase, checksum: Checksum, key: Buffer): Buffer {
 function contentDigest(db: MetaDatabase, checksum: Checksum, fid: Fid): number {
   const inline = db.get(fidKey(KEY.inlineData, fid));
   let digest = inline === undefined ? 0 : inlineDigest(checksum, decodeInline(fid, inline).bytes);
-  const windows = fidKey(KEY.window, fid);
-  for (const { key, value } of db.range(windows, afterPrefix(windows))) {
+  const blockMaps = fidKey(KEY.blockMap, fid);
+  for (const { key, value } of db.range(blockMaps, afterPrefix(blockMaps))) {
     const index = readU64(key, 9);
-    digest ^= windowDigest(checksum, index, decodeWindow(value, `window ${index} of ${fid}`));
+    digest ^= blockMapDigest(checksum, index, decodeBlockMap(value, `block map ${index} of ${fid}`));
   }
   return digest >>> 0;
 }

@@ -1,5 +1,5 @@
 /**
- * Inodes, and everything that belongs to one: xattrs, symlink target, inline data, windows, marks. All these records
+ * Inodes, and everything that belongs to one: xattrs, symlink target, inline data, block maps, marks. All these records
  * are in FID order, so they are read side by side, and an inode is judged when all of it was seen.
  */
 
@@ -9,15 +9,15 @@ import { FIRST_OBJECT, type Fid, fidOf, objectOf, ROOT_FID, targetIndexOf } from
 import { FILE_MAX_BYTES } from '../../base/limits.js';
 import type { Inode } from '../api.js';
 import { INLINE_MAX } from '../data/file_changes.js';
-import { inlineDigest, windowDigest } from '../format/content_digest.js';
+import { BLOCK_BYTES, decodeBlockMap, MAP_BLOCKS } from '../format/block_map.js';
+import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
 import { fidKey, KEY, readU64 } from '../format/keys.js';
 import { decodeInline, decodeInode, isInodeLength } from '../format/records.js';
 import { crc32c } from '../format/superblock.js';
-import { BLOCK_BYTES, decodeWindow, WINDOW_BLOCKS } from '../format/window.js';
 import { DAMAGED, type InodeIndex, ORPHAN } from './inodes.js';
 import type { FindingKind } from './report.js';
 import { breathe, FidCursor, type FsckContext } from './scan.js';
-import { type BlockOwners, checkWindow } from './space.js';
+import { type BlockOwners, checkBlockMap } from './space.js';
 
 const TYPES: readonly number[] = [0o140000, 0o120000, 0o100000, 0o060000, 0o040000, 0o020000, 0o010000];
 const MODE_BITS = S_IFMT | 0o7777;
@@ -49,10 +49,10 @@ interface Seen {
   inlineBytes: number | undefined;
   /** Of the content records. */
   digest: number;
-  windows: number;
+  blockMaps: number;
   blocks: number;
-  /** A window cannot be read: `blocks` is too low. */
-  windowDamaged: boolean;
+  /** A block map cannot be read: `blocks` is too low. */
+  blockMapDamaged: boolean;
   /** File block after the last that is written. */
   writtenEnd: number;
 }
@@ -78,7 +78,7 @@ class ContentPass {
       [new FidCursor(this.#context, KEY.xattr), (record, seen) => this.#xattr(record, seen)],
       [new FidCursor(this.#context, KEY.symlink), (record, seen) => this.#symlink(record, seen)],
       [new FidCursor(this.#context, KEY.inlineData), (record, seen) => this.#inline(record, seen)],
-      [new FidCursor(this.#context, KEY.window), (record, seen) => this.#window(record, seen)],
+      [new FidCursor(this.#context, KEY.blockMap), (record, seen) => this.#blockMap(record, seen)],
       [new FidCursor(this.#context, KEY.orphan), (record, seen) => this.#mark(record, seen)],
       [new FidCursor(this.#context, KEY.doomed), (record, seen) => this.#mark(record, seen)],
     ];
@@ -145,26 +145,26 @@ class ContentPass {
     this.#add('checksum', fid, `the inline data of inode ${fid} does not match its checksum`);
   }
 
-  #window({ key, value }: { readonly key: Buffer; readonly value: Buffer }, seen: Seen): void {
-    this.#context.counts.windows++;
-    seen.windows++;
+  #blockMap({ key, value }: { readonly key: Buffer; readonly value: Buffer }, seen: Seen): void {
+    this.#context.counts.blockMaps++;
+    seen.blockMaps++;
     const index = readU64(key, 9);
-    const start = index * WINDOW_BLOCKS;
-    const fault = checkWindow(value, this.#owners.totalBlocks, (run) => {
+    const start = index * MAP_BLOCKS;
+    const fault = checkBlockMap(value, this.#owners.totalBlocks, (run) => {
       seen.blocks += run.count;
       if (run.written) seen.writtenEnd = start + run.first + run.count;
       this.#owners.claim(run.place, run.count);
     });
     const beyond = start * BLOCK_BYTES >= FILE_MAX_BYTES ? 'lies beyond the largest file' : undefined;
     if (fault === undefined) {
-      const window = decodeWindow(value, `window ${index} of ${seen.fid}`);
-      seen.digest ^= windowDigest(this.#context.runtime.checksum, index, window);
+      const blockMap = decodeBlockMap(value, `block map ${index} of ${seen.fid}`);
+      seen.digest ^= blockMapDigest(this.#context.runtime.checksum, index, blockMap);
       if (beyond === undefined) return;
     } else {
       this.#owners.uncertain = true;
-      seen.windowDamaged = true;
+      seen.blockMapDamaged = true;
     }
-    const text = `window ${index} of inode ${seen.fid} ${fault ?? beyond}`;
+    const text = `block map ${index} of inode ${seen.fid} ${fault ?? beyond}`;
     this.#add('damaged-record', seen.fid, text);
   }
 
@@ -252,7 +252,7 @@ class ContentPass {
     if (seen.xattrs > 0) parts.push(`${seen.xattrs} extended attributes`);
     if (seen.symlinkBytes !== undefined) parts.push('a symbolic link target');
     if (seen.inlineBytes !== undefined) parts.push('inline data');
-    if (seen.windows > 0 && !seen.doomed) parts.push(`${seen.windows} windows`);
+    if (seen.blockMaps > 0 && !seen.doomed) parts.push(`${seen.blockMaps} block maps`);
     if (parts.length === 0) return;
     const text = `inode ${fid} does not exist, but has ${parts.join(', ')}`;
     // The rest is found in the next round.
@@ -272,12 +272,12 @@ class ContentPass {
 
   /** That it has what its type may have, and all of that. */
   #content(seen: Seen, inode: Inode): void {
-    const { fid, inlineBytes, symlinkBytes, windows } = seen;
+    const { fid, inlineBytes, symlinkBytes, blockMaps } = seen;
     const { sizeBytes } = inode;
-    if (!isRegular(inode.mode) && (inlineBytes !== undefined || windows > 0)) {
+    if (!isRegular(inode.mode) && (inlineBytes !== undefined || blockMaps > 0)) {
       this.#add('content', fid, `inode ${fid} is no regular file, but has content`);
     }
-    if (inlineBytes !== undefined && windows > 0) {
+    if (inlineBytes !== undefined && blockMaps > 0) {
       this.#add('content', fid, `inode ${fid} has inline data and blocks`);
     }
     if (inlineBytes !== undefined && inlineBytes >= 0 && inlineBytes !== sizeBytes) {
@@ -309,7 +309,7 @@ class ContentPass {
   #blocks(seen: Seen, inode: Inode): void {
     const { fid, inlineBytes } = seen;
     // What a directory says here means nothing; a damaged record says nothing.
-    if (isDir(inode.mode) || (inlineBytes !== undefined && inlineBytes < 0) || seen.windowDamaged) return;
+    if (isDir(inode.mode) || (inlineBytes !== undefined && inlineBytes < 0) || seen.blockMapDamaged) return;
     if (inode.digest !== undefined && seen.digest >>> 0 !== inode.digest) {
       this.#add('content', fid, `the content records of inode ${fid} are not those that it had last`);
     }
@@ -338,9 +338,9 @@ function nothingSeen(fid: Fid): Seen {
     symlinkBytes: undefined,
     inlineBytes: undefined,
     digest: 0,
-    windows: 0,
+    blockMaps: 0,
     blocks: 0,
-    windowDamaged: false,
+    blockMapDamaged: false,
     writtenEnd: 0,
   };
 }

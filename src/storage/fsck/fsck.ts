@@ -12,9 +12,9 @@
 import { FsError } from '../../base/errno.js';
 import type { BlockDevice } from '../../runtime/ports.js';
 import type { TargetDevices, WriteGuard } from '../api.js';
+import { BLOCK_BYTES } from '../format/block_map.js';
 import { bareKey, KEY } from '../format/keys.js';
 import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from '../format/superblock.js';
-import { BLOCK_BYTES } from '../format/window.js';
 import { metaMedium } from '../meta/lmdb_store.js';
 import { probeSuperblock } from '../meta/meta_probe.js';
 import { checkedRecords } from '../meta/record_checksums.js';

@@ -140,7 +140,7 @@ class NamesPass {
   /** Anything beside the inode that belongs to it. */
   #hasContent(fid: Fid): boolean {
     const { db } = this.#context;
-    const types = [KEY.direntByName, KEY.xattr, KEY.symlink, KEY.inlineData, KEY.window];
+    const types = [KEY.direntByName, KEY.xattr, KEY.symlink, KEY.inlineData, KEY.blockMap];
     // A file that is being removed is none.
     if (db.get(fidKey(KEY.doomed, fid)) !== undefined) return false;
     return types.some((type) => {

@@ -91,9 +91,9 @@ export class RepairTx {
     for (const { key } of this.#db.range(xattrs, afterPrefix(xattrs))) this.remove(key);
     this.remove(fidKey(KEY.symlink, fid));
     this.remove(fidKey(KEY.inlineData, fid));
-    const windows = fidKey(KEY.window, fid);
-    const [window] = this.#db.range(windows, afterPrefix(windows), 1);
-    if (window !== undefined) this.mark(KEY.doomed, fid);
+    const blockMaps = fidKey(KEY.blockMap, fid);
+    const [blockMap] = this.#db.range(blockMaps, afterPrefix(blockMaps), 1);
+    if (blockMap !== undefined) this.mark(KEY.doomed, fid);
   }
 
   /** The name, as far as it is readable. */

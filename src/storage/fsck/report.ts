@@ -73,7 +73,7 @@ export interface FsckCounts {
   xattrs: number;
   symlinks: number;
   inlineFiles: number;
-  windows: number;
+  blockMaps: number;
   blocks: number;
   orphans: number;
   doomed: number;
@@ -92,7 +92,7 @@ export function noCounts(): FsckCounts {
     xattrs: 0,
     symlinks: 0,
     inlineFiles: 0,
-    windows: 0,
+    blockMaps: 0,
     blocks: 0,
     orphans: 0,
     doomed: 0,

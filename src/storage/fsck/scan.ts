@@ -81,7 +81,7 @@ const KEY_BYTES: Readonly<Record<KeyType, readonly [number, number]>> = {
   [KEY.xattr]: [10, LONGEST_KEY],
   [KEY.symlink]: [9, 9],
   [KEY.inlineData]: [9, 9],
-  [KEY.window]: [17, 17],
+  [KEY.blockMap]: [17, 17],
   [KEY.spaceGroup]: [5, 5],
   [KEY.orphan]: [9, 9],
   [KEY.client]: [17, 17],
@@ -96,7 +96,7 @@ const WITH_FID: readonly KeyType[] = [
   KEY.xattr,
   KEY.symlink,
   KEY.inlineData,
-  KEY.window,
+  KEY.blockMap,
   KEY.orphan,
   KEY.doomed,
 ];

@@ -1,13 +1,13 @@
 /**
- * Blocks of the data device: every block that a window names is on the device, behind what is kept, and has no other
+ * Blocks of the data device: every block that a block map names is on the device, behind what is kept, and has no other
  * owner; the free-space bitmaps say the same. One bit a block is all that is remembered.
  */
 
 import type { Fid } from '../../base/ids.js';
+import { MAP_BLOCKS } from '../format/block_map.js';
 import { KEY, readU64, spaceGroupKey } from '../format/keys.js';
 import { getU64 } from '../format/records.js';
 import { FIRST_DATA_BLOCK } from '../format/superblock.js';
-import { WINDOW_BLOCKS } from '../format/window.js';
 import { GROUP_BLOCKS } from '../meta/extent_allocator.js';
 import { type FsckContext, isSoundKey, reportKey, scanType } from './scan.js';
 
@@ -17,14 +17,14 @@ const RECORD_BYTES = 4 + 4 * GROUP_WORDS;
 const VERSION = 1;
 const KIND_BITMAP = 0;
 const KIND_FULL = 1;
-const WINDOW_HEADER = 4;
+const MAP_HEADER = 4;
 const RUN_BYTES = 12;
 /** Blocks with several owners that are told apart. */
 const SHARED_MAX = 100_000;
 
-/** A run of blocks of a window. */
-export interface WindowRun {
-  /** Within the window. */
+/** A run of blocks of a block map. */
+export interface BlockRun {
+  /** Within the block map. */
   readonly first: number;
   readonly count: number;
   /** Device block. */
@@ -35,25 +35,25 @@ export interface WindowRun {
 }
 
 /**
- * Reads a window record run by run.
+ * Reads a block map record run by run.
  * @returns what is wrong with it, as the end of a line; runs before that were visited.
  */
-export function checkWindow(
+export function checkBlockMap(
   value: Buffer,
   totalBlocks: number,
-  visit: (run: WindowRun) => void,
+  visit: (run: BlockRun) => void,
 ): string | undefined {
-  if (value.length < WINDOW_HEADER || value.readUInt16LE(0) !== VERSION) return 'is damaged';
+  if (value.length < MAP_HEADER || value.readUInt16LE(0) !== VERSION) return 'is damaged';
   const runs = value.readUInt16LE(2);
-  let crcAt = WINDOW_HEADER + runs * RUN_BYTES;
+  let crcAt = MAP_HEADER + runs * RUN_BYTES;
   if (runs === 0 || value.length < crcAt) return 'is damaged';
   let end = 0;
-  for (let at = WINDOW_HEADER; at < WINDOW_HEADER + runs * RUN_BYTES; at += RUN_BYTES) {
+  for (let at = MAP_HEADER; at < MAP_HEADER + runs * RUN_BYTES; at += RUN_BYTES) {
     const first = value[at] ?? 0;
     const count = (value[at + 1] ?? 0) + 1;
     const flags = value.readUInt16LE(at + 2);
     const place = getU64(value, at + 4);
-    if (flags > 1 || first < end || first + count > WINDOW_BLOCKS) return 'is damaged';
+    if (flags > 1 || first < end || first + count > MAP_BLOCKS) return 'is damaged';
     if (place < FIRST_DATA_BLOCK || place + count > totalBlocks) {
       return `names the device blocks ${place} to ${place + count - 1}, which hold no files`;
     }
@@ -71,7 +71,7 @@ export class BlockOwners {
   readonly #owned: Uint32Array;
   readonly #groups: number;
   readonly shared = new Set<number>();
-  /** A window could not be read: what it owns is not known. */
+  /** A block map could not be read: what it owns is not known. */
   uncertain = false;
   blocks = 0;
 
@@ -85,7 +85,7 @@ export class BlockOwners {
     return this.#groups;
   }
 
-  /** Blocks that lie on the device, see checkWindow. */
+  /** Blocks that lie on the device, see checkBlockMap. */
   claim(start: number, count: number): void {
     for (let block = start; block < start + count; block++) {
       const word = block >>> 5;
@@ -123,10 +123,10 @@ function setBit(words: Uint32Array, bit: number): void {
 export async function checkShared(context: FsckContext, owners: BlockOwners): Promise<void> {
   if (owners.shared.size === 0) return;
   const holders = new Map<number, Set<Fid>>();
-  await scanType(context, KEY.window, ({ key, value }) => {
+  await scanType(context, KEY.blockMap, ({ key, value }) => {
     if (!isSoundKey(key)) return;
     const fid = readU64(key, 1) as Fid;
-    checkWindow(value, owners.totalBlocks, ({ place, count }) => {
+    checkBlockMap(value, owners.totalBlocks, ({ place, count }) => {
       for (let block = place; block < place + count; block++) {
         if (!owners.shared.has(block)) continue;
         const fids = holders.get(block) ?? new Set();
@@ -187,7 +187,7 @@ function compareGroup(
   const said = record === undefined ? new Uint32Array(GROUP_WORDS) : decodeGroup(record);
   const reserved = owners.reserved(group);
   const expected = owners.owned(group).map((word, at) => word | (reserved[at] ?? 0));
-  // What a window that cannot be read owns must not be handed out: nothing is called free then.
+  // What a block map that cannot be read owns must not be handed out: nothing is called free then.
   const used = expected.map((word, at) => (owners.uncertain ? word | (said?.[at] ?? ALL) : word));
   const wrong = said === undefined ? ['its record is damaged'] : differences(said, reserved, used, group);
   if (wrong.length === 0) return;

@@ -2,6 +2,7 @@
 
 import type { ClientUuid, Fid, Name } from '../../base/ids.js';
 import type { ClientRecord, Dirent, Inode, NumberedEviction, ReplyRecord } from '../api.js';
+import { type BlockMap, encodeBlockMap } from '../format/block_map.js';
 import {
   bareKey,
   clientKey,
@@ -33,7 +34,6 @@ import {
   MARK_RECORD,
   REPLY_BYTES,
 } from '../format/records.js';
-import { encodeWindow, type Window } from '../format/window.js';
 import type { Writer } from '../meta_medium.js';
 import type { FidTable, GroupTable, Table } from './tables.js';
 
@@ -44,7 +44,7 @@ export interface BatchTables {
   readonly xattrs: FidTable<string, Buffer>;
   readonly symlinks: Table<Fid, Buffer>;
   readonly inline: Table<Fid, Buffer>;
-  readonly windows: FidTable<number, Window>;
+  readonly blockMaps: FidTable<number, BlockMap>;
   readonly orphans: Table<Fid, true>;
   readonly doomed: Table<Fid, true>;
   readonly clients: Table<ClientUuid, ClientRecord>;
@@ -127,9 +127,12 @@ export function writeBatch(
         : arena.filled(INLINE_HEADER + bytes.length, (target) => encodeInline(bytes, crc(bytes), target));
     set(fidKey(KEY.inlineData, fid), value);
   }
-  for (const [fid, windows] of tables.windows.sealed) {
-    for (const [index, window] of windows) {
-      set(fidNumberKey(KEY.window, fid as Fid, index), window === null ? undefined : encodeWindow(window));
+  for (const [fid, blockMaps] of tables.blockMaps.sealed) {
+    for (const [index, blockMap] of blockMaps) {
+      set(
+        fidNumberKey(KEY.blockMap, fid as Fid, index),
+        blockMap === null ? undefined : encodeBlockMap(blockMap),
+      );
     }
   }
   for (const [fid, there] of tables.orphans.sealed) {

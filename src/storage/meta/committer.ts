@@ -13,6 +13,7 @@ import { FsError } from '../../base/errno.js';
 import type { Transno } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
+import { Deferred } from '../../base/wait.js';
 import type { BlockDevice, Runtime, Timer } from '../../runtime/ports.js';
 import type { MetaDatabase, Writer } from '../meta_medium.js';
 import type { Overlay } from './overlay.js';
@@ -70,8 +71,8 @@ export class Committer {
   #dataBytes = 0;
   #lastCommitted: Transno;
   #failure: FsError | undefined;
-  #fail!: (cause: Error) => void;
-  readonly failed: Promise<Error>;
+  readonly #failed = new Deferred<Error>();
+  readonly failed = this.#failed.promise;
 
   constructor(
     runtime: Pick<Runtime, 'clock' | 'timers' | 'metrics' | 'faults'>,
@@ -86,9 +87,6 @@ export class Committer {
     this.#data = data;
     this.#options = options;
     this.#lastCommitted = overlay.lastTransno;
-    this.failed = new Promise((resolve) => {
-      this.#fail = resolve;
-    });
     this.#seconds = runtime.metrics.histogram('commit_seconds', 'Time a group commit takes');
   }
 
@@ -229,7 +227,7 @@ export class Committer {
     notice('device-failed', `nothing can be committed any more: ${(cause as Error).message}`);
     this.#failure ??= failure;
     for (const waiter of this.#waiters.splice(0)) waiter.reject(failure);
-    this.#fail(failure);
+    this.#failed.resolve(failure);
     return failure;
   }
 }

@@ -20,7 +20,8 @@ import {
   type ReplyRecord,
   type SlotReply,
 } from '../api.js';
-import { inlineDigest, windowDigest } from '../format/content_digest.js';
+import { type BlockMap, decodeBlockMap } from '../format/block_map.js';
+import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
 import {
   afterPrefix,
   bareKey,
@@ -45,19 +46,18 @@ import {
   uuidFromBytes,
 } from '../format/records.js';
 import { crc32c } from '../format/superblock.js';
-import { decodeWindow, type Window } from '../format/window.js';
 import type { MetaDatabase } from '../meta_medium.js';
 import type { BatchTables } from './batch.js';
 import { FidTable, GroupTable, Table } from './tables.js';
 
 const log = logger('storage');
 
-/** A file of more is read without a look at all of its windows first. 256 MiB: two milliseconds. */
-const WINDOWS_COMPARED_MAX = 256;
+/** A file of more is read without a look at all of its block maps first. 256 MiB: two milliseconds. */
+const MAPS_COMPARED_MAX = 256;
 const COMPARED_MAX = 100_000;
 const INODE_CACHE_MAX = 20_000;
 /** Of 3 KiB each; together they cover 2 GiB of file content. */
-const WINDOW_CACHE_MAX = 2048;
+const MAP_CACHE_MAX = 2048;
 
 export class LayeredReader implements Reader {
   readonly #db: MetaDatabase;
@@ -69,7 +69,7 @@ export class LayeredReader implements Reader {
     xattrs: new FidTable<string, Buffer>(),
     symlinks: new Table<Fid, Buffer>(),
     inline: new Table<Fid, Buffer>(),
-    windows: new FidTable<number, Window>(),
+    blockMaps: new FidTable<number, BlockMap>(),
     orphans: new Table<Fid, true>(),
     doomed: new Table<Fid, true>(),
     clients: new Table<ClientUuid, ClientRecord>(),
@@ -78,8 +78,8 @@ export class LayeredReader implements Reader {
   };
   /** Inodes as the database has them; the layers are asked first. */
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
-  /** Decoded windows: decoding one takes as long as all the rest of a small read. */
-  readonly #windowCache = new LRUCache<string, Window>({ max: WINDOW_CACHE_MAX });
+  /** Decoded block maps: decoding one takes as long as all the rest of a small read. */
+  readonly #blockMapCache = new LRUCache<string, BlockMap>({ max: MAP_CACHE_MAX });
 
   /** Files whose content records agree with the inode: all changes since went through here. */
   readonly #compared = new Set<Fid>();
@@ -95,10 +95,10 @@ export class LayeredReader implements Reader {
       if (inode === null) this.#inodeCache.delete(fid);
       else this.#inodeCache.set(fid, inode);
     }
-    for (const [fid, windows] of this.tables.windows.sealed) {
-      for (const [index, window] of windows) {
-        if (window === null) this.#windowCache.delete(`${fid}/${index}`);
-        else this.#windowCache.set(`${fid}/${index}`, window);
+    for (const [fid, blockMaps] of this.tables.blockMaps.sealed) {
+      for (const [index, blockMap] of blockMaps) {
+        if (blockMap === null) this.#blockMapCache.delete(`${fid}/${index}`);
+        else this.#blockMapCache.set(`${fid}/${index}`, blockMap);
       }
     }
   }
@@ -235,17 +235,17 @@ export class LayeredReader implements Reader {
     const changed = this.tables.inline.get(fid);
     return changed === undefined ? this.#db.get(fidKey(KEY.inlineData, fid)) !== undefined : changed !== null;
   }
-  window(fid: Fid, index: number): Window | undefined {
-    const changed = this.tables.windows.get(fid, index);
+  blockMap(fid: Fid, index: number): BlockMap | undefined {
+    const changed = this.tables.blockMaps.get(fid, index);
     if (changed !== undefined) return changed ?? undefined;
     const name = `${fid}/${index}`;
-    const cached = this.#windowCache.get(name);
+    const cached = this.#blockMapCache.get(name);
     if (cached !== undefined) return cached;
-    const value = this.#db.get(fidNumberKey(KEY.window, fid, index));
+    const value = this.#db.get(fidNumberKey(KEY.blockMap, fid, index));
     if (value === undefined) return undefined;
-    const window = decodeWindow(value, `window ${index} of ${fid}`);
-    this.#windowCache.set(name, window);
-    return window;
+    const blockMap = decodeBlockMap(value, `block map ${index} of ${fid}`);
+    this.#blockMapCache.set(name, blockMap);
+    return blockMap;
   }
   /** The content of a file is what its inode says: it was compared, or has just been made. */
   protected knowContent(fid: Fid): void {
@@ -262,13 +262,13 @@ export class LayeredReader implements Reader {
     const inode = this.inode(fid);
     if (inode === undefined) return;
     const inline = this.inlineData(fid);
-    const windows = this.windowsFrom(fid, 0, WINDOWS_COMPARED_MAX + 1);
-    if (windows.length <= WINDOWS_COMPARED_MAX) {
+    const blockMaps = this.blockMapsFrom(fid, 0, MAPS_COMPARED_MAX + 1);
+    if (blockMaps.length <= MAPS_COMPARED_MAX) {
       let digest = inlineDigest(this.#checksum, inline);
       let blocks = 0;
-      for (const [index, window] of windows) {
-        digest ^= windowDigest(this.#checksum, index, window);
-        for (const place of window.place) if (place !== 0) blocks++;
+      for (const [index, blockMap] of blockMaps) {
+        digest ^= blockMapDigest(this.#checksum, index, blockMap);
+        for (const place of blockMap.place) if (place !== 0) blocks++;
       }
       const isCounted = inline !== undefined || blocks * SECTORS_PER_BLOCK === inode.blocks;
       const isDigest = inode.digest === undefined || digest >>> 0 === inode.digest;
@@ -284,19 +284,19 @@ export class LayeredReader implements Reader {
     }
     this.knowContent(fid);
   }
-  /** Windows [first, end) will be asked for soon. */
-  prefetchWindows(fid: Fid, first: number, end: number): void {
+  /** BlockMaps [first, end) will be asked for soon. */
+  prefetchBlockMaps(fid: Fid, first: number, end: number): void {
     const keys: Buffer[] = [];
-    for (let index = first; index < end; index++) keys.push(fidNumberKey(KEY.window, fid, index));
+    for (let index = first; index < end; index++) keys.push(fidNumberKey(KEY.blockMap, fid, index));
     this.#db.prefetch(keys);
   }
-  /** Windows that are not empty, from index `first` on, in order, at most limit. */
-  windowsFrom(fid: Fid, first: number, limit: number): [index: number, window: Window][] {
-    const changes = this.tables.windows.changes(fid);
+  /** BlockMaps that are not empty, from index `first` on, in order, at most limit. */
+  blockMapsFrom(fid: Fid, first: number, limit: number): [index: number, blockMap: BlockMap][] {
+    const changes = this.tables.blockMaps.changes(fid);
     const newer = [...(changes ?? [])]
-      .filter((entry): entry is [number, Window] => entry[1] !== null && entry[0] >= first)
+      .filter((entry): entry is [number, BlockMap] => entry[1] !== null && entry[0] >= first)
       .sort((a, b) => a[0] - b[0]);
-    const found: [number, Window][] = [];
+    const found: [number, BlockMap][] = [];
     const takeNewer = (below: number): void => {
       for (
         let next = newer[0];
@@ -307,13 +307,13 @@ export class LayeredReader implements Reader {
         newer.shift();
       }
     };
-    const end = afterPrefix(fidKey(KEY.window, fid));
-    for (const { key, value } of this.#db.range(fidNumberKey(KEY.window, fid, first), end)) {
+    const end = afterPrefix(fidKey(KEY.blockMap, fid));
+    for (const { key, value } of this.#db.range(fidNumberKey(KEY.blockMap, fid, first), end)) {
       const index = readU64(key, 9);
       takeNewer(index);
       if (found.length === limit) return found;
       if (changes?.has(index)) continue;
-      found.push([index, decodeWindow(value, `window ${index} of ${fid}`)]);
+      found.push([index, decodeBlockMap(value, `block map ${index} of ${fid}`)]);
     }
     takeNewer(Number.POSITIVE_INFINITY);
     return found;

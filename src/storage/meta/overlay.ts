@@ -23,10 +23,10 @@ import {
   type Superblock,
   type Tx,
 } from '../api.js';
-import { inlineDigest, windowDigest } from '../format/content_digest.js';
+import type { BlockMap } from '../format/block_map.js';
+import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
 import type { Counters } from '../format/records.js';
 import { crc32c, FEATURE_CHECKSUMS } from '../format/superblock.js';
-import type { Window } from '../format/window.js';
 import type { MetaDatabase, Writer } from '../meta_medium.js';
 import { writeBatch } from './batch.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
@@ -36,11 +36,11 @@ import { Journal } from './tables.js';
 /** How far ahead of use the counters are written. */
 const OBJECTS_AHEAD = 2 ** 22;
 const COOKIES_AHEAD = 2 ** 22;
-/** A file with more windows than this is destroyed in the background, so that an unlink stays short. */
+/** A file with more block maps than this is destroyed in the background, so that an unlink stays short. */
 export const DESTROY_AT_ONCE = 64;
 
 /** What the running operation did beside the tables. */
-interface Operation {
+interface RunningTransaction {
   readonly transno: Transno;
   readonly beforeChange: () => void;
   readonly counters: Counters;
@@ -57,7 +57,7 @@ export class Overlay extends LayeredReader implements Tx {
   readonly #digests: boolean;
   readonly space: ExtentAllocator;
   readonly #journal = new Journal();
-  #operation: Operation | undefined;
+  #operation: RunningTransaction | undefined;
   #counters: Counters;
   /** The counters' values on the device: nothing at or above them may be handed out before the next commit. */
   #counterLimits: Pick<Counters, 'nextObject' | 'nextCookie'>;
@@ -205,7 +205,7 @@ export class Overlay extends LayeredReader implements Tx {
 
   // ---- Changing. Only while an operation runs.
 
-  #running(): Operation {
+  #running(): RunningTransaction {
     assert(this.#operation !== undefined, 'a change outside an operation');
     return this.#operation;
   }
@@ -241,13 +241,13 @@ export class Overlay extends LayeredReader implements Tx {
     if (this.symlinkTarget(fid) !== undefined) this.tables.symlinks.set(fid, null, this.#journal);
     for (const name of this.xattrNames(fid)) this.tables.xattrs.set(fid, name, null, this.#journal);
     if (this.hasInlineData(fid)) this.tables.inline.set(fid, null, this.#journal);
-    const windows = this.windowsFrom(fid, 0, DESTROY_AT_ONCE + 1);
-    if (windows.length > DESTROY_AT_ONCE) {
+    const blockMaps = this.blockMapsFrom(fid, 0, DESTROY_AT_ONCE + 1);
+    if (blockMaps.length > DESTROY_AT_ONCE) {
       this.tables.doomed.set(fid, true, this.#journal);
       this.#doomedNow = true;
       return;
     }
-    for (const [index, window] of windows) this.removeWindow(fid, index, window);
+    for (const [index, blockMap] of blockMaps) this.removeBlockMap(fid, index, blockMap);
   }
   putDirent(parent: Fid, name: Name, fid: Fid, type: number): void {
     assert(this.dirent(parent, name) === undefined, 'the name is there already');
@@ -325,20 +325,20 @@ export class Overlay extends LayeredReader implements Tx {
     }
     this.tables.inline.set(fid, bytes, this.#journal);
   }
-  /** @param window never changed again. */
-  setWindow(fid: Fid, index: number, window: Window | null): void {
-    this.#change(window === null ? 0 : 1100);
+  /** @param block map never changed again. */
+  setBlockMap(fid: Fid, index: number, blockMap: BlockMap | null): void {
+    this.#change(blockMap === null ? 0 : 1100);
     if (this.inode(fid)?.digest !== undefined) {
-      const before = windowDigest(this.#checksum, index, this.window(fid, index));
-      this.#shiftDigest(fid, before ^ windowDigest(this.#checksum, index, window));
+      const before = blockMapDigest(this.#checksum, index, this.blockMap(fid, index));
+      this.#shiftDigest(fid, before ^ blockMapDigest(this.#checksum, index, blockMap));
     }
-    this.tables.windows.set(fid, index, window, this.#journal);
+    this.tables.blockMaps.set(fid, index, blockMap, this.#journal);
   }
-  /** Removes a window and frees its blocks. @returns how many. */
-  removeWindow(fid: Fid, index: number, window: Window): number {
-    this.setWindow(fid, index, null);
+  /** Removes a block map and frees its blocks. @returns how many. */
+  removeBlockMap(fid: Fid, index: number, blockMap: BlockMap): number {
+    this.setBlockMap(fid, index, null);
     let blocks = 0;
-    for (const place of window.place) {
+    for (const place of blockMap.place) {
       if (place === 0) continue;
       this.freeBlock(Math.abs(place));
       blocks++;

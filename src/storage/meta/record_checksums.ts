@@ -89,7 +89,7 @@ export function recordName(key: Buffer): string {
   if (name === undefined) return `of key ${key.subarray(0, 40).toString('hex')}`;
   const isOfFid = key.length >= 9 && key[0] !== KEY.client && key[0] !== KEY.reply;
   const fid = isOfFid ? ` of fid ${readU64(key, 1)}` : '';
-  if (key[0] === KEY.window && key.length === 17) return `window ${readU64(key, 9)}${fid}`;
+  if (key[0] === KEY.blockMap && key.length === 17) return `block map ${readU64(key, 9)}${fid}`;
   return `${name}${fid}`;
 }
 

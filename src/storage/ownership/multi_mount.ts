@@ -25,9 +25,10 @@
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
+import { Deferred } from '../../base/wait.js';
 import { type BlockDevice, type Runtime, sleep, type Timer } from '../../runtime/ports.js';
 import type { WriteGuard } from '../api.js';
-import { BLOCK_BYTES } from '../format/window.js';
+import { BLOCK_BYTES } from '../format/block_map.js';
 import {
   decodeMultiMount,
   describeHolder,
@@ -81,7 +82,8 @@ interface Claim {
 }
 
 export class MultiMount implements WriteGuard {
-  readonly lost: Promise<FsError>;
+  readonly #lost = new Deferred<FsError>();
+  readonly lost = this.#lost.promise;
   readonly #runtime: MultiMountRuntime;
   readonly #device: BlockDevice;
   readonly #options: MultiMountOptions;
@@ -106,7 +108,6 @@ export class MultiMount implements WriteGuard {
   #renewing: Promise<void> | undefined;
   /** Accesses to the block follow each other. */
   #last: Promise<unknown> = Promise.resolve();
-  #setLost: (failure: FsError) => void = () => undefined;
 
   /** @param device the target's data device, or another opening of it: only direct calls are made. */
   constructor(runtime: MultiMountRuntime, device: BlockDevice, options: MultiMountOptions) {
@@ -115,9 +116,6 @@ export class MultiMount implements WriteGuard {
     this.#options = options;
     this.#watch = new MultiMountWatch(runtime, options.isGone);
     this.#limitMs = options.periodMs * CONFIRMED;
-    this.lost = new Promise((resolve) => {
-      this.#setLost = resolve;
-    });
   }
 
   /** Why nothing may be written any more, once that is so. */
@@ -354,7 +352,7 @@ export class MultiMount implements WriteGuard {
       `${this.#device.path} was lost after a silence, nothing was written since: ${who}`,
     );
     log('%s', this.#failure.message);
-    this.#setLost(this.#failure);
+    this.#lost.resolve(this.#failure);
     return this.#failure;
   }
 

@@ -7,9 +7,9 @@
  */
 
 import type { Checksum } from '../../runtime/ports.js';
+import { BLOCK_BYTES } from '../format/block_map.js';
 import { getU64, putU64, uuidFromBytes } from '../format/records.js';
 import { crc32c } from '../format/superblock.js';
-import { BLOCK_BYTES } from '../format/window.js';
 
 /** Where the block lies on the data device; it is BLOCK_BYTES long. */
 export const MULTI_MOUNT_OFFSET = BLOCK_BYTES;

@@ -370,7 +370,7 @@ test('locks of an inode that is gone go back without a release, once nobody uses
   const used = add(data(5, 'PW'));
   add(inode(6, 'PR', 3));
   locks.addRef(used);
-  locks.giveUp(fid(5));
+  locks.giveBackUnused(fid(5));
   await turn();
   assert.deepEqual([released, cancelled, locks.match('data', fid(5), 'PW', 0)], [[], [[1]], undefined]);
   locks.dropRef(used);

@@ -532,13 +532,11 @@ test('random bytes instead of requests are dropped', () => {
   const good = request({ opcode: OPCODE.GETATTR, unique: 2n }, 0, 0, 0n);
   const bad = request({ opcode: OPCODE.GETATTR, unique: 4n }, 0, 0, 0n);
   bad.writeUInt32LE(5000, 0);
-  const malformedBefore = side.dispatcher.stats.malformed;
   const replies = side.batch(good, bad);
   assert.deepEqual(
     replies.map(({ unique }) => unique),
     [2n],
   );
-  assert.equal(side.dispatcher.stats.malformed, malformedBefore + 1);
 });
 
 test('a directory in memory, from MKDIR to the last FORGET', () => {

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ByteBudget } from '../../../src/base/budget.js';
 import type { Transno, Xid } from '../../../src/base/ids.js';
-import type { Frame, Outcome } from '../../../src/rpc/api.js';
+import type { Frame, HandlerOutcome } from '../../../src/rpc/api.js';
 import { FrameLink, type LinkOptions, STRANGER_BODY_BYTES } from '../../../src/rpc/link.js';
 import { PATIENCE_MS, ReceiveRoom } from '../../../src/rpc/receive_room.js';
 import { Service } from '../../../src/rpc/service.js';
@@ -153,7 +153,7 @@ test('a bulk that waits for those that are being written keeps its room', async 
   const { room } = roomOf(2 * MIB);
   const bulkBudget = new ByteBudget('bulks', MIB);
   const service = new Service<undefined>({ bulkBudget });
-  const answers: ((outcome: Outcome<{ blocks: number; grantBytes: number }>) => void)[] = [];
+  const answers: ((outcome: HandlerOutcome<{ blocks: number; grantBytes: number }>) => void)[] = [];
   service.on(Write, () => new Promise((resolve) => answers.push(resolve)));
   const dispatch = (link: FrameLink, frame: Frame): void =>
     service.dispatch(undefined, link, frame, { lastCommitted: () => 0 as Transno });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type LockHandle, ROOT_FID, type Transno, type Xid } from '../../../src/base/ids.js';
-import { ReplyData } from '../../../src/server/export/reply_data.js';
+import { AnsweredRequests } from '../../../src/server/export/answered_requests.js';
 import { UnconfirmedCasts } from '../../../src/server/export/unconfirmed_casts.js';
 import { Write } from '../../../src/wire/data.js';
 import { Cancel, Enqueue, Unflock } from '../../../src/wire/lock.js';
@@ -131,7 +131,7 @@ test('goodbye removes the client', async (t) => {
 });
 
 test('reply data: kept until acknowledged, bounded, and honest about what it lost', () => {
-  const data = new ReplyData();
+  const data = new AnsweredRequests();
   const reply = (bytes: number) => ({
     opcode: 1,
     errno: 0,

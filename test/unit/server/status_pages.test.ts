@@ -4,7 +4,7 @@ import { connectionsMax } from '../../../src/cli/descriptors.js';
 import { readStatus } from '../../../src/cli/server_status.js';
 import { Requester } from '../../../src/rpc/requester.js';
 import type { Runtime } from '../../../src/runtime/ports.js';
-import { Export } from '../../../src/server/export/export.js';
+import { ClientExport } from '../../../src/server/export/export.js';
 import { Status } from '../../../src/wire/admin.js';
 import { BODY_MAX } from '../../../src/wire/header.js';
 import { encode } from '../../../src/wire/schema.js';
@@ -22,7 +22,7 @@ function addClients(world: ServerWorld, runtime: Runtime): void {
     const digits = ((n * 7919) % CLIENTS).toString(16).padStart(8, '0');
     const uuid = `${digits}-0000-4000-8000-000000000000` as ConnectRequest['uuid'];
     const identity = { uuid, name: `host${n}.example.org:/home/projects/${n}`, softwareVersion: '1.0.0' };
-    target.exports.add(new Export(identity, new Requester(), runtime.clock.nowMs(), target.kept));
+    target.exports.add(new ClientExport(identity, new Requester(), runtime.clock.nowMs(), target.kept));
   }
 }
 

@@ -75,7 +75,7 @@ async function image(t: TestContext, recordChecksums: boolean): Promise<Image> {
     files.set(fid, file);
     if (at % 3 === 0) await write(store, fid, file, 0, bytes(1 + next(3000)));
     else await write(store, fid, file, next(2) * 3 * BLOCK, bytes(1 + next(4 * BLOCK)));
-    // Over a window's end.
+    // Over a block map's end.
     if (at % 10 === 1) await write(store, fid, file, MIB - BLOCK, bytes(3 * BLOCK));
     if (at % 20 === 0) await store.sync();
   }

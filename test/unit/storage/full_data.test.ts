@@ -5,7 +5,7 @@ import { type TestContext, test } from 'node:test';
 import { FsError } from '../../../src/base/errno.js';
 import { type Fid, ROOT_FID } from '../../../src/base/ids.js';
 import type { TargetStore } from '../../../src/storage/api.js';
-import { BLOCK_BYTES } from '../../../src/storage/format/window.js';
+import { BLOCK_BYTES } from '../../../src/storage/format/block_map.js';
 import { Fallocate, Write } from '../../../src/wire/data.js';
 import {
   createFile,

@@ -207,7 +207,6 @@ test('clients, orphans, symlinks and xattrs are kept', async (t) => {
     softwareVersion: '1.0.0',
     secret: undefined,
     lastTransno: 5 as Transno,
-    lastXid: 6,
   };
   const large = Buffer.alloc(60_000, 3);
   const fid = store.execute((tx) => {

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import type { ClientUuid, Transno, Xid } from '../../../../src/base/ids.js';
+import { DurableAnswers, SLOTS_MAX } from '../../../../src/server/export/durable_answers.js';
 import { ReclaimedLocks } from '../../../../src/server/export/reclaimed_locks.js';
-import { ReplySlots, SLOTS_MAX } from '../../../../src/server/export/reply_slots.js';
 import { ReplayQueue } from '../../../../src/server/lifecycle/replay_queue.js';
 
 const LAST = 100;
@@ -159,23 +159,23 @@ test('whatever the order in which replays arrive, they are executed in that of t
 });
 
 test('a client that does one operation at a time has one slot; acknowledged ones are used again', () => {
-  const slots = new ReplySlots();
+  const slots = new DurableAnswers();
   const taken: number[] = [];
   for (let xid = 10; xid < 20; xid += 1) {
     slots.acknowledge(xid);
-    taken.push(slots.take(xid as Xid));
+    taken.push(slots.slotFor(xid as Xid));
   }
   assert.deepEqual(new Set(taken), new Set([0]));
   assert.deepEqual(
-    [20, 21, 22].map((xid) => slots.take(xid as Xid)),
+    [20, 21, 22].map((xid) => slots.slotFor(xid as Xid)),
     [1, 2, 3],
   );
   slots.acknowledge(21);
-  assert.deepEqual([23, 24, 25].map((xid) => slots.take(xid as Xid)).sort(), [0, 1, 4]);
+  assert.deepEqual([23, 24, 25].map((xid) => slots.slotFor(xid as Xid)).sort(), [0, 1, 4]);
 });
 
 test('slots go on where an earlier instance left them, and say what it did until that is acknowledged', () => {
-  const slots = new ReplySlots();
+  const slots = new DurableAnswers();
   const reply = (slot: number, xid: number) => ({
     slot,
     xid: xid as Xid,
@@ -190,17 +190,17 @@ test('slots go on where an earlier instance left them, and say what it did until
     [1008, undefined, false],
   );
   // 2 was free before, 0 and 1 are.
-  assert.equal(slots.take(10 as Xid), 2);
+  assert.equal(slots.slotFor(10 as Xid), 2);
   slots.acknowledge(9);
   assert.deepEqual([slots.inherited(8 as Xid), slots.inherited(9 as Xid)?.xid], [undefined, 9]);
-  assert.deepEqual([11, 12, 13].map((xid) => slots.take(xid as Xid)).sort(), [1, 3, 4]);
+  assert.deepEqual([11, 12, 13].map((xid) => slots.slotFor(xid as Xid)).sort(), [1, 3, 4]);
 });
 
 test('a client that acknowledges nothing loses the oldest, and that is known', () => {
-  const slots = new ReplySlots();
-  for (let xid = 1; xid <= SLOTS_MAX; xid += 1) slots.take(xid as Xid);
+  const slots = new DurableAnswers();
+  for (let xid = 1; xid <= SLOTS_MAX; xid += 1) slots.slotFor(xid as Xid);
   assert.equal(slots.mayHaveLost(1 as Xid), false);
-  assert.equal(slots.take((SLOTS_MAX + 1) as Xid), 0);
+  assert.equal(slots.slotFor((SLOTS_MAX + 1) as Xid), 0);
   assert.deepEqual([slots.mayHaveLost(1 as Xid), slots.mayHaveLost(2 as Xid)], [true, false]);
 });
 

@@ -234,7 +234,7 @@ test('readdir leaves out the attributes that another client has changed and no c
 function changedFids(t: TestContext): Set<Fid> {
   const fids = new Set<Fid>();
   const spy = <
-    K extends 'putInode' | 'destroyInode' | 'putDirent' | 'removeDirent' | 'putXattr' | 'setWindow',
+    K extends 'putInode' | 'destroyInode' | 'putDirent' | 'removeDirent' | 'putXattr' | 'setBlockMap',
   >(
     method: K,
     fidOf: (...args: Parameters<Overlay[K]>) => Fid,
@@ -250,7 +250,7 @@ function changedFids(t: TestContext): Set<Fid> {
   spy('putDirent', (parent) => parent);
   spy('removeDirent', (parent) => parent);
   spy('putXattr', (fid) => fid);
-  spy('setWindow', (fid) => fid);
+  spy('setBlockMap', (fid) => fid);
   return fids;
 }
 

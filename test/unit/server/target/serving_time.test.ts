@@ -122,7 +122,6 @@ test('the recovery window gives up nobody whose CONNECT came while the server st
     name: uuid,
     softwareVersion: '1.0.0',
     lastTransno: 0 as Transno,
-    lastXid: 0,
   }));
   const window = new RecoveryWindow({ clock, timers: clock }, time, known, {
     previousVersion: '1.0.0',

@@ -6,15 +6,15 @@ import fc from 'fast-check';
 import { FsError } from '../../../../src/base/errno.js';
 import type { Fid, Name } from '../../../../src/base/ids.js';
 import type { TargetStore } from '../../../../src/storage/api.js';
-import { BLOCK_BYTES, WINDOW_BYTES } from '../../../../src/storage/format/window.js';
+import { BLOCK_BYTES, MAP_BYTES } from '../../../../src/storage/format/block_map.js';
 import { formatTarget } from '../../../../src/storage/mkfs.js';
 import { createFile, MIB, TestTarget, testTarget } from '../../../fixtures/storage_target.js';
 
 const TIME = { sec: 5, nsec: 6 };
 /** Hundreds found what there was to find; these keep it found. */
 const RUNS = 15;
-/** Beyond two windows, so that operations cross their borders. */
-const SPACE = 2 * WINDOW_BYTES + 5 * BLOCK_BYTES;
+/** Beyond two block maps, so that operations cross their borders. */
+const SPACE = 2 * MAP_BYTES + 5 * BLOCK_BYTES;
 
 type Op =
   | { readonly do: 'write'; readonly offset: number; readonly length: number; readonly byte: number }

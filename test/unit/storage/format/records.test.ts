@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../../../../src/base/ids.js';
+import { decodeBlockMap, emptyBlockMap, encodeBlockMap } from '../../../../src/storage/format/block_map.js';
 import {
   afterPrefix,
   clientKey,
@@ -25,7 +26,6 @@ import {
   encodeSuperblock,
   type SuperblockRecord,
 } from '../../../../src/storage/format/superblock.js';
-import { decodeWindow, emptyWindow, encodeWindow } from '../../../../src/storage/format/window.js';
 import { tableChecksum } from '../../../fixtures/memory_device.js';
 
 const FID = (2 ** 43 + 258) as Fid;
@@ -42,7 +42,7 @@ test('keys', () => {
       fidKey(KEY.inode, FID),
       fidNameKey(KEY.direntByName, FID, 'a\xff' as Name),
       fidNumberKey(KEY.direntByCookie, FID, 7),
-      fidNumberKey(KEY.window, FID, 2 ** 33),
+      fidNumberKey(KEY.blockMap, FID, 2 ** 33),
       spaceGroupKey(513),
       clientKey('00112233-4455-6677-8899-aabbccddeeff' as ClientUuid),
       replyKey(uuidKey(KEY.reply, '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid), 259),
@@ -70,8 +70,8 @@ test('keys order as numbers, and all of a prefix come before its end', () => {
         Math.sign(Buffer.compare(fidKey(KEY.inode, a as Fid), fidKey(KEY.inode, b as Fid))),
         Math.sign(a - b),
       );
-      const key = fidNumberKey(KEY.window, a as Fid, number);
-      const prefix = fidKey(KEY.window, a as Fid);
+      const key = fidNumberKey(KEY.blockMap, a as Fid, number);
+      const prefix = fidKey(KEY.blockMap, a as Fid);
       assert.ok(Buffer.compare(prefix, key) < 0 && Buffer.compare(key, afterPrefix(prefix)) < 0);
     }),
   );
@@ -126,7 +126,6 @@ test('bytes, inline data, clients, counters', () => {
     name: 'hé',
     softwareVersion: '1.2',
     lastTransno: (2 ** 32 + 2) as Transno,
-    lastXid: 9,
   };
   const counters = { lastTransno: (2 ** 32 + 2) as Transno, nextObject: 16, nextCookie: 3, inodes: 1 };
   const clientBytes = records.encodeClient(client);
@@ -134,7 +133,7 @@ test('bytes, inline data, clients, counters', () => {
   assert.deepEqual([bytes, inline, clientBytes, counterBytes].map(hex), [
     '01616263',
     '0100000004030201616263',
-    '0102000000010000000900000000000000030068c3a90300312e32',
+    '0102000000010000000000000000000000030068c3a90300312e32',
     '01000000000000000200000001000000100000000000000003000000000000000100000000000000',
   ]);
   assert.deepEqual(records.decodeBytes(bytes, 'x'), content);
@@ -185,14 +184,14 @@ test('reply', () => {
   assert.throws(() => records.decodeReply('reply 1', bytes.subarray(1)), { code: 'EIO' });
 });
 
-test('window', () => {
-  const window = emptyWindow();
-  window.place.set([100, 101], 0);
-  window.crc.set([0xaabbccdd, 1], 0);
-  window.place.set([-500, -501, -502], 254 - 3);
-  window.place[255] = 2 ** 33;
-  window.crc[255] = 2;
-  const bytes = encodeWindow(window);
+test('block map', () => {
+  const blockMap = emptyBlockMap();
+  blockMap.place.set([100, 101], 0);
+  blockMap.crc.set([0xaabbccdd, 1], 0);
+  blockMap.place.set([-500, -501, -502], 254 - 3);
+  blockMap.place[255] = 2 ** 33;
+  blockMap.crc[255] = 2;
+  const bytes = encodeBlockMap(blockMap);
   assert.equal(
     hex(bytes),
     '01000300' +
@@ -201,11 +200,11 @@ test('window', () => {
       'ff0000000000000002000000' +
       'ddccbbaa0100000002000000',
   );
-  assert.deepEqual(decodeWindow(bytes, 'w'), window);
-  assert.throws(() => decodeWindow(bytes.subarray(0, 41), 'w'), { code: 'EIO' });
+  assert.deepEqual(decodeBlockMap(bytes, 'w'), blockMap);
+  assert.throws(() => decodeBlockMap(bytes.subarray(0, 41), 'w'), { code: 'EIO' });
 });
 
-test('any window comes back as it was', () => {
+test('any block map comes back as it was', () => {
   const place = fc.oneof(
     fc.constant(0),
     fc.integer({ min: 16, max: 60 }),
@@ -213,12 +212,12 @@ test('any window comes back as it was', () => {
   );
   fc.assert(
     fc.property(fc.array(place, { minLength: 256, maxLength: 256 }), (places) => {
-      const window = emptyWindow();
+      const blockMap = emptyBlockMap();
       places.forEach((each, index) => {
-        window.place[index] = each;
-        if (each > 0) window.crc[index] = index * 3;
+        blockMap.place[index] = each;
+        if (each > 0) blockMap.crc[index] = index * 3;
       });
-      assert.deepEqual(decodeWindow(encodeWindow(window), 'w'), window);
+      assert.deepEqual(decodeBlockMap(encodeBlockMap(blockMap), 'w'), blockMap);
     }),
   );
 });

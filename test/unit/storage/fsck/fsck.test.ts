@@ -40,7 +40,7 @@ test('a sound target is clean, and nothing is written', async (t) => {
         xattrs: 2,
         symlinks: 1,
         inlineFiles: 1,
-        windows: 3,
+        blockMaps: 3,
         blocks: 17,
         orphans: 1,
         doomed: 0,

@@ -106,7 +106,7 @@ function positionKey(parent: Fid, cookie: number): Buffer {
   return fidNumberKey(KEY.direntByCookie, parent, cookie);
 }
 function windowKey(fid: Fid, index = 0): Buffer {
-  return fidNumberKey(KEY.window, fid, index);
+  return fidNumberKey(KEY.blockMap, fid, index);
 }
 
 interface Case {
@@ -218,12 +218,12 @@ const CASES: readonly Case[] = [
     damage: (vandal, { blocks }) => vandal.remove(fidKey(KEY.inode, blocks)),
     found: ({ blocks, dir }) => [
       `dangling-name: the name "blocks" in directory ${dir} leads to inode ${blocks}, of which only the content is there`,
-      `content: inode ${blocks} does not exist, but has 1 extended attributes, 1 windows, and a name`,
+      `content: inode ${blocks} does not exist, but has 1 extended attributes, 1 block maps, and a name`,
       'counter: the target counts 9 inodes, but has 8',
     ],
     left: ({ blocks, dir }) => [
       `dangling-name: the name "blocks" in directory ${dir} leads to inode ${blocks}, of which only the content is there`,
-      `content: inode ${blocks} does not exist, but has 1 extended attributes, 1 windows, and a name`,
+      `content: inode ${blocks} does not exist, but has 1 extended attributes, 1 block maps, and a name`,
     ],
   },
   {
@@ -234,7 +234,7 @@ const CASES: readonly Case[] = [
       vandal.counters({ inodes: 8 });
     },
     found: ({ blocks }) => [
-      `content: inode ${blocks} does not exist, but has 1 extended attributes, 1 windows`,
+      `content: inode ${blocks} does not exist, but has 1 extended attributes, 1 block maps`,
     ],
   },
   {
@@ -557,40 +557,40 @@ const CASES: readonly Case[] = [
     found: ({ blocks }) => [`content: inode ${blocks} has content behind its end at 4097`],
     left: ({ blocks }) => [`content: inode ${blocks} has content behind its end at 4097`],
   },
-  // ---- Windows and space.
+  // ---- BlockMaps and space.
   {
-    name: 'a damaged window',
+    name: 'a damaged block map',
     damage: (vandal, { blocks }) =>
       vandal.change(windowKey(blocks), (value) => value.subarray(0, value.length - 4)),
-    found: ({ blocks }) => [`damaged-record: window 0 of inode ${blocks} is damaged`],
-    left: ({ blocks }) => [`damaged-record: window 0 of inode ${blocks} is damaged`],
+    found: ({ blocks }) => [`damaged-record: block map 0 of inode ${blocks} is damaged`],
+    left: ({ blocks }) => [`damaged-record: block map 0 of inode ${blocks} is damaged`],
   },
   {
-    name: 'a window that names kept blocks',
+    name: 'a block map that names kept blocks',
     damage: (vandal, { blocks }) =>
       vandal.change(windowKey(blocks), (value) => {
         value.writeUInt32LE(15, 8);
         return value;
       }),
     found: ({ blocks }) => [
-      `damaged-record: window 0 of inode ${blocks} names the device blocks 15 to 18, which hold no files`,
+      `damaged-record: block map 0 of inode ${blocks} names the device blocks 15 to 18, which hold no files`,
     ],
     left: ({ blocks }) => [
-      `damaged-record: window 0 of inode ${blocks} names the device blocks 15 to 18, which hold no files`,
+      `damaged-record: block map 0 of inode ${blocks} names the device blocks 15 to 18, which hold no files`,
     ],
   },
   {
-    name: 'a window that names blocks behind the end of the device',
+    name: 'a block map that names blocks behind the end of the device',
     damage: (vandal, { orphan }) =>
       vandal.change(windowKey(orphan), (value) => {
         value.writeUInt32LE(12_287, 8);
         return value;
       }),
     found: ({ orphan }) => [
-      `damaged-record: window 0 of inode ${orphan} names the device blocks 12287 to 12288, which hold no files`,
+      `damaged-record: block map 0 of inode ${orphan} names the device blocks 12287 to 12288, which hold no files`,
     ],
     left: ({ orphan }) => [
-      `damaged-record: window 0 of inode ${orphan} names the device blocks 12287 to 12288, which hold no files`,
+      `damaged-record: block map 0 of inode ${orphan} names the device blocks 12287 to 12288, which hold no files`,
     ],
   },
   {

@@ -83,7 +83,7 @@ test('a value that was changed, or lies under another key, is an error that name
   }
   const lenient = new ChecksummedDatabase(raw, tableChecksum, { write: true, required: true, lenient: true });
   assert.equal(lenient.get(key)?.length, 0);
-  assert.equal(recordName(fidNumberKey(KEY.window, FID, 3)), 'window 3 of fid 18');
+  assert.equal(recordName(fidNumberKey(KEY.blockMap, FID, 3)), 'block map 3 of fid 18');
 });
 
 test('records without a checksum are read until all have one', async () => {

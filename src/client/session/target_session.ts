@@ -12,6 +12,7 @@
 import { FsError } from '../../base/errno.js';
 import { type Fh, type Fid, type LockHandle, type TargetUuid, targetIndexOf } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
+import { CountDown, interruptible } from '../../base/wait.js';
 import type { LockClientCallbacks } from '../../dlm/api.js';
 import { LockClient } from '../../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../../rpc/api.js';
@@ -100,7 +101,7 @@ export interface Loss {
   readonly why: string;
 }
 
-export class Target {
+export class TargetSession {
   readonly requester: Requester;
   /** What the target would have to execute again after a crash. */
   readonly replays: ReplayList;
@@ -136,8 +137,12 @@ export class Target {
   /** Application locks that a new instance did not grant again. */
   lostAppLocks = 0;
   readonly #timers: Timers;
-  readonly #counts: Record<CallKind, number> = { operation: 0, data: 0, closing: 0, session: 0 };
-  readonly #idleWaiters: { readonly kinds: readonly CallKind[]; readonly done: () => void }[] = [];
+  readonly #calls: Record<CallKind, CountDown> = {
+    operation: new CountDown(),
+    data: new CountDown(),
+    closing: new CountDown(),
+    session: new CountDown(),
+  };
   #closes: Fh[] = [];
   /** Inodes without a name that the kernel has forgotten. They go with the closes. */
   #released: Fid[] = [];
@@ -169,32 +174,21 @@ export class Target {
     options: CallOptions<R> = {},
   ): Promise<Answer<R>> {
     const { signal, ...rest } = options;
-    this.#counts[kind] += 1;
+    this.#calls[kind].add();
     const answered = this.requester.call(operation, request, rest);
-    const done = (): void => this.#done(kind);
+    const done = (): void => this.#calls[kind].done();
     answered.then(done, done);
     return signal === undefined ? answered : interruptible(answered, signal);
   }
 
   inFlight(kind: CallKind): number {
-    return this.#counts[kind];
+    return this.#calls[kind].count;
   }
 
   /** Resolves when no call of these kinds is in flight. */
-  idle(...kinds: CallKind[]): Promise<void> {
-    if (kinds.every((kind) => this.#counts[kind] === 0)) return Promise.resolve();
-    return new Promise((done) => {
-      this.#idleWaiters.push({ kinds, done });
-    });
-  }
-
-  #done(kind: CallKind): void {
-    this.#counts[kind] -= 1;
-    if (this.#counts[kind] > 0 || this.#idleWaiters.length === 0) return;
-    for (const waiter of this.#idleWaiters.splice(0)) {
-      if (waiter.kinds.every((each) => this.#counts[each] === 0)) waiter.done();
-      else this.#idleWaiters.push(waiter);
-    }
+  async idle(...kinds: CallKind[]): Promise<void> {
+    const counts = kinds.map((kind) => this.#calls[kind]);
+    while (counts.some(({ count }) => count > 0)) await Promise.all(counts.map((count) => count.zero()));
   }
 
   /** This client may go on as if nothing had happened when the target crashes and comes back. */
@@ -369,33 +363,20 @@ export class Target {
 
 /** The targets of a filesystem, by the index in their FIDs. */
 export class Targets {
-  readonly #targets: Target[] = [];
+  readonly #targets: TargetSession[] = [];
 
-  add(target: Target): void {
+  add(target: TargetSession): void {
     this.#targets.push(target);
   }
 
   /** @throws FsError ENXIO for a FID of a target that this client does not know. */
-  of(fid: Fid): Target {
+  of(fid: Fid): TargetSession {
     const index = targetIndexOf(fid);
     for (const target of this.#targets) if (target.index === index) return target;
     throw new FsError('ENXIO', `no target ${index}`);
   }
 
-  all(): readonly Target[] {
+  all(): readonly TargetSession[] {
     return this.#targets;
   }
-}
-
-/** The promise, or EINTR as soon as the signal aborts. What the promise does after that is nobody's concern. */
-export function interruptible<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  if (signal.aborted) {
-    promise.catch(() => undefined);
-    return Promise.reject(new FsError('EINTR', 'interrupted'));
-  }
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(new FsError('EINTR', 'interrupted'));
-    signal.addEventListener('abort', onAbort, { once: true });
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort));
-  });
 }

@@ -3,7 +3,7 @@
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { ServerStateName } from '../../wire/admin.js';
 import type { RecoveryWindow } from '../lifecycle/recovery_window.js';
-import type { Target } from '../target/target.js';
+import type { ServedTarget } from '../target/served_target.js';
 import type { ConnectWait } from './connect_wait.js';
 
 export interface ServerSettings {
@@ -25,13 +25,13 @@ export interface ServerSettings {
   readonly anyPort: boolean;
 }
 
-export interface Host {
+export interface ServerView {
   readonly runtime: Runtime;
   /** Clients are found to be late by this. */
   readonly time: LimitTime;
   readonly settings: ServerSettings;
   readonly state: ServerStateName;
-  readonly target: Target | undefined;
+  readonly target: ServedTarget | undefined;
   /** For CONNECTs that come before there is a target. */
   readonly connectWait: ConnectWait;
   readonly recovery: RecoveryWindow | undefined;

@@ -1,5 +1,5 @@
 /**
- * Target: what one served target has in memory, shared by everything that handles requests. Made when the store was
+ * ServedTarget: what one served target has in memory, shared by everything that handles requests. Made when the store was
  * opened for serving, gone with the instance.
  */
 
@@ -7,18 +7,19 @@ import { FsError } from '../../base/errno.js';
 import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../../base/ids.js';
 import type { NoticeKind } from '../../base/notices.js';
 import { SlabPool } from '../../base/slab_pool.js';
+import { CountDown } from '../../base/wait.js';
 import type { LockServerApi } from '../../dlm/api.js';
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
-import type { Export } from '../export/export.js';
+import type { ClientExport } from '../export/export.js';
 import { ExportTable } from '../export/exports.js';
 import { KeptFrames } from '../export/kept_frames.js';
 import { OpenTable } from '../export/open_table.js';
 import { SpaceGrants } from '../export/space_grants.js';
-import { Returning } from '../export/undrained_clients.js';
+import { UndrainedClients } from '../export/undrained_clients.js';
 import { Holds } from './holds.js';
 
-export interface TargetOptions {
+export interface ServedTargetOptions {
   readonly softwareVersion: string;
   /** A BAST or a glimpse not answered within this gets the client evicted. */
   readonly lockTimeoutMs: number;
@@ -37,17 +38,17 @@ export interface Leaving {
 const FID_RANGE = 16_384;
 const READ_SLABS = 32;
 
-export class Target {
+export class ServedTarget {
   readonly runtime: Runtime;
   /** Clients are found to be late by this. */
   readonly time: LimitTime;
   readonly store: TargetStore;
-  readonly options: TargetOptions;
+  readonly options: ServedTargetOptions;
   readonly locks: LockServerApi;
   readonly exports = new ExportTable();
   readonly opens = new OpenTable();
   readonly holds = new Holds(this);
-  readonly returning = new Returning();
+  readonly undrained = new UndrainedClients();
   /** Frames that are kept for later, of all clients. */
   readonly kept = new KeptFrames();
   readonly grants: SpaceGrants;
@@ -70,10 +71,9 @@ export class Target {
   /** Told what else people must learn. */
   says: (kind: NoticeKind, text: string) => void = () => undefined;
   /** Told when a client gave locks back: a shutdown shows its progress. */
-  clientCancelled: (owner: Export) => void = () => undefined;
+  clientCancelled: (client: ClientExport) => void = () => undefined;
   /** Requests under way that may change something. */
-  modifying = 0;
-  #quiet: (() => void)[] = [];
+  readonly modifying = new CountDown();
   #fidEnd = 0;
 
   /** @param makeLocks gets the target, because its callbacks need it. */
@@ -81,8 +81,8 @@ export class Target {
     runtime: Runtime,
     time: LimitTime,
     store: TargetStore,
-    options: TargetOptions,
-    makeLocks: (target: Target) => LockServerApi,
+    options: ServedTargetOptions,
+    makeLocks: (target: ServedTarget) => LockServerApi,
   ) {
     this.runtime = runtime;
     this.time = time;
@@ -102,22 +102,6 @@ export class Target {
       () => this.exports.size,
       () => runtime.faults.strikes('space.refuse'),
     );
-  }
-
-  modifyingEnded(): void {
-    this.modifying -= 1;
-    if (this.modifying > 0) return;
-    const quiet = this.#quiet;
-    this.#quiet = [];
-    for (const resolve of quiet) resolve();
-  }
-
-  /** Resolves when no request that may change something is under way. */
-  quiet(): Promise<void> {
-    if (this.modifying === 0) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#quiet.push(resolve);
-    });
   }
 
   allocateFids(): { readonly start: Fid; readonly end: Fid } {

@@ -1,5 +1,5 @@
 /**
- * Call: one request of a client while it is executed. It is the context that handlers get, and it carries what must
+ * ServedCall: one request of a client while it is executed. It is the context that handlers get, and it carries what must
  * happen around the reply:
  *
  * - Server locks are given back only after the reply was sent: otherwise the next operation's reply could leave first,
@@ -19,17 +19,17 @@ import type { LockSpec } from '../../dlm/api.js';
 import type { Frame, Link, ServiceHooks } from '../../rpc/api.js';
 import type { Executed, ReplyRecord, Tx } from '../../storage/api.js';
 import { FLAG_REPLAY, type Header, KIND } from '../../wire/header.js';
-import type { Export, PendingCall } from '../export/export.js';
+import type { ClientExport, PendingCall } from '../export/export.js';
 import { type NotedCall, noteChanges } from './commit_on_sharing.js';
-import type { Target } from './target.js';
+import type { ServedTarget } from './served_target.js';
 
 type SentReply = Parameters<NonNullable<ServiceHooks['onReply']>>[1];
 
 const NO_LOCKS: readonly LockSpec[] = [];
 
-export class Call implements ServiceHooks, PendingCall, NotedCall {
-  readonly target: Target;
-  readonly export: Export;
+export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
+  readonly target: ServedTarget;
+  readonly client: ClientExport;
   /** And no more of the frame: the rest of it is dropped when it has been decoded. */
   readonly header: Header;
   /** Changes something: a shutdown waits for it. */
@@ -53,9 +53,9 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
   #replied = false;
   #releases: (() => void)[] = [];
 
-  constructor(target: Target, owner: Export, { header }: Frame, link: Link, modifies: boolean) {
+  constructor(target: ServedTarget, client: ClientExport, { header }: Frame, link: Link, modifies: boolean) {
     this.target = target;
-    this.export = owner;
+    this.client = client;
     this.header = header;
     this.link = link;
     this.modifies = modifies;
@@ -83,8 +83,8 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
   /** Its handler runs now. Before that (bulks wait for room in memory) a resend finds nothing, and takes its place. */
   started(): void {
     this.#started = true;
-    this.export.calls.set(this.xid, this);
-    if (this.modifies) this.target.modifying += 1;
+    this.client.calls.set(this.xid, this);
+    if (this.modifies) this.target.modifying.add();
   }
 
   /** The reply grants something: it must reach the client even if the connection breaks now. */
@@ -95,7 +95,7 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
   /** As if the request had never come: when it is sent again it is executed anew. */
   forget(): void {
     this.#forgotten = true;
-    this.export.calls.delete(this.xid);
+    this.client.calls.delete(this.xid);
   }
 
   releaseAfterReply(release: () => void): void {
@@ -105,7 +105,7 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
   /** @throws FsError ESHUTDOWN when the client was evicted while the request waited, or the server is stopping. */
   assertLive(): void {
     if (this.target.stopped) throw new FsError('ESHUTDOWN', 'the server is stopping');
-    if (this.export.goneReason !== undefined) throw new FsError('ESHUTDOWN', this.export.goneReason);
+    if (this.client.goneReason !== undefined) throw new FsError('ESHUTDOWN', this.client.goneReason);
   }
 
   /**
@@ -129,13 +129,13 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
 
   /** For changes that are executed elsewhere (file data): the record goes into their transaction, last of all. */
   writeRecord(tx: Tx, fid: Fid | 0, copiedBytes = 0): void {
-    const owner = this.export;
-    if (owner.goneReason !== undefined) return;
+    const client = this.client;
+    if (client.goneReason !== undefined) return;
     const { xid } = this;
     const { transno } = tx;
-    if (transno > owner.lastTransno) owner.lastTransno = transno;
+    if (transno > client.lastTransno) client.lastTransno = transno;
     const { opcode } = this.header;
-    tx.putReply(owner.uuid, owner.slots.take(xid), { xid, opcode, transno, fid, copiedBytes });
+    tx.putReply(client.uuid, client.durableAnswers.slotFor(xid), { xid, opcode, transno, fid, copiedBytes });
   }
 
   // ServiceHooks.
@@ -151,10 +151,10 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
 
   onReply(header: Header, reply: SentReply): void {
     this.errno = reply.errno;
-    if (this.export.calls.get(header.xid) === this) this.export.calls.delete(header.xid);
-    if (!this.isReplay) this.export.casts.replied(header.xid);
-    if (this.#keepReply && !this.isReplay && !this.#forgotten && this.export.goneReason === undefined) {
-      this.export.replies.store(header.xid, {
+    if (this.client.calls.get(header.xid) === this) this.client.calls.delete(header.xid);
+    if (!this.isReplay) this.client.casts.replied(header.xid);
+    if (this.#keepReply && !this.isReplay && !this.#forgotten && this.client.goneReason === undefined) {
+      this.client.answered.store(header.xid, {
         opcode: header.opcode,
         errno: reply.errno,
         transno: reply.transno,
@@ -179,7 +179,7 @@ export class Call implements ServiceHooks, PendingCall, NotedCall {
     this.#replied = true;
     // The reply is sent in this turn, right after this returns.
     if (!this.#dispatching && this.#releases.length > 0) queueMicrotask(() => this.#finish());
-    if (this.#started && this.modifies) this.target.modifyingEnded();
+    if (this.#started && this.modifies) this.target.modifying.done();
   }
 
   /**

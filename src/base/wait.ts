@@ -1,0 +1,100 @@
+/**
+ * How code waits: the one home of promises that something else resolves.
+ *
+ *   Deferred    one result that comes from outside
+ *   WaitList    many waiters that the same event resumes
+ *   CountDown   a count, and waiters for the moment when it is zero
+ *   onAbort     a listener for a signal, and how to remove it
+ *
+ * Waiters are resumed in the order in which they came. Code after an `await` runs in a later turn: the count may have grown again
+ * by then, so a caller that needs zero looks again.
+ */
+
+import { assert } from './assert.js';
+import { FsError } from './errno.js';
+
+/** Calls `listener` when the signal aborts; not for one that has aborted. @returns a function that removes the listener. */
+export function onAbort(signal: AbortSignal | undefined, listener: () => void): () => void {
+  if (signal === undefined) return NOTHING;
+  signal.addEventListener('abort', listener, { once: true });
+  return () => signal.removeEventListener('abort', listener);
+}
+
+const NOTHING = (): void => undefined;
+
+/** A promise with its two ends. Only the first of resolve() and reject() counts. */
+export class Deferred<T> {
+  readonly promise: Promise<T>;
+  readonly resolve: (value: T) => void;
+  readonly reject: (error: unknown) => void;
+
+  constructor() {
+    let resolve: (value: T) => void = NOTHING;
+    let reject: (error: unknown) => void = NOTHING;
+    this.promise = new Promise<T>((resolveIt, rejectIt) => {
+      resolve = resolveIt;
+      reject = rejectIt;
+    });
+    this.resolve = resolve;
+    this.reject = reject;
+  }
+}
+
+/** The promise, or EINTR as soon as the signal aborts. Nobody looks at what the promise does after that. */
+export function interruptible<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  if (signal.aborted) {
+    promise.catch(NOTHING);
+    return Promise.reject(new FsError('EINTR', 'interrupted'));
+  }
+  return new Promise((resolve, reject) => {
+    const unlisten = onAbort(signal, () => reject(new FsError('EINTR', 'interrupted')));
+    promise.then(resolve, reject).finally(unlisten);
+  });
+}
+
+export class WaitList {
+  #waiters: (() => void)[] = [];
+
+  get size(): number {
+    return this.#waiters.length;
+  }
+
+  /** Resolves at the next wake(). */
+  wait(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiters.push(resolve);
+    });
+  }
+
+  /** Resumes everybody who waits now. */
+  wake(): void {
+    if (this.#waiters.length === 0) return;
+    const waiters = this.#waiters;
+    this.#waiters = [];
+    for (const resume of waiters) resume();
+  }
+}
+
+export class CountDown {
+  readonly #waiters = new WaitList();
+  #count = 0;
+
+  get count(): number {
+    return this.#count;
+  }
+
+  add(): void {
+    this.#count += 1;
+  }
+
+  done(): void {
+    assert(this.#count > 0, 'a count below zero');
+    this.#count -= 1;
+    if (this.#count === 0) this.#waiters.wake();
+  }
+
+  /** Resolves when the count is zero: at once, or as soon as it is. */
+  zero(): Promise<void> {
+    return this.#count === 0 ? Promise.resolve() : this.#waiters.wait();
+  }
+}

@@ -1,0 +1,148 @@
+/**
+ * The rules by which a reply enters the caches, and by which what is in them is believed.
+ *
+ * The client applies replies in the order in which they arrive (CallOptions.apply). It decides whether it may believe something
+ * when it uses it: attributes and names are cacheable while the client holds a lock that covers them and the server has not
+ * called that lock back. So withValidity() is called last, in the turn that answers the kernel, never when the reply arrived: the
+ * client must see a BAST that came right behind the reply.
+ */
+
+import { type Attr, blocksOfUnwritten, compareTime, isDir, isRegular, shownBlocks } from '../../base/attr.js';
+import { type Fid, type Name, ROOT_FID } from '../../base/ids.js';
+import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
+import { WANT_ATTR, WANT_DATA_READ, WANT_PARENT } from '../../wire/meta.js';
+import type { AttrsWithValidity } from '../api.js';
+import type { TargetSession } from '../session/target_session.js';
+import type { AttrCache } from './attr_cache.js';
+import type { DentryCache } from './dentry_cache.js';
+import type { FileState, FileTable } from './file_state.js';
+import type { PageCache } from './page_cache.js';
+
+/** What beliefs are about. */
+interface Tables {
+  readonly attrs: AttrCache;
+  readonly names: DentryCache;
+  readonly files: FileTable;
+  readonly pages: PageCache;
+}
+
+export class Beliefs {
+  readonly #tables: Tables;
+
+  constructor(tables: Tables) {
+    this.#tables = tables;
+  }
+
+  // What replies bring.
+
+  applyGrants(target: TargetSession, locks: readonly GrantMessage[]): void {
+    for (const { handle, fid, type, mode, bits } of locks) {
+      target.locks.add({ handle, fid, type, mode, bits: bits ?? 0 });
+      if (type === 'data') this.#tables.files.of(fid);
+    }
+    // They take of the memory that pages may have.
+    if (locks.length > 0) this.#tables.pages.makeRoom();
+  }
+
+  /**
+   * Attributes from a reply, in its apply(), after its grants.
+   * @param own the reply is of an operation of ours that set size or times, before which the file was flushed.
+   */
+  applyAttr(target: TargetSession, attr: Attr, own = false): void {
+    const { fid } = attr;
+    if (fid === ROOT_FID) this.#tables.attrs.sawRoot(attr);
+    let bits = BIT_ATTR;
+    if (isRegular(attr.mode)) {
+      const file = this.#tables.files.get(fid);
+      if (file !== undefined) applySize(target, file, attr, own);
+    } else if (isDir(attr.mode)) {
+      bits |= BIT_UPDATE;
+    }
+    if (target.locks.match('inode', fid, 'PR', bits) !== undefined) this.#tables.attrs.put(attr);
+    else this.#tables.attrs.delete(fid);
+  }
+
+  applyName(target: TargetSession, parent: Fid, name: Name, fid: Fid | 0): void {
+    if (this.holdsNames(target, parent)) this.#tables.names.put(parent, name, fid);
+  }
+
+  // What is believed.
+
+  holdsNames(target: TargetSession, parent: Fid): boolean {
+    return target.locks.match('inode', parent, 'PR', BIT_UPDATE) !== undefined;
+  }
+
+  /** Attributes that locks of ours keep true, or undefined. */
+  cachedAttr(target: TargetSession, fid: Fid): AttrsWithValidity | undefined {
+    const attr = this.#tables.attrs.get(fid);
+    if (attr === undefined) return undefined;
+    const known = this.withValidity(target, attr, undefined);
+    return known.attrCacheable ? known : undefined;
+  }
+
+  /**
+   * The inode as it is now, to be handed out in this turn.
+   * @param attr what the reply said; what the cache has under a lock is not older.
+   * @param parent where its name was looked up.
+   */
+  withValidity(target: TargetSession, attr: Attr, parent: Fid | undefined): AttrsWithValidity {
+    const { fid } = attr;
+    const { locks } = target;
+    const nameCacheable = parent !== undefined && this.holdsNames(target, parent);
+    const fresh = this.#tables.attrs.get(fid) ?? attr;
+    if (isRegular(fresh.mode)) {
+      const file = this.#tables.files.get(fid);
+      if (file === undefined || !file.sizeKnown || !locks.holds('data', fid)) {
+        return { attr: withBlocks(fresh), attrCacheable: false, nameCacheable };
+      }
+      const attrCacheable =
+        locks.match('inode', fid, 'PR', BIT_ATTR) !== undefined &&
+        locks.match('data', fid, 'PR', 0) !== undefined;
+      return { attr: withSize(fresh, file), attrCacheable, nameCacheable };
+    }
+    const bits = isDir(fresh.mode) ? BIT_ATTR | BIT_UPDATE : BIT_ATTR;
+    const attrCacheable = locks.match('inode', fid, 'PR', bits) !== undefined;
+    return { attr: fresh, attrCacheable, nameCacheable };
+  }
+
+  /** Locks to ask for with an operation in this directory. */
+  wantParent(target: TargetSession, parent: Fid): number {
+    const held = target.locks.match('inode', parent, 'PR', BIT_UPDATE | BIT_ATTR);
+    return held === undefined ? WANT_PARENT : 0;
+  }
+
+  /** Locks to ask for with the attributes of an inode. */
+  wantAttr(target: TargetSession, fid: Fid): number {
+    const attr = this.#tables.attrs.get(fid);
+    // An entry is only there under its lock.
+    if (attr === undefined) return WANT_ATTR | WANT_DATA_READ;
+    return isRegular(attr.mode) && !target.locks.holds('data', fid) ? WANT_DATA_READ : 0;
+  }
+}
+
+function applySize(target: TargetSession, file: FileState, attr: Attr, own: boolean): void {
+  const { locks } = target;
+  if (!locks.holds('data', file.fid)) {
+    file.sizeKnown = false;
+  } else if (own || !file.sizeKnown || locks.find('data', file.fid, 'PW', 0) === undefined) {
+    file.adopt(attr);
+  } else if (compareTime(attr.ctime, file.ctime) > 0) {
+    file.ctime = attr.ctime;
+  }
+}
+
+function withBlocks(attr: Attr): Attr {
+  const blocks = shownBlocks(attr.blocks);
+  return blocks === attr.blocks ? attr : { ...attr, blocks };
+}
+
+/** Attributes of a file under a data lock: size and times are ours to say. */
+function withSize(attr: Attr, file: FileState): Attr {
+  return {
+    ...attr,
+    sizeBytes: file.sizeBytes,
+    blocks: Math.max(shownBlocks(file.blocks), blocksOfUnwritten(file.unwrittenBytes)),
+    mtime: file.mtime,
+    ctime: compareTime(file.ctime, attr.ctime) > 0 ? file.ctime : attr.ctime,
+  };
+}

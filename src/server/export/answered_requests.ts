@@ -1,0 +1,52 @@
+/**
+ * Replies that a client may not have got yet, so that a request sent again after a broken connection has one effect and
+ * the same answer. Kept are replies that changed something, or granted something (a lock whose grant was lost could never be
+ * given back), until the client says that they arrived (ack_window.ts).
+ */
+
+import type { Transno, Xid } from '../../base/ids.js';
+import { AckWindow } from './ack_window.js';
+
+export interface StoredReply {
+  readonly opcode: number;
+  readonly errno: number;
+  readonly transno: Transno;
+  readonly body: Buffer;
+}
+
+const ENTRIES_MAX = 65_536;
+const BYTES_MAX = 32 << 20;
+/** What an entry costs beside its body. */
+const ENTRY_OVERHEAD_BYTES = 128;
+
+export class AnsweredRequests {
+  readonly #replies = new AckWindow<StoredReply>((reply) => {
+    this.#bytes -= reply.body.length + ENTRY_OVERHEAD_BYTES;
+  });
+  #bytes = 0;
+
+  get size(): number {
+    return this.#replies.size;
+  }
+
+  find(xid: Xid): StoredReply | undefined {
+    return this.#replies.get(xid);
+  }
+
+  /** A reply to this xid may have been dropped for want of room: nobody knows whether the request took effect. */
+  mayHaveLost(xid: Xid): boolean {
+    return this.#replies.mayHaveLost(xid);
+  }
+
+  store(xid: Xid, reply: StoredReply): void {
+    if (this.#replies.isAcknowledged(xid)) return;
+    this.#replies.set(xid, reply);
+    this.#bytes += reply.body.length + ENTRY_OVERHEAD_BYTES;
+    while (this.#replies.size > ENTRIES_MAX || this.#bytes > BYTES_MAX) this.#replies.dropOldest();
+  }
+
+  /** Every reply to an xid below this has arrived at the client. */
+  acknowledge(below: number): void {
+    this.#replies.acknowledge(below);
+  }
+}
