@@ -44,6 +44,8 @@ export interface NewObject {
 }
 
 export interface AttrChange {
+  /** Of ftruncate(2) and of times that the kernel kept: the handle that it is made through. */
+  readonly fh?: Fh | undefined;
   readonly mode?: number | undefined;
   readonly uid?: number | undefined;
   readonly gid?: number | undefined;

@@ -2,7 +2,7 @@
 
 import { S_IFDIR, S_IFLNK } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
-import type { Fid } from '../base/ids.js';
+import type { Fh, Fid } from '../base/ids.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { AttrsWithValidity, Caller, NewObject, NoEntry } from '../client/api.js';
 import type { AttrOut, EntryOut, FuseHandlers, NegativeEntry, SetattrIn } from '../fuse/handlers.js';
@@ -74,7 +74,8 @@ export function namespaceOperations(vfs: VfsContext): NamespaceHandlers {
     },
 
     setattr(request, nodeid, change: SetattrIn) {
-      return attributes(vfs.client.setattr(request, nodeid as Fid, change));
+      const fh = change.fh as Fh | undefined;
+      return attributes(vfs.client.setattr(request, nodeid as Fid, { ...change, fh }));
     },
 
     readlink(request, nodeid) {

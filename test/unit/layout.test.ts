@@ -196,6 +196,19 @@ test('files import each other in no circle, type imports counted', () => {
   assert.deepEqual(circleIn(new Map(files.map((file) => [file, importsOf(file)]))), []);
 });
 
+test('what works for a process waits through a lifetime: it cannot go on after an eviction as if nothing had happened', () => {
+  const wrong: string[] = [];
+  for (const file of sources()) {
+    if (!/^src\/client\/(?:operations|io)\//.test(file)) continue;
+    for (const [found] of codeOf(file).matchAll(/\bawait\b[^\n]{0,60}/g)) {
+      if (!/^await (?:\w+\.)*(?:life|session|cover|serving|ACROSS_SESSIONS)\.wait\(/.test(found)) {
+        wrong.push(`${file}: ${found}`);
+      }
+    }
+  }
+  assert.deepEqual(wrong, []);
+});
+
 test('inner rooms take time, chance, sockets and files from the runtime only', () => {
   const wrong: string[] = [];
   for (const file of sources()) {

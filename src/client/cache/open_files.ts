@@ -10,6 +10,7 @@
 import { type Attr, isDir, opensForWrite } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import { type Fh, type Fid, targetIndexOf } from '../../base/ids.js';
+import { Lifetime } from '../../base/lifetime.js';
 
 export interface Handle {
   readonly fh: Fh;
@@ -19,8 +20,8 @@ export interface Handle {
   readonly directory: boolean;
   /** The target does not know of this handle: it is one of the root directory, which nobody can remove. */
   readonly isLocal: boolean;
-  /** Why everything on it fails from now on. */
-  dead: FsError | undefined;
+  /** Ends with the session, or when the file or a lock that was taken through the handle is lost: all on it fails then. */
+  readonly life: Lifetime;
   /** The target does not have it: evicted, or lost. There is nothing to close there, and nothing to open again. */
   gone: boolean;
   /** A failed write-back not yet reported through this handle; fsync, close or the next write reports it once. */
@@ -60,14 +61,15 @@ export class OpenFiles {
     return fh;
   }
 
-  add(fh: Fh, fid: Fid, flags: number, attr: Attr, isLocal = false): Handle {
+  /** @param session it ends the handle too. */
+  add(fh: Fh, fid: Fid, flags: number, attr: Attr, session: Lifetime, isLocal = false): Handle {
     const handle: Handle = {
       fh,
       fid,
       flags,
       directory: isDir(attr.mode),
       isLocal,
-      dead: undefined,
+      life: new Lifetime(session),
       gone: false,
       writeFailure: undefined,
       earlierFailure: this.#unreportedOf(fid),
@@ -91,7 +93,7 @@ export class OpenFiles {
   /** @throws FsError EBADF, or why the handle is dead. */
   live(fh: Fh): Handle {
     const handle = this.get(fh);
-    if (handle.dead !== undefined) throw handle.dead;
+    handle.life.check();
     return handle;
   }
 

@@ -8,21 +8,18 @@
 
 import { FsError } from '../../base/errno.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
-import { interruptible } from '../../base/wait.js';
+import { Deferred, interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { Enqueue } from '../../wire/lock.js';
 import { Getattr } from '../../wire/meta.js';
 import type { ClientContext } from '../cache/context.js';
 import { type FileState, type Held, removeFrom } from '../cache/file_state.js';
 import type { Handle } from '../cache/open_files.js';
-import type { Passenger } from '../session/gate.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
+import type { FileUse } from './file_use.js';
 
 /** One READ or WRITE. */
-export interface Io {
-  readonly op: Passenger;
-  readonly target: TargetSession;
-  readonly file: FileState;
+export interface Io extends FileUse {
   readonly handle: Handle | undefined;
   readonly mode: 'PR' | 'PW';
   readonly start: number;
@@ -62,12 +59,13 @@ export class DataLocks {
    * @param run gets a lock that stays until it ends; a weaker one than asked for only when an invalidation is stuck.
    */
   async under<T>(io: Io, run: (lock: CachedLock) => Promise<T>): Promise<T> {
-    const { target, file, handle } = io;
+    const { target, file, life } = io;
     const { gate, locks } = target;
-    const { ready, crossed } = this.#readyNow(io) ?? (await this.#heldBack(io));
+    // What it holds when the session ends is given back all the same.
+    const { ready, crossed } = this.#readyNow(io) ?? (await ACROSS_SESSIONS.wait(this.#heldBack(io)));
     try {
-      if (handle?.dead !== undefined) throw handle.dead;
-      return await run(ready.lock);
+      life.check();
+      return await life.wait(run(ready.lock));
     } finally {
       locks.dropRef(ready.lock);
       if (ready.entered) gate.leave();
@@ -76,16 +74,12 @@ export class DataLocks {
   }
 
   /** Under the lock for an operation that is inside the gate already and holds no folios. */
-  async locked<T>(
-    op: Passenger,
-    target: TargetSession,
-    file: FileState,
-    mode: 'PR' | 'PW',
-    run: () => Promise<T>,
-  ): Promise<T> {
-    const lock = await this.#acquire(op, target, file, mode);
+  async locked<T>(use: FileUse, mode: 'PR' | 'PW', run: () => Promise<T>): Promise<T> {
+    const { life, target } = use;
+    const lock = await ACROSS_SESSIONS.wait(this.#acquire(use, mode));
     try {
-      return await run();
+      life.check();
+      return await life.wait(run());
     } finally {
       target.locks.dropRef(lock);
     }
@@ -96,22 +90,18 @@ export class DataLocks {
    * (FUSE_NOWRITE), so an invalidation of dirty pages waits for it: it must wait on the target for nobody who waits for a
    * lock of ours. With PW in hand it does not (docs/LOCKING.md, "Truncates").
    */
-  async truncateUnderLock<T>(
-    op: Passenger,
-    target: TargetSession,
-    file: FileState,
-    sizeBytes: number,
-    run: () => Promise<T>,
-  ): Promise<T> {
+  async truncateUnderLock<T>(use: FileUse, sizeBytes: number, run: () => Promise<T>): Promise<T> {
+    const { life, target, file } = use;
     let lock: CachedLock;
     file.waitsToCut = true;
     try {
-      lock = await this.#acquire(op, target, file, 'PW');
+      lock = await ACROSS_SESSIONS.wait(this.#acquire(use, 'PW'));
     } finally {
       file.waitsToCut = false;
     }
     try {
-      return await this.#cut(file, sizeBytes, run);
+      life.check();
+      return await life.wait(this.#withNewSize(file, sizeBytes, run));
     } finally {
       target.locks.dropRef(lock);
       if (file.cutCrossed) {
@@ -125,12 +115,12 @@ export class DataLocks {
    * Reads find the new size from the beginning of the truncate on. This client drops the pages that are cut off before the
    * target cuts the file, and a read in between would show zeros that nobody wrote.
    */
-  async #cut<T>(file: FileState, sizeBytes: number, run: () => Promise<T>): Promise<T> {
+  async #withNewSize<T>(file: FileState, sizeBytes: number, run: () => Promise<T>): Promise<T> {
     const before = file.sizeBytes;
     if (!file.sizeKnown || sizeBytes >= before) return run();
     file.sizeBytes = sizeBytes;
     try {
-      return await run();
+      return await ACROSS_SESSIONS.wait(run());
     } catch (error) {
       // The target did not cut it, or nobody knows: a later answer brings the size.
       if (file.sizeBytes === sizeBytes) file.sizeBytes = before;
@@ -140,7 +130,7 @@ export class DataLocks {
   }
 
   /** The size under a lock whose grant did not bring it. */
-  async learnSize(op: Passenger, target: TargetSession, file: FileState): Promise<void> {
+  async learnSize({ op, life, target, file }: FileUse): Promise<void> {
     while (!file.sizeKnown) {
       const asked = target.call(
         'data',
@@ -148,7 +138,7 @@ export class DataLocks {
         { fid: file.fid, want: 0 },
         { apply: ({ reply }) => this.#context.beliefs.applyAttr(target, reply.attr) },
       );
-      await interruptible(asked, op.signal);
+      await life.wait(interruptible(asked, op.signal));
       if (!target.locks.holds('data', file.fid)) throw new FsError('EIO', 'the data lock was lost');
     }
   }
@@ -183,30 +173,32 @@ export class DataLocks {
     };
     file.held.push(held);
     try {
-      const ready = await new Promise<Ready>((resolve, reject) => {
-        held.serve = (lock) => {
-          if (settled) return;
-          settled = true;
-          target.locks.addRef(lock);
-          resolve({ lock, entered: false });
-        };
-        this.#enterAndLock(io).then(
-          (usual) => {
-            if (settled) {
-              target.locks.dropRef(usual.lock);
-              target.gate.leave();
-              return;
-            }
-            settled = true;
-            resolve(usual);
-          },
-          (error: unknown) => {
+      const ready = await ACROSS_SESSIONS.wait(
+        new Promise<Ready>((resolve, reject) => {
+          held.serve = (lock) => {
             if (settled) return;
             settled = true;
-            reject(error);
-          },
-        );
-      });
+            target.locks.addRef(lock);
+            resolve({ lock, entered: false });
+          };
+          this.#enterAndLock(io).then(
+            (usual) => {
+              if (settled) {
+                target.locks.dropRef(usual.lock);
+                target.gate.leave();
+                return;
+              }
+              settled = true;
+              resolve(usual);
+            },
+            (error: unknown) => {
+              if (settled) return;
+              settled = true;
+              reject(error);
+            },
+          );
+        }),
+      );
       return { ready, crossed: io.write && held.crossed };
     } finally {
       settled = true;
@@ -215,16 +207,19 @@ export class DataLocks {
   }
 
   async #enterAndLock(io: Io): Promise<Ready> {
-    const { op, target, file, handle, mode, write } = io;
+    const { op, life, target, file, handle, mode, write } = io;
+    // What has passed the gate leaves it.
     const wait = target.gate.enter(op, handle);
-    if (wait !== undefined) await wait;
+    if (wait !== undefined) await ACROSS_SESSIONS.wait(wait);
     try {
-      if (handle?.dead !== undefined) throw handle.dead;
-      await io.prepare?.();
+      life.check();
+      if (io.prepare !== undefined) await life.wait(io.prepare());
       for (;;) {
         // Never with a lock in hand: what has the file for itself may wait on the target for who wants that lock.
-        while (write && file.exclusive !== undefined) await interruptible(file.exclusive, op.signal);
-        const lock = await this.#acquire(op, target, file, mode);
+        while (write && file.exclusive !== undefined) {
+          await life.wait(interruptible(file.exclusive, op.signal));
+        }
+        const lock = await ACROSS_SESSIONS.wait(this.#acquire(io, mode));
         if (!write || file.exclusive === undefined) return { lock, entered: true };
         target.locks.dropRef(lock);
       }
@@ -235,31 +230,22 @@ export class DataLocks {
   }
 
   /** @returns a lock with a reference for the caller. */
-  #acquire(
-    op: Passenger,
-    target: TargetSession,
-    file: FileState,
-    mode: 'PR' | 'PW',
-  ): MaybePromise<CachedLock> {
+  #acquire(use: FileUse, mode: 'PR' | 'PW'): MaybePromise<CachedLock> {
+    const { target, file } = use;
     const lock = this.usable(target, file, mode);
-    if (lock === undefined) return this.#await(op, target, file, mode);
+    if (lock === undefined) return this.#acquireLater(use, mode);
     target.locks.addRef(lock);
     return lock;
   }
 
-  async #await(
-    op: Passenger,
-    target: TargetSession,
-    file: FileState,
-    mode: 'PR' | 'PW',
-  ): Promise<CachedLock> {
+  async #acquireLater({ op, target, file }: FileUse, mode: 'PR' | 'PW'): Promise<CachedLock> {
     const enqueued = file.enqueues[mode] ?? this.#enqueue(target, file, mode);
     const mine = enqueued.then((lock) => {
       target.locks.addRef(lock);
       return lock;
     });
     try {
-      return await interruptible(mine, op.signal);
+      return await ACROSS_SESSIONS.wait(interruptible(mine, op.signal));
     } catch (error) {
       // The lock stays, but not for this caller.
       mine.then(
@@ -305,16 +291,15 @@ export class DataLocks {
 }
 
 /** One at a time: operations that change a file as a whole, and keep writes out meanwhile. */
-export async function exclusively<T>(op: Passenger, file: FileState, run: () => Promise<T>): Promise<T> {
-  while (file.exclusive !== undefined) await interruptible(file.exclusive, op.signal);
-  let done = (): void => undefined;
-  file.exclusive = new Promise((resolve) => {
-    done = resolve;
-  });
+export async function exclusively<T>({ op, life, file }: FileUse, run: () => Promise<T>): Promise<T> {
+  life.check();
+  while (file.exclusive !== undefined) await life.wait(interruptible(file.exclusive, op.signal));
+  const done = new Deferred<void>();
+  file.exclusive = done.promise;
   // Until it is through, whether its caller waits for it or not.
   const result = run().finally(() => {
     file.exclusive = undefined;
-    done();
+    done.resolve();
   });
   return interruptible(result, op.signal);
 }

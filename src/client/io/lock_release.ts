@@ -10,16 +10,19 @@
  *   lock, and what a held WRITE leaves in the kernel is dropped after its answer (FileState.held, operations/data.ts).
  * - A request that is caught in between after all (it came while the invalidation was already at its folios) is served
  *   when the invalidation has not come through for a while.
+ *
+ * A release goes on when the session ends: what the kernel has under the lock must be dropped all the same.
  */
 
 import type { Fid } from '../../base/ids.js';
 import { IntervalSet, type Range } from '../../base/interval_set.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
+import { Deferred } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
 import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { WriteBack } from './write_back.js';
 
 /** An invalidation usually takes microseconds. One that takes this long waits for a request that we hold back. */
@@ -92,22 +95,20 @@ async function releaseData(
 ): Promise<void> {
   for (;;) {
     // One after the other: PR and PW may be called back together.
-    while (file.handingBack !== 'no') await file.handedBack;
+    while (file.handingBack !== 'no') await ACROSS_SESSIONS.wait(file.handedBack);
     // Another lock, not called back, covers the same. It may be called back before those who use this one are done.
     if (target.locks.match('data', file.fid, lock.mode, 0) === undefined) break;
     const unused = target.locks.unused(lock);
     if (unused === undefined) return;
-    await unused;
+    await ACROSS_SESSIONS.wait(unused);
   }
-  let done = (): void => undefined;
-  file.handedBack = new Promise((resolve) => {
-    done = resolve;
-  });
+  const done = new Deferred<void>();
+  file.handedBack = done.promise;
   try {
-    await handBack(context, writeBack, target, file, lock);
+    await ACROSS_SESSIONS.wait(handBack(context, writeBack, target, file, lock));
   } finally {
     file.handingBack = 'no';
-    done();
+    done.resolve();
   }
 }
 
@@ -118,30 +119,31 @@ async function handBack(
   file: FileState,
   lock: CachedLock,
 ): Promise<void> {
-  const { generation } = target;
+  const { cover } = target;
   file.handingBack = 'serving';
   file.delivered = [];
   // First, so that few dirty mapped pages are left: the kernel brings those one at a time.
-  await writeBack.flush(target, file);
-  await dropPages(context, target, file, file.held.length === 0 ? undefined : without([wholeFile], file));
+  await ACROSS_SESSIONS.wait(writeBack.flush(target, file));
+  const ranges = file.held.length === 0 ? undefined : without([wholeFile], file);
+  await ACROSS_SESSIONS.wait(dropPages(context, target, file, ranges));
   file.handingBack = 'holding';
-  await target.locks.unused(lock);
+  await ACROSS_SESSIONS.wait(target.locks.unused(lock));
   for (;;) {
     const again = without(file.delivered, file);
     file.delivered = [];
-    if (again.length === 0 || target.generation !== generation) break;
-    await dropPages(context, target, file, again);
-    await target.locks.unused(lock);
+    if (again.length === 0 || cover.isOver) break;
+    await ACROSS_SESSIONS.wait(dropPages(context, target, file, again));
+    await ACROSS_SESSIONS.wait(target.locks.unused(lock));
   }
   // What the invalidation brought back.
-  await writeBack.flush(target, file);
+  await ACROSS_SESSIONS.wait(writeBack.flush(target, file));
   // Another lock keeps what is here, and if it was called back too, its own release drops it. It may be in use: a read
   // under it that found the size forgotten would have to ask the target, and could wait there for whoever wants the lock.
   if (target.locks.isLast(lock)) {
     context.dropPages(target, file);
     file.sizeKnown = false;
   }
-  await context.kernel.dropAttrs(file.fid);
+  await ACROSS_SESSIONS.wait(context.kernel.dropAttrs(file.fid));
   // An answer that came meanwhile told the size under this lock. It must not be believed under the next one, before which
   // others write: an append would go where the end was.
   if (target.locks.isLast(lock)) file.sizeKnown = false;
@@ -177,22 +179,19 @@ async function dropPages(
   const dropped = context.kernel.dropPages(file.fid, ranges);
   if (dropped === undefined) return;
   const { timers } = context.runtime;
-  let pass = (): void => undefined;
-  const passed = new Promise<void>((resolve) => {
-    pass = resolve;
-  });
+  const passed = new Deferred<void>();
   const unstick = (): void => {
     const lock = target.locks.find('data', file.fid, 'PW', 0) ?? target.locks.find('data', file.fid, 'PR', 0);
     if (lock !== undefined) for (const held of [...file.held]) held.serve(lock);
     if (file.waitsToCut) {
       file.cutCrossed = true;
-      pass();
+      passed.resolve();
     }
     timer = timers.after(STUCK_MS, unstick);
   };
   let timer = timers.after(STUCK_MS, unstick);
   try {
-    await Promise.race([dropped, passed]);
+    await ACROSS_SESSIONS.wait(Promise.race([dropped, passed.promise]));
   } finally {
     timer.cancel();
   }

@@ -12,15 +12,15 @@
 
 import { IntervalSet, type Range } from '../../base/interval_set.js';
 import { logger } from '../../base/log.js';
-import { interruptible } from '../../base/wait.js';
+import { interruptible, WaitList } from '../../base/wait.js';
 import { Read } from '../../wire/data.js';
 import type { ClientContext } from '../cache/context.js';
 import { type Fetch, type FileState, removeFrom } from '../cache/file_state.js';
 import { GRANULE_BYTES } from '../cache/granule.js';
 import type { Handle } from '../cache/open_files.js';
-import type { Passenger } from '../session/gate.js';
 import type { TargetSession } from '../session/target_session.js';
 import { BulkPace } from './bulk_pace.js';
+import type { FileUse } from './file_use.js';
 
 const log = logger('client:read');
 
@@ -35,7 +35,7 @@ interface Lane {
   readonly pace: BulkPace;
   inFlightBytes: number;
   /** Who waits for room, in order. */
-  waiting: (() => void)[];
+  readonly waiting: WaitList;
 }
 
 export class Reader {
@@ -57,7 +57,7 @@ export class Reader {
     if (Math.floor(end / pieceBytes) === Math.floor(start / pieceBytes) && start % pieceBytes !== 0) return;
     const window = Math.min(WINDOW_MAX_BYTES, FIRST_WINDOW_BYTES << Math.min(handle.sequentialReads, 10));
     const stop = Math.min(file.sizeBytes, Math.ceil((end + window) / GRANULE_BYTES) * GRANULE_BYTES);
-    for (let at = end; at < stop && lane.waiting.length === 0 && hasRoom(lane); ) {
+    for (let at = end; at < stop && lane.waiting.size === 0 && hasRoom(lane); ) {
       const pieceEnd = endOfPiece(lane, at, stop);
       this.#fetch(target, file, at, pieceEnd);
       at = pieceEnd;
@@ -72,44 +72,32 @@ export class Reader {
 
   /**
    * Reads what is missing of [start, end). The caller holds a reference to a data lock.
-   * @throws FsError of the READ, EINTR
+   * @throws FsError of the READ, EINTR, or why `life` has ended
    */
-  async need(
-    op: Passenger,
-    target: TargetSession,
-    file: FileState,
-    start: number,
-    end: number,
-  ): Promise<void> {
+  async need({ op, life, target, file }: FileUse, start: number, end: number): Promise<void> {
     const from = start - (start % ALIGN_BYTES);
     const to = Math.min(Math.max(end, file.sizeBytes), Math.ceil(end / ALIGN_BYTES) * ALIGN_BYTES);
     const lane = this.#lane(target);
     const fetches: Promise<void>[] = [];
     for (let at = from; at < to; ) {
       if (!hasRoom(lane)) {
-        await interruptible(this.#room(lane), op.signal);
+        await life.wait(interruptible(lane.waiting.wait(), op.signal));
         continue;
       }
       const pieceEnd = endOfPiece(lane, at, to);
       for (const fetch of this.#fetch(target, file, at, pieceEnd)) fetches.push(fetch.done);
       at = pieceEnd;
     }
-    await interruptible(Promise.all(fetches), op.signal);
+    await life.wait(interruptible(Promise.all(fetches), op.signal));
   }
 
   #lane(target: TargetSession): Lane {
     let lane = this.#lanes.get(target);
     if (lane === undefined) {
-      lane = { pace: new BulkPace(WINDOW_MAX_BYTES), inFlightBytes: 0, waiting: [] };
+      lane = { pace: new BulkPace(WINDOW_MAX_BYTES), inFlightBytes: 0, waiting: new WaitList() };
       this.#lanes.set(target, lane);
     }
     return lane;
-  }
-
-  #room(lane: Lane): Promise<void> {
-    return new Promise((resolve) => {
-      lane.waiting.push(resolve);
-    });
   }
 
   /** READs that together bring what is missing of the range, those under way included. It lies in one granule. */
@@ -136,7 +124,7 @@ export class Reader {
     const lock = target.locks.find('data', file.fid, 'PR', 0);
     if (lock === undefined) return undefined;
     const fetch: Fetch = { start, end, stale: [], done: Promise.resolve() };
-    const { generation } = target;
+    const { cover } = target;
     const { clock } = this.#context.runtime;
     const lane = this.#lane(target);
     const sentMs = clock.nowMs();
@@ -151,7 +139,7 @@ export class Reader {
         {
           apply: ({ bulk }) => {
             lane.pace.answered(sentMs, clock.nowMs());
-            if (target.generation === generation) land(file, fetch, bulk);
+            if (!cover.isOver) land(file, fetch, bulk);
           },
         },
       )
@@ -160,9 +148,7 @@ export class Reader {
         lane.inFlightBytes -= end - start;
         removeFrom(file.fetches, fetch);
         target.locks.dropRef(lock);
-        const { waiting } = lane;
-        lane.waiting = [];
-        for (const go of waiting) go();
+        lane.waiting.wake();
       });
     // A caller that needs the range gets the error from need(). Of readahead, or after an interrupt, nobody needs it.
     fetch.done.catch(() => undefined);

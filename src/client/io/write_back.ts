@@ -16,7 +16,7 @@
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
-import { interruptible } from '../../base/wait.js';
+import { interruptible, WaitList } from '../../base/wait.js';
 import type { Timer } from '../../runtime/ports.js';
 import { Sync, Write } from '../../wire/data.js';
 import { Getattr } from '../../wire/meta.js';
@@ -25,8 +25,9 @@ import type { FileState } from '../cache/file_state.js';
 import { type Batch, GRANULE_BYTES } from '../cache/granule.js';
 import type { Passenger } from '../session/gate.js';
 import { BULK_MAX_BYTES } from '../session/replay_list.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import { BulkPace } from './bulk_pace.js';
+import type { FileUse } from './file_use.js';
 
 const log = logger('client:write_back');
 
@@ -63,7 +64,7 @@ export class WriteBack {
   readonly #lanes = new Map<TargetSession, Lane>();
   /** Files with dirty pages, those dirty longest first. */
   readonly #dirty = new Map<FileState, TargetSession>();
-  #landed: (() => void)[] = [];
+  readonly #landed = new WaitList();
   #ageTimer: Timer | undefined;
   #stopped = false;
 
@@ -143,7 +144,8 @@ export class WriteBack {
 
   async flushAll(target: TargetSession): Promise<void> {
     const files = [...this.#dirty].filter(([, of]) => of === target);
-    await Promise.all(files.map(([file]) => this.flush(target, file)));
+    // What an eviction drops need not be written: then this resolves too.
+    await ACROSS_SESSIONS.wait(Promise.all(files.map(([file]) => this.flush(target, file))));
   }
 
   /** Whether so many more bytes may be dirty. */
@@ -154,17 +156,17 @@ export class WriteBack {
 
   /**
    * Room for so many dirty bytes, at once or after others were written.
-   * @throws FsError EINTR (as a rejection)
+   * @throws FsError EINTR, or why `use.life` has ended (as a rejection)
    */
-  room(op: Passenger, bytes: number): MaybePromise<void> {
+  room(use: FileUse, bytes: number): MaybePromise<void> {
     if (this.hasRoom(bytes)) return undefined;
-    return this.#waitForRoom(op, bytes);
+    return this.#waitForRoom(use, bytes);
   }
 
-  async #waitForRoom(op: Passenger, bytes: number): Promise<void> {
+  async #waitForRoom({ op, life }: FileUse, bytes: number): Promise<void> {
     while (!this.hasRoom(bytes)) {
       this.#startOldest();
-      await interruptible(this.#nextLanding(), op.signal);
+      await life.wait(interruptible(this.#landed.wait(), op.signal));
     }
   }
 
@@ -173,30 +175,18 @@ export class WriteBack {
     for (const [file, of] of this.#dirty) if (of === target) this.start(target, file);
     const { inFlight, syncing } = this.#lane(target);
     if (inFlight === 0 && !syncing) return undefined;
-    return interruptible(this.#nextLanding(), op.signal);
+    return interruptible(this.#landed.wait(), op.signal);
   }
 
   /** Pages were dropped without being written: those who waited for them need not. */
   dropped(file: FileState): void {
     this.#settle(file);
-    this.#wake();
+    this.#landed.wake();
   }
 
   stop(): void {
     this.#stopped = true;
     this.#ageTimer?.cancel();
-  }
-
-  #nextLanding(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#landed.push(resolve);
-    });
-  }
-
-  #wake(): void {
-    const waiting = this.#landed;
-    this.#landed = [];
-    for (const done of waiting) done();
   }
 
   #lane(target: TargetSession): Lane {
@@ -267,7 +257,7 @@ export class WriteBack {
         this.#context.runtime.timers.after(waitMs, () => {
           lane.syncing = false;
           this.#pump(target);
-          this.#wake();
+          this.#landed.wake();
         });
       });
   }
@@ -285,7 +275,7 @@ export class WriteBack {
   }
 
   #send(target: TargetSession, lane: Lane, file: FileState, batch: Batch): void {
-    const { generation } = target;
+    const { session } = target;
     lane.inFlight += 1;
     lane.inFlightBytes += batch.end - batch.start;
     const sentMs = this.#context.runtime.clock.nowMs();
@@ -307,7 +297,7 @@ export class WriteBack {
       })
       .then(
         () => file.pages.written(batch),
-        (error: unknown) => this.#failed(target, file, batch, error, target.generation === generation),
+        (error: unknown) => this.#failed(target, file, batch, error, !session.isOver),
       )
       .finally(() => this.#landing(target, lane, file, batch))
       .catch((error: unknown) => log('%O', error));
@@ -318,7 +308,7 @@ export class WriteBack {
     lane.inFlightBytes -= batch.end - batch.start;
     this.#settle(file);
     if (file.pages.dirtyBytes > 0) (file.flushing ? lane.whole : lane.full).add(file);
-    this.#wake();
+    this.#landed.wake();
     this.#pump(target);
     if (file.isClean) this.#context.forgetFileIfUnused(target, file);
   }

@@ -13,7 +13,9 @@
  */
 
 import { FsError } from '../../base/errno.js';
+import type { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
+import { Deferred } from '../../base/wait.js';
 import { DrainProgress } from '../../wire/admin.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
@@ -35,7 +37,7 @@ export class Drain {
   readonly #drained: () => void;
   /** Of the session that began it: of another one it is void, and ends at its next step. */
   #running: Promise<void> | undefined;
-  #session: string | undefined;
+  #serving: Lifetime | undefined;
 
   constructor(context: ClientContext, target: TargetSession, writeBack: WriteBack, drained: () => void) {
     this.#context = context;
@@ -46,12 +48,13 @@ export class Drain {
 
   /** The active lock was called back. Said again after a reconnect: one drain is enough. */
   start(): void {
-    const session = this.#currentSession();
-    if (this.#running !== undefined && this.#session === session) return;
-    this.#session = session;
-    const running = this.#run(session)
+    const { serving } = this.#target;
+    if (this.#running !== undefined && this.#serving === serving) return;
+    this.#serving = serving;
+    const running = this.#run(serving)
       .catch((error: unknown) => {
-        if (this.#currentSession() === session || !(error instanceof FsError)) log('%O', error);
+        // What it drained is void: another instance serves, or the target has evicted this client.
+        if (!serving.isOver || !(error instanceof FsError)) log('%O', error);
       })
       .finally(() => {
         if (this.#running === running) this.#running = undefined;
@@ -59,39 +62,29 @@ export class Drain {
     this.#running = running;
   }
 
-  /** Changes when another instance serves, and when the target throws this client out. */
-  #currentSession(): string {
-    return `${this.#target.instance}/${this.#target.generation}`;
-  }
-
   /** Resolves when no drain is under way. */
   async ended(): Promise<void> {
     await this.#running;
   }
 
-  async #run(session: string): Promise<void> {
+  async #run(serving: Lifetime): Promise<void> {
     const target = this.#target;
-    const isVoid = (): boolean => this.#currentSession() !== session;
     const { gate } = target;
     log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#context.dirtyBytes(target));
     this.#context.options.onState?.('draining for a controlled shutdown');
     const stopProgress = this.#reportProgress();
     try {
-      await this.#ahead(isVoid);
-      if (isVoid()) return;
+      await this.#ahead(serving);
       gate.setDrain('draining');
-      await gate.idle();
-      await target.idle('operation');
+      await serving.wait(gate.idle());
+      await serving.wait(target.idle('operation'));
       // Most of what is dirty goes while locks that others call back still leave one by one, in time.
-      await this.#writeBack.flushAll(target);
-      if (isVoid()) return;
+      await serving.wait(this.#writeBack.flushAll(target));
       // The kernel's caches, what they bring back, then ours: the release of each lock does it (lock_release.ts).
-      const handles = await target.locks.cancelAll();
-      if (isVoid()) return;
-      await this.#writeBack.flushAll(target);
+      const handles = await serving.wait(target.locks.cancelAll());
+      await serving.wait(this.#writeBack.flushAll(target));
       target.sendCloses();
-      await target.idle('operation', 'data', 'closing');
-      if (isVoid()) return;
+      await serving.wait(target.idle('operation', 'data', 'closing'));
       gate.setDrain('drained');
       this.#report();
       target.cancel(handles);
@@ -105,25 +98,22 @@ export class Drain {
     }
   }
 
-  async #ahead(isVoid: () => boolean): Promise<void> {
+  async #ahead(serving: Lifetime): Promise<void> {
     const { timers } = this.#context.runtime;
     const { locks } = this.#target;
     let isLate = false;
-    let late = (): void => undefined;
-    const limit = new Promise<void>((resolve) => {
-      late = resolve;
-    });
+    const limit = new Deferred<void>();
     const timer = timers.after(AHEAD_MS, () => {
       isLate = true;
-      late();
+      limit.resolve();
     });
     try {
-      await Promise.race([this.#writeBack.flushAll(this.#target), limit]);
+      await serving.wait(Promise.race([this.#writeBack.flushAll(this.#target), limit.promise]));
       for (let left = locks.size; left > 0; left -= AHEAD_LOCKS) {
-        if (isLate || isVoid()) return;
-        const given = await Promise.race([locks.giveBackOldest(AHEAD_LOCKS), limit]);
+        if (isLate) return;
+        const given = await serving.wait(Promise.race([locks.giveBackOldest(AHEAD_LOCKS), limit.promise]));
         if (given === 0) return;
-        await new Promise<void>((resolve) => timers.soon(resolve));
+        await serving.wait(new Promise<void>((resolve) => timers.soon(resolve)));
       }
     } finally {
       timer.cancel();

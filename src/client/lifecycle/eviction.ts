@@ -36,10 +36,7 @@ export function dropEverything(
   );
   const error = new FsError('EIO', `this client was evicted: ${reason}`);
   const dead = new Set(context.handles.ofTarget(target.index));
-  for (const handle of dead) {
-    handle.dead = error;
-    handle.gone = true;
-  }
+  for (const handle of dead) handle.gone = true;
   for (const fid of unsafe(context, target)) context.handles.writeFailed(fid, error);
   target.evicted(error, { atMs: context.runtime.clock.nowMs(), reason, lostBytes, uncommitted });
   target.gate.setDrain('no');

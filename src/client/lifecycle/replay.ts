@@ -45,7 +45,7 @@ export function newInstance(context: ClientContext, target: TargetSession, repla
     return;
   }
   // It does not take locks over: what those that were not given back covered is forgotten. It has committed everything.
-  target.generation += 1;
+  target.locksAreVoid();
   target.replays.clear();
   dropCaches(context, target);
   // Not awaited: the kernel may have to wait for requests that are parked until recovery is over.
@@ -115,7 +115,7 @@ export async function replayOpens(context: ClientContext, target: TargetSession)
           const handle = context.handles.peek(fh);
           if (handle === undefined) continue;
           log('handle %d on inode %d is lost', fh, handle.fid);
-          handle.dead = new FsError('EIO', 'the file was lost while the server was away');
+          handle.life.end(new FsError('EIO', 'the file was lost while the server was away'));
           handle.gone = true;
         }
       }),
@@ -226,7 +226,7 @@ async function replayGranted(
     const handle = context.handles.peek(fh);
     if (handle === undefined) return;
     // Who believes to hold a lock must not go on reading and writing as if.
-    handle.dead ??= new FsError('EIO', 'a lock that was taken through this descriptor is lost');
+    handle.life.end(new FsError('EIO', 'a lock that was taken through this descriptor is lost'));
     sayLockLost(context, lock);
   }
 }

@@ -14,7 +14,7 @@ import { Cancel, Enqueue, type FlockRangeMessage, TestFlock, Unflock } from '../
 import type { AppLock, AppLockKind, Caller } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WaitingLock } from '../session/app_lock_table.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 
 const log = logger('client:app_locks');
 
@@ -32,11 +32,12 @@ export class LockOperations {
   }
 
   testLock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<AppLock | undefined> {
-    const { fid } = this.#context.handles.live(fh);
+    const { fid, life } = this.#context.handles.live(fh);
     const target = this.#context.targets.of(fid);
     return this.#context.pass(target, op, async () => {
       const request = { fid, flock: this.#rangeOf(target, lock) };
-      const { conflict } = (await target.call('operation', TestFlock, request, { signal: op.signal })).reply;
+      const { reply } = await life.wait(target.call('operation', TestFlock, request, { signal: op.signal }));
+      const { conflict } = reply;
       if (conflict === undefined) return undefined;
       // fcntl(2) shows a conflicting lock of either kind as one.
       const kind = conflict.kind === 'ofd' ? 'posix' : conflict.kind;
@@ -52,13 +53,13 @@ export class LockOperations {
       target,
       op,
       () => {
-        if (handle.dead !== undefined) throw handle.dead;
+        handle.life.check();
         return this.#enqueue(op, target, fid, this.#rangeOf(target, lock), wait, fh);
       },
       handle,
     );
     return Promise.resolve(asked).then((pending) =>
-      pending === undefined ? undefined : this.#await(op, target, pending),
+      pending === undefined ? undefined : this.#waitForGrant(op, target, pending),
     );
   }
 
@@ -110,7 +111,7 @@ export class LockOperations {
       )
       .finally(answered);
     try {
-      await interruptible(settled, op.signal);
+      await ACROSS_SESSIONS.wait(interruptible(settled, op.signal));
     } catch (error) {
       // A signal in the turn of the answer: what that has entered in the table stands, or waits to be interrupted.
       if (isAnswered) return pending;
@@ -120,7 +121,7 @@ export class LockOperations {
     return pending;
   }
 
-  async #await(op: Caller, target: TargetSession, pending: Pending): Promise<void> {
+  async #waitForGrant(op: Caller, target: TargetSession, pending: Pending): Promise<void> {
     const { signal } = op;
     op.waitsForOwner?.();
     const interrupted = (): void => {
@@ -133,7 +134,7 @@ export class LockOperations {
     if (signal.aborted) interrupted();
     const unlisten = onAbort(signal, interrupted);
     try {
-      await pending.granted;
+      await ACROSS_SESSIONS.wait(pending.granted);
     } finally {
       unlisten();
     }
@@ -178,7 +179,7 @@ export class LockOperations {
           { apply: () => target.appLocks.release(fid, range) },
         );
         // Who is interrupted before the answer is let go. The unlock takes effect all the same.
-        await interruptible(asked.finally(answered), op.signal);
+        await handle.life.wait(interruptible(asked.finally(answered), op.signal));
       },
       handle,
     );

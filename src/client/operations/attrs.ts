@@ -18,10 +18,10 @@ import {
 } from '../../wire/meta.js';
 import type { AttrChange, AttrsWithValidity, Caller } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
-import type { FileState } from '../cache/file_state.js';
+import type { FileUse } from '../io/file_use.js';
 import { type DataLocks, exclusively } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 
 const log = logger('client:attrs');
 
@@ -54,17 +54,19 @@ export class AttrOperations {
       if (known !== undefined) return known;
     }
     const answered = context.pass(target, op, async () => {
-      const answer = await target.call(
-        'operation',
-        Getattr,
-        { fid, want: context.beliefs.wantAttr(target, fid) },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            context.beliefs.applyGrants(target, reply.locks);
-            context.beliefs.applyAttr(target, reply.attr);
+      const answer = await ACROSS_SESSIONS.wait(
+        target.call(
+          'operation',
+          Getattr,
+          { fid, want: context.beliefs.wantAttr(target, fid) },
+          {
+            signal: op.signal,
+            apply: ({ reply }) => {
+              context.beliefs.applyGrants(target, reply.locks);
+              context.beliefs.applyAttr(target, reply.attr);
+            },
           },
-        },
+        ),
       );
       return context.beliefs.withValidity(target, answer.reply.attr, undefined);
     });
@@ -113,48 +115,53 @@ export class AttrOperations {
       { fid: ROOT_FID, want: 0 },
       { signal: op.signal, apply: ({ reply }) => context.beliefs.applyAttr(target, reply.attr) },
     );
-    const [names] = await Promise.all([this.listxattr(op, ROOT_FID), asked, this.statfs(op)]);
-    const values = names.map(async (name) => [name, await this.getxattr(op, ROOT_FID, name)] as const);
-    target.rootXattrs = new Map(await Promise.all(values));
+    const [names] = await ACROSS_SESSIONS.wait(
+      Promise.all([this.listxattr(op, ROOT_FID), asked, this.statfs(op)]),
+    );
+    const values = names.map(
+      async (name) => [name, await ACROSS_SESSIONS.wait(this.getxattr(op, ROOT_FID, name))] as const,
+    );
+    target.rootXattrs = new Map(await ACROSS_SESSIONS.wait(Promise.all(values)));
   }
 
   setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<AttrsWithValidity> {
     const context = this.#context;
     const target = context.targets.of(fid);
-    return context.pass(target, op, async () => {
+    const handle = change.fh === undefined ? undefined : context.handles.live(change.fh);
+    const life = handle?.life ?? ACROSS_SESSIONS;
+    const run = async (): Promise<AttrsWithValidity> => {
+      life.check();
       const timed = change.mtime !== undefined || change.atime !== undefined || change.ctime !== undefined;
       const file = context.files.get(fid);
       let attr: Attr;
       if (change.sizeBytes !== undefined) {
-        attr = await this.#truncate(op, target, file ?? context.files.of(fid), change, change.sizeBytes);
+        const use = { op, life, target, file: file ?? context.files.of(fid) };
+        attr = await life.wait(this.#truncate(use, change, change.sizeBytes));
       } else if (timed && file !== undefined) {
         // A WRITE that came after it would set the times once more.
-        attr = await exclusively(op, file, async () => {
-          await this.#writeBack.flush(target, file);
+        const flushFirst = async (): Promise<Attr> => {
+          await life.wait(this.#writeBack.flush(target, file));
           return this.#setattr(target, fid, change, true);
-        });
+        };
+        attr = await life.wait(exclusively({ op, life, target, file }, flushFirst));
       } else {
-        attr = await this.#setattr(target, fid, change, false, op.signal);
+        attr = await life.wait(this.#setattr(target, fid, change, false, op.signal));
       }
       return context.beliefs.withValidity(target, attr, undefined);
-    });
+    };
+    return context.pass(target, op, run, handle);
   }
 
-  #truncate(
-    op: Caller,
-    target: TargetSession,
-    file: FileState,
-    change: AttrChange,
-    size: number,
-  ): Promise<Attr> {
+  #truncate(use: FileUse, change: AttrChange, size: number): Promise<Attr> {
+    const { life, target, file } = use;
     const cut = async (): Promise<Attr> => {
       this.#context.dropPages(target, file, size);
       this.#writeBack.dropped(file);
       // Those under way could come after the cut and extend the file again.
-      await this.#writeBack.flush(target, file);
+      await life.wait(this.#writeBack.flush(target, file));
       return this.#setattr(target, file.fid, change, true);
     };
-    return exclusively(op, file, () => this.#locks.truncateUnderLock(op, target, file, size, cut));
+    return exclusively(use, () => this.#locks.truncateUnderLock(use, size, cut));
   }
 
   async #setattr(
@@ -166,30 +173,32 @@ export class AttrOperations {
   ): Promise<Attr> {
     const context = this.#context;
     const { sizeBytes } = change;
-    const answer = await target.call(
-      'operation',
-      Setattr,
-      {
-        fid,
-        mode: change.mode,
-        uid: change.uid,
-        gid: change.gid,
-        sizeBytes,
-        atime: change.atime === 'now' ? undefined : change.atime,
-        mtime: change.mtime === 'now' ? undefined : change.mtime,
-        atimeNow: change.atime === 'now' ? true : undefined,
-        mtimeNow: change.mtime === 'now' ? true : undefined,
-        ctime: change.ctime,
-        killSuidgid: change.killSuidgid ? true : undefined,
-      },
-      {
-        signal,
-        apply: ({ reply }) => {
-          const file = sizeBytes === undefined ? undefined : context.files.get(fid);
-          if (file !== undefined) context.dropPages(target, file, sizeBytes);
-          context.beliefs.applyAttr(target, reply.attr, own);
+    const answer = await ACROSS_SESSIONS.wait(
+      target.call(
+        'operation',
+        Setattr,
+        {
+          fid,
+          mode: change.mode,
+          uid: change.uid,
+          gid: change.gid,
+          sizeBytes,
+          atime: change.atime === 'now' ? undefined : change.atime,
+          mtime: change.mtime === 'now' ? undefined : change.mtime,
+          atimeNow: change.atime === 'now' ? true : undefined,
+          mtimeNow: change.mtime === 'now' ? true : undefined,
+          ctime: change.ctime,
+          killSuidgid: change.killSuidgid ? true : undefined,
         },
-      },
+        {
+          signal,
+          apply: ({ reply }) => {
+            const file = sizeBytes === undefined ? undefined : context.files.get(fid);
+            if (file !== undefined) context.dropPages(target, file, sizeBytes);
+            context.beliefs.applyAttr(target, reply.attr, own);
+          },
+        },
+      ),
     );
     return answer.reply.attr;
   }
@@ -200,7 +209,9 @@ export class AttrOperations {
     if (cached !== undefined) return cached;
     const target = context.targets.of(fid);
     return context.pass(target, op, async () => {
-      const { reply } = await target.call('operation', Readlink, { fid }, { signal: op.signal });
+      const { reply } = await ACROSS_SESSIONS.wait(
+        target.call('operation', Readlink, { fid }, { signal: op.signal }),
+      );
       const link = Buffer.from(reply.target);
       context.attrs.putSymlinkTarget(fid, link);
       return link;
@@ -212,7 +223,9 @@ export class AttrOperations {
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);
     const answered = this.#context.pass(target, op, async () => {
-      const { reply } = await target.call('operation', Getxattr, { fid, name }, { signal: op.signal });
+      const { reply } = await ACROSS_SESSIONS.wait(
+        target.call('operation', Getxattr, { fid, name }, { signal: op.signal }),
+      );
       if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
       return reply.value;
     });
@@ -232,13 +245,15 @@ export class AttrOperations {
     // The caller's bytes die with this turn.
     const request = { fid, name, value: Buffer.from(value), flags, killSgid: killSgid ? true : undefined };
     return context.pass(target, op, async () => {
-      await target.call('operation', Setxattr, request, {
-        signal: op.signal,
-        apply: ({ reply }) => {
-          context.beliefs.applyAttr(target, reply.attr);
-          if (fid === ROOT_FID) target.rootXattrs?.set(name, request.value);
-        },
-      });
+      await ACROSS_SESSIONS.wait(
+        target.call('operation', Setxattr, request, {
+          signal: op.signal,
+          apply: ({ reply }) => {
+            context.beliefs.applyAttr(target, reply.attr);
+            if (fid === ROOT_FID) target.rootXattrs?.set(name, request.value);
+          },
+        }),
+      );
     });
   }
 
@@ -247,7 +262,9 @@ export class AttrOperations {
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return [...known.keys()];
     const answered = this.#context.pass(target, op, async () => {
-      const { reply } = await target.call('operation', Listxattr, { fid }, { signal: op.signal });
+      const { reply } = await ACROSS_SESSIONS.wait(
+        target.call('operation', Listxattr, { fid }, { signal: op.signal }),
+      );
       return reply.names;
     });
     return known === undefined ? answered : this.#soon(answered, () => [...known.keys()]);
@@ -257,17 +274,19 @@ export class AttrOperations {
     const context = this.#context;
     const target = context.targets.of(fid);
     return context.pass(target, op, async () => {
-      await target.call(
-        'operation',
-        Removexattr,
-        { fid, name },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            context.beliefs.applyAttr(target, reply.attr);
-            if (fid === ROOT_FID) target.rootXattrs?.delete(name);
+      await ACROSS_SESSIONS.wait(
+        target.call(
+          'operation',
+          Removexattr,
+          { fid, name },
+          {
+            signal: op.signal,
+            apply: ({ reply }) => {
+              context.beliefs.applyAttr(target, reply.attr);
+              if (fid === ROOT_FID) target.rootXattrs?.delete(name);
+            },
           },
-        },
+        ),
       );
     });
   }
@@ -277,7 +296,9 @@ export class AttrOperations {
     const target = this.#context.targets.of(ROOT_FID);
     if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;
     const answered = this.#context.pass(target, op, async () => {
-      const { reply } = await target.call('operation', Statfs, {}, { signal: op.signal });
+      const { reply } = await ACROSS_SESSIONS.wait(
+        target.call('operation', Statfs, {}, { signal: op.signal }),
+      );
       target.lastStatfs = reply;
       return reply;
     });

@@ -13,6 +13,7 @@ import type { Caller, FsClient } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
 import { type Handle, reportLoss, reportWriteError } from '../cache/open_files.js';
+import type { FileUse } from '../io/file_use.js';
 import { type DataLocks, exclusively, type Io } from '../io/io_lock.js';
 import type { Reader } from '../io/readahead.js';
 import type { WriteBack } from '../io/write_back.js';
@@ -53,6 +54,7 @@ export class DataOperations {
     const file = this.#context.files.of(handle.fid);
     const io: Io = {
       op,
+      life: handle.life,
       target,
       file,
       handle,
@@ -62,7 +64,7 @@ export class DataOperations {
       write: false,
       folios: !direct,
     };
-    return this.#locks.under(io, () => this.#readUnder(op, target, file, handle, offset, length));
+    return this.#locks.under(io, () => this.#readUnder(io, handle, offset, length));
   }
 
   #cached(
@@ -82,22 +84,20 @@ export class DataOperations {
   }
 
   async #readUnder(
-    op: Caller,
-    target: TargetSession,
-    file: FileState,
+    use: FileUse,
     handle: Handle,
     offset: number,
     length: number,
   ): Promise<readonly Uint8Array[]> {
+    const { life, target, file } = use;
     for (;;) {
-      if (!file.sizeKnown) await this.#locks.learnSize(op, target, file);
+      if (!file.sizeKnown) await life.wait(this.#locks.learnSize(use));
       const views = this.#cached(target, file, handle, offset, length);
       if (views !== undefined) return views;
       const end = Math.min(offset + length, file.sizeBytes);
-      const needed = this.#reader.need(op, target, file, offset, end);
+      const needed = this.#reader.need(use, offset, end);
       this.#reader.advance(target, file, handle, offset, end);
-      await needed;
-      if (handle.dead !== undefined) throw handle.dead;
+      await life.wait(needed);
     }
   }
 
@@ -129,6 +129,7 @@ export class DataOperations {
     const end = offset + data.length;
     const io: Io = {
       op,
+      life: handle?.life ?? target.session,
       target,
       file,
       handle,
@@ -141,9 +142,7 @@ export class DataOperations {
     };
     // The caller's buffer dies with this turn.
     const copy = Buffer.from(data);
-    return this.#locks.under(io, (lock) =>
-      this.#writeUnder(op, target, file, handle, lock, offset, copy, options),
-    );
+    return this.#locks.under(io, (lock) => this.#writeUnder(io, handle, lock, offset, copy, options));
   }
 
   /** The common case: under PW, with room and grant, no RPC and no promise. */
@@ -212,26 +211,24 @@ export class DataOperations {
   }
 
   async #writeUnder(
-    op: Caller,
-    target: TargetSession,
-    file: FileState,
+    use: FileUse,
     handle: Handle | undefined,
     lock: CachedLock,
     offset: number,
     data: Buffer,
     options: WriteOptions,
   ): Promise<number> {
-    if (!file.sizeKnown) await this.#locks.learnSize(op, target, file);
-    if (lock.mode !== 'PW') return this.#writeThrough(op, target, file, offset, data, options);
+    const { op, life, target, file } = use;
+    if (!file.sizeKnown) await life.wait(this.#locks.learnSize(use));
+    if (lock.mode !== 'PW') return this.#writeThrough(use, offset, data, options);
     let through = options.sync;
     for (;;) {
-      const room = this.#writeBack.room(op, data.length);
-      if (room !== undefined) await room;
-      if (handle?.dead !== undefined) throw handle.dead;
+      const room = this.#writeBack.room(use, data.length);
+      if (room !== undefined) await life.wait(room);
       if (this.#put(target, file, offset, data, options) !== undefined) break;
       const more = this.#writeBack.moreGrant(target, op);
       if (more !== undefined) {
-        await more;
+        await life.wait(more);
         continue;
       }
       // Nothing is promised any more: the target says itself whether it has room, and write(2) returns what it says.
@@ -239,8 +236,9 @@ export class DataOperations {
       through = true;
       break;
     }
-    if (through) await this.#flushed(op, target, file, handle);
-    if (options.sync) await target.call('operation', Sync, { fid: file.fid }, { signal: op.signal });
+    if (through) await life.wait(this.#flushed(use, handle));
+    if (options.sync)
+      await life.wait(target.call('operation', Sync, { fid: file.fid }, { signal: op.signal }));
     return data.length;
   }
 
@@ -249,9 +247,7 @@ export class DataOperations {
    * the lock back gets theirs.
    */
   async #writeThrough(
-    op: Caller,
-    target: TargetSession,
-    file: FileState,
+    { op, life, target, file }: FileUse,
     offset: number,
     data: Buffer,
     options: WriteOptions,
@@ -273,65 +269,66 @@ export class DataOperations {
         },
       },
     );
-    await interruptible(sent, op.signal);
-    if (options.sync) await target.call('operation', Sync, { fid: file.fid }, { signal: op.signal });
+    await life.wait(interruptible(sent, op.signal));
+    if (options.sync)
+      await life.wait(target.call('operation', Sync, { fid: file.fid }, { signal: op.signal }));
     return data.length;
   }
 
   async #killSuidgid(op: Caller, target: TargetSession, fid: Fid): Promise<void> {
     const context = this.#context;
     const { signal } = op;
-    const { reply } = await target.call(
-      'operation',
-      Getattr,
-      { fid, want: WANT_ATTR },
-      {
-        signal,
-        apply: (answer) => {
-          context.beliefs.applyGrants(target, answer.reply.locks);
-          context.beliefs.applyAttr(target, answer.reply.attr);
+    const { session } = target;
+    const { reply } = await session.wait(
+      target.call(
+        'operation',
+        Getattr,
+        { fid, want: WANT_ATTR },
+        {
+          signal,
+          apply: (answer) => {
+            context.beliefs.applyGrants(target, answer.reply.locks);
+            context.beliefs.applyAttr(target, answer.reply.attr);
+          },
         },
-      },
+      ),
     );
     if ((reply.attr.mode & SET_ID_BITS) === 0) return;
-    await target.call(
-      'operation',
-      Setattr,
-      { fid, killSuidgid: true },
-      { signal, apply: (answer) => context.beliefs.applyAttr(target, answer.reply.attr) },
+    await session.wait(
+      target.call(
+        'operation',
+        Setattr,
+        { fid, killSuidgid: true },
+        { signal, apply: (answer) => context.beliefs.applyAttr(target, answer.reply.attr) },
+      ),
     );
   }
 
   /** @throws FsError the write-back error, EINTR */
-  async #flushed(
-    op: Caller,
-    target: TargetSession,
-    file: FileState,
-    handle: Handle | undefined,
-  ): Promise<void> {
+  async #flushed({ op, life, target, file }: FileUse, handle: Handle | undefined): Promise<void> {
     const written = this.#writeBack.flush(target, file);
-    if (written !== undefined) await interruptible(written, op.signal);
-    if (handle?.dead !== undefined) throw handle.dead;
+    if (written !== undefined) await life.wait(interruptible(written, op.signal));
     if (handle !== undefined) reportLoss(handle);
   }
 
   fsync(op: Caller, fh: Fh): MaybePromise<void> {
     const handle = this.#context.handles.get(fh);
-    if (handle.dead !== undefined) {
+    const { life } = handle;
+    if (life.isOver) {
       // Lost data is reported once: by this, or by close.
       reportWriteError(handle);
-      throw handle.dead;
+      life.check();
     }
     const target = this.#context.targets.of(handle.fid);
     return this.#context.pass(
       target,
       op,
       async () => {
-        if (handle.dead !== undefined) throw handle.dead;
+        life.check();
         const file = this.#context.files.get(handle.fid);
-        if (file !== undefined) await this.#flushed(op, target, file, handle);
+        if (file !== undefined) await life.wait(this.#flushed({ op, life, target, file }, handle));
         else reportLoss(handle);
-        await target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal });
+        await life.wait(target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal }));
       },
       handle,
     );
@@ -341,10 +338,11 @@ export class DataOperations {
     const handle = this.#context.handles.live(fh);
     const target = this.#context.targets.of(handle.fid);
     const file = this.#context.files.of(handle.fid);
+    const { life } = handle;
     const run = async (): Promise<void> => {
-      await this.#writeBack.flush(target, file);
+      await life.wait(this.#writeBack.flush(target, file));
       const request = { fid: handle.fid, mode, offset, length };
-      await target.takingSpace(({ grantOffered, takes }) =>
+      const taking = target.takingSpace(({ grantOffered, takes }) =>
         target.call(
           'operation',
           Fallocate,
@@ -358,21 +356,24 @@ export class DataOperations {
           },
         ),
       );
+      await life.wait(taking);
     };
-    return this.#context.pass(target, op, () => exclusively(op, file, run), handle);
+    return this.#context.pass(target, op, () => exclusively({ op, life, target, file }, run), handle);
   }
 
   seek(op: Caller, fh: Fh, offset: number, what: 'data' | 'hole'): MaybePromise<number> {
     const handle = this.#context.handles.live(fh);
     const target = this.#context.targets.of(handle.fid);
     const file = this.#context.files.of(handle.fid);
+    const { life } = handle;
+    const use = { op, life, target, file };
     // Under a data lock, and with nothing dirty: the target knows all holes then.
     const run = async (): Promise<number> => {
-      await this.#flushed(op, target, file, undefined);
+      await life.wait(this.#flushed(use, undefined));
       const request = { fid: handle.fid, offset, what };
-      return (await target.call('operation', Seek, request, { signal: op.signal })).reply.offset;
+      return (await life.wait(target.call('operation', Seek, request, { signal: op.signal }))).reply.offset;
     };
-    return this.#context.pass(target, op, () => this.#locks.locked(op, target, file, 'PR', run), handle);
+    return this.#context.pass(target, op, () => this.#locks.locked(use, 'PR', run), handle);
   }
 
   copyRange(
@@ -390,10 +391,14 @@ export class DataOperations {
       throw new FsError('EXDEV', 'the files are on two targets');
     const sourceFile = this.#context.files.of(source.fid);
     const file = this.#context.files.of(destination.fid);
+    const { life } = destination;
     const run = async (): Promise<number> => {
-      await Promise.all([this.#writeBack.flush(target, sourceFile), this.#writeBack.flush(target, file)]);
+      await life.wait(
+        Promise.all([this.#writeBack.flush(target, sourceFile), this.#writeBack.flush(target, file)]),
+      );
+      source.life.check();
       const request = { fromFid: source.fid, fromOffset, toFid: destination.fid, toOffset, length };
-      const answer = await target.takingSpace(({ grantOffered, takes }) =>
+      const taking = target.takingSpace(({ grantOffered, takes }) =>
         target.call(
           'operation',
           CopyRange,
@@ -407,9 +412,9 @@ export class DataOperations {
           },
         ),
       );
-      return answer.reply.copied;
+      return (await life.wait(taking)).reply.copied;
     };
-    return this.#context.pass(target, op, () => exclusively(op, file, run), destination);
+    return this.#context.pass(target, op, () => exclusively({ op, life, target, file }, run), destination);
   }
 
   /** Size and times as our applications see them, for the target to tell others. undefined: no PW held. */

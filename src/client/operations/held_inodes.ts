@@ -10,7 +10,7 @@
 import type { Fid } from '../../base/ids.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 
 export class HeldInodes {
   readonly #context: ClientContext;
@@ -39,9 +39,11 @@ export class HeldInodes {
    * @returns those that the kernel refers to.
    */
   async nameless(fids: readonly Fid[]): Promise<Fid[]> {
-    await new Promise<void>((resolve) => {
-      this.#context.runtime.timers.soon(resolve);
-    });
+    await ACROSS_SESSIONS.wait(
+      new Promise<void>((resolve) => {
+        this.#context.runtime.timers.soon(resolve);
+      }),
+    );
     const held = fids.filter((fid) => this.#context.kernel.refersTo(fid));
     for (const fid of held) this.#held.add(fid);
     return held;

@@ -22,7 +22,7 @@ import {
 import type { ReplyOf } from '../../wire/operation.js';
 import type { AttrsWithValidity, Caller, DirEntry, FsClient, NewObject, NoEntry } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
 
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
@@ -61,18 +61,20 @@ export class NameOperations {
     }
     return context.pass(target, op, async () => {
       const want = context.beliefs.wantParent(target, parent) | WANT_ATTR | WANT_DATA_READ;
-      const answer = await target.call(
-        'operation',
-        Lookup,
-        { parent, name, want },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            context.beliefs.applyGrants(target, reply.locks);
-            if (reply.attr !== undefined) context.beliefs.applyAttr(target, reply.attr);
-            context.beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
+      const answer = await ACROSS_SESSIONS.wait(
+        target.call(
+          'operation',
+          Lookup,
+          { parent, name, want },
+          {
+            signal: op.signal,
+            apply: ({ reply }) => {
+              context.beliefs.applyGrants(target, reply.locks);
+              if (reply.attr !== undefined) context.beliefs.applyAttr(target, reply.attr);
+              context.beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
+            },
           },
-        },
+        ),
       );
       const { attr } = answer.reply;
       if (attr !== undefined) return context.beliefs.withValidity(target, attr, parent);
@@ -89,31 +91,33 @@ export class NameOperations {
     const symlink = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
     return context.pass(target, op, async () => {
       const taken = target.fids.take();
-      const fid = isPromise(taken) ? await taken : taken;
-      const answer = await target.call(
-        'operation',
-        Create,
-        {
-          parent,
-          name,
-          fid,
-          mode: object.mode,
-          umask: object.umask,
-          uid: op.uid,
-          gid: op.gid,
-          rdev: object.rdev,
-          target: symlink,
-          exclusive: true,
-          want: context.beliefs.wantParent(target, parent) | WANT_ATTR,
-        },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            applyCreate(context, target, parent, name, reply);
-            if (symlink !== undefined && isSymlink(reply.attr.mode))
-              context.attrs.putSymlinkTarget(fid, symlink);
+      const fid = isPromise(taken) ? await ACROSS_SESSIONS.wait(taken) : taken;
+      const answer = await ACROSS_SESSIONS.wait(
+        target.call(
+          'operation',
+          Create,
+          {
+            parent,
+            name,
+            fid,
+            mode: object.mode,
+            umask: object.umask,
+            uid: op.uid,
+            gid: op.gid,
+            rdev: object.rdev,
+            target: symlink,
+            exclusive: true,
+            want: context.beliefs.wantParent(target, parent) | WANT_ATTR,
           },
-        },
+          {
+            signal: op.signal,
+            apply: ({ reply }) => {
+              applyCreate(context, target, parent, name, reply);
+              if (symlink !== undefined && isSymlink(reply.attr.mode))
+                context.attrs.putSymlinkTarget(fid, symlink);
+            },
+          },
+        ),
       );
       return context.beliefs.withValidity(target, answer.reply.attr, parent);
     });
@@ -124,18 +128,20 @@ export class NameOperations {
     const target = context.targets.of(parent);
     if (context.targets.of(fid) !== target) throw new FsError('EXDEV', 'link across targets');
     return context.pass(target, op, async () => {
-      const answer = await target.call(
-        'operation',
-        Link,
-        { fid, parent, name },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            context.beliefs.applyAttr(target, reply.attr);
-            context.beliefs.applyAttr(target, reply.parentAttr);
-            context.beliefs.applyName(target, parent, name, reply.attr.fid);
+      const answer = await ACROSS_SESSIONS.wait(
+        target.call(
+          'operation',
+          Link,
+          { fid, parent, name },
+          {
+            signal: op.signal,
+            apply: ({ reply }) => {
+              context.beliefs.applyAttr(target, reply.attr);
+              context.beliefs.applyAttr(target, reply.parentAttr);
+              context.beliefs.applyName(target, parent, name, reply.attr.fid);
+            },
           },
-        },
+        ),
       );
       return context.beliefs.withValidity(target, answer.reply.attr, parent);
     });
@@ -145,20 +151,22 @@ export class NameOperations {
     const context = this.#context;
     const target = context.targets.of(parent);
     return context.pass(target, op, async () => {
-      await target.call(
-        'operation',
-        Unlink,
-        { parent, name, directory },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            const { attr } = reply;
-            context.beliefs.applyAttr(target, attr);
-            context.beliefs.applyAttr(target, reply.parentAttr);
-            context.beliefs.applyName(target, parent, name, 0);
-            if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
+      await ACROSS_SESSIONS.wait(
+        target.call(
+          'operation',
+          Unlink,
+          { parent, name, directory },
+          {
+            signal: op.signal,
+            apply: ({ reply }) => {
+              const { attr } = reply;
+              context.beliefs.applyAttr(target, attr);
+              context.beliefs.applyAttr(target, reply.parentAttr);
+              context.beliefs.applyName(target, parent, name, 0);
+              if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
+            },
           },
-        },
+        ),
       );
     });
   }
@@ -175,34 +183,37 @@ export class NameOperations {
     const target = context.targets.of(parent);
     if (context.targets.of(newParent) !== target) throw new FsError('EXDEV', 'rename across targets');
     return context.pass(target, op, async () => {
-      const whiteout = (flags & RENAME_WHITEOUT) === 0 ? undefined : await whiteoutOf(op, target);
-      await target.call(
-        'operation',
-        Rename,
-        { parent, name, newParent, newName, flags, ...whiteout },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            const { attr, otherAttr, whiteoutAttr } = reply;
-            context.beliefs.applyAttr(target, attr);
-            context.beliefs.applyAttr(target, reply.parentAttr);
-            context.beliefs.applyAttr(target, reply.newParentAttr);
-            if (otherAttr !== undefined) context.beliefs.applyAttr(target, otherAttr);
-            if (whiteoutAttr !== undefined) context.beliefs.applyAttr(target, whiteoutAttr);
-            if ((flags & RENAME_EXCHANGE) !== 0) {
-              context.beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
-              context.beliefs.applyName(target, newParent, newName, attr.fid);
-            } else if (!isDir(attr.mode) && attr.nlink > 1) {
-              // Two names of one inode: then rename does nothing, and both stay.
-              context.names.forget(parent, name);
-              context.names.forget(newParent, newName);
-            } else {
-              context.beliefs.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
-              context.beliefs.applyName(target, newParent, newName, attr.fid);
-              if (otherAttr?.nlink === 0) this.#held.unlinked(target, otherAttr.fid);
-            }
+      const whiteout =
+        (flags & RENAME_WHITEOUT) === 0 ? undefined : await ACROSS_SESSIONS.wait(whiteoutOf(op, target));
+      await ACROSS_SESSIONS.wait(
+        target.call(
+          'operation',
+          Rename,
+          { parent, name, newParent, newName, flags, ...whiteout },
+          {
+            signal: op.signal,
+            apply: ({ reply }) => {
+              const { attr, otherAttr, whiteoutAttr } = reply;
+              context.beliefs.applyAttr(target, attr);
+              context.beliefs.applyAttr(target, reply.parentAttr);
+              context.beliefs.applyAttr(target, reply.newParentAttr);
+              if (otherAttr !== undefined) context.beliefs.applyAttr(target, otherAttr);
+              if (whiteoutAttr !== undefined) context.beliefs.applyAttr(target, whiteoutAttr);
+              if ((flags & RENAME_EXCHANGE) !== 0) {
+                context.beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
+                context.beliefs.applyName(target, newParent, newName, attr.fid);
+              } else if (!isDir(attr.mode) && attr.nlink > 1) {
+                // Two names of one inode: then rename does nothing, and both stay.
+                context.names.forget(parent, name);
+                context.names.forget(newParent, newName);
+              } else {
+                context.beliefs.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
+                context.beliefs.applyName(target, newParent, newName, attr.fid);
+                if (otherAttr?.nlink === 0) this.#held.unlinked(target, otherAttr.fid);
+              }
+            },
           },
-        },
+        ),
       );
     });
   }
@@ -220,13 +231,18 @@ export class NameOperations {
       target,
       op,
       async () => {
-        if (handle.dead !== undefined) throw handle.dead;
+        handle.life.check();
         const want = context.beliefs.wantParent(target, fid) | (plus ? WANT_ATTR | WANT_DATA_READ : 0);
-        const { reply } = await target.call(
-          'operation',
-          Readdir,
-          { fid, cookie, limit, plus, want },
-          { signal: op.signal, apply: (answer) => this.#applyListing(target, fh, fid, cookie, answer.reply) },
+        const { reply } = await handle.life.wait(
+          target.call(
+            'operation',
+            Readdir,
+            { fid, cookie, limit, plus, want },
+            {
+              signal: op.signal,
+              apply: (answer) => this.#applyListing(target, fh, fid, cookie, answer.reply),
+            },
+          ),
         );
         this.#ends.delete(fh);
         const last = reply.entries.at(-1)?.cookie ?? cookie;
@@ -270,7 +286,7 @@ async function whiteoutOf(
   op: Caller,
   target: TargetSession,
 ): Promise<{ whiteoutFid: Fid; uid: number; gid: number }> {
-  return { whiteoutFid: await target.fids.take(), uid: op.uid, gid: op.gid };
+  return { whiteoutFid: await ACROSS_SESSIONS.wait(target.fids.take()), uid: op.uid, gid: op.gid };
 }
 
 /** What a CREATE brings, in its apply(). */

@@ -10,7 +10,7 @@ import type { ClientContext } from '../cache/context.js';
 import { reportWriteError } from '../cache/open_files.js';
 import { type DataLocks, exclusively } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
-import type { TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { LockOperations } from './app_locks.js';
 import type { HeldInodes } from './held_inodes.js';
 import { applyCreate, type NameOperations } from './names.js';
@@ -48,7 +48,8 @@ export class OpenOperations {
     const target = context.targets.of(fid);
     const root = fid === ROOT_FID && !opensForWrite(flags) ? context.attrs.lastKnown(fid) : undefined;
     // Nobody can remove it, so nobody need know that it is open. df(1) opens a mount point before it asks for its space.
-    if (root !== undefined) return context.handles.add(context.handles.newFh(), fid, flags, root, true).fh;
+    if (root !== undefined)
+      return context.handles.add(context.handles.newFh(), fid, flags, root, ACROSS_SESSIONS, true).fh;
     return context.pass(target, op, () => {
       if ((flags & O_TRUNC) === 0) return this.#open(op, target, fid, flags);
       const file = context.files.of(fid);
@@ -56,10 +57,11 @@ export class OpenOperations {
         // What is dirty would only be cut off; but no WRITE may come after the cut.
         context.dropPages(target, file);
         this.#writeBack.dropped(file);
-        await this.#writeBack.flush(target, file);
+        await ACROSS_SESSIONS.wait(this.#writeBack.flush(target, file));
         return this.#open(op, target, fid, flags);
       };
-      return exclusively(op, file, () => this.#locks.truncateUnderLock(op, target, file, 0, cut));
+      const use = { op, life: ACROSS_SESSIONS, target, file };
+      return exclusively(use, () => this.#locks.truncateUnderLock(use, 0, cut));
     });
   }
 
@@ -86,7 +88,7 @@ export class OpenOperations {
         },
       },
     );
-    await opened.wait(call);
+    await ACROSS_SESSIONS.wait(opened.wait(call));
     return fh;
   }
 
@@ -101,7 +103,7 @@ export class OpenOperations {
     const target = context.targets.of(parent);
     return context.pass(target, op, async () => {
       const taken = target.fids.take();
-      const fid = isPromise(taken) ? await taken : taken;
+      const fid = isPromise(taken) ? await ACROSS_SESSIONS.wait(taken) : taken;
       const fh = context.handles.newFh();
       const opened = new Opening(context, target, fh);
       const parentWant = name === undefined ? 0 : context.beliefs.wantParent(target, parent);
@@ -135,7 +137,7 @@ export class OpenOperations {
           },
         },
       );
-      const { reply } = await opened.wait(call);
+      const { reply } = await ACROSS_SESSIONS.wait(opened.wait(call));
       return {
         known: context.beliefs.withValidity(target, reply.attr, name === undefined ? undefined : parent),
         fh,
@@ -201,13 +203,13 @@ class Opening {
       this.#target.close(this.#fh);
       return;
     }
-    this.#context.handles.add(this.#fh, attr.fid, flags & ~ONCE, attr);
+    this.#context.handles.add(this.#fh, attr.fid, flags & ~ONCE, attr, this.#target.session);
     if (isRegular(attr.mode)) this.#context.files.of(attr.fid);
   }
 
   async wait<T>(call: Promise<T>): Promise<T> {
     try {
-      return await call;
+      return await ACROSS_SESSIONS.wait(call);
     } catch (error) {
       this.#abandoned = true;
       // Interrupted in the turn in which it was opened.

@@ -11,6 +11,7 @@
 
 import { FsError } from '../../base/errno.js';
 import { type Fh, type Fid, type LockHandle, type TargetUuid, targetIndexOf } from '../../base/ids.js';
+import { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
 import { CountDown, interruptible } from '../../base/wait.js';
 import type { LockClientCallbacks } from '../../dlm/api.js';
@@ -125,8 +126,12 @@ export class TargetSession {
   grantsUsed = true;
   /** Handles of the active lock: one, or two for a moment when a connection broke at the wrong time. */
   readonly activeHandles = new Set<LockHandle>();
-  /** Grows when all that the target held for us is void. Who waited meanwhile compares. */
-  generation = 0;
+  /** This client as the target knows it, until the target evicts it. Handles, and what is under way, live in it. */
+  session = new Lifetime();
+  /** What cache locks keep true: until an eviction, or an instance that takes no locks over. */
+  cover = new Lifetime(this.session);
+  /** The instance that serves. What it promised, and what it asked for, is void with it. */
+  serving = new Lifetime(this.session);
   lastStatfs: StatfsMessage | undefined;
   /** Extended attributes of the root, as last seen; undefined: never seen. */
   rootXattrs: Map<string, Uint8Array> | undefined;
@@ -226,7 +231,7 @@ export class TargetSession {
       if (!(error instanceof FsError) || error.code !== 'ENOSPC' || this.grantBytes === 0) throw error;
     }
     const offered = this.grantBytes;
-    const { instance, generation } = this;
+    const { serving } = this;
     let taken = 0;
     this.grantBytes = 0;
     try {
@@ -238,7 +243,7 @@ export class TargetSession {
       });
     } finally {
       // Another instance has promised anew.
-      if (this.instance === instance && this.generation === generation) this.grantBytes += offered - taken;
+      if (!serving.isOver) this.grantBytes += offered - taken;
     }
   }
 
@@ -322,11 +327,18 @@ export class TargetSession {
 
   /** Another instance serves: what ends something that it does not have is void. */
   newInstance(): void {
+    const why = new FsError('ECANCELED', 'another instance of the target serves');
+    this.serving.end(why);
+    this.serving = new Lifetime(this.session);
     this.#forgetSession();
     this.appLocks.newInstance();
-    this.requester.failAll(new FsError('ECANCELED', 'another instance of the target serves'), (operation) =>
-      VOID_AFTER_RESTART.has(operation.opcode),
-    );
+    this.requester.failAll(why, (operation) => VOID_AFTER_RESTART.has(operation.opcode));
+  }
+
+  /** The new instance has taken no cache locks over. */
+  locksAreVoid(): void {
+    this.cover.end(new FsError('ECANCELED', 'the new instance of the target takes no locks over'));
+    this.cover = new Lifetime(this.session);
   }
 
   /** The target has thrown this client out, which is another one from now on. Calls end, but for those that need not. */
@@ -337,7 +349,10 @@ export class TargetSession {
       this.losses?.push({ bytes: lostBytes, operations: uncommitted, why: error.message });
     }
     if (this.evictions.length > EVICTIONS_MAX) this.evictions.shift();
-    this.generation += 1;
+    this.session.end(error);
+    this.session = new Lifetime();
+    this.cover = new Lifetime(this.session);
+    this.serving = new Lifetime(this.session);
     this.#forgetSession();
     this.replays.clear();
     this.lastStatfs = undefined;
@@ -360,6 +375,9 @@ export class TargetSession {
     answered.catch((error: unknown) => log('%s: %s', what, error));
   }
 }
+
+/** For an operation by name, or one that drops what is not true any more: the session that comes next goes on with it. */
+export const ACROSS_SESSIONS = new Lifetime();
 
 /** The targets of a filesystem, by the index in their FIDs. */
 export class Targets {
