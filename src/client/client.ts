@@ -1,43 +1,28 @@
 /**
  * startClient(): puts the parts of a client together, connects, and hands out the filesystem (api.ts).
  *
- * What belongs to whom: ClientContext the caches and tables, TargetSession the calls and locks of one target, Import its connection,
- * the operation classes what each system call does. This file wires them and answers what the server asks.
+ * What belongs to whom: ClientContext the caches and tables, Membership one target with its session and its connection, the operation
+ * classes what each system call does.
  */
 
 import { FsError } from '../base/errno.js';
-import type { ClientUuid, Fid, Transno } from '../base/ids.js';
-import { onAbort } from '../base/wait.js';
-import type { Frame, Link } from '../rpc/api.js';
-import { Service } from '../rpc/service.js';
-import type { Runtime, Timer } from '../runtime/ports.js';
-import { Bast, Cast, Glimpse, Gone, Nameless } from '../wire/lock.js';
-import { Evicted } from '../wire/session.js';
+import type { Fid } from '../base/ids.js';
+import type { Runtime } from '../runtime/ports.js';
 import type { ClientOptions, ClientStatus, FsClient } from './api.js';
 import { ClientContext } from './cache/context.js';
 import { DataLocks } from './io/io_lock.js';
-import { releaseLock } from './io/lock_release.js';
 import { Reader } from './io/readahead.js';
 import { WriteBack } from './io/write_back.js';
 import { depart, describeLoss } from './lifecycle/departure.js';
-import { Drain } from './lifecycle/drain.js';
-import { Import, type ImportEvents } from './lifecycle/import.js';
+import { FirstConnect } from './lifecycle/first_connect.js';
+import { Membership } from './membership.js';
 import { LockOperations } from './operations/app_locks.js';
 import { AttrOperations } from './operations/attrs.js';
 import { DataOperations } from './operations/data.js';
 import { HeldInodes } from './operations/held_inodes.js';
 import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
-import { TargetSession } from './session/target_session.js';
-
-/** One target with what drives it. */
-interface Member {
-  readonly target: TargetSession;
-  readonly connection: Import;
-  readonly drain: Drain;
-}
-
-const NO_TRANSNO = 0 as Transno;
+import { type ClientIdentity, newIdentity } from './session/identity.js';
 
 /**
  * Waits without limit once a server has answered, even if it goes away then: that is an upgrade, or a recovery.
@@ -51,84 +36,54 @@ export async function startClient(runtime: Runtime, options: ClientOptions): Pro
 }
 
 class Client {
-  readonly #runtime: Runtime;
   readonly #options: ClientOptions;
-  readonly #uuid: ClientUuid;
+  readonly #identity: ClientIdentity;
   readonly #context: ClientContext;
   readonly #writeBack: WriteBack;
   readonly #locks: DataLocks;
   readonly #data: DataOperations;
   readonly #appLocks: LockOperations;
   readonly #held: HeldInodes;
-  readonly #members: Member[] = [];
-  readonly #service = new Service<Member>();
+  /** There is one target for now. */
+  readonly #member: Membership;
+  readonly #first: FirstConnect;
   #unmounting: Promise<void> | undefined;
 
   constructor(runtime: Runtime, options: ClientOptions) {
-    this.#runtime = runtime;
     this.#options = options;
-    this.#uuid = runtime.rng.uuid() as ClientUuid;
+    this.#identity = newIdentity(runtime.rng);
     this.#context = new ClientContext(runtime, options);
     this.#writeBack = new WriteBack(this.#context);
     this.#locks = new DataLocks(this.#context);
     this.#data = new DataOperations(this.#context, this.#locks, new Reader(this.#context), this.#writeBack);
     this.#appLocks = new LockOperations(this.#context);
     this.#held = new HeldInodes(this.#context, this.#writeBack);
-    this.#answerServer();
+    this.#first = new FirstConnect(this.#context);
+    this.#member = new Membership(
+      {
+        context: this.#context,
+        writeBack: this.#writeBack,
+        data: this.#data,
+        appLocks: this.#appLocks,
+        held: this.#held,
+      },
+      this.#identity,
+      this.#first,
+    );
   }
 
   /** Connects to the one target there is for now. */
-  connect(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const { connectTimeoutMs, signal } = this.#options;
-      if (signal?.aborted) {
-        reject(signal.reason);
-        return;
-      }
-      let timer: Timer | undefined;
-      let why = 'no server answered';
-      let hasAnswered = false;
-      const told = new Set<string>();
-      const give = (error: Error): void => {
-        timer?.cancel();
-        unlisten();
-        this.#writeBack.stop();
-        void member.connection.stop().then(() => reject(error));
-      };
-      const unlisten = onAbort(signal, () => give(signal?.reason));
-      if (connectTimeoutMs !== undefined) {
-        timer = this.#runtime.timers.after(connectTimeoutMs, () => {
-          const seconds = connectTimeoutMs / 1000;
-          give(new FsError('ETIMEDOUT', `${why} within ${seconds} s (${this.#addresses()})`));
-        });
-      }
-      let isReady = false;
-      const member = this.#addMember({
-        ready: () => {
-          isReady = true;
-          timer?.cancel();
-          unlisten();
-          resolve();
-        },
-        answered: (reason) => {
-          if (isReady || hasAnswered) return;
-          // There is a filesystem, being upgraded or recovering: its clients wait for it as long as it takes.
-          hasAnswered = true;
-          timer?.cancel();
-          this.#options.onState?.(`waits for the server: ${reason}`);
-        },
-        refused: (error, final) => {
-          if (isReady) return;
-          why = `no server took the mount (${error.message})`;
-          if (final) give(error);
-          else if (!hasAnswered && !told.has(error.message)) {
-            told.add(error.message);
-            this.#options.onTrouble?.(error.message);
-          }
-        },
-      });
-      member.connection.start();
-    });
+  async connect(): Promise<void> {
+    this.#first.start();
+    const { connection } = this.#member;
+    connection.start();
+    try {
+      await this.#first.ready;
+    } catch (error) {
+      this.#writeBack.stop();
+      await connection.stop();
+      throw error;
+    }
   }
 
   filesystem(): FsClient {
@@ -182,86 +137,22 @@ class Client {
     };
   }
 
-  #addresses(): string {
-    return this.#options.addresses.map(({ host, port }) => `${host}:${port}`).join(', ');
-  }
-
-  #addMember(events: Omit<ImportEvents, 'incoming'>): Member {
-    const context = this.#context;
-    const target = new TargetSession(
-      this.#runtime,
-      context.kept,
-      {
-        release: (lock) => releaseLock(context, this.#writeBack, target, lock),
-        gone: (type, fid) => {
-          const file = type === 'data' ? context.files.get(fid) : undefined;
-          if (file !== undefined) context.forgetFileIfUnused(target, file);
-        },
-      },
-      this.#options.maxLocks,
-    );
-    const connection = new Import(context, target, this.#writeBack, this.#uuid, {
-      ...events,
-      incoming: (link: Link, frame: Frame) =>
-        this.#service.dispatch(member, link, frame, { lastCommitted: () => NO_TRANSNO }),
-    });
-    const drain = new Drain(context, target, this.#writeBack, () => connection.drained());
-    const member: Member = { target, connection, drain };
-    context.targets.add(target);
-    this.#members.push(member);
-    return member;
-  }
-
-  /** BAST, CAST, GLIMPSE, NAMELESS, GONE and EVICTED, each in the order of the frames. */
-  #answerServer(): void {
-    const nothing = { reply: {} };
-    this.#service.on(Bast, ({ target, connection, drain }, { handle, type }) => {
-      if (type === 'active') {
-        connection.sawActive(handle);
-        drain.start();
-      } else {
-        target.locks.called(handle);
-      }
-      return nothing;
-    });
-    this.#service.on(Cast, ({ target }, { handle, errno }) => {
-      this.#appLocks.cast(target, handle, errno);
-      return nothing;
-    });
-    this.#service.on(Glimpse, ({ target }, { fid }) => {
-      const seen = this.#data.glimpse(target, fid);
-      if (seen === undefined) throw new FsError('ENOENT', 'the lock was given back');
-      return { reply: seen };
-    });
-    this.#service.on(Nameless, async (_member, { fids }) => {
-      return { reply: { held: await this.#held.nameless(fids) } };
-    });
-    this.#service.on(Gone, ({ target }, { fids }) => {
-      for (const fid of fids) this.#held.gone(target, fid);
-      return nothing;
-    });
-    this.#service.on(Evicted, ({ connection }, { reason }) => {
-      connection.evicted(reason);
-      return nothing;
-    });
-  }
-
   /** Every byte to the servers, every lock back, goodbye. */
   async #unmount(): Promise<void> {
     const patienceMs = this.#options.leavePatienceMs;
     const departing = { context: this.#context, writeBack: this.#writeBack, patienceMs };
-    const losses = await Promise.all(this.#members.map((member) => depart({ ...departing, ...member })));
+    const { target, connection, drain } = this.#member;
+    const loss = await depart({ ...departing, target, connection, drain });
     this.#writeBack.stop();
-    const lost = losses.filter((loss) => loss !== undefined).map(describeLoss);
-    if (lost.length > 0) throw new FsError('EIO', `unmounted, but ${lost.join('; ')}`);
+    if (loss !== undefined) throw new FsError('EIO', `unmounted, but ${describeLoss(loss)}`);
   }
 
   #status(): ClientStatus {
     const context = this.#context;
     return {
-      uuid: this.#uuid,
+      uuid: this.#identity.uuid,
       softwareVersion: this.#options.softwareVersion,
-      targets: this.#members.map(({ target, connection }) => ({
+      targets: [this.#member].map(({ target, connection }) => ({
         index: target.index,
         label: target.label,
         address: connection.address,

@@ -20,6 +20,7 @@ import { DrainProgress } from '../../wire/admin.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import type { TargetSession } from '../session/target_session.js';
+import type { Import } from './import.js';
 
 const log = logger('client:drain');
 
@@ -34,16 +35,21 @@ export class Drain {
   readonly #target: TargetSession;
   readonly #writeBack: WriteBack;
   /** The active lock was given back: the import asks for it again. */
-  readonly #drained: () => void;
+  readonly #connection: Pick<Import, 'drained'>;
   /** Of the session that began it: of another one it is void, and ends at its next step. */
   #running: Promise<void> | undefined;
   #serving: Lifetime | undefined;
 
-  constructor(context: ClientContext, target: TargetSession, writeBack: WriteBack, drained: () => void) {
+  constructor(
+    context: ClientContext,
+    target: TargetSession,
+    writeBack: WriteBack,
+    connection: Pick<Import, 'drained'>,
+  ) {
     this.#context = context;
     this.#target = target;
     this.#writeBack = writeBack;
-    this.#drained = drained;
+    this.#connection = connection;
   }
 
   /** The active lock was called back. Said again after a reconnect: one drain is enough. */
@@ -92,7 +98,7 @@ export class Drain {
       target.activeHandles.clear();
       log('done: %d cache locks given back', handles.length);
       this.#context.options.onState?.('drained: waiting for the server to come back', 'drained');
-      this.#drained();
+      this.#connection.drained();
     } finally {
       stopProgress();
     }

@@ -6,7 +6,6 @@
  */
 
 import { FsError } from '../../base/errno.js';
-import type { ClientUuid, LockHandle } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { Frame, Link } from '../../rpc/api.js';
 import { FrameLink } from '../../rpc/link.js';
@@ -24,6 +23,7 @@ import {
 import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import { Attempt } from '../session/attempt.js';
+import type { ClientIdentity } from '../session/identity.js';
 import {
   type ImportEffect,
   type ImportEvent,
@@ -42,11 +42,16 @@ const HISTORY_MAX = 16;
 /** A user whose mount waits longer for the server is told. */
 const SAID_AFTER_MS = 5000;
 
-export interface ImportEvents {
+/** Who handles what the server asks. */
+export interface ImportOwner {
   /** Requests and notices of the server. */
   incoming(link: Link, frame: Frame): void;
+}
+
+/** Who waits for the target. */
+export interface ImportEvents {
   /** The target may be used for the first time. */
-  ready(): void;
+  usable(): void;
   /** A server was reached and said what to wait for. */
   answered(reason: string): void;
   /** Whoever was reached refused. @param final trying again will not help. */
@@ -57,17 +62,16 @@ export class Import {
   readonly #context: ClientContext;
   readonly #target: TargetSession;
   readonly #writeBack: WriteBack;
-  readonly #uuid: ClientUuid;
-  /** Shows the target that this is the client whose UUID it names. */
-  readonly #secret: string;
+  readonly #identity: ClientIdentity;
   readonly #events: ImportEvents;
+  readonly #owner: ImportOwner;
   #state: ImportState = INITIAL;
   readonly #history: { state: string; atMs: number }[] = [];
   readonly #queue: ImportEvent[] = [];
   #handling = false;
   /** Instance this client has an export with; undefined: none. */
   #instance: number | undefined;
-  #connCount = 0;
+  #connCount: number;
   #addressIndex = 0;
   #attempt: Attempt | undefined;
   #connecting: AbortController | undefined;
@@ -81,15 +85,18 @@ export class Import {
     context: ClientContext,
     target: TargetSession,
     writeBack: WriteBack,
-    uuid: ClientUuid,
+    identity: ClientIdentity,
     events: ImportEvents,
+    owner: ImportOwner,
   ) {
     this.#context = context;
     this.#target = target;
     this.#writeBack = writeBack;
-    this.#uuid = uuid;
-    this.#secret = context.runtime.rng.uuid();
+    this.#identity = identity;
+    this.#connCount = identity.connCount;
+    this.#instance = identity.instance;
     this.#events = events;
+    this.#owner = owner;
   }
 
   get state(): ImportState['name'] {
@@ -270,7 +277,7 @@ export class Import {
     target.sendDeferred();
     if (this.#wasReady) return;
     this.#wasReady = true;
-    this.#events.ready();
+    this.#events.usable();
   }
 
   /** One step of recovery: its end is an event of this epoch, its failure ends the connection. */
@@ -301,11 +308,6 @@ export class Import {
       { type: 'active', mode: 'PR' },
       { connectionOnly: true, apply: ({ reply }) => void activeHandles.add(reply.handle) },
     );
-  }
-
-  /** A BAST for the active lock names a handle whose grant we may not have seen. */
-  sawActive(handle: LockHandle): void {
-    this.#target.activeHandles.add(handle);
   }
 
   #connect(epoch: number, tried: number): void {
@@ -383,7 +385,7 @@ export class Import {
   }
 
   #frame(attempt: Attempt, frame: Frame): void {
-    if (frame.header.kind !== KIND.reply) this.#events.incoming(attempt.link, frame);
+    if (frame.header.kind !== KIND.reply) this.#owner.incoming(attempt.link, frame);
     else if (attempt.reply === undefined) attempt.answer(frame);
     else this.#target.requester.reply(frame);
   }
@@ -411,7 +413,7 @@ export class Import {
     const { name, softwareVersion } = context.options;
     const known = this.#instance !== undefined;
     return {
-      uuid: this.#uuid,
+      uuid: this.#identity.uuid,
       name,
       protocolMin: PROTOCOL_MIN,
       protocolMax: PROTOCOL_MAX,
@@ -424,7 +426,7 @@ export class Import {
       lastTransno: known ? target.replays.lastExecuted : undefined,
       hasMoreThanOpens: recovery.hasMoreThanOpens(context, target),
       grantsInUse: known ? recovery.grantsInUse(context, target) : undefined,
-      secret: this.#secret,
+      secret: this.#identity.secret,
     };
   }
 

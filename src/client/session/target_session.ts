@@ -42,6 +42,7 @@ import { type ConnectReply, FEATURE, GetFids, Ping } from '../../wire/session.js
 import { AppLocks } from './app_lock_table.js';
 import { FidPool } from './fid_pool.js';
 import { Gate } from './gate.js';
+import type { ClientIdentity } from './identity.js';
 import type { KeptMemory } from './kept_memory.js';
 import { ReplayList } from './replay_list.js';
 
@@ -102,6 +103,13 @@ export interface Loss {
   readonly why: string;
 }
 
+export interface TargetSessionOptions {
+  readonly runtime: { readonly timers: Timers; readonly clock: Clock };
+  readonly kept: KeptMemory;
+  /** Cache locks. Default 100,000. */
+  readonly maxLocks?: number | undefined;
+}
+
 export class TargetSession {
   readonly requester: Requester;
   /** What the target would have to execute again after a crash. */
@@ -155,19 +163,15 @@ export class TargetSession {
   #deferred: (() => void)[] = [];
 
   constructor(
-    { timers, clock }: { readonly timers: Timers; readonly clock: Clock },
-    kept: KeptMemory,
-    locks: Pick<LockClientCallbacks, 'release' | 'gone'>,
-    maxLocks: number = LOCKS_MAX,
+    { runtime, kept, maxLocks = LOCKS_MAX }: TargetSessionOptions,
+    { nextXid }: Pick<ClientIdentity, 'nextXid'>,
+    locks: LockClientCallbacks,
   ) {
-    this.#timers = timers;
-    this.gate = new Gate(clock);
+    this.#timers = runtime.timers;
+    this.gate = new Gate(runtime.clock);
     this.replays = new ReplayList(kept);
-    this.requester = new Requester({ observer: this.replays });
-    this.locks = new LockClient({
-      callbacks: { ...locks, cancel: (handles) => this.cancel(handles) },
-      maxLocks,
-    });
+    this.requester = new Requester({ firstXid: nextXid, observer: this.replays });
+    this.locks = new LockClient({ callbacks: locks, maxLocks });
     this.fids = new FidPool(async () => (await this.call('closing', GetFids, {})).reply);
   }
 

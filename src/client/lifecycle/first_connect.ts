@@ -1,0 +1,80 @@
+/**
+ * The wait of a mount for its target. It ends when the target may be used, when nobody has answered within the limit, when a server
+ * refuses for good, or when the caller gives up.
+ *
+ * A server that has answered is one that is being upgraded, or that recovers: the mount waits for it without limit.
+ */
+
+import { FsError } from '../../base/errno.js';
+import { Deferred, onAbort } from '../../base/wait.js';
+import type { Timer } from '../../runtime/ports.js';
+import type { ClientContext } from '../cache/context.js';
+import type { ImportEvents } from './import.js';
+
+export class FirstConnect implements ImportEvents {
+  readonly #context: ClientContext;
+  /** Rejects with the reason when the mount is given up. */
+  readonly #ready = new Deferred<void>();
+  readonly ready = this.#ready.promise;
+  /** What servers have said so far: each is told once. */
+  readonly #told = new Set<string>();
+  #unlisten = (): void => undefined;
+  #limit: Timer | undefined;
+  #why = 'no server answered';
+  #state: 'unanswered' | 'answered' | 'over' = 'unanswered';
+
+  constructor(context: ClientContext) {
+    this.#context = context;
+  }
+
+  /** The limit begins. @throws the reason of options.signal if it has aborted. */
+  start(): void {
+    const { runtime, options } = this.#context;
+    const { connectTimeoutMs, signal } = options;
+    signal?.throwIfAborted();
+    this.#unlisten = onAbort(signal, () => this.#giveUp(signal?.reason));
+    if (connectTimeoutMs === undefined) return;
+    this.#limit = runtime.timers.after(connectTimeoutMs, () => this.#late(connectTimeoutMs / 1000));
+  }
+
+  // ImportEvents.
+
+  usable(): void {
+    this.#end();
+    this.#ready.resolve();
+  }
+
+  answered(reason: string): void {
+    if (this.#state !== 'unanswered') return;
+    this.#state = 'answered';
+    this.#limit?.cancel();
+    this.#context.options.onState?.(`waits for the server: ${reason}`);
+  }
+
+  refused(error: FsError, final: boolean): void {
+    if (this.#state === 'over') return;
+    this.#why = `no server took the mount (${error.message})`;
+    if (final) {
+      this.#giveUp(error);
+    } else if (this.#state === 'unanswered' && !this.#told.has(error.message)) {
+      this.#told.add(error.message);
+      this.#context.options.onTrouble?.(error.message);
+    }
+  }
+
+  #late(seconds: number): void {
+    const addresses = this.#context.options.addresses.map(({ host, port }) => `${host}:${port}`).join(', ');
+    this.#giveUp(new FsError('ETIMEDOUT', `${this.#why} within ${seconds} s (${addresses})`));
+  }
+
+  #giveUp(error: Error): void {
+    this.#end();
+    this.#ready.reject(error);
+  }
+
+  #end(): void {
+    this.#state = 'over';
+    this.#limit?.cancel();
+    this.#unlisten();
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * Membership: one target of a client with all that drives it. It hears by name what the target's server asks (ServerRequests) and
+ * what the lock client wants done (LockClientCallbacks), and passes it on to the session, the import, the drain or an operation class.
+ *
+ * What the server asks is handled in the order of its frames.
+ */
+
+import { FsError } from '../base/errno.js';
+import type { Fid, LockHandle, Transno } from '../base/ids.js';
+import type { MaybePromise } from '../base/maybe_promise.js';
+import type { CachedLock, LockClientCallbacks } from '../dlm/api.js';
+import type { Frame, Link } from '../rpc/api.js';
+import { Service } from '../rpc/service.js';
+import { Bast, Cast, Glimpse, Gone, Nameless } from '../wire/lock.js';
+import type { ReplyOf, RequestOf } from '../wire/operation.js';
+import { Evicted } from '../wire/session.js';
+import type { ClientContext } from './cache/context.js';
+import { releaseLock } from './io/lock_release.js';
+import type { WriteBack } from './io/write_back.js';
+import { Drain } from './lifecycle/drain.js';
+import { Import, type ImportEvents, type ImportOwner } from './lifecycle/import.js';
+import type { LockOperations } from './operations/app_locks.js';
+import type { DataOperations } from './operations/data.js';
+import type { HeldInodes } from './operations/held_inodes.js';
+import type { ClientIdentity } from './session/identity.js';
+import { TargetSession } from './session/target_session.js';
+
+const NO_TRANSNO = 0 as Transno;
+const EMPTY = { reply: {} } as const;
+
+/** Who answers what a server asks. */
+export interface ServerRequests {
+  bast(notice: RequestOf<typeof Bast>): void;
+  cast(notice: RequestOf<typeof Cast>): void;
+  glimpse(request: RequestOf<typeof Glimpse>): ReplyOf<typeof Glimpse>;
+  nameless(request: RequestOf<typeof Nameless>): Promise<ReplyOf<typeof Nameless>>;
+  inodesGone(notice: RequestOf<typeof Gone>): void;
+  evicted(notice: RequestOf<typeof Evicted>): void;
+}
+
+function serverRequestService(): Service<ServerRequests> {
+  const service = new Service<ServerRequests>();
+  service.on(Bast, (member, notice) => {
+    member.bast(notice);
+    return EMPTY;
+  });
+  service.on(Cast, (member, notice) => {
+    member.cast(notice);
+    return EMPTY;
+  });
+  service.on(Glimpse, (member, request) => ({ reply: member.glimpse(request) }));
+  service.on(Nameless, async (member, request) => ({ reply: await member.nameless(request) }));
+  service.on(Gone, (member, notice) => {
+    member.inodesGone(notice);
+    return EMPTY;
+  });
+  service.on(Evicted, (member, notice) => {
+    member.evicted(notice);
+    return EMPTY;
+  });
+  return service;
+}
+
+export interface MembershipParts {
+  readonly context: ClientContext;
+  readonly writeBack: WriteBack;
+  readonly data: DataOperations;
+  readonly appLocks: LockOperations;
+  readonly held: HeldInodes;
+}
+
+export class Membership implements ServerRequests, LockClientCallbacks, ImportOwner {
+  readonly target: TargetSession;
+  readonly connection: Import;
+  readonly drain: Drain;
+  readonly #parts: MembershipParts;
+  readonly #service = serverRequestService();
+
+  constructor(parts: MembershipParts, identity: ClientIdentity, events: ImportEvents) {
+    const { context, writeBack } = parts;
+    this.#parts = parts;
+    const { runtime, kept, options } = context;
+    this.target = new TargetSession({ runtime, kept, maxLocks: options.maxLocks }, identity, this);
+    this.connection = new Import(context, this.target, writeBack, identity, events, this);
+    this.drain = new Drain(context, this.target, writeBack, this.connection);
+    context.targets.add(this.target);
+  }
+
+  // ImportOwner.
+
+  incoming(link: Link, frame: Frame): void {
+    this.#service.dispatch(this, link, frame, { lastCommitted: () => NO_TRANSNO });
+  }
+
+  // ServerRequests.
+
+  bast({ handle, type }: RequestOf<typeof Bast>): void {
+    if (type !== 'active') {
+      this.target.locks.called(handle);
+      return;
+    }
+    // Its grant may not have been seen yet.
+    this.target.activeHandles.add(handle);
+    this.drain.start();
+  }
+
+  cast({ handle, errno }: RequestOf<typeof Cast>): void {
+    this.#parts.appLocks.cast(this.target, handle, errno);
+  }
+
+  glimpse({ fid }: RequestOf<typeof Glimpse>): ReplyOf<typeof Glimpse> {
+    const seen = this.#parts.data.glimpse(this.target, fid);
+    if (seen === undefined) throw new FsError('ENOENT', 'the lock was given back');
+    return seen;
+  }
+
+  async nameless({ fids }: RequestOf<typeof Nameless>): Promise<ReplyOf<typeof Nameless>> {
+    return { held: await this.#parts.held.nameless(fids) };
+  }
+
+  inodesGone({ fids }: RequestOf<typeof Gone>): void {
+    for (const fid of fids) this.#parts.held.gone(this.target, fid);
+  }
+
+  evicted({ reason }: RequestOf<typeof Evicted>): void {
+    this.connection.evicted(reason);
+  }
+
+  // LockClientCallbacks.
+
+  release(lock: CachedLock): MaybePromise<void> {
+    return releaseLock(this.#parts.context, this.#parts.writeBack, this.target, lock);
+  }
+
+  gone(type: 'inode' | 'data', fid: Fid): void {
+    const { context } = this.#parts;
+    const file = type === 'data' ? context.files.get(fid) : undefined;
+    if (file !== undefined) context.forgetFileIfUnused(this.target, file);
+  }
+
+  cancel(handles: readonly LockHandle[]): void {
+    this.target.cancel(handles);
+  }
+}
