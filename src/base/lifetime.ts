@@ -30,6 +30,11 @@ export class Lifetime {
     return this.endedBy !== undefined;
   }
 
+  /** It was ended, and not only what it is within. */
+  get isOverAlone(): boolean {
+    return this.#why !== undefined;
+  }
+
   end(why: FsError): void {
     this.#why ??= this.endedBy ?? why;
   }

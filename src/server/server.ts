@@ -7,6 +7,7 @@
 
 import { ByteBudget } from '../base/budget.js';
 import { FsError } from '../base/errno.js';
+import type { ClientUuid } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import type { NoticeKind } from '../base/notices.js';
 import { SlabPool } from '../base/slab_pool.js';
@@ -42,7 +43,7 @@ import { endRequests, evict, forgetPrevious, forgotPrevious, removePrevious } fr
 import { lockServerOf } from './target/lock_server.js';
 import { sweepOrphans } from './target/orphans.js';
 import type { ServedCall } from './target/served_call.js';
-import { ServedTarget } from './target/served_target.js';
+import { ServedTarget, type TargetEvents } from './target/served_target.js';
 import { ServingTime } from './target/serving_time.js';
 import { decideStart, type GateDecision } from './target/version_gate.js';
 
@@ -118,7 +119,7 @@ interface Found {
   readonly previous: Superblock;
 }
 
-export class Server implements ServerView, AdminCommands {
+export class Server implements ServerView, AdminCommands, TargetEvents {
   readonly runtime: Runtime;
   readonly settings: ServerSettings;
   readonly time: ServingTime;
@@ -234,7 +235,7 @@ export class Server implements ServerView, AdminCommands {
     } catch (error) {
       const failure = await startFailed(store, previous, softwareVersion, error);
       this.#recovery?.abandon();
-      if (this.#target !== undefined) this.#target.stopped = true;
+      this.#target?.stop();
       this.#target = undefined;
       this.#setState('standby');
       await store.close();
@@ -248,12 +249,8 @@ export class Server implements ServerView, AdminCommands {
     decision: GateDecision & { readonly start: true },
     { known, recovers, previous }: Found,
   ): void {
-    const target = new ServedTarget(this.runtime, this.time, store, this.settings, lockServerOf);
+    const target = new ServedTarget(this.runtime, this.time, store, this.settings, this, lockServerOf);
     this.#target = target;
-    target.clientLeaves = (uuid) => this.#recovery?.leaves(uuid);
-    target.clientGone = (uuid) => this.#recovery?.gone(uuid);
-    target.clientEvicted = (text) => this.#say(text, 'evicted');
-    target.says = (kind, text) => this.#say(text, kind);
     // Also tells the target how far FIDs were handed out before.
     target.allocateFids();
     void store.failed.then((cause) => this.#fail(cause));
@@ -263,6 +260,24 @@ export class Server implements ServerView, AdminCommands {
       if (decision.previousClients === 'evict') forgotPrevious(target, known, decision.reason);
       this.#active();
     }
+  }
+
+  // TargetEvents.
+
+  clientLeaves(uuid: ClientUuid): void {
+    this.#recovery?.leaves(uuid);
+  }
+
+  clientGone(uuid: ClientUuid): void {
+    this.#recovery?.gone(uuid);
+  }
+
+  clientEvicted(text: string): void {
+    this.#say(text, 'evicted');
+  }
+
+  says(kind: NoticeKind, text: string): void {
+    this.#say(text, kind);
   }
 
   status(page?: StatusRequest): StatusReply {
@@ -277,7 +292,7 @@ export class Server implements ServerView, AdminCommands {
   shutdown(options: { readonly drainTimeoutMs?: number | undefined } = {}): Promise<ShutdownEnd> {
     if (this.#shutdown !== undefined) return this.#shutdown.join(options.drainTimeoutMs);
     const target = this.#target;
-    if (target === undefined || target.stopped) return this.stop().then(() => 'clean');
+    if (target === undefined || target.life.isOver) return this.stop().then(() => 'clean');
     this.#setState('draining');
     const timeoutMs = options.drainTimeoutMs ?? this.settings.drainTimeoutMs;
     const shutdown = new ControlledShutdown(target, this.#recovery, timeoutMs, {
@@ -310,7 +325,7 @@ export class Server implements ServerView, AdminCommands {
    */
   evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string } {
     const target = this.#target;
-    if (target === undefined || target.stopped) throw new FsError('ENOENT', 'the server is not active');
+    if (target === undefined || target.life.isOver) throw new FsError('ENOENT', 'the server is not active');
     const away = this.#recovery?.isOpen === true ? this.#recovery.missing() : [];
     const found = findClient([...target.exports, ...away], idOrName);
     const client = target.exports.get(found.uuid);
@@ -433,7 +448,7 @@ export class Server implements ServerView, AdminCommands {
   }
 
   #shutdownEnded(how: ShutdownEnd): void {
-    if (how !== 'cancelled' || this.#target?.stopped === true) return;
+    if (how !== 'cancelled' || this.#target?.life.isOver === true) return;
     this.#shutdown = undefined;
     this.#say('the shutdown was taken back');
     this.#setState('active');
@@ -442,7 +457,7 @@ export class Server implements ServerView, AdminCommands {
 
   /** Connections end in order, then the devices are free. */
   async #release(target: ServedTarget | undefined): Promise<void> {
-    if (target !== undefined) target.stopped = true;
+    target?.stop();
     this.#liveness.stop();
     this.time.stop();
     this.connectWait.over();
@@ -466,7 +481,8 @@ export class Server implements ServerView, AdminCommands {
 
   /** The target cannot commit any more: nothing may be answered as if it could. */
   #fail(cause: Error): void {
-    if (this.#failure !== undefined || this.#target?.stopped === true || this.#state === 'stopped') return;
+    if (this.#failure !== undefined || this.#target?.life.isOver === true || this.#state === 'stopped')
+      return;
     this.#failure = cause;
     this.#say(`stops: ${cause.message}`);
     this.stop().catch((error: unknown) => log('stopping after a failure: %O', error));

@@ -18,7 +18,7 @@ const CLIENT_MAX_BYTES = 2048;
 export function statusOf(server: ServerView, startedMs: number, page?: StatusRequest): StatusReply {
   const now = server.runtime.clock.nowMs();
   const { target, settings, state } = server;
-  const space = target?.stopped === false ? target.store.statfs() : undefined;
+  const space = target?.life.isOver === false ? target.store.statfs() : undefined;
   const all = target === undefined ? [] : present(server, target);
   const shown = target === undefined ? NO_PAGE : pageOf(server, target, all, now, startedMs, page ?? {});
   return {
@@ -36,7 +36,7 @@ export function statusOf(server: ServerView, startedMs: number, page?: StatusReq
     lastTransno: target?.store.lastTransno ?? 0,
     lastCommitted: target?.store.lastCommitted ?? 0,
     evicted: target?.exports.evicted() ?? [],
-    orphans: target?.stopped === false ? target.store.orphans().length : 0,
+    orphans: target?.life.isOver === false ? target.store.orphans().length : 0,
     pid: settings.pid,
     recovery: server.recovery?.status(),
     metaUnusedBytes: target?.store.unusedBytes.meta || undefined,

@@ -4,11 +4,12 @@
  *
  * Invariants:
  * - At most one link at a time; frames of any other are dropped.
- * - Once goneReason is set (evicted, or said goodbye) nothing is executed for it any more, and it is in no table.
+ * - Once its life is over (evicted, or said goodbye) nothing is executed for it any more, and it is in no table.
  */
 
 import type { FsError } from '../../base/errno.js';
 import type { ClientUuid, Fh, Fid, LockHandle, Transno, Xid } from '../../base/ids.js';
+import { Lifetime } from '../../base/lifetime.js';
 import { CountDown } from '../../base/wait.js';
 import type { Frame, Link, RequesterApi } from '../../rpc/api.js';
 import type { Timer } from '../../runtime/ports.js';
@@ -84,7 +85,8 @@ export class ClientExport {
   recovering = false;
   /** The instance it recovered from. It may say so once more: the end of its recovery may not have reached it. */
   recoveredFrom: number | undefined;
-  goneReason: string | undefined;
+  /** Ends when it is evicted or says goodbye, and with the target. */
+  readonly life: Lifetime;
 
   /** Changed by OpenTable only. */
   readonly opens = new Map<Fh, OpenHandle>();
@@ -124,7 +126,15 @@ export class ClientExport {
   lastTransno = 0 as Transno;
   progress: DrainProgressReport | undefined;
 
-  constructor(identity: ExportIdentity, requester: RequesterApi, nowMs: number, kept: KeptFrames) {
+  /** @param target its life. */
+  constructor(
+    identity: ExportIdentity,
+    requester: RequesterApi,
+    nowMs: number,
+    kept: KeptFrames,
+    target: Lifetime,
+  ) {
+    this.life = new Lifetime(target);
     this.kept = kept;
     this.uuid = identity.uuid;
     this.secret = identity.secret;

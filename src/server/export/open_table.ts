@@ -26,7 +26,7 @@ export class OpenTable {
    * @throws FsError EPROTO when the handle is in use for another inode, EMFILE past the limit, ESHUTDOWN when evicted.
    */
   add(client: ClientExport, fh: Fh, fid: Fid, flags: number): void {
-    if (client.goneReason !== undefined) throw new FsError('ESHUTDOWN', client.goneReason);
+    client.life.check();
     const known = client.opens.get(fh);
     if (known !== undefined) {
       if (known.fid !== fid) throw new FsError('EPROTO', `handle ${fh} is in use for another inode`);

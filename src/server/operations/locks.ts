@@ -115,7 +115,6 @@ export function cancel(
   const { client, target } = call;
   for (const handle of request.handles) noteCancelled(client, handle);
   target.locks.cancel(client.uuid, request.handles);
-  target.clientCancelled(client);
   return { reply: {} };
 }
 

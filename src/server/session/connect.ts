@@ -245,7 +245,13 @@ function isAllDurable(target: ServedTarget, { lastTransno }: ConnectRequest): bo
 }
 
 function newExport(target: ServedTarget, request: ConnectRequest): ClientExport {
-  const client = new ClientExport(request, new Requester(), target.runtime.clock.nowMs(), target.kept);
+  const client = new ClientExport(
+    request,
+    new Requester(),
+    target.runtime.clock.nowMs(),
+    target.kept,
+    target.life,
+  );
   target.exports.add(client);
   return client;
 }

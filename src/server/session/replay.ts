@@ -129,7 +129,7 @@ function execute(
   frame: Frame,
   done: () => void,
 ): void {
-  if (client.goneReason !== undefined || target.stopped) {
+  if (client.life.isOver) {
     done();
     return;
   }
@@ -139,7 +139,7 @@ function execute(
     const { errno = 0 } = call;
     // A later replay of the same client counts as executed by its transno alone.
     if (errno === 0 && transno > client.lastTransno) client.lastTransno = transno;
-    if (errno !== 0 && !target.stopped) {
+    if (errno !== 0 && !target.life.isOver) {
       evict(
         target,
         client,

@@ -73,7 +73,7 @@ export class Session implements LinkEvents, FrameSource {
     this.link.welcome();
     if (client.disconnectedAtMs !== undefined) {
       const seconds = ((this.#server.time.nowMs() - client.disconnectedAtMs) / 1000).toFixed(1);
-      this.#server.target?.says('back', `client ${client.label} is back after ${seconds} s`);
+      this.#server.target?.events.says('back', `client ${client.label} is back after ${seconds} s`);
     }
     client.disconnectedAtMs = undefined;
     this.#justAttached = true;
@@ -152,9 +152,9 @@ export class Session implements LinkEvents, FrameSource {
     client.disconnectedAtMs = this.#server.time.nowMs();
     // Every client loses its connection to a server that stops.
     const { state, target } = this.#server;
-    if (client.goneReason === undefined && (state === 'active' || state === 'recovering')) {
+    if (!client.life.isOver && (state === 'active' || state === 'recovering')) {
       const why = error === undefined ? '' : `: ${error.message}`;
-      target?.says('connection-lost', `connection of client ${client.label} lost${why}`);
+      target?.events.says('connection-lost', `connection of client ${client.label} lost${why}`);
     }
     this.#detached(client);
   }
@@ -216,12 +216,12 @@ export class Session implements LinkEvents, FrameSource {
     client.durableAnswers.acknowledge(below);
     client.casts.acknowledge(below);
     const { target } = this.#server;
-    if (client.provisional.size > 0 && target?.stopped === false) dropAnswered(target, client, below);
+    if (client.provisional.size > 0 && target?.life.isOver === false) dropAnswered(target, client, below);
   }
 
   dispatch(client: ClientExport, frame: Frame): void {
     const { target } = this.#server;
-    if (target === undefined || target.stopped || client.goneReason !== undefined) return;
+    if (target === undefined || client.life.isOver) return;
     const modifies = this.#services.modifying.has(frame.header.opcode);
     const call = new ServedCall(target, client, frame, this.link, modifies);
     if ((frame.header.flags & FLAG_RESENT) !== 0) {

@@ -30,11 +30,11 @@ const MOVED_BYTES_MIN = 64 << 10;
 const PROLONGED_MAX = 60;
 
 export function evict(target: ServedTarget, client: ClientExport, why: string): void {
-  if (client.goneReason !== undefined) return;
+  if (client.life.isOverAlone) return;
   const reason = why.slice(0, REASON_MAX);
   log('evicts client %s: %s', client.label, reason);
   const had = whatItHad(target, client);
-  target.clientEvicted(`client ${client.label} is evicted: ${reason} (it had ${possessions(had)})`);
+  target.events.clientEvicted(`client ${client.label} is evicted: ${reason} (it had ${possessions(had)})`);
   target.exports.rememberEvicted(client.uuid, client.name, reason);
   client.requester.notify(Evicted, { reason });
   const record = { ...nowOf(target), uuid: client.uuid, name: client.name, reason, had };
@@ -87,7 +87,7 @@ function leave(
   removed: (left: Leaving) => void,
   eviction?: EvictionRecord,
 ): void {
-  client.goneReason = goneReason;
+  client.life.end(new FsError('ESHUTDOWN', goneReason));
   target.exports.remove(client);
   endRequests(client, goneReason);
   target.locks.abandonWaits(client.uuid);
@@ -107,7 +107,7 @@ function leave(
 function removeState(target: ServedTarget, client: ClientExport, eviction: EvictionRecord | undefined): void {
   const unused = target.opens.removeAll(client);
   client.activeLocks.clear();
-  if (target.stopped) return;
+  if (target.life.isOver) return;
   try {
     const released = [...target.holds.release(client, client.holds), ...target.holds.unasked()];
     const dead = [...deadAmong(target, unused), ...deadOfReleased(target, released)];
@@ -130,7 +130,7 @@ function removeState(target: ServedTarget, client: ClientExport, eviction: Evict
 function leaves(target: ServedTarget, uuid: ClientUuid, isWriting: boolean): Leaving {
   const left = { isWriting };
   target.leaving.set(uuid, left);
-  target.clientLeaves(uuid);
+  target.events.clientLeaves(uuid);
   return left;
 }
 
@@ -139,7 +139,7 @@ function gone(target: ServedTarget, uuid: ClientUuid, left: Leaving): void {
   if (target.leaving.get(uuid) !== left) return;
   target.leaving.delete(uuid);
   target.locks.dropClient(uuid);
-  target.clientGone(uuid);
+  target.events.clientGone(uuid);
 }
 
 /** Never, when the target fails or stops before: its next server decides about these clients. */
@@ -147,14 +147,14 @@ function goneWhenDurable(target: ServedTarget, left: readonly (readonly [ClientU
   const allGone = (): void => {
     for (const [uuid, one] of left) gone(target, uuid, one);
   };
-  if (target.stopped) {
+  if (target.life.isOver) {
     allGone();
     return;
   }
   target.store.sync().then(
     () => {
       // Stopped meanwhile: it has dropped all locks.
-      if (!target.stopped) allGone();
+      if (!target.life.isOver) allGone();
     },
     (error: unknown) => log('clients that leave stay known: %O', error),
   );
@@ -208,7 +208,7 @@ function sayForgotten(
 ): (readonly [ClientUuid, Leaving])[] {
   return previous.map(({ uuid, name }) => {
     log('evicts client %s (%s): %s', name, uuid, reason);
-    target.clientEvicted(`client ${name} (${shortUuid(uuid)}) is evicted: ${reason}`);
+    target.events.clientEvicted(`client ${name} (${shortUuid(uuid)}) is evicted: ${reason}`);
     target.exports.rememberEvicted(uuid, name, reason);
     return [uuid, leaves(target, uuid, false)] as const;
   });

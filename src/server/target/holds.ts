@@ -153,7 +153,7 @@ export class Holds {
     this.#collecting = true;
     this.#target.runtime.timers.after(COLLECT_MS, () => {
       this.#collecting = false;
-      if (this.#target.stopped) return;
+      if (this.#target.life.isOver) return;
       this.#tellGone();
       const fids = [...this.#nameless].filter((fid) => this.#isUnused(fid));
       this.#nameless = new Set();
@@ -184,7 +184,7 @@ export class Holds {
   }
 
   #hold(client: ClientExport, fids: readonly Fid[]): void {
-    if (client.goneReason !== undefined) return;
+    if (client.life.isOver) return;
     for (const fid of fids) {
       // Let go of for its space meanwhile, or never asked about.
       if (!this.#asked.has(fid)) continue;

@@ -23,7 +23,7 @@ export function lockServerOf(target: ServedTarget): LockServer {
     callbacks: {
       bast: (lock) => {
         const client = target.exports.get(lock.client);
-        if (client === undefined || target.stopped) return;
+        if (client === undefined || target.life.isOver) return;
         noteCalledBack(client, lock);
         const { handle, type, fid } = lock;
         // Without a connection it is lost; it is said again when the client is back.
@@ -31,7 +31,7 @@ export function lockServerOf(target: ServedTarget): LockServer {
       },
       cast: (client, handle, errno) => {
         const owner = target.exports.get(client);
-        if (owner === undefined || target.stopped) return;
+        if (owner === undefined || target.life.isOver) return;
         const cast = { handle, errno };
         owner.casts.add(cast);
         owner.requester.notify(Cast, cast);

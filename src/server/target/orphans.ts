@@ -2,6 +2,7 @@
 
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
+import type { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
 import type { Runtime } from '../../runtime/ports.js';
 import type { Inode, TargetStore, Tx } from '../../storage/api.js';
@@ -27,7 +28,7 @@ export interface TargetInodes {
     destroyed(fid: Fid): void;
   };
   readonly recovering: boolean;
-  readonly stopped: boolean;
+  readonly life: Lifetime;
 }
 
 /** Inside a change that took the last name away. @returns the inode as it is now, with nlink 0. */
@@ -88,7 +89,7 @@ export async function destroyInSteps(
     for (let at = 0; at < backlog.length; at += DESTROYED_AT_ONCE) {
       if (at > 0) await new Promise<void>((resolve) => target.runtime.timers.soon(resolve));
       for (let wait = target.store.room(); wait !== undefined; wait = target.store.room()) await wait;
-      if (target.stopped) return;
+      if (target.life.isOver) return;
       const step = backlog.slice(at, at + DESTROYED_AT_ONCE);
       const batch = judge(step.filter((fid) => target.opens.count(fid) === 0));
       if (batch.length > 0) target.store.execute((tx) => destroyAll(target, tx, batch), { reserve: 'own' });

@@ -13,7 +13,6 @@
  */
 
 import type { Timespec } from '../../base/attr.js';
-import { FsError } from '../../base/errno.js';
 import type { Fid, Transno, Xid } from '../../base/ids.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { Frame, Link, ServiceHooks } from '../../rpc/api.js';
@@ -104,8 +103,7 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
 
   /** @throws FsError ESHUTDOWN when the client was evicted while the request waited, or the server is stopping. */
   assertLive(): void {
-    if (this.target.stopped) throw new FsError('ESHUTDOWN', 'the server is stopping');
-    if (this.client.goneReason !== undefined) throw new FsError('ESHUTDOWN', this.client.goneReason);
+    this.client.life.check();
   }
 
   /**
@@ -130,7 +128,7 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
   /** For changes that are executed elsewhere (file data): the record goes into their transaction, last of all. */
   writeRecord(tx: Tx, fid: Fid | 0, copiedBytes = 0): void {
     const client = this.client;
-    if (client.goneReason !== undefined) return;
+    if (client.life.isOverAlone) return;
     const { xid } = this;
     const { transno } = tx;
     if (transno > client.lastTransno) client.lastTransno = transno;
@@ -153,7 +151,7 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
     this.errno = reply.errno;
     if (this.client.calls.get(header.xid) === this) this.client.calls.delete(header.xid);
     if (!this.isReplay) this.client.casts.replied(header.xid);
-    if (this.#keepReply && !this.isReplay && !this.#forgotten && this.client.goneReason === undefined) {
+    if (this.#keepReply && !this.isReplay && !this.#forgotten && !this.client.life.isOverAlone) {
       this.client.answered.store(header.xid, {
         opcode: header.opcode,
         errno: reply.errno,

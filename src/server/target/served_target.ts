@@ -5,13 +5,13 @@
 
 import { FsError } from '../../base/errno.js';
 import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../../base/ids.js';
+import { Lifetime } from '../../base/lifetime.js';
 import type { NoticeKind } from '../../base/notices.js';
 import { SlabPool } from '../../base/slab_pool.js';
 import { CountDown } from '../../base/wait.js';
 import type { LockServerApi } from '../../dlm/api.js';
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
-import type { ClientExport } from '../export/export.js';
 import { ExportTable } from '../export/exports.js';
 import { KeptFrames } from '../export/kept_frames.js';
 import { OpenTable } from '../export/open_table.js';
@@ -38,6 +38,18 @@ export interface Leaving {
 const FID_RANGE = 16_384;
 const READ_SLABS = 32;
 
+/** The server, as its target tells it what happens. */
+export interface TargetEvents {
+  /** A client is evicted or says goodbye: the server executes nothing of it any more. */
+  clientLeaves(uuid: ClientUuid): void;
+  /** After that: everything of it is gone. */
+  clientGone(uuid: ClientUuid): void;
+  /** @param text one line for people. */
+  clientEvicted(text: string): void;
+  /** What else people must learn. */
+  says(kind: NoticeKind, text: string): void;
+}
+
 export class ServedTarget {
   readonly runtime: Runtime;
   /** Clients are found to be late by this. */
@@ -60,18 +72,9 @@ export class ServedTarget {
   readonly evictedBefore: readonly EvictionRecord[] | undefined;
   /** Clients of an earlier instance may still open again what they had open: no orphan is destroyed. */
   recovering = false;
-  /** The store is closing or has failed: nothing is executed any more. */
-  stopped = false;
-  /** Told when a client is evicted or says goodbye: nothing of it is executed any more. */
-  clientLeaves: (uuid: ClientUuid) => void = () => undefined;
-  /** Told after that, when everything of it is gone. */
-  clientGone: (uuid: ClientUuid) => void = () => undefined;
-  /** Told when a client was evicted, in one line for people. */
-  clientEvicted: (text: string) => void = () => undefined;
-  /** Told what else people must learn. */
-  says: (kind: NoticeKind, text: string) => void = () => undefined;
-  /** Told when a client gave locks back: a shutdown shows its progress. */
-  clientCancelled: (client: ClientExport) => void = () => undefined;
+  /** Ends when the store is about to close, or has failed: nothing is executed any more. */
+  readonly life = new Lifetime();
+  readonly events: TargetEvents;
   /** Requests under way that may change something. */
   readonly modifying = new CountDown();
   #fidEnd = 0;
@@ -82,12 +85,14 @@ export class ServedTarget {
     time: LimitTime,
     store: TargetStore,
     options: ServedTargetOptions,
+    events: TargetEvents,
     makeLocks: (target: ServedTarget) => LockServerApi,
   ) {
     this.runtime = runtime;
     this.time = time;
     this.slabs = new SlabPool(READ_SLABS, (lengthBytes) => store.data.memory(lengthBytes));
     this.store = store;
+    this.events = events;
     const { instance } = store.superblock;
     const before = store.evictions().filter((one) => one.instance < instance);
     this.evictedBefore = before.length === 0 ? undefined : before;
@@ -102,6 +107,11 @@ export class ServedTarget {
       () => this.exports.size,
       () => runtime.faults.strikes('space.refuse'),
     );
+  }
+
+  /** Nothing is executed any more. */
+  stop(): void {
+    this.life.end(new FsError('ESHUTDOWN', 'the server is stopping'));
   }
 
   allocateFids(): { readonly start: Fid; readonly end: Fid } {

@@ -22,7 +22,9 @@ function addClients(world: ServerWorld, runtime: Runtime): void {
     const digits = ((n * 7919) % CLIENTS).toString(16).padStart(8, '0');
     const uuid = `${digits}-0000-4000-8000-000000000000` as ConnectRequest['uuid'];
     const identity = { uuid, name: `host${n}.example.org:/home/projects/${n}`, softwareVersion: '1.0.0' };
-    target.exports.add(new ClientExport(identity, new Requester(), runtime.clock.nowMs(), target.kept));
+    target.exports.add(
+      new ClientExport(identity, new Requester(), runtime.clock.nowMs(), target.kept, target.life),
+    );
   }
 }
 
