@@ -171,11 +171,29 @@ export interface ExecuteOptions {
  */
 export type Within = (tx: Tx, inode: Inode, isLast: boolean) => void;
 
+/** What goes with a change of content. */
+export interface Change {
+  /** mtime and ctime of the file from then on. */
+  readonly time: Timespec;
+  readonly within?: Within | undefined;
+  /** As in ExecuteOptions: it is that of the last step of an operation that takes several. */
+  readonly transno?: Transno | undefined;
+}
+
+export interface ByteRange {
+  readonly offset: number;
+  readonly length: number;
+}
+
+export interface FilePlace {
+  readonly fid: Fid;
+  readonly offset: number;
+}
+
 /**
  * File data. Offsets and lengths are bytes. Concurrent operations on one inode take effect one after the other.
  * The inode must be a regular file (the caller checked). EIO: a checksum was wrong. ENOSPC: nothing changed, unless
  * others took the room between the steps of a long operation. What moves content only finds room on a full device too.
- * `transno` as in ExecuteOptions: it is that of the last step of an operation that takes several.
  */
 export interface FileData {
   /**
@@ -186,42 +204,18 @@ export interface FileData {
   /** Memory that read() fills without a copy, to be used again and again. */
   memory(lengthBytes: number): Buffer;
   /** Extends the file if needed, sets mtime and ctime. Owns `data` until it resolves. */
-  write(
-    fid: Fid,
-    offset: number,
-    data: Uint8Array,
-    mtime: Timespec,
-    within?: Within,
-    transno?: Transno,
-  ): MaybePromise<Executed<Inode>>;
+  write(fid: Fid, offset: number, data: Uint8Array, change: Change): MaybePromise<Executed<Inode>>;
   /** Shrinks or extends (by a hole); sets mtime and ctime. */
-  truncate(
-    fid: Fid,
-    sizeBytes: number,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
-  ): MaybePromise<Executed<Inode>>;
+  truncate(fid: Fid, sizeBytes: number, change: Change): MaybePromise<Executed<Inode>>;
   /** Reserves space; unwritten space reads as zeros. keepSize: the size does not grow. */
-  allocate(
-    fid: Fid,
-    offset: number,
-    length: number,
-    keepSize: boolean,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
-  ): MaybePromise<Executed<Inode>>;
+  allocate(fid: Fid, range: ByteRange, keepSize: boolean, change: Change): MaybePromise<Executed<Inode>>;
   /** punch: deallocates. zero: reads as zeros, stays allocated. The size grows only for zero without keepSize. */
   clear(
     fid: Fid,
-    offset: number,
-    length: number,
+    range: ByteRange,
     how: 'punch' | 'zero',
     keepSize: boolean,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
+    change: Change,
   ): MaybePromise<Executed<Inode>>;
   /** Bytes of whole blocks that content for this range would add to the file: its holes, if it has its own blocks. */
   missingBytes(fid: Fid, offset: number, length: number): MaybePromise<number>;
@@ -229,14 +223,10 @@ export interface FileData {
   seek(fid: Fid, offset: number, what: 'data' | 'hole'): number | undefined;
   /** Copies within the target; ranges of one file must not overlap (the caller checked). */
   copy(
-    from: Fid,
-    fromOffset: number,
-    to: Fid,
-    toOffset: number,
+    from: FilePlace,
+    to: FilePlace,
     length: number,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
+    change: Change,
   ): MaybePromise<Executed<Inode> & { readonly copied: number }>;
 }
 

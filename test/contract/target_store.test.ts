@@ -64,7 +64,7 @@ test('a target on block devices is formatted, served, left clean and opened with
   const store = await openTarget(runtime, devices);
   await store.begin('1.0.0');
   const fid = createFile(store, 'f');
-  await store.data.write(fid, 100, Buffer.alloc(3 * MIB, 5), TEST_TIME);
+  await store.data.write(fid, 100, Buffer.alloc(3 * MIB, 5), { time: TEST_TIME });
   await store.markClean();
   await store.close();
   assert.deepEqual(readdirSync(devices.runtimeDir), []);
@@ -107,7 +107,7 @@ test('a meta device is filled to ENOSPC, emptied and filled again, and no commit
       for (let wait = store.room(); wait !== undefined; wait = store.room()) await wait;
       try {
         const fid = createFile(store, `${made++}-${'n'.repeat(made % 200)}`);
-        await store.data.write(fid, 0, Buffer.alloc((made * 997) % 4000), TEST_TIME);
+        await store.data.write(fid, 0, Buffer.alloc((made * 997) % 4000), { time: TEST_TIME });
       } catch (thrown) {
         assert.ok(thrown instanceof FsError && thrown.code === 'ENOSPC', String(thrown));
         return count;

@@ -114,12 +114,12 @@ async function populate(store: TargetStore): Promise<Fids> {
     });
     return made;
   }).result;
-  await store.data.write(fids.inline, 0, Buffer.from('small'), TEST_TIME);
-  await store.data.write(fids.blocks, 0, Buffer.alloc(3 * BLOCK + 100, 1), TEST_TIME);
-  await store.data.write(fids.blocks, 5 * BLOCK, Buffer.alloc(BLOCK, 2), TEST_TIME);
-  await store.data.allocate(fids.other, 0, 10 * BLOCK, false, TEST_TIME);
-  await store.data.write(fids.other, BLOCK, Buffer.alloc(BLOCK, 3), TEST_TIME);
-  await store.data.write(fids.orphan, 0, Buffer.alloc(2 * BLOCK, 4), TEST_TIME);
+  await store.data.write(fids.inline, 0, Buffer.from('small'), { time: TEST_TIME });
+  await store.data.write(fids.blocks, 0, Buffer.alloc(3 * BLOCK + 100, 1), { time: TEST_TIME });
+  await store.data.write(fids.blocks, 5 * BLOCK, Buffer.alloc(BLOCK, 2), { time: TEST_TIME });
+  await store.data.allocate(fids.other, { offset: 0, length: 10 * BLOCK }, false, { time: TEST_TIME });
+  await store.data.write(fids.other, BLOCK, Buffer.alloc(BLOCK, 3), { time: TEST_TIME });
+  await store.data.write(fids.orphan, 0, Buffer.alloc(2 * BLOCK, 4), { time: TEST_TIME });
   return fids;
 }
 

@@ -69,7 +69,11 @@ export function write(
   noteMoved(client, fid, data.length);
   const execute = (): MaybePromise<Executed<Inode>> => {
     const within = contentChange(call, fid);
-    const written = target.store.data.write(fid, offset, data, mtime, within, call.replayTransno);
+    const written = target.store.data.write(fid, offset, data, {
+      time: mtime,
+      within,
+      transno: call.replayTransno,
+    });
     // Before anybody may learn that it is done: an eviction that waits for it gives the file to the next client.
     return andThen(written, (done) => {
       noteChange(call, dataLock(fid, 'EX'), done.transno);
@@ -199,9 +203,18 @@ export function fallocate(
       const change = (taken: number): MaybePromise<Executed<Inode>> => {
         const { replayTransno } = call;
         grantTaken = taken;
-        if (kind === 0) return store.data.allocate(fid, offset, length, keepSize, now, within, replayTransno);
+        if (kind === 0)
+          return store.data.allocate(fid, { offset, length }, keepSize, {
+            time: now,
+            within,
+            transno: replayTransno,
+          });
         const how = kind === PUNCH_HOLE ? 'punch' : 'zero';
-        return store.data.clear(fid, offset, length, how, keepSize, now, within, replayTransno);
+        return store.data.clear(fid, { offset, length }, how, keepSize, {
+          time: now,
+          within,
+          transno: replayTransno,
+        });
       };
       const run = (): MaybePromise<Executed<Inode>> => {
         if (kind === PUNCH_HOLE) return change(0);
@@ -261,7 +274,12 @@ export function copyRange(
       let grantTaken = 0;
       const copy = (taken: number): ReturnType<typeof store.data.copy> => {
         grantTaken = taken;
-        return store.data.copy(fromFid, fromOffset, toFid, toOffset, length, now, within, replayTransno);
+        return store.data.copy(
+          { fid: fromFid, offset: fromOffset },
+          { fid: toFid, offset: toOffset },
+          length,
+          { time: now, within, transno: replayTransno },
+        );
       };
       return andThen(
         inFlight(call, () =>

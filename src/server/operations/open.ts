@@ -84,7 +84,11 @@ export function openInode<R>(
   const within: Within = (tx, _inode, isLast) => {
     if (isLast) call.writeRecord(tx, fid);
   };
-  const truncated = target.store.data.truncate(fid, 0, call.time(request.time), within, call.replayTransno);
+  const truncated = target.store.data.truncate(fid, 0, {
+    time: call.time(request.time),
+    within,
+    transno: call.replayTransno,
+  });
   return andThen(truncated, ({ transno }) => ({ ...opened(), transno }));
 }
 

@@ -65,7 +65,11 @@ export function setattr(
         tx.putInode(after);
         call.writeRecord(tx, fid);
       };
-      const truncated = store.data.truncate(fid, sizeBytes, now, within, call.replayTransno);
+      const truncated = store.data.truncate(fid, sizeBytes, {
+        time: now,
+        within,
+        transno: call.replayTransno,
+      });
       return andThen(truncated, ({ transno }) => ({ reply: { attr: needInode(store, fid) }, transno }));
     },
   );

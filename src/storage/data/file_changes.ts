@@ -5,10 +5,9 @@
  * go in steps of MAPS_PER_STEP block maps, a transaction each, each of them leaving a file that makes sense.
  */
 
-import type { Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
-import type { Fid, Transno } from '../../base/ids.js';
-import type { Executed, ExecuteOptions, Inode, ReserveOfMeta, Tx, Within } from '../api.js';
+import type { Fid } from '../../base/ids.js';
+import type { Change, Executed, ExecuteOptions, Inode, ReserveOfMeta, Tx } from '../api.js';
 import { BLOCK_BYTES, MAP_BLOCKS, MAP_BYTES } from '../format/block_map.js';
 import type { Overlay } from '../meta/overlay.js';
 import {
@@ -37,12 +36,8 @@ export interface FileChangesHost extends BlockIoHost {
   breathe(): Promise<void>;
 }
 
-/** How an operation ends: what becomes of the inode. */
-export interface Ending {
-  readonly time: Timespec;
-  readonly within: Within | undefined;
-  /** Of a replay. The steps before the last have no transno of their own. */
-  readonly transno?: Transno | undefined;
+/** How an operation ends: what becomes of the inode. Of one with several steps only the last has a transno. */
+export interface Ending extends Change {
   /** @param size the file's size now, which may have grown meanwhile. */
   size(now: number): number;
 }

@@ -10,11 +10,10 @@
  * lock, they see one moment's mapping.
  */
 
-import type { Timespec } from '../../base/attr.js';
-import type { Fid, Transno } from '../../base/ids.js';
+import type { Fid } from '../../base/ids.js';
 import { checkFileEnd, FILE_MAX_BYTES } from '../../base/limits.js';
 import { andThen, isPromise, type MaybePromise } from '../../base/maybe_promise.js';
-import type { Executed, FileData, Inode, Within } from '../api.js';
+import type { ByteRange, Change, Executed, FileData, FilePlace, Inode, Within } from '../api.js';
 import { BLOCK_BYTES, MAP_BLOCKS, MAP_BYTES } from '../format/block_map.js';
 import type { Overlay } from '../meta/overlay.js';
 import { BlockIo } from './block_io.js';
@@ -83,16 +82,9 @@ export class StoredFileData implements FileData {
     return this.#host.device.memory(lengthBytes);
   }
 
-  write(
-    fid: Fid,
-    offset: number,
-    data: Uint8Array,
-    mtime: Timespec,
-    within?: Within,
-    transno?: Transno,
-  ): MaybePromise<Executed<Inode>> {
+  write(fid: Fid, offset: number, data: Uint8Array, change: Change): MaybePromise<Executed<Inode>> {
     const end = offset + data.length;
-    const ending: Ending = { time: mtime, within, transno, size: (now) => Math.max(now, end) };
+    const ending: Ending = { ...change, size: (now) => Math.max(now, end) };
     if (data.length === 0) return this.#changes.executeOnly(fid, { ...ending, size: (now) => now });
     return this.#locked(fid, offset, end, (inode) => {
       this.#overlay.compareContent(fid);
@@ -106,14 +98,8 @@ export class StoredFileData implements FileData {
     });
   }
 
-  truncate(
-    fid: Fid,
-    sizeBytes: number,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
-  ): MaybePromise<Executed<Inode>> {
-    const ending: Ending = { time, within, transno, size: () => sizeBytes };
+  truncate(fid: Fid, sizeBytes: number, change: Change): MaybePromise<Executed<Inode>> {
+    const ending: Ending = { ...change, size: () => sizeBytes };
     return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
       checkFileEnd(sizeBytes);
       // Cut to nothing even a damaged file is a file again.
@@ -132,15 +118,12 @@ export class StoredFileData implements FileData {
 
   allocate(
     fid: Fid,
-    offset: number,
-    length: number,
+    { offset, length }: ByteRange,
     keepSize: boolean,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
+    change: Change,
   ): MaybePromise<Executed<Inode>> {
     const end = offset + length;
-    const ending: Ending = { time, within, transno, size: (now) => (keepSize ? now : Math.max(now, end)) };
+    const ending: Ending = { ...change, size: (now) => (keepSize ? now : Math.max(now, end)) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async () => {
       checkFileEnd(end);
       this.#overlay.compareContent(fid);
@@ -156,17 +139,14 @@ export class StoredFileData implements FileData {
 
   clear(
     fid: Fid,
-    offset: number,
-    length: number,
+    { offset, length }: ByteRange,
     how: 'punch' | 'zero',
     keepSize: boolean,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
+    change: Change,
   ): MaybePromise<Executed<Inode>> {
     const end = offset + length;
     const grows = how === 'zero' && !keepSize;
-    const ending: Ending = { time, within, transno, size: (now) => (grows ? Math.max(now, end) : now) };
+    const ending: Ending = { ...change, size: (now) => (grows ? Math.max(now, end) : now) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, async (inode) => {
       checkFileEnd(end);
       this.#overlay.compareContent(fid);
@@ -225,48 +205,54 @@ export class StoredFileData implements FileData {
   }
 
   async copy(
-    from: Fid,
-    fromOffset: number,
-    to: Fid,
-    toOffset: number,
+    from: FilePlace,
+    to: FilePlace,
     length: number,
-    time: Timespec,
-    within?: Within,
-    transno?: Transno,
+    change: Change,
   ): Promise<Executed<Inode> & { readonly copied: number }> {
-    const total = Math.max(0, Math.min(length, this.#changes.inode(from).sizeBytes - fromOffset));
+    const { fid: source, offset: fromOffset } = from;
+    const { fid: destination, offset: toOffset } = to;
+    const { time, within, transno } = change;
+    const total = Math.max(0, Math.min(length, this.#changes.inode(source).sizeBytes - fromOffset));
     checkFileEnd(toOffset + total);
     let done = 0;
     let executed: Executed<Inode> | undefined;
     const early: Within | undefined = within && ((tx, inode) => within(tx, inode, false));
     while (done < total) {
       const at = fromOffset + done;
-      const data = this.seek(from, at, 'data') ?? fromOffset + total;
+      const data = this.seek(source, at, 'data') ?? fromOffset + total;
       const isHole = data > at;
-      const edge = isHole ? data : (this.seek(from, at, 'hole') ?? fromOffset + total);
+      const edge = isHole ? data : (this.seek(source, at, 'hole') ?? fromOffset + total);
       const step = Math.min(total - done, edge - at, isHole ? Number.POSITIVE_INFINITY : COPY_STEP_BYTES);
       const isLast = done + step === total;
       const last = isLast ? within : early;
       const lastTransno = isLast ? transno : undefined;
       if (isHole) {
-        executed = await this.clear(to, toOffset + done, step, 'punch', true, time, early);
-        if (this.#changes.inode(to).sizeBytes < toOffset + done + step || isLast) {
-          executed = await this.#grow(to, toOffset + done + step, {
+        executed = await this.clear(destination, { offset: toOffset + done, length: step }, 'punch', true, {
+          time,
+          within: early,
+        });
+        if (this.#changes.inode(destination).sizeBytes < toOffset + done + step || isLast) {
+          executed = await this.#grow(destination, toOffset + done + step, {
             time,
             within: last,
             transno: lastTransno,
           });
         }
       } else {
-        const chunks = await this.read(from, at, step);
+        const chunks = await this.read(source, at, step);
         const content = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
         // The source was cut meanwhile: what is left of it was copied.
         if (content.length === 0) break;
-        executed = await this.write(to, toOffset + done, content, time, last, lastTransno);
+        executed = await this.write(destination, toOffset + done, content, {
+          time,
+          within: last,
+          transno: lastTransno,
+        });
       }
       done += step;
     }
-    executed ??= this.#changes.executeOnly(to, { time, within, transno, size: (now) => now });
+    executed ??= this.#changes.executeOnly(destination, { ...change, size: (now) => now });
     return { ...executed, copied: done };
   }
 

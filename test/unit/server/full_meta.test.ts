@@ -41,7 +41,7 @@ async function fillToTheEnd(world: ServerWorld): Promise<void> {
   await full(async () => {
     for (let count = 0; count < 8; count++) {
       last = createFile(store, `${made++}-${'n'.repeat(random(200))}`);
-      await store.data.write(last, 0, Buffer.alloc(random(4000), 1), TEST_TIME);
+      await store.data.write(last, 0, Buffer.alloc(random(4000), 1), { time: TEST_TIME });
     }
   });
   // 300 pages, which is more than what is kept back for deletes.
@@ -132,7 +132,7 @@ test('a file of many steps is punched and cut on a target where users have no ro
   const fids = ['punched', 'cut'].map((name) => createFile(made, name));
   for (const fid of fids) {
     for (let at = 0; at < windows; at++) {
-      await made.data.write(fid, at * MIB, Buffer.alloc(4096, 1), TEST_TIME);
+      await made.data.write(fid, at * MIB, Buffer.alloc(4096, 1), { time: TEST_TIME });
     }
   }
   await made.markClean();
@@ -140,8 +140,8 @@ test('a file of many steps is punched and cut on a target where users have no ro
   await fillToTheEnd(world);
   const store = await world.target.open();
   const [punched = 0 as Fid, cut = 0 as Fid] = fids;
-  await store.data.clear(punched, 0, windows * MIB, 'punch', true, TEST_TIME);
-  await store.data.truncate(cut, 0, TEST_TIME);
+  await store.data.clear(punched, { offset: 0, length: windows * MIB }, 'punch', true, { time: TEST_TIME });
+  await store.data.truncate(cut, 0, { time: TEST_TIME });
   assert.deepEqual(
     fids.map((fid) => store.inode(fid)?.blocks),
     [0, 0],

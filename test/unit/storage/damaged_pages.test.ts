@@ -55,7 +55,7 @@ async function write(
   content.set(file.content);
   content.set(bytes, at);
   file.content = content;
-  await store.data.write(fid, at, Buffer.from(bytes), TEST_TIME);
+  await store.data.write(fid, at, Buffer.from(bytes), { time: TEST_TIME });
 }
 
 /** Files of every kind, changed in several transactions, so that the device has older versions of its pages. */
@@ -205,7 +205,9 @@ async function change(store: TargetStore, { files }: Image): Promise<void> {
         tx.removeDirent(ROOT_FID, name);
         tx.destroyInode(fid);
       });
-      await store.data.write(createFile(store, `new ${count}`), 0, Buffer.alloc(5000, 1), TEST_TIME);
+      await store.data.write(createFile(store, `new ${count}`), 0, Buffer.alloc(5000, 1), {
+        time: TEST_TIME,
+      });
     }
     await store.sync();
     await store.markClean();

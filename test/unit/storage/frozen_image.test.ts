@@ -160,7 +160,7 @@ test('this build goes on where format 1 was left: it changes it, and what was th
   const named = contents.entries.find(({ path }) => path === 'blocks smallest');
   assert.ok(named !== undefined);
   const time = { sec: 5, nsec: 6 };
-  await store.data.write(named.ino as Fid, 4000, Buffer.from('written by this build'), time);
+  await store.data.write(named.ino as Fid, 4000, Buffer.from('written by this build'), { time });
   await store.markClean();
   await store.close();
   await assertSound(devices);

@@ -28,7 +28,7 @@ async function fill(store: TargetStore, fid: Fid): Promise<number> {
   let size = 0;
   for (const step of [MIB, BLOCK_BYTES]) {
     try {
-      for (; ; size += step) await store.data.write(fid, size, Buffer.alloc(step, 1), TIME);
+      for (; ; size += step) await store.data.write(fid, size, Buffer.alloc(step, 1), { time: TIME });
     } catch (thrown) {
       isNoSpace(thrown);
     }
@@ -53,11 +53,11 @@ async function fullTarget(t: TestContext): Promise<{
     Fid,
     Fid,
   ];
-  await store.data.allocate(wal, 0, WAL_BYTES, false, TIME);
-  await store.data.write(written, 0, Buffer.alloc(WAL_BYTES, 2), TIME);
+  await store.data.allocate(wal, { offset: 0, length: WAL_BYTES }, false, { time: TIME });
+  await store.data.write(written, 0, Buffer.alloc(WAL_BYTES, 2), { time: TIME });
   await fill(store, filler);
   await assert.rejects(
-    async () => store.data.write(wal, WAL_BYTES, Buffer.alloc(BLOCK_BYTES), TIME),
+    async () => store.data.write(wal, WAL_BYTES, Buffer.alloc(BLOCK_BYTES), { time: TIME }),
     isNoSpace,
   );
   return { target, store, wal, written, filler };
@@ -74,13 +74,13 @@ function needBytes(content: Buffer, byte: number, what: string): void {
 
 test('a full device takes an overwrite of any length, and of what is allocated, across a restart', async (t) => {
   const { target, store, wal, written } = await fullTarget(t);
-  await store.data.write(written, 100, Buffer.alloc(100, 3), TIME);
+  await store.data.write(written, 100, Buffer.alloc(100, 3), { time: TIME });
   for (const [round, fid] of [wal, written, wal, written].entries()) {
-    const executed = await store.data.write(fid, 0, Buffer.alloc(WAL_BYTES, 10 + round), TIME);
+    const executed = await store.data.write(fid, 0, Buffer.alloc(WAL_BYTES, 10 + round), { time: TIME });
     assert.equal(executed.result.blocks, (WAL_BYTES / BLOCK_BYTES) * 8);
   }
   await assert.rejects(
-    async () => store.data.write(written, WAL_BYTES, Buffer.alloc(BLOCK_BYTES), TIME),
+    async () => store.data.write(written, WAL_BYTES, Buffer.alloc(BLOCK_BYTES), { time: TIME }),
     isNoSpace,
   );
   const again = await target.reopen();
@@ -94,11 +94,11 @@ test('a full device takes small overwrites from many at once, and truncates betw
   for (let index = 0; index < 400; index++) {
     const fid = index % 2 === 0 ? written : wal;
     const offset = ((index * 7919) % (WAL_BYTES / 512)) * 512;
-    work.push(store.data.write(fid, offset, Buffer.alloc(512 + (index % 5) * 4096, 2), TIME));
-    if (index % 40 === 0) work.push(store.data.write(fid, 0, Buffer.alloc(MIB, 2), TIME));
+    work.push(store.data.write(fid, offset, Buffer.alloc(512 + (index % 5) * 4096, 2), { time: TIME }));
+    if (index % 40 === 0) work.push(store.data.write(fid, 0, Buffer.alloc(MIB, 2), { time: TIME }));
   }
   const { sizeBytes } = store.inode(filler) ?? { sizeBytes: 0 };
-  work.push(store.data.truncate(filler, sizeBytes - 100, TIME));
+  work.push(store.data.truncate(filler, sizeBytes - 100, { time: TIME }));
   for (const done of await Promise.allSettled(work.map(async (one) => one))) {
     assert.equal(done.status, 'fulfilled', String(done.status === 'rejected' && done.reason));
   }
@@ -110,18 +110,22 @@ test('a full device takes fallocate of what is there, with each mode, and gives 
   const { store, wal, written, filler } = await fullTarget(t);
   const blocks = (WAL_BYTES / BLOCK_BYTES) * 8;
   for (const fid of [wal, written]) {
-    for (const keepSize of [false, true]) await store.data.allocate(fid, 0, WAL_BYTES, keepSize, TIME);
-    await store.data.clear(fid, 5000, MIB, 'zero', false, TIME);
-    await store.data.clear(fid, 0, WAL_BYTES, 'zero', true, TIME);
+    for (const keepSize of [false, true])
+      await store.data.allocate(fid, { offset: 0, length: WAL_BYTES }, keepSize, { time: TIME });
+    await store.data.clear(fid, { offset: 5000, length: MIB }, 'zero', false, { time: TIME });
+    await store.data.clear(fid, { offset: 0, length: WAL_BYTES }, 'zero', true, { time: TIME });
     assert.equal(store.inode(fid)?.blocks, blocks);
     needBytes(await contentOf(store, fid), 0, 'zeroed');
-    await store.data.write(fid, 0, Buffer.alloc(WAL_BYTES, 7), TIME);
-    await store.data.clear(fid, 5000, 9000, 'punch', true, TIME);
+    await store.data.write(fid, 0, Buffer.alloc(WAL_BYTES, 7), { time: TIME });
+    await store.data.clear(fid, { offset: 5000, length: 9000 }, 'punch', true, { time: TIME });
     await fill(store, filler);
-    await assert.rejects(async () => store.data.write(fid, 8192, Buffer.alloc(BLOCK_BYTES), TIME), isNoSpace);
-    await store.data.truncate(fid, 4097, TIME);
+    await assert.rejects(
+      async () => store.data.write(fid, 8192, Buffer.alloc(BLOCK_BYTES), { time: TIME }),
+      isNoSpace,
+    );
+    await store.data.truncate(fid, 4097, { time: TIME });
     await fill(store, filler);
-    await store.data.write(fid, 0, Buffer.alloc(4097, 8), TIME);
+    await store.data.write(fid, 0, Buffer.alloc(4097, 8), { time: TIME });
     needBytes(await contentOf(store, fid), 8, 'overwritten');
   }
 });
@@ -129,7 +133,9 @@ test('a full device takes fallocate of what is there, with each mode, and gives 
 test('a crash inside an overwrite of a full device leaves each block as before or after it', async (t) => {
   const { target, store, written } = await fullTarget(t);
   let done = false;
-  const writing = Promise.resolve(store.data.write(written, 0, Buffer.alloc(WAL_BYTES, 9), TIME)).then(
+  const writing = Promise.resolve(
+    store.data.write(written, 0, Buffer.alloc(WAL_BYTES, 9), { time: TIME }),
+  ).then(
     () => undefined,
     () => undefined,
   );
@@ -146,15 +152,18 @@ test('a crash inside an overwrite of a full device leaves each block as before o
   assert.ok(seam > 0 && seam % BLOCK_BYTES === 0, `seam at ${seam}`);
   needBytes(content.subarray(0, seam), 9, 'written');
   needBytes(content.subarray(seam), 2, 'not written');
-  await again.data.write(written, 0, Buffer.alloc(WAL_BYTES, 4), TIME);
+  await again.data.write(written, 0, Buffer.alloc(WAL_BYTES, 4), { time: TIME });
   needBytes(await contentOf(again, written), 4, 'written again');
 });
 
 test('what must not be missed is in each transaction of a long overwrite, the record only in the last', async (t) => {
   const { store, written } = await fullTarget(t);
   const seen: boolean[] = [];
-  await store.data.write(written, 0, Buffer.alloc(MIB, 9), TIME, (_tx, _inode, isLast) => {
-    seen.push(isLast);
+  await store.data.write(written, 0, Buffer.alloc(MIB, 9), {
+    time: TIME,
+    within: (_tx, _inode, isLast) => {
+      seen.push(isLast);
+    },
   });
   assert.ok(seen.length > 1);
   assert.deepEqual(seen, [...seen.slice(1).map(() => false), true]);
@@ -187,8 +196,8 @@ test('a full metadata device takes overwrites of what is there', async (t) => {
   const target = await testTarget(t, { metaBytes: 16 * MIB, dataBytes: 16 * MIB });
   const store = await target.open();
   const [written, small] = [createFile(store, 'written'), createFile(store, 'small')];
-  await store.data.write(written, 0, Buffer.alloc(WAL_BYTES, 2), TIME);
-  await store.data.write(small, 0, Buffer.alloc(3000, 2), TIME);
+  await store.data.write(written, 0, Buffer.alloc(WAL_BYTES, 2), { time: TIME });
+  await store.data.write(small, 0, Buffer.alloc(3000, 2), { time: TIME });
   await assert.rejects(async () => {
     for (let index = 0; ; index++) {
       for (let wait = store.room(); wait !== undefined; wait = store.room()) await wait;
@@ -198,8 +207,8 @@ test('a full metadata device takes overwrites of what is there', async (t) => {
   for (let index = 0; index < 300; index++) {
     for (let wait = store.room(); wait !== undefined; wait = store.room()) await wait;
     const offset = (index * 7919 * 512) % (WAL_BYTES - 10_000);
-    await store.data.write(written, offset, Buffer.alloc(512 + (index % 3) * 4096, 3), TIME);
-    await store.data.write(small, index, Buffer.alloc(100, 3), TIME);
+    await store.data.write(written, offset, Buffer.alloc(512 + (index % 3) * 4096, 3), { time: TIME });
+    await store.data.write(small, index, Buffer.alloc(100, 3), { time: TIME });
   }
   await assert.rejects(async () => {
     for (let index = 0; index < 100; index++) createFile(store, `more${index}`);

@@ -60,9 +60,9 @@ async function fullTarget(t: { after(fn: () => Promise<void>): void }): Promise<
   const files: Fid[] = [];
   await untilFull(async (count) => {
     const fid = createFile(store, `data ${count}`);
-    await store.data.write(fid, 0, Buffer.alloc(5000, count + 1), TEST_TIME);
+    await store.data.write(fid, 0, Buffer.alloc(5000, count + 1), { time: TEST_TIME });
     files.push(fid);
-    await store.data.allocate(fid, 0, MIB, false, TEST_TIME);
+    await store.data.allocate(fid, { offset: 0, length: MIB }, false, { time: TEST_TIME });
   });
   await untilFull(async (count) => {
     await store.room();
@@ -98,7 +98,7 @@ test('a target that is full on both devices grows, and everything of it is there
   }
   const more = await untilFull(async (count) => {
     const fid = createFile(store, `more ${count}`);
-    await store.data.allocate(fid, 0, MIB, false, TEST_TIME);
+    await store.data.allocate(fid, { offset: 0, length: MIB }, false, { time: TEST_TIME });
   });
   // As much as was added, with what was left of the last MiB and the header's place.
   assert.ok(more >= DATA_BYTES / MIB - 1, `${more} MiB more`);
@@ -123,7 +123,7 @@ test('a target that was not stopped cleanly grows by force only, and stays uncle
   await formatTarget(target.runtime, target.devices, { label: 'test', force: false });
   const store = await target.open();
   const fid = createFile(store, 'f');
-  await store.data.write(fid, 0, Buffer.alloc(100_000, 5), TEST_TIME);
+  await store.data.write(fid, 0, Buffer.alloc(100_000, 5), { time: TEST_TIME });
   await store.sync();
   await store.close();
   enlarge(target, META_BYTES, 2 * DATA_BYTES);

@@ -70,15 +70,31 @@ test('data operations are replayed with their transnos, whatever steps they take
   };
   const { data } = store;
   const done = [
-    await data.write(fid, 0, Buffer.from('inline'), TIME, within, transno(1)),
-    await data.write(fid, 0, Buffer.alloc(3 * MIB, 1), TIME, within, transno(2)),
-    await data.allocate(fid, 0, 5 * MIB, false, TIME, within, transno(3)),
-    await data.clear(fid, 0, 8192, 'punch', true, TIME, within, transno(4)),
-    await data.copy(fid, 0, fid, 8 * MIB, 5 * MIB, TIME, within, transno(5)),
+    await data.write(fid, 0, Buffer.from('inline'), { time: TIME, within, transno: transno(1) }),
+    await data.write(fid, 0, Buffer.alloc(3 * MIB, 1), { time: TIME, within, transno: transno(2) }),
+    await data.allocate(fid, { offset: 0, length: 5 * MIB }, false, {
+      time: TIME,
+      within,
+      transno: transno(3),
+    }),
+    await data.clear(fid, { offset: 0, length: 8192 }, 'punch', true, {
+      time: TIME,
+      within,
+      transno: transno(4),
+    }),
+    await data.copy({ fid: fid, offset: 0 }, { fid: fid, offset: 8 * MIB }, 5 * MIB, {
+      time: TIME,
+      within,
+      transno: transno(5),
+    }),
     // More windows than one transaction takes.
-    await data.truncate(fid, 200 * MIB, TIME, within, transno(6)),
-    await data.allocate(fid, 100 * MIB, 2 * MIB, true, TIME, within, transno(7)),
-    await data.truncate(fid, 10, TIME, within, transno(8)),
+    await data.truncate(fid, 200 * MIB, { time: TIME, within, transno: transno(6) }),
+    await data.allocate(fid, { offset: 100 * MIB, length: 2 * MIB }, true, {
+      time: TIME,
+      within,
+      transno: transno(7),
+    }),
+    await data.truncate(fid, 10, { time: TIME, within, transno: transno(8) }),
   ];
   const expected = [1, 2, 3, 4, 5, 6, 7, 8].map(transno);
   assert.deepEqual([done.map((one) => one.transno), seen], [expected, expected]);

@@ -21,7 +21,7 @@ test('what was executed and synced is there after a crash, what was not is gone'
   const target = await testTarget(t);
   let store = await target.open({ commitIntervalMs: 1000 });
   const kept = createFile(store, 'kept');
-  await store.data.write(kept, 0, Buffer.from('hello'), TIME);
+  await store.data.write(kept, 0, Buffer.from('hello'), { time: TIME });
   await store.sync();
   const lost = createFile(store, 'lost');
   assert.equal(store.dirent(ROOT_FID, 'lost' as Name)?.fid, lost);
@@ -126,7 +126,7 @@ test('data is flushed before the transaction that names it', async (t) => {
   const fid = createFile(store, 'f');
   await store.sync();
   const { flushes } = target.devices.data;
-  await store.data.write(fid, 0, Buffer.alloc(10_000, 1), TIME);
+  await store.data.write(fid, 0, Buffer.alloc(10_000, 1), { time: TIME });
   assert.equal(target.devices.data.flushes, flushes);
   await store.sync();
   assert.equal(target.devices.data.flushes, flushes + 1);
@@ -136,7 +136,7 @@ test('a failed flush stops the target, loudly and for good', async (t) => {
   const target = await testTarget(t);
   const store = await target.open({ commitIntervalMs: 10_000 });
   const fid = createFile(store, 'f');
-  await store.data.write(fid, 0, Buffer.alloc(10_000, 1), TIME);
+  await store.data.write(fid, 0, Buffer.alloc(10_000, 1), { time: TIME });
   target.devices.data.failing = new FsError('EIO', 'the disk is gone');
   await assert.rejects(store.sync(), { code: 'EIO', message: /the disk is gone/ });
   assert.match((await store.failed).message, /the disk is gone/);
@@ -161,7 +161,7 @@ test('a full meta device refuses new names, deletes work, and what they free is 
       await room();
       const fid = createFile(store, `file-${fids.length}-${'x'.repeat(200)}`);
       fids.push(fid);
-      await store.data.write(fid, 0, Buffer.alloc(3000, 1), TIME);
+      await store.data.write(fid, 0, Buffer.alloc(3000, 1), { time: TIME });
     }
   };
   await assert.rejects(fill, { code: 'ENOSPC' });
@@ -283,7 +283,7 @@ test('close waits for what is under way and leaves no timer', async (t) => {
   const target = await testTarget(t);
   const store = await target.open({ commitIntervalMs: 10_000 });
   const fid = createFile(store, 'f');
-  const writing = Promise.resolve(store.data.write(fid, 0, Buffer.alloc(MIB), TIME)).then(
+  const writing = Promise.resolve(store.data.write(fid, 0, Buffer.alloc(MIB), { time: TIME })).then(
     () => 'written',
     (thrown: FsError) => thrown.code,
   );

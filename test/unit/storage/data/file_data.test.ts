@@ -120,20 +120,24 @@ async function apply(store: TargetStore, fid: Fid, op: Op): Promise<void> {
     case 'write': {
       const data = Buffer.alloc(op.offset + op.length);
       fillPattern(data, op);
-      await store.data.write(fid, op.offset, Buffer.from(data.subarray(op.offset)), TIME);
+      await store.data.write(fid, op.offset, Buffer.from(data.subarray(op.offset)), { time: TIME });
       return;
     }
     case 'truncate':
-      await store.data.truncate(fid, op.size, TIME);
+      await store.data.truncate(fid, op.size, { time: TIME });
       return;
     case 'allocate':
-      await store.data.allocate(fid, op.offset, op.length, op.keepSize, TIME);
+      await store.data.allocate(fid, { offset: op.offset, length: op.length }, op.keepSize, { time: TIME });
       return;
     case 'clear':
-      await store.data.clear(fid, op.offset, op.length, op.how, op.keepSize, TIME);
+      await store.data.clear(fid, { offset: op.offset, length: op.length }, op.how, op.keepSize, {
+        time: TIME,
+      });
       return;
     case 'copy':
-      await store.data.copy(fid, op.from, fid, op.to, op.length, TIME);
+      await store.data.copy({ fid: fid, offset: op.from }, { fid: fid, offset: op.to }, op.length, {
+        time: TIME,
+      });
       return;
     case 'sync':
       await store.sync();
@@ -248,17 +252,17 @@ test('a changed byte on the device is EIO, never wrong bytes', async (t) => {
   const target = await testTarget(t);
   const store = await target.open();
   const fid = createFile(store, 'f');
-  await store.data.write(fid, 0, Buffer.alloc(3 * BLOCK_BYTES, 7), TIME);
+  await store.data.write(fid, 0, Buffer.alloc(3 * BLOCK_BYTES, 7), { time: TIME });
   await store.sync();
   const at = target.devices.data.content.indexOf(Buffer.alloc(BLOCK_BYTES, 7));
   target.devices.data.content[at + BLOCK_BYTES + 5] = 8;
   assert.equal(Buffer.concat(await store.data.read(fid, 0, BLOCK_BYTES))[0], 7);
   await assert.rejects(async () => store.data.read(fid, 0, 2 * BLOCK_BYTES), { code: 'EIO' });
   // A write of a part of the block would have to keep the rest of it.
-  await assert.rejects(async () => store.data.write(fid, BLOCK_BYTES + 1, Buffer.from('x'), TIME), {
+  await assert.rejects(async () => store.data.write(fid, BLOCK_BYTES + 1, Buffer.from('x'), { time: TIME }), {
     code: 'EIO',
   });
-  await store.data.write(fid, BLOCK_BYTES, Buffer.alloc(BLOCK_BYTES, 9), TIME);
+  await store.data.write(fid, BLOCK_BYTES, Buffer.alloc(BLOCK_BYTES, 9), { time: TIME });
   assert.equal(Buffer.concat(await store.data.read(fid, BLOCK_BYTES, 1))[0], 9);
 });
 
@@ -270,17 +274,17 @@ test('a full data device refuses writes with nothing changed, deletes make it us
   await assert.rejects(
     async () => {
       for (;;) {
-        await store.data.write(fid, size, Buffer.alloc(MIB, 1), TIME);
+        await store.data.write(fid, size, Buffer.alloc(MIB, 1), { time: TIME });
         size += MIB;
       }
     },
     (thrown) => thrown instanceof FsError && thrown.code === 'ENOSPC',
   );
   assert.equal(store.inode(fid)?.sizeBytes, size);
-  await store.data.truncate(fid, size - 100, TIME);
+  await store.data.truncate(fid, size - 100, { time: TIME });
   store.execute((tx) => tx.destroyInode(fid), { reserve: true });
   const other = createFile(store, 'g');
-  await store.data.write(other, 0, Buffer.alloc(size, 2), TIME);
+  await store.data.write(other, 0, Buffer.alloc(size, 2), { time: TIME });
   assert.equal(Buffer.concat(await store.data.read(other, size - 1, 1))[0], 2);
 });
 
@@ -303,7 +307,7 @@ test('the blocks of a large destroyed file come free in the background, across a
   const target = await testTarget(t, { dataBytes: 256 * MIB });
   let store = await target.open();
   const fid = createFile(store, 'large');
-  await store.data.allocate(fid, 0, 200 * MIB, false, TIME);
+  await store.data.allocate(fid, { offset: 0, length: 200 * MIB }, false, { time: TIME });
   store.execute(
     (tx) => {
       tx.removeDirent(1 as Fid, 'large' as Name);
@@ -325,14 +329,20 @@ test('within runs in the transaction of the data operation, and its failure undo
   const free = store.statfs().blocksFree;
   await assert.rejects(
     async () =>
-      store.data.write(fid, 0, Buffer.alloc(MIB), TIME, () => {
-        throw new FsError('EPROTO');
+      store.data.write(fid, 0, Buffer.alloc(MIB), {
+        time: TIME,
+        within: () => {
+          throw new FsError('EPROTO');
+        },
       }),
     { code: 'EPROTO' },
   );
   assert.deepEqual([store.inode(fid)?.sizeBytes, store.statfs().blocksFree], [0, free]);
-  const executed = await store.data.write(fid, 0, Buffer.alloc(MIB), TIME, (tx, inode) => {
-    tx.putXattr(fid, 'user.transno', Buffer.from(`${tx.transno} ${inode.sizeBytes}`));
+  const executed = await store.data.write(fid, 0, Buffer.alloc(MIB), {
+    time: TIME,
+    within: (tx, inode) => {
+      tx.putXattr(fid, 'user.transno', Buffer.from(`${tx.transno} ${inode.sizeBytes}`));
+    },
   });
   assert.equal(store.xattr(fid, 'user.transno')?.toString(), `${executed.transno} ${MIB}`);
 });
@@ -345,10 +355,10 @@ test('a hole copied behind the end of a small file makes it as long as it says',
     Fid,
     Fid,
   ];
-  await store.data.truncate(holes, 100_000, TIME);
-  for (const fid of [small, smaller]) await store.data.write(fid, 0, Buffer.from('inline'), TIME);
-  await store.data.copy(holes, 0, small, 10, 90_000, TIME);
-  await store.data.copy(holes, 0, smaller, 4, 1000, TIME);
+  await store.data.truncate(holes, 100_000, { time: TIME });
+  for (const fid of [small, smaller]) await store.data.write(fid, 0, Buffer.from('inline'), { time: TIME });
+  await store.data.copy({ fid: holes, offset: 0 }, { fid: small, offset: 10 }, 90_000, { time: TIME });
+  await store.data.copy({ fid: holes, offset: 0 }, { fid: smaller, offset: 4 }, 1000, { time: TIME });
   const content = async (fid: Fid): Promise<Buffer> => Buffer.concat(await store.data.read(fid, 0, 200_000));
   assert.ok((await content(small)).equals(Buffer.concat([Buffer.from('inline'), Buffer.alloc(90_004)])));
   assert.ok((await content(smaller)).equals(Buffer.concat([Buffer.from('inli'), Buffer.alloc(1000)])));

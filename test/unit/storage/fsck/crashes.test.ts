@@ -67,17 +67,25 @@ class Workload {
       case 2:
         return this.#unlink();
       case 3:
-        await data.truncate(fid as Fid, next(2) === 0 ? 0 : offset, TIME);
+        await data.truncate(fid as Fid, next(2) === 0 ? 0 : offset, { time: TIME });
         return;
       case 4:
-        await data.allocate(fid as Fid, offset, length, next(2) === 0, TIME);
+        await data.allocate(fid as Fid, { offset, length }, next(2) === 0, { time: TIME });
         return;
       case 5:
-        await data.clear(fid as Fid, offset, length, next(2) === 0 ? 'punch' : 'zero', next(2) === 0, TIME);
+        await data.clear(fid as Fid, { offset, length }, next(2) === 0 ? 'punch' : 'zero', next(2) === 0, {
+          time: TIME,
+        });
         return;
       case 6: {
         const to = this.#files[next(this.#files.length)] as Fid;
-        if (to !== fid) await data.copy(fid as Fid, offset, to, next(FILE_BYTES), length, TIME);
+        if (to !== fid)
+          await data.copy(
+            { fid: fid as Fid, offset: offset },
+            { fid: to, offset: next(FILE_BYTES) },
+            length,
+            { time: TIME },
+          );
         return;
       }
       case 7:
@@ -87,7 +95,7 @@ class Workload {
         });
         return;
       default:
-        await data.write(fid as Fid, offset, Buffer.alloc(length, next(255)), TIME);
+        await data.write(fid as Fid, offset, Buffer.alloc(length, next(255)), { time: TIME });
     }
   }
 

@@ -118,9 +118,9 @@ test('a target that was not stopped cleanly is checked as it is, and repaired on
   const target = await testTarget(t);
   const store = await target.open();
   const fid = createFile(store, 'f');
-  await store.data.write(fid, 0, Buffer.alloc(100_000, 1), TEST_TIME);
+  await store.data.write(fid, 0, Buffer.alloc(100_000, 1), { time: TEST_TIME });
   await store.sync();
-  await store.data.write(fid, 0, Buffer.alloc(100_000, 2), TEST_TIME);
+  await store.data.write(fid, 0, Buffer.alloc(100_000, 2), { time: TEST_TIME });
   await store.close();
   target.store = undefined;
   const fsck = (options: FsckOptions): ReturnType<typeof fsckTarget> =>

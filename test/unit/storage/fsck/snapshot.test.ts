@@ -63,7 +63,7 @@ async function work(world: FsckWorld): Promise<void> {
   for (let round = 0; round < 12; round++) {
     for (let count = 0; count < 10; count++) {
       const fid = createFile(store, `work ${round} ${count}`);
-      if (count % 5 === 0) await store.data.write(fid, 0, Buffer.alloc(3000, count), TEST_TIME);
+      if (count % 5 === 0) await store.data.write(fid, 0, Buffer.alloc(3000, count), { time: TEST_TIME });
     }
     await store.sync();
   }

@@ -110,7 +110,7 @@ async function earlier(t: { after(fn: () => Promise<void>): void }): Promise<{
   const store = await target.open();
   const fids = Array.from({ length: 300 }, (_, at) => createFile(store, `file ${at}`));
   for (const [at, fid] of fids.entries()) {
-    await store.data.write(fid, 0, Buffer.alloc(at % 2 === 0 ? 100 : 10_000, at), TEST_TIME);
+    await store.data.write(fid, 0, Buffer.alloc(at % 2 === 0 ? 100 : 10_000, at), { time: TEST_TIME });
   }
   await store.markClean();
   await store.close();

@@ -324,7 +324,7 @@ test('a store writes nothing to either device before its guard allows it', async
     }),
   );
   const { writes } = target.devices.data;
-  const write = store.data.write(fid, 0, Buffer.alloc(MIB, 1), { sec: 1, nsec: 1 });
+  const write = store.data.write(fid, 0, Buffer.alloc(MIB, 1), { time: { sec: 1, nsec: 1 } });
   const second = createFile(store, 'g');
   const synced = store.sync();
   for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
