@@ -1,9 +1,9 @@
 /** Operations on names: lookup, create, link, unlink, rename, readdir. Names are believed under UPDATE (dentry_cache.ts). */
 
-import { isDir, isRegular, isSymlink, S_IFDIR, S_IFMT } from '../../base/attr.js';
+import { isDir, isSymlink } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid, Name } from '../../base/ids.js';
-import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { BIT_UPDATE } from '../../wire/lock.js';
 import {
@@ -23,6 +23,7 @@ import type { ReplyOf } from '../../wire/operation.js';
 import type { AttrsWithValidity, Caller, DirEntry, FsClient, NewObject, NoEntry } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
+import { applyCreate, newObject } from './create.js';
 import type { HeldInodes } from './held_inodes.js';
 
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
@@ -88,33 +89,20 @@ export class NameOperations {
     if (object.linkText !== undefined && object.linkText.length > SYMLINK_MAX)
       throw new FsError('ENAMETOOLONG');
     // The caller's bytes die with this turn.
-    const symlink = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
+    const linkText = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
     return context.pass(target, op, async () => {
-      const taken = target.fids.take();
-      const fid = isPromise(taken) ? await ACROSS_SESSIONS.wait(taken) : taken;
+      const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, { ...object, linkText }));
       const answer = await ACROSS_SESSIONS.wait(
         target.call(
           'operation',
           Create,
-          {
-            parent,
-            name,
-            fid,
-            mode: object.mode,
-            umask: object.umask,
-            uid: op.uid,
-            gid: op.gid,
-            rdev: object.rdev,
-            target: symlink,
-            exclusive: true,
-            want: context.beliefs.wantParent(target, parent) | WANT_ATTR,
-          },
+          { ...made, exclusive: true, want: context.beliefs.wantParent(target, parent) | WANT_ATTR },
           {
             signal: op.signal,
             apply: ({ reply }) => {
               applyCreate(context, target, parent, name, reply);
-              if (symlink !== undefined && isSymlink(reply.attr.mode))
-                context.attrs.putSymlinkTarget(fid, symlink);
+              if (linkText !== undefined && isSymlink(reply.attr.mode))
+                context.attrs.putSymlinkTarget(made.fid, linkText);
             },
           },
         ),
@@ -287,23 +275,4 @@ async function whiteoutOf(
   target: TargetSession,
 ): Promise<{ whiteoutFid: Fid; uid: number; gid: number }> {
   return { whiteoutFid: await ACROSS_SESSIONS.wait(target.fids.take()), uid: op.uid, gid: op.gid };
-}
-
-/** What a CREATE brings, in its apply(). */
-export function applyCreate(
-  context: ClientContext,
-  target: TargetSession,
-  parent: Fid,
-  name: Name | undefined,
-  reply: ReplyOf<typeof Create>,
-): void {
-  const { attr } = reply;
-  context.beliefs.applyGrants(target, reply.locks);
-  context.beliefs.applyAttr(target, attr);
-  if (reply.parentAttr !== undefined) context.beliefs.applyAttr(target, reply.parentAttr);
-  if (name !== undefined) context.beliefs.applyName(target, parent, name, attr.fid);
-  // Nobody but us could have put a name into it, and from now on nobody can without calling the lock back.
-  const empty = !reply.existed && (attr.mode & S_IFMT) === S_IFDIR;
-  if (empty && context.beliefs.holdsNames(target, attr.fid)) context.names.setComplete(attr.fid);
-  if (isRegular(attr.mode) && target.locks.holds('data', attr.fid)) context.files.of(attr.fid);
 }

@@ -2,7 +2,7 @@
 
 import { type Attr, isRegular, O_EXCL, O_TRUNC, opensForWrite } from '../../base/attr.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
-import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import type { MaybePromise } from '../../base/maybe_promise.js';
 import { interruptible } from '../../base/wait.js';
 import { Create, Open, WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE } from '../../wire/meta.js';
 import type { AttrsWithValidity, Caller, NewObject } from '../api.js';
@@ -12,8 +12,9 @@ import { type DataLocks, exclusively } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { LockOperations } from './app_locks.js';
+import { applyCreate, newObject } from './create.js';
 import type { HeldInodes } from './held_inodes.js';
-import { applyCreate, type NameOperations } from './names.js';
+import type { NameOperations } from './names.js';
 
 const O_CREAT = 0o100;
 /** Flags that act once, at open: a replayed open must not truncate again. */
@@ -102,8 +103,7 @@ export class OpenOperations {
     const context = this.#context;
     const target = context.targets.of(parent);
     return context.pass(target, op, async () => {
-      const taken = target.fids.take();
-      const fid = isPromise(taken) ? await ACROSS_SESSIONS.wait(taken) : taken;
+      const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, object));
       const fh = context.handles.newFh();
       const opened = new Opening(context, target, fh);
       const parentWant = name === undefined ? 0 : context.beliefs.wantParent(target, parent);
@@ -111,13 +111,7 @@ export class OpenOperations {
         'operation',
         Create,
         {
-          parent,
-          name,
-          fid,
-          mode: object.mode,
-          umask: object.umask,
-          uid: op.uid,
-          gid: op.gid,
+          ...made,
           exclusive: (flags & O_EXCL) !== 0,
           fh,
           flags,
