@@ -190,4 +190,16 @@ export class IntervalSet {
       `not a range: [${start}, ${end})`,
     );
   }
+
+  /** Sorted, disjoint, not adjacent, and counted right. */
+  checkInvariants(): void {
+    let total = 0;
+    for (let index = 0; index < this.#starts.length; index += 1) {
+      const [start, end] = [this.#startAt(index), this.#endAt(index)];
+      assert(start < end, `range [${start}, ${end}) is empty`);
+      assert(index === 0 || this.#endAt(index - 1) < start, `ranges meet at ${start}`);
+      total += end - start;
+    }
+    assert(total === this.#total || !Number.isFinite(total), `total ${this.#total} is ${total}`);
+  }
 }

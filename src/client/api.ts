@@ -5,6 +5,7 @@
  * where locks allow, and otherwise with a promise. Failures are FsErrors. `op.signal` ends a wait with EINTR.
  */
 
+import type { Checked } from '../base/assert.js';
 import type { Attr, Timespec } from '../base/attr.js';
 import type { Fh, Fid, Name } from '../base/ids.js';
 import type { LockOffset } from '../base/lock_offset.js';
@@ -204,6 +205,8 @@ export interface FsClient {
    */
   unmount(): Promise<void>;
   status(): ClientStatus;
+  /** The tables of this client, to be judged between two events: for tests. */
+  checked(): readonly Checked[];
 }
 
 /**

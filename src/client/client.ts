@@ -5,6 +5,7 @@
  * classes what each system call does.
  */
 
+import type { Checked } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { Runtime } from '../runtime/ports.js';
@@ -134,6 +135,7 @@ class Client {
         return this.#unmounting;
       },
       status: () => this.#status(),
+      checked: () => this.#checked(),
     };
   }
 
@@ -145,6 +147,12 @@ class Client {
     const loss = await depart({ ...departing, target, connection, drain });
     this.#writeBack.stop();
     if (loss !== undefined) throw new FsError('EIO', `unmounted, but ${describeLoss(loss)}`);
+  }
+
+  #checked(): readonly Checked[] {
+    const { handles, files } = this.#context;
+    const { gate, locks, appLocks, replays, requester } = this.#member.target;
+    return [handles, files, this.#writeBack, gate, locks, appLocks, replays, requester];
   }
 
   #status(): ClientStatus {

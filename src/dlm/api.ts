@@ -6,6 +6,7 @@
  * locks of the client they are for, because its caches follow the replies of its own operations.
  */
 
+import type { Checked } from '../base/assert.js';
 import type { ClientUuid, Fid, LockHandle, Transno } from '../base/ids.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { FlockRangeMessage, LockModeName, ResourceTypeName } from '../wire/lock.js';
@@ -46,7 +47,7 @@ export interface FlockGrant {
 }
 
 /** Class LockServer in lock_server.ts. */
-export interface LockServerApi {
+export interface LockServerApi extends Checked {
   /**
    * For a client's cache lock: calls back whoever conflicts, waits its turn (FIFO), grants.
    * Answers at once when nothing conflicts. Covered already by a lock of this client: another lock is granted.
@@ -140,7 +141,7 @@ export interface LockClientCallbacks {
 }
 
 /** Class LockClient in lock_client.ts: the locks that one client holds on one target. */
-export interface LockClientApi {
+export interface LockClientApi extends Checked {
   /** A lock that covers this and is not being cancelled. PW covers PR. Moves it to the young end of the LRU. */
   match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
   /**

@@ -1,5 +1,6 @@
 /** What each client holds and waits for, application locks aside. A client is known while there is something. */
 
+import { assert } from '../base/assert.js';
 import type { ClientUuid, LockHandle } from '../base/ids.js';
 import type { Acquisition } from './acquisition.js';
 import type { LockSpec } from './api.js';
@@ -78,5 +79,34 @@ export class ClientTable {
     const found: ClientUuid[] = [];
     for (const [client, { held }] of this.#clients) if (held[type] > 0) found.push(client);
     return found;
+  }
+
+  /** Known clients have something, and what they have is counted. */
+  checkInvariants(): void {
+    for (const [client, { locks, operations, held, calledBack }] of this.#clients) {
+      assert(locks.size + operations.size > 0, `client ${client} is known with nothing`);
+      const counted = { active: 0, inode: 0, data: 0 };
+      let called = 0;
+      for (const [handle, lock] of locks) {
+        assert(
+          lock.handle === handle && lock.client === client,
+          `lock ${lock.handle} of ${lock.client} lies at ${handle} of ${client}`,
+        );
+        assert(lock.state === 'granted' || lock.state === 'waiting', `lock ${handle} is ${lock.state}`);
+        if (lock.state !== 'granted') continue;
+        counted[lock.type] += 1;
+        if (lock.bast !== 'none' && lock.type !== 'active') called += 1;
+      }
+      for (const type of ['active', 'inode', 'data'] as const) {
+        assert(
+          counted[type] === held[type],
+          `client ${client} holds ${held[type]} ${type} locks, ${counted[type]} in the table`,
+        );
+      }
+      assert(
+        called === calledBack,
+        `${calledBack} locks of ${client} are called back, ${called} in the table`,
+      );
+    }
   }
 }

@@ -6,6 +6,7 @@
  * can be undone. Whoever shows a lock to an application shows neighbours of one type as one (see mergedAround).
  */
 
+import { assert } from '../base/assert.js';
 import type { LockHandle } from '../base/ids.js';
 import { earlier, type LockOffset, later } from '../base/lock_offset.js';
 
@@ -95,4 +96,12 @@ export function mergedAround(pieces: readonly Piece[], piece: Piece): { start: L
   while (joins(pieces[first - 1], pieces[first])) first--;
   while (joins(pieces[last], pieces[last + 1])) last++;
   return { start: (pieces[first] as Piece).start, end: (pieces[last] as Piece).end };
+}
+
+/** They are sorted, none is empty, and none overlaps another. */
+export function checkPieces(pieces: readonly Span[]): void {
+  pieces.forEach(({ start, end }, at) => {
+    assert(start < end, `[${start}, ${end}) is empty`);
+    assert(at === 0 || (pieces[at - 1] as Span).end <= start, `pieces overlap at ${start}`);
+  });
 }

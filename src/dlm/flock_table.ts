@@ -25,7 +25,7 @@ import {
   type Owner,
   ownerOf,
 } from './flock_file.js';
-import { cut, mergedAround, type Piece, put } from './flock_pieces.js';
+import { checkPieces, cut, mergedAround, type Piece, put } from './flock_pieces.js';
 import { closesCycle } from './waits_for.js';
 
 type Cast = (client: ClientUuid, handle: LockHandle, errno?: number) => void;
@@ -374,6 +374,28 @@ export class FlockTable {
       }
     } finally {
       this.#flushing = false;
+    }
+  }
+
+  /** The header's: pieces of different owners that touch are shared, calls are known, and nothing waits in vain. */
+  checkInvariants(): void {
+    for (const [fid, file] of this.#files) {
+      assert(file.fid === fid && !file.empty, `file ${fid} is kept for nothing`);
+      for (const { owner, pieces } of file.owners.values()) {
+        assert(pieces.length > 0, `an owner of ${fid} has no piece`);
+        checkPieces(pieces);
+        for (const piece of pieces) {
+          assert(!file.blocked(owner, piece), `[${piece.start}, ${piece.end}) of ${fid} is granted twice`);
+          const call = this.#calls.get(owner.client)?.get(piece.handle);
+          assert(call?.file === file, `a piece of ${fid} has a call that nobody knows`);
+        }
+      }
+      for (const call of file.waiting) {
+        assert(
+          this.#grantsHeld || file.blocked(call.owner, call),
+          `call ${call.handle} on ${fid} waits for nothing`,
+        );
+      }
     }
   }
 }

@@ -413,6 +413,39 @@ export class LockClient implements LockClientApi {
       lock = younger;
     }
   }
+
+  /**
+   * Each lock that is held is in the chain of its inode, each in a chain is of use or being dropped, and the LRU has exactly those
+   * that were not called back.
+   */
+  checkInvariants(): void {
+    let usable = 0;
+    const chained = new Set<Lock>();
+    for (const type of ['inode', 'data'] as const) {
+      for (const [fid, head] of this.#chains(type)) {
+        for (let lock: Lock | undefined = head; lock !== undefined; lock = lock.next) {
+          assert(
+            lock.type === type && lock.fid === fid,
+            `a lock on ${lock.type} ${lock.fid} is in the chain of ${type} ${fid}`,
+          );
+          assert(!lock.gone && !chained.has(lock), `a lock on ${fid} is chained when gone, or twice`);
+          assert(lock.refs >= 0, `${lock.refs} references`);
+          chained.add(lock);
+          if (!lock.cancelling) usable += 1;
+          const isHeld = this.#byHandle.get(lock.handle) === lock || this.#nameless.has(lock);
+          assert(
+            isHeld !== lock.forgotten,
+            `a lock on ${fid} is ${lock.forgotten ? 'forgotten and held' : 'not held'}`,
+          );
+        }
+      }
+    }
+    for (const [handle, lock] of this.#byHandle)
+      assert(lock.handle === handle && chained.has(lock), `lock ${handle} is in no chain`);
+    for (const lock of this.#nameless)
+      assert(chained.has(lock), `a lock on ${lock.fid} without a handle is in no chain`);
+    assert(this.#lru.size === usable, `${this.#lru.size} locks in the LRU, ${usable} of use`);
+  }
 }
 
 /** A bug of the owner. Keeping the lock would get the whole client evicted, so it goes all the same. */

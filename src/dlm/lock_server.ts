@@ -519,4 +519,22 @@ export class LockServer implements LockServerApi {
       this.#outbox.flush();
     });
   }
+
+  checkInvariants(): void {
+    for (const table of [this.#inodes, this.#data, this.#active]) {
+      for (const [fid, resource] of table) {
+        assert(resource.fid === fid && !resource.empty, `${resource.type} ${fid} is kept for nothing`);
+        resource.checkInvariants();
+        for (const lock of resource.granted) {
+          if (lock.operation) continue;
+          assert(
+            this.#clients.find(lock.client)?.locks.get(lock.handle) === lock,
+            `lock ${lock.handle} on ${fid} is nobody's`,
+          );
+        }
+      }
+    }
+    this.#clients.checkInvariants();
+    this.#flocks.checkInvariants();
+  }
 }

@@ -278,4 +278,33 @@ export class Resource {
     waiting.length = kept;
     return granted;
   }
+
+  /** Granted locks know their places and are in nobody's way; modes that are not shared are counted. */
+  checkInvariants(): void {
+    let exclusive = 0;
+    this.granted.forEach((lock, slot) => {
+      assert(
+        lock.state === 'granted' && lock.slot === slot && lock.resource === this,
+        `lock ${lock.handle} is not at ${slot}`,
+      );
+      if (!isShared(lock.mode)) exclusive += 1;
+    });
+    assert(exclusive === this.#exclusive, `${this.#exclusive} exclusive locks are ${exclusive}`);
+    if (exclusive > 0) {
+      for (const one of this.granted) {
+        if (isShared(one.mode)) continue;
+        for (const other of this.granted) {
+          assert(
+            one === other || !this.conflict(one, other),
+            `locks ${one.handle} and ${other.handle} on ${this.type} ${this.fid}`,
+          );
+        }
+      }
+    }
+    for (const lock of this.waiting)
+      assert(
+        lock.state === 'waiting' && lock.waiter !== undefined,
+        `lock ${lock.handle} waits as ${lock.state}`,
+      );
+  }
 }

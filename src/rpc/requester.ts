@@ -8,6 +8,7 @@
  * - A replay carries the xid of a call that has left the table: the two are never mistaken for each other.
  */
 
+import { assert } from '../base/assert.js';
 import { errnoName, FsError } from '../base/errno.js';
 import type { Transno, Xid } from '../base/ids.js';
 import { bugLogger, logger } from '../base/log.js';
@@ -288,6 +289,26 @@ export class Requester implements RequesterApi {
   /** Tells who waits for it that nothing is in flight. */
   #checkIdle(): void {
     if (this.#calls.size === 0) this.#untilIdle.wake();
+  }
+
+  /** Calls are in the order of their xids, which were given out, and none is below the lowest. */
+  checkInvariants(): void {
+    let last = this.#lowestXid - 1;
+    for (const [xid, call] of this.#calls) {
+      assert(
+        call.xid === xid && xid > last && xid < this.#nextXid,
+        `xid ${xid} after ${last}, next ${this.#nextXid}`,
+      );
+      last = xid;
+      assert(
+        this.#link !== undefined || !call.options.connectionOnly,
+        `xid ${xid} waits for a connection that is gone`,
+      );
+    }
+    assert(
+      this.#link !== undefined || this.#replays.size === 0,
+      'replays wait for a connection that is gone',
+    );
   }
 }
 

@@ -5,6 +5,7 @@
  * with "wait"; activate() hands it the target. Nothing on the devices changes before the version gate said yes.
  */
 
+import type { Checked } from '../base/assert.js';
 import { ByteBudget } from '../base/budget.js';
 import { FsError } from '../base/errno.js';
 import type { ClientUuid } from '../base/ids.js';
@@ -278,6 +279,13 @@ export class Server implements ServerView, AdminCommands, TargetEvents {
 
   says(kind: NoticeKind, text: string): void {
     this.#say(text, kind);
+  }
+
+  /** What is in memory of the target that is served, to be judged between two events: for tests. */
+  checked(): readonly Checked[] {
+    const target = this.#target;
+    if (target === undefined || target.life.isOver) return [];
+    return [target, target.locks, target.store];
   }
 
   status(page?: StatusRequest): StatusReply {

@@ -10,6 +10,7 @@
  * - A failed commit stops the target: every later call rejects with EIO, `failed` resolves with the cause.
  */
 
+import type { Checked } from '../base/assert.js';
 import type { Attr, Timespec } from '../base/attr.js';
 import type { FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../base/ids.js';
@@ -246,7 +247,7 @@ export interface Superblock {
   readonly clean: boolean;
 }
 
-export interface TargetStore extends Reader {
+export interface TargetStore extends Reader, Checked {
   readonly superblock: Superblock;
   /** As given at opening: asked before anything is answered, too. What is not ours any more may have been changed. */
   readonly guard: WriteGuard | undefined;

@@ -286,6 +286,10 @@ class OpenTarget implements TargetStore {
   get unusedBytes(): { readonly meta: number; readonly data: number } {
     return unusedBytes(this.#devices, this.#superblock);
   }
+  checkInvariants(): void {
+    this.#overlay.checkInvariants();
+  }
+
   availableBytes(): number {
     return this.#data.availableBytes;
   }

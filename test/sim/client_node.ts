@@ -3,6 +3,7 @@
  * unmounted and mounted again, killed, or lose its power.
  */
 
+import type { Checked } from '../../src/base/assert.js';
 import { FsError } from '../../src/base/errno.js';
 import type { FsClient } from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
@@ -21,6 +22,8 @@ export class ClientNode {
   #program: Program | undefined;
   #kernel: SimKernel | undefined;
   #client: FsClient | undefined;
+  /** The program that #client runs in. */
+  #clientProgram: Program | undefined;
   #mounts = 0;
   /** By mount: times that what its processes know was lost, because it was evicted or killed. */
   readonly #disturbances = new Map<number, number>();
@@ -72,6 +75,12 @@ export class ClientNode {
     return this.#client;
   }
 
+  /** Tables of the client that runs, to be judged between two events. */
+  checked(): readonly Checked[] {
+    if (this.#client === undefined || this.#clientProgram?.alive !== true) return [];
+    return this.#client.checked();
+  }
+
   async mount(): Promise<void> {
     if (!this.machine.hasPower) this.machine.powerOn();
     const { scheduler, rng } = this.machine;
@@ -101,6 +110,7 @@ export class ClientNode {
     vfs.bind(kernel.notifier);
     await kernel.mount();
     this.#client = client;
+    this.#clientProgram = program;
     this.#kernel = kernel;
     this.#say('is mounted');
   }

@@ -40,6 +40,8 @@ export type RunEnd = 'done' | 'nothing left' | 'time is up';
 
 export class Scheduler {
   readonly trace = new Trace(() => this.#nowMs);
+  /** After each event, when every promise that can go on has gone on. */
+  afterEvent: (event: number) => void = () => undefined;
   readonly #heap: Event[] = [];
   #nowMs = 0;
   #orders = 0;
@@ -95,6 +97,7 @@ export class Scheduler {
       event.run?.();
       if (settle === undefined) return undefined;
       settle();
+      this.afterEvent(this.#events);
     }
     return undefined;
   }

@@ -3,6 +3,7 @@
  * is started again, of the same version or another, or its partner takes the devices over.
  */
 
+import type { Checked } from '../../src/base/assert.js';
 import { FsError } from '../../src/base/errno.js';
 import type { Address } from '../../src/runtime/ports.js';
 import { createServer, type Server, type ServerOptions } from '../../src/server/server.js';
@@ -63,6 +64,10 @@ export class ServerNode {
   }
   get server(): Server | undefined {
     return this.program === undefined ? undefined : this.#server;
+  }
+  /** Tables of the server that runs, to be judged between two events. */
+  checked(): readonly Checked[] {
+    return this.server?.checked() ?? [];
   }
   /** Of the program that serves, or is about to. */
   get store(): TargetStore | undefined {

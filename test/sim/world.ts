@@ -8,6 +8,7 @@ import { formatTarget } from '../../src/storage/mkfs.js';
 import { watchTarget } from './checkers.js';
 import { ClientNode } from './client_node.js';
 import { SimDisk } from './disk.js';
+import { InvariantWatch } from './invariants.js';
 import { Machine } from './machine.js';
 import { SimMetaDisk } from './meta_disk.js';
 import { SimNetwork } from './network.js';
@@ -46,6 +47,7 @@ export class World {
   readonly servers: readonly ServerNode[];
   readonly clients: readonly ClientNode[];
   readonly violations: Violation[] = [];
+  readonly invariants: InvariantWatch;
 
   constructor(options: WorldOptions, scheduler: Scheduler, disks: Disks) {
     const seed = options.seed ?? 1;
@@ -76,6 +78,7 @@ export class World {
       };
     }
     watchTarget(this);
+    this.invariants = new InvariantWatch(this);
   }
 
   #machine(name: string): Machine {
@@ -217,6 +220,9 @@ export async function simulate(
   if (violation !== undefined) throw violation;
   if (end !== 'done') throw new Violation(`the script did not end (${end}): ${blocked(world).join(', ')}`);
   await playing;
+  world.invariants.all();
+  const [late] = world.violations;
+  if (late !== undefined) throw late;
   return world;
 }
 

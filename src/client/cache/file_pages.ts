@@ -311,4 +311,43 @@ export class FilePages implements GranuleOwner {
     for (const segment of this.#segmentsOf(batch)) each(granule, segment);
     granule.compact();
   }
+
+  /** WRITEs under way. */
+  get flights(): number {
+    return this.#flights.size;
+  }
+
+  /** @returns what the cache counts of it. */
+  checkInvariants(): { readonly bytes: number; readonly pinnedBytes: number; readonly cleanBytes: number } {
+    let dirty = 0;
+    let unwritten = 0;
+    let [bytes, pinnedBytes] = [0, 0];
+    for (const granule of this.#granules.values()) {
+      const { index } = granule;
+      assert(this.#granules.get(index) === granule, `granule ${index} lies elsewhere`);
+      const counted = granule.checkInvariants();
+      dirty += counted.dirty;
+      unwritten += granule.pinned;
+      bytes += granule.bytes;
+      if (granule.pinned > 0) pinnedBytes += granule.bytes;
+      assert(
+        counted.dirty > 0 === this.#dirty.has(granule),
+        `granule ${index} with ${counted.dirty} dirty bytes`,
+      );
+      for (const { flight } of granule.segments) {
+        assert(
+          flight === undefined || this.#flights.has(flight),
+          'a segment is under a WRITE that has landed',
+        );
+      }
+    }
+    assert(dirty === this.#dirtyBytes, `${this.#dirtyBytes} dirty bytes are ${dirty}`);
+    assert(unwritten === this.#unwrittenBytes, `${this.#unwrittenBytes} unwritten bytes are ${unwritten}`);
+    const flights = [...this.#flights].sort((a, b) => a.start - b.start);
+    flights.forEach(({ start }, at) => {
+      assert(at === 0 || (flights[at - 1]?.end ?? 0) <= start, `two WRITEs carry byte ${start}`);
+    });
+    this.#paid?.checkInvariants();
+    return { bytes, pinnedBytes, cleanBytes: bytes - pinnedBytes };
+  }
 }

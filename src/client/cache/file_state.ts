@@ -5,6 +5,7 @@
  * replies say of them is ignored until the lock is gone, but for replies of its own operations that set them.
  */
 
+import { assert } from '../../base/assert.js';
 import type { Attr, Timespec } from '../../base/attr.js';
 import type { Fid } from '../../base/ids.js';
 import type { Range } from '../../base/interval_set.js';
@@ -151,5 +152,19 @@ export class FileTable {
     const { PR, PW } = file.enqueues;
     if (file.exclusive !== undefined || PR !== undefined || PW !== undefined || file.held.length > 0) return;
     this.#files.delete(file.fid);
+  }
+
+  /** Of each file, and what the page cache counts of all of them. */
+  checkInvariants(): void {
+    let [pinnedBytes, cleanBytes, unwrittenBytes] = [0, 0, 0];
+    for (const [fid, file] of this.#files) {
+      assert(file.fid === fid, `the state of ${file.fid} lies at ${fid}`);
+      if (file.isEmpty) continue;
+      const counted = file.pages.checkInvariants();
+      pinnedBytes += counted.pinnedBytes;
+      cleanBytes += counted.cleanBytes;
+      unwrittenBytes += file.unwrittenBytes;
+    }
+    this.#cache.checkInvariants({ pinnedBytes, cleanBytes, unwrittenBytes });
   }
 }

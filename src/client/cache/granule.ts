@@ -6,6 +6,7 @@
  * (replay_list.ts) stay what they were; but for the memory of an evicted segment, see PageMemory.
  */
 
+import { assert } from '../../base/assert.js';
 import { SLAB_BYTES } from '../../base/slab_pool.js';
 
 export const GRANULE_BYTES = 1 << 20;
@@ -260,6 +261,29 @@ export class Granule {
       else high = middle;
     }
     return low;
+  }
+
+  /** Segments are sorted, disjoint, inside the granule, and counted. @returns bytes that are dirty and not in flight. */
+  checkInvariants(): { readonly dirty: number } {
+    let [bytes, pinned, dirty] = [0, 0, 0];
+    let at = this.index * GRANULE_BYTES;
+    for (const { start, end, data, state, flight } of this.segments) {
+      assert(start >= at && end > start && end <= this.end, `segment [${start}, ${end}) after ${at}`);
+      assert(data.length === end - start, `${data.length} bytes of data for [${start}, ${end})`);
+      assert(
+        (state === 'flight') === (flight !== undefined),
+        `a ${state} segment ${flight ? 'with' : 'without'} a WRITE`,
+      );
+      at = end;
+      bytes += end - start;
+      if (state !== 'clean') pinned += end - start;
+      if (state === 'dirty') dirty += end - start;
+    }
+    assert(
+      bytes === this.bytes && pinned === this.pinned,
+      `${this.bytes}/${this.pinned} are ${bytes}/${pinned} bytes`,
+    );
+    return { dirty };
   }
 }
 

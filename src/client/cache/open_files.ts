@@ -7,6 +7,7 @@
  * fh values count up for the life of the client, so a replayed open keeps its number and none is used twice.
  */
 
+import { assert } from '../../base/assert.js';
 import { type Attr, isDir, opensForWrite } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import { type Fh, type Fid, targetIndexOf } from '../../base/ids.js';
@@ -153,6 +154,23 @@ export class OpenFiles {
     if (failure?.isReported !== true) return failure;
     this.#unreported.delete(fid);
     return undefined;
+  }
+
+  /** The two tables have the same handles, and numbers were given out once. */
+  checkInvariants(): void {
+    let count = 0;
+    for (const [fid, handles] of this.#byFid) {
+      assert(handles.size > 0, `inode ${fid} is open without a handle`);
+      count += handles.size;
+      for (const handle of handles) {
+        assert(
+          handle.fid === fid && this.#handles.get(handle.fh) === handle,
+          `handle ${handle.fh} of ${fid} is lost`,
+        );
+        assert(handle.fh < this.#nextFh, `handle ${handle.fh} was never given out`);
+      }
+    }
+    assert(count === this.#handles.size, `${this.#handles.size} handles are open, ${count} by inode`);
   }
 }
 

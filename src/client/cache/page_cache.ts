@@ -8,6 +8,7 @@
  */
 
 import { LRUCache } from 'lru-cache';
+import { assert } from '../../base/assert.js';
 import { SLAB_BYTES } from '../../base/slab_pool.js';
 import { CHUNK_BYTES, GRANULE_BYTES, type Granule, type GranuleMemory, PIECE_MAX_BYTES } from './granule.js';
 
@@ -80,10 +81,10 @@ export class PageCache implements GranuleMemory {
     if (granule.pinned > 0) {
       if (!wasPinned) this.#clean.delete(granule);
       this.#pinnedBytes += granule.bytes;
-    } else if (granule.bytes > 0) {
-      this.#clean.set(granule, granule, { size: granule.bytes });
     } else {
-      this.#clean.delete(granule);
+      // lru-cache leaves the size of an entry as it is when the same value is set again.
+      if (bytes !== 0) this.#clean.delete(granule);
+      if (granule.bytes > 0) this.#clean.set(granule, granule, { size: granule.bytes });
     }
     this.makeRoom();
   }
@@ -101,5 +102,20 @@ export class PageCache implements GranuleMemory {
       // Disposes of it as an eviction.
       if (this.#clean.pop() === undefined) return;
     }
+  }
+
+  /** @param held what the files of the client hold together. */
+  checkInvariants(held: {
+    readonly pinnedBytes: number;
+    readonly cleanBytes: number;
+    readonly unwrittenBytes: number;
+  }): void {
+    const { pinnedBytes, cleanBytes, unwrittenBytes } = held;
+    assert(pinnedBytes === this.#pinnedBytes, `${this.#pinnedBytes} pinned bytes are ${pinnedBytes}`);
+    assert(unwrittenBytes === this.#dirtyBytes, `${this.#dirtyBytes} dirty bytes are ${unwrittenBytes}`);
+    assert(
+      cleanBytes === this.#clean.calculatedSize,
+      `${this.#clean.calculatedSize} clean bytes are ${cleanBytes}`,
+    );
   }
 }

@@ -13,6 +13,7 @@
  * and stop every lock callback. The error is kept in each handle that may have written, and reported once.
  */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
@@ -357,6 +358,25 @@ export class WriteBack {
       )
       .then(() => this.#context.kernel.dropAttrs(file.fid))
       .catch((error: unknown) => log('size of %d after a failed write: %s', file.fid, error));
+  }
+
+  /** Each file that is not clean is in the table, and each WRITE that is under way is counted in its lane. */
+  checkInvariants(): void {
+    const flights = new Map<TargetSession, number>();
+    for (const file of this.#context.files.values()) {
+      if (file.isClean) continue;
+      const target = this.#dirty.get(file);
+      assert(
+        target !== undefined,
+        `inode ${file.fid} has ${file.unwrittenBytes} dirty bytes that nobody will write`,
+      );
+      flights.set(target, (flights.get(target) ?? 0) + file.pages.flights);
+    }
+    for (const [target, lane] of this.#lanes) {
+      const counted = flights.get(target) ?? 0;
+      assert(lane.inFlight === counted, `${lane.inFlight} WRITEs are in flight, and ${counted} of files`);
+      assert(lane.inFlight > 0 || lane.inFlightBytes === 0, `${lane.inFlightBytes} bytes in no WRITE`);
+    }
   }
 }
 

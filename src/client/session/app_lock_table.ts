@@ -7,10 +7,11 @@
  * may have what it gave up. So when another instance takes over, it is given up here too, and is not replayed.
  */
 
+import { assert } from '../../base/assert.js';
 import type { FsError } from '../../base/errno.js';
 import type { Fh, Fid, LockHandle } from '../../base/ids.js';
 import { earlier, endOrNone, type LockOffset, later, TO_END } from '../../base/lock_offset.js';
-import { cut, put, type Span } from '../../dlm/flock_pieces.js';
+import { checkPieces, cut, put, type Span } from '../../dlm/flock_pieces.js';
 import type { FlockRangeMessage } from '../../wire/lock.js';
 import type { AppLockKind } from '../api.js';
 
@@ -174,5 +175,18 @@ export class AppLocks {
     const waiting = this.waiting();
     this.#waiting.clear();
     for (const lock of waiting) lock.failed(error);
+  }
+
+  /** Locks of one owner are sorted and do not overlap; no list is empty. */
+  checkInvariants(): void {
+    for (const [fid, owners] of this.#granted) {
+      assert(owners.size > 0, `file ${fid} without locks`);
+      for (const [owner, locks] of owners) {
+        assert(locks.length > 0, `owner ${owner} without locks`);
+        checkPieces(locks);
+      }
+    }
+    for (const [handle, lock] of this.#waiting)
+      assert(lock.handle === handle, `lock ${lock.handle} waits as ${handle}`);
   }
 }

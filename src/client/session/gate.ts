@@ -8,6 +8,7 @@
  * Two reasons keep it shut, and each is lifted by whoever raised it: the drain, and an import that is not FULL.
  */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { CountDown, onAbort, WaitList } from '../../base/wait.js';
 import type { Clock } from '../../runtime/ports.js';
@@ -145,5 +146,17 @@ export class Gate {
     const waiting = [...this.#parked];
     this.#parked.clear();
     for (const parked of waiting) parked.pass();
+  }
+
+  /** Nobody is parked at an open gate. */
+  checkInvariants(): void {
+    assert(
+      !this.isOpen || this.#parked.size === 0,
+      `${this.#parked.size} operations are parked at an open gate`,
+    );
+    assert(
+      this.isOpen === (this.#shutSinceMs === undefined),
+      'the time since when the gate is shut is wrong',
+    );
   }
 }

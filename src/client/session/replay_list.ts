@@ -10,6 +10,7 @@
  *   opens is destroyed when the recovery window ends.
  */
 
+import { assert } from '../../base/assert.js';
 import type { Attr, Timespec } from '../../base/attr.js';
 import type { Transno } from '../../base/ids.js';
 import type { AnsweredRequest, AnswerObserver } from '../../rpc/api.js';
@@ -147,6 +148,18 @@ export class ReplayList implements AnswerObserver {
       this.#bulkBytes -= chunk.length;
       this.#memory.release(chunk);
     }
+  }
+
+  /** In the order of execution, all above what is known to be committed, and the bulks counted. */
+  checkInvariants(): void {
+    let bulkBytes = 0;
+    let last = this.#lastCommitted;
+    for (const { transno, bulk } of this.#entries.slice(this.#first)) {
+      assert(transno > last, `transno ${transno} is kept behind ${last}`);
+      last = transno;
+      for (const chunk of bulk ?? []) bulkBytes += chunk.length;
+    }
+    assert(bulkBytes === this.#bulkBytes, `${this.#bulkBytes} bytes of WRITEs are ${bulkBytes}`);
   }
 }
 

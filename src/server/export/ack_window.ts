@@ -25,6 +25,10 @@ export class AckWindow<T> {
     return this.#entries.size;
   }
 
+  [Symbol.iterator](): IterableIterator<T> {
+    return this.#entries.values();
+  }
+
   get(xid: Xid): T | undefined {
     return this.#entries.get(xid);
   }

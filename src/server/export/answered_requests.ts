@@ -4,6 +4,7 @@
  * given back), until the client says that they arrived (ack_window.ts).
  */
 
+import { assert } from '../../base/assert.js';
 import type { Transno, Xid } from '../../base/ids.js';
 import { AckWindow } from './ack_window.js';
 
@@ -48,5 +49,12 @@ export class AnsweredRequests {
   /** Every reply to an xid below this has arrived at the client. */
   acknowledge(below: number): void {
     this.#replies.acknowledge(below);
+  }
+
+  checkInvariants(): void {
+    this.#replies.checkInvariants();
+    let bytes = 0;
+    for (const { body } of this.#replies) bytes += body.length + ENTRY_OVERHEAD_BYTES;
+    assert(bytes === this.#bytes, `${this.#bytes} bytes of replies are ${bytes}`);
   }
 }

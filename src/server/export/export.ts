@@ -7,6 +7,7 @@
  * - Once its life is over (evicted, or said goodbye) nothing is executed for it any more, and it is in no table.
  */
 
+import { assert } from '../../base/assert.js';
 import type { FsError } from '../../base/errno.js';
 import type { ClientUuid, Fh, Fid, LockHandle, Transno, Xid } from '../../base/ids.js';
 import { Lifetime } from '../../base/lifetime.js';
@@ -162,5 +163,15 @@ export class ClientExport {
   /** For messages: name and the start of the UUID. */
   get label(): string {
     return `${this.name} (${shortUuid(this.uuid)})`;
+  }
+
+  checkInvariants(): void {
+    this.answered.checkInvariants();
+    this.durableAnswers.checkInvariants();
+    assert(this.held.length > 0 || this.heldBytes === 0, `${this.heldBytes} bytes are held in no frame`);
+    assert(this.link !== undefined || this.held.length === 0, 'frames are held of a connection that is gone');
+    for (const handle of this.prolonged.keys()) {
+      assert(this.calledBack.has(handle), `lock ${handle} is put off, and was not called back`);
+    }
   }
 }

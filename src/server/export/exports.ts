@@ -1,5 +1,6 @@
 /** The table of exports, and who was evicted lately and why. */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import type { ClientUuid } from '../../base/ids.js';
 import type { ClientExport } from './export.js';
@@ -69,6 +70,14 @@ export class ExportTable {
   /** Newest last. */
   evicted(): EvictedClient[] {
     return this.lastEvicted(SHOWN_MAX);
+  }
+
+  /** Who is in the table lives. */
+  checkInvariants(): void {
+    for (const [uuid, client] of this.#exports) {
+      assert(client.uuid === uuid && !client.life.isOverAlone, `client ${uuid} is gone, and in the table`);
+      client.checkInvariants();
+    }
   }
 }
 

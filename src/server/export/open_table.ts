@@ -5,6 +5,7 @@
  * ClientExport.opens.
  */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import type { ClientExport } from './export.js';
@@ -59,5 +60,23 @@ export class OpenTable {
       if (fid !== undefined) unused.push(fid);
     }
     return unused;
+  }
+
+  /** The header's: the number of handles on each inode. */
+  checkInvariants(clients: Iterable<ClientExport>): void {
+    const counted = new Map<Fid, number>();
+    for (const { opens } of clients) {
+      for (const { fid } of opens.values()) counted.set(fid, (counted.get(fid) ?? 0) + 1);
+    }
+    assert(
+      counted.size === this.#counts.size,
+      `${this.#counts.size} inodes are open, ${counted.size} by clients`,
+    );
+    for (const [fid, count] of counted) {
+      assert(
+        this.#counts.get(fid) === count,
+        `inode ${fid} is open ${this.#counts.get(fid)} times, ${count} by clients`,
+      );
+    }
   }
 }

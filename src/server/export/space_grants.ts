@@ -8,6 +8,7 @@
  * not write; that is why no single grant may be a large part of what is left.
  */
 
+import { assert } from '../../base/assert.js';
 import type { ClientExport } from './export.js';
 
 export const BLOCK_BYTES = 4096;
@@ -94,5 +95,18 @@ export class SpaceGrants {
 
   drop(client: ClientExport): void {
     this.spend(client, client.grantBytes);
+  }
+
+  /** What is promised is the sum of what the clients were promised. */
+  checkInvariants(clients: Iterable<ClientExport>): void {
+    let promised = 0;
+    for (const { grantBytes } of clients) {
+      assert(grantBytes >= 0, `a client has ${grantBytes} bytes of grant`);
+      promised += grantBytes;
+    }
+    assert(
+      promised === this.#promisedBytes,
+      `${this.#promisedBytes} bytes are promised, ${promised} to clients`,
+    );
   }
 }

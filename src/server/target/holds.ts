@@ -14,6 +14,7 @@
  * - A client from before FEATURE.holds is not asked. Without any other client an inode is destroyed at once.
  */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
@@ -220,6 +221,20 @@ export class Holds {
         client.requester.notify(Gone, { fids: fids.slice(at, at + NAMELESS_MAX) });
       }
     }
+  }
+
+  /** Who holds an inode is known by the inode and by the client. */
+  checkInvariants(): void {
+    let holds = 0;
+    for (const [fid, holders] of this.#held) {
+      assert(holders.size > 0, `inode ${fid} is held by nobody`);
+      holds += holders.size;
+      for (const client of holders)
+        assert(client.holds.has(fid), `inode ${fid} is held by a client that does not know`);
+    }
+    let known = 0;
+    for (const client of this.#target.exports) known += client.holds.size;
+    assert(known === holds, `${holds} holds, ${known} by clients`);
   }
 }
 

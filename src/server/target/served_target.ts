@@ -132,4 +132,11 @@ export class ServedTarget {
       throw new FsError('EPROTO', `FID ${fid} is from no range of this target`);
     }
   }
+
+  checkInvariants(): void {
+    this.exports.checkInvariants();
+    this.opens.checkInvariants(this.exports);
+    this.grants.checkInvariants(this.exports);
+    this.holds.checkInvariants();
+  }
 }

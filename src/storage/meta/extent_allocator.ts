@@ -276,6 +276,26 @@ export class ExtentAllocator {
     }
     return undefined;
   }
+
+  /** Used blocks are busy, and those that are not are counted, by group and in all. */
+  checkInvariants(): void {
+    let free = 0;
+    for (let group = 0; group < this.#groupFree.length; group++) {
+      let groupFree = GROUP_BLOCKS;
+      for (let word = group * GROUP_WORDS; word < (group + 1) * GROUP_WORDS; word++) {
+        const busy = this.#busy[word] ?? 0;
+        assert(((this.#used[word] ?? 0) & ~busy) === 0, `blocks from ${word * 32} are in use and free`);
+        if (busy !== 0) groupFree -= popcount(busy);
+      }
+      assert(
+        groupFree === this.#groupFree[group],
+        `group ${group} has ${this.#groupFree[group]} free blocks, ${groupFree} by bits`,
+      );
+      free += groupFree;
+    }
+    assert(free === this.#freeBlocks, `${this.#freeBlocks} blocks are free, ${free} by bits`);
+    assert(this.#freedNotDurable >= 0, `${this.#freedNotDurable} blocks wait for a commit`);
+  }
 }
 
 function popcount(word: number): number {

@@ -365,4 +365,21 @@ export class Overlay extends LayeredReader implements Tx {
   #count(change: number): void {
     this.#counters = { ...this.#counters, inodes: this.#counters.inodes + change };
   }
+
+  /** Between two operations: nothing runs, and counts are of something. */
+  checkInvariants(): void {
+    assert(this.#operation === undefined, 'an operation runs on between two events');
+    for (const [what, count] of Object.entries({
+      bytes: this.#bytes,
+      records: this.#records,
+      sealedBytes: this.#sealedBytes,
+    })) {
+      assert(count >= 0, `${what}: ${count}`);
+    }
+    const { nextObject, nextCookie, inodes } = this.#counters;
+    assert(nextObject <= this.#counterLimits.nextObject, `object ${nextObject} is beyond what was written`);
+    assert(nextCookie <= this.#counterLimits.nextCookie, `cookie ${nextCookie} is beyond what was written`);
+    assert(inodes >= 0, `${inodes} inodes`);
+    this.space.checkInvariants();
+  }
 }

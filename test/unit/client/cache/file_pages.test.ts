@@ -283,3 +283,14 @@ test('what is cached beside pages takes of their limit, up to a half of it', () 
   }
   assert.deepEqual(left, [64, 56, 44, 32]);
 });
+
+test('what is read page by page counts as much as what is read at once', () => {
+  const cache = new PageCache(8 << 20);
+  const [byPages, atOnce] = [new FilePages(cache), new FilePages(cache)];
+  for (let at = 0; at < 1 << 20; at += 4096) byPages.fill(at, Buffer.alloc(4096, 1));
+  assert.equal(cache.bytes, 1 << 20);
+  atOnce.fill(0, Buffer.alloc(1 << 20, 1));
+  assert.equal(cache.bytes, 2 << 20);
+  byPages.drop(0, 1 << 19);
+  assert.equal(cache.bytes, (2 << 20) - (1 << 19));
+});
