@@ -8,9 +8,10 @@
  */
 
 import { type Attr, blocksOfUnwritten, compareTime, isDir, isRegular, shownBlocks } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
 import { type Fid, type Name, ROOT_FID } from '../../base/ids.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
-import { WANT_ATTR, WANT_DATA_READ, WANT_PARENT } from '../../wire/meta.js';
+import { WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE, WANT_PARENT } from '../../wire/meta.js';
 import type { AttrsWithValidity } from '../api.js';
 import type { TargetSession } from '../session/target_session.js';
 import type { AttrCache } from './attr_cache.js';
@@ -35,7 +36,24 @@ export class Beliefs {
 
   // What replies bring.
 
-  applyGrants(target: TargetSession, locks: readonly GrantMessage[]): void {
+  /**
+   * @param want what the request asked for, WANT bits.
+   * @param isAsked whether the request is about this inode.
+   * @throws FsError EPROTO for a lock that nobody asked for: none of them is taken.
+   */
+  applyGrants(
+    target: TargetSession,
+    locks: readonly GrantMessage[],
+    want: number,
+    isAsked: (fid: Fid) => boolean,
+  ): void {
+    for (const lock of locks) {
+      if (isAsked(lock.fid) && isWanted(lock, want)) continue;
+      throw new FsError(
+        'EPROTO',
+        `the server grants ${lock.mode} on ${lock.type} ${lock.fid}, which nobody asked for`,
+      );
+    }
     for (const { handle, fid, type, mode, bits } of locks) {
       target.locks.add({ handle, fid, type, mode, bits: bits ?? 0 });
       if (type === 'data') this.#tables.files.of(fid);
@@ -118,6 +136,13 @@ export class Beliefs {
     if (attr === undefined) return WANT_ATTR | WANT_DATA_READ;
     return isRegular(attr.mode) && !target.locks.holds('data', fid) ? WANT_DATA_READ : 0;
   }
+}
+
+/** A request asks for PR on inodes, and on content for what it is about to do. */
+function isWanted({ type, mode }: GrantMessage, want: number): boolean {
+  if (type === 'inode') return mode === 'PR' && (want & (WANT_PARENT | WANT_ATTR)) !== 0;
+  if (mode === 'PW') return (want & WANT_DATA_WRITE) !== 0;
+  return mode === 'PR' && (want & (WANT_DATA_READ | WANT_DATA_WRITE)) !== 0;
 }
 
 function applySize(target: TargetSession, file: FileState, attr: Attr, own: boolean): void {

@@ -54,15 +54,16 @@ export class AttrOperations {
       if (known !== undefined) return known;
     }
     const answered = context.pass(target, op, async () => {
+      const want = context.beliefs.wantAttr(target, fid);
       const answer = await ACROSS_SESSIONS.wait(
         target.call(
           'operation',
           Getattr,
-          { fid, want: context.beliefs.wantAttr(target, fid) },
+          { fid, want },
           {
             signal: op.signal,
             apply: ({ reply }) => {
-              context.beliefs.applyGrants(target, reply.locks);
+              context.beliefs.applyGrants(target, reply.locks, want, (one) => one === fid);
               context.beliefs.applyAttr(target, reply.attr);
             },
           },

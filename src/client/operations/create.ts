@@ -26,12 +26,11 @@ export async function newObject(
 export function applyCreate(
   context: ClientContext,
   target: TargetSession,
-  parent: Fid,
-  name: Name | undefined,
+  { parent, name, want }: RequestOf<typeof Create>,
   reply: ReplyOf<typeof Create>,
 ): void {
   const { attr } = reply;
-  context.beliefs.applyGrants(target, reply.locks);
+  context.beliefs.applyGrants(target, reply.locks, want, (fid) => fid === parent || fid === attr.fid);
   context.beliefs.applyAttr(target, attr);
   if (reply.parentAttr !== undefined) context.beliefs.applyAttr(target, reply.parentAttr);
   if (name !== undefined) context.beliefs.applyName(target, parent, name, attr.fid);

@@ -287,7 +287,7 @@ export class DataOperations {
         {
           signal,
           apply: (answer) => {
-            context.beliefs.applyGrants(target, answer.reply.locks);
+            context.beliefs.applyGrants(target, answer.reply.locks, WANT_ATTR, (one) => one === fid);
             context.beliefs.applyAttr(target, answer.reply.attr);
           },
         },

@@ -19,7 +19,7 @@ import {
   WANT_ATTR,
   WANT_DATA_READ,
 } from '../../wire/meta.js';
-import type { ReplyOf } from '../../wire/operation.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { AttrsWithValidity, Caller, DirEntry, FsClient, NewObject, NoEntry } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
@@ -70,7 +70,8 @@ export class NameOperations {
           {
             signal: op.signal,
             apply: ({ reply }) => {
-              context.beliefs.applyGrants(target, reply.locks);
+              const { locks, attr } = reply;
+              context.beliefs.applyGrants(target, locks, want, (fid) => fid === parent || fid === attr?.fid);
               if (reply.attr !== undefined) context.beliefs.applyAttr(target, reply.attr);
               context.beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
             },
@@ -92,20 +93,17 @@ export class NameOperations {
     const linkText = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
     return context.pass(target, op, async () => {
       const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, { ...object, linkText }));
+      const want = context.beliefs.wantParent(target, parent) | WANT_ATTR;
+      const request = { ...made, exclusive: true, want };
       const answer = await ACROSS_SESSIONS.wait(
-        target.call(
-          'operation',
-          Create,
-          { ...made, exclusive: true, want: context.beliefs.wantParent(target, parent) | WANT_ATTR },
-          {
-            signal: op.signal,
-            apply: ({ reply }) => {
-              applyCreate(context, target, parent, name, reply);
-              if (linkText !== undefined && isSymlink(reply.attr.mode))
-                context.attrs.putSymlinkTarget(made.fid, linkText);
-            },
+        target.call('operation', Create, request, {
+          signal: op.signal,
+          apply: ({ reply }) => {
+            applyCreate(context, target, request, reply);
+            if (linkText !== undefined && isSymlink(reply.attr.mode))
+              context.attrs.putSymlinkTarget(made.fid, linkText);
           },
-        ),
+        }),
       );
       return context.beliefs.withValidity(target, answer.reply.attr, parent);
     });
@@ -228,7 +226,7 @@ export class NameOperations {
             { fid, cookie, limit, plus, want },
             {
               signal: op.signal,
-              apply: (answer) => this.#applyListing(target, fh, fid, cookie, answer.reply),
+              apply: (answer) => this.#applyListing(target, fh, { fid, cookie, want }, answer.reply),
             },
           ),
         );
@@ -254,9 +252,15 @@ export class NameOperations {
   }
 
   /** A directory read from its beginning to its end under one lock is known whole. */
-  #applyListing(target: TargetSession, fh: Fh, fid: Fid, cookie: number, reply: ReaddirReply): void {
+  #applyListing(
+    target: TargetSession,
+    fh: Fh,
+    { fid, cookie, want }: Pick<RequestOf<typeof Readdir>, 'fid' | 'cookie' | 'want'>,
+    reply: ReaddirReply,
+  ): void {
     const context = this.#context;
-    context.beliefs.applyGrants(target, reply.locks);
+    const listed = new Set([fid, ...reply.entries.map((entry) => entry.fid)]);
+    context.beliefs.applyGrants(target, reply.locks, want, (one) => listed.has(one));
     for (const { attr } of reply.entries) if (attr !== undefined) context.beliefs.applyAttr(target, attr);
     const scan = this.#scans.get(fh);
     this.#scans.delete(fh);

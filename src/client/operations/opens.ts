@@ -81,7 +81,7 @@ export class OpenOperations {
       {
         signal: op.signal,
         apply: ({ reply }) => {
-          context.beliefs.applyGrants(target, reply.locks);
+          context.beliefs.applyGrants(target, reply.locks, want, (one) => one === fid);
           const file = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
           if (file !== undefined) context.dropPages(target, file);
           context.beliefs.applyAttr(target, reply.attr, file !== undefined);
@@ -107,30 +107,26 @@ export class OpenOperations {
       const fh = context.handles.newFh();
       const opened = new Opening(context, target, fh);
       const parentWant = name === undefined ? 0 : context.beliefs.wantParent(target, parent);
-      const call = target.call(
-        'operation',
-        Create,
-        {
-          ...made,
-          exclusive: (flags & O_EXCL) !== 0,
-          fh,
-          flags,
-          want: parentWant | WANT_ATTR | dataWant(flags),
+      const request = {
+        ...made,
+        exclusive: (flags & O_EXCL) !== 0,
+        fh,
+        flags,
+        want: parentWant | WANT_ATTR | dataWant(flags),
+      };
+      const call = target.call('operation', Create, request, {
+        signal: op.signal,
+        apply: ({ reply }) => {
+          const file =
+            reply.existed && (flags & O_TRUNC) !== 0 ? context.files.get(reply.attr.fid) : undefined;
+          if (file !== undefined) {
+            context.dropPages(target, file);
+            file.sizeKnown = false;
+          }
+          applyCreate(context, target, request, reply);
+          opened.apply(reply.attr, flags);
         },
-        {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            const file =
-              reply.existed && (flags & O_TRUNC) !== 0 ? context.files.get(reply.attr.fid) : undefined;
-            if (file !== undefined) {
-              context.dropPages(target, file);
-              file.sizeKnown = false;
-            }
-            applyCreate(context, target, parent, name, reply);
-            opened.apply(reply.attr, flags);
-          },
-        },
-      );
+      });
       const { reply } = await ACROSS_SESSIONS.wait(opened.wait(call));
       return {
         known: context.beliefs.withValidity(target, reply.attr, name === undefined ? undefined : parent),

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { S_ISUID } from '../../../../src/base/attr.js';
-import { clientWorld } from '../../../worlds/client_world.js';
+import type { Fid } from '../../../../src/base/ids.js';
+import { BIT_ATTR, type GrantMessage } from '../../../../src/wire/lock.js';
+import { ScriptedTarget } from '../../../fixtures/scripted_target.js';
+import { clientWorld, scriptedWorld } from '../../../worlds/client_world.js';
 
 test('a file may have set-id bits until attributes under a lock say that it has none', async (t) => {
   const world = await clientWorld(t);
@@ -17,3 +20,22 @@ test('a file may have set-id bits until attributes under a lock say that it has 
   await a.fs.getattr(a.op, fid);
   assert.equal(a.fs.mayHaveSetId(a.op, fid), false);
 });
+
+const UNASKED: readonly [string, Omit<GrantMessage, 'handle'>][] = [
+  ['on another inode', { fid: 77 as Fid, type: 'inode', mode: 'PR', bits: BIT_ATTR }],
+  ['of a stronger mode', { fid: 99 as Fid, type: 'inode', mode: 'PW', bits: BIT_ATTR }],
+  ['to write, for a stat', { fid: 99 as Fid, type: 'data', mode: 'PW', bits: 0 }],
+];
+
+for (const [what, lock] of UNASKED) {
+  test(`a lock ${what} that the client did not ask for is refused, and nothing is believed under it`, async (t) => {
+    const target = new ScriptedTarget();
+    const client = await scriptedWorld(t, [target]).client('a');
+    target.grantsBeside = [lock];
+    await assert.rejects(async () => client.fs.getattr(client.op, 99 as Fid), { code: 'EPROTO' });
+    assert.deepEqual([...client.fs.heldLocks()], []);
+    target.grantsBeside = [{ fid: 99 as Fid, type: 'inode', mode: 'PR', bits: BIT_ATTR }];
+    await client.fs.getattr(client.op, 99 as Fid);
+    assert.equal([...client.fs.heldLocks()].length, 1);
+  });
+}
