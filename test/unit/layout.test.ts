@@ -246,6 +246,19 @@ test('source files named in the documentation exist', () => {
   assert.deepEqual(missing, []);
 });
 
+test('functions and methods that the walks of ARCHITECTURE.md name are in their files', () => {
+  const missing: string[] = [];
+  const text = readFileSync(join(root, 'docs', 'ARCHITECTURE.md'), 'utf8');
+  const steps = [...text.matchAll(/`(\w+)(?:\.(\w+))?` \((src\/[\w/]+\.ts)\)/g)];
+  for (const [step, name = '', member, file = ''] of steps) {
+    const code = codeOf(file);
+    const isThere = new RegExp(`(?:class|interface|function) ${name}\\b`).test(code);
+    const hasMember = member === undefined || new RegExp(`^  (?:async |\\*)?${member}[(<]`, 'm').test(code);
+    if (!isThere || !hasMember) missing.push(step);
+  }
+  assert.deepEqual([missing, steps.length > 40], [[], true]);
+});
+
 test('pages named in comments exist', () => {
   const missing = new Set<string>();
   for (const file of sources()) {
