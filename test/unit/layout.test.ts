@@ -259,6 +259,21 @@ test('functions and methods that the walks of ARCHITECTURE.md name are in their 
   assert.deepEqual([missing, steps.length > 40], [[], true]);
 });
 
+test('docs/TESTING.md names every test file, and no other', () => {
+  const text = readFileSync(join(root, 'docs', 'TESTING.md'), 'utf8');
+  const suites = ['unit', 'contract', 'sim', 'mount', 'ops', 'interop'];
+  const there = suites.flatMap((suite) =>
+    (readdirSync(join(root, 'test', suite), { recursive: true }) as string[])
+      .filter((name) => name.endsWith('.test.ts'))
+      .map((name) => `${suite}/${name.replace(/\.test\.ts$/, '')}`),
+  );
+  const rows = text.split('\n').filter((line) => line.startsWith('| ') && line.split('|').length === 4);
+  const named = rows.flatMap(
+    (row) => row.split('|')[2]?.match(/\b(?:unit|contract|sim|mount|ops|interop)\/\w[\w/]*/g) ?? [],
+  );
+  assert.deepEqual([...new Set(named)].sort(), there.sort());
+});
+
 test('pages named in comments exist', () => {
   const missing = new Set<string>();
   for (const file of sources()) {
