@@ -4,6 +4,8 @@
  *
  * Waiters are served first come, first served, so a large request is not starved by small ones. A request larger than
  * the whole budget is granted when nothing else is out: it must not wait for ever.
+ *
+ * Invariant: the first waiter does not fit. So nobody waits while nothing is out.
  */
 
 import { assert } from './assert.js';
@@ -91,5 +93,13 @@ export class ByteBudget {
 
   #interrupted(): FsError {
     return new FsError('EINTR', `interrupted while waiting for ${this.name}`);
+  }
+
+  checkInvariants(): void {
+    assert(this.#used >= 0, `budget ${this.name}: ${this.#used} bytes are out`);
+    for (const { bytes } of this.#waiters) {
+      assert(!this.#fits(bytes), `budget ${this.name}: ${bytes} bytes wait, and ${this.#used} are out`);
+      break;
+    }
   }
 }

@@ -191,15 +191,18 @@ export class IntervalSet {
     );
   }
 
-  /** Sorted, disjoint, not adjacent, and counted right. */
+  /** As the header says, and the total is that of the ranges. */
   checkInvariants(): void {
+    assert(this.#starts.length === this.#ends.length, 'a range has no end');
     let total = 0;
+    let after = -1;
     for (let index = 0; index < this.#starts.length; index += 1) {
-      const [start, end] = [this.#startAt(index), this.#endAt(index)];
-      assert(start < end, `range [${start}, ${end}) is empty`);
-      assert(index === 0 || this.#endAt(index - 1) < start, `ranges meet at ${start}`);
+      const start = this.#startAt(index);
+      const end = this.#endAt(index);
+      assert(start > after && end > start, `range [${start}, ${end}) follows one that ends at ${after}`);
       total += end - start;
+      after = end;
     }
-    assert(total === this.#total || !Number.isFinite(total), `total ${this.#total} is ${total}`);
+    assert(total === this.#total, `the ranges hold ${total}, counted ${this.#total}`);
   }
 }

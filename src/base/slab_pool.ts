@@ -7,6 +7,8 @@
  *
  * A slab that is not given back costs nothing but its collection. One that is given back must not be read or written
  * by its former owner, nor by anyone who was handed a view of it: that is the owner's duty.
+ *
+ * Invariant: the pool has each free slab once, and at most keepMax of them.
  */
 
 import { assert } from './assert.js';
@@ -44,5 +46,12 @@ export class SlabPool {
     if (this.#free.length >= this.#keepMax) return;
     assert(!this.#free.includes(memory as Buffer), 'a slab was given back twice');
     this.#free.push(memory as Buffer);
+  }
+
+  checkInvariants(): void {
+    const { length } = this.#free;
+    assert(length <= this.#keepMax, `${length} slabs are free, ${this.#keepMax} may be`);
+    assert(new Set(this.#free).size === length, 'a slab is free twice');
+    for (const slab of this.#free) assert(slab.length === SLAB_BYTES, `a slab of ${slab.length} bytes`);
   }
 }

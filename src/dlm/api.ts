@@ -119,6 +119,8 @@ export interface LockServerApi extends Checked {
   count(client: ClientUuid): number;
   /** Locks of this type still held by clients: what a shutdown waits for. */
   holders(type: ResourceType): ClientUuid[];
+  /** All that hold or wait for something. */
+  clients(): ReadonlySet<ClientUuid>;
 }
 
 export interface CachedLock extends LockSpec {
@@ -142,6 +144,8 @@ export interface LockClientCallbacks {
 
 /** Class LockClient in lock_client.ts: the locks that one client holds on one target. */
 export interface LockClientApi extends Checked {
+  /** A lock has this handle. */
+  knows(handle: LockHandle): boolean;
   /** A lock that covers this and is not being cancelled. PW covers PR. Moves it to the young end of the LRU. */
   match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
   /**

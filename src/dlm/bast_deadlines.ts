@@ -3,8 +3,11 @@
  *
  * All limits are equally long, so the order in which BASTs were said is the order in which they run out: a Map in
  * insertion order and a timer for its first entry do for any number of locks.
+ *
+ * Invariants: deadlines grow in the order of the map; a timer runs while there is one.
  */
 
+import { assert } from '../base/assert.js';
 import type { LimitTime, Timer } from '../runtime/ports.js';
 
 export class BastDeadlines<Lock> {
@@ -59,5 +62,23 @@ export class BastDeadlines<Lock> {
     for (const lock of due) this.#deadlines.delete(lock);
     this.#arm();
     for (const lock of due) this.#expired(lock);
+  }
+
+  has(lock: Lock): boolean {
+    return this.#deadlines.has(lock);
+  }
+
+  locks(): Iterable<Lock> {
+    return this.#deadlines.keys();
+  }
+
+  checkInvariants(): void {
+    const { size } = this.#deadlines;
+    assert(size === 0 || this.#timer !== undefined, `${size} limits run, and no timer`);
+    let before = Number.NEGATIVE_INFINITY;
+    for (const deadline of this.#deadlines.values()) {
+      assert(deadline >= before, `a limit at ${deadline} stands behind one at ${before}`);
+      before = deadline;
+    }
   }
 }

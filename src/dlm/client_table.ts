@@ -1,4 +1,8 @@
-/** What each client holds and waits for, application locks aside. A client is known while there is something. */
+/**
+ * What each client holds and waits for, application locks aside. A client is known while there is something.
+ *
+ * Invariant: the counts of a client are those of its locks.
+ */
 
 import { assert } from '../base/assert.js';
 import type { ClientUuid, LockHandle } from '../base/ids.js';
@@ -81,31 +85,38 @@ export class ClientTable {
     return found;
   }
 
-  /** Known clients have something, and what they have is counted. */
+  *locks(): Iterable<ServerLock> {
+    for (const { locks } of this.#clients.values()) yield* locks.values();
+  }
+
+  clients(): Iterable<ClientUuid> {
+    return this.#clients.keys();
+  }
+
   checkInvariants(): void {
-    for (const [client, { locks, operations, held, calledBack }] of this.#clients) {
-      assert(locks.size + operations.size > 0, `client ${client} is known with nothing`);
-      const counted = { active: 0, inode: 0, data: 0 };
-      let called = 0;
-      for (const [handle, lock] of locks) {
+    for (const [client, known] of this.#clients) {
+      assert(known.locks.size + known.operations.size > 0, `client ${client} is known, and has nothing`);
+      const held = { active: 0, inode: 0, data: 0 };
+      let calledBack = 0;
+      for (const [handle, lock] of known.locks) {
         assert(
           lock.handle === handle && lock.client === client,
-          `lock ${lock.handle} of ${lock.client} lies at ${handle} of ${client}`,
+          `lock ${handle} of ${client} is another one`,
         );
-        assert(lock.state === 'granted' || lock.state === 'waiting', `lock ${handle} is ${lock.state}`);
+        assert(lock.state === 'granted' || lock.state === 'waiting', `lock ${handle} is '${lock.state}'`);
         if (lock.state !== 'granted') continue;
-        counted[lock.type] += 1;
-        if (lock.bast !== 'none' && lock.type !== 'active') called += 1;
+        held[lock.type] += 1;
+        if (lock.bast !== 'none' && lock.type !== 'active') calledBack += 1;
       }
       for (const type of ['active', 'inode', 'data'] as const) {
         assert(
-          counted[type] === held[type],
-          `client ${client} holds ${held[type]} ${type} locks, ${counted[type]} in the table`,
+          held[type] === known.held[type],
+          `${client} holds ${held[type]} ${type} locks, counted ${known.held[type]}`,
         );
       }
       assert(
-        called === calledBack,
-        `${calledBack} locks of ${client} are called back, ${called} in the table`,
+        calledBack === known.calledBack,
+        `${calledBack} locks of ${client} are called back, counted ${known.calledBack}`,
       );
     }
   }

@@ -8,7 +8,8 @@
  *   are not processes: no deadlock is seen through them.
  *
  * Invariants: pieces of different owners that touch are shared, or of different worlds. A call is known by its handle
- * while it waits or pieces of it are left. A waiting call has something in its way, unless grants are held.
+ * while it waits or pieces of it are left. A waiting call has something in its way, unless grants are held. The pieces of an
+ * owner are sorted and do not overlap. The indexes of the waits-for graph hold exactly the waiting POSIX calls.
  */
 
 import { assert } from '../base/assert.js';
@@ -55,6 +56,19 @@ function note(index: Map<string, Set<FlockCall>>, key: string, call: FlockCall, 
   else calls.delete(call);
   if (calls.size > 0) index.set(key, calls);
   else index.delete(key);
+}
+
+function checkIndex(
+  index: ReadonlyMap<string, ReadonlySet<FlockCall>>,
+  calls: readonly FlockCall[],
+  keyOf: (owner: Owner) => string | undefined,
+): void {
+  const indexed = [...index].flatMap(([key, some]) => [...some].map((call) => ({ key, call })));
+  for (const { key, call } of indexed) {
+    assert(keyOf(call.owner) === key && calls.includes(call), `call ${call.handle} of ${key} does not wait`);
+  }
+  const expected = calls.filter(({ owner }) => keyOf(owner) !== undefined).length;
+  assert(indexed.length === expected, `${expected} POSIX calls wait, ${indexed.length} are indexed`);
 }
 
 function comesBefore(a: Piece, b: Piece): boolean {
@@ -377,25 +391,60 @@ export class FlockTable {
     }
   }
 
-  /** The header's: pieces of different owners that touch are shared, calls are known, and nothing waits in vain. */
+  /** Between two calls. */
   checkInvariants(): void {
+    assert(this.#outbox.length === 0, `${this.#outbox.length} casts were not said`);
+    const pieces = new Map<FlockCall, number>();
+    const waiting = new Set<FlockCall>();
     for (const [fid, file] of this.#files) {
-      assert(file.fid === fid && !file.empty, `file ${fid} is kept for nothing`);
-      for (const { owner, pieces } of file.owners.values()) {
-        assert(pieces.length > 0, `an owner of ${fid} has no piece`);
-        checkPieces(pieces);
-        for (const piece of pieces) {
-          assert(!file.blocked(owner, piece), `[${piece.start}, ${piece.end}) of ${fid} is granted twice`);
-          const call = this.#calls.get(owner.client)?.get(piece.handle);
-          assert(call?.file === file, `a piece of ${fid} has a call that nobody knows`);
-        }
-      }
-      for (const call of file.waiting) {
+      assert(file.fid === fid && !file.empty, `file ${fid} is known, and has no locks`);
+      for (const call of this.#checkPieces(file)) pieces.set(call, (pieces.get(call) ?? 0) + 1);
+      this.#checkWaiting(file);
+      for (const call of file.waiting) waiting.add(call);
+    }
+    for (const [client, calls] of this.#calls) {
+      assert(calls.size > 0, `client ${client} is known, and has no application locks`);
+      for (const [handle, call] of calls) {
+        assert(call.handle === handle && call.owner.client === client, `call ${handle} is another one`);
         assert(
-          this.#grantsHeld || file.blocked(call.owner, call),
-          `call ${call.handle} on ${fid} waits for nothing`,
+          call.pieces === (pieces.get(call) ?? 0) && call.pieces > 0 !== waiting.has(call),
+          `call ${handle} has ${pieces.get(call) ?? 0} pieces, counted ${call.pieces}`,
         );
+        assert(call.sequence < this.#nextSequence, `call ${handle} has sequence ${call.sequence}`);
       }
+    }
+    const posix = [...waiting].filter(({ owner }) => owner.kind === 'posix');
+    checkIndex(this.#waitsOf, posix, ({ key }) => key);
+    checkIndex(this.#waitsOfProcess, posix, ({ process }) => process);
+  }
+
+  /** @returns the call of each piece. */
+  *#checkPieces(file: FlockFile): Iterable<FlockCall> {
+    for (const [key, { owner, pieces }] of file.owners) {
+      assert(
+        owner.key === key && pieces.length > 0,
+        `owner ${key} is known in ${file.fid}, and holds nothing`,
+      );
+      checkPieces(pieces);
+      for (const piece of pieces) {
+        const { start, end, handle } = piece;
+        assert(!file.blocked(owner, piece), `[${start}, ${end}) of ${key} is in the way of another owner`);
+        const call = this.#calls.get(owner.client)?.get(handle);
+        assert(call !== undefined && call.file === file, `a piece of ${key} is of an unknown call ${handle}`);
+        yield call;
+      }
+    }
+  }
+
+  #checkWaiting(file: FlockFile): void {
+    let last = 0;
+    for (const call of file.waiting) {
+      const { handle, sequence, owner } = call;
+      assert(sequence >= last, `call ${handle} waits with sequence ${sequence} behind ${last}`);
+      last = sequence;
+      const known = this.#calls.get(owner.client)?.get(handle);
+      assert(known === call && call.pieces === 0, `call ${handle} waits, and is not known to`);
+      assert(this.#grantsHeld || file.blocked(owner, call), `call ${handle} waits for nothing`);
     }
   }
 }

@@ -11,6 +11,8 @@
  * - The LRU holds exactly the locks that are not cancelling.
  * - A handle means something to one instance of the server. When another one takes over, all locks are nameless until
  *   it has granted them again, or refused to. One that is given back meanwhile is not mentioned to it.
+ * - The chains hold exactly the locks with a handle, the nameless ones, and those that are forgotten and not yet released.
+ * - A lock whose release() has ended stays only while it is in use.
  */
 
 import { assert } from '../base/assert.js';
@@ -112,6 +114,10 @@ export class LockClient implements LockClientApi {
   /** Everything that is held, called back or not: for checks from outside. */
   held(): readonly CachedLock[] {
     return [...this.#byHandle.values(), ...this.#nameless];
+  }
+
+  knows(handle: LockHandle): boolean {
+    return this.#byHandle.has(handle);
   }
 
   match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined {
@@ -414,37 +420,57 @@ export class LockClient implements LockClientApi {
     }
   }
 
-  /**
-   * Each lock that is held is in the chain of its inode, each in a chain is of use or being dropped, and the LRU has exactly those
-   * that were not called back.
-   */
   checkInvariants(): void {
-    let usable = 0;
+    this.#lru.checkInvariants();
     const chained = new Set<Lock>();
+    let forgotten = 0;
+    let usable = 0;
+    for (const lock of this.#chained()) {
+      const what = `lock ${lock.handle} on ${lock.type} ${lock.fid}`;
+      assert(!chained.has(lock), `${what} is in its chain twice`);
+      chained.add(lock);
+      assert(!lock.gone && lock.refs >= 0, `${what} is kept: gone ${lock.gone}, ${lock.refs} references`);
+      assert(lock.refs > 0 || lock.unused === undefined, `${what} is waited for, and not in use`);
+      assert(
+        !lock.released || (lock.cancelling && !lock.forgotten && lock.refs > 0),
+        `${what} is not given back`,
+      );
+      if (!lock.cancelling) usable += 1;
+      if (lock.forgotten) forgotten += 1;
+      const isNamed = this.#byHandle.get(lock.handle) === lock;
+      const homes = Number(isNamed) + Number(this.#nameless.has(lock)) + Number(lock.forgotten);
+      assert(homes === 1, `${what} is named, nameless or forgotten: ${homes} of the three`);
+    }
+    const { size } = this;
+    assert(
+      chained.size === size + forgotten,
+      `${chained.size} locks in chains, ${size} held, ${forgotten} forgotten`,
+    );
+    assert(
+      usable === this.#lru.size,
+      `${usable} locks are not being given back, the LRU has ${this.#lru.size}`,
+    );
+    for (const lock of this.#lru) {
+      assert(chained.has(lock) && !lock.cancelling, `lock ${lock.handle} is in the LRU, and is given back`);
+    }
+    assert(this.#early.size <= EARLY_MAX, `${this.#early.size} early BASTs are kept`);
+    for (const list of [this.#early, this.#batch, this.#drained ?? []]) {
+      for (const handle of list) assert(!this.#byHandle.has(handle), `lock ${handle} is held, and goes back`);
+    }
+  }
+
+  *#chained(): Iterable<Lock> {
     for (const type of ['inode', 'data'] as const) {
       for (const [fid, head] of this.#chains(type)) {
         for (let lock: Lock | undefined = head; lock !== undefined; lock = lock.next) {
           assert(
             lock.type === type && lock.fid === fid,
-            `a lock on ${lock.type} ${lock.fid} is in the chain of ${type} ${fid}`,
+            `lock ${lock.handle} is in the chain of ${type} ${fid}`,
           );
-          assert(!lock.gone && !chained.has(lock), `a lock on ${fid} is chained when gone, or twice`);
-          assert(lock.refs >= 0, `${lock.refs} references`);
-          chained.add(lock);
-          if (!lock.cancelling) usable += 1;
-          const isHeld = this.#byHandle.get(lock.handle) === lock || this.#nameless.has(lock);
-          assert(
-            isHeld !== lock.forgotten,
-            `a lock on ${fid} is ${lock.forgotten ? 'forgotten and held' : 'not held'}`,
-          );
+          yield lock;
         }
       }
     }
-    for (const [handle, lock] of this.#byHandle)
-      assert(lock.handle === handle && chained.has(lock), `lock ${handle} is in no chain`);
-    for (const lock of this.#nameless)
-      assert(chained.has(lock), `a lock on ${lock.fid} without a handle is in no chain`);
-    assert(this.#lru.size === usable, `${this.#lru.size} locks in the LRU, ${usable} of use`);
   }
 }
 

@@ -1,5 +1,7 @@
 /** Locks by last use: a list through the locks themselves, because match() touches it for every operation. */
 
+import { assert } from '../base/assert.js';
+
 export interface Linked<T> {
   older: T | undefined;
   younger: T | undefined;
@@ -44,5 +46,22 @@ export class LockLru<T extends Linked<T>> {
     if (item === this.#youngest) return;
     this.remove(item);
     this.add(item);
+  }
+
+  *[Symbol.iterator](): Iterator<T> {
+    for (let item = this.#oldest; item !== undefined; item = item.younger) yield item;
+  }
+
+  checkInvariants(): void {
+    let count = 0;
+    let before: T | undefined;
+    for (const item of this) {
+      assert(item.older === before, 'a link back leads elsewhere');
+      before = item;
+      count += 1;
+      assert(count <= this.#size, `more items are linked than the ${this.#size} counted`);
+    }
+    assert(count === this.#size, `${count} items are linked, counted ${this.#size}`);
+    assert(before === this.#youngest, 'the last item is not the youngest');
   }
 }

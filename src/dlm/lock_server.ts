@@ -3,7 +3,8 @@
  * applications. Rules: docs/LOCKING.md; the state of one resource: resource.ts.
  *
  * Invariants:
- * - A resource exists while something is held or waited for on it. A client is known while it holds or waits.
+ * - A resource exists while something is held, waited for or uncommitted on it. A client is known while it holds or waits.
+ * - The locks of the clients are those on the resources, those of operations left out.
  * - What can be granted at once is granted synchronously: these calls run for every operation.
  * - Callbacks are called when the state is consistent again, at the end of the call (or timer) that caused them, so
  *   they may call back into the lock server.
@@ -520,21 +521,44 @@ export class LockServer implements LockServerApi {
     });
   }
 
+  clients(): ReadonlySet<ClientUuid> {
+    return new Set([...this.#clients.clients(), ...this.#flocks.clients()]);
+  }
+
+  /** Between two calls. */
   checkInvariants(): void {
-    for (const table of [this.#inodes, this.#data, this.#active]) {
-      for (const [fid, resource] of table) {
-        assert(resource.fid === fid && !resource.empty, `${resource.type} ${fid} is kept for nothing`);
-        resource.checkInvariants();
-        for (const lock of resource.granted) {
+    this.#clients.checkInvariants();
+    this.#flocks.checkInvariants();
+    this.#uncommitted.checkInvariants();
+    this.#turns.checkInvariants();
+    this.#outbox.checkInvariants(this.#clients.locks());
+    let onResources = 0;
+    let changed = 0;
+    for (const resource of this.#resources()) {
+      resource.checkInvariants();
+      if (resource.change !== undefined) changed += 1;
+      for (const list of [resource.granted, resource.waiting]) {
+        for (const lock of list) {
           if (lock.operation) continue;
-          assert(
-            this.#clients.find(lock.client)?.locks.get(lock.handle) === lock,
-            `lock ${lock.handle} on ${fid} is nobody's`,
-          );
+          onResources += 1;
+          const known = this.#clients.find(lock.client)?.locks.get(lock.handle);
+          assert(known === lock, `lock ${lock.handle} on ${lock.type} ${lock.fid} is not its client's`);
         }
       }
     }
-    this.#clients.checkInvariants();
-    this.#flocks.checkInvariants();
+    const ofClients = [...this.#clients.locks()].length;
+    assert(ofClients === onResources, `clients have ${ofClients} locks, resources ${onResources}`);
+    const { size } = this.#uncommitted;
+    assert(size === changed, `${changed} resources have a change, ${size} are known to`);
+  }
+
+  *#resources(): Iterable<Resource> {
+    for (const type of ['active', 'inode', 'data'] as const) {
+      for (const [fid, resource] of this.#tableOf(type)) {
+        assert(resource.fid === fid && resource.type === type, `${type} ${fid} is another resource`);
+        assert(!resource.empty, `${type} ${fid} is kept, and nothing is on it`);
+        yield resource;
+      }
+    }
   }
 }

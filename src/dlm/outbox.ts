@@ -5,8 +5,12 @@
  * The BAST of a lock that was granted to a waiting enqueue in this turn is put off: the reply that tells of the grant is
  * still to leave, and the BAST must not overtake it. Its time limit runs from when it is said; at half of it the BAST is
  * said once more, in case it was lost without the connection.
+ *
+ * Invariants, between two calls of the lock server: all that was to be said is said, but for the BASTs of fresh locks; only
+ * granted locks whose BAST was said have a time limit, and a lock whose BAST was said once has one.
  */
 
+import { assert } from '../base/assert.js';
 import type { LimitTime, Timers } from '../runtime/ports.js';
 import type { HeldLock } from './api.js';
 import { BastDeadlines } from './bast_deadlines.js';
@@ -97,5 +101,22 @@ export class Outbox {
       if (lock.bast === 'wanted') this.#basts.push(lock);
     }
     this.flush();
+  }
+
+  /** @param locks all locks of clients. */
+  checkInvariants(locks: Iterable<ServerLock>): void {
+    assert(this.#basts.length === 0 && !this.#commitWanted, `${this.#basts.length} BASTs were not said`);
+    this.#deadlines.checkInvariants();
+    for (const lock of this.#fresh) assert(lock.fresh, `lock ${lock.handle} is fresh, and does not know it`);
+    for (const { handle, state, bast } of this.#deadlines.locks()) {
+      const isSaid = bast === 'said' || bast === 'said again';
+      assert(state === 'granted' && isSaid, `the time of lock ${handle} runs: ${state}, BAST ${bast}`);
+    }
+    for (const lock of locks) {
+      const { handle, bast } = lock;
+      assert(!lock.fresh || this.#fresh.includes(lock), `lock ${handle} stays fresh`);
+      assert(bast !== 'wanted' || lock.fresh, `the BAST of lock ${handle} was not said`);
+      assert(bast !== 'said' || this.#deadlines.has(lock), `the time of lock ${handle} does not run`);
+    }
   }
 }

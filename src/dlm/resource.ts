@@ -8,6 +8,7 @@
  *   Head position is never lost: those ahead only become fewer, and nothing is granted past a lock it conflicts with.
  * - No lock is granted over another client's uncommitted change. A lock that meets one calls
  *   nobody back for now, and the client of the change passes it (turns.ts). In the end it asks for a commit as well.
+ * - A granted lock knows its place in `granted`; the count of exclusive ones is that of the granted locks.
  *
  * Locks of one client do not conflict, unless both belong to operations: a client may hold PR and PW of a file at once,
  * an operation passes over the locks of the client it is for, and that client is granted locks beside it. Its caches
@@ -279,32 +280,49 @@ export class Resource {
     return granted;
   }
 
-  /** Granted locks know their places and are in nobody's way; modes that are not shared are counted. */
+  /** As the header says. An uncommitted change may be in the way of a waiting lock, too. */
   checkInvariants(): void {
-    let exclusive = 0;
-    this.granted.forEach((lock, slot) => {
+    const what = `${this.type} ${this.fid}`;
+    this.#checkGranted(what);
+    this.waiting.forEach((lock, index) => {
+      assert(lock.resource === this && lock.state === 'waiting', `${what}: a lock waits as '${lock.state}'`);
+      assert(lock.waiter !== undefined && lock.bast === 'none', `${what}: a lock waits for nobody`);
+      const blocker =
+        this.holderInTheWay(lock) ?? this.waiting.slice(0, index).find((w) => this.conflict(lock, w));
       assert(
-        lock.state === 'granted' && lock.slot === slot && lock.resource === this,
-        `lock ${lock.handle} is not at ${slot}`,
+        blocker !== undefined || this.uncommittedFor(lock),
+        `${what}: ${lock.mode} of ${lock.client} waits for nothing`,
       );
+      if (!lock.calledBack) return;
+      for (const holder of this.granted) {
+        assert(
+          holder.operation || holder.bast !== 'none' || !this.conflict(lock, holder),
+          `${what}: lock ${holder.handle} is in the way, and was not called back`,
+        );
+      }
+    });
+  }
+
+  #checkGranted(what: string): void {
+    const { granted } = this;
+    let exclusive = 0;
+    granted.forEach((lock, slot) => {
+      assert(lock.resource === this && lock.slot === slot, `${what}: lock ${lock.handle} is not at ${slot}`);
+      assert(lock.state === 'granted', `${what}: lock ${lock.handle} is held as '${lock.state}'`);
       if (!isShared(lock.mode)) exclusive += 1;
     });
-    assert(exclusive === this.#exclusive, `${this.#exclusive} exclusive locks are ${exclusive}`);
-    if (exclusive > 0) {
-      for (const one of this.granted) {
-        if (isShared(one.mode)) continue;
-        for (const other of this.granted) {
-          assert(
-            one === other || !this.conflict(one, other),
-            `locks ${one.handle} and ${other.handle} on ${this.type} ${this.fid}`,
-          );
-        }
+    assert(
+      exclusive === this.#exclusive,
+      `${what}: ${exclusive} exclusive locks, counted ${this.#exclusive}`,
+    );
+    if (exclusive === 0) return;
+    for (const [index, lock] of granted.entries()) {
+      for (const other of granted.slice(index + 1)) {
+        assert(
+          !this.conflict(lock, other),
+          `${what}: ${lock.mode} of ${lock.client} and ${other.mode} of ${other.client} are both granted`,
+        );
       }
     }
-    for (const lock of this.waiting)
-      assert(
-        lock.state === 'waiting' && lock.waiter !== undefined,
-        `lock ${lock.handle} waits as ${lock.state}`,
-      );
   }
 }

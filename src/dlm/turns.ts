@@ -14,8 +14,11 @@
  * A turn is so much longer than a commit, as commits take here and now, that most of the time goes into operations.
  *
  * Data locks have no turns: what is written under one is written back at once when it is called.
+ *
+ * Invariant: only inodes are waited for, and a turn is as long as its bounds say.
  */
 
+import { assert } from '../base/assert.js';
 import type { ClientUuid } from '../base/ids.js';
 import type { Clock, Timers } from '../runtime/ports.js';
 import type { Change, Resource, ServerLock } from './resource.js';
@@ -104,6 +107,12 @@ export class Turns {
     const resources = [...this.#waitedFor];
     this.#waitedFor.clear();
     for (const resource of resources) this.#look(resource);
+  }
+
+  checkInvariants(): void {
+    const ms = this.#turnMs;
+    assert(ms >= TURN_MIN_MS && ms <= TURN_MAX_MS, `a turn of ${ms} ms`);
+    for (const { type, fid } of this.#waitedFor) assert(type === 'inode', `a turn on ${type} ${fid}`);
   }
 }
 

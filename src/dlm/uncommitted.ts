@@ -9,6 +9,7 @@
  * Invariant: the set holds exactly the resources that have a change.
  */
 
+import { assert } from '../base/assert.js';
 import type { ClientUuid, Transno } from '../base/ids.js';
 import { NOBODY, type Resource } from './resource.js';
 
@@ -66,5 +67,11 @@ export class UncommittedChanges {
   ofOthers(client: ClientUuid): boolean {
     for (const { change } of this.#changed) if (change?.client !== client) return true;
     return false;
+  }
+
+  checkInvariants(): void {
+    for (const { change, type, fid } of this.#changed) {
+      assert(change !== undefined, `${type} ${fid} is said to be changed, and is not`);
+    }
   }
 }

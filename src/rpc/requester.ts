@@ -6,6 +6,7 @@
  *   an interrupted create still brings locks, and its apply() runs.
  * - apply() runs while the reply frame is handled, so caches follow frames in their order.
  * - A replay carries the xid of a call that has left the table: the two are never mistaken for each other.
+ * - There are replays, and calls that mean one connection, only while there is a connection.
  */
 
 import { assert } from '../base/assert.js';
@@ -291,23 +292,28 @@ export class Requester implements RequesterApi {
     if (this.#calls.size === 0) this.#untilIdle.wake();
   }
 
-  /** Calls are in the order of their xids, which were given out, and none is below the lowest. */
   checkInvariants(): void {
-    let last = this.#lowestXid - 1;
+    let before = 0;
     for (const [xid, call] of this.#calls) {
+      assert(xid === call.xid && xid > before, `xid ${call.xid} stands as ${xid} behind ${before}`);
+      before = xid;
       assert(
-        call.xid === xid && xid > last && xid < this.#nextXid,
-        `xid ${xid} after ${last}, next ${this.#nextXid}`,
-      );
-      last = xid;
-      assert(
-        this.#link !== undefined || !call.options.connectionOnly,
-        `xid ${xid} waits for a connection that is gone`,
+        this.#link !== undefined || call.options.connectionOnly !== true,
+        `${call.operation.name}, xid ${xid}, means a connection that is lost`,
       );
     }
+    assert(before < this.#nextXid, `xid ${before} is in use, ${this.#nextXid} comes next`);
+    const [lowest] = this.#calls.keys();
     assert(
-      this.#link !== undefined || this.#replays.size === 0,
-      'replays wait for a connection that is gone',
+      this.#lowestXid <= (lowest ?? this.#nextXid),
+      `xid ${lowest} is not answered, all below ${this.#lowestXid} are said to be`,
+    );
+    for (const xid of this.#replays.keys()) {
+      assert(this.#link !== undefined && !this.#calls.has(xid), `xid ${xid} is replayed, and a call`);
+    }
+    assert(
+      this.#calls.size > 0 || this.#untilIdle.size === 0,
+      'nothing is in flight, and that is waited for',
     );
   }
 }

@@ -281,11 +281,11 @@ export class Server implements ServerView, AdminCommands, TargetEvents {
     this.#say(text, kind);
   }
 
-  /** What is in memory of the target that is served, to be judged between two events: for tests. */
+  /** What is in memory of the target that is served (which asks all its tables), to be judged between two events: for tests. */
   checked(): readonly Checked[] {
     const target = this.#target;
     if (target === undefined || target.life.isOver) return [];
-    return [target, target.locks, target.store];
+    return [target, this.#slabs];
   }
 
   status(page?: StatusRequest): StatusReply {

@@ -286,10 +286,6 @@ class OpenTarget implements TargetStore {
   get unusedBytes(): { readonly meta: number; readonly data: number } {
     return unusedBytes(this.#devices, this.#superblock);
   }
-  checkInvariants(): void {
-    this.#overlay.checkInvariants();
-  }
-
   availableBytes(): number {
     return this.#data.availableBytes;
   }
@@ -433,5 +429,13 @@ class OpenTarget implements TargetStore {
   evictions(): NumberedEviction[] {
     this.#check();
     return this.#overlay.evictions();
+  }
+
+  checkInvariants(): void {
+    this.#overlay.checkInvariants();
+    this.#metaSpace.checkInvariants();
+    this.#data.checkInvariants();
+    const { lastCommitted } = this.#committer;
+    assert(lastCommitted <= this.#overlay.lastTransno, `${lastCommitted} is committed, and was not executed`);
   }
 }

@@ -1,16 +1,15 @@
 /**
- * What the code says of its own tables (checkInvariants), asked while a world plays: after each event one table of one program, in
- * turn, and all tables of all programs after every EVENTS_A_ROUND events and at the end. All of them after each event would take
- * ten times as long as the events themselves.
+ * What the code says of its own tables (checkInvariants), asked while a world plays: after each event all tables of the program
+ * that the event belonged to, or of all programs when it belonged to none (a script, a fault, a call of a process), and of all
+ * programs at the end. An event of one program changes no table of another.
  */
 
 import type { Checked } from '../../src/base/assert.js';
 import type { World } from './world.js';
 
-const EVENTS_A_ROUND = 50;
-
 interface Node {
   readonly name: string;
+  readonly program: unknown;
   checked(): readonly Checked[];
 }
 
@@ -22,33 +21,27 @@ export class InvariantWatch {
   constructor(world: World) {
     this.#world = world;
     this.#nodes = [...world.servers, ...world.clients];
-    world.scheduler.afterEvent = (event) => {
-      if (this.#isViolated) return;
-      if (event % EVENTS_A_ROUND === 0) this.all();
-      else this.#one(event);
+    world.scheduler.afterEvent = (owner) => {
+      if (owner === undefined) this.all();
+      else for (const node of this.#nodes) if (node.program === owner) this.#check(node);
     };
   }
 
   all(): void {
-    for (const node of this.#nodes) for (const table of node.checked()) this.#check(node, table);
-  }
-
-  #one(event: number): void {
-    const node = this.#nodes[event % this.#nodes.length];
-    const tables = node?.checked() ?? [];
-    const table = tables[Math.floor(event / this.#nodes.length) % tables.length];
-    if (node !== undefined && table !== undefined) this.#check(node, table);
+    for (const node of this.#nodes) this.#check(node);
   }
 
   /** One violation is enough: what follows from it says less. */
-  #check(node: Node, table: Checked): void {
+  #check(node: Node): void {
     if (this.#isViolated) return;
-    try {
-      table.checkInvariants();
-    } catch (error) {
-      this.#isViolated = true;
-      const what = error instanceof Error ? error.stack : String(error);
-      this.#world.violated(`an invariant of ${table.constructor.name} on ${node.name}: ${what}`);
+    for (const table of node.checked()) {
+      try {
+        table.checkInvariants();
+      } catch (error) {
+        this.#isViolated = true;
+        const what = error instanceof Error ? error.stack : String(error);
+        this.#world.violated(`an invariant of ${table.constructor.name} on ${node.name}: ${what}`);
+      }
     }
   }
 }

@@ -40,8 +40,8 @@ export type RunEnd = 'done' | 'nothing left' | 'time is up';
 
 export class Scheduler {
   readonly trace = new Trace(() => this.#nowMs);
-  /** After each event, when every promise that can go on has gone on. */
-  afterEvent: (event: number) => void = () => undefined;
+  /** After each event, when every promise that can go on has gone on: whose event it was. */
+  afterEvent: (owner: Owner | undefined) => void = () => undefined;
   readonly #heap: Event[] = [];
   #nowMs = 0;
   #orders = 0;
@@ -97,7 +97,7 @@ export class Scheduler {
       event.run?.();
       if (settle === undefined) return undefined;
       settle();
-      this.afterEvent(this.#events);
+      this.afterEvent(event.owner);
     }
     return undefined;
   }

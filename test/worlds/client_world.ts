@@ -206,6 +206,11 @@ export class TestClient {
     return await this.fs.setattr(this.op, fid, { ...change, killSuidgid: false });
   }
 
+  /** What its tables say of themselves must be so. */
+  check(): void {
+    for (const table of this.fs.checked()) table.checkInvariants();
+  }
+
   unmount(): Promise<void> {
     this.#world.forget(this);
     return this.fs.unmount();

@@ -3,6 +3,8 @@
  * them is in beliefs.ts.
  */
 
+import { assert } from '../../base/assert.js';
+import { isRegular } from '../../base/attr.js';
 import type { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
@@ -16,6 +18,7 @@ import { AttrCache } from './attr_cache.js';
 import { Beliefs } from './beliefs.js';
 import { DentryCache } from './dentry_cache.js';
 import { type FileState, FileTable } from './file_state.js';
+import type { Granule } from './granule.js';
 import { KernelQueue } from './kernel_queue.js';
 import { OpenFiles } from './open_files.js';
 import { PageCache } from './page_cache.js';
@@ -145,6 +148,43 @@ export class ClientContext {
   /** A write-back of the file failed for good. */
   writeFailed(file: FileState, error: FsError): void {
     this.handles.writeFailed(file.fid, error);
+  }
+
+  /** Of the tables, and across them. Between two events. */
+  checkInvariants(): void {
+    for (const target of this.targets.all()) target.checkInvariants();
+    this.handles.checkInvariants();
+    this.slabs.checkInvariants();
+    this.kept.checkInvariants(this.targets.all().flatMap(({ replays }) => [...replays.keptChunks()]));
+    this.files.checkInvariants();
+    this.pages.checkInvariants(this.#granules());
+    for (const file of this.files.values()) this.#checkFile(file);
+    for (const { fh, fid, directory, life } of this.handles.all()) {
+      if (directory || life.isOver) continue;
+      assert(this.files.get(fid) !== undefined || !this.#isRegular(fid), `handle ${fh} has no file ${fid}`);
+    }
+  }
+
+  *#granules(): Iterable<Granule> {
+    for (const file of this.files.values()) yield* file.knownPages?.granules() ?? [];
+  }
+
+  #isRegular(fid: Fid): boolean {
+    const attr = this.attrs.get(fid);
+    return attr !== undefined && isRegular(attr.mode);
+  }
+
+  #checkFile(file: FileState): void {
+    const { fid } = file;
+    const { locks } = this.targets.of(fid);
+    const isCovered = locks.holds('data', fid);
+    assert(!file.sizeKnown || isCovered, `the size of ${fid} is believed without a data lock`);
+    assert(
+      file.unwrittenBytes === 0 || isCovered,
+      `${file.unwrittenBytes} bytes of ${fid} are dirty without a lock`,
+    );
+    const inUse = isCovered || this.handles.isOpen(fid);
+    assert(inUse || !file.isEmpty || file.isBusy, `file ${fid} is of no use`);
   }
 }
 

@@ -3,6 +3,9 @@
  *
  * A segment is clean, dirty, or in flight (under a WRITE that has not been answered). No range is under two WRITEs: a
  * page dirtied again while in flight waits until that WRITE is answered.
+ *
+ * Invariants: what is counted is the sum over the segments; `#dirty` holds exactly the granules with a dirty segment; no granule
+ * is empty; a segment in flight lies within its WRITE. While nothing is dirty, nothing is paid but what is in flight.
  */
 
 import { assert } from '../../base/assert.js';
@@ -312,42 +315,52 @@ export class FilePages implements GranuleOwner {
     granule.compact();
   }
 
-  /** WRITEs under way. */
-  get flights(): number {
-    return this.#flights.size;
+  granules(): Iterable<Granule> {
+    return this.#granules.values();
   }
 
-  /** @returns what the cache counts of it. */
-  checkInvariants(): { readonly bytes: number; readonly pinnedBytes: number; readonly cleanBytes: number } {
+  /** WRITEs under way. */
+  flights(): Iterable<Batch> {
+    return this.#flights;
+  }
+
+  checkInvariants(): void {
     let dirty = 0;
     let unwritten = 0;
-    let [bytes, pinnedBytes] = [0, 0];
     for (const granule of this.#granules.values()) {
+      granule.checkInvariants();
       const { index } = granule;
-      assert(this.#granules.get(index) === granule, `granule ${index} lies elsewhere`);
-      const counted = granule.checkInvariants();
-      dirty += counted.dirty;
+      const what = `granule ${index}`;
+      assert(this.#granules.get(index) === granule && granule.owner === this, `${what} is another one`);
+      assert(granule.segments.length > 0, `${what} is empty`);
+      assert(granule.hasDirty === this.#dirty.has(granule), `${what} is dirty: ${granule.hasDirty}`);
       unwritten += granule.pinned;
-      bytes += granule.bytes;
-      if (granule.pinned > 0) pinnedBytes += granule.bytes;
-      assert(
-        counted.dirty > 0 === this.#dirty.has(granule),
-        `granule ${index} with ${counted.dirty} dirty bytes`,
-      );
-      for (const { flight } of granule.segments) {
-        assert(
-          flight === undefined || this.#flights.has(flight),
-          'a segment is under a WRITE that has landed',
-        );
+      for (const { start, end, state, flight } of granule.segments) {
+        if (state === 'dirty') dirty += end - start;
+        if (flight === undefined) continue;
+        assert(this.#flights.has(flight), `[${start}, ${end}) is under a WRITE that has ended`);
+        assert(flight.start <= start && end <= flight.end, `[${start}, ${end}) is not all under its WRITE`);
       }
     }
-    assert(dirty === this.#dirtyBytes, `${this.#dirtyBytes} dirty bytes are ${dirty}`);
-    assert(unwritten === this.#unwrittenBytes, `${this.#unwrittenBytes} unwritten bytes are ${unwritten}`);
-    const flights = [...this.#flights].sort((a, b) => a.start - b.start);
-    flights.forEach(({ start }, at) => {
-      assert(at === 0 || (flights[at - 1]?.end ?? 0) <= start, `two WRITEs carry byte ${start}`);
-    });
+    for (const { index } of this.#dirty)
+      assert(this.#granules.has(index), `granule ${index} is dirty, and gone`);
+    assert(dirty === this.#dirtyBytes, `${dirty} bytes are dirty, counted ${this.#dirtyBytes}`);
+    assert(
+      unwritten === this.#unwrittenBytes,
+      `${unwritten} bytes not written, counted ${this.#unwrittenBytes}`,
+    );
+    this.#checkFlights();
     this.#paid?.checkInvariants();
-    return { bytes, pinnedBytes, cleanBytes: bytes - pinnedBytes };
+    const paid = this.#paid?.total ?? 0;
+    assert(dirty > 0 || paid === 0, `${paid} blocks are paid for, and nothing is dirty`);
+  }
+
+  #checkFlights(): void {
+    const flights = [...this.#flights].sort((one, other) => one.start - other.start);
+    let end = 0;
+    for (const batch of flights) {
+      assert(batch.start >= end, `the WRITE of [${batch.start}, ${batch.end}) overlaps one up to ${end}`);
+      end = batch.end;
+    }
   }
 }

@@ -3,6 +3,8 @@
  *
  * Size, mtime and blocks are true while a data lock is held (`sizeKnown`). Under PW this client is the authority: what
  * replies say of them is ignored until the lock is gone, but for replies of its own operations that set them.
+ *
+ * Invariant: whoever waits until something is written waits for a write that is not.
  */
 
 import { assert } from '../../base/assert.js';
@@ -93,6 +95,13 @@ export class FileState {
     return this.#pages?.isEmpty ?? true;
   }
 
+  /** Something of it is under way. */
+  get isBusy(): boolean {
+    if (this.fetches.length > 0 || this.handingBack !== 'no' || this.held.length > 0) return true;
+    const { PR, PW } = this.enqueues;
+    return this.exclusive !== undefined || PR !== undefined || PW !== undefined;
+  }
+
   /** Takes size, times and blocks as the target has them. */
   adopt(attr: Attr): void {
     this.sizeBytes = attr.sizeBytes;
@@ -107,6 +116,20 @@ export class FileState {
     for (const fetch of this.fetches) {
       if (fetch.start < end && fetch.end > start) fetch.stale.push({ start, end });
     }
+  }
+
+  /** What is known of its pages, if there are any. */
+  get knownPages(): FilePages | undefined {
+    return this.#pages;
+  }
+
+  checkInvariants(): void {
+    this.#pages?.checkInvariants();
+    for (const { seq } of this.flushWaiters) {
+      assert(!this.pages.isWritten(seq), `file ${this.fid}: write ${seq} is waited for, and written`);
+    }
+    assert(!this.flushing || !this.isClean, `file ${this.fid} is clean, and to be written`);
+    assert(this.sizeBytes >= 0, `file ${this.fid} has ${this.sizeBytes} bytes`);
   }
 }
 
@@ -148,23 +171,14 @@ export class FileTable {
 
   /** @param inUse a lock or a handle of it is held. */
   forgetIfUnused(file: FileState, inUse: boolean): void {
-    if (inUse || !file.isEmpty || file.fetches.length > 0 || file.handingBack !== 'no') return;
-    const { PR, PW } = file.enqueues;
-    if (file.exclusive !== undefined || PR !== undefined || PW !== undefined || file.held.length > 0) return;
+    if (inUse || !file.isEmpty || file.isBusy) return;
     this.#files.delete(file.fid);
   }
 
-  /** Of each file, and what the page cache counts of all of them. */
   checkInvariants(): void {
-    let [pinnedBytes, cleanBytes, unwrittenBytes] = [0, 0, 0];
     for (const [fid, file] of this.#files) {
-      assert(file.fid === fid, `the state of ${file.fid} lies at ${fid}`);
-      if (file.isEmpty) continue;
-      const counted = file.pages.checkInvariants();
-      pinnedBytes += counted.pinnedBytes;
-      cleanBytes += counted.cleanBytes;
-      unwrittenBytes += file.unwrittenBytes;
+      assert(file.fid === fid, `file ${file.fid} stands as ${fid}`);
+      file.checkInvariants();
     }
-    this.#cache.checkInvariants({ pinnedBytes, cleanBytes, unwrittenBytes });
   }
 }

@@ -4,6 +4,9 @@
  * Bytes that a segment showed once never change: a write makes new memory and cuts the old segment, or fills spare room
  * behind what was ever shown. So views that were handed out, those under a WRITE, and those kept for its replay
  * (replay_list.ts) stay what they were; but for the memory of an evicted segment, see PageMemory.
+ *
+ * Invariants: the segments lie within the granule; each shows as many bytes as its range has; exactly those under a WRITE are
+ * in flight; only a dirty one has room to grow; `bytes` and `pinned` are their sums.
  */
 
 import { assert } from '../../base/assert.js';
@@ -263,27 +266,32 @@ export class Granule {
     return low;
   }
 
-  /** Segments are sorted, disjoint, inside the granule, and counted. @returns bytes that are dirty and not in flight. */
-  checkInvariants(): { readonly dirty: number } {
-    let [bytes, pinned, dirty] = [0, 0, 0];
-    let at = this.index * GRANULE_BYTES;
-    for (const { start, end, data, state, flight } of this.segments) {
-      assert(start >= at && end > start && end <= this.end, `segment [${start}, ${end}) after ${at}`);
-      assert(data.length === end - start, `${data.length} bytes of data for [${start}, ${end})`);
+  checkInvariants(): void {
+    let after = this.index * GRANULE_BYTES;
+    let bytes = 0;
+    let pinned = 0;
+    for (const { start, end, data, state, flight, backing } of this.segments) {
+      const what = `${state} segment [${start}, ${end})`;
+      assert(
+        start >= after && end > start && end <= this.end,
+        `${what} of granule ${this.index} follows ${after}`,
+      );
+      assert(data.length === end - start, `${what} shows ${data.length} bytes`);
       assert(
         (state === 'flight') === (flight !== undefined),
-        `a ${state} segment ${flight ? 'with' : 'without'} a WRITE`,
+        `${what} is under a WRITE: ${flight !== undefined}`,
       );
-      at = end;
+      if (backing !== undefined) {
+        assert(state === 'dirty', `${what} has room to grow`);
+        const begins = data.buffer === backing.buffer && data.byteOffset === backing.byteOffset;
+        assert(begins && backing.length >= data.length, `${what} does not lie at the beginning of its room`);
+      }
+      after = end;
       bytes += end - start;
       if (state !== 'clean') pinned += end - start;
-      if (state === 'dirty') dirty += end - start;
     }
-    assert(
-      bytes === this.bytes && pinned === this.pinned,
-      `${this.bytes}/${this.pinned} are ${bytes}/${pinned} bytes`,
-    );
-    return { dirty };
+    assert(bytes === this.bytes, `granule ${this.index} holds ${bytes} bytes, counted ${this.bytes}`);
+    assert(pinned === this.pinned, `granule ${this.index} pins ${pinned} bytes, counted ${this.pinned}`);
   }
 }
 

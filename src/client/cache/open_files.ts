@@ -5,6 +5,8 @@
  * release(). A handle whose inode was lost, or whose client was evicted, stays until it is closed and answers EIO; so
  * does one through which an application lock was taken that is lost, but that one is open on the target.
  * fh values count up for the life of the client, so a replayed open keeps its number and none is used twice.
+ *
+ * Invariants: the handles of a file are those with its fid; a file is known while it has one.
  */
 
 import { assert } from '../../base/assert.js';
@@ -156,21 +158,29 @@ export class OpenFiles {
     return undefined;
   }
 
-  /** The two tables have the same handles, and numbers were given out once. */
+  all(): Iterable<Handle> {
+    return this.#handles.values();
+  }
+
   checkInvariants(): void {
-    let count = 0;
+    let ofFiles = 0;
     for (const [fid, handles] of this.#byFid) {
-      assert(handles.size > 0, `inode ${fid} is open without a handle`);
-      count += handles.size;
+      assert(handles.size > 0, `file ${fid} is known, and not open`);
       for (const handle of handles) {
-        assert(
-          handle.fid === fid && this.#handles.get(handle.fh) === handle,
-          `handle ${handle.fh} of ${fid} is lost`,
-        );
-        assert(handle.fh < this.#nextFh, `handle ${handle.fh} was never given out`);
+        assert(handle.fid === fid, `handle ${handle.fh} of ${handle.fid} is one of ${fid}`);
+        assert(this.#handles.get(handle.fh) === handle, `handle ${handle.fh} of ${fid} is closed`);
       }
+      ofFiles += handles.size;
     }
-    assert(count === this.#handles.size, `${this.#handles.size} handles are open, ${count} by inode`);
+    const { size } = this.#handles;
+    assert(size === ofFiles, `${size} handles are open, files have ${ofFiles}`);
+    for (const [fh, handle] of this.#handles) {
+      assert(
+        handle.fh === fh && fh < this.#nextFh,
+        `handle ${handle.fh} stands as ${fh}, next ${this.#nextFh}`,
+      );
+    }
+    assert(this.#unreported.size <= UNREPORTED_MAX, `${this.#unreported.size} failures are kept`);
   }
 }
 

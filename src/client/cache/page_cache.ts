@@ -4,6 +4,8 @@
  * Granules without dirty or flying bytes are in the LRU; all others are pinned. LRU bytes + pinned bytes <= limit as long
  * as the pinned bytes alone are below it (write_back.ts bounds the dirty ones).
  *
+ * `bytes` and `dirtyBytes` are the sums over all granules.
+ *
  * The limit is one for all that a client caches: what locks, attributes and names take goes off it, up to a half.
  */
 
@@ -81,10 +83,12 @@ export class PageCache implements GranuleMemory {
     if (granule.pinned > 0) {
       if (!wasPinned) this.#clean.delete(granule);
       this.#pinnedBytes += granule.bytes;
+    } else if (granule.bytes > 0) {
+      // The LRU takes a new size only with a new entry: of one that it has, it looks at the value alone.
+      this.#clean.delete(granule);
+      this.#clean.set(granule, granule, { size: granule.bytes });
     } else {
-      // lru-cache leaves the size of an entry as it is when the same value is set again.
-      if (bytes !== 0) this.#clean.delete(granule);
-      if (granule.bytes > 0) this.#clean.set(granule, granule, { size: granule.bytes });
+      this.#clean.delete(granule);
     }
     this.makeRoom();
   }
@@ -104,18 +108,30 @@ export class PageCache implements GranuleMemory {
     }
   }
 
-  /** @param held what the files of the client hold together. */
-  checkInvariants(held: {
-    readonly pinnedBytes: number;
-    readonly cleanBytes: number;
-    readonly unwrittenBytes: number;
-  }): void {
-    const { pinnedBytes, cleanBytes, unwrittenBytes } = held;
-    assert(pinnedBytes === this.#pinnedBytes, `${this.#pinnedBytes} pinned bytes are ${pinnedBytes}`);
-    assert(unwrittenBytes === this.#dirtyBytes, `${this.#dirtyBytes} dirty bytes are ${unwrittenBytes}`);
-    assert(
-      cleanBytes === this.#clean.calculatedSize,
-      `${this.#clean.calculatedSize} clean bytes are ${cleanBytes}`,
-    );
+  /** @param granules of all files. */
+  checkInvariants(granules: Iterable<Granule>): void {
+    let clean = 0;
+    let pinned = 0;
+    let dirty = 0;
+    let inLru = 0;
+    for (const granule of granules) {
+      const { index, bytes } = granule;
+      const isPinned = granule.pinned > 0;
+      assert(
+        this.#clean.has(granule) !== isPinned,
+        `granule ${index} has ${bytes} bytes, pinned: ${isPinned}`,
+      );
+      if (isPinned) pinned += bytes;
+      else clean += bytes;
+      if (!isPinned) inLru += 1;
+      dirty += granule.pinned;
+    }
+    const { size, calculatedSize } = this.#clean;
+    assert(inLru === size, `${inLru} granules are clean, the LRU has ${size}`);
+    assert(clean === calculatedSize, `${clean} bytes are clean, the LRU counts ${calculatedSize}`);
+    assert(pinned === this.#pinnedBytes, `${pinned} bytes are pinned, counted ${this.#pinnedBytes}`);
+    assert(dirty === this.#dirtyBytes, `${dirty} bytes are dirty, counted ${this.#dirtyBytes}`);
+    assert(size === 0 || this.bytes <= this.limitBytes, `${this.bytes} bytes of ${this.limitBytes}`);
+    assert(this.#chunkUsed <= this.#chunk.length, `${this.#chunkUsed} bytes of a chunk are in use`);
   }
 }

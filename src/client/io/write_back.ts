@@ -11,6 +11,9 @@
  *
  * A WRITE that fails for good (ENOSPC, EIO, ...) drops its pages, as the kernel does: keeping them would only fail again
  * and stop every lock callback. The error is kept in each handle that may have written, and reported once.
+ *
+ * Invariants: exactly the files that are not clean are in `#dirty`, and their age is watched; what a lane counts is under
+ * WRITEs of its files; a file of which everything is to be written is in its lane, or has a WRITE under way.
  */
 
 import { assert } from '../../base/assert.js';
@@ -236,7 +239,7 @@ export class WriteBack {
         this.#sync(target, lane);
         return;
       }
-      const batch = this.#next(lane, lane.whole, false) ?? this.#next(lane, lane.full, true);
+      const batch = this.#next(target, lane, lane.whole, false) ?? this.#next(target, lane, lane.full, true);
       if (batch === undefined) return;
       this.#send(target, lane, batch.file, batch.batch);
     }
@@ -264,11 +267,18 @@ export class WriteBack {
   }
 
   /** The next WRITE of one of these files, in turn. */
-  #next(lane: Lane, files: Set<FileState>, fullOnly: boolean): { file: FileState; batch: Batch } | undefined {
+  #next(
+    target: TargetSession,
+    lane: Lane,
+    files: Set<FileState>,
+    fullOnly: boolean,
+  ): { file: FileState; batch: Batch } | undefined {
     for (const file of files) {
       files.delete(file);
       const batch = file.pages.takeDirty(fullOnly, lane.pace.pieceBytes);
       if (batch === undefined) continue; // clean, or under a WRITE: that one's end brings it back
+      // What was paid for blocks that were dropped since. While others were dirty it could still have been one of theirs.
+      if (file.pages.dirtyBytes === 0) target.grantBytes += file.pages.refund();
       files.add(file);
       return { file, batch };
     }
@@ -360,22 +370,41 @@ export class WriteBack {
       .catch((error: unknown) => log('size of %d after a failed write: %s', file.fid, error));
   }
 
-  /** Each file that is not clean is in the table, and each WRITE that is under way is counted in its lane. */
+  /** Between two events. */
   checkInvariants(): void {
-    const flights = new Map<TargetSession, number>();
+    const underWay = new Map<TargetSession, { count: number; bytes: number }>();
     for (const file of this.#context.files.values()) {
-      if (file.isClean) continue;
-      const target = this.#dirty.get(file);
+      const target = this.#context.targets.of(file.fid);
+      const { fid, isClean } = file;
       assert(
-        target !== undefined,
-        `inode ${file.fid} has ${file.unwrittenBytes} dirty bytes that nobody will write`,
+        this.#dirty.get(file) === (isClean ? undefined : target),
+        `file ${fid} is clean: ${isClean}, and known to write-back: ${this.#dirty.has(file)}`,
       );
-      flights.set(target, (flights.get(target) ?? 0) + file.pages.flights);
+      const sum = underWay.get(target) ?? { count: 0, bytes: 0 };
+      underWay.set(target, sum);
+      let flights = 0;
+      for (const { start, end } of file.knownPages?.flights() ?? []) {
+        flights += 1;
+        sum.bytes += end - start;
+      }
+      sum.count += flights;
+      const isQueued = this.#lanes.get(target)?.whole.has(file) === true;
+      assert(
+        !file.flushing || flights > 0 || isQueued,
+        `file ${fid} is to be written, and nothing begins it`,
+      );
     }
-    for (const [target, lane] of this.#lanes) {
-      const counted = flights.get(target) ?? 0;
-      assert(lane.inFlight === counted, `${lane.inFlight} WRITEs are in flight, and ${counted} of files`);
-      assert(lane.inFlight > 0 || lane.inFlightBytes === 0, `${lane.inFlightBytes} bytes in no WRITE`);
+    for (const file of this.#dirty.keys()) {
+      assert(this.#context.files.get(file.fid) === file, `file ${file.fid} is dirty, and forgotten`);
+    }
+    assert(
+      this.#dirty.size === 0 || this.#stopped || this.#ageTimer !== undefined,
+      'nobody looks at the age',
+    );
+    for (const [target, { inFlight, inFlightBytes }] of this.#lanes) {
+      const { count, bytes } = underWay.get(target) ?? { count: 0, bytes: 0 };
+      assert(inFlight === count, `${count} WRITEs are under way, counted ${inFlight}`);
+      assert(inFlightBytes === bytes, `${bytes} bytes are under way, counted ${inFlightBytes}`);
     }
   }
 }

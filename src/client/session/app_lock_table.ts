@@ -5,6 +5,8 @@
  *
  * A request that gives something up (an unlock, a conversion) and is not answered may have been executed: somebody else
  * may have what it gave up. So when another instance takes over, it is given up here too, and is not replayed.
+ *
+ * Invariant: an owner is known in a file while it holds a range there; its ranges are sorted and do not overlap.
  */
 
 import { assert } from '../../base/assert.js';
@@ -177,16 +179,19 @@ export class AppLocks {
     for (const lock of waiting) lock.failed(error);
   }
 
-  /** Locks of one owner are sorted and do not overlap; no list is empty. */
   checkInvariants(): void {
     for (const [fid, owners] of this.#granted) {
-      assert(owners.size > 0, `file ${fid} without locks`);
+      assert(owners.size > 0, `file ${fid} is known, and nobody has locked it`);
       for (const [owner, locks] of owners) {
-        assert(locks.length > 0, `owner ${owner} without locks`);
+        assert(locks.length > 0, `${owner} is known in file ${fid}, and holds nothing`);
         checkPieces(locks);
+        for (const { range } of locks) {
+          assert(ownerOf(range) === owner, `a lock of ${ownerOf(range)} is in the list of ${owner}`);
+        }
       }
     }
-    for (const [handle, lock] of this.#waiting)
+    for (const [handle, lock] of this.#waiting) {
       assert(lock.handle === handle, `lock ${lock.handle} waits as ${handle}`);
+    }
   }
 }

@@ -3,6 +3,7 @@
  * sent twice makes one object. The next range is asked for before the last runs out.
  */
 
+import { assert } from '../../base/assert.js';
 import type { Fid } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 
@@ -57,5 +58,14 @@ export class FidPool {
         this.#fetching = undefined;
       });
     return this.#fetching;
+  }
+
+  checkInvariants(): void {
+    let left = 0;
+    for (const { next, end } of this.#ranges) {
+      assert(next < end, `a range of FIDs is [${next}, ${end})`);
+      left += end - next;
+    }
+    assert(left === this.#left, `${left} FIDs are left, counted ${this.#left}`);
   }
 }

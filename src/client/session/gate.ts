@@ -6,6 +6,9 @@
  * recovery). Parked operations run in arrival order when it opens, and each can be ended by its signal at once.
  *
  * Two reasons keep it shut, and each is lifted by whoever raised it: the drain, and an import that is not FULL.
+ *
+ * Invariants: nobody is parked at an open gate; it knows since when it is shut exactly while it is shut, and nobody waits
+ * for that any more.
  */
 
 import { assert } from '../../base/assert.js';
@@ -148,15 +151,13 @@ export class Gate {
     for (const parked of waiting) parked.pass();
   }
 
-  /** Nobody is parked at an open gate. */
   checkInvariants(): void {
+    const { isOpen, state } = this;
+    assert(!isOpen || this.#parked.size === 0, `${this.#parked.size} operations are parked at an open gate`);
     assert(
-      !this.isOpen || this.#parked.size === 0,
-      `${this.#parked.size} operations are parked at an open gate`,
+      (this.#shutSinceMs === undefined) === isOpen,
+      `the gate is ${state}, shut since ${this.#shutSinceMs}`,
     );
-    assert(
-      this.isOpen === (this.#shutSinceMs === undefined),
-      'the time since when the gate is shut is wrong',
-    );
+    assert(isOpen || this.#untilShut.size === 0, `the gate is ${state}, and somebody waits for that`);
   }
 }

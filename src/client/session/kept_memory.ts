@@ -46,4 +46,17 @@ export class KeptMemory {
     if (kept === undefined) this.#pool.give(slab);
     else kept.given = slab;
   }
+
+  /** @param views all that are kept. */
+  checkInvariants(views: Iterable<Uint8Array>): void {
+    const keepers = new Map<ArrayBufferLike, number>();
+    for (const { buffer } of views) {
+      if (buffer.byteLength === SLAB_BYTES) keepers.set(buffer, (keepers.get(buffer) ?? 0) + 1);
+    }
+    for (const [buffer, kept] of this.#kept) {
+      const count = keepers.get(buffer) ?? 0;
+      assert(count === kept.keepers && count > 0, `a slab has ${count} keepers, counted ${kept.keepers}`);
+    }
+    assert(keepers.size === this.#kept.size, `${keepers.size} slabs are in use, ${this.#kept.size} are kept`);
+  }
 }

@@ -8,6 +8,8 @@
  *   keeps it (KeptMemory). write_back.ts asks for a SYNC and sends no more while more than BULK_MAX_BYTES are kept.
  * - CLOSE is not in it: what is not in the handle table is not opened again, and an inode without a name that nobody
  *   opens is destroyed when the recovery window ends.
+ *
+ * Invariants: the entries are sorted by transno, above what is committed and up to what was executed; bulkBytes are theirs.
  */
 
 import { assert } from '../../base/assert.js';
@@ -150,16 +152,24 @@ export class ReplayList implements AnswerObserver {
     }
   }
 
-  /** In the order of execution, all above what is known to be committed, and the bulks counted. */
+  /** WRITEs' memory that is kept, for the check of KeptMemory. */
+  *keptChunks(): Iterable<Uint8Array> {
+    for (const { bulk } of this.#entries.slice(this.#first)) yield* bulk ?? [];
+  }
+
   checkInvariants(): void {
-    let bulkBytes = 0;
-    let last = this.#lastCommitted;
+    let before: number = this.#lastCommitted;
+    let bytes = 0;
     for (const { transno, bulk } of this.#entries.slice(this.#first)) {
-      assert(transno > last, `transno ${transno} is kept behind ${last}`);
-      last = transno;
-      for (const chunk of bulk ?? []) bulkBytes += chunk.length;
+      assert(transno > before, `transno ${transno} is kept behind ${before}`);
+      before = transno;
+      for (const chunk of bulk ?? []) bytes += chunk.length;
     }
-    assert(bulkBytes === this.#bulkBytes, `${this.#bulkBytes} bytes of WRITEs are ${bulkBytes}`);
+    assert(
+      this.size === 0 || before <= this.#lastExecuted,
+      `${before} is kept, ${this.#lastExecuted} executed`,
+    );
+    assert(bytes === this.#bulkBytes, `${bytes} bytes of WRITEs are kept, counted ${this.#bulkBytes}`);
   }
 }
 

@@ -9,6 +9,7 @@
  *   session    what the connection itself needs, and what is void without it
  */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { type Fh, type Fid, type LockHandle, type TargetUuid, targetIndexOf } from '../../base/ids.js';
 import { Lifetime } from '../../base/lifetime.js';
@@ -377,6 +378,21 @@ export class TargetSession {
 
   #background(answered: Promise<unknown>, what: string): void {
     answered.catch((error: unknown) => log('%s: %s', what, error));
+  }
+
+  /** Of all that it has, and that each call under way is counted once. */
+  checkInvariants(): void {
+    this.requester.checkInvariants();
+    this.replays.checkInvariants();
+    this.gate.checkInvariants();
+    this.appLocks.checkInvariants();
+    this.locks.checkInvariants();
+    this.fids.checkInvariants();
+    assert(this.grantBytes >= 0, `a grant of ${this.grantBytes} bytes`);
+    let counted = 0;
+    for (const { count } of Object.values(this.#calls)) counted += count;
+    const { inFlight } = this.requester;
+    assert(counted >= inFlight, `${inFlight} calls are under way, counted ${counted}`);
   }
 }
 

@@ -25,7 +25,7 @@ export class AckWindow<T> {
     return this.#entries.size;
   }
 
-  [Symbol.iterator](): IterableIterator<T> {
+  entries(): Iterable<T> {
     return this.#entries.values();
   }
 

@@ -2,6 +2,8 @@
  * Replies that a client may not have got yet, so that a request sent again after a broken connection has one effect and
  * the same answer. Kept are replies that changed something, or granted something (a lock whose grant was lost could never be
  * given back), until the client says that they arrived (ack_window.ts).
+ *
+ * Invariant: the bytes counted are those of the replies, and within the bound.
  */
 
 import { assert } from '../../base/assert.js';
@@ -54,7 +56,8 @@ export class AnsweredRequests {
   checkInvariants(): void {
     this.#replies.checkInvariants();
     let bytes = 0;
-    for (const { body } of this.#replies) bytes += body.length + ENTRY_OVERHEAD_BYTES;
-    assert(bytes === this.#bytes, `${this.#bytes} bytes of replies are ${bytes}`);
+    for (const { body } of this.#replies.entries()) bytes += body.length + ENTRY_OVERHEAD_BYTES;
+    assert(bytes === this.#bytes, `${bytes} bytes of replies are kept, counted ${this.#bytes}`);
+    assert(this.size <= ENTRIES_MAX && bytes <= BYTES_MAX, `${this.size} replies of ${bytes} bytes are kept`);
   }
 }

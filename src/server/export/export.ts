@@ -5,6 +5,8 @@
  * Invariants:
  * - At most one link at a time; frames of any other are dropped.
  * - Once its life is over (evicted, or said goodbye) nothing is executed for it any more, and it is in no table.
+ * - Without a link it has no request that waits for a lock, and no frame is held for it.
+ * - heldBytes are those of the held frames. Moved bytes are counted for exactly the files whose locks are called back.
  */
 
 import { assert } from '../../base/assert.js';
@@ -17,7 +19,7 @@ import type { Timer } from '../../runtime/ports.js';
 import type { ClientRecord } from '../../storage/api.js';
 import { AnsweredRequests } from './answered_requests.js';
 import { DurableAnswers } from './durable_answers.js';
-import type { KeptFrames } from './kept_frames.js';
+import { frameBytes, type KeptFrames } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { UnconfirmedCasts } from './unconfirmed_casts.js';
 
@@ -59,6 +61,9 @@ export interface Prolonged {
 
 /** A request while it is executed: see target/served_call.ts. */
 export interface PendingCall {
+  readonly xid: Xid;
+  /** Changes something: a shutdown waits for it. */
+  readonly modifies: boolean;
   /** Through which it came again; its reply goes there too. */
   resentLink: Link | undefined;
 }
@@ -165,13 +170,36 @@ export class ClientExport {
     return `${this.name} (${shortUuid(this.uuid)})`;
   }
 
+  /** Of an export in the table. */
   checkInvariants(): void {
+    const { label } = this;
     this.answered.checkInvariants();
     this.durableAnswers.checkInvariants();
-    assert(this.held.length > 0 || this.heldBytes === 0, `${this.heldBytes} bytes are held in no frame`);
-    assert(this.link !== undefined || this.held.length === 0, 'frames are held of a connection that is gone');
-    for (const handle of this.prolonged.keys()) {
-      assert(this.calledBack.has(handle), `lock ${handle} is put off, and was not called back`);
+    const isAway = this.disconnectedAtMs !== undefined;
+    assert(this.link === undefined || !isAway, `${label} has a link, and is away`);
+    if (isAway) {
+      assert(this.waits.size === 0, `${this.waits.size} requests of ${label} wait, and it is away`);
+      assert(this.held.length === 0, `${this.held.length} frames of ${label} are held, and it is away`);
     }
+    for (const handle of this.prolonged.keys()) {
+      assert(this.calledBack.has(handle), `lock ${handle} of ${label} is put off, and was not called back`);
+    }
+    let heldBytes = 0;
+    for (const frame of this.held) heldBytes += frameBytes(frame);
+    assert(
+      heldBytes === this.heldBytes,
+      `${heldBytes} bytes of ${label} are held, counted ${this.heldBytes}`,
+    );
+    assert(this.replayBytes >= 0 && this.grantBytes >= 0, `${label} has ${this.grantBytes} bytes of grant`);
+    const called = new Set(this.calledBack.values());
+    for (const fid of called)
+      assert(this.movedBytes.has(fid), `what ${label} moves of ${fid} is not counted`);
+    const counted = this.movedBytes.size;
+    assert(
+      counted === called.size,
+      `${called.size} files of ${label} are called back, ${counted} are counted`,
+    );
+    for (const [xid, call] of this.calls)
+      assert(call.xid === xid, `call ${call.xid} of ${label} stands as ${xid}`);
   }
 }

@@ -1,4 +1,8 @@
-/** The table of exports, and who was evicted lately and why. */
+/**
+ * The table of exports, and who was evicted lately and why.
+ *
+ * Invariant: a client in the table was neither evicted nor has it said goodbye.
+ */
 
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
@@ -72,12 +76,17 @@ export class ExportTable {
     return this.lastEvicted(SHOWN_MAX);
   }
 
-  /** Who is in the table lives. */
   checkInvariants(): void {
     for (const [uuid, client] of this.#exports) {
-      assert(client.uuid === uuid && !client.life.isOverAlone, `client ${uuid} is gone, and in the table`);
+      assert(client.uuid === uuid, `client ${client.uuid} stands as ${uuid}`);
+      assert(!client.life.isOverAlone, `client ${client.label} is gone, and in the table`);
       client.checkInvariants();
     }
+    const { size } = this.#evicted;
+    assert(
+      size <= REASONS_MAX && size <= this.#evictedCount,
+      `${size} evictions of ${this.#evictedCount} are kept`,
+    );
   }
 }
 

@@ -5,8 +5,11 @@
  * Each client has a limit of its own, past which it is not read. When all together have more than KEPT_BYTES_MAX, whoever
  * adds to it is not read either. That holds up nobody: a client with held requests has said all that others wait for, and
  * one with a replay in the queue is behind nobody (docs/RECOVERY.md, "Memory").
+ *
+ * Invariant: the bytes are those that the clients hold and queue.
  */
 
+import { assert } from '../../base/assert.js';
 import type { Frame } from '../../rpc/api.js';
 import { HEADER_SIZE } from '../../wire/header.js';
 
@@ -31,6 +34,13 @@ export class KeptFrames {
   }
   remove(bytes: number): void {
     this.#bytes -= bytes;
+  }
+
+  /** @param clients all exports. */
+  checkInvariants(clients: Iterable<{ readonly heldBytes: number; readonly replayBytes: number }>): void {
+    let bytes = 0;
+    for (const { heldBytes, replayBytes } of clients) bytes += heldBytes + replayBytes;
+    assert(bytes === this.#bytes, `${bytes} bytes of frames are kept, counted ${this.#bytes}`);
   }
 }
 

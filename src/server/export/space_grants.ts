@@ -6,6 +6,8 @@
  * Grants are generous while there is plenty and dry up as free space less what is promised already gets small: a client
  * without a grant writes through and gets its ENOSPC from write(2) itself. Nothing is taken back from a client that does
  * not write; that is why no single grant may be a large part of what is left.
+ *
+ * Invariant: promisedBytes is the sum of the clients' grants. A client that is gone has none.
  */
 
 import { assert } from '../../base/assert.js';
@@ -49,7 +51,8 @@ export class SpaceGrants {
 
   /** Fills the client's grant up if it is half used. @returns bytes added. */
   refill(client: ClientExport): number {
-    if (this.#refuses()) return 0;
+    // The last WRITE of a client that is gone: nobody would ever take back what it is promised.
+    if (client.life.isOverAlone || this.#refuses()) return 0;
     const available = this.#availableBytes();
     const free = available - available * UNPROMISED_SHARE - this.#promisedBytes;
     const share = (free * CLIENT_SHARE) / Math.max(1, this.#clients() / 4);
@@ -97,16 +100,11 @@ export class SpaceGrants {
     this.spend(client, client.grantBytes);
   }
 
-  /** What is promised is the sum of what the clients were promised. */
+  /** @param clients all exports. */
   checkInvariants(clients: Iterable<ClientExport>): void {
     let promised = 0;
-    for (const { grantBytes } of clients) {
-      assert(grantBytes >= 0, `a client has ${grantBytes} bytes of grant`);
-      promised += grantBytes;
-    }
-    assert(
-      promised === this.#promisedBytes,
-      `${this.#promisedBytes} bytes are promised, ${promised} to clients`,
-    );
+    for (const { grantBytes } of clients) promised += grantBytes;
+    const counted = this.#promisedBytes;
+    assert(promised === counted, `clients have ${promised} bytes of grants, counted ${counted}`);
   }
 }

@@ -3,6 +3,7 @@
  * opened for serving, gone with the instance.
  */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { type ClientUuid, FIRST_OBJECT, type Fid, objectOf, targetIndexOf } from '../../base/ids.js';
 import { Lifetime } from '../../base/lifetime.js';
@@ -133,10 +134,38 @@ export class ServedTarget {
     }
   }
 
+  /** Of everything that a server has: each table by itself, and what must agree across them. Between two events. */
   checkInvariants(): void {
-    this.exports.checkInvariants();
-    this.opens.checkInvariants(this.exports);
-    this.grants.checkInvariants(this.exports);
+    // What is left is dropped in any order.
+    if (this.life.isOver) return;
+    const { exports, leaving } = this;
+    this.store.checkInvariants();
+    this.locks.checkInvariants();
+    this.slabs.checkInvariants();
+    exports.checkInvariants();
+    this.opens.checkInvariants(exports, leaving.size > 0);
     this.holds.checkInvariants();
+    this.grants.checkInvariants(exports);
+    this.kept.checkInvariants(exports);
+    this.#checkClients();
+  }
+
+  #checkClients(): void {
+    const { exports, leaving } = this;
+    for (const uuid of this.locks.clients()) {
+      assert(exports.get(uuid) !== undefined || leaving.has(uuid), `client ${uuid} is gone, and has locks`);
+    }
+    for (const client of this.undrained) {
+      assert(exports.get(client.uuid) === client, `client ${client.label} is gone, and not drained`);
+    }
+    const active = new Set(this.locks.holders('active'));
+    let modifying = 0;
+    for (const client of exports) {
+      const holds = client.activeLocks.size > 0;
+      assert(holds === active.has(client.uuid), `client ${client.label} knows of an active lock: ${holds}`);
+      for (const call of client.calls.values()) if (call.modifies) modifying += 1;
+    }
+    const { count } = this.modifying;
+    assert(count >= modifying, `${modifying} calls under way may change something, counted ${count}`);
   }
 }

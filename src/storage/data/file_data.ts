@@ -312,6 +312,10 @@ export class StoredFileData implements FileData {
       return result;
     });
   }
+
+  checkInvariants(): void {
+    this.#locks.checkInvariants();
+  }
 }
 
 function zeros(length: number): Uint8Array[] {

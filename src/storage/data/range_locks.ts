@@ -3,8 +3,11 @@
  * others run side by side, so that several large writes of one file keep the device busy.
  *
  * Lock order: an operation holds at most one range at a time (copy locks its destination only).
+ *
+ * Invariant: an entry waits exactly while it overlaps one that came before it.
  */
 
+import { assert } from '../../base/assert.js';
 import type { Fid } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 
@@ -53,5 +56,15 @@ export class RangeLocks {
       waiting.grant = undefined;
       grant();
     });
+  }
+
+  checkInvariants(): void {
+    for (const [fid, entries] of this.#files) {
+      assert(entries.length > 0, `file ${fid} is known, and nothing of it is locked`);
+      entries.forEach(({ start, end, grant }, index) => {
+        const isBlocked = entries.slice(0, index).some((other) => other.start < end && start < other.end);
+        assert(isBlocked === (grant !== undefined), `[${start}, ${end}) of ${fid} waits: ${!isBlocked}`);
+      });
+    }
   }
 }

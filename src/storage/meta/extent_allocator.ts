@@ -277,24 +277,30 @@ export class ExtentAllocator {
     return undefined;
   }
 
-  /** Used blocks are busy, and those that are not are counted, by group and in all. */
   checkInvariants(): void {
     let free = 0;
+    let unused = 0;
     for (let group = 0; group < this.#groupFree.length; group++) {
       let groupFree = GROUP_BLOCKS;
-      for (let word = group * GROUP_WORDS; word < (group + 1) * GROUP_WORDS; word++) {
+      const end = (group + 1) * GROUP_WORDS;
+      for (let word = group * GROUP_WORDS; word < end; word++) {
+        const used = this.#used[word] ?? 0;
         const busy = this.#busy[word] ?? 0;
-        assert(((this.#used[word] ?? 0) & ~busy) === 0, `blocks from ${word * 32} are in use and free`);
-        if (busy !== 0) groupFree -= popcount(busy);
+        if (busy === 0 && used === 0) continue;
+        assert((used & ~busy) === 0, `blocks from ${word * 32} on are in use, and may be handed out`);
+        groupFree -= popcount(busy);
+        if (busy !== used) unused += popcount((busy & ~used) >>> 0);
       }
-      assert(
-        groupFree === this.#groupFree[group],
-        `group ${group} has ${this.#groupFree[group]} free blocks, ${groupFree} by bits`,
-      );
+      const counted = this.#groupFree[group] ?? 0;
+      assert(groupFree === counted, `${groupFree} blocks of group ${group} are free, counted ${counted}`);
       free += groupFree;
     }
-    assert(free === this.#freeBlocks, `${this.#freeBlocks} blocks are free, ${free} by bits`);
-    assert(this.#freedNotDurable >= 0, `${this.#freedNotDurable} blocks wait for a commit`);
+    assert(free === this.#freeBlocks, `${free} blocks are free, counted ${this.#freeBlocks}`);
+    const freed = this.#freedNotDurable;
+    assert(
+      freed >= 0 && freed <= unused,
+      `${freed} blocks are freed and not durable, ${unused} are busy and unused`,
+    );
   }
 }
 

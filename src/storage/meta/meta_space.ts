@@ -14,8 +14,11 @@
  * and nobody could delete. It lives from the last tier, and that is enough because it is small: a transaction of a few
  * records copies a leaf and the branches above it for each record, and the free list's pages. Deletes live from the
  * last tier as well when theirs is used up, in batches so small that the copies of three of them fit.
+ *
+ * Invariants: the tiers leave room for something; no more pages are in use than there are.
  */
 
+import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import type { ExecuteOptions } from '../api.js';
 import type { MetaDatabase } from '../meta_medium.js';
@@ -113,5 +116,12 @@ export class MetaSpace {
   /** Pages that a batch writes anew, at most. */
   #touched(records: number): number {
     return PAGES_PER_COMMIT + Math.min(Math.ceil(records * PAGES_PER_RECORD), this.#usedPages);
+  }
+
+  checkInvariants(): void {
+    const reserved = this.#copyPages + this.#deletePages;
+    assert(reserved < this.#totalPages, `${reserved} of ${this.#totalPages} pages are kept back`);
+    assert(this.#usedPages <= this.#totalPages, `${this.#usedPages} of ${this.#totalPages} pages are in use`);
+    assert(this.#committedRecords >= 0, `a batch of ${this.#committedRecords} records`);
   }
 }

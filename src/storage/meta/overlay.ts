@@ -7,6 +7,9 @@
  *
  * Counters of things never to be handed out twice (objects, cookies) are written ahead of use: after a crash they go on
  * above anything that a client may have been told, committed or not.
+ *
+ * Invariants, between two operations: none runs, and the journal is empty; the blocks freed in both layers are those that the
+ * space knows as freed and not durable; the layers have a name and its cookie together; no counter is past its limit.
  */
 
 import { assert } from '../../base/assert.js';
@@ -366,20 +369,56 @@ export class Overlay extends LayeredReader implements Tx {
     this.#counters = { ...this.#counters, inodes: this.#counters.inodes + change };
   }
 
-  /** Between two operations: nothing runs, and counts are of something. */
+  /** Between two operations. */
   checkInvariants(): void {
-    assert(this.#operation === undefined, 'an operation runs on between two events');
-    for (const [what, count] of Object.entries({
-      bytes: this.#bytes,
-      records: this.#records,
-      sealedBytes: this.#sealedBytes,
-    })) {
-      assert(count >= 0, `${what}: ${count}`);
-    }
-    const { nextObject, nextCookie, inodes } = this.#counters;
-    assert(nextObject <= this.#counterLimits.nextObject, `object ${nextObject} is beyond what was written`);
-    assert(nextCookie <= this.#counterLimits.nextCookie, `cookie ${nextCookie} is beyond what was written`);
-    assert(inodes >= 0, `${inodes} inodes`);
+    assert(this.#operation === undefined && this.#journal.empty, 'an operation runs between two operations');
     this.space.checkInvariants();
+    let freed = 0;
+    for (const { count } of [...this.#freed, ...this.#sealedFreed]) freed += count;
+    const { freedNotDurable } = this.space;
+    assert(
+      freed === freedNotDurable,
+      `${freed} freed blocks wait for a commit, the space has ${freedNotDurable}`,
+    );
+    const { nextObject, nextCookie } = this.#counters;
+    const limits = this.#counterLimits;
+    assert(
+      nextObject <= limits.nextObject,
+      `object ${nextObject} comes next, the limit is ${limits.nextObject}`,
+    );
+    assert(
+      nextCookie <= limits.nextCookie,
+      `cookie ${nextCookie} comes next, the limit is ${limits.nextCookie}`,
+    );
+    assert(
+      this.#bytes >= 0 && this.#records >= 0,
+      `${this.#records} records of ${this.#bytes} bytes changed`,
+    );
+    assert(
+      this.#sealedCounters !== undefined || this.#sealedRecords === 0,
+      `${this.#sealedRecords} records are sealed, and no layer is`,
+    );
+    this.#checkNames();
+  }
+
+  #checkNames(): void {
+    const { names, cookies } = this.tables;
+    for (const [parent, changed] of names.collected()) {
+      for (const [name, dirent] of changed) {
+        if (dirent === null) continue;
+        const known = cookies.get(parent, dirent.cookie);
+        assert(
+          known === dirent,
+          `${name} of ${parent} is known by its name, and not as cookie ${dirent.cookie}`,
+        );
+      }
+    }
+    for (const [parent, changed] of cookies.collected()) {
+      for (const [cookie, dirent] of changed) {
+        if (dirent === null) continue;
+        const known = names.get(parent, dirent.name);
+        assert(known === dirent, `cookie ${cookie} of ${parent} is known, and not as ${dirent.name}`);
+      }
+    }
   }
 }

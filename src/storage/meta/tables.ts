@@ -98,6 +98,10 @@ export class GroupTable<G, K, V> {
     this.#committing = this.#collecting;
     this.#collecting = new Map();
   }
+  /** Changes since the last seal. */
+  collected(): ReadonlyMap<G, ReadonlyMap<K, V | null>> {
+    return this.#collecting;
+  }
   get sealed(): ReadonlyMap<G, ReadonlyMap<K, V | null>> {
     return this.#committing ?? new Map();
   }

@@ -61,6 +61,7 @@ test('it behaves as a set of integers does', () => {
         const changed = adds ? set.add(from, to) : set.remove(from, to);
         assert.equal(changed, Math.abs(naive.size - before));
         assert.equal(set.total, naive.size);
+        set.checkInvariants();
       }
       const all = runs(naive, 0, SPAN, true);
       const inRange = runs(naive, start, end, true);

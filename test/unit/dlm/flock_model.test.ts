@@ -201,6 +201,7 @@ class Pair {
 
   /** What each owner holds of a byte, by asking as an owner that holds nothing. */
   check(): void {
+    this.table.checkInvariants();
     assert.deepEqual(this.casts, this.naive.granted);
     for (let byte = 0; byte < BYTES; byte++) {
       for (const world of ['posix', 'flock'] as const) {

@@ -152,6 +152,7 @@ class Model {
   }
 
   check(): void {
+    this.locks.checkInvariants();
     for (let i = 1; i <= 7; i++) {
       for (const type of ['inode', 'data'] as const) {
         const found = this.locks.match(type, fid(i), 'PR', 0);

@@ -241,6 +241,7 @@ class Model {
   }
 
   check(): void {
+    this.server.checkInvariants();
     const { granted, waiting } = this;
     for (const [i, a] of granted.entries()) {
       for (const b of granted.slice(i + 1)) assert.ok(!this.inTheWay(a, b), 'conflicting locks are granted');

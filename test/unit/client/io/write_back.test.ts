@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { Deferred } from '../../../../src/base/wait.js';
 import { until, within } from '../../../fixtures/until.js';
 import { clientWorld, errnoOf, O_RDWR, O_WRONLY } from '../../../worlds/client_world.js';
 
@@ -12,6 +13,23 @@ test('dirty data goes out by itself within little more than a second', async (t)
   await a.write(f, 0, 'small');
   assert.equal(a.target.dirtyBytes, 5);
   await until('it is written', () => a.target.dirtyBytes === 0, 2000);
+});
+
+test('what was paid for blocks that a truncate drops is not paid for any more when the rest is written', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const b = await world.client('b');
+  const f = await a.create('f');
+  await b.lookup('f');
+  const forgets = new Deferred<void>();
+  b.kernel.dropAttrs = () => forgets.promise;
+  await a.write(f, 0, Buffer.alloc(2 * 4096, 1));
+  // Drops the second block, writes the first one back, and then waits for the lock of b.
+  const cut = a.setattr(f.fid, { sizeBytes: 4096 });
+  await until('the rest is written', () => a.target.dirtyBytes === 0);
+  a.check();
+  forgets.resolve();
+  await cut;
 });
 
 test('close starts the write-back and does not wait for it', async (t) => {

@@ -74,6 +74,7 @@ class Checked {
     }
   }
   verify(): void {
+    this.allocator.checkInvariants();
     assert.equal(this.allocator.freeBlocks, this.count('free'));
     assert.equal(this.allocator.freedNotDurable, this.count('freed'));
   }
