@@ -9,14 +9,15 @@
 
 import { type Attr, blocksOfUnwritten, compareTime, isDir, isRegular, shownBlocks } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
-import { type Fid, type Name, ROOT_FID } from '../../base/ids.js';
+import { type Fid, type LockHandle, type Name, ROOT_FID } from '../../base/ids.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
-import { WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE, WANT_PARENT } from '../../wire/meta.js';
+import { WANT_ATTR, WANT_DATA_READ, WANT_PARENT } from '../../wire/meta.js';
 import type { AttrsWithValidity } from '../api.js';
 import type { TargetSession } from '../session/target_session.js';
 import type { AttrCache } from './attr_cache.js';
 import type { DentryCache } from './dentry_cache.js';
 import type { FileState, FileTable } from './file_state.js';
+import { type Asked, checkGrants } from './grant_check.js';
 import type { PageCache } from './page_cache.js';
 
 /** What beliefs are about. */
@@ -36,24 +37,10 @@ export class Beliefs {
 
   // What replies bring.
 
-  /**
-   * @param want what the request asked for, WANT bits.
-   * @param isAsked whether the request is about this inode.
-   * @throws FsError EPROTO for a lock that nobody asked for: none of them is taken.
-   */
-  applyGrants(
-    target: TargetSession,
-    locks: readonly GrantMessage[],
-    want: number,
-    isAsked: (fid: Fid) => boolean,
-  ): void {
-    for (const lock of locks) {
-      if (isAsked(lock.fid) && isWanted(lock, want)) continue;
-      throw new FsError(
-        'EPROTO',
-        `the server grants ${lock.mode} on ${lock.type} ${lock.fid}, which nobody asked for`,
-      );
-    }
+  /** @throws FsError EPROTO, and none is taken, for a lock that nobody asked for, or under a handle in use. */
+  applyGrants(target: TargetSession, asked: Asked, locks: readonly GrantMessage[]): void {
+    checkGrants(asked, locks);
+    for (const { handle } of locks) needFreshHandle(target, handle);
     for (const { handle, fid, type, mode, bits } of locks) {
       target.locks.add({ handle, fid, type, mode, bits: bits ?? 0 });
       if (type === 'data') this.#tables.files.of(fid);
@@ -138,11 +125,10 @@ export class Beliefs {
   }
 }
 
-/** A request asks for PR on inodes, and on content for what it is about to do. */
-function isWanted({ type, mode }: GrantMessage, want: number): boolean {
-  if (type === 'inode') return mode === 'PR' && (want & (WANT_PARENT | WANT_ATTR)) !== 0;
-  if (mode === 'PW') return (want & WANT_DATA_WRITE) !== 0;
-  return mode === 'PR' && (want & (WANT_DATA_READ | WANT_DATA_WRITE)) !== 0;
+/** @throws FsError EPROTO */
+export function needFreshHandle({ locks }: TargetSession, handle: LockHandle): void {
+  if (locks.knows(handle))
+    throw new FsError('EPROTO', `the server granted two locks under the handle ${handle}`);
 }
 
 function applySize(target: TargetSession, file: FileState, attr: Attr, own: boolean): void {

@@ -7,11 +7,14 @@
  */
 
 import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import { Deferred, interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { Enqueue } from '../../wire/lock.js';
 import { Getattr } from '../../wire/meta.js';
+import type { ReplyOf } from '../../wire/operation.js';
+import { needFreshHandle } from '../cache/beliefs.js';
 import type { ClientContext } from '../cache/context.js';
 import { type FileState, type Held, removeFrom } from '../cache/file_state.js';
 import type { Handle } from '../cache/open_files.js';
@@ -268,6 +271,7 @@ export class DataLocks {
         {
           apply: ({ reply }) => {
             file.enqueues[mode] = undefined;
+            checkEnqueued(target, fid, reply);
             lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
             // A BAST may be right behind: the lock stays at least until those who wait for it have used it.
             target.locks.addRef(lock);
@@ -288,6 +292,15 @@ export class DataLocks {
     );
     return enqueued;
   }
+}
+
+/** @throws FsError EPROTO when the reply is not the grant of this lock. */
+function checkEnqueued(target: TargetSession, fid: Fid, reply: ReplyOf<typeof Enqueue>): void {
+  if (!reply.granted) throw new FsError('EPROTO', `the server answered an ENQUEUE for ${fid} without a lock`);
+  if (reply.attr !== undefined && reply.attr.fid !== fid) {
+    throw new FsError('EPROTO', `the server answered an ENQUEUE for ${fid} with one of ${reply.attr.fid}`);
+  }
+  needFreshHandle(target, reply.handle);
 }
 
 /** One at a time: operations that change a file as a whole, and keep writes out meanwhile. */

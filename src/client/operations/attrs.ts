@@ -63,7 +63,7 @@ export class AttrOperations {
           {
             signal: op.signal,
             apply: ({ reply }) => {
-              context.beliefs.applyGrants(target, reply.locks, want, (one) => one === fid);
+              context.beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
               context.beliefs.applyAttr(target, reply.attr);
             },
           },

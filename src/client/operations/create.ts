@@ -30,7 +30,7 @@ export function applyCreate(
   reply: ReplyOf<typeof Create>,
 ): void {
   const { attr } = reply;
-  context.beliefs.applyGrants(target, reply.locks, want, (fid) => fid === parent || fid === attr.fid);
+  context.beliefs.applyGrants(target, { want, parent, inodes: [attr] }, reply.locks);
   context.beliefs.applyAttr(target, attr);
   if (reply.parentAttr !== undefined) context.beliefs.applyAttr(target, reply.parentAttr);
   if (name !== undefined) context.beliefs.applyName(target, parent, name, attr.fid);

@@ -287,7 +287,8 @@ export class DataOperations {
         {
           signal,
           apply: (answer) => {
-            context.beliefs.applyGrants(target, answer.reply.locks, WANT_ATTR, (one) => one === fid);
+            const { attr, locks } = answer.reply;
+            context.beliefs.applyGrants(target, { want: WANT_ATTR, inodes: [{ ...attr, fid }] }, locks);
             context.beliefs.applyAttr(target, answer.reply.attr);
           },
         },

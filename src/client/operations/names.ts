@@ -71,7 +71,8 @@ export class NameOperations {
             signal: op.signal,
             apply: ({ reply }) => {
               const { locks, attr } = reply;
-              context.beliefs.applyGrants(target, locks, want, (fid) => fid === parent || fid === attr?.fid);
+              const inodes = attr === undefined ? [] : [attr];
+              context.beliefs.applyGrants(target, { want, parent, inodes }, locks);
               if (reply.attr !== undefined) context.beliefs.applyAttr(target, reply.attr);
               context.beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
             },
@@ -259,8 +260,9 @@ export class NameOperations {
     reply: ReaddirReply,
   ): void {
     const context = this.#context;
-    const listed = new Set([fid, ...reply.entries.map((entry) => entry.fid)]);
-    context.beliefs.applyGrants(target, reply.locks, want, (one) => listed.has(one));
+    // Of an entry without attributes a lock may be granted all the same; its type is always there.
+    const inodes = reply.entries.map((entry) => ({ fid: entry.fid, mode: entry.type }));
+    context.beliefs.applyGrants(target, { want, parent: fid, inodes }, reply.locks);
     for (const { attr } of reply.entries) if (attr !== undefined) context.beliefs.applyAttr(target, attr);
     const scan = this.#scans.get(fh);
     this.#scans.delete(fh);

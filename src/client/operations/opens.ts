@@ -81,7 +81,7 @@ export class OpenOperations {
       {
         signal: op.signal,
         apply: ({ reply }) => {
-          context.beliefs.applyGrants(target, reply.locks, want, (one) => one === fid);
+          context.beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
           const file = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
           if (file !== undefined) context.dropPages(target, file);
           context.beliefs.applyAttr(target, reply.attr, file !== undefined);
