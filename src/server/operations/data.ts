@@ -61,6 +61,8 @@ export function write(
   const { target, client } = call;
   const { fid, offset, mtime } = request;
   const data = incoming.bulk;
+  // Evicted while the request waited: its locks stay until the eviction is durable, and go without a look at this WRITE.
+  call.assertLive();
   needRegular(target.store, fid);
   // Locks are replayed after the operations.
   if (!call.isReplay) needDataLock(call, fid, 'PW');
