@@ -12,6 +12,8 @@ import { checkFileEnd } from '../../base/limits.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import { SLAB_BYTES } from '../../base/slab_pool.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
+import { needRegular } from '../../rules/checks.js';
+import { dropCapability } from '../../rules/setattr.js';
 import type { Executed, Inode, ReplyRecord, Within } from '../../storage/api.js';
 import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../wire/data.js';
 import { BULK_MAX } from '../../wire/header.js';
@@ -21,9 +23,8 @@ import { blocksBytes } from '../export/space_grants.js';
 import { noteChange } from '../target/commit_on_sharing.js';
 import { noteMoved } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
-import { inodeOrGone, needRegular } from './checks.js';
+import { inodeOrGone } from './executed_before.js';
 import { truncationLocks } from './open.js';
-import { dropCapability } from './setattr.js';
 import { type Answered, answered, dataLock, inodeLock, locked } from './with_locks.js';
 
 export function read(

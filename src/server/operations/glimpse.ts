@@ -8,13 +8,13 @@ import { blocksOfUnwritten, compareTime, isRegular } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { HeldLock } from '../../dlm/api.js';
+import { needInode } from '../../rules/checks.js';
 import type { Inode } from '../../storage/api.js';
 import { Glimpse } from '../../wire/lock.js';
 import type { ClientExport } from '../export/export.js';
 import { evict } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
 import type { ServedTarget } from '../target/served_target.js';
-import { needInode } from './checks.js';
 
 /** Another client's dirty pages count: its attributes are not those of the store. */
 export function hasOtherWriter(call: ServedCall, inode: Inode): boolean {

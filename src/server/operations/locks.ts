@@ -5,6 +5,7 @@ import type { Fid, LockHandle } from '../../base/ids.js';
 import { onAbort } from '../../base/wait.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
+import { needInode } from '../../rules/checks.js';
 import { FLAG_RECOVERY } from '../../wire/header.js';
 import {
   BIT_ATTR,
@@ -19,7 +20,6 @@ import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { refused } from '../target/commit_on_sharing.js';
 import { noteCancelled } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
-import { needInode } from './checks.js';
 import type { Answered } from './with_locks.js';
 
 type Request = RequestOf<typeof Enqueue>;

@@ -5,6 +5,7 @@ import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
+import { needDirectory, needInode } from '../../rules/checks.js';
 import type { Dirent, Inode } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import {
@@ -19,7 +20,6 @@ import {
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { isUncommitted } from '../target/commit_on_sharing.js';
 import type { ServedCall } from '../target/served_call.js';
-import { needDirectory, needInode } from './checks.js';
 import { exactInode, hasOtherWriter } from './glimpse.js';
 import { attrBits, attrLock, grantData, grantInode, grantParent } from './reply_grants.js';
 import { type Answered, dataLock, inodeLock, locked } from './with_locks.js';

@@ -6,6 +6,7 @@ import type { Fh, Fid } from '../../base/ids.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
+import { needInode } from '../../rules/checks.js';
 import type { Inode, Within } from '../../storage/api.js';
 import { BIT_ATTR, type GrantMessage } from '../../wire/lock.js';
 import type { Close, Open } from '../../wire/meta.js';
@@ -18,7 +19,6 @@ import {
   destroyInSteps,
 } from '../target/orphans.js';
 import type { ServedCall } from '../target/served_call.js';
-import { needInode } from './checks.js';
 import { attrBits, grantData, grantInode } from './reply_grants.js';
 import { type Answered, dataLock, dataToSet, inodeLock, locked } from './with_locks.js';
 

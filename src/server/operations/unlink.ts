@@ -1,22 +1,20 @@
-/** UNLINK and LINK: names that go and come without moving. */
+/** UNLINK and LINK: names that go and come without moving. Their rules: src/rules/unlink.ts, src/rules/link.ts. */
 
-import { isDir, S_IFDIR, S_IFMT, S_IFREG } from '../../base/attr.js';
-import { FsError } from '../../base/errno.js';
+import { S_IFDIR, S_IFREG } from '../../base/attr.js';
 import type { Fid } from '../../base/ids.js';
 import type { Incoming } from '../../rpc/api.js';
-import type { Dirent, Inode, ReplyRecord } from '../../storage/api.js';
+import { applyLink, checkLink, checkLinkPlace } from '../../rules/link.js';
+import { applyUnlink, checkUnlink, findVictim } from '../../rules/unlink.js';
+import type { Dirent, ReplyRecord } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
 import type { Link, Unlink } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { O_TMPFILE_BIT } from '../export/open_table.js';
 import type { ServedCall } from '../target/served_call.js';
-import { inodeOrGone, needDirectory, needEntry, needInode, needLiveDirectory } from './checks.js';
-import { Edits } from './inode_edits.js';
+import { circumstancesOf } from './circumstances.js';
+import { inodeOrGone } from './executed_before.js';
 import { attrBits } from './reply_grants.js';
 import { type Answered, inodeLock, locked } from './with_locks.js';
-
-/** As ext4 has it; programs that count links are tested against it. Directories are not limited. */
-export const LINK_MAX = 65_000;
 
 export function unlink(
   call: ServedCall,
@@ -24,14 +22,13 @@ export function unlink(
   incoming: Incoming<ReplyOf<typeof Unlink>>,
 ): Answered<ReplyOf<typeof Unlink>> {
   const { store } = call.target;
-  const { parent, name, directory } = request;
+  const { parent } = request;
   let entry: Dirent;
   return locked(
     call,
     incoming,
     () => {
-      needDirectory(store, parent);
-      entry = needEntry(store, parent, name);
+      entry = findVictim(store, request);
       return [
         inodeLock(parent, 'EX', BIT_UPDATE | BIT_ATTR),
         // A directory's listing goes too: others may have cached that it is empty.
@@ -39,20 +36,10 @@ export function unlink(
       ];
     },
     () => {
-      const { fid, type } = entry;
-      if (directory && !isDir(type)) throw new FsError('ENOTDIR');
-      if (!directory && isDir(type)) throw new FsError('EISDIR');
-      if (directory && !store.directoryEmpty(fid)) throw new FsError('ENOTEMPTY');
+      checkUnlink(store, request, entry);
       const { result, transno } = call.execute(
-        (tx) => {
-          const edits = new Edits(call, tx, request.time);
-          tx.removeDirent(parent, name);
-          const attr = edits.dropName(fid);
-          const parentAttr = edits.changeDirectory(parent, directory ? -1 : 0);
-          edits.write();
-          return { attr, parentAttr };
-        },
-        fid,
+        (tx) => applyUnlink(tx, request, entry, circumstancesOf(call, request.time)),
+        entry.fid,
         true,
       );
       return { reply: result, transno };
@@ -66,47 +53,33 @@ export function link(
   incoming: Incoming<ReplyOf<typeof Link>>,
 ): Answered<ReplyOf<typeof Link>> {
   const { store } = call.target;
-  const { fid, parent, name } = request;
+  const { fid, parent } = request;
   return locked(
     call,
     incoming,
     () => {
-      needInode(store, fid);
-      needLiveDirectory(store, parent);
+      checkLinkPlace(store, request);
       return [inodeLock(parent, 'EX', BIT_UPDATE | BIT_ATTR), inodeLock(fid, 'EX', BIT_ATTR)];
     },
     () => {
-      const inode = needInode(store, fid);
-      if (isDir(inode.mode)) throw new FsError('EPERM', 'directories have one name');
-      if (store.dirent(parent, name) !== undefined) throw new FsError('EEXIST');
-      if (inode.nlink >= LINK_MAX) throw new FsError('EMLINK');
-      // In a replay nothing is open yet; it was judged when the operation was executed first.
-      if (inode.nlink === 0 && !call.isReplay && !isNamelessByBirth(call, inode))
-        throw new FsError('ENOENT', 'it was unlinked');
-      const { result, transno } = call.execute((tx) => {
-        const edits = new Edits(call, tx, request.time);
-        if (inode.nlink === 0) tx.removeOrphan(fid);
-        tx.putDirent(parent, name, fid, entryType(inode));
-        const attr = edits.change(fid, { nlink: inode.nlink + 1, ctime: edits.now });
-        const parentAttr = edits.changeDirectory(parent, 0);
-        edits.write();
-        return { attr, parentAttr };
-      }, fid);
+      checkLink(store, request, () => isNamelessByBirth(call, fid));
+      const { result, transno } = call.execute(
+        (tx) => applyLink(tx, request, circumstancesOf(call, request.time)),
+        fid,
+      );
       return { reply: result, transno };
     },
   );
 }
 
-/** Opened by this client with O_TMPFILE: linkat(2) may give it its first name, which an unlinked file never gets. */
-function isNamelessByBirth(call: ServedCall, inode: Inode): boolean {
+/** Opened by this client with O_TMPFILE. */
+function isNamelessByBirth(call: ServedCall, fid: Fid): boolean {
+  // In a replay nothing is open yet; it was judged when the operation was executed first.
+  if (call.isReplay) return true;
   for (const handle of call.client.opens.values()) {
-    if (handle.fid === inode.fid && (handle.flags & O_TMPFILE_BIT) !== 0) return true;
+    if (handle.fid === fid && (handle.flags & O_TMPFILE_BIT) !== 0) return true;
   }
   return false;
-}
-
-export function entryType(inode: Inode): number {
-  return inode.mode & S_IFMT;
 }
 
 /** They were executed before: what the names lead to now. */

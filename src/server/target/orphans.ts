@@ -4,8 +4,9 @@ import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import type { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
+import type { Fate } from '../../rules/inode_edits.js';
 import type { Runtime } from '../../runtime/ports.js';
-import type { Inode, TargetStore, Tx } from '../../storage/api.js';
+import type { TargetStore, Tx } from '../../storage/api.js';
 import type { OpenTable } from '../export/open_table.js';
 
 const log = logger('server');
@@ -31,18 +32,12 @@ export interface TargetInodes {
   readonly life: Lifetime;
 }
 
-/** Inside a change that took the last name away. @returns the inode as it is now, with nlink 0. */
-export function withoutNames(target: TargetInodes, tx: Tx, inode: Inode): Inode {
-  const nameless: Inode = { ...inode, nlink: 0, parent: 0 };
-  // Who has it open may still have to say so.
-  if (target.recovering || target.opens.count(inode.fid) > 0 || target.holds.asks(inode.fid)) {
-    tx.putInode(nameless);
-    tx.putOrphan(inode.fid);
-  } else {
-    tx.destroyInode(inode.fid);
-    target.holds.destroyed(inode.fid);
-  }
-  return nameless;
+/** Called inside a change that takes the last name away and that carries out what this says. */
+export function fateOfNameless(target: TargetInodes, fid: Fid): Fate {
+  // While clients recover, one that has it open may still have to say so.
+  if (target.recovering || target.opens.count(fid) > 0 || target.holds.asks(fid)) return 'orphan';
+  target.holds.destroyed(fid);
+  return 'destroyed';
 }
 
 /**

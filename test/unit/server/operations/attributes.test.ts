@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import type { Fid } from '../../../../src/base/ids.js';
-import { ACL_ACCESS, ACL_DEFAULT, encodeAcl, parseAcl } from '../../../../src/server/operations/acl.js';
+import { ACL_ACCESS, ACL_DEFAULT, encodeAcl, parseAcl } from '../../../../src/rules/acl.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../../../src/wire/data.js';
 import {
   Getattr,

@@ -6,7 +6,7 @@
  * of linux/fs/posix_acl.c (posix_acl_valid, posix_acl_create_masq, __posix_acl_chmod_masq, posix_acl_equiv_mode).
  */
 
-import { FsError } from '../../base/errno.js';
+import { FsError } from '../base/errno.js';
 
 export const ACL_ACCESS = 'system.posix_acl_access';
 export const ACL_DEFAULT = 'system.posix_acl_default';

@@ -3,25 +3,31 @@
  * reading and changing them all through here keeps each of them one thing.
  */
 
-import { isDir, type Timespec } from '../../base/attr.js';
-import type { Fid } from '../../base/ids.js';
-import type { Inode, Tx } from '../../storage/api.js';
-import { withoutNames } from '../target/orphans.js';
-import type { ServedCall } from '../target/served_call.js';
-import type { ServedTarget } from '../target/served_target.js';
+import { isDir, type Timespec } from '../base/attr.js';
+import type { Fid } from '../base/ids.js';
+import type { Inode, Tx } from '../storage/api.js';
 import { needInode } from './checks.js';
+
+/** What becomes of an inode that loses its last name: it stays without one while somebody uses it, or goes at once. */
+export type Fate = 'orphan' | 'destroyed';
+
+/** What a change depends on and no record says. */
+export interface Circumstances {
+  readonly now: Timespec;
+  /** Called once for each inode that loses its last name, inside the change that carries the answer out. */
+  fateOf(fid: Fid): Fate;
+}
 
 export class Edits {
   readonly tx: Tx;
   readonly now: Timespec;
-  readonly #target: ServedTarget;
+  readonly #circumstances: Circumstances;
   readonly #inodes = new Map<Fid, Inode>();
 
-  /** @param time the request's, for replays. */
-  constructor(call: ServedCall, tx: Tx, time: Timespec | undefined) {
+  constructor(tx: Tx, circumstances: Circumstances) {
     this.tx = tx;
-    this.#target = call.target;
-    this.now = call.time(time);
+    this.now = circumstances.now;
+    this.#circumstances = circumstances;
   }
 
   /** @throws FsError ESTALE */
@@ -41,14 +47,20 @@ export class Edits {
     return this.change(fid, { nlink: nlink + nlinkDelta, mtime: this.now, ctime: this.now });
   }
 
-  /** One name of the inode is gone; a directory has only one. */
+  /** One name of the inode is gone; a directory has only one. @returns the inode as it is now. */
   dropName(fid: Fid): Inode {
     const inode = this.get(fid);
     const nlink = isDir(inode.mode) ? 0 : inode.nlink - 1;
-    const left = { ...inode, nlink, ctime: this.now };
-    if (nlink > 0) return this.change(fid, left);
+    if (nlink > 0) return this.change(fid, { nlink, ctime: this.now });
     this.#inodes.delete(fid);
-    return withoutNames(this.#target, this.tx, left);
+    const nameless: Inode = { ...inode, nlink: 0, parent: 0, ctime: this.now };
+    if (this.#circumstances.fateOf(fid) === 'orphan') {
+      this.tx.putInode(nameless);
+      this.tx.putOrphan(fid);
+    } else {
+      this.tx.destroyInode(fid);
+    }
+    return nameless;
   }
 
   /** To be called last. */

@@ -1,9 +1,9 @@
-/** Looks into the store that end with the errno a caller of POSIX expects. */
+/** Looks at what is there that end with the errno a caller of POSIX expects. */
 
-import { isDir, isRegular, S_IFREG } from '../../base/attr.js';
-import { FsError } from '../../base/errno.js';
-import type { Fid, Name } from '../../base/ids.js';
-import type { Dirent, Inode, Reader } from '../../storage/api.js';
+import { isDir, isRegular } from '../base/attr.js';
+import { FsError } from '../base/errno.js';
+import type { Fid, Name } from '../base/ids.js';
+import type { Dirent, Inode, Reader } from '../storage/api.js';
 
 /**
  * @throws FsError ESTALE: a client knows the FID, so it was there. The kernel looks the path up once more on ESTALE and
@@ -13,18 +13,6 @@ export function needInode(reader: Reader, fid: Fid): Inode {
   const inode = reader.inode(fid);
   if (inode === undefined) throw new FsError('ESTALE', `inode ${fid} is gone`);
   return inode;
-}
-
-const NEVER = { sec: 0, nsec: 0 } as const;
-
-/**
- * For an operation that was executed and whose answer is lost: the inode as it is now. One that is gone since has no name
- * and nothing else that anybody will ever see.
- */
-export function inodeOrGone(reader: Reader, fid: Fid, mode = S_IFREG): Inode {
-  const times = { atime: NEVER, mtime: NEVER, ctime: NEVER, btime: NEVER };
-  const numbers = { nlink: 0, uid: 0, gid: 0, rdev: 0, sizeBytes: 0, blocks: 0 };
-  return reader.inode(fid) ?? { fid, mode, ...numbers, ...times, parent: 0 };
 }
 
 /** A directory in which names may be looked up. @throws FsError ESTALE, ENOTDIR. */
