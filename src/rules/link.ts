@@ -30,7 +30,7 @@ export function checkLinkPlace(reader: Reader, { fid, parent }: NewName): void {
 /**
  * @param isNamelessByBirth asked for an inode without a name: linkat(2) may give a file of O_TMPFILE its first name, which
  *   an unlinked file never gets.
- * @throws FsError ESTALE, EPERM, EEXIST, EMLINK, ENOENT.
+ * @throws FsError ESTALE, EEXIST, EPERM, EMLINK, ENOENT.
  */
 export function checkLink(
   reader: Reader,
@@ -38,8 +38,8 @@ export function checkLink(
   isNamelessByBirth: (fid: Fid) => boolean,
 ): void {
   const inode = needInode(reader, fid);
-  if (isDir(inode.mode)) throw new FsError('EPERM', 'directories have one name');
   if (reader.dirent(parent, name) !== undefined) throw new FsError('EEXIST');
+  if (isDir(inode.mode)) throw new FsError('EPERM', 'directories have one name');
   if (inode.nlink >= LINK_MAX) throw new FsError('EMLINK');
   if (inode.nlink === 0 && !isNamelessByBirth(fid)) throw new FsError('ENOENT', 'it was unlinked');
 }

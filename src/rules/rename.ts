@@ -73,12 +73,12 @@ export function movesNothing({ source, other }: MovedNames): boolean {
 
 /** @throws FsError ENOENT, EEXIST, EINVAL, ENOTEMPTY, ENOTDIR, EISDIR. */
 export function checkRename(reader: Reader, move: Move, names: MovedNames): void {
-  if (movesNothing(names)) return;
   const { source, other } = names;
   const { flags, parent, newParent } = move;
   const exchange = (flags & RENAME_EXCHANGE) !== 0;
   if (exchange && other === undefined) throw new FsError('ENOENT', 'nothing to exchange with');
   if ((flags & RENAME_NOREPLACE) !== 0 && other !== undefined) throw new FsError('EEXIST');
+  if (movesNothing(names)) return;
   if (isDir(source.type) && isAtOrAbove(reader, source.fid, newParent)) {
     throw new FsError('EINVAL', 'a directory cannot move below itself');
   }

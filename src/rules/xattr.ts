@@ -46,8 +46,8 @@ export function checkXattrChange({ name, flags }: XattrChange): void {
 export function checkSetxattr(reader: Reader, inode: Inode, { name, value, flags }: XattrChange): void {
   if (isAcl(name)) {
     if (isSymlink(inode.mode)) throw new FsError('EOPNOTSUPP', 'symbolic links have no ACL');
-    parseAcl(value);
-    if (name === ACL_DEFAULT && !isDir(inode.mode)) {
+    const isNone = parseAcl(value) === undefined;
+    if (name === ACL_DEFAULT && !isNone && !isDir(inode.mode)) {
       throw new FsError('EACCES', 'only directories have a default ACL');
     }
     return;

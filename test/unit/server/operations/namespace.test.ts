@@ -146,6 +146,15 @@ test('renaming one of two names of an inode to the other leaves both', async (t)
   assert.deepEqual([(await names(c)).sort(), await nlink(c, file.fid)], [['one', 'two'], 2]);
 });
 
+test('NOREPLACE refuses a new name that leads to the same inode', async (t) => {
+  const c = await oneClient(t);
+  const file = (await c.create('one')).attr;
+  await c.call(Link, { fid: file.fid, parent: ROOT_FID, name: nameOf('two') });
+  const noReplace = move([ROOT_FID, 'one'], [ROOT_FID, 'two'], RENAME_NOREPLACE);
+  assert.equal(await c.errno(Rename, noReplace), 'EEXIST');
+  assert.deepEqual([(await names(c)).sort(), await nlink(c, file.fid)], [['one', 'two'], 2]);
+});
+
 test('links: directories have none, names are not replaced, an unlinked file gets no name back', async (t) => {
   const c = await oneClient(t);
   const dir = (await c.mkdir('d')).attr;
