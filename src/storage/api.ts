@@ -1,12 +1,12 @@
 /**
- * A target's store, as the server sees it: records and file data with operations that are executed at once and
- * committed later.
+ * A target's store, as the server sees it: records and file data. The store executes an operation at once and commits
+ * it later.
  *
- * - execute() runs one operation synchronously on an in-memory view over the database. Readers see it from then on.
- *   It is all or nothing: when `run` throws, nothing of it remains.
- * - Executed operations are committed in groups, in transno order. lastCommitted advances when the database says
+ * - execute() runs one operation synchronously on an in-memory view over the database. Readers see its changes from
+ *   then on. An operation is all or nothing: if `run` throws, the store undoes all of its changes.
+ * - The store commits executed operations in groups, in transno order. lastCommitted advances when the database says
  *   *flushed*. Data is durable before the metadata that names it.
- * - After a restart replays may be executed with the transnos they had, in their order, until endRecovery().
+ * - After a restart the server may execute replays with the transnos they had, in their order, until endRecovery().
  * - A failed commit stops the target: every later call rejects with EIO, `failed` resolves with the cause.
  */
 
@@ -19,13 +19,13 @@ import type { BlockDevice } from '../runtime/ports.js';
 import type { StatfsMessage } from '../wire/meta.js';
 import type { MetaMedium } from './meta_medium.js';
 
-/** An inode record. `blocks` is kept by file data operations; everything else by the server's handlers. */
+/** An inode record. File data operations keep `blocks`; the server's handlers keep everything else. */
 export interface Inode extends Attr {
   /** Directories: the directory that holds it (itself for the root). 0 for all else and for removed directories. */
   readonly parent: Fid | 0;
   /**
-   * Of the records that hold its content: see content_digest.ts. The store keeps it, whatever it is given. Absent: not
-   * known, on targets made by releases before it.
+   * Digest of the records that hold its content: see content_digest.ts. The store computes it, whatever value the
+   * caller gives. Absent on targets that releases before it made: the digest is not known.
    */
   readonly digest?: number | undefined;
 }
@@ -41,26 +41,29 @@ export interface Dirent {
 
 /** A client that the server has to wait for after a restart. */
 export interface ClientRecord {
-  /** What the client shows itself by; undefined in records of releases without. */
+  /** What the client proves its identity with; undefined in records of releases that had no secrets. */
   readonly secret?: string | undefined;
   readonly uuid: ClientUuid;
   readonly name: string;
   readonly softwareVersion: string;
-  /** Highest transno that had taken effect for it when the record was written; replies say what came later. */
+  /**
+   * The client's highest transno that had taken effect when the server wrote the record; the reply records say what
+   * came later.
+   */
   readonly lastTransno: Transno;
 }
 
 /**
- * That an operation of a client took effect, in the transaction of its effect. With the state it is enough to answer the
- * operation when it is sent again after a restart.
+ * Says that an operation of a client took effect; written in the transaction of that effect. With the target's state it
+ * is enough to answer the operation if the client sends it again after a restart.
  */
 export interface ReplyRecord {
   readonly xid: Xid;
   readonly opcode: number;
   readonly transno: Transno;
-  /** The inode that it made, removed or changed. */
+  /** The inode that the operation made, removed or changed. */
   readonly fid: Fid | 0;
-  /** COPY_RANGE: what was copied. Else 0. */
+  /** COPY_RANGE: the number of bytes that were copied. Else 0. */
   readonly copiedBytes: number;
 }
 
@@ -69,11 +72,14 @@ export interface EvictionRecord {
   readonly uuid: ClientUuid;
   readonly name: string;
   readonly reason: string;
-  /** Of the server that evicted it. */
+  /** The instance that evicted it. */
   readonly instance: number;
   /** Milliseconds since 1970. */
   readonly atMs: number;
-  /** What it had when it was evicted; dirtyBytes as it last reported. undefined: it was away, nobody knows. */
+  /**
+   * What the client had when the server evicted it; dirtyBytes as the client last reported. undefined: the client was
+   * away, so nobody knows.
+   */
   readonly had: EvictedPossessions | undefined;
 }
 
@@ -83,25 +89,25 @@ export interface EvictedPossessions {
   readonly dirtyBytes: number;
 }
 
-/** Evictions are numbered on a target from 1, and take turns in the slots. */
+/** A target numbers its evictions from 1; they take turns in the slots. */
 export interface NumberedEviction extends EvictionRecord {
   readonly number: number;
 }
 
-/** Of the newest evictions so many are kept on the target. */
+/** The target keeps this many of its newest evictions. */
 export const EVICTIONS_KEPT = 64;
 
-/** Where the record lies: a client has slots 0 to 65,535. One whose reply has arrived at the client is used again. */
+/** Where the record lies: a client has slots 0 to 65,535. The client uses a slot again when the reply has arrived. */
 export interface SlotReply extends ReplyRecord {
   readonly slot: number;
 }
 
 export interface Reader {
   inode(fid: Fid): Inode | undefined;
-  /** For who asks about many and wants to know nothing else. */
+  /** Existence check without decoding the inode; for bulk callers. */
   hasInode(fid: Fid): boolean;
   dirent(parent: Fid, name: Name): Dirent | undefined;
-  /** In cookie order, those with cookie > after, at most limit. */
+  /** In cookie order, entries with cookie > after, at most limit. */
   dirents(parent: Fid, after: number, limit: number): Dirent[];
   directoryEmpty(parent: Fid): boolean;
   /** undefined: no such attribute. Names are latin1 text. */
@@ -112,32 +118,35 @@ export interface Reader {
   clients(): ClientRecord[];
   /** In no order. */
   replies(uuid: ClientUuid): SlotReply[];
-  /** Those that are kept and readable, of all instances; newest last. */
+  /** The evictions that are kept and readable, of all instances; newest last. */
   evictions(): NumberedEviction[];
 }
 
 /** The changes of one operation. Valid only while `run` runs. */
 export interface Tx extends Reader {
-  /** What this operation gets if it changes anything: for reply data. */
+  /** The transno that this operation gets if it changes anything: for reply data. */
   readonly transno: Transno;
   putInode(inode: Inode): void;
-  /** Removes the inode with its xattrs, target and data; its blocks become free when this commits. */
+  /** Removes the inode with its xattrs, symlink target and data; its blocks become free when this commits. */
   destroyInode(fid: Fid): void;
-  /** The name must not be there. */
+  /** The directory must not have the name yet. */
   putDirent(parent: Fid, name: Name, fid: Fid, type: number): void;
   removeDirent(parent: Fid, name: Name): void;
   putXattr(fid: Fid, name: string, value: Uint8Array): void;
   removeXattr(fid: Fid, name: string): void;
   putSymlinkTarget(fid: Fid, target: Uint8Array): void;
-  /** Unlinked but open: destroyed at the last close, or after recovery when nobody opened it again. */
+  /**
+   * The inode is unlinked but open. The server destroys it at the last close, or after recovery if nobody opened it
+   * again.
+   */
   putOrphan(fid: Fid): void;
   removeOrphan(fid: Fid): void;
   putClient(record: ClientRecord): void;
-  /** With its replies. */
+  /** Removes its replies too. */
   removeClient(uuid: ClientUuid): void;
   /** Replaces what the slot holds. */
   putReply(uuid: ClientUuid, slot: number, reply: ReplyRecord): void;
-  /** Replaces the oldest of those that are kept. */
+  /** Replaces the oldest eviction that is kept. */
   putEviction(record: EvictionRecord): void;
   /** A run of `count` FIDs never handed out before. */
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid };
@@ -145,39 +154,41 @@ export interface Tx extends Reader {
 
 export interface Executed<R> {
   readonly result: R;
-  /** 0 when nothing was changed, and for what is no replay while the store recovers. */
+  /** 0 if the operation changed nothing, and for an operation that is no replay while the store recovers. */
   readonly transno: Transno;
 }
 
 /**
- * What an operation may use of the meta device beside what is anybody's. true: it makes room, or adds no bytes, and may
- * use what is kept back for deletes, and the pages for copies. 'replaces': it puts a record that may be longer in the
- * place of one that is there, and may use what is kept back for deletes. 'own': the server changes it for itself
- * (clients' records, FIDs, orphans, evictions), needs little, and is never refused for lack of room; what can be large goes
- * in steps (room()).
+ * What an operation may use of the meta device, beside the pages that every operation may use. true: it makes room, or
+ * adds no bytes, and may use the pages kept back for deletes, and the pages for copies. 'replaces': it replaces a
+ * record by one that may be longer, and may use the pages kept back for deletes. 'own': the server changes something
+ * for itself (clients' records, FIDs, orphans, evictions). This needs little and is never refused for lack of room; a
+ * change of the server that can be large goes in steps (room()).
  */
 export type ReserveOfMeta = boolean | 'own' | 'replaces';
 
 export interface ExecuteOptions {
-  /** A function: asked at the first change, and only where it matters. */
+  /** A function: called at the first change, and only if the answer matters. */
   readonly reserve?: ReserveOfMeta | (() => ReserveOfMeta) | undefined;
-  /** Of a replay, while the store recovers: above that of the last one executed, below those of this instance. */
+  /**
+   * Transno of a replay, while the store recovers: above that of the last one executed, below those of this instance.
+   */
   readonly transno?: Transno | undefined;
 }
 
 /**
- * Runs inside each transaction of a data operation, after its own changes. A long one has several: what must not be
- * missing where only a part of the operation is durable belongs in all of them, reply data and client records in
- * the last.
+ * Runs inside each transaction of a data operation, after the operation's own changes. A long operation has several
+ * transactions. A change that must not be missing if only a part of the operation is durable belongs in all of them;
+ * reply data and client records belong in the last.
  */
 export type Within = (tx: Tx, inode: Inode, isLast: boolean) => void;
 
-/** What goes with a change of content. */
+/** What a change of content brings with it. */
 export interface Change {
   /** mtime and ctime of the file from then on. */
   readonly time: Timespec;
   readonly within?: Within | undefined;
-  /** As in ExecuteOptions: it is that of the last step of an operation that takes several. */
+  /** As in ExecuteOptions. If the operation takes several steps, the last one gets it. */
   readonly transno?: Transno | undefined;
 }
 
@@ -192,17 +203,18 @@ export interface FilePlace {
 }
 
 /**
- * File data. Offsets and lengths are bytes. Concurrent operations on one inode take effect one after the other.
- * The inode must be a regular file (the caller checked). EIO: a checksum was wrong. ENOSPC: nothing changed, unless
- * others took the room between the steps of a long operation. What moves content only finds room on a full device too.
+ * File data. Offsets and lengths are bytes. Concurrent operations on one inode take effect one after the other. The
+ * inode must be a regular file (the caller checked). EIO: a checksum was wrong. ENOSPC: nothing changed, unless other
+ * operations took the room between the steps of a long one. An operation that only moves content finds room on a full
+ * device too.
  */
 export interface FileData {
   /**
-   * Chunks, together length bytes, or fewer at the end of the file; holes are zeros.
-   * @param memory may be read into, if it is large enough; the chunks are then views of it.
+   * @returns chunks, together length bytes, or fewer at the end of the file; holes are zeros.
+   * @param memory the store may read into it, if it is large enough; the chunks are then views of it.
    */
   read(fid: Fid, offset: number, length: number, memory?: Buffer): MaybePromise<readonly Uint8Array[]>;
-  /** Memory that read() fills without a copy, to be used again and again. */
+  /** Memory that read() fills without a copy; the caller may use it again and again. */
   memory(lengthBytes: number): Buffer;
   /** Extends the file if needed, sets mtime and ctime. Owns `data` until it resolves. */
   write(fid: Fid, offset: number, data: Uint8Array, change: Change): MaybePromise<Executed<Inode>>;
@@ -218,7 +230,9 @@ export interface FileData {
     keepSize: boolean,
     change: Change,
   ): MaybePromise<Executed<Inode>>;
-  /** Bytes of whole blocks that content for this range would add to the file: its holes, if it has its own blocks. */
+  /**
+   * Bytes of whole blocks that content in this range would add to the file: its holes, if the file has its own blocks.
+   */
   missingBytes(fid: Fid, offset: number, length: number): MaybePromise<number>;
   /** The next offset at or after `offset` that is data, or a hole (the end of the file is one). undefined: ENXIO. */
   seek(fid: Fid, offset: number, what: 'data' | 'hole'): number | undefined;
@@ -233,7 +247,7 @@ export interface FileData {
 
 export interface Superblock {
   readonly formatVersion: number;
-  /** Bits a reader must know to open at all. */
+  /** Bits that software must know to open the target at all. */
   readonly featuresIncompat: number;
   readonly filesystemUuid: string;
   readonly targetUuid: TargetUuid;
@@ -243,31 +257,34 @@ export interface Superblock {
   readonly softwareVersion: string;
   /** Number of the serving instance: one more at each start. */
   readonly instance: number;
-  /** The last instance stopped by a controlled shutdown (or mkfs). */
+  /** A controlled shutdown (or mkfs) ended the last instance. */
   readonly clean: boolean;
 }
 
 export interface TargetStore extends Reader, Checked {
   readonly superblock: Superblock;
-  /** As given at opening: asked before anything is answered, too. What is not ours any more may have been changed. */
+  /**
+   * As given at opening. The server asks it before it answers anything, too: if the target is not ours any more,
+   * another server may have changed it.
+   */
   readonly guard: WriteGuard | undefined;
   readonly data: FileData;
   readonly lastTransno: Transno;
   readonly lastCommitted: Transno;
-  /** Transnos of this instance are above it, those of replays below. */
+  /** Transnos of this instance are above it, transnos of replays below. */
   readonly firstTransno: Transno;
   /** @throws what run throws; FsError ENOSPC, EIO. */
   execute<R>(run: (tx: Tx) => R, options?: ExecuteOptions): Executed<R>;
   /**
-   * undefined: go on. Else the meta device is nearly full as far as can be known before the next commit: wait, and ask
-   * again before executing. ENOSPC from an operation that asked is the truth.
+   * undefined: go on. Else the meta device is nearly full, as far as the store can know before the next commit: wait,
+   * and ask again before executing. If an operation gets ENOSPC after this call, the device is really full.
    */
   room(): Promise<void> | undefined;
-  /** Resolves when all that was executed before the call is durable. @throws FsError EIO when the target failed. */
+  /** Resolves when every operation executed before the call is durable. @throws FsError EIO if the target failed. */
   sync(): Promise<void>;
   onCommit(listener: (lastCommitted: Transno) => void): void;
   statfs(): StatfsMessage;
-  /** Bytes of the devices behind what was formatted: `holdfast grow` makes use of them. */
+  /** Bytes of the devices behind the formatted part: `holdfast grow` makes use of them. */
   readonly unusedBytes: { readonly meta: number; readonly data: number };
   /** Bytes that data may still use: free blocks less what is allocated but uncommitted. */
   availableBytes(): number;
@@ -275,50 +292,52 @@ export interface TargetStore extends Reader, Checked {
   readonly failed: Promise<Error>;
   /**
    * Makes this instance the serving one: durable before it resolves, sets version, instance + 1, clean = false.
-   * recovering: transnos go on where the last durable transaction left them, and only replays get one; everything else
-   * that is executed goes into their transactions without. Else the transnos of this instance begin at once.
-   * within: more changes that are durable with it.
+   * recovering: transnos go on where the last durable transaction left them, and only replays get one; every other
+   * operation goes into the replays' transactions without a transno of its own. Else the transnos of this instance
+   * begin at once. within: more changes that are durable with it.
    */
   begin(
     softwareVersion: string,
     options?: { readonly recovering?: boolean; readonly within?: ((tx: Tx) => void) | undefined },
   ): Promise<void>;
   /**
-   * The start failed after begin(): the version and the clean mark are again what begin() found. Nothing may have been
-   * executed for a client. @throws FsError EIO when the devices do not take it.
+   * For a start that failed after begin(): sets the version and the clean mark back to what begin() found. The server
+   * must not have executed anything for a client. @throws FsError EIO if the devices refuse the write.
    */
   takeBack(): Promise<void>;
   /** No replay comes any more: the transnos of this instance begin, above all replays. Idempotent. */
   endRecovery(): void;
-  /** Commits everything, flushes the devices, then writes the clean mark, last of all, durably. */
+  /** Commits everything, flushes the devices, then writes the clean mark durably, as the last write. */
   markClean(): Promise<void>;
-  /** Releases the devices. Without markClean() before it the target is left unclean. */
+  /** Releases the devices. Without a markClean() before it, the target stays unclean. */
   close(): Promise<void>;
 }
 
-/** Asked before every write to the devices of a target: see write_guard.ts. */
+/** The store asks it before every write to the devices of a target: see write_guard.ts. */
 export interface WriteGuard {
-  /** undefined: write now. Else wait for it. @throws FsError (the promise rejects) when nothing may be written any more. */
+  /**
+   * undefined: write now. Else wait for it. @throws FsError (the promise rejects) if the caller may not write any more.
+   */
   check(): Promise<void> | undefined;
-  /** Resolves when the target is found to be somebody else's. */
+  /** Resolves when the guard finds that somebody else has the target. */
   readonly lost: Promise<FsError>;
 }
 
 export interface StoreOptions {
-  /** Longest time an executed operation waits for its group commit when nobody asks for it. */
+  /** Longest time that an executed operation waits for its group commit if nobody asks for the commit. */
   readonly commitIntervalMs?: number;
-  /** Asked before every write to the devices; when it is lost, the target has failed. */
+  /** Asked before every write to the devices; if it is lost, the target fails. */
   readonly guard?: WriteGuard;
 }
 
 /**
- * openTarget(runtime, meta, data, options): Promise<TargetStore>, in target.ts; formatTarget(...) in mkfs.ts.
- * Opening reads and checks superblocks and pairing only; it changes nothing on the devices before begin().
+ * openTarget(runtime, meta, data, options): Promise<TargetStore>, in target.ts; formatTarget(...) in mkfs.ts. Opening
+ * only reads and checks the superblocks and the pairing; it changes nothing on the devices before begin().
  * @throws FsError with a one-line message: not formatted, swapped, from different targets, unknown format or
  *   feature bit, corrupted.
  */
 export interface TargetDevices {
-  /** Path of the meta device, opened and locked exclusively by the caller for as long as the store is open. */
+  /** Path of the meta device. The caller has opened and locked it exclusively for as long as the store is open. */
   readonly metaPath: string;
   readonly metaSizeBytes: number;
   readonly data: BlockDevice;

@@ -1,10 +1,11 @@
 /**
- * Makes a target as large as its devices are: what mkfs wrote down of their sizes is written anew. Nothing is moved.
+ * Makes a target as large as its devices are: writes the sizes anew that mkfs wrote. Nothing moves.
  *
- * The header of the data device first, which nobody reads a size from; then, in one transaction, the superblock and the
- * record of the last group of blocks, in which blocks that were not there are marked as in use. When this is
- * interrupted in between, nothing that counts has changed. The database takes what pages it needs from the new part of its device, so
- * this works on a full target too. Releases before this one serve what they find afterwards as if it had been made so.
+ * It writes the header of the data device first; nobody reads a size from it. Then it writes, in one transaction, the
+ * superblock and the record of the group of blocks in which the device ended. The old record of that group may mark
+ * blocks behind the old end as in use. If grow is interrupted in between, nothing that counts has changed. The database
+ * takes the pages it needs from the new part of its device, so grow works on a full target too. Releases before this
+ * one serve the grown target as if mkfs had made it so.
  */
 
 import { FsError } from '../base/errno.js';
@@ -28,13 +29,13 @@ import type { MetaDatabase } from './meta_medium.js';
 import { guardedDevices } from './ownership/write_guard.js';
 import { readSuperblock } from './target.js';
 
-/** As mkfs: what may lie at the end of a device (backup partition tables, RAID members). */
+/** Same size as in mkfs: wipes what may lie at the end of a device (backup partition tables, RAID members). */
 const WIPE_BYTES = 1 << 20;
 
 export interface GrowOptions {
-  /** Of a target that was not stopped cleanly too. */
+  /** Also grow a target that was not stopped cleanly. */
   readonly force: boolean;
-  /** Has the target from then on. @throws FsError EBUSY when somebody else has it. */
+  /** Claims the target; the guard says whether it is still ours. @throws FsError EBUSY if somebody else has it. */
   readonly claim: () => Promise<WriteGuard>;
 }
 
@@ -50,14 +51,14 @@ export interface Grown {
 
 /**
  * The caller has opened the devices exclusively.
- * @throws FsError as openTarget; EBUSY: not stopped cleanly, or somebody has it.
+ * @throws FsError as openTarget; EBUSY: the target was not stopped cleanly, or somebody has it.
  */
 export async function growTarget(
   runtime: Pick<Runtime, 'checksum'>,
   devices: TargetDevices,
   options: GrowOptions,
 ): Promise<Grown> {
-  // What is no target is refused as that, before anything is written to it.
+  // Refuse a device that is no target before anything is written to it.
   await readSuperblock(runtime, devices);
   const guard = await options.claim();
   const before = await readSuperblock(runtime, devices);
@@ -83,7 +84,7 @@ export async function growTarget(
       await checkFreePages(read, metaPath, metaSizeBytes);
       return await readMeta(read, metaPath, metaSizeBytes);
     });
-    // The database may have pages there already: it knows the device, not what was formatted.
+    // The database may have pages there already: lmdb knows the size of the device, not the formatted size.
     const used = LMDB_PAGE_BYTES * (1 + (meta?.lastPage ?? 0));
     const { start, end } = newEnd(Math.max(before.metaSizeBytes, used), metaSizeBytes);
     if (end > start) await medium.writeRaw([{ offset: start, bytes: Buffer.alloc(end - start) }]);
@@ -103,7 +104,7 @@ export async function growTarget(
   return { ...grown, superblock: after };
 }
 
-/** The end of the part that a device gained. */
+/** The last bytes of the part that a device gained, at most WIPE_BYTES. */
 function newEnd(before: number, now: number): { readonly start: number; readonly end: number } {
   return { start: Math.max(before, now - WIPE_BYTES), end: now };
 }
@@ -122,7 +123,7 @@ async function growData(
   await data.flush();
 }
 
-/** The record of the group in which the device ended, without the blocks behind that end. */
+/** The record of the group in which the device ended, with the blocks behind that end not in use. */
 function lastGroup(
   db: MetaDatabase,
   { dataSizeBytes }: SuperblockRecord,
@@ -131,7 +132,7 @@ function lastGroup(
   const number = Math.floor(blocks / GROUP_BLOCKS);
   const value = db.get(spaceGroupKey(number));
   if (value === undefined || blocks % GROUP_BLOCKS === 0) return undefined;
-  // An allocator that ends with the group: to it, blocks behind the end of the device are blocks in use.
+  // This allocator ends with the group. To the old one, blocks behind the end of the device were blocks in use.
   const space = new ExtentAllocator((number + 1) * GROUP_BLOCKS, FIRST_DATA_BLOCK);
   space.load(number, Buffer.from(value));
   for (let start = blocks; start < (number + 1) * GROUP_BLOCKS; start++) {

@@ -1,6 +1,6 @@
 /**
- * Makes a target on two devices: looks at what they hold, wipes their starts and ends, then writes the data header and
- * the database with the superblock and the root directory, the latter last: a mkfs that was interrupted leaves no target.
+ * Makes a target on two devices: looks at what they hold, wipes their starts and ends, then writes the data header, and
+ * last the database with the superblock and the root directory. So an interrupted mkfs leaves no target.
  */
 
 import type { Attr } from '../base/attr.js';
@@ -33,18 +33,18 @@ import type { MultiMount } from './ownership/multi_mount.js';
 import { MULTI_MOUNT_OFFSET } from './ownership/multi_mount_block.js';
 import { guardedDevices } from './ownership/write_guard.js';
 
-/** Wiped at the start of a device and at its end (backup partition tables, RAID members). */
+/** mkfs wipes this many bytes at the start and at the end of a device (backup partition tables, RAID members). */
 const WIPE_BYTES = 1 << 20;
 
 export interface FormatOptions {
   readonly label: string;
   readonly force: boolean;
   readonly targetIndex?: number | undefined;
-  /** False: releases before record checksums can serve it too. */
+  /** False: releases without record checksums can serve the target too. */
   readonly recordChecksums?: boolean | undefined;
   /**
-   * Has the data device while this works, and is released when it is done; after a failure the caller does that.
-   * Absent: the caller knows that nobody else uses the devices.
+   * Has the data device while mkfs works; mkfs releases it when it is done, the caller after a failure. Absent: the
+   * caller knows that nobody else uses the devices.
    */
   readonly multiMount?: MultiMount | undefined;
 }
@@ -56,8 +56,8 @@ export interface Formatted {
 }
 
 /**
- * @throws FsError EEXIST without force when a device holds something; EBUSY when the target is in use, by force too;
- *   EINVAL too small or a bad label.
+ * @throws FsError EEXIST without force if a device holds something; EBUSY if the target is in use, even with force;
+ *   EINVAL if a device is too small or the label is bad.
  */
 export async function formatTarget(
   runtime: Pick<Runtime, 'clock' | 'rng' | 'checksum'>,
@@ -82,7 +82,7 @@ export async function formatTarget(
     metaSizeBytes: devices.metaSizeBytes,
     dataSizeBytes: Math.floor(devices.data.sizeBytes / BLOCK_BYTES) * BLOCK_BYTES,
   };
-  // Encodes, so that a bad label is refused before anything is wiped.
+  // Encode first, so that mkfs refuses a bad label before it wipes anything.
   const value = encodeSuperblock(superblock, runtime.checksum);
   const destroyed = await contents(runtime, devices);
   if (destroyed.length > 0 && !options.force) {
@@ -149,7 +149,7 @@ function aroundMultiMount(pieces: readonly Piece[]): Piece[] {
   );
 }
 
-/** What is on the devices, a line for each that holds something. */
+/** What the devices hold: one line for each device that holds something. */
 async function contents(runtime: Pick<Runtime, 'checksum'>, devices: TargetDevices): Promise<string[]> {
   const { data } = devices;
   return [

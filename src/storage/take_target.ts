@@ -1,8 +1,10 @@
 /**
- * How a server gets its target: the multi-mount block is free, the devices are, the version gate agrees, the claim holds.
+ * How a server gets its target: the multi-mount block is free, the devices are free, the version gate agrees, the claim
+ * holds.
  *
- * In that order, so that whoever is refused has changed nothing. What another host wrote is read afresh: caches of the
- * devices are dropped when the block is seen to be free, and the claim only goes through if nobody had the target since.
+ * The steps have this order so that a refused server has changed nothing. The server reads afresh what another host
+ * wrote: it drops the devices' caches when it sees that the block is free, and its claim succeeds only if nobody had
+ * the target since.
  */
 
 import { FsError } from '../base/errno.js';
@@ -17,35 +19,36 @@ const OPEN_POLL_MS = 5;
 
 /** Both devices, opened exclusively on this host. */
 export interface ExclusiveDevices extends TargetDevices {
-  /** What this host has cached of them may be what another host has overwritten. */
+  /** Drops this host's caches of the devices: another host may have overwritten what they hold. */
   dropCaches(): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface TakeOptions<Devices extends ExclusiveDevices> {
   readonly multiMount: MultiMount;
-  /** @throws FsError EBUSY while a process of this host has them. */
+  /** @throws FsError EBUSY while a process of this host has the devices. */
   readonly open: () => Promise<Devices>;
-  /** Throws when this program must not serve what it sees. Nothing has been changed then. */
+  /** Throws if this program must not serve a target with this superblock. Nothing has been changed then. */
   readonly judge: (superblock: Superblock) => void;
   readonly standBy: boolean;
   /** Ends the wait of a standby. */
   readonly signal: AbortSignal;
-  /** Told why the target can be taken, before it is. */
+  /** Called with the reason why the target can be taken, before the server takes it. */
   readonly taking?: (sighting: Sighting & { readonly free: true }) => void;
 }
 
 export interface TakenTarget<Devices extends ExclusiveDevices> {
   readonly devices: Devices;
-  /** Not begun. Writes only while the target is ours. */
+  /** begin() has not been called. The store writes only while the target is ours. */
   readonly store: TargetStore;
 }
 
 type TakeRuntime = StorageRuntime & Pick<Runtime, 'rng'>;
 
 /**
- * @returns undefined when the signal aborted.
- * @throws FsError EBUSY, if not standing by, when somebody else has the target: who, since when, what to do. As openTarget.
+ * @returns undefined if the signal aborted.
+ * @throws FsError EBUSY, without standBy, if somebody else has the target: the message says who, since when, and what
+ *   to do. Other errors as openTarget.
  */
 export async function takeTarget<Devices extends ExclusiveDevices>(
   runtime: TakeRuntime,
@@ -60,7 +63,7 @@ async function takeNow<Devices extends ExclusiveDevices>(
 ): Promise<TakenTarget<Devices> | undefined> {
   const devices = await options.open();
   try {
-    // What is no target is refused as that, whatever block 1 says.
+    // Refuse a device that is no target as such, whatever block 1 says.
     await readSuperblock(runtime, devices);
     for (;;) {
       const sighting = await options.multiMount.untilFree(false, options.signal);
@@ -108,7 +111,7 @@ async function unlessBusy<T>(opening: Promise<T>): Promise<T | undefined> {
   }
 }
 
-/** @returns undefined when somebody else was faster. */
+/** @returns undefined if somebody else was faster. */
 async function tryTake<Devices extends ExclusiveDevices>(
   runtime: TakeRuntime,
   options: TakeOptions<Devices>,
@@ -124,7 +127,7 @@ async function tryTake<Devices extends ExclusiveDevices>(
   const opening = openTarget(runtime, devices, { guard: multiMount });
   const closed = opening.then(
     (store) => () => store.close(),
-    // Thrown below, if the target is ours; if not, it is not ours to judge.
+    // If the target is ours, `await opening` below throws this error. If not, the error does not concern us.
     () => async () => undefined,
   );
   let held = false;

@@ -1,7 +1,8 @@
 /**
- * A target's store: TargetStore of api.ts, put together from the overlay, the committer and the file data.
+ * A target's store: implements TargetStore of api.ts with the overlay, the committer and the file data.
  *
- * Opening looks at both devices before lmdb gets to see the meta device, and changes nothing on either before begin().
+ * openTarget() looks at both devices before lmdb sees the meta device. It changes nothing on either device before
+ * begin().
  */
 
 import { assert } from '../base/assert.js';
@@ -52,14 +53,14 @@ const log = logger('storage');
 
 const COMMIT_INTERVAL_MS = 10;
 const INSTANCE_MAX = 2 ** 20;
-/** Transno of an instance's first change: those of an earlier instance are all below it. */
+/** Transnos of instance n begin above n times this: those of an earlier instance are all below. */
 const TRANSNOS_PER_INSTANCE = 2 ** 32;
 
 export type StorageRuntime = Pick<Runtime, 'clock' | 'timers' | 'checksum' | 'metrics' | 'faults'>;
 
 /**
  * @throws FsError with a one-line message: ENODEV not formatted or swapped, EIO damaged or cut short, EPROTO another
- *   format or unknown features, EINVAL not a pair.
+ *   format or unknown features, EINVAL devices of different targets.
  */
 export async function openTarget(
   runtime: StorageRuntime,
@@ -83,7 +84,8 @@ export async function openTarget(
 }
 
 /**
- * Superblock of a target after all checks that opening makes: readable, known format, a pair. Only reads.
+ * Superblock of a target after all checks that opening makes: readable, known format, devices of one target. Only
+ * reads.
  * @throws FsError as openTarget.
  */
 export async function readSuperblock(
@@ -143,9 +145,9 @@ class OpenTarget implements TargetStore {
   readonly guard: WriteGuard | undefined;
   #superblock: SuperblockRecord;
   #begun = false;
-  /** What begin() replaced. */
+  /** The superblock that begin() replaced. */
   #found: SuperblockRecord | undefined;
-  /** Replays are executed with their old transnos. */
+  /** The store executes replays with their old transnos. */
   #recovering = false;
   #lastTransno: Transno;
   #destroying: Promise<void> | undefined;
@@ -214,7 +216,7 @@ class OpenTarget implements TargetStore {
     this.#check();
     assert(this.#begun, 'begin() comes before the first operation');
     const transno = this.#transnoOf(options.transno);
-    // A replay found its room when it was executed first; what it needs beyond that is a matter of pages.
+    // The server found room for a replay when it executed it first; the replay needs at most a few pages more.
     const reserve = options.transno !== undefined ? 'own' : (options.reserve ?? false);
     this.#overlay.begin(transno, () => this.#metaSpace.check(reserve));
     let result: R;
@@ -254,7 +256,7 @@ class OpenTarget implements TargetStore {
     this.#committer.changed();
   }
 
-  /** Between two steps of a long change. On a device that is nearly full each step has its commits for itself. */
+  /** Pauses between two steps of a long change. On a nearly full device it also waits for the commits of the step. */
   async #breathe(): Promise<void> {
     await new Promise<void>((resolve) => this.#runtime.timers.soon(resolve));
     for (let wait = this.room(); wait !== undefined; wait = this.room()) await wait;
@@ -267,7 +269,7 @@ class OpenTarget implements TargetStore {
 
   room(): Promise<void> | undefined {
     if (!this.#metaSpace.isPressed || this.#committer.failure !== undefined) return undefined;
-    // Commits whatever there is: pages come free only as transactions pass.
+    // Commits whatever is collected: pages become free only as transactions pass.
     return this.#committer.commitWith(() => {}, false);
   }
 
@@ -304,7 +306,7 @@ class OpenTarget implements TargetStore {
       this.#overlay.advance(this.#lastTransno);
     }
     this.#begun = true;
-    // In the transaction of the superblock: the next commit is that one.
+    // Goes into the transaction of the superblock, which is the next commit.
     if (options.within !== undefined) this.execute(options.within, { reserve: 'own' });
     this.#found = this.#superblock;
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
@@ -313,7 +315,7 @@ class OpenTarget implements TargetStore {
 
   async markClean(): Promise<void> {
     this.#check();
-    // What is left of a file being removed is the next instance's: nothing may change behind the mark.
+    // The next instance removes the rest of a file that is being removed: nothing may change after the mark.
     this.#stopping = true;
     await this.#destroying;
     await this.#committer.sync();
@@ -329,7 +331,7 @@ class OpenTarget implements TargetStore {
     await this.#destroying;
     await this.#committer.sync();
     await this.#committer.flushData();
-    // The instance stays the new one: its transnos may be in the records.
+    // Keep the new instance number: records may hold its transnos.
     const { softwareVersion, clean } = found;
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, clean });
   }
@@ -359,11 +361,11 @@ class OpenTarget implements TargetStore {
     if (this.#committer.failure !== undefined) throw this.#committer.failure;
   }
 
-  /** Removes the data of large destroyed files, a step at a time, while everything else goes on. */
+  /** Removes the data of large destroyed files, one step at a time, while other operations go on. */
   #destroyInBackground(): void {
     this.#destroying ??= this.#destroyDoomed()
       .catch((thrown: unknown) => {
-        // What is left is found again at the next start.
+        // The next start finds the rest and goes on.
         log('removing destroyed files stopped: %O', thrown);
       })
       .finally(() => {

@@ -1,10 +1,10 @@
 /**
- * A block map: where 256 consecutive blocks (1 MiB) of a file lie on the data device, and their checksums. One record a
- * block map, found by (FID, block / 256) without a scan, so a read of 1 MiB needs two look-ups at most and an overwrite of
- * one block rewrites one record whatever the file's fragmentation.
+ * A block map says where 256 consecutive blocks (1 MiB) of a file lie on the data device, and their checksums. Each
+ * block map is one record, found by (FID, block / 256) without a scan. So a read of 1 MiB needs at most two look-ups,
+ * and an overwrite of one block rewrites one record, however fragmented the file is.
  *
- * In memory a block map is two flat arrays; on disk it is a list of runs and the checksums of the written blocks.
- * BlockMaps in the overlay are never changed in place: an operation copies first.
+ * In memory a block map is two flat arrays; on disk it is a list of runs and the checksums of the written blocks. The
+ * overlay's block maps never change in place: an operation copies one first.
  */
 
 import { damaged, getU64, putU64 } from './records.js';
@@ -14,13 +14,15 @@ export const MAP_BLOCKS = 256;
 export const MAP_BYTES = BLOCK_BYTES * MAP_BLOCKS;
 
 export interface BlockMap {
-  /** By block: 0 is a hole, +n written at device block n, -n allocated at device block n but unwritten (zeros). */
+  /**
+   * By block: 0 is a hole, +n is written at device block n, -n is allocated at device block n but unwritten (zeros).
+   */
   readonly place: Float64Array;
-  /** CRC-32C of each written block; else 0. */
+  /** CRC-32C of each written block; 0 for the others. */
   readonly crc: Uint32Array;
-  /** Both, one behind the other. */
+  /** The memory of `place` and `crc`, one behind the other. */
   readonly bytes: Uint8Array;
-  /** CRC-32C of them, once somebody asked: the block map does not change any more then. */
+  /** CRC-32C of `bytes`, once a caller asked for it: the block map does not change after that. */
   crcOfAll: number | undefined;
 }
 
@@ -49,7 +51,10 @@ const VERSION = 1;
 const HEADER = 4;
 const RUN_BYTES = 12;
 
-/** Length of the run that begins at `index`: same kind, consecutive on the device. Holes run together too. */
+/**
+ * Length of the run that begins at `index`: blocks of one kind, consecutive on the device. Consecutive holes are one
+ * run too.
+ */
 export function runLength(blockMap: BlockMap, index: number, end: number = MAP_BLOCKS): number {
   const { place } = blockMap;
   const first = place[index] ?? 0;
@@ -59,7 +64,7 @@ export function runLength(blockMap: BlockMap, index: number, end: number = MAP_B
   return length;
 }
 
-/** Length of the block map's record. */
+/** Length of the block map's record in bytes. */
 export function recordBytes(blockMap: BlockMap): number {
   let bytes = HEADER;
   for (let at = 0; at < MAP_BLOCKS; ) {
@@ -102,7 +107,7 @@ export function encodeBlockMap(blockMap: BlockMap): Buffer {
   return target.subarray(0, end);
 }
 
-/** @param what names the file and block map when the record is damaged. */
+/** @param what names the file and the block map in the error if the record is damaged. */
 export function decodeBlockMap(value: Buffer, what: string): BlockMap {
   if (value.length < HEADER || value[0] !== VERSION) throw damaged(what);
   const blockMap = emptyBlockMap();

@@ -5,7 +5,7 @@
 
 import type { ClientUuid, Fid, Name } from '../../base/ids.js';
 
-/** Type bytes. A byte is never given another meaning. */
+/** Type bytes. A byte never gets another meaning. */
 export const KEY = {
   superblock: 0x01,
   counters: 0x02,
@@ -37,7 +37,7 @@ export function readU64(source: Uint8Array, at: number): number {
   return view.readUInt32BE(at) * SPAN_32 + view.readUInt32BE(at + 4);
 }
 
-/** A key of the type byte alone. */
+/** A key that is only the type byte. */
 export function bareKey(type: KeyType): Buffer {
   const key = Buffer.allocUnsafe(1);
   key[0] = type;
@@ -81,7 +81,7 @@ export function clientKey(uuid: ClientUuid): Buffer {
   return uuidKey(KEY.client, uuid);
 }
 
-/** Type and a client: prefix of its replies. */
+/** Type and a client's UUID: the prefix of its replies. */
 export function uuidKey(type: KeyType, uuid: ClientUuid): Buffer {
   return Buffer.concat([bareKey(type), Buffer.from(uuid.replaceAll('-', ''), 'hex')]);
 }

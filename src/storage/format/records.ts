@@ -1,9 +1,9 @@
 /**
- * Values of the meta device's database: fixed little-endian layouts, each with a version byte first, written and read
- * by hand. Golden bytes: test/unit/storage/format/records.test.ts. Tables: docs/ONDISK.md.
+ * Values of the meta device's database: fixed little-endian layouts, each with a version byte first. The code here
+ * encodes and decodes them by hand. Golden bytes: test/unit/storage/format/records.test.ts. Tables: docs/ONDISK.md.
  *
- * A decoder is given views into memory that lmdb uses again; what it returns holds copies only.
- * A record of an unknown version or of the wrong length is damage: FsError EIO that names the record.
+ * The caller gives a decoder views of memory that lmdb uses again; the result holds copies only. A record of an unknown
+ * version or of a wrong length is damaged: FsError EIO that names the record.
  */
 
 import type { Timespec } from '../../base/attr.js';
@@ -53,7 +53,7 @@ export function isInodeLength(lengthBytes: number): boolean {
   return lengthBytes === INODE_BYTES || lengthBytes === INODE_DIGEST_BYTES;
 }
 
-/** @param target of inodeBytes(). */
+/** @param target has inodeBytes() bytes. */
 export function encodeInode(inode: Inode, target: Buffer): void {
   target.writeUInt32LE(VERSION, 0);
   target.writeUInt32LE(inode.mode, 4);
@@ -168,8 +168,8 @@ export function decodeInline(fid: Fid, value: Buffer): { readonly bytes: Buffer;
 
 /**
  * client: 0 u8 version, 1 u64 last transno, 9 u64 reserved (0), 17 u16 length and UTF-8 name, then u16 length and UTF-8
- * software version, then u16 length and ASCII secret. Records of releases without secrets end before it; those releases
- * read over it.
+ * software version, then u16 length and ASCII secret. Records of releases without secrets end before the secret; those
+ * releases ignore it.
  */
 export function encodeClient(record: ClientRecord): Buffer {
   const name = Buffer.from(record.name, 'utf8');
@@ -292,8 +292,8 @@ export function uuidFromBytes(bytes: Buffer): string {
 }
 
 /**
- * What a target counts; rewritten in each transaction. next* of an unclean target are above anything ever handed out,
- * because they are written ahead of use (see Overlay).
+ * The counters of a target, rewritten in each transaction. On an unclean target next* are above every number handed
+ * out, because the overlay writes them ahead of use (see Overlay).
  */
 export interface Counters {
   readonly lastTransno: Transno;

@@ -1,16 +1,16 @@
 /**
- * What a device holds before it is formatted: signatures of what people would be sorry to lose. Magic numbers and their
- * places are those of libblkid.
+ * Recognizes what a device holds before mkfs formats it: signatures of data that people would be sorry to lose. Magic
+ * numbers and their places are those of libblkid.
  */
 
-/** Bytes of the start of a device that knownSignature() looks at. */
+/** knownSignature() looks at this many bytes from the start of a device. */
 export const SIGNATURE_BYTES = 128 << 10;
 
 interface Signature {
   readonly name: string;
   readonly offset: number;
   readonly magic: Buffer;
-  /** More to look at when the magic fits. */
+  /** A further check if the magic fits. */
   readonly confirm?: (start: Buffer) => boolean;
 }
 
@@ -38,7 +38,7 @@ const SIGNATURES: readonly Signature[] = [
   text('a FAT filesystem', 82, 'FAT32   '),
   text('a FAT filesystem', 54, 'FAT16   '),
   {
-    // No magic tells the three apart; their names say which features they brought.
+    // All three have the same magic; they differ in their feature bits.
     name: 'an ext2, ext3 or ext4 filesystem',
     offset: 1024 + 56,
     magic: Buffer.from([0x53, 0xef]),
@@ -56,7 +56,10 @@ function hasPartition(start: Buffer): boolean {
   return false;
 }
 
-/** @param start the first SIGNATURE_BYTES of the device. @returns what is there, with an article, or undefined. */
+/**
+ * @param start the first SIGNATURE_BYTES of the device. @returns the name of what is there, with an article, or
+ *   undefined.
+ */
 export function knownSignature(start: Buffer): string | undefined {
   return SIGNATURES.find(
     ({ offset, magic, confirm }) =>

@@ -1,7 +1,7 @@
 /**
  * The superblock record (meta device) and the header of the data device (block 0). Both carry magic, version and a
- * CRC-32C, and name each other by UUID and size: a device that is foreign, swapped, cut short or damaged is told apart
- * before anything is done with it.
+ * CRC-32C, and both hold the UUIDs and sizes. So the server recognizes a foreign, swapped, truncated or damaged device
+ * before it does anything with it.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -14,13 +14,13 @@ import { getU64, putU64, uuidBytes, uuidFromBytes } from './records.js';
 export const FORMAT_VERSION = 1;
 /** Records may have a checksum (record_checksums.ts), and inodes a digest of their content. */
 export const FEATURE_CHECKSUMS = 1;
-/** All records have one: one without is damaged. Only with FEATURE_CHECKSUMS. */
+/** All records have a checksum: a record without one is damaged. Only with FEATURE_CHECKSUMS. */
 export const FEATURE_ALL_CHECKSUMS = 2;
 /** Incompatible feature bits this build knows. */
 export const FEATURES_KNOWN = FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS;
 /**
- * Blocks of the data device that never hold file data: 0 is the header, 1 is kept for the multi-mount-protection
- * block, the rest for what comes.
+ * Blocks of the data device that never hold file data: 0 is the header, 1 is kept for the multi-mount-protection block,
+ * the rest is reserved for later use.
  */
 export const FIRST_DATA_BLOCK = 16;
 export const META_MIN_BYTES = 16 << 20;
@@ -30,7 +30,7 @@ export const LABEL_MAX = 32;
 const SUPERBLOCK_MAGIC = Buffer.from('HFsuper1', 'latin1');
 const DATA_MAGIC = Buffer.from('HFdata01', 'latin1');
 
-/** The superblock with what only this room needs. */
+/** The superblock with the fields that only this room needs. */
 export interface SuperblockRecord extends Superblock {
   readonly metaSizeBytes: number;
   readonly dataSizeBytes: number;
@@ -72,7 +72,10 @@ export function encodeSuperblock(superblock: SuperblockRecord, checksum: Checksu
   return value;
 }
 
-/** @param device path, for the message. @throws FsError EIO damaged, EPROTO another format or feature. */
+/**
+ * @param device path, for the message. @throws FsError EIO if damaged, EPROTO if of another format or with unknown
+ *   features.
+ */
 export function decodeSuperblock(source: Uint8Array, checksum: Checksum, device: string): SuperblockRecord {
   const value = Buffer.from(source);
   const magic = value.subarray(0, 8);
@@ -116,7 +119,7 @@ export function wholeBlocks(bytes: number): number {
   return Math.floor(bytes / BLOCK_BYTES) * BLOCK_BYTES;
 }
 
-/** What of a device a target does not use, because it became larger. */
+/** Bytes of each device that the target does not use because the device became larger. */
 export function unusedBytes(
   devices: Pick<TargetDevices, 'metaSizeBytes' | 'data'>,
   { metaSizeBytes, dataSizeBytes }: SuperblockRecord,
@@ -152,7 +155,7 @@ export function isDataHeader(block: Buffer): boolean {
   return block.subarray(0, 8).equals(DATA_MAGIC);
 }
 
-/** @throws FsError as decodeSuperblock; ENODEV when the block is no header of ours at all. */
+/** @throws FsError as decodeSuperblock; ENODEV if the block is not a Holdfast data header. */
 export function decodeDataHeader(block: Buffer, checksum: Checksum, device: string): DataHeader {
   if (!isDataHeader(block)) {
     throw new FsError('ENODEV', `${device} is not a Holdfast data device; holdfast mkfs makes one`);
