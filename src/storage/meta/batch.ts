@@ -52,7 +52,9 @@ export interface BatchTables {
   readonly evictions: Table<number, NumberedEviction>;
 }
 
-/** Memory for the values of one batch: lmdb holds on to them until its commit is over, so nothing is used twice. */
+/**
+ * Memory for the values of one batch. lmdb refers to them until its commit is over, so the arena uses no memory twice.
+ */
 class Arena {
   #slab = Buffer.alloc(0);
   #at = 0;

@@ -1,12 +1,13 @@
 /**
- * Group commit: while one batch is being made durable the next one collects.
+ * Group commit: while one batch becomes durable, the next one collects.
  *
- * A commit is, in this order: the layer is sealed; the data device is flushed if content was written to it; the records
- * go to the database in one transaction, durable when lmdb says so; the blocks that the batch freed may be handed out;
- * lastCommitted advances; whoever waits is told. So nothing durable names content that is not.
+ * A commit takes these steps, in order. It seals the layer. It flushes the data device if content was written to it. It
+ * writes the records to the database in one transaction, durable when lmdb says so. It lets the allocator hand out the
+ * blocks that the batch freed. It advances lastCommitted. It resolves the waiters. So nothing durable names content
+ * that is not durable.
  *
- * A commit starts an interval after the first change, or at once when somebody waits or the batch is large. When one
- * fails nobody can know what is on the devices: the target stops, for good.
+ * A commit starts one interval after the first change, or at once if somebody waits or the batch is large. After a
+ * failed commit nobody can know what is on the devices: the target stops, for good.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -20,12 +21,12 @@ import type { Overlay } from './overlay.js';
 
 const log = logger('storage:commit');
 
-/** Records in a batch above which it is committed at once: putting them blocks the event loop for about 4 ms. */
+/** A batch with more records is committed at once: putting them blocks the event loop for about 4 ms. */
 const RECORDS_AT_ONCE = 2048;
 const BYTES_AT_ONCE = 4 << 20;
 /**
- * A commit with file content flushes the data device, which costs more than lmdb's part: when nobody waits, content
- * collects for longer, up to an amount whose flush does not stall what comes behind it.
+ * A commit with file content flushes the data device, which costs more than lmdb's part. So if nobody waits, content
+ * collects for longer, up to an amount whose flush does not stall the requests behind it.
  */
 const DATA_INTERVAL_MS = 100;
 const DATA_BYTES_AT_ONCE = 32 << 20;
@@ -35,18 +36,18 @@ interface Waiter {
   reject(error: Error): void;
 }
 
-/** One commit to do: what joins it beside the collected layer. */
+/** One commit to do: more records that go with the collected layer. */
 interface Extra {
   readonly write: (writer: Writer) => void;
-  /** No counters ahead of use: the target is being left clean. */
+  /** Write the counters as they are, not ahead of use: the server is leaving the target clean. */
   readonly final: boolean;
 }
 
 export interface CommitterOptions {
   readonly commitIntervalMs: number;
-  /** Pages that batches may take beyond what they add; smaller devices commit smaller batches. */
+  /** Most records of a batch that the copied pages have room for; smaller devices commit smaller batches. */
   readonly recordsAtOnce: number;
-  /** A batch of so many records is durable. */
+  /** Called when a batch of this many records is durable. */
   readonly committed: (records: number) => void;
 }
 
@@ -62,12 +63,12 @@ export class Committer {
   #extras: Extra[] = [];
   #timer: Timer | undefined;
   #soon = false;
-  /** By a fault of a test: nothing is committed any more. */
+  /** A test injected a fault: the committer commits nothing any more. */
   #held = false;
   #inFlight: Promise<void> | undefined;
-  /** Something is collected that no commit has sealed. */
+  /** The overlay has collected something that no commit has sealed. */
   #collected = false;
-  /** Content written to the device since its last flush began. */
+  /** Bytes of content written to the device since its last flush began. */
   #dataBytes = 0;
   #lastCommitted: Transno;
   #failure: FsError | undefined;
@@ -100,7 +101,7 @@ export class Committer {
     this.#listeners.push(listener);
   }
 
-  /** Content was written that the next commit must flush. */
+  /** Bytes of content were written that the next commit must flush. */
   dataWritten(bytes: number): void {
     this.#dataBytes += bytes;
   }
@@ -124,7 +125,7 @@ export class Committer {
     }
   }
 
-  /** Resolves when all that was executed before the call is durable. Callers share a commit. */
+  /** Resolves when every operation executed before the call is durable. Callers share a commit. */
   async sync(): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
     if (!this.#collected) {
@@ -145,7 +146,7 @@ export class Committer {
     await this.sync();
   }
 
-  /** Flushes the data device now, whatever is or is not collected. */
+  /** Flushes the data device now, whether or not something is collected. */
   async flushData(): Promise<void> {
     try {
       await this.#data.flush();
@@ -154,12 +155,12 @@ export class Committer {
     }
   }
 
-  /** Nothing is to be committed any more, for a reason that is not a commit's. */
+  /** The target must commit nothing any more, for a reason outside the committer. */
   fail(cause: Error): void {
     if (this.#failure === undefined) this.#stop(cause);
   }
 
-  /** Ends what is under way and begins nothing more; what is collected and not durable is lost. */
+  /** Finishes the running commit and begins no other; changes that are collected and not durable are lost. */
   async close(): Promise<void> {
     this.#timer?.cancel();
     this.#timer = undefined;

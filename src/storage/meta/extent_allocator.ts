@@ -1,10 +1,10 @@
 /**
  * Space on the data device: which blocks are in use, and runs of free ones.
  *
- * Two bitmaps. `used` is what the executed operations say and what is written to the meta device, a record for each
- * group of 8192 blocks (32 MiB). `busy` is what may not be handed out: used blocks, blocks handed out whose operation
- * has not executed yet, and blocks freed by an operation that is not durable yet (after a crash they are in use again,
- * so their content must stay). Invariant: used implies busy.
+ * Two bitmaps. `used`: the blocks in use by the executed operations; this bitmap goes to the meta device, one record
+ * for each group of 8192 blocks (32 MiB). `busy`: the blocks that may not be handed out. These are used blocks, blocks
+ * handed out whose operation has not executed yet, and blocks freed by an operation that is not durable yet (after a
+ * crash they are in use again, so their content must stay). Invariant: used implies busy.
  *
  *   free --reserve--> handed out --markUsed--> used --markFreed--> freed, not durable --release--> free
  *                     handed out --release--> free
@@ -42,7 +42,7 @@ export class ExtentAllocator {
   /** Where the search for a run without a hint goes on. */
   #rotor: number;
 
-  /** @param firstBlock blocks below it are the header's and never handed out. */
+  /** @param firstBlock blocks below it belong to the header and are never handed out. */
   constructor(totalBlocks: number, firstBlock: number) {
     this.totalBlocks = totalBlocks;
     const groups = Math.ceil(totalBlocks / GROUP_BLOCKS);
@@ -63,7 +63,7 @@ export class ExtentAllocator {
   get freeBlocks(): number {
     return this.#freeBlocks;
   }
-  /** Freed blocks that become free when the operation that freed them is durable. */
+  /** Freed blocks that are still busy, until the operation that freed them is durable. */
   get freedNotDurable(): number {
     return this.#freedNotDurable;
   }
@@ -72,9 +72,9 @@ export class ExtentAllocator {
   }
 
   /**
-   * Hands out `count` blocks, in one run if there is one, beginning at `hint` if that is free.
+   * Hands out `count` blocks, in one run if there is one, beginning at `hint` if that block is free.
    * @param hint the block after the file's previous one; 0: anywhere.
-   * @returns undefined, with nothing handed out, when there are not that many.
+   * @returns undefined, with nothing handed out, if there are fewer free blocks.
    */
   reserve(count: number, hint: number): Extent[] | undefined {
     if (count > this.#freeBlocks) return undefined;
@@ -94,7 +94,7 @@ export class ExtentAllocator {
       const start = this.#findRun(left);
       if (start !== undefined) take(start, left);
     }
-    // No run is long enough: whatever is free, in order, from where the search stands.
+    // No run is long enough: take free blocks in order, from the place where the search stands.
     let at = this.#rotor;
     while (left > 0) {
       const start = this.#nextFree(at, this.totalBlocks) ?? this.#nextFree(0, this.totalBlocks);
@@ -106,7 +106,7 @@ export class ExtentAllocator {
     return extents;
   }
 
-  /** Gives back blocks that were handed out and never used, or freed by an operation that is durable now. */
+  /** Gives back blocks that were handed out and never used, or that an operation freed which is durable now. */
   release(extent: Extent, why: 'unused' | 'freed'): void {
     const end = extent.start + extent.count;
     for (let block = extent.start; block < end; block++) {
@@ -145,7 +145,8 @@ export class ExtentAllocator {
   }
 
   /**
-   * Records of the groups changed since the last call, as of now; undefined: the record goes (all of it is free).
+   * Records of the groups changed since the last call, as they are now; undefined: remove the record (the whole group
+   * is free).
    */
   takeDirtyGroups(): { readonly group: number; readonly record: Buffer | undefined }[] {
     const groups = [...this.#dirtyGroups].map((group) => ({ group, record: this.#encodeGroup(group) }));
@@ -157,7 +158,7 @@ export class ExtentAllocator {
     return this.#dirtyGroups.size;
   }
 
-  /** Loads a group's record; before anything is handed out. @throws FsError EIO when it is damaged. */
+  /** Loads a group's record; call it before the first reserve(). @throws FsError EIO if the record is damaged. */
   load(group: number, record: Buffer): void {
     const what = `space group ${group}`;
     if (record.length < 2 || record[0] !== VERSION || group >= this.#groupFree.length) throw damaged(what);
@@ -212,7 +213,7 @@ export class ExtentAllocator {
     }
   }
 
-  /** All of them are free. */
+  /** All of these blocks must be free. */
   #setBusy(start: number, end: number): void {
     this.#setBits(this.#busy, start, end);
     this.#freeBlocks -= end - start;

@@ -1,6 +1,6 @@
 /**
- * Reads of what the database holds under what the two layers of changes say: the collecting layer first, then the
- * committing one, then the database. Decoded inodes are kept at hand.
+ * Reads of the database under the two layers of changes: asks the collecting layer first, then the committing one, then
+ * the database. Caches decoded inodes and block maps.
  */
 
 import { LRUCache } from 'lru-cache';
@@ -52,11 +52,13 @@ import { FidTable, GroupTable, Table } from './tables.js';
 
 const log = logger('storage');
 
-/** A file of more is read without a look at all of its block maps first. 256 MiB: two milliseconds. */
+/**
+ * A file with more block maps than this is read without a comparison of all of them first. 256 MiB: two milliseconds.
+ */
 const MAPS_COMPARED_MAX = 256;
 const COMPARED_MAX = 100_000;
 const INODE_CACHE_MAX = 20_000;
-/** Of 3 KiB each; together they cover 2 GiB of file content. */
+/** Block maps of 3 KiB each; together they cover 2 GiB of file content. */
 const MAP_CACHE_MAX = 2048;
 
 export class LayeredReader implements Reader {
@@ -76,12 +78,12 @@ export class LayeredReader implements Reader {
     replies: new GroupTable<ClientUuid, number, ReplyRecord>(),
     evictions: new Table<number, NumberedEviction>(),
   };
-  /** Inodes as the database has them; the layers are asked first. */
+  /** Inodes as the database has them; readers ask the layers first. */
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
   /** Decoded block maps: decoding one takes as long as all the rest of a small read. */
   readonly #blockMapCache = new LRUCache<string, BlockMap>({ max: MAP_CACHE_MAX });
 
-  /** Files whose content records agree with the inode: all changes since went through here. */
+  /** Files whose content records agree with the inode: all changes since then went through this object. */
   readonly #compared = new Set<Fid>();
 
   constructor(db: MetaDatabase, checksum: Checksum) {
@@ -133,7 +135,7 @@ export class LayeredReader implements Reader {
     const end = afterPrefix(fidKey(KEY.direntByCookie, parent));
     for (const { key, value } of this.#db.range(start, end)) {
       const cookie = readU64(key, 9);
-      // Changed entries come below: a batch may be in the database already and not settled yet.
+      // Changed entries come below: the database may have a batch already that is not settled yet.
       if (changes?.has(cookie)) continue;
       found.push(decodeDirentByCookie(cookie, value));
       if (found.length === limit) return found;
@@ -205,7 +207,7 @@ export class LayeredReader implements Reader {
     }
     return found.sort((a, b) => a.number - b.number);
   }
-  /** A target whose record of an eviction is damaged is served all the same: nothing depends on it. */
+  /** A damaged record of an eviction does not keep the target from being served: nothing depends on it. */
   #storedEviction(slot: number): NumberedEviction | undefined {
     try {
       const value = this.#db.get(evictionKey(slot));
@@ -216,7 +218,7 @@ export class LayeredReader implements Reader {
       return undefined;
     }
   }
-  /** Content of a file that lies in the database. @throws FsError EIO when its checksum is wrong. */
+  /** Content of a file that is kept in the database. @throws FsError EIO if its checksum is wrong. */
   inlineData(fid: Fid): Buffer | undefined {
     const changed = this.tables.inline.get(fid);
     if (changed !== undefined) return changed ?? undefined;
@@ -230,7 +232,7 @@ export class LayeredReader implements Reader {
     }
     return bytes;
   }
-  /** Whether its content lies in the database, without looking at it. */
+  /** Whether the file's content is kept in the database; does not decode it. */
   hasInlineData(fid: Fid): boolean {
     const changed = this.tables.inline.get(fid);
     return changed === undefined ? this.#db.get(fidKey(KEY.inlineData, fid)) !== undefined : changed !== null;
@@ -247,14 +249,14 @@ export class LayeredReader implements Reader {
     this.#blockMapCache.set(name, blockMap);
     return blockMap;
   }
-  /** The content of a file is what its inode says: it was compared, or has just been made. */
+  /** The file's content agrees with its inode: the reader has compared them, or the content was just made. */
   protected knowContent(fid: Fid): void {
     if (this.#compared.size >= COMPARED_MAX) this.#compared.clear();
     this.#compared.add(fid);
   }
   /**
-   * Compares a file's content records with what its inode says of them, when it is used first: one that is missing is a
-   * hole else, and one that is older than the inode names content that the file does not have any more.
+   * Compares a file's content records with its inode when the file is first used. Without this, a missing record would
+   * read as a hole, and a record older than the inode would name content that the file does not have any more.
    * @throws FsError EIO
    */
   compareContent(fid: Fid): void {
@@ -284,13 +286,13 @@ export class LayeredReader implements Reader {
     }
     this.knowContent(fid);
   }
-  /** BlockMaps [first, end) will be asked for soon. */
+  /** Block maps [first, end) will be needed soon. */
   prefetchBlockMaps(fid: Fid, first: number, end: number): void {
     const keys: Buffer[] = [];
     for (let index = first; index < end; index++) keys.push(fidNumberKey(KEY.blockMap, fid, index));
     this.#db.prefetch(keys);
   }
-  /** BlockMaps that are not empty, from index `first` on, in order, at most limit. */
+  /** Block maps that are not empty, from index `first` on, in order, at most limit. */
   blockMapsFrom(fid: Fid, first: number, limit: number): [index: number, blockMap: BlockMap][] {
     const changes = this.tables.blockMaps.changes(fid);
     const newer = [...(changes ?? [])]
@@ -318,7 +320,7 @@ export class LayeredReader implements Reader {
     takeNewer(Number.POSITIVE_INFINITY);
     return found;
   }
-  /** Files whose data is still to be removed in the background. */
+  /** Files whose data the server has still to remove in the background. */
   doomed(): Fid[] {
     return this.#marked(KEY.doomed, this.tables.doomed);
   }

@@ -2,15 +2,16 @@
  * The meta device's database: lmdb on the raw device. The only file that knows lmdb.
  *
  * - One unnamed tree, raw binary keys and values.
- * - `overlappingSync` is off: a commit is then lmdb's own (pages, fdatasync, meta page written through), runs on a worker
- *   thread, and its promise means *durable*. With it on, the promise would mean "visible", the flush comes later, and the
- *   newest transactions of a crashed host are given up at the next open.
+ * - `overlappingSync` is off: a commit is then lmdb's own (pages, fdatasync, meta page written through), runs on a
+ *   worker thread, and its promise means *durable*. With it on, the promise would mean "visible" and the flush would
+ *   come later; after a host crash the next open would give up the newest transactions.
  * - The device is opened through a link in runtimeDir, because lmdb puts its lock file beside the path it is given.
- * - The map is as large as the device, so lmdb never has to grow it; how full the device is, the caller watches
+ * - The map is as large as the device, so lmdb never has to grow it. The caller watches how full the device is
  *   (usedPages): past its end a commit fails as a whole.
- * - lmdb trusts the pages that it reads. So records are read past it, by code that looks at every page on the way
- *   (node_meta_pages.ts), and each change is preceded by such a look: what was exchanged, zeroed or damaged is EIO, not a
- *   record that is missing nor the end of the process. lmdb only writes.
+ * - lmdb trusts the pages that it reads. So this store does not read records through lmdb, but with code that checks
+ *   every page on the way (node_meta_pages.ts), and it checks the pages in the same way before each change. So an
+ *   exchanged, zeroed or damaged page gives EIO; otherwise a record could seem missing, or the process could crash.
+ *   lmdb only writes.
  */
 
 import { mkdirSync, rmSync, symlinkSync } from 'node:fs';
@@ -49,7 +50,8 @@ class LmdbDatabase implements MetaDatabase {
   #prefetching: Promise<void> | undefined;
 
   /**
-   * @param path the meta device, looked at by probeSuperblock before (or wiped by mkfs): lmdb trusts what it finds.
+   * @param path the meta device. probeSuperblock must have looked at it before (or mkfs wiped it): lmdb trusts its
+   *   pages.
    */
   constructor(
     path: string,
@@ -86,9 +88,12 @@ class LmdbDatabase implements MetaDatabase {
     }
   }
 
-  /** Brings the pages of these records into memory in the background: a get() of what is not there blocks everything. */
+  /**
+   * Brings the pages of these records into memory in the background: a get() of a page that is not in memory blocks the
+   * process.
+   */
   prefetch(keys: readonly Buffer[]): void {
-    // One at a time: they are hints, and close() waits for it.
+    // One prefetch at a time: prefetches are hints, and close() waits for the running one.
     this.#prefetching ??= this.#pages.prefetch(keys).finally(() => {
       this.#prefetching = undefined;
     });
@@ -115,7 +120,7 @@ class LmdbDatabase implements MetaDatabase {
   }
 
   async commit(write: (writer: Writer) => void): Promise<void> {
-    // Collected first: a batch that throws half way is committed half way by lmdb-js.
+    // Collect the changes first: if a batch throws half way, lmdb-js commits the first half.
     const changes: { readonly key: Buffer; readonly value: Buffer | undefined }[] = [];
     write({
       put: (key, value) => changes.push({ key, value }),
@@ -143,7 +148,7 @@ class LmdbDatabase implements MetaDatabase {
     return 2 + pagesOf(stats) + pagesOf(stats.free);
   }
 
-  /** The link and the lock file go. */
+  /** Closes the database, then removes the link and the lock file. */
   async close(): Promise<void> {
     await this.#prefetching;
     await this.#db.close();
@@ -153,7 +158,7 @@ class LmdbDatabase implements MetaDatabase {
   }
 }
 
-/** lmdb-js rejects with a general error at once and with the reason a little later, in a second promise. */
+/** lmdb-js rejects at once with a general error, and a little later with the reason, in a second promise. */
 async function reasonOf(thrown: unknown): Promise<Error> {
   const late = (thrown as { commitError?: Promise<unknown> }).commitError;
   try {
@@ -166,7 +171,7 @@ async function reasonOf(thrown: unknown): Promise<Error> {
   return thrown as Error;
 }
 
-/** The medium of these devices: lmdb, unless they bring another. */
+/** The medium of these devices: lmdb, unless the devices bring another medium. */
 export function metaMedium(devices: Omit<TargetDevices, 'data'>): MetaMedium {
   const { metaPath, metaSizeBytes, runtimeDir } = devices;
   if (devices.metaMedium !== undefined) return devices.metaMedium;

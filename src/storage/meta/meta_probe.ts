@@ -2,8 +2,8 @@
  * Reads the superblock record of a meta device without lmdb, by following the database's pages from their start.
  *
  * lmdb trusts what it maps: a damaged first page makes it format the device anew (raw partitions), and a page number
- * beyond the device is a SIGBUS. So nothing is handed to lmdb before this has looked at it. It only reads; a standby uses
- * it to look at a target that another server is writing.
+ * beyond the device is a SIGBUS. So lmdb gets no device before this probe has looked at it. The probe only reads; a
+ * standby uses it to look at a target that another server is writing.
  *
  * Layout read here (lmdb 0.9.90 as shipped in lmdb 3.x, data version 2, 64 bit): page header 24 bytes (u64 page, u64
  * transaction, u16 pad, u16 flags, u16 lower, u16 upper, the latter two and the node offsets that follow counted from the
@@ -31,17 +31,17 @@ const P_META = 0x08;
 const MDB_INTEGERKEY = 0x08;
 const MDB_NOSUBDIR = 0x4000;
 export const F_BIGDATA = 0x01;
-/** What a leaf's node holds when its value lies on pages of its own: u64 page, u64 transaction, u64 pages. */
+/** Bytes of a leaf's node whose value lies on pages of its own: u64 page, u64 transaction, u64 pages. */
 export const OVERFLOW_NODE_BYTES = 24;
 const DEPTH_MAX = 32;
-/** A device of 16 TiB. More than the device has is "cut short", more than any has is damage. */
+/** A device of 16 TiB. A page number above the device's size means "cut short", one above this limit means damage. */
 const LAST_PAGE_MAX = 2 ** 32;
-/** One, unless meta pages were lost with their device's cache. */
+/** Their transactions differ by one, unless the host lost meta pages with the device's cache. */
 export const TRANSACTIONS_APART_MAX = 1024;
 
 /**
- * The two meta pages of an empty database. lmdb would make them itself on a raw partition whose first page is none of
- * its own, but not in a regular file of full size; so that both behave the same, mkfs writes them.
+ * The two meta pages of an empty database. lmdb would write them itself on a raw partition whose first page is not its
+ * own, but not in a regular file of full size. mkfs writes them, so that both behave the same.
  */
 export function emptyDatabase(mapBytes: number): Buffer {
   const pages = Buffer.alloc(2 * LMDB_PAGE_BYTES);
@@ -65,7 +65,7 @@ export interface LmdbTree {
   readonly flags: number;
   /** undefined: the tree is empty. */
   readonly root: number | undefined;
-  /** Levels, the root's and the leaves' included. */
+  /** Levels of the tree, the root's and the leaves' included. */
   readonly depth: number;
   readonly branchPages: number;
   readonly leafPages: number;
@@ -73,7 +73,7 @@ export interface LmdbTree {
   readonly entries: number;
 }
 
-/** A meta page: where everything else is. */
+/** A meta page: says where everything else is. */
 export interface LmdbMeta {
   readonly transaction: number;
   readonly lastPage: number;
@@ -81,7 +81,7 @@ export interface LmdbMeta {
   readonly main: LmdbTree;
 }
 
-/** @returns undefined when it cannot be what lmdb wrote. lmdb has no checksums: this is what can be told. */
+/** @returns undefined if lmdb cannot have written it. lmdb has no checksums, so this can tell no more. */
 function decodeTree(page: Buffer, at: number, lastPage: number): LmdbTree | undefined {
   const depth = page.readUInt16LE(at + 6);
   const empty = page.subarray(at + 40, at + 48).every((byte) => byte === 0xff);
@@ -103,7 +103,7 @@ function decodeTree(page: Buffer, at: number, lastPage: number): LmdbTree | unde
   };
 }
 
-/** @param index 0 or 1: transactions take turns. */
+/** @param index 0 or 1: transactions alternate between the two pages. */
 function decodeMeta(page: Buffer, index: number): LmdbMeta | undefined {
   if ((page.readUInt16LE(18) & P_META) === 0) return undefined;
   if (page.readUInt32LE(24) !== LMDB_MAGIC) return undefined;
@@ -118,7 +118,7 @@ function decodeMeta(page: Buffer, index: number): LmdbMeta | undefined {
   return free === undefined || main === undefined ? undefined : { transaction, lastPage, free, main };
 }
 
-/** Both pages are of one database, and one follows the other. The flags never change. */
+/** Both pages are of one database, and one follows the other. The flags of a database never change. */
 function agree(one: LmdbMeta, other: LmdbMeta): boolean {
   return (
     Math.abs(one.transaction - other.transaction) <= TRANSACTIONS_APART_MAX &&
@@ -128,8 +128,8 @@ function agree(one: LmdbMeta, other: LmdbMeta): boolean {
 }
 
 /**
- * @returns the meta page that counts; undefined when the device holds nothing of ours.
- * @throws FsError EIO with one line when it does, damaged or cut short.
+ * @returns the current meta page; undefined if the device holds nothing of Holdfast.
+ * @throws FsError EIO with one line if the database is damaged or cut short; ENODEV if this is a data device.
  */
 export async function readMeta(
   read: ReadAt,
@@ -161,8 +161,9 @@ export async function readMeta(
 }
 
 /**
- * @returns the superblock, checked; undefined when the device holds nothing of ours (no database and no trace of one).
- * @throws FsError EIO with one line when it does, damaged or cut short.
+ * @returns the superblock, checked; undefined if the device holds nothing of Holdfast (no database and no trace of
+ *   one).
+ * @throws FsError EIO with one line if the database is damaged or cut short; ENODEV if the database is not Holdfast's.
  */
 export async function probeSuperblock(
   read: ReadAt,
@@ -188,8 +189,8 @@ export async function probeSuperblock(
 }
 
 /**
- * Both meta pages as far as each can be what lmdb wrote, in their places; for checks of a damaged database.
- * Pages of different databases are not told apart.
+ * Both meta pages in their places, each undefined if lmdb cannot have written it; for checks of a damaged database.
+ * Does not notice if the two pages are of different databases.
  */
 export async function readMetas(
   read: ReadAt,
@@ -204,7 +205,7 @@ export async function readMetas(
   return [fits(decodeMeta(pages[0], 0)), fits(decodeMeta(pages[1], 1))];
 }
 
-/** The superblock that one snapshot has. @throws FsError EIO, EPROTO. */
+/** The superblock of one snapshot. @throws FsError EIO, EPROTO. */
 export async function superblockOf(
   read: ReadAt,
   meta: LmdbMeta,
@@ -217,7 +218,7 @@ export async function superblockOf(
   return decodeSuperblock(value, checksum, device);
 }
 
-/** A meta page; lmdb takes the one of the later transaction. @param mapBytes size of the device. */
+/** Encodes a meta page; lmdb uses the one with the later transaction. @param mapBytes size of the device. */
 export function encodeMeta(meta: LmdbMeta, transaction: number, mapBytes: number): Buffer {
   const number = transaction % 2;
   const page = emptyDatabase(mapBytes).subarray(number * LMDB_PAGE_BYTES, (number + 1) * LMDB_PAGE_BYTES);
@@ -271,7 +272,7 @@ class PageReader {
     return page;
   }
 
-  /** Value of the tree's first key if that is the superblock's. */
+  /** Value of the tree's first key if this key is the superblock's. */
   async firstValue(root: number): Promise<Buffer | undefined> {
     let number = root;
     for (let depth = 0; depth < DEPTH_MAX; depth++) {

@@ -1,19 +1,21 @@
 /**
- * How full the meta device is. lmdb does not know its end: a commit past it fails whole. So operations are refused with
- * ENOSPC before that, in three tiers of pages:
+ * How full the meta device is. lmdb does not know where the device ends: a commit past the end fails as a whole. So the
+ * store refuses operations with ENOSPC before that, in three tiers of pages:
  *
  *   | used | what operations may fill | deletes and overwrites may use, too | copies that commits make |
  *
- * The last tier is never promised to users: a commit writes every page it touches to a new place, and the old ones come
- * free two transactions later. It holds three batches' worth of touched pages: the one that collects, the one that is
- * being committed, and the one before. How large a batch gets while another is committed nobody can say before, so the
- * tier grows with what they really hold. Who finds no room by that count, the dearest there is, may find it after a
- * commit or two: `isPressed` says when that is worth a wait.
+ * The store never promises the last tier to users: a commit writes every page it touches to a new place, and the old
+ * pages become free two transactions later. The tier holds the touched pages of three batches: the one that collects,
+ * the one that is being committed, and the one before. Nobody can know in advance how large a batch gets while another
+ * is committed, so the tier grows with the records that the three really hold. This count is the most pessimistic one.
+ * An operation that finds no room by it may find room after a commit or two: `isPressed` says when that is worth a
+ * wait.
  *
- * What the server changes for itself (the superblock, clients' records, FIDs, orphans) is never refused: it could not start,
- * and nobody could delete. It lives from the last tier, and that is enough because it is small: a transaction of a few
- * records copies a leaf and the branches above it for each record, and the free list's pages. Deletes live from the
- * last tier as well when theirs is used up, in batches so small that the copies of three of them fit.
+ * The store never refuses what the server changes for itself (the superblock, clients' records, FIDs, orphans):
+ * otherwise the server could not start, and nobody could delete. These changes use the last tier. It is large enough
+ * because they are small: a transaction of a few records copies, for each record, a leaf and the branches above it, and
+ * the free list's pages. Deletes use the last tier too when their own is used up, in batches so small that the copies
+ * of three of them fit.
  *
  * Invariants: the tiers leave room for something; no more pages are in use than there are.
  */
@@ -25,17 +27,17 @@ import type { MetaDatabase } from '../meta_medium.js';
 import { LMDB_PAGE_BYTES } from './meta_probe.js';
 import type { Overlay } from './overlay.js';
 
-/** Pages of a B-tree are about two thirds full; what is pending may double that while it waits. */
+/** Pages of a B-tree are about two thirds full; pending records may double that while they wait. */
 const BYTES_PER_PAGE = 2048;
 /** A record touches a leaf of its own in the worst case; the branches above it are shared. */
 const PAGES_PER_RECORD = 1.25;
-/** Counters, space bitmaps, the list of free pages: touched by every commit. */
+/** Counters, space bitmaps, the list of free pages: every commit touches them. */
 const PAGES_PER_COMMIT = 32;
-/** More than one operation may need. */
+/** More pages than one operation may need. */
 const ROOM_PAGES = 64;
-/** Records that may be under way when a delete takes from the pages for copies. */
+/** Most records of running batches with which a delete may still take from the pages for copies. */
 const SMALL_BATCH_RECORDS = 64;
-/** For statfs: an inode with two entries and a little content. */
+/** For statfs: bytes of an inode with two entries and a little content. */
 const BYTES_PER_INODE = 1024;
 
 export class MetaSpace {
@@ -47,7 +49,7 @@ export class MetaSpace {
   #usedPages: number;
   /** Records of the last batch that was committed. */
   #committedRecords = 0;
-  /** Records of a batch: each touches a leaf of its own in the worst case, and the branches above are shared. */
+  /** Most records of a batch: each touches a leaf of its own in the worst case, and they share the branches above. */
   readonly recordsAtOnce: number;
 
   constructor(db: MetaDatabase, overlay: Overlay, sizeBytes: number) {
@@ -60,18 +62,18 @@ export class MetaSpace {
     this.#usedPages = db.usedPages();
   }
 
-  /** After a commit. @param records what it wrote. */
+  /** Call it after a commit. @param records the number of records that the commit wrote. */
   refresh(records: number): void {
     this.#usedPages = this.#db.usedPages();
     this.#committedRecords = records;
   }
 
-  /** Operations may be refused for lack of room that a commit would give back. */
+  /** The store may refuse operations for lack of room that a commit would give back. */
   get isPressed(): boolean {
     return this.#recent() > 0 && this.#left() < this.#deletePages + ROOM_PAGES;
   }
 
-  /** @throws FsError ENOSPC when an operation (`reserve` as in ExecuteOptions) must not begin. */
+  /** @throws FsError ENOSPC if an operation (`reserve` as in ExecuteOptions) must not begin. */
   check(reserve: NonNullable<ExecuteOptions['reserve']>): void {
     if (reserve === 'own' || this.#left() >= this.#deletePages) return;
     const kind = typeof reserve === 'function' ? reserve() : reserve;
@@ -82,7 +84,7 @@ export class MetaSpace {
   #mayDelete(): boolean {
     if (this.#left() >= 0) return true;
     const recent = this.#recent();
-    // Alone in its batch: there is never more room than now.
+    // The delete is alone in its batch: there will never be more room than now.
     if (recent === 0) return true;
     return recent <= SMALL_BATCH_RECORDS && this.#leftAfter(this.#copies()) >= 0;
   }

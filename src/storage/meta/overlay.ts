@@ -1,15 +1,17 @@
 /**
- * The view that operations run on: what the database holds, under what executed operations changed since.
+ * The view that operations run on: the database, under the changes that operations have executed since.
  *
- * Owns: what becomes of the two layers of changes (tables.ts; layered_reader.ts reads them), the counters, and the space
- * bitmaps as the executed operations have them. A running operation writes into the collecting layer and is undone from a journal when it throws, so readers see all
- * of an operation or nothing: JavaScript runs nothing else meanwhile.
+ * Owns the fate of the two layers of changes (tables.ts; layered_reader.ts reads them), the counters, and the space
+ * bitmaps as the executed operations have them. A running operation writes into the collecting layer; if it throws, the
+ * overlay undoes it from a journal. JavaScript runs nothing else meanwhile, so readers see all of an operation or
+ * nothing.
  *
- * Counters of things never to be handed out twice (objects, cookies) are written ahead of use: after a crash they go on
- * above anything that a client may have been told, committed or not.
+ * The overlay writes the counters of numbers that must never be handed out twice (objects, cookies) ahead of use. So
+ * after a crash they go on above every number that a client may have been told, committed or not.
  *
- * Invariants, between two operations: none runs, and the journal is empty; the blocks freed in both layers are those that the
- * space knows as freed and not durable; the layers have a name and its cookie together; no counter is past its limit.
+ * Invariants, between two operations: none runs, and the journal is empty; the blocks freed in both layers are those
+ * that the space knows as freed and not durable; the layers have a name and its cookie together; no counter is past
+ * its limit.
  */
 
 import { assert } from '../../base/assert.js';
@@ -36,13 +38,13 @@ import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import { LayeredReader } from './layered_reader.js';
 import { Journal } from './tables.js';
 
-/** How far ahead of use the counters are written. */
+/** How far ahead of use the overlay writes the counters. */
 const OBJECTS_AHEAD = 2 ** 22;
 const COOKIES_AHEAD = 2 ** 22;
 /** A file with more block maps than this is destroyed in the background, so that an unlink stays short. */
 export const DESTROY_AT_ONCE = 64;
 
-/** What the running operation did beside the tables. */
+/** What the running operation did besides its changes of the tables. */
 interface RunningTransaction {
   readonly transno: Transno;
   readonly beforeChange: () => void;
@@ -62,7 +64,7 @@ export class Overlay extends LayeredReader implements Tx {
   readonly #journal = new Journal();
   #operation: RunningTransaction | undefined;
   #counters: Counters;
-  /** The counters' values on the device: nothing at or above them may be handed out before the next commit. */
+  /** The counters' values on the device: the overlay may hand out nothing at or above them before the next commit. */
   #counterLimits: Pick<Counters, 'nextObject' | 'nextCookie'>;
   #bytes = 0;
   #records = 0;
@@ -107,13 +109,16 @@ export class Overlay extends LayeredReader implements Tx {
   get inodes(): number {
     return this.#counters.inodes;
   }
-  /** A file was left to be destroyed in the background since the last look. */
+  /** Whether an operation left a file to be destroyed in the background since the last call. */
   takeDoomed(): boolean {
     const doomed = this.#doomedNow;
     this.#doomedNow = false;
     return doomed;
   }
-  /** Records changed and not sealed yet; and a rough size of all that is not durable, for the fill level of the device. */
+  /**
+   * Records that changed and are not sealed yet; and (pendingBytes) a rough size of all changes that are not durable,
+   * for the fill level of the device.
+   */
   get collectedRecords(): number {
     return this.#records;
   }
@@ -125,7 +130,9 @@ export class Overlay extends LayeredReader implements Tx {
     return this.#bytes + this.#sealedBytes;
   }
 
-  /** @param beforeChange called once, before the operation's first change; what it throws ends the operation. */
+  /**
+   * @param beforeChange called once, before the operation's first change; if it throws, its error ends the operation.
+   */
   begin(transno: Transno, beforeChange: () => void): void {
     assert(this.#operation === undefined, 'operations do not nest');
     this.#operation = {
@@ -146,7 +153,7 @@ export class Overlay extends LayeredReader implements Tx {
     this.#records = operation.records;
     this.#operation = undefined;
   }
-  /** @returns whether it changed anything. */
+  /** @returns whether the operation changed anything. */
   finish(): boolean {
     const operation = this.#running();
     const changed = !this.#journal.empty || this.#counters !== operation.counters;
@@ -161,14 +168,14 @@ export class Overlay extends LayeredReader implements Tx {
     return changed;
   }
 
-  /** What is executed from now on comes after this; the next commit says so. */
+  /** Operations executed from now on come after this transno; the next commit records it. */
   advance(transno: Transno): void {
     assert(this.#operation === undefined, 'an operation is running');
     assert(transno >= this.#counters.lastTransno, 'transnos never go back');
     this.#counters = { ...this.#counters, lastTransno: transno };
   }
 
-  /** Closes the collecting layer: it is what the next write() writes. The one before it must have settled. */
+  /** Closes the collecting layer: the next write() writes it. The layer before it must have settled. */
   seal(final: boolean): void {
     for (const table of Object.values(this.tables)) table.seal();
     this.#sealedFreed = this.#freed;
@@ -186,14 +193,14 @@ export class Overlay extends LayeredReader implements Tx {
           nextCookie: this.#counters.nextCookie + COOKIES_AHEAD,
         };
   }
-  /** The sealed layer as records. */
+  /** Writes the sealed layer as records. */
   write(writer: Writer): void {
     assert(this.#sealedCounters !== undefined, 'nothing is sealed');
     writeBatch(writer, this.tables, this.#sealedGroups, this.#sealedCounters, (bytes) =>
       crc32c(this.#checksum, bytes),
     );
   }
-  /** The sealed layer is durable: it is forgotten, and the blocks it freed may be handed out. */
+  /** The sealed layer is durable: the overlay drops it, and lets the allocator hand out the blocks it freed. */
   settle(): void {
     this.keepSealed();
     for (const table of Object.values(this.tables)) table.settle();
@@ -231,7 +238,7 @@ export class Overlay extends LayeredReader implements Tx {
     const kept = inode.digest === digest ? inode : { ...inode, digest };
     this.tables.inodes.set(inode.fid, kept, this.#journal);
   }
-  /** @param change of the digest of an inode's content. */
+  /** @param change of the digest of an inode's content, to be combined by exclusive or. */
   #shiftDigest(fid: Fid, change: number): void {
     const inode = this.inode(fid);
     if (change === 0 || inode?.digest === undefined) return;
@@ -305,7 +312,7 @@ export class Overlay extends LayeredReader implements Tx {
   }
   putEviction(record: EvictionRecord): void {
     this.#change(64 + record.name.length + record.reason.length);
-    // An operation that is rolled back leaves a number out, which harms nobody.
+    // An operation that is rolled back leaves a gap in the numbers, which harms nobody.
     const number = (this.#lastEviction ?? this.evictions().at(-1)?.number ?? 0) + 1;
     this.#lastEviction = number;
     this.tables.evictions.set(number % EVICTIONS_KEPT, { ...record, number }, this.#journal);
@@ -319,7 +326,9 @@ export class Overlay extends LayeredReader implements Tx {
     this.#counters = { ...this.#counters, nextObject: start + count };
     return { start: fidOf(this.#targetIndex, start), end: fidOf(this.#targetIndex, start + count) };
   }
-  /** @param bytes never changed again. null: the file's content is not (any longer) in the database. */
+  /**
+   * @param bytes the caller never changes them again. null: the file's content is not, or no longer, in the database.
+   */
   setInlineData(fid: Fid, bytes: Buffer | null): void {
     this.#change(bytes === null ? 0 : 64 + bytes.length);
     if (this.inode(fid)?.digest !== undefined) {
@@ -328,7 +337,7 @@ export class Overlay extends LayeredReader implements Tx {
     }
     this.tables.inline.set(fid, bytes, this.#journal);
   }
-  /** @param block map never changed again. */
+  /** @param blockMap the caller never changes it again. */
   setBlockMap(fid: Fid, index: number, blockMap: BlockMap | null): void {
     this.#change(blockMap === null ? 0 : 1100);
     if (this.inode(fid)?.digest !== undefined) {
@@ -337,7 +346,7 @@ export class Overlay extends LayeredReader implements Tx {
     }
     this.tables.blockMaps.set(fid, index, blockMap, this.#journal);
   }
-  /** Removes a block map and frees its blocks. @returns how many. */
+  /** Removes a block map and frees its blocks. @returns the number of blocks. */
   removeBlockMap(fid: Fid, index: number, blockMap: BlockMap): number {
     this.setBlockMap(fid, index, null);
     let blocks = 0;
@@ -369,7 +378,7 @@ export class Overlay extends LayeredReader implements Tx {
     this.#counters = { ...this.#counters, inodes: this.#counters.inodes + change };
   }
 
-  /** Between two operations. */
+  /** Call it between two operations. */
   checkInvariants(): void {
     assert(this.#operation === undefined && this.#journal.empty, 'an operation runs between two operations');
     this.space.checkInvariants();

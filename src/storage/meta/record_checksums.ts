@@ -1,12 +1,14 @@
 /**
- * A checksum for every record: the meta device's database as everybody above it sees it.
+ * A checksum for every record: wraps the meta device's database, and everything above uses the wrapper.
  *
- * On the device a value is: its first byte (the version of the record) with the bit 0x80 set, the rest of it, and a u32
- * CRC-32C of the key and all that. The key is covered, so a value that lies under another key is found as well. Only the
- * superblock has no such envelope: it has a checksum of its own, and is read by software that knows no others.
+ * On the device a value has an envelope: its first byte (the version of the record) with the bit 0x80 set, the rest of
+ * the value, and a u32 CRC-32C of the key and all these bytes. The checksum covers the key, so it also finds a value
+ * that lies under a wrong key. Only the superblock has no such envelope: it has a checksum of its own, and software
+ * that knows no other checksums reads it.
  *
- * Targets of earlier releases have records without it. There the envelope is only used when the superblock says so, and
- * then old records are read as they are until they are rewritten (FEATURE_CHECKSUMS without FEATURE_ALL_CHECKSUMS).
+ * Targets of earlier releases have records without an envelope. There the store uses the envelope only if the
+ * superblock says so; it then reads old records as they are until they are rewritten (FEATURE_CHECKSUMS without
+ * FEATURE_ALL_CHECKSUMS).
  */
 
 import { FsError } from '../../base/errno.js';
@@ -23,12 +25,12 @@ const log = logger('storage');
 /** Set in the first byte of a value that has a checksum. */
 const HAS_CHECKSUM = 0x80;
 export const CHECKSUM_BYTES = 4;
-/** Up to here a table in JavaScript is faster than a call of the addon. */
+/** For at most this many bytes a table in JavaScript is faster than a call of the addon. */
 const TABLE_BYTES_MAX = 512;
 const POLYNOMIAL = 0x82f6_3b78;
 const NO_VALUE = Buffer.alloc(0);
 
-/** For four bytes at once: TABLES[n * 256 + b] is the effect of byte b when n more bytes follow it. */
+/** Tables for four bytes at once: TABLES[n * 256 + b] is the effect of byte b when n more bytes follow it. */
 const TABLES = makeTables();
 
 function makeTables(): Uint32Array {
@@ -61,7 +63,7 @@ function extend(register: number, bytes: Buffer, length: number): number {
   return crc;
 }
 
-/** CRC-32C of a key and `length` bytes of the value. Large values: of the key and the CRC-32C of the value. */
+/** CRC-32C of a key and `length` bytes of the value. For large values: of the key and the CRC-32C of the value. */
 function sum(checksum: Checksum, key: Buffer, value: Buffer, length: number): number {
   let crc = extend(-1, key, key.length);
   if (length <= TABLE_BYTES_MAX) return ~extend(crc, value, length) >>> 0;
@@ -75,7 +77,7 @@ export function hasChecksum(value: Buffer): boolean {
   return ((value[0] ?? 0) & HAS_CHECKSUM) !== 0;
 }
 
-/** The value as it was before it got a checksum; what comes without one as it is. Checks nothing. */
+/** The value as it was before it got a checksum; a value without one comes back as it is. Checks nothing. */
 export function withoutChecksum(value: Buffer): Buffer {
   if (!hasChecksum(value)) return value;
   const plain = Buffer.from(value.subarray(0, value.length - CHECKSUM_BYTES));
@@ -94,11 +96,11 @@ export function recordName(key: Buffer): string {
 }
 
 export interface ChecksumRules {
-  /** Values get a checksum when they are written; those that have one are checked in any case. */
+  /** Values get a checksum when they are written. The wrapper always checks values that have one. */
   readonly write: boolean;
   /** A value without one is damaged. */
   readonly required: boolean;
-  /** A damaged value is read as an empty one, which no record is: for a check that goes on. Else FsError EIO. */
+  /** Reads a damaged value as an empty one, which no record is: for a check that goes on. Otherwise FsError EIO. */
   readonly lenient?: boolean;
 }
 
@@ -154,7 +156,7 @@ export class ChecksummedDatabase implements MetaDatabase {
   #opened(key: Buffer, value: Buffer): Buffer {
     if (key[0] === KEY.superblock) return value;
     const first = value[0] ?? 0;
-    // Nobody else writes values that begin with this bit, whatever the superblock says.
+    // Only values with a checksum begin with this bit, so check them whatever the superblock says.
     if ((first & HAS_CHECKSUM) === 0) {
       return this.#rules.required ? this.#damaged(key, 'has no checksum') : value;
     }
@@ -163,7 +165,7 @@ export class ChecksummedDatabase implements MetaDatabase {
       return this.#damaged(key, 'does not match its checksum');
     }
     const opened = value.subarray(0, length);
-    // The view is ours until the next call.
+    // We may change the view: it is ours until the next call.
     opened[0] = first & ~HAS_CHECKSUM;
     return opened;
   }
@@ -177,7 +179,7 @@ export class ChecksummedDatabase implements MetaDatabase {
   }
 }
 
-/** The meta device's database with the checksums of this target's records. */
+/** The meta device's database, wrapped with the checksum rules of this target. */
 export function checkedRecords(
   db: MetaDatabase,
   checksum: Checksum,

@@ -1,10 +1,10 @@
 /**
- * Layers of changes over the database: the batch that collects executed operations, and the batch before it while it
- * is being committed. A look-up asks the newer layer first; `undefined` means no layer knows, ask the database; `null`
- * means removed.
+ * Layers of changes over the database: the batch that collects executed operations, and the batch before it while it is
+ * being committed. A look-up asks the newer layer first. `undefined` means that no layer knows: ask the database.
+ * `null` means removed.
  *
- * Operations write into the collecting layer directly and keep a journal; an operation that throws is rolled back
- * from it. Values are never changed in place.
+ * Operations write into the collecting layer directly and keep a journal; if an operation throws, the journal rolls it
+ * back. Values never change in place.
  */
 
 const ABSENT = Symbol('absent');
@@ -40,7 +40,7 @@ export class Journal {
   }
 }
 
-/** Records found by one key. */
+/** Records with one key. */
 export class Table<K, V> {
   #collecting = new Map<K, V | null>();
   #committing: Map<K, V | null> | undefined;
@@ -70,7 +70,7 @@ export class Table<K, V> {
   }
 }
 
-/** Records found by what they belong to, a FID or a client, and a second key; scanned by the former. */
+/** Records with two keys: their group (a FID or a client), and a second key; scanned by group. */
 export class GroupTable<G, K, V> {
   #collecting = new Map<G, Map<K, V | null>>();
   #committing: Map<G, Map<K, V | null>> | undefined;
