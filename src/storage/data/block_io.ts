@@ -1,10 +1,10 @@
 /**
- * Blocks of files on the data device: reading with checksums verified, and storing new content.
+ * Blocks of files on the data device: reads them and verifies their checksums, and stores new content.
  *
- * Copy on write. Content never goes where the last committed transaction has content: a block that is overwritten gets a
- * new place, and the old one is free again when the transaction that replaced it is durable. So after a crash every
- * block is as its checksum says. Allocated, unwritten blocks are the exception: nothing reads them before the
- * transaction that calls them written, so they are written in place (and fallocate() keeps its promise of space).
+ * Copy on write. New content never goes to a place where the last committed transaction has content. An overwritten
+ * block gets a new place; the old one becomes free when the transaction that replaced it is durable. So after a crash
+ * every block matches its checksum. Allocated, unwritten blocks are the exception: nobody reads them before the
+ * transaction that makes them written. So content goes to their own place (and fallocate() keeps its promise of space).
  */
 
 import { LRUCache } from 'lru-cache';
@@ -22,17 +22,18 @@ import type { BlockMapEdit } from './block_map_edit.js';
 
 const log = logger('storage');
 
-/** A read that meets blocks moving under it this often has met a bug. */
+/** If the blocks of one read move this often, there is a bug. */
 const READ_ATTEMPTS = 1000;
 
 /**
- * Reads of at least this much go past the device's cache the first time: a stream that is read once costs one copy less,
- * and does not push out what is read often. What is read again while it is remembered goes through the cache and stays.
+ * Reads of at least this length bypass the device's cache the first time: a stream that is read once costs one copy
+ * less, and does not push often-read blocks out of the cache. If a client reads a range again while the server
+ * remembers it, the read goes through the cache and the blocks stay there.
  */
 const ONCE_BYTES = 128 << 10;
 const REMEMBERED_MAX = 65_536;
 
-/** BlockMaps of a file that are brought into memory together, ahead of a reader in order. */
+/** Block maps of a file that a sequential reader brings into memory together, ahead of its reads. */
 const PREFETCH_MAPS = 32;
 
 /** Content for consecutive blocks of a file. Each chunk is whole blocks. */
@@ -60,9 +61,9 @@ export interface BlockIoHost {
   readonly overlay: Overlay;
   readonly device: BlockDevice;
   readonly checksum: Checksum;
-  /** Resolves when all that was executed is durable: blocks freed by it can be handed out. */
+  /** Resolves when every executed operation is durable: the blocks they freed can be handed out. */
   sync(): Promise<void>;
-  /** Content was written that the next commit must flush first. */
+  /** Bytes of content were written that the next commit must flush first. */
   dataWritten(bytes: number): void;
 }
 
@@ -72,11 +73,11 @@ export interface Blocks {
   readonly end: number;
 }
 
-/** How many blocks a change takes. */
+/** The number of blocks that a change takes. */
 export interface Needed {
-  /** Where there was none. */
+  /** Blocks where the file had none. */
   readonly added: number;
-  /** For content that gets a new place: as many come free when the change is durable. */
+  /** Blocks for content that gets a new place: the old ones, as many, become free when the change is durable. */
   readonly moved: number;
 }
 
@@ -86,19 +87,25 @@ export class BlockIo {
   readonly #host: BlockIoHost;
   readonly #space: ExtentAllocator;
   /**
-   * Blocks that no change may add to what is used: with them blocks can be moved at any fill. One half is for overwrites,
-   * the other for what makes room: the edge blocks of truncate and punch.
+   * Blocks that no change may use to make a file larger: with them content can move, however full the device is. One
+   * half is for overwrites, the other for operations that make room: the edge blocks of truncate and punch.
    */
   readonly #reserveBlocks: number;
   readonly #shrinkBlocks: number;
-  /** Handed out for content that moves: as many are free again when its change is durable. */
+  /** Blocks handed out for content that moves: as many become free when its change is durable. */
   #moving = 0;
-  /** Those who wait until fewer blocks are being moved. */
+  /** Operations that wait until fewer blocks are being moved. */
   readonly #untilMoved = new WaitList();
-  /** Those who wait for blocks take turns: what comes free would go to small changes, and a large one would wait for ever. */
+  /**
+   * Operations that wait for blocks take turns: otherwise small changes would take the freed blocks, and a large change
+   * would wait for ever.
+   */
   #waiting = 0;
   #turn: Promise<unknown> = Promise.resolve();
-  /** Device blocks where large reads began lately. Made at the first: that takes longer than all the rest of an opening. */
+  /**
+   * Device blocks where recent large reads began. Created at the first large read: that takes longer than the rest of
+   * an opening.
+   */
   #readLately: LRUCache<number, true> | undefined;
 
   constructor(host: BlockIoHost) {
@@ -108,12 +115,12 @@ export class BlockIo {
     this.#shrinkBlocks = Math.floor(this.#reserveBlocks / 2);
   }
 
-  /** Blocks that writes may still add to files, those about to be free included: a write waits for them. */
+  /** Blocks that writes may still add to files. It includes blocks about to be free: a write waits for them. */
   get availableBlocks(): number {
     return Math.max(0, this.#settledBlocks - this.#reserveBlocks);
   }
 
-  /** Blocks that are free when all that is under way is durable. */
+  /** Blocks that will be free when all running changes are durable. */
   get #settledBlocks(): number {
     return this.#space.freeBlocks + this.#space.freedNotDurable + this.#moving;
   }
@@ -142,9 +149,9 @@ export class BlockIo {
   }
 
   /**
-   * Blocks [start, end) of a file; undefined when all of it is zeros.
+   * Reads blocks [start, end) of a file; undefined if all of them are zeros.
    * @param memory to read into, if it is large enough.
-   * @throws FsError EIO checksum wrong, or the device.
+   * @throws FsError EIO if a checksum is wrong, or the device fails.
    */
   async read(fid: Fid, start: number, end: number, memory?: Buffer): Promise<Buffer | undefined> {
     const lengthBytes = (end - start) * BLOCK_BYTES;
@@ -168,7 +175,7 @@ export class BlockIo {
       await Promise.all(reads);
       const bad = this.#mismatch(segments, start, target);
       if (bad === undefined) return target;
-      // The file changed while the device was read, and the block belongs to someone else by now: read it anew.
+      // If the file changed during the read, the device block holds other content by now: read again.
       const [now] = this.segments(fid, bad.block, bad.block + 1);
       if (now?.place !== bad.place || now.crcs[0] !== bad.crc) continue;
       const text = `checksum wrong: fid ${fid}, block ${bad.block}, device offset ${bad.place * BLOCK_BYTES}`;
@@ -179,7 +186,10 @@ export class BlockIo {
     throw new FsError('EIO', `fid ${fid} changes faster than it can be read`);
   }
 
-  /** Of two halves, the one behind the half in which the read begins, when it begins a half. */
+  /**
+   * Prefetches the block maps half by half: a read at the start of one half prefetches the next half. The first read of
+   * a file prefetches both.
+   */
   #prefetch(fid: Fid, block: number): void {
     const half = (PREFETCH_MAPS / 2) * MAP_BLOCKS;
     if (block % half !== 0) return;
@@ -219,17 +229,20 @@ export class BlockIo {
     return undefined;
   }
 
-  /** Blocks of content for [start, end) of a file. Unwritten blocks take what is written where they are. */
+  /**
+   * The blocks that content for [start, end) of a file needs. Unwritten blocks need none: content goes to their own
+   * place.
+   */
   needed(fid: Fid, start: number, end: number): Needed {
     return neededOf(this.segments(fid, start, end));
   }
 
   /**
-   * Cuts [start, end) where a change of its content has to be cut so that its blocks can be had: on a full device there
-   * are few to move others to. @throws FsError ENOSPC when there are not enough to be added.
+   * Cuts the change of [start, end) into parts whose blocks can be had: on a full device there are few blocks to move
+   * content to. @throws FsError ENOSPC if there are not enough blocks to add.
    */
   parts(fid: Fid, start: number, end: number): Blocks[] {
-    // Nearly always: there is room for all of them, whatever the file has.
+    // The usual case: there is room for all blocks, whatever the file has.
     const isPlenty = this.#space.freeBlocks - this.#reserveBlocks >= end - start;
     if (isPlenty && this.#waiting === 0) return [{ start, end }];
     const { added, moved } = this.needed(fid, start, end);
@@ -244,9 +257,9 @@ export class BlockIo {
   }
 
   /**
-   * Hands out blocks; waits when some are about to be free. Those for content that moves count as about to be free until
+   * Hands out blocks; waits if some are about to be free. Blocks for content that moves count as about to be free until
    * #moved() takes them back.
-   * @param shrinking the operation makes room: it may use what is kept back for that.
+   * @param shrinking the operation makes room: it may use the blocks kept back for that.
    * @throws FsError ENOSPC
    */
   async #reserve(needed: Needed, hint: number, shrinking: boolean): Promise<Extent[]> {
@@ -278,7 +291,10 @@ export class BlockIo {
     }
   }
 
-  /** @returns undefined: not now. @throws FsError ENOSPC: not when all that is under way is durable either. */
+  /**
+   * @returns undefined: there are too few free blocks now. @throws FsError ENOSPC: there will be too few even when all
+   *   running changes are durable.
+   */
   #take({ added, moved }: Needed, hint: number, shrinking: boolean): Extent[] | undefined {
     const count = added + moved;
     const kept = shrinking ? 0 : this.#shrinkBlocks;
@@ -290,7 +306,7 @@ export class BlockIo {
     return extents;
   }
 
-  /** The change is executed, or will not be. */
+  /** Call it when the change is executed, or has failed. */
   #moved(blocks: number): void {
     if (blocks === 0) return;
     this.#moving -= blocks;
@@ -302,9 +318,10 @@ export class BlockIo {
   }
 
   /**
-   * Writes runs to new places (unwritten blocks: where they are) and calls `execute` with what it takes to name them.
-   * When that or anything before it fails, the places are free again.
-   * @param execute takes the blocks of `options.extra` from `space`; what it used is in use when it returns.
+   * Writes runs to new places (unwritten blocks: to their own place) and calls `execute` with the places and checksums
+   * to name. If `execute` or a step before it fails, the new places are free again.
+   * @param execute takes the blocks of `options.extra` from `space`; the blocks that it used are in use when it
+   *   returns.
    */
   async store<R>(
     fid: Fid,
@@ -340,7 +357,7 @@ export class BlockIo {
     }
   }
 
-  /** The device block behind the one where the file's previous block lies. */
+  /** The device block behind the file's previous block. */
   #hint(fid: Fid, block: number): number {
     if (block === 0) return 0;
     const place = this.segments(fid, block - 1, block)[0]?.place ?? 0;
@@ -382,7 +399,7 @@ export class BlockIo {
     try {
       await Promise.all(writes);
     } finally {
-      // Those that go on after one failed must have ended before their blocks are handed out again.
+      // If one write failed, wait for the end of the others before anybody gets their blocks.
       await Promise.allSettled(writes);
     }
     this.#host.dataWritten(places.length * BLOCK_BYTES);
@@ -399,7 +416,7 @@ export function nameStored(edit: BlockMapEdit, stored: readonly Stored[]): void 
   }
 }
 
-/** Blocks handed out for one operation, taken one by one. */
+/** Blocks handed out for one operation, which takes them one by one. */
 export class ReservedSpace {
   readonly #overlay: Overlay;
   readonly #extents: readonly Extent[];
@@ -421,7 +438,7 @@ export class ReservedSpace {
     }
     return block;
   }
-  /** Inside the operation: what was taken is the operation's. */
+  /** Call it inside the operation: the operation now uses the blocks that were taken. */
   use(): void {
     this.#extents.slice(0, this.#index).forEach((extent) => {
       this.#overlay.useExtent(extent);
@@ -452,7 +469,7 @@ export function noSpace(): FsError {
   return new FsError('ENOSPC', 'no space left on the data device');
 }
 
-/** Bytes [start, end) of what chunks are together. */
+/** Bytes [start, end) of the concatenated chunks. */
 export function slice(chunks: readonly Uint8Array[], start: number, end: number): Uint8Array[] {
   const parts: Uint8Array[] = [];
   let at = 0;

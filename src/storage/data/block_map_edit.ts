@@ -1,6 +1,6 @@
 /**
- * Changes the block maps of one file within one operation: copies a block map when it is first touched, frees the blocks
- * that are replaced, and counts what the file gains and loses.
+ * Changes the block maps of one file within one operation: copies a block map at the first change, frees the replaced
+ * blocks, and counts the blocks that the file gains and loses.
  */
 
 import { SECTORS_PER_BLOCK } from '../../base/attr.js';
@@ -33,7 +33,7 @@ export class BlockMapEdit {
     return blockMap?.place[block % MAP_BLOCKS] ?? 0;
   }
 
-  /** @param place as in BlockMap. What was there before is freed, unless it is the same device block. */
+  /** @param place as in BlockMap. Frees the block's old place, unless it is the same device block. */
   set(block: number, place: number, crc: number): void {
     const blockMap = this.#edit(Math.floor(block / MAP_BLOCKS));
     const at = block % MAP_BLOCKS;
@@ -45,7 +45,7 @@ export class BlockMapEdit {
     blockMap.crc[at] = crc;
   }
 
-  /** Makes the blocks [start, end) holes. BlockMaps that have none of them are not touched. */
+  /** Makes the blocks [start, end) holes. Does not copy block maps that have none of them. */
   clear(start: number, end: number): void {
     for (let block = start; block < end; ) {
       const index = Math.floor(block / MAP_BLOCKS);
@@ -57,7 +57,7 @@ export class BlockMapEdit {
     }
   }
 
-  /** What the operation may use of the meta device when its records replace those that are there. */
+  /** What the operation may use of the meta device if its records replace existing ones. */
   get reserve(): ReserveOfMeta {
     let isLonger = false;
     for (const [index, blockMap] of this.#edited) {
@@ -68,7 +68,7 @@ export class BlockMapEdit {
     return isLonger ? 'replaces' : true;
   }
 
-  /** Hands the block maps over to the operation. @returns the change of st_blocks. */
+  /** Gives the block maps to the operation. @returns the change of st_blocks. */
   finish(): number {
     for (const [index, blockMap] of this.#edited) {
       this.#overlay.setBlockMap(this.#fid, index, isEmptyBlockMap(blockMap) ? null : blockMap);

@@ -1,8 +1,8 @@
 /**
- * Changes of one file's content: the steps that the operations of file_data.ts are made of. The caller holds the range.
+ * Changes of one file's content: the steps of the operations in file_data.ts. The caller holds the range.
  *
- * A change first writes its content to the device, then executes: the transaction names only what is there. Long changes
- * go in steps of MAPS_PER_STEP block maps, a transaction each, each of them leaving a file that makes sense.
+ * A change first writes its content to the device, then executes: its transaction names only content that is there. A
+ * long change goes in steps of MAPS_PER_STEP block maps, one transaction each. After every step the file makes sense.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -24,9 +24,12 @@ import {
 } from './block_io.js';
 import { BlockMapEdit } from './block_map_edit.js';
 
-/** With its header and key this still fits one overflow page of lmdb. Below BLOCK_BYTES: block 0 can take it over. */
+/**
+ * With its header and key, content of this length still fits one overflow page of lmdb. Below BLOCK_BYTES, so that
+ * block 0 can take over the content.
+ */
 export const INLINE_MAX = 4032;
-/** BlockMaps changed by one transaction of a long operation: a millisecond or so. */
+/** Most block maps that one transaction of a long operation changes: takes about a millisecond. */
 export const MAPS_PER_STEP = 64;
 const STEP_BLOCKS = MAPS_PER_STEP * MAP_BLOCKS;
 
@@ -36,9 +39,9 @@ export interface FileChangesHost extends BlockIoHost {
   breathe(): Promise<void>;
 }
 
-/** How an operation ends: what becomes of the inode. Of one with several steps only the last has a transno. */
+/** How an operation ends: how the inode changes. If an operation has several steps, only the last has a transno. */
 export interface Ending extends Change {
-  /** @param size the file's size now, which may have grown meanwhile. */
+  /** @param now the file's size now; it may have grown meanwhile. */
   size(now: number): number;
 }
 
@@ -64,7 +67,7 @@ export class FileChanges {
     return end <= INLINE_MAX && inode.sizeBytes <= INLINE_MAX && (inline !== undefined || inode.blocks === 0);
   }
 
-  /** Inside an operation: the inode as it becomes, and what the caller does with it. */
+  /** Inside an operation: stores the changed inode, then runs the caller's further changes. */
   #end(tx: Tx, fid: Fid, sectors: number, ending: Ending, exactSectors?: number): Inode {
     const before = this.inode(fid);
     const inode: Inode = {
@@ -126,7 +129,7 @@ export class FileChanges {
     const tailStart = end % BLOCK_BYTES === 0 ? end : last * BLOCK_BYTES;
     if (tailStart > headEnd) chunks.push(data.subarray(headEnd - offset, tailStart - offset));
     if (tailStart < end && tailStart >= headEnd) {
-      // Behind the end of the file a block holds zeros: nothing to read there.
+      // Behind the end of the file a block holds zeros: no need to read it.
       const tail = end >= inode.sizeBytes ? Buffer.alloc(BLOCK_BYTES) : await this.#block(fid, last, inline);
       tail.set(data.subarray(tailStart - offset));
       chunks.push(tail);
@@ -140,7 +143,7 @@ export class FileChanges {
     for (let index = 0; ; index++) {
       const part = parts[index] ?? { start: first, end: last + 1 };
       const isLast = index >= parts.length - 1;
-      // Content behind the end of the file would come to life when it grows.
+      // Cut the size at `end`: content behind the end of the file would become visible when the file grows.
       const size = (now: number): number => Math.max(now, Math.min(end, part.end * BLOCK_BYTES));
       const content = slice(chunks, (part.start - first) * BLOCK_BYTES, (part.end - first) * BLOCK_BYTES);
       const executed = await this.storeRuns(fid, [{ block: part.start, chunks: content }], {
@@ -150,7 +153,7 @@ export class FileChanges {
     }
   }
 
-  /** One block's content, ours to change. */
+  /** One block's content; the caller may change it. */
   async #block(fid: Fid, block: number, inline: Buffer | undefined): Promise<Buffer> {
     if (inline !== undefined) {
       const content = Buffer.alloc(BLOCK_BYTES);
@@ -167,7 +170,7 @@ export class FileChanges {
       readonly ending: Ending;
       readonly clearInline?: boolean;
       readonly shrinking?: boolean;
-      /** Blocks that `also` takes beside. */
+      /** Blocks that `also` takes besides. */
       readonly extra?: Needed;
       /** More changes of the same operation. */
       readonly also?: (edit: BlockMapEdit, free: () => number) => void;
@@ -183,14 +186,14 @@ export class FileChanges {
         const reserve = (): ReserveOfMeta => shrinking || edit.reserve;
         return this.#host.execute(
           (tx) => {
-            // The file may be gone: then its blocks must not come to life again.
+            // The file may be gone by now: then ESTALE, so that it gets no blocks again.
             this.inode(fid);
             also?.(edit, () => space.next());
             nameStored(edit, stored);
             const sectors = edit.finish();
             space.use();
             if (clearInline) this.#overlay.setInlineData(fid, null);
-            // What lay in the database was counted too; from now on blocks are.
+            // st_blocks counted the content in the database; from now on it counts blocks.
             return this.#end(tx, fid, sectors, ending, clearInline ? sectors : undefined);
           },
           { reserve, transno: ending.transno },
@@ -199,7 +202,7 @@ export class FileChanges {
     );
   }
 
-  /** Moves a file out of the database. */
+  /** Moves a file's content from the database to block 0. */
   async spill(fid: Fid): Promise<void> {
     const inline = this.#overlay.inlineData(fid);
     if (inline === undefined) return;
@@ -208,7 +211,7 @@ export class FileChanges {
     await this.storeRuns(fid, [spilled(inline)], { ending, clearInline: true });
   }
 
-  /** Partial blocks at both ends of [offset, end) with that range zeroed: only those that hold content. */
+  /** The partial blocks at both ends of [offset, end), with that range zeroed; only blocks that hold content. */
   async #zeroedEdges(fid: Fid, offset: number, end: number): Promise<BlockRun[]> {
     const runs: BlockRun[] = [];
     const blocks = new Set<number>();
@@ -225,8 +228,8 @@ export class FileChanges {
   }
 
   /**
-   * Cuts a file of blocks. Long tails go from the end, a step a transaction: each of them leaves a file that is whole
-   * up to its size.
+   * Truncates a file that has blocks. It removes a long tail from the end, one step for each transaction: after every
+   * step the file is whole up to its size.
    */
   async shrink(inode: Inode, sizeBytes: number, ending: Ending): Promise<Executed<Inode>> {
     const { fid } = inode;
@@ -286,7 +289,7 @@ export class FileChanges {
     return indexes;
   }
 
-  /** Holes among blocks [first, end), or more than there is room for. */
+  /** Number of holes among blocks [first, end); if there is no room for them, some number above the room. */
   async missingBlocks(fid: Fid, first: number, end: number): Promise<number> {
     let missing = 0;
     for (let from = first; from < end && missing <= this.#blocks.availableBlocks; from += STEP_BLOCKS) {
@@ -296,7 +299,7 @@ export class FileChanges {
     return missing;
   }
 
-  /** ENOSPC before anything is changed, though the range is filled in steps. */
+  /** Throws ENOSPC before anything changes, although fill() works in steps. */
   async #needBlocks(fid: Fid, first: number, end: number): Promise<void> {
     if ((await this.missingBlocks(fid, first, end)) > this.#blocks.availableBlocks) throw noSpace();
   }
@@ -323,8 +326,8 @@ export class FileChanges {
   }
 
   /**
-   * Makes holes of the whole blocks in [offset, end) and zeros the edges; for 'zero' what is then a hole is allocated
-   * again, unwritten. Short ranges are one transaction.
+   * Makes holes of the whole blocks in [offset, end) and zeros the edges; for 'zero' the blocks stay allocated,
+   * unwritten. Short ranges are one transaction.
    */
   async clearBlocks(
     fid: Fid,
@@ -334,7 +337,7 @@ export class FileChanges {
     ending: Ending,
   ): Promise<Executed<Inode>> {
     const first = Math.ceil(offset / BLOCK_BYTES);
-    // Behind the end of the file there are zeros anyway, so its last block may go as a whole.
+    // Behind the end of the file there are zeros anyway, so the whole last block may go.
     const last =
       end >= this.inode(fid).sizeBytes ? Math.ceil(end / BLOCK_BYTES) : Math.floor(end / BLOCK_BYTES);
     const edges = await this.#zeroedEdges(fid, offset, Math.max(last * BLOCK_BYTES, end));
@@ -360,7 +363,10 @@ export class FileChanges {
     }
   }
 
-  /** Makes unwritten blocks of all but `runs`. Those that are unwritten stay, so that a full device takes it too. */
+  /**
+   * Makes all blocks but `runs` unwritten. Blocks that are already unwritten stay in place, so that this works on a
+   * full device too.
+   */
   #unwritten(
     fid: Fid,
     { start, end }: Blocks,
@@ -368,7 +374,7 @@ export class FileChanges {
   ): { readonly extra: Needed; readonly also: (edit: BlockMapEdit, free: () => number) => void } {
     const { added, moved } = this.#blocks.needed(fid, start, end);
     return {
-      // Edges have content, and are counted with their runs.
+      // Edge blocks have content; store() counts them with their runs.
       extra: { added, moved: moved - runs.length },
       also: (edit, free) => {
         for (let block = start; block < end; block++) {
@@ -379,7 +385,7 @@ export class FileChanges {
     };
   }
 
-  /** Ranges of blocks that one transaction each clears: only where there is something. */
+  /** Ranges of blocks, one for each transaction that clears; only ranges that hold something. */
   async #stepsOfContent(fid: Fid, { start, end }: Blocks): Promise<Blocks[]> {
     const indexes = await this.#blockMapIndexes(
       fid,
@@ -397,7 +403,7 @@ export class FileChanges {
     return steps;
   }
 
-  /** Removes a part of what is left of a destroyed file. @returns whether that was all. */
+  /** Removes the next part of a destroyed file. @returns whether it was the last part. */
   destroyStep(fid: Fid): boolean {
     const blockMaps = this.#overlay.blockMapsFrom(fid, 0, MAPS_PER_STEP);
     const last = blockMaps.length < MAPS_PER_STEP;
@@ -419,7 +425,7 @@ export function spilled(inline: Buffer): BlockRun {
   return { block: 0, chunks: [block] };
 }
 
-/** All of the range, in steps of whole block maps. */
+/** The whole range, in steps of whole block maps. */
 function stepsOf({ start, end }: Blocks): Blocks[] {
   const steps: Blocks[] = [];
   for (let from = start; from < end; ) {
@@ -430,7 +436,7 @@ function stepsOf({ start, end }: Blocks): Blocks[] {
   return steps;
 }
 
-/** How a step ends that others of the same operation follow. */
+/** The ending of a step that is not the last of its operation. */
 function stepOf({ time, within }: Ending, size: Ending['size'] = (now) => now): Ending {
   return { time, size, within: within && ((tx, inode) => within(tx, inode, false)) };
 }

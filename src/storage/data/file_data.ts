@@ -1,13 +1,13 @@
 /**
  * File data: FileData of api.ts.
  *
- * A file's content lies in the database while it is at most INLINE_MAX bytes and never had blocks; else in blocks of the
- * data device, found by block maps. It moves to blocks when it outgrows the database, and never back, except that a file
- * cut to nothing starts again. Bytes of the last block behind the end of the file are zeros, always: extending a file
- * needs no look at it.
+ * A file's content lies in the database while it is at most INLINE_MAX bytes and never had blocks; else in blocks of
+ * the data device, found by block maps. It moves to blocks when it outgrows the database, and never back, except that a
+ * file truncated to zero starts again. The bytes of the last block behind the end of the file are always zeros, so
+ * extending a file needs no look at the block.
  *
- * Changes of a file take effect in the order of RangeLocks (the steps of one are in file_changes.ts); reads take no
- * lock, they see one moment's mapping.
+ * Changes of a file take effect in the order of RangeLocks (file_changes.ts has the steps of one change). Reads take no
+ * lock; they see the block maps of one moment.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -29,11 +29,11 @@ import { RangeLocks } from './range_locks.js';
 
 const COPY_STEP_BYTES = 4 << 20;
 
-/** A source of zeros; nobody writes to what a read returns. */
+/** A source of zeros; no caller writes to the chunks that a read returns. */
 const ZEROS = Buffer.alloc(MAP_BYTES);
 
 export interface FileDataHost extends FileChangesHost {
-  /** @throws FsError EIO when the target has failed or was closed. */
+  /** @throws FsError EIO if the target has failed or was closed. */
   check(): void;
 }
 
@@ -56,7 +56,7 @@ export class StoredFileData implements FileData {
   get availableBytes(): number {
     return this.#blocks.availableBlocks * BLOCK_BYTES;
   }
-  /** Resolves when no operation is under way: the device may be closed. */
+  /** Resolves when no operation is running: the device may be closed. */
   async idle(): Promise<void> {
     while (this.#underWay.size > 0) await Promise.allSettled(this.#underWay);
   }
@@ -102,7 +102,7 @@ export class StoredFileData implements FileData {
     const ending: Ending = { ...change, size: () => sizeBytes };
     return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
       checkFileEnd(sizeBytes);
-      // Cut to nothing even a damaged file is a file again.
+      // Truncation to zero makes even a damaged file a file again.
       if (sizeBytes > 0) this.#overlay.compareContent(fid);
       const inline = this.#overlay.inlineData(fid);
       if (inline !== undefined && sizeBytes <= INLINE_MAX) {
@@ -110,7 +110,7 @@ export class StoredFileData implements FileData {
       }
       if (inline !== undefined)
         return this.#changes.storeRuns(fid, [spilled(inline)], { ending, clearInline: true });
-      // To the same size too: it gives back what was reserved behind the end.
+      // Also if the size stays the same: this gives back the space reserved behind the end.
       if (sizeBytes > inode.sizeBytes || inode.blocks === 0) return this.#changes.executeOnly(fid, ending);
       return this.#changes.shrink(inode, sizeBytes, ending);
     });
@@ -172,7 +172,7 @@ export class StoredFileData implements FileData {
     if (this.#changes.staysInline(inode, inline, end)) return 0;
     const first = Math.floor(offset / BLOCK_BYTES);
     const last = Math.ceil(end / BLOCK_BYTES);
-    // What lies in the database moves into a block.
+    // The content in the database moves into a block.
     if (inline !== undefined) return (last - first + (first > 0 ? 1 : 0)) * BLOCK_BYTES;
     return andThen(this.#changes.missingBlocks(fid, first, last), (blocks) => blocks * BLOCK_BYTES);
   }
@@ -187,7 +187,7 @@ export class StoredFileData implements FileData {
     for (let from = expected; ; ) {
       const blockMaps = this.#overlay.blockMapsFrom(fid, from, MAPS_PER_STEP);
       for (const [index, blockMap] of blockMaps) {
-        // BlockMaps that are not there are holes.
+        // Missing block maps are holes.
         if (what === 'hole' && index > expected) return clamp(expected * MAP_BYTES, offset, sizeBytes);
         expected = index + 1;
         for (let at = 0; at < MAP_BLOCKS; at++) {
@@ -242,7 +242,7 @@ export class StoredFileData implements FileData {
       } else {
         const chunks = await this.read(source, at, step);
         const content = chunks.length === 1 && chunks[0] !== undefined ? chunks[0] : Buffer.concat(chunks);
-        // The source was cut meanwhile: what is left of it was copied.
+        // Somebody truncated the source meanwhile: the rest of it is copied.
         if (content.length === 0) break;
         executed = await this.write(destination, toOffset + done, content, {
           time,
@@ -256,7 +256,10 @@ export class StoredFileData implements FileData {
     return { ...executed, copied: done };
   }
 
-  /** Makes the file at least so long, by a hole. What lies in the database moves out if it becomes too long for that. */
+  /**
+   * Extends the file to at least `end`, by a hole. If the content becomes too long for the database, it moves to
+   * blocks.
+   */
   #grow(fid: Fid, end: number, ending: Omit<Ending, 'size'>): MaybePromise<Executed<Inode>> {
     const whole: Ending = { ...ending, size: (now) => Math.max(now, end) };
     return this.#locked(fid, 0, FILE_MAX_BYTES, (inode) => {
@@ -282,7 +285,7 @@ export class StoredFileData implements FileData {
     return operation;
   }
 
-  /** Small files are locked as a whole: a change may move them between the database and blocks. */
+  /** Lock a small file as a whole: a change may move its content between the database and blocks. */
   #wantsWhole(fid: Fid, end: number): boolean {
     return this.#overlay.hasInlineData(fid) || (end <= INLINE_MAX && this.#changes.inode(fid).blocks === 0);
   }
@@ -298,7 +301,7 @@ export class StoredFileData implements FileData {
       try {
         this.#host.check();
         if (!whole && this.#wantsWhole(fid, end)) {
-          // It became a small file while this waited.
+          // The file became small while this call waited for the lock.
           release();
           return this.#locked(fid, start, end, run);
         }

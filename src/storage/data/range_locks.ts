@@ -1,6 +1,6 @@
 /**
- * Order among changes of one file: changes of overlapping ranges run one after the other, in the order they came;
- * others run side by side, so that several large writes of one file keep the device busy.
+ * Orders the changes of one file. Changes of overlapping ranges run one after the other, in the order in which they
+ * arrived. Other changes run side by side, so that several large writes of one file keep the device busy.
  *
  * Lock order: an operation holds at most one range at a time (copy locks its destination only).
  *
@@ -14,15 +14,15 @@ import type { MaybePromise } from '../../base/maybe_promise.js';
 interface Entry {
   readonly start: number;
   readonly end: number;
-  /** Set while it waits. */
+  /** Set while the entry waits. */
   grant: (() => void) | undefined;
 }
 
 export class RangeLocks {
-  /** By file, in order of arrival, held and waiting. */
+  /** By file: the entries that hold or wait, in order of arrival. */
   readonly #files = new Map<Fid, Entry[]>();
 
-  /** @returns the release, called exactly once. */
+  /** @returns the release; the caller calls it exactly once. */
   acquire(fid: Fid, start: number, end: number): MaybePromise<() => void> {
     let entries = this.#files.get(fid);
     if (entries === undefined) {

@@ -1,25 +1,28 @@
 /**
- * Multi-mount protection: one program at a time has a target, whatever hosts can reach its devices.
+ * Multi-mount protection: at any time only one program has a target, whatever hosts can reach its devices.
  *
- * Who has it writes a heartbeat into block 1 of the data device. Three rules, all measured on monotonic clocks that may
- * differ in rate by less than a tenth:
+ * The holder of the target writes a heartbeat into block 1 of the data device. There are three rules. All times are
+ * measured on monotonic clocks whose rates may differ by less than a tenth:
  *
- * - **Taking.** The block may be claimed when it says clean, when the process that wrote it is known to be gone, or when
- *   it has not changed for the whole period that it names. Between seeing that and having written the own claim lies at
- *   most the claim window that the block names, the same for all who see it; then a fifth more than that passes; then
- *   the own claim must still be there. Of several who claim at once the last one to write has it: any other one wrote
- *   before, and finds a foreign claim (Fischer's algorithm). Who was slower than the window may have written over a
- *   winner, and begins anew: its own claim counts as a foreign one, whose whole period must pass.
+ * - **Taking.** A program may claim the block in three cases: it says clean, or the process that wrote it is known to
+ *   be gone, or it has not changed for the whole period that it names. The block names a claim window, the same for
+ *   every program that sees it. A claimer must see that the block is free and complete its claim write within this
+ *   window. Then it waits a fifth longer than the window; after that its own claim must still be there. If several
+ *   claim at once, the last one to write has the target: every other one wrote before, and finds a foreign claim
+ *   (Fischer's algorithm). A claimer that was slower than the window may have overwritten a winner, so it begins anew:
+ *   it treats its own claim as a foreign one, whose whole period must pass.
  * - **Holding.** A heartbeat confirms the holder from the moment *before* it was written, and for nine tenths of the
- *   period; others wait for the whole. check() stands before every write to either device: past that it waits until the
- *   block was read and is still the holder's own, and a claim of it went through as above. If the block is foreign, the
- *   target is lost, for good, and nothing is written any more.
- * - **A holder that is confirmed is the only one there can be.** So if it meets a foreign claim, or a heartbeat of the
- *   one it took over from, those are writes that came late; their writers find out by themselves. It writes over them.
- *   Anything else foreign means that the rules were broken (cloned machines, a hand on the device), and it stops.
+ *   period; other programs wait for the whole period. check() runs before every write to either device. If the
+ *   confirmation is over, check() waits: it reads the block, which must still be the holder's own, and a new claim must
+ *   succeed by the rule above. If the block is foreign, the holder has lost the target for good, and writes nothing any
+ *   more.
+ * - **A confirmed holder is the only one.** So if it meets a foreign claim, or a heartbeat of its predecessor, these
+ *   are writes that came late, and their writers will notice by themselves. The holder writes over them. Any other
+ *   foreign block means that somebody broke the rules (cloned machines, a manual write to the device), and the holder
+ *   stops.
  *
- * What this cannot do: recall a write that was handed to the kernel before its host or process stood still
- * (docs/RECOVERY.md, "What the block cannot do").
+ * What this cannot do: recall a write that the process gave to the kernel before its host or process stopped for a
+ * while (docs/RECOVERY.md, "What the block cannot do").
  */
 
 import { assert } from '../../base/assert.js';
@@ -44,22 +47,26 @@ import { MultiMountWatch, type Sighting } from './multi_mount_watch.js';
 const log = logger('storage:multi-mount');
 
 /**
- * Claim window where no block names one: from before the block is read until the claim is written. A holder names it for
- * its successors from how long its heartbeats take, so that a takeover waits no longer than the device is slow.
+ * Claim window if no block names one: from before the claimer reads the block until it has written the claim. A holder
+ * names the window for its successors from the time that its heartbeats take, so that a takeover waits only as long as
+ * the device is slow.
  */
 const CLAIM_MS = 50;
 const CLAIM_MIN_MS = 25;
 const CLAIM_MAX_MS = 500;
 const CLAIM_PER_BEAT = 4;
-/** And at most this part of the period. */
+/** The window is at most this part of the period. */
 const CLAIM_PER_PERIOD = 1 / 8;
-/** From then until the claim is looked at: longer than the window, by more than clocks differ. */
+/**
+ * A claimer waits this many windows from its claim write until it reads the block again: longer than the window, by
+ * more than clocks differ.
+ */
 const CLAIM_WAIT = 1.2;
 /** Heartbeats in a period. */
 const BEATS = 5;
-/** Part of the period for which a heartbeat confirms. */
+/** Part of the period for which a heartbeat confirms the holder. */
 const CONFIRMED = 0.9;
-/** How often who stands by looks: a part of every pause. One block, read directly. */
+/** How often a standby looks: this delays every takeover. A look reads one block, directly. */
 const STANDBY_POLL_MS = 10;
 const POLL_MAX_MS = 100;
 
@@ -69,14 +76,14 @@ export interface MultiMountOptions {
   readonly owner: Owner;
   readonly state: Exclude<MultiMountState, 'clean'>;
   readonly periodMs: number;
-  /** Whether that process certainly runs no more. Only where it can be known: on this host. */
+  /** Whether that process certainly does not run any more. Only for processes of which this host can know it. */
   readonly isGone?: (owner: Owner) => boolean;
 }
 
 interface Claim {
   readonly nonce: string;
   readonly sinceSec: number;
-  /** Before it was written, and when that was done. */
+  /** When the claim write began, and when it was done. */
   readonly issuedMs: number;
   readonly doneMs: number;
 }
@@ -91,25 +98,25 @@ export class MultiMount implements WriteGuard {
   readonly #watch: MultiMountWatch;
   #claim: Claim | undefined;
   #sequence = 0;
-  /** As the block names it that we claim, or wrote. */
+  /** The claim window that the block names which we claim, or wrote. */
   #claimMs = CLAIM_MS;
-  /** A heartbeat from before its look to its end; longer ones are forgotten slowly. */
+  /** Time that a heartbeat takes, from before its read to the end of its write; longer times fade slowly. */
   #beatMs = 0;
-  /** Who had the target before, if it was taken from him without his doing. */
+  /** Nonce of the holder before us, if it did not give the target back itself. */
   #predecessor: string | undefined;
-  /** Before the last confirmed heartbeat was written. */
+  /** The moment before the last confirmed heartbeat was written. */
   #confirmedMs = Number.NEGATIVE_INFINITY;
-  /** A confirmed holder is one for so long. */
+  /** A heartbeat confirms the holder for this time. */
   #limitMs: number;
-  /** When a heartbeat had been written that took too long: what it was written over is not known. */
+  /** When a heartbeat ended that took too long: we do not know whose block it wrote over. */
   #lateMs: number | undefined;
   #failure: FsError | undefined;
   #timer: Timer | undefined;
   #renewing: Promise<void> | undefined;
-  /** Accesses to the block follow each other. */
+  /** Accesses to the block run one after the other. */
   #last: Promise<unknown> = Promise.resolve();
 
-  /** @param device the target's data device, or another opening of it: only direct calls are made. */
+  /** @param device the target's data device, or another opening of it; this class only makes direct calls. */
   constructor(runtime: MultiMountRuntime, device: BlockDevice, options: MultiMountOptions) {
     this.#runtime = runtime;
     this.#device = device;
@@ -118,17 +125,17 @@ export class MultiMount implements WriteGuard {
     this.#limitMs = options.periodMs * CONFIRMED;
   }
 
-  /** Why nothing may be written any more, once that is so. */
+  /** Why nothing may be written any more; undefined while that is not so. */
   get failure(): FsError | undefined {
     return this.#failure;
   }
 
-  /** Whether something may be written at this moment. */
+  /** Whether this program may write at this moment. */
   get isConfirmed(): boolean {
     return this.#runtime.clock.nowMs() - this.#confirmedMs < this.#limitMs;
   }
 
-  /** One look at the block. What is silent is known from earlier looks. */
+  /** Looks at the block once. Only earlier looks can show that it is silent. */
   async look(): Promise<Sighting> {
     const issuedMs = this.#runtime.clock.nowMs();
     return this.#watch.found(await this.#read(), issuedMs);
@@ -136,8 +143,8 @@ export class MultiMount implements WriteGuard {
 
   /**
    * Looks until the target may be claimed.
-   * @returns undefined when the signal aborted.
-   * @throws FsError EBUSY, if not standing by, as soon as whoever has it is seen to be alive.
+   * @returns undefined if the signal aborted.
+   * @throws FsError EBUSY, without standBy, as soon as the holder is seen to be alive.
    */
   async untilFree(standBy: boolean, signal?: AbortSignal): Promise<Sighting | undefined> {
     const pollMs = standBy ? STANDBY_POLL_MS : Math.min(POLL_MAX_MS, this.#options.periodMs / 50);
@@ -150,7 +157,7 @@ export class MultiMount implements WriteGuard {
     return undefined;
   }
 
-  /** For who does not stand by: has the target, or throws. @throws FsError EBUSY with one line: who, since when, what to do. */
+  /** Takes the target without standing by. @throws FsError EBUSY with one line: who has it, since when, what to do. */
   async take(): Promise<void> {
     for (;;) {
       await this.untilFree(false);
@@ -158,7 +165,7 @@ export class MultiMount implements WriteGuard {
     }
   }
 
-  /** One line for who meets somebody that is alive. */
+  /** The error, one line, for a program that meets a living holder. */
   refusal(record: MultiMountRecord | undefined): FsError {
     if (record === undefined) return new FsError('EBUSY', `${this.#device.path} is in use by another host`);
     const remedy =
@@ -169,8 +176,8 @@ export class MultiMount implements WriteGuard {
   }
 
   /**
-   * Writes a claim, directly after the block was seen to be free. Nothing is ours before confirm() says so.
-   * @returns false when somebody came first, or this took too long: look again.
+   * Writes a claim, directly after a look found the block free. The target is not ours before confirm() says so.
+   * @returns false if somebody came first, or the claim took too long: look again.
    */
   async claim(): Promise<boolean> {
     const { clock, rng } = this.#runtime;
@@ -185,7 +192,8 @@ export class MultiMount implements WriteGuard {
     const before = free.content.kind === 'record' ? free.content.record : undefined;
     const taken = before !== undefined && before.state !== 'clean' ? before : undefined;
     this.#predecessor = taken?.nonce;
-    // Shorter than his: if his last heartbeat comes late, he waits for his period to see whether somebody minds.
+    // At most the predecessor's period: if its last heartbeat arrives late, it waits for this period to see whether a
+    // holder writes over it.
     this.#limitMs = Math.min(this.#options.periodMs, taken?.periodMs ?? Number.POSITIVE_INFINITY) * CONFIRMED;
     this.#sequence = before?.sequence ?? 0;
     this.#claimMs = before?.claimMs ?? CLAIM_MS;
@@ -204,7 +212,7 @@ export class MultiMount implements WriteGuard {
     return true;
   }
 
-  /** @returns whether the claim held: the target is ours, and the heartbeat goes on. False: look again. */
+  /** @returns whether the claim held: then the target is ours, and the heartbeat goes on. False: look again. */
   async confirm(): Promise<boolean> {
     const { clock, timers } = this.#runtime;
     const claim = this.#claim;
@@ -230,15 +238,16 @@ export class MultiMount implements WriteGuard {
   }
 
   /**
-   * Gives the target back, if it is ours: nobody writes for this instance any more, and the next one need not wait.
-   * @throws FsError EIO; the target is given up in any case.
+   * Gives the target back, if it is ours: this instance writes nothing any more, and the next one need not wait.
+   * @throws FsError EIO; this instance gives up the target in any case.
    */
   async release(): Promise<void> {
     try {
       if (this.#state !== 'held') return;
       await this.check();
       await this.#alone(async () => {
-        // Afresh: if the clean mark is late, it has a whole period before somebody may have the target whom it denies.
+        // Heartbeat first. A late clean mark would deny a successor; after a fresh heartbeat the mark has a whole
+        // period before there can be one.
         await this.#beat();
         if (this.isConfirmed) await this.#write('clean', false);
       });
@@ -247,7 +256,7 @@ export class MultiMount implements WriteGuard {
     }
   }
 
-  /** Ends the heartbeat without a word: the next one waits until the period is over. */
+  /** Ends the heartbeat without a clean mark: the next program waits until the period is over. */
   abandon(): void {
     this.#timer?.cancel();
     if (this.#state !== 'lost') this.#state = 'over';
@@ -265,13 +274,16 @@ export class MultiMount implements WriteGuard {
     try {
       await (this.isConfirmed ? this.#alone(() => this.#beat()) : this.#renew());
     } catch (thrown) {
-      // A device error: the next heartbeat tries again, and check() stops the writers if that lasts.
+      // A device error: the next heartbeat tries again. If the error lasts, check() stops the writers.
       log('heartbeat on %s: %O', this.#device.path, thrown);
     }
     if (this.#state === 'held') this.#schedule();
   }
 
-  /** By a holder that is confirmed; if it is no more when it comes to writing, check() deals with that. */
+  /**
+   * The heartbeat of a confirmed holder. If the confirmation ends before the write, the holder does not write; check()
+   * deals with that.
+   */
   async #beat(): Promise<void> {
     const { clock } = this.#runtime;
     const beganMs = clock.nowMs();
@@ -298,7 +310,10 @@ export class MultiMount implements WriteGuard {
     else this.#lateMs = doneMs;
   }
 
-  /** A holder that is not confirmed any more claims anew what it still finds to be its own, or has lost it. */
+  /**
+   * For a holder that is not confirmed any more: it claims the block anew if it finds its own block there. Otherwise it
+   * has lost the target.
+   */
   #renew(): Promise<void> {
     this.#renewing ??= this.#alone(() => this.#claimAgain()).finally(() => {
       this.#renewing = undefined;
@@ -314,7 +329,7 @@ export class MultiMount implements WriteGuard {
       const beganMs = clock.nowMs();
       this.#claimMs = this.#ownOrLost(await this.#read()).claimMs;
       if (this.#lateMs !== undefined && beganMs - this.#lateMs < this.#options.periodMs) {
-        // A successor whose block that late write hit would have written over it meanwhile.
+        // Wait for a period: if the late write hit a successor's block, the successor writes over ours in this time.
         await sleep(timers, this.#options.periodMs / BEATS / 2);
         continue;
       }
@@ -360,7 +375,7 @@ export class MultiMount implements WriteGuard {
     return content.kind === 'record' && content.record.nonce === this.#claim?.nonce;
   }
 
-  /** undefined: the block is ours as we wrote it. */
+  /** @returns undefined if the block is ours. */
   #foreign(bytes: Buffer): { readonly content: MultiMountContent } | undefined {
     const content = decodeMultiMount(bytes, this.#runtime.checksum);
     return this.#isOwn(content) ? undefined : { content };
@@ -387,7 +402,7 @@ export class MultiMount implements WriteGuard {
 
   #alone<T>(work: () => Promise<T>): Promise<T> {
     const done = this.#last.then(work);
-    // Whoever asked for it gets the failure; the next one only waits for its end.
+    // The caller of `work` gets the failure; the next access only waits for the end.
     this.#last = done.catch(() => undefined);
     return done;
   }

@@ -2,8 +2,8 @@
  * The multi-mount block as bytes: block 1 of the data device, which says who has the target. The rules are in
  * multi_mount.ts; the table is in docs/ONDISK.md.
  *
- * Zeros, or anything without the magic, is a target that nobody ever claimed: one that was formatted before the block
- * was used, or a device that is not ours.
+ * A block of zeros, or without the magic, means that nobody ever claimed the target: it was formatted before the block
+ * was used, or the device is not ours.
  */
 
 import type { Checksum } from '../../runtime/ports.js';
@@ -37,23 +37,29 @@ const STATE_OF = new Map(
 export interface Owner {
   readonly host: string;
   readonly pid: number;
-  /** Equal only for processes that see each other by pid: the running kernel and its process namespace. '' is none. */
+  /**
+   * Equal only for processes that see each other by pid: names the running kernel and its process namespace. '' means
+   * unknown.
+   */
   readonly system: string;
-  /** Tells a process from a later one with the same pid. */
+  /** Distinguishes a process from a later one with the same pid. */
   readonly startedTicks: number;
 }
 
 export interface MultiMountRecord {
-  /** 'other': a state that a later version knows. Whoever wrote it has the target. */
+  /** 'other': a state that a later version knows. Its writer has the target. */
   readonly state: MultiMountState | 'other';
-  /** Written to get the target, and not confirmed yet. */
+  /** The writer wrote the block to get the target, and has not confirmed it yet. */
   readonly claim: boolean;
-  /** Of the instance that wrote it. */
+  /** Nonce of the instance that wrote the block. */
   readonly nonce: string;
   /** Grows with every write of the block. */
   readonly sequence: number;
   readonly periodMs: number;
-  /** Who claims what this says to be free has written within so long, and then waits for longer. As its writer's device is. */
+  /**
+   * A claimer must complete its claim write within this time, then wait a fifth longer before it trusts the claim. The
+   * writer of the block measured its device for it.
+   */
   readonly claimMs: number;
   /** Time of day when the instance claimed the target. */
   readonly sinceSec: number;
@@ -62,7 +68,7 @@ export interface MultiMountRecord {
 
 export type MultiMountContent =
   | { readonly kind: 'none' }
-  /** Ours, and not whole: being written, or damaged. */
+  /** Has our magic but is not whole: somebody is writing it, or it is damaged. */
   | { readonly kind: 'damaged' }
   | { readonly kind: 'record'; readonly record: MultiMountRecord };
 
@@ -138,11 +144,13 @@ const WHAT: Readonly<Record<MultiMountRecord['state'], string>> = {
 };
 const TIME = new Intl.DateTimeFormat('sv-SE', { timeZone: 'UTC', dateStyle: 'short', timeStyle: 'medium' });
 
-/** Who has it, since when, for people: "a server on a.example (pid 7) has it since 2026-01-02 03:04:05 UTC". */
+/**
+ * Says for people who has the target, since when: "a server on a.example (pid 7) has it since 2026-01-02 03:04:05 UTC".
+ */
 export function describeHolder(record: MultiMountRecord): string {
   const { host, pid } = record.owner;
   const where = host === '' ? 'an unnamed host' : host;
-  // 8.64e15 ms is the last moment that a date can name.
+  // 8.64e15 ms is the last moment that a date can represent.
   const since = record.sinceSec <= 8.64e12 ? TIME.format(record.sinceSec * 1000) : 'the end of time';
   return `${WHAT[record.state]} on ${where} (pid ${pid}) has it since ${since} UTC`;
 }

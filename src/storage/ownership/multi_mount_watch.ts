@@ -1,9 +1,9 @@
 /**
- * What can be told of the multi-mount block by looking at it again and again: whether whoever wrote it is alive, and
- * whether the target may be claimed. The rules are in multi_mount.ts.
+ * Looks at the multi-mount block again and again, and says whether its writer is alive, and whether the target may be
+ * claimed. The rules are in multi_mount.ts.
  *
- * Silence is counted from the end of the look that found these bytes first to the beginning of the last one that found
- * them: in between nothing was written, however long the looks took and whether or not we stood still.
+ * Silence lasts from the end of the first look that found these bytes to the beginning of the last look that found
+ * them: nobody wrote in between, however long the looks took and even if this process stopped for a while.
  */
 
 import type { Runtime } from '../../runtime/ports.js';
@@ -25,18 +25,18 @@ export type Sighting =
   | {
       readonly free: false;
       readonly record: MultiMountRecord | undefined;
-      /** The block changed under our eyes. */
+      /** We saw the block change. */
       readonly alive: boolean;
     };
 
 export interface Seen {
   readonly bytes: Buffer;
   readonly content: MultiMountContent;
-  /** When the look that found these bytes first was over: they were written before. */
+  /** When the first look that found these bytes was over: they were written before. */
   readonly atMs: number;
-  /** Other bytes were there when we looked before. */
+  /** An earlier look found other bytes. */
   readonly changed: boolean;
-  /** Clean, but said so by another than the one who had the target when we looked before: perhaps by one who was late. */
+  /** The block says clean, but its writer is not the holder that our look before saw: perhaps a late write. */
   readonly doubtful: boolean;
 }
 
@@ -54,19 +54,19 @@ export class MultiMountWatch {
     return this.#seen;
   }
 
-  /** @param issuedMs before the look that found these bytes. */
+  /** @param issuedMs when the look that found these bytes began. */
   found(bytes: Buffer, issuedMs: number): Sighting {
     const seen =
       this.#seen?.bytes.equals(bytes) === true ? this.#seen : this.#see(bytes, this.#seen !== undefined);
     return this.#judge(seen, issuedMs);
   }
 
-  /** Somebody wrote it just now. */
+  /** Somebody wrote these bytes just now. */
   changed(bytes: Buffer): void {
     this.#see(bytes, true);
   }
 
-  /** Our own claim, which came too late, is as good as another's. */
+  /** Our own claim came too late: treat it like a foreign one. */
   startOver(bytes: Buffer): void {
     this.#see(bytes, false);
   }
@@ -83,7 +83,7 @@ export class MultiMountWatch {
     return this.#seen;
   }
 
-  /** @param issuedMs before the look that found the block unchanged. */
+  /** @param issuedMs when the look that found the block unchanged began. */
   #judge(seen: Seen, issuedMs: number): Sighting {
     const { content } = seen;
     if (content.kind === 'none') return { free: true, why: 'never held', record: undefined };

@@ -1,6 +1,6 @@
 /**
- * A guard before every write to the devices of a target: asked each time, at the cost of one look at the clock while all
- * is well. Who has the target is decided in multi_mount.ts; here is only where it is asked.
+ * Asks a guard before every write to the devices of a target. While all is well this costs one look at the clock.
+ * multi_mount.ts decides who has the target; this file only asks it.
  */
 
 import type { BlockDevice } from '../../runtime/ports.js';
@@ -35,7 +35,7 @@ function guardedDevice(device: BlockDevice, guard: WriteGuard): BlockDevice {
     readDirect: (offset, target) => device.readDirect(offset, target),
     write: (offset, chunks) => guarded(guard, () => device.write(offset, chunks)),
     writeDirect: (offset, bytes) => guarded(guard, () => device.writeDirect(offset, bytes)),
-    // What was written before may reach the device only now.
+    // A flush may bring earlier writes to the device only now, so it asks too.
     flush: () => guarded(guard, () => device.flush()),
     discard: (offset, lengthBytes) => guarded(guard, () => device.discard(offset, lengthBytes)),
     close: () => device.close(),
