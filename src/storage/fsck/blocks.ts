@@ -1,6 +1,6 @@
 /**
- * Content against checksums: every written block of every file is read and compared. Runs are read in batches of a few
- * megabytes, in the order of the device; one batch is compared while the next is read.
+ * Content against checksums: reads every written block of every file, and compares it with its checksum. It reads runs
+ * in batches of a few megabytes, in the order of the device, and compares one batch while it reads the next.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -13,17 +13,17 @@ import type { InodeIndex } from './inodes.js';
 import { FidCursor, type FsckContext } from './scan.js';
 import { checkBlockMap } from './space.js';
 
-/** A batch is at least so large, or of so many runs, and never a block map more. */
+/** A batch ends when it has at least this many blocks or runs; it exceeds them by at most one block map. */
 const BATCH_BLOCKS = 1024;
 const BATCH_RUNS = 256;
 
 interface Run {
   readonly fid: Fid;
-  /** In the file. */
+  /** Block number in the file. */
   readonly block: number;
   readonly place: number;
   readonly crcs: Uint32Array;
-  /** Of the file; undefined when its record cannot be read. */
+  /** Size of the file; undefined if its record cannot be read. */
   readonly sizeBytes: number | undefined;
 }
 
@@ -51,7 +51,7 @@ export async function checkBlocks(
     const next = batches.next();
     const other = (slab === slabs[0] ? slabs[1] : slabs[0]) ?? Buffer.alloc(0);
     reading = check.read(next, other);
-    // Awaited in the next turn of the loop; what is thrown here must not leave it alone.
+    // The next turn of the loop awaits it; until then a rejection must not count as unhandled.
     reading.catch(() => undefined);
     check.compare(batch, slab);
     context.counts.checksums += batch.blocks;
@@ -62,7 +62,7 @@ export async function checkBlocks(
   await reading;
 }
 
-/** The runs of all files that exist, in FID order; in a batch in that of the device. */
+/** Yields the runs of all files that exist, in FID order; within a batch they are in the order of the device. */
 class Batches {
   readonly #context: FsckContext;
   readonly #index: InodeIndex;
@@ -113,7 +113,7 @@ class ContentCheck {
     this.#device = device;
   }
 
-  /** Reads the runs one behind the other; neighbours on the device in one read. */
+  /** Reads the runs one behind the other into the slab; neighbours on the device in one read. */
   async read({ runs }: Batch, slab: Buffer): Promise<void> {
     const reads: Promise<void>[] = [];
     let at = 0;
@@ -145,7 +145,7 @@ class ContentCheck {
     }
   }
 
-  /** The device failed somewhere in it: each block by itself says where. */
+  /** The device failed somewhere in the run: reads each block by itself to find out where. */
   async #readSingly(run: Run): Promise<void> {
     this.#unread.add(run);
     const block = Buffer.alloc(BLOCK_BYTES);
@@ -181,7 +181,7 @@ class ContentCheck {
       if (end > at) this.#report(run, at, end, 'does not match its checksum');
       at = end + 1;
     }
-    // Behind the end of the file there are zeros: what makes the file longer relies on them.
+    // Behind the end of the file there must be zeros: an operation that makes the file longer relies on them.
     const tail = sizeBytes === undefined ? 0 : sizeBytes % BLOCK_BYTES;
     const last = sizeBytes === undefined ? -1 : Math.floor(sizeBytes / BLOCK_BYTES) - block;
     if (tail === 0 || last < 0 || last >= crcs.length || found[last] !== crcs[last]) return;

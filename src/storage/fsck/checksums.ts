@@ -1,7 +1,7 @@
 /**
- * Gives a target of an earlier release checksums for its records, and its inodes digests of their content: all of them are
- * written anew, some in a transaction. The superblock says first that there may be such records, and at the end that all
- * are; so when this is interrupted the target can be served, and the next call goes on.
+ * Gives the records of an earlier release's target checksums, and its inodes digests of their content. It writes all
+ * records anew, some in each transaction. First the superblock says that there may be such records, and at the end that
+ * all records are such. So if this is interrupted, a server can serve the target, and the next call goes on.
  */
 
 import { isRegular } from '../../base/attr.js';
@@ -25,20 +25,20 @@ import { breathe, type FsckRuntime } from './scan.js';
 
 const RECORDS_AT_ONCE = 512;
 const RECORDS_AT_LEAST = 8;
-/** Pages that a transaction may take beside those of its records: branches, the list of free pages. */
+/** Pages that a transaction may take besides those of its records: branches, the list of free pages. */
 const PAGES_PER_COMMIT = 64;
-/** A page that a transaction leaves comes free two transactions later. */
+/** A page that a transaction replaces becomes free two transactions later. */
 const COPIES = 3;
 
 export interface AddedChecksums {
   readonly superblock: SuperblockRecord;
   /** Records that were written anew. */
   readonly records: number;
-  /** The device has no room for more of them: the others stay as they are. */
+  /** The device has no room for more checksums: the other records stay as they are. */
   readonly full: boolean;
 }
 
-/** @param raw the database itself, of a target in which nothing is wrong. */
+/** @param raw the database itself, without the checksum wrapper, of a target in which nothing is wrong. */
 export async function addChecksums(
   runtime: FsckRuntime,
   raw: MetaDatabase,
@@ -82,7 +82,7 @@ async function putSuperblock(
 function freePages(raw: MetaDatabase, { metaSizeBytes }: SuperblockRecord): number {
   return Math.floor(metaSizeBytes / LMDB_PAGE_BYTES) - raw.usedPages();
 }
-/** Fewer on a device that is nearly full. */
+/** Records of a transaction: fewer on a device that is nearly full. */
 function recordsAtOnce(raw: MetaDatabase, superblock: SuperblockRecord): number {
   const fit = Math.floor((freePages(raw, superblock) - PAGES_PER_COMMIT) / (4 * COPIES));
   return Math.max(RECORDS_AT_LEAST, Math.min(RECORDS_AT_ONCE, fit));
@@ -102,7 +102,7 @@ function lacksDigest(db: MetaDatabase, key: Buffer): boolean {
   return inode !== undefined && inode.digest === undefined;
 }
 
-/** The record's value as it is to be. */
+/** The record's new value. */
 function renewed(db: MetaDatabase, checksum: Checksum, key: Buffer): Buffer {
   const inode = inodeAt(db, key);
   if (inode !== undefined) {

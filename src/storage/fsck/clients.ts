@@ -1,4 +1,4 @@
-/** What the target counts and whom it knows: counters, client records and what answers clients after a restart. */
+/** The target's counters, its client records, and the reply records that answer clients after a restart. */
 
 import { FsError } from '../../base/errno.js';
 import type { ClientUuid, Transno } from '../../base/ids.js';
@@ -17,12 +17,12 @@ import {
 import type { NamesResult } from './names.js';
 import { type FsckContext, isSoundKey, reportKey, scanType } from './scan.js';
 
-/** Transnos of an instance begin at its number times this. */
+/** Transnos of instance n begin at n times this. */
 const TRANSNOS_PER_INSTANCE = 2 ** 32;
-/** As far ahead as a running server writes the counters: a client may hold FIDs that no record names yet. */
+/** A running server writes the counters this far ahead: a client may hold FIDs that no record names yet. */
 const AHEAD = 2 ** 22;
 
-/** @returns undefined when they are lost: without them nothing can be repaired. */
+/** @returns undefined if the counters are lost: without them fsck can repair nothing. */
 export function readCounters(context: FsckContext): Counters | undefined {
   const value = context.db.get(bareKey(KEY.counters));
   if (value !== undefined && value.length === COUNTERS_BYTES && value[0] === 1) return decodeCounters(value);
@@ -108,7 +108,7 @@ export async function checkReplies(context: FsckContext, lastTransno: Transno): 
       xids = new Set();
     }
     const what = `reply ${slotOf(key)} of client ${uuid}`;
-    // Left by a version that knows no replies, when it removed the client. They mean nothing.
+    // A version that knows no replies left it when it removed the client. It means nothing.
     if (!isKnown) return;
     if (value.length !== REPLY_BYTES || value[0] !== 1) {
       findings.add({ kind: 'damaged-record', text: `the record of ${what} is damaged` });
@@ -124,7 +124,7 @@ export async function checkReplies(context: FsckContext, lastTransno: Transno): 
   });
 }
 
-/** They are there for people alone: a damaged one is removed. */
+/** Evictions are there for people alone, so fsck removes a damaged one. */
 export async function checkEvictions(context: FsckContext): Promise<void> {
   const { findings } = context;
   await scanType(context, KEY.eviction, (record) => {

@@ -1,6 +1,6 @@
 /**
  * Inodes, and everything that belongs to one: xattrs, symlink target, inline data, block maps, marks. All these records
- * are in FID order, so they are read side by side, and an inode is judged when all of it was seen.
+ * are in FID order, so this pass reads them side by side, and judges an inode when it has seen all of its records.
  */
 
 import { isDir, isRegular, isSymlink, S_IFMT, SECTORS_PER_BLOCK } from '../../base/attr.js';
@@ -38,7 +38,7 @@ export interface ContentResult {
   readonly lastObject: number;
 }
 
-/** What was seen of one FID. */
+/** What the pass saw of one FID. */
 interface Seen {
   readonly fid: Fid;
   inode: Inode | 'damaged' | undefined;
@@ -47,13 +47,13 @@ interface Seen {
   xattrs: number;
   symlinkBytes: number | undefined;
   inlineBytes: number | undefined;
-  /** Of the content records. */
+  /** Digest of the content records seen. */
   digest: number;
   blockMaps: number;
   blocks: number;
-  /** A block map cannot be read: `blocks` is too low. */
+  /** A block map could not be read: `blocks` is too low. */
   blockMapDamaged: boolean;
-  /** File block after the last that is written. */
+  /** The file block after the last written one. */
   writtenEnd: number;
 }
 
@@ -216,7 +216,7 @@ class ContentPass {
     const fault = inodeFault(inode, targetIndex);
     if (fault !== undefined) this.#add('inode', fid, `inode ${fid} ${fault}`);
     this.#doomed(seen);
-    // Of an inode of no type nothing can be said.
+    // Nothing can be said about an inode of an unknown type.
     if (!TYPES.includes(mode & S_IFMT)) return;
     this.#content(seen, inode);
     this.#blocks(seen, inode);
@@ -255,7 +255,7 @@ class ContentPass {
     if (seen.blockMaps > 0 && !seen.doomed) parts.push(`${seen.blockMaps} block maps`);
     if (parts.length === 0) return;
     const text = `inode ${fid} does not exist, but has ${parts.join(', ')}`;
-    // The rest is found in the next round.
+    // The next round finds the rest.
     if (this.ghosts.length < GHOSTS_KEPT) this.ghosts.push({ fid, text });
     else this.#add('content', fid, text);
   }
@@ -270,7 +270,7 @@ class ContentPass {
     });
   }
 
-  /** That it has what its type may have, and all of that. */
+  /** Checks that the inode has all the content that its type may have, and no other content. */
   #content(seen: Seen, inode: Inode): void {
     const { fid, inlineBytes, symlinkBytes, blockMaps } = seen;
     const { sizeBytes } = inode;
@@ -308,7 +308,7 @@ class ContentPass {
 
   #blocks(seen: Seen, inode: Inode): void {
     const { fid, inlineBytes } = seen;
-    // What a directory says here means nothing; a damaged record says nothing.
+    // The block count of a directory means nothing; a damaged record tells nothing about its blocks.
     if (isDir(inode.mode) || (inlineBytes !== undefined && inlineBytes < 0) || seen.blockMapDamaged) return;
     if (inode.digest !== undefined && seen.digest >>> 0 !== inode.digest) {
       this.#add('content', fid, `the content records of inode ${fid} are not those that it had last`);
@@ -354,7 +354,7 @@ function orDamaged<T>(decode: () => T): T | 'damaged' {
   }
 }
 
-/** @returns the end of a line, when its fields cannot be. */
+/** @returns the end of a finding's line if a field has an impossible value. */
 function inodeFault(inode: Inode, targetIndex: number): string | undefined {
   const { fid, mode } = inode;
   if (!TYPES.includes(mode & S_IFMT) || (mode & ~MODE_BITS) !== 0) {
@@ -368,7 +368,7 @@ function inodeFault(inode: Inode, targetIndex: number): string | undefined {
   return undefined;
 }
 
-/** Looks at all records that belong to inodes, and fills index and owners. */
+/** Checks all records that belong to inodes, and fills index and owners. */
 export async function checkContent(
   context: FsckContext,
   index: InodeIndex,
@@ -380,7 +380,10 @@ export async function checkContent(
   return pass;
 }
 
-/** Content of what does not exist: removed, unless a name leads there. @param named FIDs without an inode that have names. */
+/**
+ * Reports content without an inode; the repair removes it, unless a name leads to it. @param named FIDs that have names
+ * but no inode.
+ */
 export function judgeGhosts(
   { findings }: FsckContext,
   ghosts: readonly Ghost[],

@@ -1,12 +1,12 @@
 /**
- * The check of a target: every record, against the others and against the data device.
+ * The check of a target: compares every record with the others and with the data device.
  *
- * checkTarget() works on an open database, whatever it is; fsckTarget() begins with the devices, and looks at the pages
- * of the database before it lets lmdb map them. Nothing is written unless `repair` is asked for. Then what can be
- * repaired without guessing is, in rounds: a whole check, the repairs of one stage, and again, until a check finds
- * nothing more to repair. What that last check finds is what is left, so a second run says the same.
+ * checkTarget() works on an open database of any kind. fsckTarget() begins with the devices, and checks the pages of
+ * the database before it lets lmdb map them. Nothing is written without `repair`. With it, fsck repairs what it can
+ * repair without guessing, in rounds: it makes a whole check and the repairs of one stage, until a check finds nothing
+ * more to repair. The findings of that last check are left in the report, so a second run says the same.
  *
- * Memory: 34 bytes an inode, 8 bytes a name, a bit a block, and the findings that are kept.
+ * Memory: 34 bytes for each inode, 8 bytes for each name, a bit for each block, and the findings that are kept.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -44,35 +44,38 @@ import { BlockOwners, checkShared, checkSpace } from './space.js';
 import { checkTree } from './tree.js';
 
 export interface FsckOptions {
-  /** Repairs what can be repaired without guessing. */
+  /** Repairs everything that can be repaired without guessing. */
   readonly repair?: boolean | undefined;
-  /** Repairs a target that was not stopped cleanly too, whose clients may still come back to it. */
+  /** Also repairs a target that was not stopped cleanly, to which clients may still come back. */
   readonly force?: boolean | undefined;
-  /** With repair, when nothing is wrong: records of earlier releases get checksums. Those releases refuse it then. */
+  /**
+   * With repair, if nothing is wrong: gives checksums to the records of earlier releases. Those releases refuse the
+   * target then.
+   */
   readonly addChecksums?: boolean | undefined;
-  /** Of a call from within: pages were repaired already. */
+  /** Set by a call from within fsck: it has repaired pages already. */
   readonly salvaged?: boolean | undefined;
   /** Compares every written block with its checksum. */
   readonly checksums?: boolean | undefined;
   /**
-   * Called when both devices are known to be those of a target, and before anything of them is trusted: has the target
+   * Called when both devices are known to be those of a target, and before fsck trusts anything on them. Has the target
    * from then on, so that nobody changes it meanwhile.
-   * @throws FsError EBUSY when somebody else has it.
+   * @throws FsError EBUSY if somebody else has the target.
    */
   readonly claim?: (() => Promise<WriteGuard>) | undefined;
-  /** @param total of that phase, as far as it is known: it may turn out to be more. */
+  /** @param total of that phase, as far as fsck knows: it may grow. */
   readonly progress?: ((phase: FsckPhase, done: number, total: number) => void) | undefined;
 }
 
-/** Records that one transaction changes, about. */
+/** Number of records that one transaction changes, about. */
 const CHANGES_AT_ONCE = 2000;
-/** Each stage may need several rounds when there is more to repair than a round keeps. */
+/** A stage may need several rounds if there is more to repair than one round keeps. */
 const ROUNDS_MAX = 100;
 
 /**
  * Checks a target on its devices. The caller has opened them exclusively.
- * @throws FsError ENODEV, EPROTO, EINVAL: no target, or none that this version may judge; EBUSY: not stopped cleanly, and
- *   to be repaired; EIO: a device failed. Damage is no error: it is in the report.
+ * @throws FsError ENODEV, EPROTO, EINVAL: no target, or none that this version may judge; EBUSY: a repair of a target
+ *   that was not stopped cleanly; EIO: a device failed. Damage is no error: it is in the report.
  */
 export async function fsckTarget(
   runtime: FsckRuntime,
@@ -81,7 +84,7 @@ export async function fsckTarget(
 ): Promise<FsckReport> {
   const first = await recognize(runtime, devices);
   if (!('superblock' in first)) return await fsckDamaged(runtime, devices, options, { findings: [first] });
-  // Of a header that is damaged nobody knows whose device it is: it is only read.
+  // If the header is damaged, nobody knows to which target the device belongs: fsck only reads it and claims nothing.
   const guard = first.header === undefined ? await options.claim?.() : undefined;
   const sure = guard === undefined ? first : await recognize(runtime, devices);
   if (!('superblock' in sure)) return brokenReport(undefined, [sure], 0);
@@ -97,7 +100,7 @@ export async function fsckTarget(
     const checked = await checkTarget(runtime, db, mine.data, options);
     const isSound = checked.left === 0 && options.repair === true && options.addChecksums === true;
     const report = isSound ? { ...checked, ...(await withChecksums(runtime, db, superblock)) } : checked;
-    // What was read is worth nothing if somebody else had the target meanwhile.
+    // If somebody else had the target meanwhile, the result is worth nothing.
     await guard?.check();
     return { ...report, counts: { ...report.counts, pages: pages.pages } };
   } finally {
@@ -122,7 +125,7 @@ interface Damaged {
   readonly guard?: WriteGuard | undefined;
 }
 
-/** Pages of the database are damaged: what is whole of it, and with repair, that as the target. */
+/** Pages of the database are damaged: checks the parts that are whole. With repair, makes the target of these parts. */
 async function fsckDamaged(
   runtime: FsckRuntime,
   devices: TargetDevices,
@@ -181,7 +184,10 @@ interface Recognized {
   readonly header: Finding | undefined;
 }
 
-/** @returns a finding when the superblock is damaged. @throws FsError when this is no target, or not one. */
+/**
+ * @returns a finding if the superblock is damaged. @throws FsError if this is no target, or the devices are of
+ *   different targets.
+ */
 async function recognize(runtime: FsckRuntime, devices: TargetDevices): Promise<Recognized | Finding> {
   const { metaPath, metaSizeBytes } = devices;
   let superblock: SuperblockRecord | undefined;
@@ -199,7 +205,7 @@ async function recognize(runtime: FsckRuntime, devices: TargetDevices): Promise<
   return { superblock, header: await checkHeader(runtime, devices.data, superblock) };
 }
 
-/** A simulator's medium has no pages of lmdb. */
+/** Checks all pages. A simulator's medium has no pages of lmdb. */
 async function checkedPages(devices: TargetDevices, { progress }: FsckOptions): Promise<PagesReport> {
   if (devices.metaMedium !== undefined) return { findings: [], pages: 0 };
   const { metaPath, metaSizeBytes } = devices;
@@ -210,7 +216,7 @@ async function checkedPages(devices: TargetDevices, { progress }: FsckOptions): 
   );
 }
 
-/** The database cannot be opened: nothing behind was looked at. */
+/** The report for a database that cannot be opened: fsck looked at nothing behind these findings. */
 function brokenReport(
   superblock: SuperblockRecord | undefined,
   findings: readonly Finding[],
@@ -228,8 +234,8 @@ function brokenReport(
 }
 
 /**
- * Checks what an open database says, and the data device.
- * @throws FsError EPROTO, EINVAL as fsckTarget; EIO when a device fails.
+ * Checks the records of an open database, and the data device.
+ * @throws FsError EPROTO, EINVAL as fsckTarget; EIO if a device fails.
  */
 export async function checkTarget(
   runtime: FsckRuntime,
@@ -248,7 +254,7 @@ export async function checkTarget(
   }
   const db = checkedRecords(raw, runtime.checksum, superblock, { lenient: true });
   const header = await checkHeader(runtime, data, superblock);
-  // With no way to tell whose data device it is, nothing is changed.
+  // If fsck cannot tell to which target the data device belongs, it changes nothing.
   const repair = options.repair === true && header === undefined;
   const repaired: Finding[] = [];
   let repairedCount = 0;
@@ -296,7 +302,10 @@ function reported({ kind, text, fid, repair }: Finding, done?: string): Reported
   };
 }
 
-/** @returns what is wrong with the header of the data device. @throws FsError when the two are no pair, or none of ours. */
+/**
+ * @returns what is wrong with the header of the data device. @throws FsError if the devices are of different targets,
+ *   or it is not a Holdfast device.
+ */
 async function checkHeader(
   { checksum }: FsckRuntime,
   data: BlockDevice,
@@ -329,7 +338,7 @@ interface Round {
   blocks(data: BlockDevice): Promise<void>;
 }
 
-/** One look at all records. */
+/** Checks all records once. */
 async function checkOnce(
   runtime: FsckRuntime,
   db: MetaDatabase,
@@ -373,7 +382,7 @@ async function checkOnce(
   return { context, blocks: (data) => checkBlocks(context, index, owners.totalBlocks, data) };
 }
 
-/** Each repair is whole within one transaction; a transaction takes as many as fit. */
+/** Each repair is whole within one transaction; a transaction takes as many repairs as fit. */
 async function applyRepairs(db: MetaDatabase, repairs: readonly Finding[]): Promise<void> {
   let tx = new RepairTx(db);
   for (const { repair } of repairs) {

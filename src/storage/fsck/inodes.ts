@@ -1,27 +1,27 @@
 /**
- * What a check remembers of every inode: 34 bytes each in flat arrays, in FID order. Enough to judge names, link counts
- * and the tree without looking at the records again.
+ * The facts that a check remembers of every inode: 34 bytes for each in flat arrays, in FID order. They suffice to
+ * judge names, link counts and the tree without reading the records again.
  */
 
 import { S_IFDIR, S_IFMT } from '../../base/attr.js';
 import type { Fid } from '../../base/ids.js';
 
-/** The record cannot be read: nothing is known of it but that it is there. */
+/** The record cannot be read: fsck only knows that it is there. */
 export const DAMAGED = 1;
-/** There is an orphan record of it. */
+/** There is an orphan record of the inode. */
 export const ORPHAN = 2;
-/** The way up from it leads to the root. */
+/** The way up from the inode leads to the root. */
 export const REACHED = 4;
-/** The way up from it leads elsewhere. */
+/** The way up from the inode leads elsewhere. */
 export const ASTRAY = 8;
-/** On the way up that is being followed. */
+/** The inode is on the way up that fsck follows at the moment. */
 export const ON_WAY = 16;
 
 export interface IndexedInode {
   readonly fid: Fid;
   readonly mode: number;
   readonly nlink: number;
-  /** As the record has it. */
+  /** The parent that the record names. */
   readonly parent: number;
   readonly flags: number;
 }
@@ -38,7 +38,7 @@ export class InodeIndex {
   #flags = new Uint8Array(this.#capacity);
   length = 0;
 
-  /** In FID order. */
+  /** Call it in FID order. */
   add(inode: IndexedInode): void {
     if (this.length === this.#capacity) this.#grow();
     const at = this.length++;
@@ -50,7 +50,7 @@ export class InodeIndex {
     this.#flags[at] = inode.flags;
   }
 
-  /** @returns its index, or -1. */
+  /** @returns the index of this FID, or -1. */
   find(fid: number): number {
     let low = 0;
     let high = this.length - 1;
@@ -73,7 +73,7 @@ export class InodeIndex {
   nlink(at: number): number {
     return this.#nlinks[at] ?? 0;
   }
-  /** S_IFMT bits. 0 when it is damaged. */
+  /** S_IFMT bits. 0 if the record is damaged. */
   type(at: number): number {
     return (this.#types[at] ?? 0) << 12;
   }
@@ -90,7 +90,10 @@ export class InodeIndex {
     this.#flags[at] = (this.#flags[at] ?? 0) & ~flag;
   }
 
-  /** A name leads to it. @param holder index of the directory that has the name; -1 when there is none. */
+  /**
+   * Counts a name that leads to the inode. @param holder index of the directory that has the name; -1 if that directory
+   * does not exist.
+   */
   countName(at: number, holder: number): void {
     this.#names[at] = (this.#names[at] ?? 0) + 1;
     if (this.#names[at] === 1) this.#holders[at] = holder;
@@ -99,11 +102,11 @@ export class InodeIndex {
   names(at: number): number {
     return this.#names[at] ?? 0;
   }
-  /** Directories among what its names lead to. */
+  /** The number of directories among the inodes that its names lead to. */
   subdirs(at: number): number {
     return this.#subdirs[at] ?? 0;
   }
-  /** Index of the directory that has its first name, or -1. */
+  /** Index of the directory that has the inode's first name, or -1. */
   holder(at: number): number {
     return this.#holders[at] ?? -1;
   }
@@ -126,7 +129,7 @@ function grown<T extends { set(source: T): void }>(from: T, to: T): T {
   return to;
 }
 
-/** Numbers in great numbers. */
+/** A compact list of many numbers. */
 export class NumberList {
   #values = new Float64Array(1024);
   length = 0;
@@ -137,7 +140,7 @@ export class NumberList {
     }
     this.#values[this.length++] = value;
   }
-  /** Those that are there more than once, at most `limit`. */
+  /** The numbers that occur more than once, at most `limit` of them. */
   duplicates(limit: number): Set<number> {
     const sorted = this.#values.subarray(0, this.length).sort();
     const found = new Set<number>();

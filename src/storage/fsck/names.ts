@@ -1,10 +1,10 @@
 /**
- * Names. Each has two records, by name and by position, that say the same; both are read in full, each with a look at
- * the other. What the record by name says counts: look-ups go by it. A record that is lost or damaged is made again
- * from the other one.
+ * Names. Each name has two records, by name and by position, that say the same. Fsck reads both kinds in full, and
+ * compares each record with the other one. The record by name counts: look-ups use it. If a record is lost or damaged,
+ * fsck makes it again from the other one.
  *
- * A position without a name is either a name that was lost or a position that was left behind. The inode knows which: a
- * name was lost if it has more links than names.
+ * A position without a name has one of two causes: the name was lost, or the position was left when the name was
+ * removed. The inode tells which: a name was lost if the inode has more links than names.
  */
 
 import { isDir } from '../../base/attr.js';
@@ -17,12 +17,12 @@ import type { Finding, FindingKind, Repair } from './report.js';
 import { type FsckContext, isSoundKey, type KeyValue, reportKey, scanType } from './scan.js';
 
 const DUPLICATES_MAX = 10_000;
-/** Names whose records are damaged, and FIDs of what is missing, are remembered up to this many. */
+/** Fsck remembers names whose records are damaged, and FIDs of missing inodes, up to this number. */
 const REMEMBERED_MAX = 1_000_000;
 
 export interface NamesResult {
   readonly lastCookie: number;
-  /** FIDs without an inode that a name leads to and that have content. undefined: too many to tell. */
+  /** FIDs that a name leads to and that have content, but no inode. undefined: there are too many to tell. */
   readonly namedGhosts: ReadonlySet<number> | undefined;
 }
 
@@ -45,11 +45,11 @@ class NamesPass {
   readonly #context: FsckContext;
   readonly #index: InodeIndex;
   readonly #cookies = new NumberList();
-  /** Names whose record is damaged, by key, until a position tells what it was. */
+  /** Names whose record is damaged, by key, until a position says what the record was. */
   readonly #damagedNames = new Map<string, Finding>();
-  /** Positions whose record is damaged and will be made again from the name. */
+  /** Positions whose record is damaged; the repair makes them again from the name. */
   readonly #damagedPositions = new Set<string>();
-  /** The directory that is being read: its FID and index (-1: it does not exist). */
+  /** The directory that the pass reads: its FID and index (-1: it does not exist). */
   #parent = 0;
   #parentAt = -1;
 
@@ -137,11 +137,11 @@ class NamesPass {
     });
   }
 
-  /** Anything beside the inode that belongs to it. */
+  /** Whether a record other than the inode belongs to this FID. */
   #hasContent(fid: Fid): boolean {
     const { db } = this.#context;
     const types = [KEY.direntByName, KEY.xattr, KEY.symlink, KEY.inlineData, KEY.blockMap];
-    // A file that is being removed is none.
+    // A file that the server is removing does not count.
     if (db.get(fidKey(KEY.doomed, fid)) !== undefined) return false;
     return types.some((type) => {
       const prefix = fidKey(type, fid);
@@ -232,7 +232,7 @@ class NamesPass {
     return this.#index.names(at) < this.#index.nlink(at);
   }
 
-  /** Makes the record by name again; from here on the name counts. */
+  /** Makes the record by name again; from here on fsck counts the name. */
   #restore(parent: Fid, dirent: Dirent, kind: FindingKind, text: string): void {
     const at = this.#index.find(dirent.fid);
     if (at >= 0) this.#index.countName(at, this.#index.find(parent));
@@ -249,7 +249,7 @@ class NamesPass {
       done: 'removed',
       apply: (tx) => {
         const position = tx.position(parent, cookie);
-        // A repair before this one may have given the position to a name.
+        // An earlier repair may have given the position to a name.
         if (position !== undefined && tx.dirent(parent, position.name)?.cookie === cookie) return;
         tx.remove(fidNumberKey(KEY.direntByCookie, parent, cookie));
       },

@@ -1,7 +1,7 @@
 /**
- * One page of the database: that what it says of itself holds together. Everything is checked before it is followed, so
- * nothing here reads beyond the page whatever it holds. Layout: meta_probe.ts; a node is u32 length of the value (or page
- * below), u16 flags (or more of that), u16 length of the key, key, value.
+ * One page of the database: checks that its fields are consistent. It checks every field before it follows it, so
+ * nothing here reads beyond the page, whatever the page holds. Layout: meta_probe.ts; a node is u32 length of the value
+ * (or page below), u16 flags (or more of that page number), u16 length of the key, key, value.
  */
 
 import { getU64 } from '../format/records.js';
@@ -9,7 +9,7 @@ import { LMDB_PAGE_BYTES, NODE_HEADER, PAGE_HEADER } from '../meta/meta_probe.js
 
 const MAX_KEY_BYTES = 1978;
 
-/** What is wrong with it, as the end of a line. */
+/** The message says what is wrong with the page, as the end of a line. */
 export class DamagedPage extends Error {}
 
 export type Compare = (a: Buffer, b: Buffer) => number;
@@ -37,7 +37,7 @@ export function checkHeader(page: Buffer, number: number, kind: number, transact
   }
 }
 
-/** Where the nodes of a page begin, in key order. */
+/** Offsets at which the nodes of a page begin, in key order. */
 export function nodeOffsets(page: Buffer): number[] {
   const lower = page.readUInt16LE(20);
   const upper = page.readUInt16LE(22);

@@ -1,14 +1,14 @@
 /**
- * The database's own structure, read page by page from the raw device before lmdb gets to map it.
+ * Checks the database's own structure: reads it page by page from the raw device before lmdb maps it.
  *
- * lmdb trusts what it maps: a page number beyond the device or a node beyond its page is the end of the process, and a
- * page that is both in use and on the free list is overwritten by the next commit. So every page that the two trees
- * reach is looked at here: what it says of itself, that its nodes lie within it, that its keys are in order and within
- * what the page above says, that no page is reached twice, that the counts of the meta page are right, and that nothing
- * that is reached is listed as free. Layout: meta_probe.ts, and below; lmdb has no checksums, so content is not its
- * concern.
+ * lmdb trusts what it maps: a page number beyond the device or a node beyond its page crashes the process, and the next
+ * commit overwrites a page that is both in use and on the free list. So this code checks every page that the two trees
+ * reach: its header is right, its nodes lie within it, its keys are in order and within the bounds from the page above,
+ * and no page is reached twice. The counts of the meta page must be right, and the free list must not name a page that
+ * a tree reaches. Layout: meta_probe.ts, and below; lmdb has no checksums, so this check does not cover content.
  *
- * A page that is neither reached nor free is lost, not wrong: this lmdb loses some when a list of free pages shrinks.
+ * A page that is neither reached nor free is lost, which is no error: this version of lmdb loses some pages when a list
+ * of free pages shrinks.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -41,10 +41,10 @@ import {
 } from './page.js';
 import type { Finding } from './report.js';
 
-/** One read of neighbours, at most. */
+/** Most neighbouring pages in one read. */
 const RUN_PAGES = 64;
 const READS_AT_ONCE = 8;
-/** Findings after which a damaged device has said enough. */
+/** The check stops after this many findings: the device is certainly damaged. */
 const FINDINGS_MAX = 100;
 
 export interface PagesReport {
@@ -54,13 +54,11 @@ export interface PagesReport {
 }
 
 export interface PagesOptions {
-  /** Pages looked at so far, of about so many. */
+  /** Called with the number of pages checked so far, and the approximate total. */
   readonly progress?: ((done: number, total: number) => void) | undefined;
 }
 
-/**
- * @throws FsError EIO when the meta pages themselves are no good, or cannot be read.
- */
+/** @throws FsError EIO if the meta pages themselves are damaged, or cannot be read. */
 export async function checkPages(
   read: ReadAt,
   device: string,
@@ -75,7 +73,7 @@ export async function checkPages(
 }
 
 /**
- * The list of free pages alone, which is what lmdb reads on its own account when a server commits: it is a tree that lists
+ * Checks only the list of free pages, which lmdb itself reads when a server commits. It must be a sound tree that lists
  * pages of the device, each once.
  * @throws FsError EIO that says what is wrong.
  */
@@ -107,7 +105,9 @@ async function pageWalk(
   return { walk: new PageWalk(readOrSay, meta, options), meta };
 }
 
-/** One snapshot of the database, whichever of the two: what is wrong with its records' tree, and with its free list. */
+/**
+ * Checks one of the two snapshots of the database: says what is wrong with its tree of records, and with its free list.
+ */
 export async function checkSnapshot(
   read: ReadAt,
   meta: LmdbMeta,
@@ -133,7 +133,7 @@ export interface PageRun {
 
 interface Expected extends Bounds {
   readonly number: number;
-  /** Pages from here down to the leaves, this one included. */
+  /** Levels from this page down to the leaves, this one included. */
   readonly depth: number;
 }
 
@@ -165,7 +165,7 @@ class PageWalk {
   readonly #meta: LmdbMeta;
   readonly #options: PagesOptions;
   readonly #total: number;
-  /** Pages reached. */
+  /** One bit for each page: set if the page was reached. */
   readonly #used: Uint32Array;
   readonly #free: FreeRun[] = [];
 
@@ -182,7 +182,7 @@ class PageWalk {
     this.#used[0] = 3;
   }
 
-  /** Runs of pages that were not reached so far. */
+  /** Runs of pages that the walk has not reached so far. */
   unreached(): PageRun[] {
     const runs: { start: number; count: number }[] = [];
     for (let page = 2; page <= this.#meta.lastPage; page++) {
@@ -198,7 +198,7 @@ class PageWalk {
     const counts: Counts = { branch: 0, leaf: 0, overflow: 0, entries: 0 };
     const before = this.findings.length;
     if (of === 'records' && tree.flags !== 0) {
-      // Another order of keys, several values to a key: lmdb would read the pages by other rules.
+      // Flags mean another order of keys, or several values to a key: lmdb would read the pages by other rules.
       const text = `the database's tree of records has flags ${tree.flags}, which it never has`;
       this.findings.push({ kind: 'page', text });
     }
@@ -221,7 +221,7 @@ class PageWalk {
     }
   }
 
-  /** Pages of one level below one page, read together where they are neighbours; then what is below each. */
+  /** Checks the pages of one level below one page, and then the pages below each of them; reads neighbours together. */
   async #level(tree: Tree, expected: readonly Expected[]): Promise<void> {
     for await (const [one, page] of this.#pages(expected)) {
       if (this.findings.length >= FINDINGS_MAX) return;
@@ -278,7 +278,7 @@ class PageWalk {
     ]);
   }
 
-  /** @throws DamagedPage when one of them is out of range or reached already. */
+  /** @throws DamagedPage if one of the pages is out of range or was reached already. */
   #claim(start: number, count: number): void {
     if (start < 2 || count < 1 || start + count - 1 > this.#meta.lastPage) {
       throw new DamagedPage(`refers to pages ${start} to ${start + count - 1}, which are not there`);
@@ -292,7 +292,7 @@ class PageWalk {
     return ((this.#used[page >>> 5] ?? 0) & (1 << (page & 31))) !== 0;
   }
 
-  /** @returns how many entries it has. */
+  /** @returns the number of entries in the leaf. */
   async #leaf(tree: Tree, page: Buffer, bounds: Bounds): Promise<number> {
     let previous: Buffer | undefined;
     const nodes = nodeOffsets(page);
@@ -318,7 +318,10 @@ class PageWalk {
     return nodes.length;
   }
 
-  /** Looks at the pages of a large value: all of them, a device that cannot read one would end a process that maps it. */
+  /**
+   * Checks the pages of a large value. It reads all of them: if the device cannot read one, a process that maps it
+   * crashes.
+   */
   async #overflow(tree: Tree, leaf: Buffer, at: number, length: number): Promise<Buffer> {
     const first = getU64(leaf, at);
     const pages = getU64(leaf, at + 16);
@@ -340,7 +343,8 @@ class PageWalk {
   }
 
   /**
-   * A record of the free list: u64 count, then so many i64: a page; or -n and then the first of n pages; 0 is nothing.
+   * A record of the free list: u64 count, then that many i64. An entry is a page, or -n followed by the first of n
+   * pages, or 0 for nothing.
    */
   #takeFree(key: Buffer, value: Buffer): void {
     const record = key.length === 8 ? getU64(key, 0) : 0;
@@ -354,14 +358,14 @@ class PageWalk {
     for (let index = 1; index <= count; index++) {
       const entry = Number(value.readBigInt64LE(8 * index));
       if (entry === 0) continue;
-      // The first page of a run may lie in the next record: then the length alone is nothing.
+      // The first page of the run may lie in the next record: then the length alone means nothing.
       if (entry < 0 && index === count) continue;
       if (entry > 0) this.#free.push({ record, start: entry, count: 1 });
       else this.#free.push({ record, start: getU64(value, 8 * ++index), count: -entry });
     }
   }
 
-  /** After both trees: nothing is listed twice, and nothing that is in use. */
+  /** Call it after both trees: checks that no page is listed twice, and that no listed page is in use. */
   checkFreeList(): void {
     for (const { record, start, count } of this.#free) {
       if (this.findings.length >= FINDINGS_MAX) return;
@@ -383,7 +387,7 @@ class PageWalk {
   }
 }
 
-/** Pages from `at` on that lie side by side. */
+/** The pages from `at` on that are neighbours. */
 function neighbours(sorted: readonly Expected[], at: number): Expected[] {
   const run: Expected[] = [];
   for (let index = at; run.length < RUN_PAGES; index++) {
@@ -395,7 +399,9 @@ function neighbours(sorted: readonly Expected[], at: number): Expected[] {
   return run;
 }
 
-/** What a branch page says of the pages below it. Its first key is not used: there is nothing below it. */
+/**
+ * The numbers and bounds that a branch page gives for its children. Its first key is not used: no bound comes from it.
+ */
 function children(page: Buffer, above: Expected, compare: Compare): Expected[] {
   const nodes = nodeOffsets(page);
   const keys = nodes.map((node) => keyAt(page, node));

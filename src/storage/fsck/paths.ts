@@ -1,6 +1,6 @@
 /**
- * Paths for findings: which file it is, for people. Inodes of files do not say who holds them, so two more looks at all
- * names find one name of each, and then those of the directories above.
+ * Paths for findings: tell people which file a finding is about. Inodes of files do not say which directory holds them.
+ * So two more scans of all names find one name of each file, and then the names of the directories above.
  */
 
 import { type Fid, type Name, ROOT_FID } from '../../base/ids.js';
@@ -10,7 +10,7 @@ import { RepairTx, readableName } from './repair.js';
 import type { ReportedFinding } from './report.js';
 import { type FsckContext, isSoundKey, scanType } from './scan.js';
 
-/** Inodes that get a path. */
+/** Most inodes that get a path. */
 const NAMED_MAX = 1000;
 const DEPTH_MAX = 4096;
 
@@ -20,7 +20,7 @@ interface Place {
 }
 type Places = Map<number, Place>;
 
-/** @returns the findings, those of inodes with the path of one of their names where there is one. */
+/** @returns the findings; a finding about an inode gets the path of one of its names, if there is one. */
 export async function nameFindings(
   context: FsckContext,
   findings: readonly ReportedFinding[],
@@ -49,7 +49,7 @@ async function findNames(context: FsckContext, wanted: ReadonlySet<number>, plac
   });
 }
 
-/** The directory and all above it, by the parents they say they have. */
+/** Adds the directory and all directories above it, by the parents that their inodes name. */
 function addWayUp({ db }: FsckContext, directory: Fid, into: Set<number>): void {
   const tx = new RepairTx(db);
   for (let at: number = directory; at !== 0 && at !== ROOT_FID && !into.has(at); ) {
@@ -62,7 +62,7 @@ function addWayUp({ db }: FsckContext, directory: Fid, into: Set<number>): void 
   }
 }
 
-/** As text: bytes that are no UTF-8 are lost. @returns undefined when the way up does not end at the root. */
+/** The path as text: bytes that are not UTF-8 are lost. @returns undefined if the way up does not end at the root. */
 function pathOf(fid: Fid, places: Places): string | undefined {
   const names: string[] = [];
   for (let at = fid; at !== ROOT_FID; ) {

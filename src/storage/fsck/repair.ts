@@ -1,7 +1,7 @@
 /**
- * The changes that repairs are made of. A transaction sees its own changes, so repairs that touch one record (the
- * counters, a directory that gains two names) go one after the other. Each looks at the records again when it is made:
- * another may have changed them since they were found.
+ * The changes that repairs consist of. A transaction sees its own changes, so repairs that change one record (the
+ * counters, a directory that gains two names) run one after the other. Each repair reads the records again when it
+ * runs: an earlier repair may have changed them since the check.
  */
 
 import { isDir, S_IFDIR, S_IFMT } from '../../base/attr.js';
@@ -30,7 +30,7 @@ const LOST_AND_FOUND = 'lost+found' as Name;
 
 export class RepairTx {
   readonly #db: MetaDatabase;
-  /** By key as latin1 text; null is removed. */
+  /** By key as latin1 text; null means removed. */
   readonly #changes = new Map<string, Buffer | null>();
 
   constructor(db: MetaDatabase) {
@@ -44,7 +44,7 @@ export class RepairTx {
     const changed = this.#changes.get(key.toString('latin1'));
     if (changed !== undefined) return changed ?? undefined;
     const value = this.#db.get(key);
-    // A view whose memory is longer than it says.
+    // Copy the value: it is a view whose memory is longer than the view.
     return value === undefined ? undefined : Buffer.from(value.subarray(0, value.length));
   }
   put(key: Buffer, value: Buffer): void {
@@ -85,7 +85,7 @@ export class RepairTx {
   mark(type: typeof KEY.orphan | typeof KEY.doomed, fid: Fid): void {
     this.put(fidKey(type, fid), MARK_RECORD);
   }
-  /** Takes away all that belongs to an inode that is not there. Blocks are left to the server, which does it in steps. */
+  /** Removes all records that belong to a missing inode. The server frees the blocks, in steps. */
   removeContent(fid: Fid): void {
     const xattrs = fidKey(KEY.xattr, fid);
     for (const { key } of this.#db.range(xattrs, afterPrefix(xattrs))) this.remove(key);
@@ -96,7 +96,7 @@ export class RepairTx {
     if (blockMap !== undefined) this.mark(KEY.doomed, fid);
   }
 
-  /** The name, as far as it is readable. */
+  /** The record by name, if it is readable. */
   dirent(parent: Fid, name: Name): Dirent | undefined {
     const value = this.get(fidNameKey(KEY.direntByName, parent, name));
     return value === undefined ? undefined : readableName(name, value);
@@ -120,18 +120,18 @@ export class RepairTx {
   }
 }
 
-/** @returns undefined when the record is damaged. */
+/** @returns undefined if the record is damaged. */
 export function readableName(name: Name, value: Buffer): Dirent | undefined {
   if (value.length !== DIRENT_BY_NAME_BYTES || value[0] !== 1) return undefined;
   return decodeDirentByName(name, value);
 }
-/** @returns undefined when the record is damaged. */
+/** @returns undefined if the record is damaged. */
 export function readablePosition(cookie: number, value: Buffer): Dirent | undefined {
   if (value.length <= DIRENT_BY_COOKIE_HEADER || value[0] !== 1) return undefined;
   return decodeDirentByCookie(cookie, value);
 }
 
-/** Gives a name its position: the one it says it has, or a new one where another name has that. */
+/** Gives a name its position: the one that its record names, or a new one if another name has that position. */
 export function placeName(tx: RepairTx, parent: Fid, name: Name, change: Partial<Dirent> = {}): void {
   const before = tx.dirent(parent, name);
   if (before === undefined) return;
@@ -143,7 +143,7 @@ export function placeName(tx: RepairTx, parent: Fid, name: Name, change: Partial
   tx.putDirent(parent, isTaken || !isSound ? { ...dirent, cookie: tx.takeCookie() } : dirent);
 }
 
-/** Moves a name to a position of its own: another name of the target has the same. */
+/** Moves a name to a position of its own, because another name of the target has the same position. */
 export function moveName(tx: RepairTx, parent: Fid, name: Name): void {
   const before = tx.dirent(parent, name);
   if (before === undefined) return;
@@ -163,8 +163,8 @@ export function removeName(tx: RepairTx, parent: Fid, name: Name): void {
 }
 
 /**
- * Names an inode that has no name: `#FID` in /lost+found, which is made if it is not there. Only on a target that has
- * the root, and not while something else has that name.
+ * Names an inode that has no name: `#FID` in /lost+found. Makes /lost+found if there is none. Only on a target that has
+ * the root, and only if no other inode has that name.
  */
 export function reconnect(tx: RepairTx, fid: Fid, targetIndex: number): void {
   const inode = tx.inode(fid);
@@ -183,7 +183,7 @@ export function reconnect(tx: RepairTx, fid: Fid, targetIndex: number): void {
   }
 }
 
-/** Whether there is a /lost+found, or may be. Only on a target that has the root. */
+/** Whether there is a /lost+found, or fsck may make one. Only on a target that has the root. */
 export function canReconnect(db: MetaDatabase): boolean {
   const name = fidNameKey(KEY.direntByName, ROOT_FID, LOST_AND_FOUND);
   return db.get(name) === undefined || existingLostAndFound(new RepairTx(db)) !== undefined;
@@ -195,7 +195,7 @@ function existingLostAndFound(tx: RepairTx): Inode | undefined {
   return found !== undefined && isDir(found.mode) && found.nlink > 0 ? found : undefined;
 }
 
-/** @returns undefined when the name belongs to something else, or there is no root. */
+/** @returns undefined if the name belongs to something else, or there is no root. */
 function lostAndFound(tx: RepairTx, targetIndex: number): Inode | undefined {
   if (tx.get(fidNameKey(KEY.direntByName, ROOT_FID, LOST_AND_FOUND)) !== undefined) {
     return existingLostAndFound(tx);

@@ -1,12 +1,12 @@
 /**
- * What a check of a target finds, and what of it can be repaired.
+ * The findings of a check of a target, and the repairs.
  *
- * A finding is one line about one thing. One that can be repaired without guessing brings its repair: a change of
- * records, applied in a transaction that leaves the target consistent, whatever else is still wrong with it. Repairs have
- * stages, because some are only known when others are done (a link count, when names are); one round of a check applies
- * those of one stage, and the next round looks again.
+ * A finding is one line about one thing. If it can be repaired without guessing, it brings its repair: a change of
+ * records, applied in a transaction that leaves the target consistent, whatever else is still wrong with it. Repairs
+ * have stages, because fsck only knows some of them when others are done (a link count, when names are done). One round
+ * of a check applies the repairs of one stage, and the next round checks again.
  *
- * Memory is bounded: of what is found in great numbers, lines beyond a limit are counted only.
+ * Memory is bounded: beyond a limit fsck only counts findings, without keeping their lines.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -45,13 +45,13 @@ export type FindingKind =
   | 'reply'
   | 'checksum';
 
-/** In the order they are made. */
+/** In the order in which fsck applies them. */
 export const REPAIR_STAGES = ['counters', 'records', 'lost+found', 'links', 'space'] as const;
 export type RepairStage = (typeof REPAIR_STAGES)[number];
 
 export interface Repair {
   readonly stage: RepairStage;
-  /** What was done, as the end of a line: 'set to 2'. */
+  /** The repair in words, as the end of a line: 'set to 2'. */
   readonly done: string;
   apply(tx: RepairTx): void;
 }
@@ -59,12 +59,12 @@ export interface Repair {
 export interface Finding {
   readonly kind: FindingKind;
   readonly text: string;
-  /** The inode it is about. */
+  /** The inode that the finding is about. */
   readonly fid?: Fid;
   readonly repair?: Repair;
 }
 
-/** What was looked at. */
+/** Counts of what the check looked at. */
 export interface FsckCounts {
   pages: number;
   inodes: number;
@@ -79,7 +79,7 @@ export interface FsckCounts {
   doomed: number;
   clients: number;
   replies: number;
-  /** Blocks of which content and checksum were compared. */
+  /** Blocks whose content was compared with the checksum. */
   checksums: number;
 }
 
@@ -107,29 +107,29 @@ export interface ReportedFinding {
   /** One line. */
   readonly text: string;
   readonly fid?: Fid;
-  /** One path of the inode, where it is known. */
+  /** One path of the inode, if fsck knows one. */
   readonly path?: string;
   readonly repairable: boolean;
-  /** What was done about it; absent: it was left. */
+  /** What fsck did about it; absent: it left it. */
   readonly repaired?: string;
 }
 
 export interface FsckReport {
-  /** Absent when it cannot be read. */
+  /** Absent if the superblock cannot be read. */
   readonly superblock: Superblock | undefined;
   readonly counts: FsckCounts;
-  /** Those that were repaired first, in order; then those that were left. At most FINDINGS_KEPT of either. */
+  /** Findings that were repaired first, in order; then those that were left. At most FINDINGS_KEPT of each. */
   readonly findings: readonly ReportedFinding[];
-  /** All of them, also those beyond what is kept. */
+  /** Numbers of all findings, also of those beyond what is kept. */
   readonly repaired: number;
   readonly left: number;
-  /** Of what was left, what --repair would repair. */
+  /** Number of left findings that --repair would repair. */
   readonly repairable: number;
-  /** Records that got a checksum. */
+  /** Number of records that got a checksum. */
   readonly checksumsAdded?: number;
-  /** The meta device had no room for all of them. */
+  /** The meta device had no room for checksums of all records. */
   readonly checksumsLackRoom?: boolean;
-  /** Rounds of checking that it took: 1 unless something was repaired. */
+  /** Number of rounds: 1 unless something was repaired. */
   readonly rounds: number;
 }
 
@@ -141,12 +141,12 @@ export class Findings {
   readonly kept: Finding[] = [];
   count = 0;
   repairable = 0;
-  /** Of the first stage that has any. */
+  /** The first stage that has any repairs. */
   #stage: RepairStage | undefined;
   #repairs: Finding[] = [];
   #isHopeless = false;
 
-  /** Something is lost that repairs need: what is found from now on is left. */
+  /** Something is lost that repairs need: fsck does not repair the findings from now on. */
   giveUp(): void {
     this.#isHopeless = true;
   }
@@ -170,7 +170,7 @@ export class Findings {
     }
   }
 
-  /** What this round may repair: all of one stage, as far as it was kept. */
+  /** The repairs of this round: all of one stage, as far as they were kept. */
   get repairs(): readonly Finding[] {
     return this.#repairs;
   }

@@ -1,7 +1,7 @@
 /**
- * How a check reads the database: in key order, a batch at a time, with other events let through in between; the kinds
- * of records that belong to inodes side by side, so that what there is about one inode is looked at together and
- * nothing has to be remembered of it.
+ * How a check reads the database: in key order, batch by batch; other events run in between. It reads the kinds of
+ * records that belong to inodes side by side. So it sees all records of one inode together, and need not remember any
+ * of them.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -11,7 +11,7 @@ import type { SuperblockRecord } from '../format/superblock.js';
 import type { MetaDatabase } from '../meta_medium.js';
 import type { Findings, FsckCounts } from './report.js';
 
-/** Records between two breaths: a few milliseconds. */
+/** Number of records between two pauses: takes a few milliseconds. */
 const BATCH = 1000;
 const LONGEST_KEY = 264;
 /** A FID or number in a key is below 2^53. */
@@ -19,7 +19,7 @@ const SAFE_HIGH = 2 ** 21;
 
 export type FsckRuntime = Pick<Runtime, 'timers' | 'checksum'>;
 
-/** What part of a check is under way. */
+/** The part of a check that is running. */
 export type FsckPhase = 'pages' | 'inodes' | 'names' | 'positions' | 'blocks';
 
 export interface FsckContext {
@@ -101,7 +101,7 @@ const WITH_FID: readonly KeyType[] = [
   KEY.doomed,
 ];
 
-/** Whether a key is as its type says: everything behind may read it by offset. */
+/** Whether a key has the shape that its type requires: all later code may read it by offset. */
 export function isSoundKey(key: Buffer): boolean {
   const type = key[0] as KeyType;
   const bounds = KEY_BYTES[type] as readonly [number, number] | undefined;
@@ -111,7 +111,7 @@ export function isSoundKey(key: Buffer): boolean {
   return bounds[1] !== 17 || key.readUInt32BE(9) < SAFE_HIGH;
 }
 
-/** Reports records of unknown types and keys that are not what their type says; other passes skip them. */
+/** Reports records of unknown types, and keys whose shape does not fit their type; other passes skip them. */
 export async function checkKeys(context: FsckContext): Promise<void> {
   const types = Object.values(KEY).sort((a, b) => a - b);
   const report = ({ key }: KeyValue): void => {
@@ -129,7 +129,7 @@ export async function checkKeys(context: FsckContext): Promise<void> {
   await scan(context, from, Buffer.alloc(LONGEST_KEY + 1, 0xff), report);
 }
 
-/** Reads the records of one type in FID order, with a look at the next. */
+/** Reads the records of one type in FID order, one record ahead. */
 export class FidCursor {
   readonly #db: MetaDatabase;
   readonly #findings: Findings;
@@ -158,7 +158,7 @@ export class FidCursor {
     this.#at++;
     return record;
   }
-  /** The next record, whosever it is. */
+  /** The next record, of whatever FID. */
   next(): KeyValue | undefined {
     const record = this.#peek();
     if (record !== undefined) this.#at++;

@@ -1,11 +1,11 @@
 /**
- * What is left of a database whose pages are damaged. lmdb keeps two snapshots: that of the last transaction and the one
- * before it, each with a meta page; a transaction writes only to pages that neither of them uses. So when the last one
- * lost a page, the one before is whole as a rule. And the list of free pages says nothing that the tree of records does
- * not say too: what no record reaches is free.
+ * Saves a database whose pages are damaged. lmdb keeps two snapshots, that of the last transaction and the one before
+ * it, each with a meta page. A transaction writes only to pages that neither of them uses. So if the last snapshot lost
+ * a page, the one before is usually whole. The list of free pages adds nothing to the tree of records: a page that no
+ * record reaches is free.
  *
- * Repairing writes, in this order: the new list of free pages to pages that the snapshot does not reach, then both meta
- * pages, so that there is one snapshot from then on.
+ * Repairing writes, in this order, the new list of free pages to pages that the snapshot does not reach, then both meta
+ * pages. From then on there is one snapshot.
  */
 
 import type { Checksum } from '../../runtime/ports.js';
@@ -31,18 +31,18 @@ import { checkSnapshot, type PageRun } from './pages.js';
 import type { Finding, Repair } from './report.js';
 
 const KEY_BYTES = 8;
-/** The record of the new free list: older than any transaction that could still read what it lists. */
+/** Key of the new free list's record: older than any transaction that could still read the listed pages. */
 const LIST_TRANSACTION = 1;
 
 export interface Salvage {
   readonly superblock: SuperblockRecord;
-  /** What is wrong, and what --repair makes of it: a line each. */
+  /** The damage, and what --repair does about it: one line each. */
   readonly findings: readonly Finding[];
   /** Pieces to write, in this order, each durable before the next. */
   readonly steps: readonly (readonly { readonly offset: number; readonly bytes: Buffer }[])[];
 }
 
-/** @returns undefined when neither snapshot has a whole tree of records with a superblock. */
+/** @returns undefined if neither snapshot has a whole tree of records with a superblock. */
 export async function salvage(
   read: ReadAt,
   device: string,
@@ -78,7 +78,7 @@ export async function salvage(
   return undefined;
 }
 
-/** Repairs of pages are made before records are looked at: this only says that there is one. */
+/** Repairs of pages are done before fsck checks the records: this one only says that there was one. */
 function madeBefore(done: string): Repair {
   return { stage: 'records', done, apply: () => undefined };
 }
@@ -116,9 +116,9 @@ interface FreeList {
 }
 
 /**
- * A list of free pages as lmdb writes it: one record on a leaf of its own, its value on pages of its own: u64 count, then so
- * many i64: a page, or -n and the first of n pages, the highest first. It lies on the longest run of free pages; without
- * one that is long enough nothing is free, and the database grows.
+ * A list of free pages as lmdb writes it: one record on a leaf of its own, with its value on pages of its own. The
+ * value is u64 count, then that many i64, the highest page first: a page, or -n and the first of n pages. The list lies
+ * on the longest run of free pages. If no run is long enough, the list is empty, and the database grows.
  */
 function freeList(meta: LmdbMeta, unreached: readonly PageRun[]): FreeList {
   const none: LmdbTree = {
@@ -150,7 +150,7 @@ function freeList(meta: LmdbMeta, unreached: readonly PageRun[]): FreeList {
   };
 }
 
-/** @returns bytes of the value: as many as the pages were counted for. */
+/** @returns the length of the value in bytes, which is that for which its pages were counted. */
 function encodeList(
   pages: Buffer,
   number: number,
@@ -193,7 +193,7 @@ function encodeLeaf(
   putU64(page, valuePages, value + 16);
 }
 
-/** Writes what salvage() says, durably. */
+/** Writes the steps of salvage(), durably. */
 export async function applySalvage(medium: MetaMedium, { steps }: Salvage): Promise<void> {
   for (const pieces of steps) if (pieces.length > 0) await medium.writeRaw(pieces);
 }

@@ -1,6 +1,6 @@
 /**
- * Blocks of the data device: every block that a block map names is on the device, behind what is kept, and has no other
- * owner; the free-space bitmaps say the same. One bit a block is all that is remembered.
+ * Blocks of the data device. Every block that a block map names must be on the device, behind the reserved blocks, and
+ * must have no other owner; the free-space bitmaps must say the same. Fsck remembers only one bit for each block.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -19,24 +19,24 @@ const KIND_BITMAP = 0;
 const KIND_FULL = 1;
 const MAP_HEADER = 4;
 const RUN_BYTES = 12;
-/** Blocks with several owners that are told apart. */
+/** Most blocks with several owners whose owners fsck finds out. */
 const SHARED_MAX = 100_000;
 
 /** A run of blocks of a block map. */
 export interface BlockRun {
-  /** Within the block map. */
+  /** Index within the block map. */
   readonly first: number;
   readonly count: number;
   /** Device block. */
   readonly place: number;
   readonly written: boolean;
-  /** Where in the record the checksums of its blocks begin. */
+  /** Where in the record the checksums of the run's blocks begin. */
   readonly crcAt: number;
 }
 
 /**
  * Reads a block map record run by run.
- * @returns what is wrong with it, as the end of a line; runs before that were visited.
+ * @returns what is wrong with the record, as the end of a line; `visit` got the runs before the fault.
  */
 export function checkBlockMap(
   value: Buffer,
@@ -71,7 +71,7 @@ export class BlockOwners {
   readonly #owned: Uint32Array;
   readonly #groups: number;
   readonly shared = new Set<number>();
-  /** A block map could not be read: what it owns is not known. */
+  /** A block map could not be read, so fsck does not know its blocks. */
   uncertain = false;
   blocks = 0;
 
@@ -85,7 +85,7 @@ export class BlockOwners {
     return this.#groups;
   }
 
-  /** Blocks that lie on the device, see checkBlockMap. */
+  /** Claims blocks for an owner. They must lie on the device, see checkBlockMap. */
   claim(start: number, count: number): void {
     for (let block = start; block < start + count; block++) {
       const word = block >>> 5;
@@ -103,7 +103,7 @@ export class BlockOwners {
   owned(group: number): Uint32Array {
     return this.#owned.slice(group * GROUP_WORDS, (group + 1) * GROUP_WORDS);
   }
-  /** Blocks of a group that are never handed out: they count as in use whatever the record says. */
+  /** Blocks of a group that are never handed out: they count as in use, whatever the record says. */
   reserved(group: number): Uint32Array {
     const words = new Uint32Array(GROUP_WORDS);
     const base = group * GROUP_BLOCKS;
@@ -119,7 +119,7 @@ function setBit(words: Uint32Array, bit: number): void {
   words[bit >>> 5] = (words[bit >>> 5] ?? 0) | (1 << (bit & 31));
 }
 
-/** Names the owners of blocks that have several. */
+/** Reports blocks that have several owners, with their owners. */
 export async function checkShared(context: FsckContext, owners: BlockOwners): Promise<void> {
   if (owners.shared.size === 0) return;
   const holders = new Map<number, Set<Fid>>();
@@ -187,7 +187,7 @@ function compareGroup(
   const said = record === undefined ? new Uint32Array(GROUP_WORDS) : decodeGroup(record);
   const reserved = owners.reserved(group);
   const expected = owners.owned(group).map((word, at) => word | (reserved[at] ?? 0));
-  // What a block map that cannot be read owns must not be handed out: nothing is called free then.
+  // Blocks of an unreadable block map must not be handed out: then fsck calls no block free.
   const used = expected.map((word, at) => (owners.uncertain ? word | (said?.[at] ?? ALL) : word));
   const wrong = said === undefined ? ['its record is damaged'] : differences(said, reserved, used, group);
   if (wrong.length === 0) return;
@@ -239,7 +239,7 @@ function decodeGroup(record: Buffer): Uint32Array | undefined {
   return Uint32Array.from({ length: GROUP_WORDS }, (_, at) => record.readUInt32LE(4 + 4 * at));
 }
 
-/** As the allocator writes it; undefined: no record. */
+/** The record as the allocator writes it; undefined: no record. */
 function encodeGroup(words: Uint32Array): Buffer | undefined {
   if (words.every((word) => word === 0)) return undefined;
   if (words.every((word) => word === ALL)) return Buffer.from([VERSION, KIND_FULL]);

@@ -1,6 +1,6 @@
 /**
- * Links: how many names lead to each inode, and whether every directory hangs on the root by the parent it says it has.
- * Works on what the passes before it remembered; reads no records.
+ * Links: counts the names that lead to each inode, and checks that every directory hangs on the root by the parent that
+ * it names. Works on what the passes before it remembered; reads no inode records.
  */
 
 import { type Fid, ROOT_FID } from '../../base/ids.js';
@@ -113,7 +113,7 @@ class TreeJudge {
     });
   }
 
-  /** Unlinked and open, or lost. */
+  /** The inode has no name: it is unlinked and open, or lost. */
   #nameless(at: number): void {
     const index = this.#index;
     const fid = index.fid(at);
@@ -148,7 +148,7 @@ class TreeJudge {
     this.#add('nameless', fid, text, this.hasRoot && this.#canReconnect ? repair : undefined);
   }
 
-  /** Follows the names from a directory upwards, and remembers where that leads. */
+  /** Follows the names from a directory upwards, and remembers whether the way leads to the root. */
   way(at: number): void {
     const index = this.#index;
     if (!index.isDirectory(at) || index.has(at, REACHED | ASTRAY)) return;

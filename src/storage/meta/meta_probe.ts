@@ -36,7 +36,10 @@ export const OVERFLOW_NODE_BYTES = 24;
 const DEPTH_MAX = 32;
 /** A device of 16 TiB. A page number above the device's size means "cut short", one above this limit means damage. */
 const LAST_PAGE_MAX = 2 ** 32;
-/** Their transactions differ by one, unless the host lost meta pages with the device's cache. */
+/**
+ * The transactions of the two meta pages differ by one, or by more if the host lost meta pages with the device's cache.
+ * Pages that differ by more than this are damaged.
+ */
 export const TRANSACTIONS_APART_MAX = 1024;
 
 /**
