@@ -1,7 +1,8 @@
 /**
- * Commit on sharing, as operations see it: what each of them has changed is noted with its locks, and the locks of other
- * clients wait there until it is durable (dlm/uncommitted.ts, docs/RECOVERY.md). Here is what locks do not cover: looks
- * at things that are not locked, and refusals, which are answers about the state too.
+ * Commit on sharing, as operations see it. The lock server notes with the locks what each operation has changed, and
+ * the locks of other clients wait there until the change is durable (dlm/uncommitted.ts, docs/RECOVERY.md). This file
+ * handles what locks do not cover: reads of things that are not locked, and refusals, which are answers about the state
+ * too.
  */
 
 import type { Transno } from '../../base/ids.js';
@@ -10,20 +11,21 @@ import type { HandlerOutcome } from '../../rpc/api.js';
 import type { ClientExport } from '../export/export.js';
 import type { ServedTarget } from './served_target.js';
 
-/** What it needs of a Call. */
+/** The part of a ServedCall that this file needs. */
 export interface NotedCall {
   readonly target: ServedTarget;
   readonly client: ClientExport;
   readonly isReplay: boolean;
   readonly locked: readonly LockSpec[];
   readonly alsoChanged: LockSpec | undefined;
-  /** The transno of its changes, once they are noted. */
+  /** The transno of the call's changes, once they are noted. */
   noted: Transno | undefined;
 }
 
 /**
- * The operation has taken effect: what it holds exclusively it has changed. In the turn of the effect, and before cache
- * locks are granted with the reply: its client has its turn now, past those that wait. Once is enough.
+ * Call it when the operation has taken effect: it has changed what it holds exclusively. Call it in the same turn as
+ * the effect, and before the reply grants cache locks: the client has its turn now, ahead of those that wait. Noting a
+ * transno once is enough.
  */
 export function noteChanges(call: NotedCall, { transno }: Pick<HandlerOutcome<unknown>, 'transno'>): void {
   if (transno === undefined || transno === 0 || transno === call.noted) return;
@@ -36,15 +38,15 @@ export function noteChange(call: NotedCall, spec: LockSpec, transno: Transno): v
   call.target.locks.changed(call.client.uuid, spec, transno);
 }
 
-/** Another client has changed it, and a crash could still undo that. */
+/** Whether another client has changed it, and a crash could still undo that change. */
 export function isUncommitted(call: NotedCall, spec: LockSpec): boolean {
   return call.target.locks.isUncommitted(call.client.uuid, spec);
 }
 
 /**
- * An operation is refused by what is there (no such name, a name that is taken) before it has any locks. What it saw must
- * last, so the refusal is answered when everything that it may have seen is durable.
- * @throws the refusal, at once when no other client has changed anything.
+ * For an operation that the state refuses (no such name, a name that is taken) before it has any locks. The state that
+ * it saw must last, so the server answers the refusal when everything that the operation may have seen is durable.
+ * @throws the refusal, at once if no other client has uncommitted changes.
  */
 export function refused(call: NotedCall, refusal: unknown): Promise<never> {
   const { store, locks } = call.target;

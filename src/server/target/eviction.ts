@@ -1,13 +1,16 @@
 /**
- * Taking a client's state away: eviction (its locks were needed and it did not answer, it did not drain, an
- * administrator said so) and the goodbye of a clean unmount, which differ in what the client and STATUS are told.
+ * Takes a client's state away. There are two ways: eviction (others needed its locks and it did not answer, it did not
+ * drain, or an administrator evicted it), and the goodbye of a clean unmount. They differ in what the server tells the
+ * client and shows in STATUS.
  *
- * That a client was evicted is recorded in the transaction that removes it, so that the next instance can still say it.
+ * The server records an eviction in the transaction that removes the client, so that the next instance can still report
+ * it.
  *
- * Order matters: the export leaves the table first, so nothing new of it is executed; then its writes that are already
- * in the store's hands end, because the next holder of its locks must not see them arrive; then its record goes; and when
- * that is durable its locks go, and recovery does not wait for it any more. Killed before, the next server knows it as a client
- * that comes back with its locks: nobody may have been given them. Who says goodbye has given them back itself.
+ * Order matters. First the export leaves the table, so the server executes nothing new of the client. Then the client's
+ * writes that the store already works on end, because the next holder of its locks must not see them arrive. Then the
+ * server removes its record. When that is durable, the server drops its locks, and recovery does not wait for the
+ * client any more. If the server is killed before that, the next server knows the client as one that comes back with
+ * its locks, so nobody else may have got them. A client that says goodbye has given its locks back itself.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -24,9 +27,9 @@ import type { Leaving, ServedTarget } from './served_target.js';
 const log = logger('server');
 
 const REASON_MAX = 500;
-/** Between two looks, 10 s: a fifth of what 256 kbit/s carry. */
+/** Bytes that must move between two looks, which are 10 s apart: a fifth of what a line of 256 kbit/s carries. */
 const MOVED_BYTES_MIN = 64 << 10;
-/** Looks: with a lock timeout of 20 s, 10 minutes. */
+/** Most looks at one lock: with a lock timeout of 20 s, 10 minutes. */
 const PROLONGED_MAX = 60;
 
 export function evict(target: ServedTarget, client: ClientExport, why: string): void {
@@ -43,7 +46,7 @@ export function evict(target: ServedTarget, client: ClientExport, why: string): 
   client.link?.end();
 }
 
-/** What the server knows of it. The client says how many bytes it lost. */
+/** What the client had, as far as the server knows; dirtyBytes is the client's own last report. */
 function whatItHad(target: ServedTarget, client: ClientExport): EvictedPossessions {
   return {
     opens: client.opens.size,
@@ -60,12 +63,12 @@ function nowOf(target: ServedTarget): Pick<EvictionRecord, 'instance' | 'atMs'> 
   return { instance: target.store.superblock.instance, atMs: wallMs(target.runtime.clock) };
 }
 
-/** The client said goodbye; its reply is still to be sent. */
+/** The client said goodbye; the server still has to send the reply. */
 export function goodbye(target: ServedTarget, client: ClientExport): void {
   leave(target, client, 'the client has disconnected', (left) => gone(target, client.uuid, left));
 }
 
-/** Nothing of it is waited for any more. */
+/** Cancels every wait that involves this client. */
 export function endRequests(client: ClientExport, reason: string): void {
   client.endWaits(new FsError('ECANCELED', reason));
   client.requester.failAll(new FsError('ESHUTDOWN', reason));
@@ -77,7 +80,7 @@ export function endRequests(client: ClientExport, reason: string): void {
 }
 
 /**
- * @param removed called when nothing of it is left but its locks.
+ * @param removed called when the server has only the client's locks left.
  * @param eviction recorded with the removal.
  */
 function leave(
@@ -103,7 +106,7 @@ function leave(
   else void client.writes.zero().then(remove);
 }
 
-/** Opens, holds, orphans and the record. */
+/** Removes the client's opens, holds, orphans and record. */
 function removeState(target: ServedTarget, client: ClientExport, eviction: EvictionRecord | undefined): void {
   const unused = target.opens.removeAll(client);
   client.activeLocks.clear();
@@ -121,7 +124,7 @@ function removeState(target: ServedTarget, client: ClientExport, eviction: Evict
     );
     void destroyInSteps(target, dead);
   } catch (error) {
-    // The target has failed and is about to stop; its next instance evicts everybody.
+    // The target has failed and is about to stop; the next instance evicts all clients.
     if (!(error instanceof FsError)) throw error;
     log('record of client %s stays: %s', client.label, error.message);
   }
@@ -134,7 +137,7 @@ function leaves(target: ServedTarget, uuid: ClientUuid, isWriting: boolean): Lea
   return left;
 }
 
-/** What it had is free for others. */
+/** Frees the client's locks for others. */
 function gone(target: ServedTarget, uuid: ClientUuid, left: Leaving): void {
   if (target.leaving.get(uuid) !== left) return;
   target.leaving.delete(uuid);
@@ -142,7 +145,7 @@ function gone(target: ServedTarget, uuid: ClientUuid, left: Leaving): void {
   target.events.clientGone(uuid);
 }
 
-/** Never, when the target fails or stops before: its next server decides about these clients. */
+/** If the target fails or stops while this waits, the clients stay: the next server decides about them. */
 function goneWhenDurable(target: ServedTarget, left: readonly (readonly [ClientUuid, Leaving])[]): void {
   const allGone = (): void => {
     for (const [uuid, one] of left) gone(target, uuid, one);
@@ -153,14 +156,14 @@ function goneWhenDurable(target: ServedTarget, left: readonly (readonly [ClientU
   }
   target.store.sync().then(
     () => {
-      // Stopped meanwhile: it has dropped all locks.
+      // If the target stopped meanwhile, it has dropped all locks.
       if (!target.life.isOver) allGone();
     },
-    (error: unknown) => log('clients that leave stay known: %O', error),
+    (error: unknown) => log('the removal of clients is not durable: %O', error),
   );
 }
 
-/** It knows itself that it has nothing any more: it will not come back with what it had. */
+/** The client knows itself that it has nothing any more: it will not come back with its old state. */
 export function cameAnew(target: ServedTarget, uuid: ClientUuid): void {
   const left = target.leaving.get(uuid);
   if (left !== undefined) gone(target, uuid, left);
@@ -177,7 +180,10 @@ export function dropHeld(client: ClientExport): void {
 
 type Previous = readonly { readonly uuid: ClientUuid; readonly name: string }[];
 
-/** Clients that a new instance does not take over, or waits for no longer. Their records are all there is of them. */
+/**
+ * For clients that a new instance does not take over, or does not wait for any longer. The server has only their
+ * records.
+ */
 export function forgetPrevious(target: ServedTarget, previous: Previous, reason: string): void {
   const left = sayForgotten(target, previous, reason);
   const { instance, atMs } = nowOf(target);
@@ -185,7 +191,7 @@ export function forgetPrevious(target: ServedTarget, previous: Previous, reason:
   goneWhenDurable(target, left);
 }
 
-/** The same of clients that removePrevious() has removed. */
+/** The same for clients that removePrevious() has removed. */
 export function forgotPrevious(target: ServedTarget, previous: Previous, reason: string): void {
   goneWhenDurable(target, sayForgotten(target, previous, reason));
 }
@@ -215,8 +221,8 @@ function sayForgotten(
 }
 
 /**
- * A WRITE came, or a READ was answered: a client that was asked for this file's lock is flushing, or ends a read that holds
- * folios, which may take longer than the limit.
+ * Call it when a WRITE came, or a READ was answered. A client that was asked for this file's lock is flushing, or is
+ * finishing a read that holds folios, which may take longer than the limit.
  */
 export function noteMoved(client: ClientExport, fid: Fid, bytes: number): void {
   const before = client.movedBytes.get(fid);
@@ -241,11 +247,11 @@ export function noteCancelled(client: ClientExport, handle: HeldLock['handle']):
 }
 
 /**
- * A lock was not given back within lockTimeoutMs. A client that goes on writing to the file is flushing a large cache, or a
- * small one over a slow line; a client that reads the file has to end a read of its kernel, piece by piece. The server looks at
- * the lock again later, at most PROLONGED_MAX times, if at least MOVED_BYTES_MIN moved
- * since the last look. A client that moves less, or does not come to an end, is evicted: others wait for the lock. The
- * active lock has its own limit, the drain timeout.
+ * Called when a client did not give back a lock within lockTimeoutMs. A client that goes on writing to the file is
+ * flushing a large cache, or a small one over a slow line. A client that reads the file has to finish a read of its
+ * kernel, piece by piece. If at least MOVED_BYTES_MIN moved since the last look, the server looks at the lock again
+ * later, at most PROLONGED_MAX times. If a client moves less, or does not finish, the server evicts it: others wait for
+ * the lock. The active lock has its own limit, the drain timeout.
  */
 export function lockExpired(target: ServedTarget, uuid: ClientUuid, lock: HeldLock, last?: Prolonged): void {
   const client = target.exports.get(uuid);
@@ -266,7 +272,10 @@ export function lockExpired(target: ServedTarget, uuid: ClientUuid, lock: HeldLo
   evict(target, client, `it did not give back a lock on ${lockName(lock)} within ${waitedMs} ms${more}`);
 }
 
-/** With what has arrived of a WRITE that is not complete: on a slow line one takes longer than a look. */
+/**
+ * Includes the bytes that have arrived of an incomplete WRITE: on a slow line one WRITE takes longer than the time
+ * between two looks.
+ */
 function moved(client: ClientExport, fid: Fid): number {
   return (client.movedBytes.get(fid) ?? 0) + (client.link?.arrivingBytes ?? 0);
 }

@@ -1,19 +1,23 @@
 /**
- * What becomes of an inode that has neither a name nor a handle any more. A local filesystem keeps it while the kernel refers
- * to it: a path walk has found it and its call is still to come, an O_PATH descriptor, a current directory. Here that may be the
- * kernel of any client. So the inode stays an orphan for a moment, all clients are asked about many inodes at once (NAMELESS),
- * and a client whose kernel refers to one *holds* it until it says that its kernel has forgotten it (CLOSE). An inode that no
- * client holds is destroyed, and clients with cache locks on it are told (GONE).
+ * Decides the fate of an inode that has neither a name nor a handle any more. A local filesystem keeps it while the
+ * kernel refers to it: a path walk has found it and its call is still to come, an O_PATH descriptor, a current
+ * directory. Here that may be the kernel of any client. So the inode stays an orphan for a moment, and the server asks
+ * all clients about many inodes at once (NAMELESS). A client whose kernel refers to one *holds* it until the client
+ * says that its kernel has forgotten it (CLOSE). The server destroys an inode that no client holds, and tells the
+ * clients with cache locks on it (GONE).
  *
- * - Nothing is recorded but the orphan. After a restart the clients are asked again about every orphan that nobody has opened:
- *   holds need no replay, and a client that is evicted has none.
- * - A client that does not refer to an inode without a name cannot come to refer to it. A client counts a reference before the kernel has it,
- *   and LOOKUP replies and NAMELESS come to it in order. So each client is asked once for each time an inode loses its last use.
- * - Space that only holds keep from being free is free as soon as somebody needs it: ENOSPC never comes from a hold. Then the
- *   kernel's late call fails with ESTALE.
- * - A client from before FEATURE.holds is not asked. Without any other client an inode is destroyed at once.
+ * - The target records only the orphan. After a restart the server asks the clients again about every orphan that
+ *   nobody has opened. So holds need no replay, and an evicted client has none.
+ * - A client that does not refer to an inode without a name cannot come to refer to it. A client counts a reference
+ *   before the kernel has it, and LOOKUP replies and NAMELESS reach it in order. So the server asks each client once
+ *   for each time an inode loses its last use.
+ * - If only holds keep space in use, the server frees it as soon as somebody needs it: ENOSPC never comes from a hold.
+ *   Then the kernel's late call fails with ESTALE.
+ * - The server does not ask a client without FEATURE.holds. If there are only such clients, it destroys an inode at
+ *   once.
  *
- * Invariant: who holds an inode is in the table of exports, and the client's own list of holds says the same.
+ * Invariant: a client that holds an inode is in the table of exports or is leaving, and its own list of holds names the
+ * inode too.
  */
 
 import { assert } from '../../base/assert.js';
@@ -30,15 +34,21 @@ import { destroyInSteps, type TargetInodes } from './orphans.js';
 
 const log = logger('server:holds');
 
-/** Questions collect for so long: one message for many inodes, and a kernel that lets go of one has done so by then. */
+/**
+ * The server collects questions for this time: one message asks about many inodes, and a kernel that lets go of one has
+ * done so by then.
+ */
 const COLLECT_MS = 10;
-/** With less free space than this part of the device, and less than these bytes, nothing is held. */
+/**
+ * If less free space than this part of the device, and less than these bytes, is left, the server lets clients hold
+ * nothing.
+ */
 const SCARCE_SHARE = 1 / 16;
 const SCARCE_BYTES = 1 << 30;
-/** The same for the meta device, in inodes that it has room for. */
+/** The same for the meta device, as the number of inodes that it has room for. */
 const SCARCE_INODES = 1024;
 
-/** What it needs of its target. */
+/** What Holds needs of its target. */
 export interface HoldingTarget extends TargetInodes {
   readonly exports: ExportTable;
   readonly locks: LockServerApi;
@@ -48,11 +58,11 @@ export interface HoldingTarget extends TargetInodes {
 export class Holds {
   readonly #target: HoldingTarget;
   readonly #held = new Map<Fid, Set<ClientExport>>();
-  /** To be asked about. */
+  /** Inodes that the server is going to ask about. */
   #nameless = new Set<Fid>();
-  /** Asked about; some answer is missing. */
+  /** Inodes that the server has asked about; some answer is missing. */
   readonly #asked = new Set<Fid>();
-  /** Destroyed; clients with cache locks on them are still to be told. */
+  /** Destroyed inodes; the server still has to tell the clients with cache locks on them. */
   #gone: Fid[] = [];
   #collecting = false;
 
@@ -60,22 +70,22 @@ export class Holds {
     this.#target = target;
   }
 
-  /** @returns whether the clients are asked about it. If not, the caller destroys it now. */
+  /** @returns whether the server asks the clients about the inode. If not, the caller destroys it now. */
   asks(fid: Fid): boolean {
     if (this.#hasNobody) return false;
-    // Space is looked at once for each question: a removal of a tree takes thousands of names away.
+    // Check the space once for each question: removing a tree takes thousands of names away.
     if (this.#nameless.size === 0 && this.#isScarce) return false;
     this.#nameless.add(fid);
     this.#collect();
     return true;
   }
 
-  /** Nobody has it open. @returns whether the kernel of some client refers to it all the same. */
+  /** For an inode that nobody has open. @returns whether the kernel of some client refers to it all the same. */
   isHeld(fid: Fid): boolean {
     return this.#held.has(fid);
   }
 
-  /** The client's kernel has forgotten them. @returns those that nobody holds any more. */
+  /** The client's kernel has forgotten these inodes. @returns those that nobody holds any more. */
   release(client: ClientExport, fids: Iterable<Fid>): Fid[] {
     const free: Fid[] = [];
     for (const fid of [...fids]) {
@@ -89,22 +99,24 @@ export class Holds {
     return free;
   }
 
-  /** Inside the change that destroys it: clients with cache locks on it are told when that has happened. */
+  /**
+   * Call it inside the change that destroys the inode; afterwards the server tells the clients with cache locks on it.
+   */
   destroyed(fid: Fid): void {
     if (this.#hasNobody) return;
     this.#gone.push(fid);
     this.#collect();
   }
 
-  /** Room for so many bytes is needed, beside what is always left. */
+  /** Makes room for this many bytes, in addition to the space that is always kept free. */
   makeRoom(bytes: number): void {
     if (this.#isEmpty || this.#target.store.availableBytes() - bytes >= this.#scarceBytes) return;
     void this.letGo();
   }
 
   /**
-   * Space is needed: all that nobody has open is destroyed, whatever a kernel may still refer to. Resolves when that is
-   * done; the space is there with the next commit.
+   * Space is needed: destroys all inodes that nobody has open, even if a kernel refers to them. Resolves when that is
+   * done; the space is free with the next commit.
    */
   async letGo(): Promise<void> {
     if (this.#isEmpty || this.#target.recovering) return;
@@ -113,11 +125,14 @@ export class Holds {
     this.#asked.clear();
     for (const [fid, holders] of this.#held) for (const client of holders) client.holds.delete(fid);
     this.#held.clear();
-    log('lets go of %d inodes for their space', fids.length);
+    log('destroys %d inodes that clients hold, for their space', fids.length);
     await this.#settle(fids);
   }
 
-  /** The last client that could be asked has left. @returns what is destroyed without asking anybody. */
+  /**
+   * Call it when a client has left. @returns inodes to destroy without a question, if no client is left that the server
+   * can ask.
+   */
   unasked(): Fid[] {
     if (!this.#hasNobody) return [];
     const fids = [...this.#nameless];
@@ -143,7 +158,7 @@ export class Holds {
     return true;
   }
 
-  /** Clients that can be asked. */
+  /** Clients that the server can ask. */
   *#holders(): Generator<ClientExport> {
     for (const client of this.#target.exports) if (canHold(client)) yield client;
   }
@@ -166,7 +181,7 @@ export class Holds {
     });
   }
 
-  /** Answers come when they come: a client that is away is waited for until it is back or evicted. */
+  /** Waits for every answer: if a client is away, until it is back or evicted. */
   async #ask(fids: readonly Fid[]): Promise<void> {
     for (const fid of fids) this.#asked.add(fid);
     await Promise.all([...this.#holders()].map((client) => this.#askOne(client, fids)));
@@ -178,11 +193,12 @@ export class Holds {
       await client.requester.call(
         Nameless,
         { fids },
-        // In the order of frames: that its kernel has forgotten one may be the next thing it says.
+        // Apply the reply in the order of frames: the client's next message may say that its kernel has forgotten one
+        // of them.
         { apply: ({ reply }) => this.#hold(client, reply.held) },
       );
     } catch (error) {
-      // Evicted, or gone: it holds nothing.
+      // The client was evicted, or is gone: it holds nothing.
       if (!(error instanceof FsError)) throw error;
     }
   }
@@ -190,7 +206,7 @@ export class Holds {
   #hold(client: ClientExport, fids: readonly Fid[]): void {
     if (client.life.isOver) return;
     for (const fid of fids) {
-      // Let go of for its space meanwhile, or never asked about.
+      // The server let the inode go for its space meanwhile, or never asked about it.
       if (!this.#asked.has(fid)) continue;
       client.holds.add(fid);
       const holders = this.#held.get(fid);
@@ -199,7 +215,7 @@ export class Holds {
     }
   }
 
-  /** Destroys those of them that nobody holds. */
+  /** Destroys those of the inodes that nobody holds. */
   #settle(fids: readonly Fid[]): Promise<void> {
     return destroyInSteps(this.#target, fids, (unused) => unused.filter((fid) => this.#isUnused(fid)));
   }
@@ -209,7 +225,7 @@ export class Holds {
     this.#gone = [];
     const perClient = new Map<ClientExport, Fid[]>();
     for (const fid of gone) {
-      // The change may have failed.
+      // The inode is still there if the change failed.
       if (this.#target.store.hasInode(fid)) continue;
       for (const uuid of this.#target.locks.clientsOn(fid)) {
         const client = this.#target.exports.get(uuid);

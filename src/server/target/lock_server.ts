@@ -1,4 +1,4 @@
-/** The lock server of a target, and what becomes of its callbacks. */
+/** The lock server of a target, and what the target does with its callbacks. */
 
 import { logger } from '../../base/log.js';
 import { LockServer } from '../../dlm/lock_server.js';
@@ -8,7 +8,7 @@ import type { ServedTarget } from './served_target.js';
 
 const log = logger('server:locks');
 
-/** Handles of each instance are its own: a CANCEL sent to an earlier one must not name a lock of this one. */
+/** Each instance has its own handles: a CANCEL sent to an earlier instance must not name a lock of this one. */
 const HANDLES_PER_INSTANCE = 2 ** 36;
 const INSTANCES = 2 ** 16;
 
@@ -26,7 +26,7 @@ export function lockServerOf(target: ServedTarget): LockServer {
         if (client === undefined || target.life.isOver) return;
         noteCalledBack(client, lock);
         const { handle, type, fid } = lock;
-        // Without a connection it is lost; it is said again when the client is back.
+        // Without a connection the BAST is lost; the server sends it again when the client is back.
         client.requester.notify(Bast, { handle, type, fid: fid === 0 ? undefined : fid });
       },
       cast: (client, handle, errno) => {
@@ -38,7 +38,7 @@ export function lockServerOf(target: ServedTarget): LockServer {
       },
       expired: (client, lock) => lockExpired(target, client, lock),
       commit: () => {
-        // Who waits is told through onCommit(); a target that fails stops the server, and with it all waits.
+        // Waiters get the result through onCommit(). A target that fails stops the server, and with it all waits.
         target.store.sync().catch((error: unknown) => log('commit on sharing: %O', error));
       },
     },

@@ -1,4 +1,7 @@
-/** Unlinked inodes: orphans while somebody has them open or the kernel of some client refers to them (holds.ts), then destroyed. */
+/**
+ * Unlinked inodes. They are orphans while somebody has them open or the kernel of some client refers to them
+ * (holds.ts); then the server destroys them.
+ */
 
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
@@ -12,12 +15,12 @@ import type { OpenTable } from '../export/open_table.js';
 const log = logger('server');
 
 /**
- * Inodes that one change destroys: nobody else runs meanwhile, and the copies of the pages that it touches must fit a full
- * meta device.
+ * Number of inodes that one change destroys. Nothing else runs meanwhile, and the copies of the pages that the change
+ * touches must fit a full meta device.
  */
 export const DESTROYED_AT_ONCE = 16;
 
-/** What of a target decides whether an inode without a name lives on. */
+/** The parts of a target that decide whether an inode without a name lives on. */
 export interface TargetInodes {
   readonly runtime: Runtime;
   readonly store: TargetStore;
@@ -32,17 +35,17 @@ export interface TargetInodes {
   readonly life: Lifetime;
 }
 
-/** Called inside a change that takes the last name away and that carries out what this says. */
+/** Call it inside a change that takes the last name away; the change must carry out the result. */
 export function fateOfNameless(target: TargetInodes, fid: Fid): Fate {
-  // While clients recover, one that has it open may still have to say so.
+  // While clients recover, a client that has the inode open may still have to say so.
   if (target.recovering || target.opens.count(fid) > 0 || target.holds.asks(fid)) return 'orphan';
   target.holds.destroyed(fid);
   return 'destroyed';
 }
 
 /**
- * Of inodes that nobody has open any more, those to be destroyed: without a name, and no kernel refers to them. While clients
- * recover nobody can say so.
+ * @param unused inodes that nobody has open any more. @returns those to destroy: they have no name, and no kernel
+ *   refers to them. None while clients recover, because nobody can know it then.
  */
 export function deadAmong(target: TargetInodes, unused: readonly Fid[]): Fid[] {
   if (target.recovering) return [];
@@ -51,7 +54,7 @@ export function deadAmong(target: TargetInodes, unused: readonly Fid[]): Fid[] {
   );
 }
 
-/** Of inodes that no kernel refers to any more, those to be destroyed. */
+/** @param released inodes that no kernel refers to any more. @returns those to destroy. */
 export function deadOfReleased(target: TargetInodes, released: readonly Fid[]): Fid[] {
   if (target.recovering) return [];
   return released.filter((fid) => target.store.inode(fid)?.nlink === 0 && target.opens.count(fid) === 0);
@@ -65,15 +68,15 @@ export function destroyAll(target: TargetInodes, tx: Tx, dead: readonly Fid[]): 
   }
 }
 
-/** After recovery: whatever nobody opened again, unless a kernel refers to it. */
+/** After recovery: destroys every orphan that nobody opened again, unless a kernel refers to it. */
 export function sweepOrphans(target: TargetInodes): void {
   void destroyInSteps(target, target.store.orphans(), (unused) => deadAmong(target, unused));
 }
 
 /**
- * Works between other events; on a meta device that is nearly full each step waits for the commits of those before it.
- * Resolves when it is done. What a target that fails leaves, its next instance destroys.
- * @param judge which of those that nobody has open are to be destroyed; all of them unless given.
+ * Works between other events; on a nearly full meta device each step waits for the commits of the steps before it.
+ * Resolves when it is done. If the target fails before, its next instance destroys the rest.
+ * @param judge selects, of the inodes that nobody has open, those to destroy; without it, all of them.
  */
 export async function destroyInSteps(
   target: TargetInodes,
@@ -91,6 +94,6 @@ export async function destroyInSteps(
     }
   } catch (error) {
     if (!(error instanceof FsError)) throw error;
-    log('orphans stay: %O', error);
+    log('destroying orphans stopped: %O', error);
   }
 }

@@ -1,15 +1,15 @@
 /**
- * ServedCall: one request of a client while it is executed. It is the context that handlers get, and it carries what must
- * happen around the reply:
+ * ServedCall: one request of a client while the server executes it. It is the context of the handlers, and it does what
+ * must happen around the reply:
  *
- * - Server locks are given back only after the reply was sent: otherwise the next operation's reply could leave first,
- *   and the client would apply the two in the wrong order (docs/LOCKING.md, "Order").
- * - The reply goes to the connection on which the request was last sent.
- * - A reply that changed or granted something is kept until the client says that it arrived.
+ * - The call gives server locks back only after it has sent the reply: otherwise the next operation's reply could leave
+ *   first, and the client would apply the two in the wrong order (docs/LOCKING.md, "Order").
+ * - The reply goes to the connection on which the client last sent the request.
+ * - If a request changed or granted something, the server keeps its reply until the client says that it arrived.
  *
- * In a replay (FLAG_REPLAY) the operation changes what it changed the first time, with the same transno and the same time,
- * and nothing else: it takes no locks and grants none, opens nothing, and asks for no space. What the client still has of
- * that it replays by itself.
+ * In a replay (FLAG_REPLAY) the operation changes what it changed the first time, with the same transno and the same
+ * time, and nothing else: it takes no locks and grants none, opens nothing, and asks for no space. The client replays
+ * its own locks and opens separately.
  */
 
 import type { Timespec } from '../../base/attr.js';
@@ -29,21 +29,27 @@ const NO_LOCKS: readonly LockSpec[] = [];
 export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
   readonly target: ServedTarget;
   readonly client: ClientExport;
-  /** And no more of the frame: the rest of it is dropped when it has been decoded. */
+  /** Only the header is kept: the rest of the frame is dropped once it is decoded. */
   readonly header: Header;
-  /** Changes something: a shutdown waits for it. */
+  /** Whether the request changes something: a shutdown waits for it. */
   readonly modifies: boolean;
-  /** Through which the request came first. */
+  /** The link through which the request came first. */
   readonly link: Link;
   /** Server locks of this operation. */
   locked: readonly LockSpec[] = NO_LOCKS;
   noted: Transno | undefined;
-  /** Changed by this operation under a lock of its client, or new: nothing that the operation locks covers it. */
+  /**
+   * Something that this operation changed under a lock of its client, or that is new: no lock of the operation covers
+   * it.
+   */
   alsoChanged: LockSpec | undefined;
   resentLink: Link | undefined;
-  /** An earlier instance of the server executed it, and the answer is lost: operations/table.ts makes one from the state. */
+  /**
+   * Set if an earlier instance of the server executed the request and its answer is lost: operations/table.ts makes an
+   * answer from the state.
+   */
   executedBefore: ReplyRecord | undefined;
-  /** Of the reply, when it was sent. */
+  /** The errno of the reply, once it was sent. */
   errno: number | undefined;
   #keepReply: boolean;
   #forgotten = false;
@@ -65,12 +71,12 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
     return (this.header.flags & FLAG_REPLAY) !== 0;
   }
 
-  /** The transno it had when it was executed first. */
+  /** The transno that the operation had when it was executed first. */
   get replayTransno(): Transno | undefined {
     return this.isReplay ? this.header.transno : undefined;
   }
 
-  /** @param then the request's `time`: what it was when this was executed first. */
+  /** @param then the request's `time`: the time at which the operation was executed first. */
   time(then: Timespec | undefined): Timespec {
     return (this.isReplay ? then : undefined) ?? this.target.runtime.clock.wall();
   }
@@ -79,7 +85,10 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
     return this.header.xid;
   }
 
-  /** Its handler runs now. Before that (bulks wait for room in memory) a resend finds nothing, and takes its place. */
+  /**
+   * The call's handler runs now. Before that (bulks wait for room in memory) a resend finds no call, and takes its
+   * place.
+   */
   started(): void {
     this.#started = true;
     this.client.calls.set(this.xid, this);
@@ -91,7 +100,7 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
     this.#keepReply = true;
   }
 
-  /** As if the request had never come: when it is sent again it is executed anew. */
+  /** Treats the request as if it had never come: if the client sends it again, the server executes it anew. */
   forget(): void {
     this.#forgotten = true;
     this.client.calls.delete(this.xid);
@@ -101,14 +110,14 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
     this.#releases.push(release);
   }
 
-  /** @throws FsError ESHUTDOWN when the client was evicted while the request waited, or the server is stopping. */
+  /** @throws FsError ESHUTDOWN if the client was evicted while the request waited, or the server is stopping. */
   assertLive(): void {
     this.client.life.check();
   }
 
   /**
    * Executes a change for this client, with the record that it took effect.
-   * @param fid what it makes, removes or changes.
+   * @param fid the inode that the change makes, removes or changes.
    * @param reserve as in ExecuteOptions: only for changes that free space.
    */
   execute<R>(run: (tx: Tx) => R, fid: Fid | 0, reserve: boolean | 'own' = false): Executed<R> {
@@ -125,7 +134,7 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
     return executed;
   }
 
-  /** For changes that are executed elsewhere (file data): the record goes into their transaction, last of all. */
+  /** For changes that other code executes (file data): puts the record into their last transaction. */
   writeRecord(tx: Tx, fid: Fid | 0, copiedBytes = 0): void {
     const client = this.client;
     if (client.life.isOverAlone) return;
@@ -138,7 +147,7 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
 
   // ServiceHooks.
 
-  /** The client has had the answer. */
+  /** A replay's reply has no body: the client has had the answer. */
   get isBodyless(): boolean {
     return this.isReplay;
   }
@@ -170,19 +179,20 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
           transno: reply.transno,
         },
         reply.body,
-        // Copies: what the first connection has sent is used again, and it may not have broken yet.
+        // Copy the bulk: the sender of the first connection uses its memory again, and that connection may not have
+        // broken yet.
         reply.bulk.map((chunk) => Buffer.from(chunk)),
       );
     }
     this.#replied = true;
-    // The reply is sent in this turn, right after this returns.
+    // The reply leaves in this turn, right after this function returns.
     if (!this.#dispatching && this.#releases.length > 0) queueMicrotask(() => this.#finish());
     if (this.#started && this.modifies) this.target.modifying.done();
   }
 
   /**
-   * Around the dispatch of the request. When it was answered meanwhile its locks go at once: the next frame of the same
-   * chunk, often the next create in the same directory, then finds them free and needs no wait.
+   * Wraps the dispatch of the request. If the request was answered meanwhile, its locks go at once. Then the next frame
+   * of the same chunk, often the next create in the same directory, finds them free and need not wait.
    */
   during(dispatch: () => void): void {
     this.#dispatching = true;

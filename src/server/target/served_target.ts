@@ -1,6 +1,6 @@
 /**
- * ServedTarget: what one served target has in memory, shared by everything that handles requests. Made when the store was
- * opened for serving, gone with the instance.
+ * ServedTarget: the state of one served target in memory, shared by all code that handles requests. The server makes it
+ * when it has opened the store for serving; it ends with the instance.
  */
 
 import { assert } from '../../base/assert.js';
@@ -22,38 +22,41 @@ import { Holds } from './holds.js';
 
 export interface ServedTargetOptions {
   readonly softwareVersion: string;
-  /** A BAST or a glimpse not answered within this gets the client evicted. */
+  /** If a client does not answer a BAST or a glimpse within this time, the server evicts it. */
   readonly lockTimeoutMs: number;
   readonly pingIntervalMs: number;
-  /** A client without a connection is evicted after this, even if nobody needs its locks. */
+  /** The server evicts a client that has no connection for this time, even if nobody needs its locks. */
   readonly disconnectedMs: number;
 }
 
-/** A client that will be gone. */
+/** A client that is leaving. */
 export interface Leaving {
-  /** The last writes of it are still being executed: it cannot connect before they have ended. */
+  /** The server still executes the client's last writes: the client cannot connect before they have ended. */
   isWriting: boolean;
 }
 
-/** FIDs a client gets at once. 2^43 are there; a thousand creates between two requests for more is enough. */
+/**
+ * Number of FIDs that a client gets at once. A target has 2^43 of them. Enough for thousands of creates between two
+ * requests for a range.
+ */
 const FID_RANGE = 16_384;
 const READ_SLABS = 32;
 
-/** The server, as its target tells it what happens. */
+/** The server, as its target reports events to it. */
 export interface TargetEvents {
-  /** A client is evicted or says goodbye: the server executes nothing of it any more. */
+  /** The server evicts a client, or the client says goodbye: the server executes nothing of it any more. */
   clientLeaves(uuid: ClientUuid): void;
-  /** After that: everything of it is gone. */
+  /** Comes after clientLeaves(): all state of the client is gone. */
   clientGone(uuid: ClientUuid): void;
   /** @param text one line for people. */
   clientEvicted(text: string): void;
-  /** What else people must learn. */
+  /** Reports other events that people must learn of. */
   says(kind: NoticeKind, text: string): void;
 }
 
 export class ServedTarget {
   readonly runtime: Runtime;
-  /** Clients are found to be late by this. */
+  /** Limits on clients are measured by this time. */
   readonly time: LimitTime;
   readonly store: TargetStore;
   readonly options: ServedTargetOptions;
@@ -62,21 +65,21 @@ export class ServedTarget {
   readonly opens = new OpenTable();
   readonly holds = new Holds(this);
   readonly undrained = new UndrainedClients();
-  /** Frames that are kept for later, of all clients. */
+  /** Frames of all clients that the server keeps for later. */
   readonly kept = new KeptFrames();
   readonly grants: SpaceGrants;
-  /** Memory that READs of a stream are answered from. */
+  /** Memory for the answers to READs of a stream. */
   readonly slabs: SlabPool;
-  /** Clients that are evicted or have said goodbye, until everything of them is gone. */
+  /** Clients that were evicted or have said goodbye, until all of their state is gone. */
   readonly leaving = new Map<ClientUuid, Leaving>();
-  /** By earlier instances, as far as the target keeps them; newest last. undefined: none. */
+  /** Evictions by earlier instances, as far as the target keeps them; newest last. undefined: there are none. */
   readonly evictedBefore: readonly EvictionRecord[] | undefined;
-  /** Clients of an earlier instance may still open again what they had open: no orphan is destroyed. */
+  /** Clients of an earlier instance may still open again what they had open: the server destroys no orphan. */
   recovering = false;
-  /** Ends when the store is about to close, or has failed: nothing is executed any more. */
+  /** Ends when the store is about to close, or has failed: the server executes nothing any more. */
   readonly life = new Lifetime();
   readonly events: TargetEvents;
-  /** Requests under way that may change something. */
+  /** Running requests that may change something. */
   readonly modifying = new CountDown();
   #fidEnd = 0;
 
@@ -110,7 +113,7 @@ export class ServedTarget {
     );
   }
 
-  /** Nothing is executed any more. */
+  /** From now on the server executes nothing any more. */
   stop(): void {
     this.life.end(new FsError('ESHUTDOWN', 'the server is stopping'));
   }
@@ -123,8 +126,8 @@ export class ServedTarget {
   }
 
   /**
-   * Whether a client may name a new object so. The ranges themselves are not checked: a client keeps what is left of
-   * its range across a restart of the server, which does not remember it.
+   * Checks whether a client may name a new object with this FID. It does not check the ranges: a client keeps the rest
+   * of its range across a restart of the server, and the new instance does not remember the range.
    * @throws FsError EPROTO
    */
   assertNewFid(fid: Fid): void {

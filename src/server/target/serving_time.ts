@@ -1,19 +1,21 @@
 /**
- * Serving time: the clock by which clients are found to be late. It passes while the server could have heard them.
+ * Serving time: the clock for limits on clients. It passes only while the server can hear the clients.
  *
- * A process that stood still (SIGSTOP, a frozen container, no processor time) wakes up with its timers due, and they run
- * before the sockets are read in which the clients' answers wait. By the monotonic clock all of them would be late. So
- * limits on clients, and only those, are measured here, where time does not pass
- * - while nobody looked at the clock for STALL_MS, though somebody should every LOOK_MS: the event loop stood still;
- * - while the server does not know whether it still has its target: what clients say is not read then, and who has it
- *   may be another server, which knows them better;
- * - for SETTLE_MS after either. A client that has given the silent server up needs so long to be back: it looks every
- *   half second, and gives one attempt up to 3 s.
+ * If the process stopped for a while (SIGSTOP, a frozen container, no processor time), its timers are due when it wakes
+ * up. They run before the server reads the sockets in which the clients' answers wait. By the monotonic clock all
+ * clients would be late. So limits on clients, and only those, are measured by this clock, on which time does not pass
+ * - while nobody looked at the clock for STALL_MS, though a timer should look every LOOK_MS: the event loop stood
+ *   still;
+ * - while the server does not know whether it still has its target: it reads no messages of clients then, and another
+ *   server may have the target, which knows the clients better;
+ * - for SETTLE_MS after either. A client that has given up the silent server needs this time to come back: it looks
+ *   every half second, and gives one attempt up to 3 s.
  *
- * Settling may go on for SETTLE_MAX_MS more than time passes: a server that keeps stalling would never give up anybody.
+ * The clock may spend at most SETTLE_MAX_MS more on settling than on passing: otherwise a server that keeps stalling
+ * would never give up any client.
  *
- * What cannot be seen is a machine whose clocks stood still with it. That takes nothing of what a client has left, and
- * adds nothing to it (docs/RECOVERY.md).
+ * The server cannot see that its whole machine, with its clocks, stood still. Such a stop takes nothing from the time
+ * that a client has left, and adds nothing to it (docs/RECOVERY.md).
  */
 
 import { logger } from '../../base/log.js';
@@ -27,9 +29,9 @@ export const SETTLE_MS = 5000;
 const SETTLE_MAX_MS = 60_000;
 
 export interface ServingTimeOptions {
-  /** Whether what clients say is read at this moment. */
+  /** Whether the server reads clients' messages at this moment. */
   readonly isServing: () => boolean;
-  /** The event loop stood still for so long. */
+  /** Called when the event loop stood still, with the length of the stall. */
   readonly stalled?: (ms: number) => void;
 }
 
@@ -40,9 +42,9 @@ export class ServingTime implements LimitTime {
   #looking: Timer | undefined;
   #lookedMs: number;
   #servedMs = 0;
-  /** Until time passes again. */
+  /** Milliseconds of settling until time passes again. */
   #settleMs = 0;
-  /** Spent on settling, less what has passed since. */
+  /** Milliseconds spent on settling, less the time that has passed since. */
   #spentMs = 0;
   #stopped = false;
 
@@ -63,25 +65,25 @@ export class ServingTime implements LimitTime {
     return this.#servedMs;
   }
 
-  /** Calls fn once when so much serving time has passed. */
+  /** Calls fn once when this much serving time has passed. */
   after(ms: number, fn: () => void, background = false): Timer {
     const dueMs = this.nowMs() + ms;
     let timer: Timer;
     const arm = (waitMs: number): void => {
-      // Time that settles does not count: no need to wake up in it.
+      // Time does not pass while it settles: the timer need not fire before.
       timer = this.#timers.after(waitMs + this.#settleMs, look, background);
     };
     const look = (): void => {
       const leftMs = dueMs - this.nowMs();
       if (leftMs <= 0) fn();
-      // Not less: the clock may be a rounding error behind the timer.
+      // At least 1 ms: the clock may be a rounding error behind the timer.
       else arm(Math.max(1, leftMs));
     };
     arm(ms);
     return { cancel: () => timer.cancel() };
   }
 
-  /** Nobody looks any more: what still runs goes by the clock as it is. */
+  /** Stops looking for stalls: timers that still run go by the plain clock. */
   stop(): void {
     this.#stopped = true;
     this.#looking?.cancel();
@@ -104,7 +106,7 @@ export class ServingTime implements LimitTime {
     this.#lookedMs = now;
     const stood = passedMs > STALL_MS && !this.#stopped;
     if (stood) {
-      log('stood still for %d ms', passedMs);
+      log('the event loop stood still for %d ms', passedMs);
       this.#options.stalled?.(passedMs);
     }
     if (stood || !(this.#stopped || this.#options.isServing())) {

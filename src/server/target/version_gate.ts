@@ -1,10 +1,11 @@
 /**
- * Decides whether a target may be served by the running version, from what the previous instance left behind.
+ * Decides whether the running version may serve a target, from the superblock that the previous instance left.
  *
- * A pure function of the superblock: nothing is written before it said yes. Rule (docs/RECOVERY.md, "Version gate"):
- * start if the version is unchanged, or the clean mark is there, or the administrator forces it. Forced, the clients are
- * evicted: their operations may be half there, and only a replay of them, which one version does not promise another,
- * could tell. For the same reason a client is evicted that has more to replay than opens after the version changed.
+ * A pure function of the superblock: the server writes nothing before this says yes. Rule (docs/RECOVERY.md, "Version
+ * gate"): start if the version is unchanged, or the clean mark is there, or the administrator forces it. After a forced
+ * start the server evicts the clients: their operations may be half done, which only a replay could tell, and no
+ * version promises to replay another version's operations. For the same reason, after a version change, the server
+ * evicts a client that has more to replay than opens.
  */
 
 import type { Superblock } from '../../storage/api.js';
@@ -15,7 +16,7 @@ export type GateDecision =
   /** `message` is one line for the administrator. */
   | { readonly start: false; readonly message: string };
 
-/** @param forced the administrator's --force-start; changes nothing where the target would start without it. */
+/** @param forced the administrator's --force-start; changes nothing if the target would start without it. */
 export function decideStart(
   superblock: Pick<Superblock, 'softwareVersion' | 'clean' | 'label'>,
   runningVersion: string,
@@ -42,7 +43,7 @@ export function decideStart(
   };
 }
 
-/** @returns why operations of the instance before this one are not executed again; undefined: they are. */
+/** @returns why the server does not replay operations of the previous instance; undefined: it replays them. */
 export function versionChange(previousVersion: string, runningVersion: string): string | undefined {
   if (previousVersion === runningVersion) return undefined;
   return (
