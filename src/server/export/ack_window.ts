@@ -1,8 +1,9 @@
 /**
- * What is kept of a client's requests, by xid, until the client says that their replies arrived (ackXid in each of its requests).
+ * Entries for a client's requests, by xid, kept until the client says that their replies arrived (ackXid in each of its
+ * requests).
  *
- * The bound on it is against a peer that never says so: its owner drops the oldest entries then, and of the requests up to
- * those nobody knows any more whether they took effect.
+ * The owner bounds the window against a peer that never says so: then it drops the oldest entries. For requests up to
+ * the dropped ones nobody knows any more whether they took effect.
  *
  * Invariant: no entry has an xid below the acknowledged ones.
  */
@@ -16,7 +17,7 @@ export class AckWindow<T> {
   #ackedBelow = 0;
   #lostUpTo = 0;
 
-  /** @param removed told of each entry that goes, however it goes. */
+  /** @param removed called for each entry that is removed, for whatever reason. */
   constructor(removed: (entry: T, xid: Xid) => void) {
     this.#removed = removed;
   }
@@ -51,7 +52,7 @@ export class AckWindow<T> {
     this.#removed(entry, xid);
   }
 
-  /** Drops the entry that was set first, for want of room. There must be one. */
+  /** Drops the entry that was set first, for lack of room. There must be one. */
   dropOldest(): void {
     const oldest = this.#entries.keys().next();
     assert(oldest.done !== true, 'nothing to drop');
@@ -60,12 +61,15 @@ export class AckWindow<T> {
     this.lost(xid);
   }
 
-  /** Of requests up to this one entries are missing. */
+  /** Says that entries are missing for requests up to this one. */
   lost(upTo: number): void {
     this.#lostUpTo = Math.max(this.#lostUpTo, upTo);
   }
 
-  /** An entry for this xid may have been dropped for want of room: nobody knows whether the request took effect. */
+  /**
+   * Whether an entry for this xid may have been dropped for lack of room: then nobody knows whether the request took
+   * effect.
+   */
   mayHaveLost(xid: Xid): boolean {
     return xid <= this.#lostUpTo;
   }
@@ -73,7 +77,8 @@ export class AckWindow<T> {
   /** Every reply to an xid below this has arrived at the client. */
   acknowledge(below: number): void {
     if (below <= this.#ackedBelow) return;
-    // xids are consecutive, so walking the numbers costs one step a request; a peer that jumps pays one full pass.
+    // xids are consecutive, so walking the numbers costs one step for each request; a peer that jumps pays one full
+    // pass.
     if (below - this.#ackedBelow <= 2 * this.#entries.size) {
       for (let xid = this.#ackedBelow; xid < below; xid += 1) this.delete(xid as Xid);
     } else {

@@ -1,9 +1,10 @@
 /**
- * Replies that a client may not have got yet, so that a request sent again after a broken connection has one effect and
- * the same answer. Kept are replies that changed something, or granted something (a lock whose grant was lost could never be
- * given back), until the client says that they arrived (ack_window.ts).
+ * Replies that a client may not have got yet: with them, a request that the client sends again after a broken
+ * connection has one effect and the same answer. The server keeps the replies of requests that changed something or
+ * granted something (a lock whose grant was lost could never be given back), until the client says that they arrived
+ * (ack_window.ts).
  *
- * Invariant: the bytes counted are those of the replies, and within the bound.
+ * Invariant: the counted bytes are those of the replies, and within the bound.
  */
 
 import { assert } from '../../base/assert.js';
@@ -19,7 +20,7 @@ export interface StoredReply {
 
 const ENTRIES_MAX = 65_536;
 const BYTES_MAX = 32 << 20;
-/** What an entry costs beside its body. */
+/** Bytes of an entry besides its body. */
 const ENTRY_OVERHEAD_BYTES = 128;
 
 export class AnsweredRequests {
@@ -36,7 +37,10 @@ export class AnsweredRequests {
     return this.#replies.get(xid);
   }
 
-  /** A reply to this xid may have been dropped for want of room: nobody knows whether the request took effect. */
+  /**
+   * Whether a reply to this xid may have been dropped for lack of room: then nobody knows whether the request took
+   * effect.
+   */
   mayHaveLost(xid: Xid): boolean {
     return this.#replies.mayHaveLost(xid);
   }

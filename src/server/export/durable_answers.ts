@@ -1,10 +1,12 @@
 /**
- * What is kept of a client's operations that took effect, across restarts: one record in the store for each whose reply
- * may not have arrived (ReplyRecord), written in the transaction of the effect. This decides which slot it goes into.
+ * What the target keeps across restarts of a client's operations that took effect: one record (ReplyRecord) for each
+ * operation whose reply may not have arrived, written in the transaction of the effect. This class decides into which
+ * slot a record goes.
  *
- * - A slot is used again when the client has said that the reply arrived (ack_window.ts): it will never ask for that one
- *   again. So a client that does one operation at a time rewrites one record.
- * - After a restart a request sent again whose xid is here was executed, and is answered from the state (operations/table.ts).
+ * - The class uses a slot again when the client has said that the reply arrived (ack_window.ts): the client will never
+ *   ask for that reply again. So a client that does one operation at a time rewrites one record.
+ * - If a client sends a request again after a restart and its xid is here, an earlier instance executed it: the server
+ *   answers it from the state (operations/table.ts).
  */
 
 import { assert } from '../../base/assert.js';
@@ -15,18 +17,21 @@ import { AckWindow } from './ack_window.js';
 export const SLOTS_MAX = 65_536;
 
 export class DurableAnswers {
-  /** Slots in use, in the order in which they were taken: nearly that of the xids. */
+  /** Slots in use, in the order in which they were taken: nearly the order of the xids. */
   readonly #slots = new AckWindow<number>((slot, xid) => {
     this.#free.push(slot);
     if (this.#inherited.size > 0) this.#inherited.delete(xid);
   });
   readonly #free: number[] = [];
-  /** Slots from here on were never used. */
+  /** Slots from this one on were never used. */
   #unused = 0;
-  /** Executed by an earlier instance, and not acknowledged. */
+  /** Operations that an earlier instance executed and the client has not acknowledged. */
   readonly #inherited = new Map<Xid, ReplyRecord>();
 
-  /** As the store has them of an earlier instance. @returns the highest transno among them, 0 if there is none. */
+  /**
+   * Takes over the records of an earlier instance from the store. @returns the highest transno among them, 0 if there
+   * are none.
+   */
   inherit(replies: readonly SlotReply[]): Transno {
     let last = 0 as Transno;
     const used = new Set<number>();
@@ -44,28 +49,28 @@ export class DurableAnswers {
     return last;
   }
 
-  /** What an earlier instance did for this request. */
+  /** The record of this request, if an earlier instance executed it. */
   inherited(xid: Xid): ReplyRecord | undefined {
     return this.#inherited.get(xid);
   }
 
-  /** All that the client may still ask for. */
+  /** All records that the client may still ask for. */
   inheritedReplies(): Iterable<ReplyRecord> {
     return this.#inherited.values();
   }
 
-  /** Nobody knows any more whether this request took effect. */
+  /** Whether the record of this request may have been dropped: then nobody knows whether it took effect. */
   mayHaveLost(xid: Xid): boolean {
     return this.#slots.mayHaveLost(xid);
   }
 
   /** @returns the slot for the record of this operation. */
   slotFor(xid: Xid): number {
-    // Of a replay: the xid may have a slot, with the same record.
+    // The xid of a replay may have a slot, with the same record.
     const known = this.#slots.get(xid);
     if (known !== undefined) return known;
     const slot = this.#freeSlot();
-    // Acknowledged already, as that of every replay is: the next operation may have the slot.
+    // The client has acknowledged it already, as it has for every replay: the next operation may have the slot.
     if (this.#slots.isAcknowledged(xid)) this.#free.push(slot);
     else this.#slots.set(xid, slot);
     return slot;
@@ -83,7 +88,7 @@ export class DurableAnswers {
     }
     if (this.#free.length === 0) this.#slots.dropOldest();
     const slot = this.#free.pop();
-    assert(slot !== undefined, 'all slots are in use, and none is');
+    assert(slot !== undefined, 'no slot is free, though the oldest was dropped');
     return slot;
   }
 

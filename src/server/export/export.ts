@@ -1,12 +1,14 @@
 /**
- * ClientExport: what the server has of one client. It outlives connections, not the server: across restarts only the
+ * ClientExport: the server's state of one client. It outlives connections, but not the server: across restarts only the
  * ClientRecord in the store remains.
  *
  * Invariants:
- * - At most one link at a time; frames of any other are dropped.
- * - Once its life is over (evicted, or said goodbye) nothing is executed for it any more, and it is in no table.
- * - Without a link it has no request that waits for a lock, and no frame is held for it.
- * - heldBytes are those of the held frames. Moved bytes are counted for exactly the files whose locks are called back.
+ * - At most one link at a time; the server drops frames of any other link.
+ * - Once its life is over (evicted, or said goodbye), the server executes nothing for it any more, and it is in no
+ *   table.
+ * - Without a link the client has no request that waits for a lock, and the server holds no frame for it.
+ * - heldBytes are the bytes of the held frames. Moved bytes are counted for exactly the files whose locks the server
+ *   called back.
  */
 
 import { assert } from '../../base/assert.js';
@@ -25,7 +27,10 @@ import { UnconfirmedCasts } from './unconfirmed_casts.js';
 
 const SHORT_UUID_LENGTH = 8;
 
-/** The beginning of a client's UUID, for logs and for peers that must not know all of it. It names the client to EVICT. */
+/**
+ * The beginning of a client's UUID, for logs and for peers that must not know the whole UUID. The EVICT request accepts
+ * it as the client's name.
+ */
 export function shortUuid(uuid: string): string {
   return uuid.slice(0, SHORT_UUID_LENGTH);
 }
@@ -37,34 +42,34 @@ export interface OpenHandle {
 
 export interface ExportIdentity {
   readonly uuid: ClientUuid;
-  /** Only a peer that knows it is this client. undefined: a client of a release without secrets. */
+  /** A peer must know it to be accepted as this client. undefined: a client of a release without secrets. */
   readonly secret?: string | undefined;
   readonly name: string;
   readonly softwareVersion: string;
 }
 
-/** What the client last said of its drain. */
+/** The progress of its drain that the client reported last. */
 export interface DrainProgressReport {
   readonly dirtyBytes: number;
   readonly rpcsInFlight: number;
   readonly locks: number;
 }
 
-/** A lock that is late, whose file is being flushed or read. */
+/** A lock that the client is late to give back while it flushes or reads the file. */
 export interface Prolonged {
   readonly timer: Timer;
-  /** What had been written and read when it was looked at. */
+  /** Bytes that had been written and read at the last look. */
   readonly movedBytes: number;
-  /** How often it was put off. */
+  /** How often the server put the eviction off. */
   readonly times: number;
 }
 
-/** A request while it is executed: see target/served_call.ts. */
+/** A request while the server executes it: see target/served_call.ts. */
 export interface PendingCall {
   readonly xid: Xid;
-  /** Changes something: a shutdown waits for it. */
+  /** Whether the request changes something: a shutdown waits for it. */
   readonly modifies: boolean;
-  /** Through which it came again; its reply goes there too. */
+  /** The link through which the request came again; the reply goes there too. */
   resentLink: Link | undefined;
 }
 
@@ -78,20 +83,29 @@ export class ClientExport {
 
   link: Link | undefined;
   connCount = 0;
-  /** Waits for cache locks, ended with the connection: the client asks again through the next. */
+  /** Waits for cache locks. They end with the connection: the client asks again through the next one. */
   readonly waits = new Set<AbortController>();
   features = 0;
   lastHeardMs: number;
   /** Set while there is no link. */
   disconnectedAtMs: number | undefined;
 
-  /** Set until its record is durable: a server that starts after a crash must know every client that changed something. */
+  /**
+   * Set until the client's record is durable: a server that starts after a crash must know every client that changed
+   * something.
+   */
   recorded: Promise<void> | undefined;
-  /** It must replay its opens before anything new of it is executed; shown until the window ends. */
+  /**
+   * The client must replay its opens before the server executes anything new of it; STATUS shows it as recovering until
+   * it is done.
+   */
   recovering = false;
-  /** The instance it recovered from. It may say so once more: the end of its recovery may not have reached it. */
+  /**
+   * The instance that the client recovered from. It may name it once more: it may not have heard of the end of its
+   * recovery.
+   */
   recoveredFrom: number | undefined;
-  /** Ends when it is evicted or says goodbye, and with the target. */
+  /** Ends when the client is evicted or says goodbye, and with the target. */
   readonly life: Lifetime;
 
   /** Changed by OpenTable only. */
@@ -99,40 +113,42 @@ export class ClientExport {
   readonly answered = new AnsweredRequests();
   readonly durableAnswers = new DurableAnswers();
   readonly reclaimed = new ReclaimedLocks();
-  /** Inodes without a name that its kernel refers to. Changed by Holds only. */
+  /** Inodes without a name that the client's kernel refers to. Changed by Holds only. */
   readonly holds = new Set<Fid>();
-  /** Handles kept for CREATEs whose answers are lost: see unanswered_creates.ts. */
+  /** Handles that the server keeps for CREATEs whose answers are lost: see unanswered_creates.ts. */
   readonly provisional = new Set<Xid>();
-  /** Replays in the queue; the link that is paused because they are many. */
+  /** Bytes of replays in the queue; the link that the server pauses because they are many. */
   replayBytes = 0;
   replayPaused: Link | undefined;
   readonly casts = new UnconfirmedCasts();
-  /** Requests being executed. */
+  /** Requests that the server executes at the moment. */
   readonly calls = new Map<Xid, PendingCall>();
-  /** Requests that wait for the recovery window to end, or for the server that comes after this one. */
+  /** Requests that wait for the end of the recovery window, or for the server that comes after this one. */
   held: Frame[] = [];
   heldBytes = 0;
   heldPause = false;
-  /** What is held and queued is counted there too. */
+  /** Counts the held and queued frames too. */
   readonly kept: KeptFrames;
-  /** Its handles of the active server lock: not drained while there is one. */
+  /** The client's handles of the active server lock: it has not drained while there is one. */
   readonly activeLocks = new Set<LockHandle>();
-  /** BASTs that it is late to answer but shows progress on. */
+  /** BASTs that the client is late to answer but shows progress on. */
   readonly prolonged = new Map<LockHandle, Prolonged>();
-  /** Data locks it was asked to give back. */
+  /** Data locks that the server asked the client to give back. */
   readonly calledBack = new Map<LockHandle, Fid>();
-  /** Bytes written to and read of each of those files since: it goes on. See eviction.ts. */
+  /**
+   * Bytes that the client wrote to and read from each of those files since then: it shows progress. See eviction.ts.
+   */
   readonly movedBytes = new Map<Fid, number>();
-  /** WRITEs that the store works on. */
+  /** WRITEs of the client that the store works on. */
   readonly writes = new CountDown();
 
   /** Changed by SpaceGrants only. */
   grantBytes = 0;
-  /** Of its last change: replays up to it were executed. */
+  /** Transno of the client's last change: the server has executed its replays up to it. */
   lastTransno = 0 as Transno;
   progress: DrainProgressReport | undefined;
 
-  /** @param target its life. */
+  /** @param target the life of the target. */
   constructor(
     identity: ExportIdentity,
     requester: RequesterApi,
@@ -165,7 +181,7 @@ export class ClientExport {
     this.waits.clear();
   }
 
-  /** For messages: name and the start of the UUID. */
+  /** Name and start of the UUID, for messages. */
   get label(): string {
     return `${this.name} (${shortUuid(this.uuid)})`;
   }

@@ -1,5 +1,5 @@
 /**
- * The table of exports, and who was evicted lately and why.
+ * The table of exports, and which clients were evicted lately and why.
  *
  * Invariant: a client in the table was neither evicted nor has it said goodbye.
  */
@@ -15,9 +15,9 @@ export interface EvictedClient {
   readonly reason: string;
 }
 
-/** What STATUS shows. */
+/** Most evictions that STATUS shows. */
 const SHOWN_MAX = 16;
-/** Reasons kept for clients that come back and ask. */
+/** Number of reasons that are kept for clients that come back and ask. */
 const REASONS_MAX = 4096;
 
 export class ExportTable {
@@ -51,7 +51,7 @@ export class ExportTable {
     return this.#evictedCount;
   }
 
-  /** Of the last so many evictions those that are remembered, newest last. */
+  /** Of the last `count` evictions those that the table remembers, newest last. */
   lastEvicted(count: number): EvictedClient[] {
     return count <= 0 ? [] : [...this.#evicted.values()].slice(-count);
   }
@@ -91,8 +91,8 @@ export class ExportTable {
 }
 
 /**
- * By UUID, prefix of a UUID, or name.
- * @throws FsError ENOENT, or EINVAL when more than one fits.
+ * Finds a client by UUID, prefix of a UUID, or name.
+ * @throws FsError ENOENT, or EINVAL if more than one fits.
  */
 export function findClient<C extends { readonly uuid: ClientUuid; readonly name: string }>(
   clients: readonly C[],

@@ -1,12 +1,13 @@
 /**
- * Frames that a server keeps before it has decoded them: requests held for the end of the recovery window or for the next
- * server, and replays that wait for their turn. Counted over all clients.
+ * Frames that a server keeps before it has decoded them: requests held for the end of the recovery window or for the
+ * next server, and replays that wait for their turn. Counted over all clients.
  *
- * Each client has a limit of its own, past which it is not read. When all together have more than KEPT_BYTES_MAX, whoever
- * adds to it is not read either. That holds up nobody: a client with held requests has said all that others wait for, and
- * one with a replay in the queue is behind nobody (docs/RECOVERY.md, "Memory").
+ * Each client has a limit of its own; past it the server does not read from the client. If all clients together have
+ * more than KEPT_BYTES_MAX, the server also stops reading from each client that adds to it. That blocks nobody: a
+ * client with held requests has sent everything that others wait for, and a client with a replay in the queue makes
+ * nobody wait (docs/RECOVERY.md, "Memory").
  *
- * Invariant: the bytes are those that the clients hold and queue.
+ * Invariant: the counted bytes are those of the frames held and queued for the clients.
  */
 
 import { assert } from '../../base/assert.js';
@@ -14,7 +15,7 @@ import type { Frame } from '../../rpc/api.js';
 import { HEADER_SIZE } from '../../wire/header.js';
 
 const KEPT_BYTES_MAX = 256 << 20;
-/** Objects around it. */
+/** Bytes of a frame's header and of the objects around the frame. */
 const FRAME_BYTES = HEADER_SIZE + 256;
 
 export class KeptFrames {
@@ -44,12 +45,12 @@ export class KeptFrames {
   }
 }
 
-/** What a frame that is kept costs, if it is one of keptCopy(). */
+/** Bytes that a kept frame costs, if keptCopy() made it. */
 export function frameBytes({ body, bulk }: Frame): number {
   return body.length + bulk.length + FRAME_BYTES;
 }
 
-/** The same frame; its small body keeps nothing alive of what else has arrived with it. */
+/** Returns the same frame with a body that does not keep other received bytes alive. */
 export function keptCopy(frame: Frame): Frame {
   const { header, body, bulk } = frame;
   const isWasteful = body.buffer.byteLength > body.length * 2;

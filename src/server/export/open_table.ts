@@ -1,5 +1,6 @@
 /**
- * Open handles of all clients, counted for each inode: what decides whether an unlinked inode lives on as an orphan.
+ * Open handles of all clients, counted for each inode. The counts decide whether an unlinked inode lives on as an
+ * orphan.
  *
  * Invariant: count(fid) is the number of handles on fid over all exports. Only this class adds to or takes from
  * ClientExport.opens.
@@ -10,7 +11,7 @@ import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import type { ClientExport } from './export.js';
 
-/** Against a peer that only opens. Far above what a machine's own limit on descriptors lets through. */
+/** A limit against a peer that only opens. It is far above a machine's own limit on descriptors. */
 const OPENS_MAX = 1 << 20;
 /** __O_TMPFILE of open(2): such an inode may still get its first name by linkat(2). */
 export const O_TMPFILE_BIT = 0o20000000;
@@ -23,8 +24,9 @@ export class OpenTable {
   }
 
   /**
-   * Idempotent for the same fh and inode: opens are replayed and resent.
-   * @throws FsError EPROTO when the handle is in use for another inode, EMFILE past the limit, ESHUTDOWN when evicted.
+   * Idempotent for the same fh and inode: clients replay and resend opens.
+   * @throws FsError EPROTO if the handle is in use for another inode, EMFILE past the limit, ESHUTDOWN if the client
+   *   was evicted.
    */
   add(client: ClientExport, fh: Fh, fid: Fid, flags: number): void {
     client.life.check();
@@ -38,7 +40,7 @@ export class OpenTable {
     this.#counts.set(fid, this.count(fid) + 1);
   }
 
-  /** @returns the inode that this was the last handle of. Unknown handles are ignored. */
+  /** @returns the inode, if this was its last handle. Ignores unknown handles. */
   remove(client: ClientExport, fh: Fh): Fid | undefined {
     const known = client.opens.get(fh);
     if (known === undefined) return undefined;
@@ -64,7 +66,7 @@ export class OpenTable {
 
   /**
    * @param clients all exports.
-   * @param hasMore there are clients that leave, and are not among them: their handles are still counted.
+   * @param hasMore leaving clients are not among `clients`, but their handles are still counted.
    */
   checkInvariants(clients: Iterable<ClientExport>, hasMore: boolean): void {
     const counts = new Map<Fid, number>();

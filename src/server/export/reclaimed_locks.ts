@@ -1,8 +1,9 @@
 /**
- * Cache locks that a client has replayed, of which it may not have heard: when the connection broke in the middle of
- * its recovery it replays all of them again, and must not end up with each of them twice. Nobody would give back the first.
+ * Cache locks that a client has replayed, but may not know of. If the connection broke in the middle of its recovery,
+ * the client replays all of them again. It must not end up with each lock twice: nobody would give back the first.
  *
- * From the second replay on the locks it has are given to it again, as far as it asks for them; the rest goes.
+ * From the second replay on, the server gives the client the locks that it already has, as far as it asks for them. It
+ * drops the rest.
  */
 
 import type { LockHandle } from '../../base/ids.js';
@@ -11,7 +12,7 @@ import type { HeldLock, LockSpec } from '../../dlm/api.js';
 export class ReclaimedLocks {
   readonly #handles = new Map<string, LockHandle[]>();
 
-  /** The client begins again. @param held what it has now. */
+  /** The client begins its replay again. @param held the locks that it has now. */
   begin(held: readonly HeldLock[]): void {
     this.#handles.clear();
     for (const lock of held) {
@@ -22,12 +23,12 @@ export class ReclaimedLocks {
     }
   }
 
-  /** @returns one like this that it has. */
+  /** @returns a lock like this one that the client has. */
   take(spec: LockSpec): LockHandle | undefined {
     return this.#handles.get(keyOf(spec))?.shift();
   }
 
-  /** Those that it has not asked for, now that it is through. */
+  /** The locks that the client did not ask for, when its replay is complete. */
   rest(): LockHandle[] {
     const left = [...this.#handles.values()].flat();
     this.#handles.clear();

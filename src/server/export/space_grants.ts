@@ -1,11 +1,11 @@
 /**
- * Space promised to clients: a write that a client cached under a grant finds its blocks when it is flushed.
+ * Space promised to clients: a write that a client cached under a grant finds its blocks when the client flushes it.
  *
- * Units are bytes of whole 4 KiB blocks. A client pays for each block that it dirties, since it does not know which of them the
- * file has. The server charges what is not paid only where it adds blocks to the file.
- * Grants are generous while there is plenty and dry up as free space less what is promised already gets small: a client
- * without a grant writes through and gets its ENOSPC from write(2) itself. Nothing is taken back from a client that does
- * not write; that is why no single grant may be a large part of what is left.
+ * Units are bytes of whole 4 KiB blocks. A client pays for each block that it dirties, since it does not know which of
+ * them the file has. If a write comes without payment, the server charges only for the blocks that it adds to the file.
+ * Grants are generous while there is plenty of space. They dry up when the free space less the promised space gets
+ * small: then a client without a grant writes through, and gets its ENOSPC from write(2) itself. The server takes
+ * nothing back from a client that does not write; so no single grant may be a large part of the remaining space.
  *
  * Invariant: promisedBytes is the sum of the clients' grants. A client that is gone has none.
  */
@@ -15,11 +15,14 @@ import type { ClientExport } from './export.js';
 
 export const BLOCK_BYTES = 4096;
 const CLIENT_MAX_BYTES = 64 << 20;
-/** Below this a grant is not worth its accounting. */
+/** A smaller grant is not worth its accounting. */
 const CLIENT_MIN_BYTES = 1 << 20;
-/** Never promised: metadata of the writes, and blocks that wait for a commit before they are free again. */
+/**
+ * Part of the space that is never promised: for metadata of the writes, and for blocks that wait for a commit before
+ * they are free again.
+ */
 const UNPROMISED_SHARE = 1 / 32;
-/** Of what is left one client gets at most this part. */
+/** One client gets at most this part of the remaining space. */
 const CLIENT_SHARE = 1 / 4;
 
 export function blocksBytes(offset: number, length: number): number {
@@ -49,9 +52,9 @@ export class SpaceGrants {
     return this.#availableBytes() - this.#promisedBytes;
   }
 
-  /** Fills the client's grant up if it is half used. @returns bytes added. */
+  /** Fills the client's grant up if half of it is used. @returns the bytes added. */
   refill(client: ClientExport): number {
-    // The last WRITE of a client that is gone: nobody would ever take back what it is promised.
+    // The last WRITE of a client that is gone may come here: nobody would ever take its grant back.
     if (client.life.isOverAlone || this.#refuses()) return 0;
     const available = this.#availableBytes();
     const free = available - available * UNPROMISED_SHARE - this.#promisedBytes;
@@ -64,7 +67,10 @@ export class SpaceGrants {
     return added;
   }
 
-  /** A client comes back after a restart. @returns what it was promised before and has used: it is promised again. */
+  /**
+   * For a client that comes back after a restart. @returns the bytes that it was promised before and has used: they are
+   * promised again.
+   */
   promiseAgain(client: ClientExport, usedBytes: number): number {
     this.drop(client);
     const again = Math.min(usedBytes, CLIENT_MAX_BYTES);
@@ -73,7 +79,10 @@ export class SpaceGrants {
     return again;
   }
 
-  /** A write arrived that the client pays from its grant. @returns the bytes that were really promised to it. */
+  /**
+   * A write arrived that the client pays from its grant. @returns the bytes that the server had really promised to the
+   * client.
+   */
   spend(client: ClientExport, usedBytes: number): number {
     const spent = Math.min(usedBytes, client.grantBytes);
     client.grantBytes -= spent;
@@ -81,14 +90,14 @@ export class SpaceGrants {
     return spent;
   }
 
-  /** Whether this much may be used without breaking what was promised to others. */
+  /** Whether this many bytes may be used without breaking promises to other clients. */
   fitsUnpromised(bytes: number): boolean {
     return bytes <= this.#unpromisedBytes;
   }
 
   /**
-   * Makes so much fit beside what is promised, if need be at the cost of what the client offers of its grant.
-   * @returns the bytes that it took; undefined: it does not fit even so.
+   * Makes this many bytes fit beside the promised bytes, if need be from the part of its grant that the client offers.
+   * @returns the bytes taken from the grant; undefined: the bytes do not fit even so.
    */
   makeFit(client: ClientExport, bytes: number, offeredBytes: number): number | undefined {
     const missing = bytes - this.#unpromisedBytes;

@@ -1,7 +1,8 @@
 /**
- * CASTs that the client may not have got. A CAST is a notice and is not answered, but the connection keeps its order: a
- * reply that left after it and was acknowledged proves that it arrived. Those without proof are sent again through the
- * next connection; a process that waits for a lock would wait for ever if its CAST were lost.
+ * CASTs that the client may not have got. A CAST is a notice, so the client does not answer it. But the connection
+ * keeps the order: if the client acknowledges a reply that left after the CAST, the CAST arrived. The server sends
+ * CASTs without such a proof again through the next connection; if a CAST were lost, a process that waits for the lock
+ * would wait for ever.
  */
 
 import type { LockHandle, Xid } from '../../base/ids.js';
@@ -12,7 +13,7 @@ export interface CastNotice {
 }
 
 interface Unconfirmed extends CastNotice {
-  /** The first reply that left after it through this connection. */
+  /** The first reply that left after the CAST through this connection. */
   proof: number | undefined;
 }
 
@@ -23,7 +24,7 @@ export class UnconfirmedCasts {
     this.#casts.push({ ...cast, proof: undefined });
   }
 
-  /** A reply leaves. */
+  /** Call it when a reply leaves. */
   replied(xid: Xid): void {
     for (const cast of this.#casts) cast.proof ??= xid;
   }
@@ -34,7 +35,7 @@ export class UnconfirmedCasts {
     this.#casts = this.#casts.filter((cast) => cast.proof === undefined || cast.proof >= below);
   }
 
-  /** A new connection: all that must be said again. */
+  /** A new connection: the CASTs that the server must send again. */
   again(): readonly CastNotice[] {
     for (const cast of this.#casts) cast.proof = undefined;
     return this.#casts;

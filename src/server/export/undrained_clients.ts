@@ -1,6 +1,6 @@
 /**
- * Clients that have recovered from a crash and do not have the active lock yet. What was not answered before the crash is
- * sent again, and what is dirty is written, only when they have it: until then they are anything but drained.
+ * Clients that have recovered from a server crash and do not have the active lock yet. They resend unanswered requests
+ * and write dirty data only when they have it: until then they are far from drained.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -23,22 +23,22 @@ export class UndrainedClients {
     this.#clients.add(client);
   }
 
-  /** It has the active lock, or is gone. */
+  /** The client has the active lock, or is gone. */
   delete(client: ClientExport): void {
     if (this.#clients.delete(client) && this.#clients.size === 0) this.#untilNone.wake();
   }
 
-  /** Nobody waits for them. */
+  /** Forgets all of them, before anybody waits for them: they have nothing to finish at this server. */
   clear(): void {
     this.#clients.clear();
   }
 
-  /** Resolves when there are none. @throws FsError ECANCELED when the signal aborts. */
+  /** Resolves when there are none. @throws FsError ECANCELED if the signal aborts. */
   none(signal: AbortSignal): Promise<void> | undefined {
     if (this.#clients.size === 0) return undefined;
     return new Promise((resolve, reject) => {
       const unlisten = onAbort(signal, () =>
-        reject(new FsError('ECANCELED', 'nobody waits for them any more')),
+        reject(new FsError('ECANCELED', 'the wait for undrained clients was aborted')),
       );
       void this.#untilNone.wait().then(() => {
         unlisten();
