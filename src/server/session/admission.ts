@@ -1,9 +1,9 @@
 /**
- * Which requests of a client are executed now, and which are held: all that is new waits for the end of the recovery
- * window, and nothing is executed for a client that has drained, or when everything is being committed.
+ * Decides which requests of a client the server executes now, and which it holds. All new requests wait for the end of
+ * the recovery window. The server also executes nothing for a client that has drained, or while it commits everything.
  *
- * What is held is bounded, for each client and in all: past the bound the connection is not read until it may go on.
- * Held requests of a server that stops are never answered; their senders ask the next one.
+ * Held requests are bounded, for each client and in all: past the bound the server does not read the connection until
+ * it may go on. A server that stops never answers its held requests; their senders ask the next server.
  */
 
 import type { Frame, Link } from '../../rpc/api.js';
@@ -19,7 +19,7 @@ import type { ServerView } from './server_view.js';
 const HELD_FRAMES_MAX = 10_000;
 const HELD_BYTES_MAX = 32 << 20;
 
-/** Never held: they keep a connection, or take part in what everybody waits for. */
+/** Never held: these requests keep a connection alive, or take part in what everybody waits for. */
 const ALWAYS: ReadonlySet<number> = new Set([Ping.opcode, DrainProgress.opcode, Disconnect.opcode]);
 /** Operations with FLAG_REPLAY do not come here: see replay.ts. */
 const REPLAY: ReadonlySet<number> = new Set([
@@ -38,7 +38,7 @@ export interface FrameSource {
 
 export class Admission {
   readonly #server: ServerView;
-  /** Whose frames are held, by the session they came through. */
+  /** Clients with held frames, by the session through which the frames came. */
   readonly #holding = new Map<FrameSource, ClientExport>();
 
   constructor(server: ServerView) {
@@ -52,7 +52,7 @@ export class Admission {
     return frames;
   }
 
-  /** @returns true when the frame was kept for later. Frames of one client keep their order. */
+  /** @returns true if the frame is kept for later. Frames of one client keep their order. */
   holds(session: FrameSource, client: ClientExport, frame: Frame): boolean {
     if (frame.header.kind !== KIND.request || this.#passes(client, frame)) return false;
     const bytes = frameBytes(frame);
@@ -68,7 +68,7 @@ export class Admission {
     return true;
   }
 
-  /** The window is over, or a shutdown was taken back. */
+  /** Call it when the window is over, or a shutdown was taken back. */
   release(): void {
     for (const [session, client] of this.#holding) {
       this.#holding.delete(session);
@@ -94,9 +94,9 @@ export class Admission {
       case 'recovering':
         return client.recovering && isRecovery;
       case 'draining':
-        // The active lock is enqueued for like always, and waits behind the shutdown.
+        // A client asks for the active lock as always; the request waits behind the shutdown.
         if (opcode === Enqueue.opcode || opcode === Cancel.opcode) return true;
-        // It did not hear of the end of its recovery, and goes through it once more.
+        // The client did not hear of the end of its recovery, and goes through it once more.
         if (isRecovery && this.#server.target?.undrained.has(client) === true) return true;
         return client.activeLocks.size > 0;
       default:

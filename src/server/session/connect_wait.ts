@@ -1,9 +1,11 @@
 /**
- * CONNECTs of a server that has no target yet: a standby, or one that is starting. They are kept for a moment, and
- * answered when the server becomes active; who is still not served then is told to wait, and asks again.
+ * CONNECTs to a server that has no target yet: a standby, or a server that is starting. It keeps them for a moment, and
+ * answers them when it becomes active. If it is still not active then, it tells the client to wait, and the client asks
+ * again.
  *
- * Told at once, a hundred clients that ask again every few milliseconds take the processor that the start needs. Kept for
- * long, a client would not ask the partner, which may be the one that becomes active.
+ * If the server answered at once, a hundred clients that ask again every few milliseconds would take the processor time
+ * that the start needs. If it kept a CONNECT for long, the client would not ask the partner, which may be the one that
+ * becomes active.
  */
 
 import { Deferred } from '../../base/wait.js';
@@ -20,7 +22,7 @@ export class ConnectWait {
     this.#timers = timers;
   }
 
-  /** Resolves when it is over, KEPT_MS after the first of those that share it has come. */
+  /** Resolves when the wait is over, KEPT_MS after the first CONNECT that shares it. */
   begin(): Promise<void> {
     if (this.#waiting === undefined) {
       this.#waiting = new Deferred();
@@ -29,7 +31,7 @@ export class ConnectWait {
     return this.#waiting.promise;
   }
 
-  /** The server has become active, or has stopped. */
+  /** Call it when the server has become active, or has stopped. */
   over(): void {
     this.#timer?.cancel();
     this.#waiting?.resolve();

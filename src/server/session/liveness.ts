@@ -1,11 +1,12 @@
 /**
- * Who is still there: one sweep a second over all connections and exports, cheap however many are idle.
+ * Finds clients that are gone: one sweep a second over all connections and exports, cheap however many are idle.
  *
- * - A connection that does not say CONNECT is closed. (One that did and falls silent is closed by its pinger: its
- *   client, if it lives, connects again and resumes.)
- * - A client without a connection is evicted after disconnectedMs; after half of the lock timeout if somebody waits for a
- *   lock it holds or for its answer to a glimpse, for it cannot give them. That is long enough to come back from a
- *   network that was gone for a moment, and short enough for whoever waits for a process that is dead.
+ * - The server closes a connection that does not say CONNECT. (If a connected one falls silent, its pinger closes it;
+ *   its client, if alive, connects again and resumes.)
+ * - The server evicts a client that has no connection for disconnectedMs. If somebody waits for a lock that the client
+ *   holds, or for its answer to a glimpse, it evicts the client after half of the lock timeout, because the client
+ *   cannot answer. That is long enough to come back after a short network failure, and short enough for others that
+ *   wait for a dead process.
  */
 
 import { FsError } from '../../base/errno.js';

@@ -1,5 +1,5 @@
 /**
- * Which connections a server trusts. There are no keys yet, so all that it can go by is the source port: a port below
+ * Which connections a server trusts. There are no keys yet, so the server can only go by the source port: a port below
  * 1024 says that root of some host (or a process with CAP_NET_BIND_SERVICE) has made the connection, as for NFS.
  */
 
@@ -11,7 +11,7 @@ function isPrivileged({ port }: Origin): boolean {
   return port < PRIVILEGED_PORTS_END;
 }
 
-/** @throws FsError EACCES unless the connection comes from a privileged port, or any port will do. */
+/** @throws FsError EACCES, unless the connection comes from a privileged port or any port is allowed. */
 export function checkOrigin(origin: Origin, anyPort: boolean): void {
   if (anyPort || isPrivileged(origin)) return;
   throw new FsError(
@@ -21,12 +21,12 @@ export function checkOrigin(origin: Origin, anyPort: boolean): void {
   );
 }
 
-/** Root of the server's own host. */
+/** Whether the peer is root of the server's own host. */
 export function isLocalRoot(origin: Origin): boolean {
   return origin.sameHost && isPrivileged(origin);
 }
 
-/** A client's UUID as it is shown to the peer at `origin`: whole only to root of this host. */
+/** A client's UUID as the server shows it to the peer at `origin`: the whole UUID only to root of this host. */
 export function shownUuid(origin: Origin, uuid: string): string {
   return isLocalRoot(origin) ? uuid : shortUuid(uuid);
 }

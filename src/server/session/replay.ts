@@ -1,10 +1,10 @@
 /**
- * A replay comes: an operation that was executed and answered before the server stopped, and was not durable. It waits in
- * the queue of the recovery window until its turn. One that was executed already (the client lost the connection in
- * between, and sends everything again) is answered at once.
+ * Handles a replay: an operation that an earlier server executed and answered before it stopped, and that was not
+ * durable. The replay waits in the queue of the recovery window until its turn. If this server executed it already (the
+ * client lost the connection in between, and sends everything again), it answers at once.
  *
- * A replay that cannot be executed, or does not succeed as it did the first time, means that this client and the target
- * do not agree on what happened: it is evicted, alone.
+ * If the server cannot execute a replay, or the replay does not succeed as it did the first time, this client and the
+ * target do not agree on what happened: the server evicts this client alone.
  */
 
 import { errnoName } from '../../base/errno.js';
@@ -24,13 +24,13 @@ import type { ServedTarget } from '../target/served_target.js';
 import { versionChange } from '../target/version_gate.js';
 import type { ServerView } from './server_view.js';
 
-/** Of one client: it is not read from while it has more than this in the queue. */
+/** Limits for one client: the server does not read from it while it has more in the queue. */
 const QUEUED_MAX_BYTES = 8 << 20;
 const QUEUED_MAX = 4096;
 
-/** What serves clients. */
+/** The services that answer clients. */
 export interface ClientServices {
-  /** Everything a client may ask for. */
+  /** All requests that a client may send. */
   readonly clients: Service<ServedCall>;
   /** Opcodes that change something. */
   readonly modifying: ReadonlySet<number>;
@@ -47,14 +47,14 @@ export function replay(
   const { transno, opcode } = frame.header;
   if (target === undefined || recovery === undefined) {
     if (target !== undefined && server.state === 'active')
-      evict(target, client, 'it replays, and nothing is recovered');
+      evict(target, client, 'it replays, but this server does not recover');
     return;
   }
   if (transno <= client.lastTransno) {
     answerExecuted(target, link, frame);
     return;
   }
-  // Of a server that stops in the middle of recovery nothing is answered any more: the next one is asked.
+  // A server that stops in the middle of recovery answers nothing any more: clients ask the next one.
   if (server.state !== 'recovering' && server.state !== 'active') return;
   const again = recovery.replays.joins(client.uuid, transno, () => answerExecuted(target, link, frame));
   if (again) return;
@@ -71,7 +71,7 @@ export function replay(
     client: client.uuid,
     transno,
     run: (done) => {
-      // Nothing, when the client has left meanwhile.
+      // 0 if the client has left meanwhile.
       const counted = Math.min(bytes, client.replayBytes);
       client.replayBytes -= counted;
       client.kept.remove(counted);
@@ -86,7 +86,7 @@ export function replay(
     evict(target, client, `its replay of ${operationName(opcode)} (transno ${transno}) is out of order`);
     return;
   }
-  // One without replays in the queue would never be read again.
+  // If a client has no replays in the queue, nothing would resume it: do not pause it.
   const isTooMuch = client.kept.isFull && recovery.replays.queuedOf(client.uuid) > 0;
   if ((isFull(client, recovery.replays) || isTooMuch) && client.replayPaused === undefined) {
     client.replayPaused = link;
@@ -98,7 +98,7 @@ function isFull(client: ClientExport, replays: ReplayQueue, share = 1): boolean 
   return client.replayBytes > QUEUED_MAX_BYTES * share || replays.queuedOf(client.uuid) > QUEUED_MAX * share;
 }
 
-/** The connection is lost, and with it what was sent through it and not executed. */
+/** The connection is lost, and with it the replays that came through it and were not executed. */
 export function replaysLost(client: ClientExport, recovery: RecoveryWindow | undefined): void {
   client.kept.remove(client.replayBytes);
   client.replayBytes = 0;
@@ -115,7 +115,7 @@ function refusalOf(
   const { transno, opcode } = frame.header;
   if (!services.modifying.has(opcode)) return `it replays ${operationName(opcode)}, which changes nothing`;
   if (!client.recovering || server.recovery?.isOpen !== true) return 'it replays after its recovery was over';
-  // Numbers of this instance and of later ones have not been given out.
+  // Earlier servers gave out no transnos of this instance and later ones.
   if (transno >= (server.target?.store.firstTransno ?? 0))
     return `it replays transno ${transno}, which is of no earlier server`;
   return versionChange(server.recovery.previousVersion, server.settings.softwareVersion);
@@ -137,7 +137,7 @@ function execute(
   call.releaseAfterReply(() => {
     const { opcode, transno } = frame.header;
     const { errno = 0 } = call;
-    // A later replay of the same client counts as executed by its transno alone.
+    // If the client sends this replay again, its transno alone will say that the server executed it.
     if (errno === 0 && transno > client.lastTransno) client.lastTransno = transno;
     if (errno !== 0 && !target.life.isOver) {
       evict(
@@ -151,7 +151,7 @@ function execute(
   call.during(() => services.clients.dispatch(call, link, frame, call));
 }
 
-/** Its body is empty: the client has had the answer, and wants to know nothing but that it was executed. */
+/** The reply has no body: the client has had the answer, and only needs to know that the operation was executed. */
 function answerExecuted(target: ServedTarget, link: Link, frame: Frame): void {
   const { opcode, xid, transno } = frame.header;
   const ackXidOrCommitted = target.store.lastCommitted;

@@ -7,7 +7,7 @@ import type { ServedTarget } from '../target/served_target.js';
 import type { ConnectWait } from './connect_wait.js';
 
 export interface ServerSettings {
-  /** Of the running program: VERSION+DIGEST, see cli/installed.ts. */
+  /** Version of the running program: VERSION+DIGEST, see cli/installed.ts. */
   readonly softwareVersion: string;
   readonly forceStart: boolean;
   readonly drainTimeoutMs: number;
@@ -16,25 +16,25 @@ export interface ServerSettings {
   readonly recoveryHardMs: number;
   readonly pingIntervalMs: number;
   readonly disconnectedMs: number;
-  /** New clients wait while so many are here. Default 10,000. */
+  /** New clients wait while this many are here. Default 10,000. */
   readonly clientsMax: number;
-  /** Connections that may be open at one time, the last of them for administrators. */
+  /** Connections that may be open at one time; the last of them are kept for administrators. */
   readonly connectionsMax: number;
   readonly pid: number | undefined;
-  /** Takes connections from source ports that anybody may use. */
+  /** Whether the server accepts connections from source ports that any user may use. */
   readonly anyPort: boolean;
 }
 
 export interface ServerView {
   readonly runtime: Runtime;
-  /** Clients are found to be late by this. */
+  /** Limits on clients are measured by this time. */
   readonly time: LimitTime;
   readonly settings: ServerSettings;
   readonly state: ServerStateName;
   readonly target: ServedTarget | undefined;
-  /** For CONNECTs that come before there is a target. */
+  /** For CONNECTs that come before the server has a target. */
   readonly connectWait: ConnectWait;
   readonly recovery: RecoveryWindow | undefined;
-  /** @returns why one more client has to wait, if it has to. */
+  /** @returns why one more client has to wait; undefined: it need not. */
   admitsClient(clients: number): string | undefined;
 }

@@ -1,8 +1,8 @@
 /**
- * Session: one connection to the server, from accept to close. It becomes a client's or an administrator's by CONNECT.
+ * Session: one connection to the server, from accept to close. CONNECT makes it a client's or an administrator's.
  *
- * The frames of a client pass admission here: a resend is answered from reply data, what must wait for the end of the
- * recovery window (or for the next server) is held, everything else is dispatched.
+ * The frames of a client pass admission here. The server answers a resend from reply data, holds requests that must
+ * wait for the end of the recovery window (or for the next server), and dispatches all others.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -42,14 +42,14 @@ export class Session implements LinkEvents, FrameSource {
   readonly link: FrameLink;
   role: 'none' | 'client' | 'admin' = 'none';
   client: ClientExport | undefined;
-  /** When it connected, or last asked to: who says nothing is closed. */
+  /** When the peer connected, or last sent CONNECT: the server closes a connection that does not say CONNECT. */
   sinceMs: number;
   readonly #server: ServerView;
   readonly #services: SessionServices;
   readonly #ended: (session: Session) => void;
   #asksForShutdown = false;
   #justAttached = false;
-  /** The client pings; we watch. */
+  /** The client pings; the server watches. */
   #pinger: Pinger | undefined;
 
   constructor(
@@ -65,7 +65,7 @@ export class Session implements LinkEvents, FrameSource {
     this.sinceMs = server.time.nowMs();
   }
 
-  /** By CONNECT: this is the client's connection from now on. */
+  /** CONNECT calls it: this is the client's connection from now on. */
   attach(client: ClientExport): void {
     this.role = 'client';
     this.client = client;
@@ -89,7 +89,7 @@ export class Session implements LinkEvents, FrameSource {
     );
   }
 
-  /** An administrator asked for the shutdown on this connection: it is told how that ended. */
+  /** An administrator asked for the shutdown on this connection: the server will tell it how the shutdown ended. */
   asksForShutdown(): void {
     this.#asksForShutdown = true;
   }
@@ -115,8 +115,8 @@ export class Session implements LinkEvents, FrameSource {
   }
 
   /**
-   * A server that stood still for long may have lost its target: it answers nothing before it knows. One that has no target
-   * yet may have one in a moment.
+   * A server that stood still for long may have lost its target: it answers nothing before it knows. A server that has
+   * no target yet may have one in a moment.
    */
   #receiveAfter(wait: Promise<void>, frame: Frame): void {
     this.link.pause(true);
@@ -150,7 +150,7 @@ export class Session implements LinkEvents, FrameSource {
     if (client === undefined || client.link !== this.link) return;
     client.link = undefined;
     client.disconnectedAtMs = this.#server.time.nowMs();
-    // Every client loses its connection to a server that stops.
+    // A server that stops loses the connections of all clients: say nothing then.
     const { state, target } = this.#server;
     if (!client.life.isOver && (state === 'active' || state === 'recovering')) {
       const why = error === undefined ? '' : `: ${error.message}`;
@@ -168,7 +168,7 @@ export class Session implements LinkEvents, FrameSource {
     this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
     const client = this.client;
     if (!this.#justAttached || client === undefined) return;
-    // The reply has left; what follows it may be BASTs and glimpses of the time without a connection.
+    // The reply has left. Now BASTs and glimpses from the time without a connection may follow.
     this.#justAttached = false;
     client.lastHeardMs = this.#server.runtime.clock.nowMs();
     client.requester.attach(this.link, { resend: true });
@@ -180,7 +180,7 @@ export class Session implements LinkEvents, FrameSource {
     for (const cast of client.casts.again()) client.requester.notify(Cast, cast);
   }
 
-  /** Waits that the client will start anew end; frames it will send again are dropped. */
+  /** Ends the waits that the client will start anew, and drops the frames that it will send again. */
   #detached(client: ClientExport): void {
     client.requester.detach();
     replaysLost(client, this.#server.recovery);
@@ -230,7 +230,10 @@ export class Session implements LinkEvents, FrameSource {
     call.during(() => this.#services.clients.dispatch(call, this.link, frame, call));
   }
 
-  /** A request sent again: it has one effect and one answer. @returns whether there is nothing more to do. */
+  /**
+   * Handles a request that the client sent again, so that it has one effect and one answer. @returns whether it is
+   * done.
+   */
   #answeredBefore(client: ClientExport, frame: Frame): boolean {
     const { header } = frame;
     const running = client.calls.get(header.xid);
@@ -241,7 +244,7 @@ export class Session implements LinkEvents, FrameSource {
     const stored = client.answered.find(header.xid);
     if (stored !== undefined) {
       this.#resendReply(header.xid, stored);
-      // The client knows only now that this lock waits: the CAST that was said again before it found nobody.
+      // Only now the client knows that this lock waits: it ignored the CAST that the server sent again before.
       if (header.opcode === Enqueue.opcode) this.#sayCasts(client);
       return true;
     }
@@ -269,7 +272,9 @@ export class Session implements LinkEvents, FrameSource {
   }
 }
 
-/** Only a WRITE has a bulk; one that comes with anything else, which may wait for long, is not kept. */
+/**
+ * Only a WRITE has a bulk. A bulk that comes with another request is not kept, because that request may wait for long.
+ */
 function withoutSurplus(frame: Frame): Frame {
   if (frame.bulk.length === 0 || frame.header.opcode === Write.opcode) return frame;
   return { header: frame.header, body: frame.body, bulk: NO_BULK };
