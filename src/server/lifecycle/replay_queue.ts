@@ -1,48 +1,49 @@
 /**
- * Replays of all clients, executed strictly in the order of their transnos, one after the other.
+ * Replays of all clients. The queue executes them strictly in the order of their transnos, one after the other.
  *
- * A client sends its replays in order. The lowest one that is here is executed when nobody can come with a lower one:
- * its transno follows that of the last one executed, or every client that is waited for has sent a higher one (or this
- * very one), or has said that it has no more. Gaps are normal: changes of the server itself had transnos too, and so had
- * operations whose answers nobody got (those are no replays, they are resent) and those of clients that are gone.
+ * A client sends its replays in order. The queue executes the lowest replay that is here when no client can come with a
+ * lower one: either its transno follows that of the last executed one, or every client that the server waits for has
+ * sent a higher one (or this very one), or has said that it has no more. Gaps are normal. Changes of the server itself
+ * had transnos too. So had operations whose answers nobody got (clients resend those, they are no replays), and
+ * operations of clients that are gone.
  *
  * Invariants:
- * - At most one replay is executed at a time, data operations to their end; `lastExecuted` only grows.
- * - A client with a replay in the queue never holds others up: so it may be paused when it has sent a lot.
+ * - At most one replay runs at a time, data operations to their end; `lastExecuted` only grows.
+ * - A client with a replay in the queue never holds others up: so the server may pause it when it has sent a lot.
  */
 
 import type { ClientUuid, Transno } from '../../base/ids.js';
 import type { Timers } from '../../runtime/ports.js';
 
 /**
- * Executed without a break; then other events have their turn, some 20 ms later. The answers of a turn leave together: of
- * a hundred clients each gets several in one packet.
+ * The queue executes this many replays without a break, which takes some 20 ms; then other events have their turn. The
+ * answers of a turn leave together: each of a hundred clients gets several answers in one packet.
  */
 const AT_ONCE = 512;
 
 export interface Replay {
   readonly client: ClientUuid;
   readonly transno: Transno;
-  /** Executes it. @param done to be called exactly once, when nothing of it is under way any more. */
+  /** Executes the replay. @param done called exactly once, when no part of the replay runs any more. */
   run(done: () => void): void;
 }
 
 interface Sender {
-  /** The highest transno it has sent. */
+  /** The highest transno that the client has sent. */
   received: Transno;
-  /** It has sent all it had. */
+  /** The client has sent all its replays. */
   complete: boolean;
   queue: Replay[];
-  /** Told when all that it has sent is executed. */
+  /** Called when all replays that the client has sent are executed. */
   drained: (() => void)[];
 }
 
 export interface ReplayQueueOptions {
   readonly timers: Pick<Timers, 'soon'>;
   readonly lastExecuted: Transno;
-  /** A replay of this client was executed. */
+  /** Called when a replay of this client was executed. */
   executed(client: ClientUuid): void;
-  /** Nothing is queued and nothing is executed. */
+  /** Called when the queue is empty and no replay runs. */
   idle(): void;
 }
 
@@ -71,7 +72,7 @@ export class ReplayQueue {
   get lastExecuted(): Transno {
     return this.#lastExecuted;
   }
-  /** How many were executed, for status. */
+  /** Number of executed replays, for status. */
   get executed(): number {
     return this.#executed;
   }
@@ -81,7 +82,7 @@ export class ReplayQueue {
   get isIdle(): boolean {
     return this.#queued === 0 && this.#running === undefined;
   }
-  /** The client has sent replays that are not executed: whatever it waits for is not its fault. */
+  /** Whether the client has sent replays that are not executed yet: then it does not hold up recovery. */
   isBehind(uuid: ClientUuid): boolean {
     return (this.#senders.get(uuid)?.queue.length ?? 0) > 0 || this.#running?.client === uuid;
   }
@@ -90,8 +91,8 @@ export class ReplayQueue {
   }
 
   /**
-   * The client has lost its connection and sends again what is being executed.
-   * @param done called when it has been. @returns false when it is not that.
+   * For a client that has lost its connection and sends the running replay again.
+   * @param done called when that replay was executed. @returns false if this is not the running replay.
    */
   joins(uuid: ClientUuid, transno: Transno, done: () => void): boolean {
     if (this.#running?.client !== uuid || this.#running.transno !== transno) return false;
@@ -99,7 +100,7 @@ export class ReplayQueue {
     return true;
   }
 
-  /** @returns false when it is not in order: it comes after one with a higher transno was sent or executed. */
+  /** @returns false if the replay is out of order: one with a higher transno was sent or executed before. */
   add(replay: Replay): boolean {
     const sender = this.#senders.get(replay.client);
     if (sender === undefined || sender.complete) return false;
@@ -108,12 +109,12 @@ export class ReplayQueue {
     sender.received = replay.transno;
     sender.queue.push(replay);
     this.#queued += 1;
-    // Behind another one of its own it changes nothing about which is next.
+    // A replay behind another one of its client does not change which is next.
     if (sender.queue.length === 1) this.#pump();
     return true;
   }
 
-  /** The client has sent all it has. @param drained called when that is executed, now or later. */
+  /** The client has sent all its replays. @param drained called when they are executed, now or later. */
   complete(uuid: ClientUuid, drained: () => void = () => undefined): void {
     const sender = this.#senders.get(uuid);
     if (sender === undefined) {
@@ -126,11 +127,11 @@ export class ReplayQueue {
     this.#pump();
   }
 
-  /** Its connection is lost: it will send again what was not executed, and more. */
+  /** The client's connection is lost: it will send again the replays that were not executed, and more. */
   lost(uuid: ClientUuid): void {
     const sender = this.#senders.get(uuid);
     if (sender === undefined) return;
-    // To nobody: their connection is gone.
+    // Nobody gets these answers: the connection is gone.
     for (const drained of sender.drained.splice(0)) drained();
     if (sender.queue.length === 0 && sender.complete) return;
     this.#queued -= sender.queue.length;
@@ -139,7 +140,7 @@ export class ReplayQueue {
     sender.complete = false;
   }
 
-  /** Nothing more comes from it; what it has sent is dropped. */
+  /** No more replays come from the client; the queue drops those that it has sent. */
   gone(uuid: ClientUuid): void {
     const sender = this.#senders.get(uuid);
     if (sender === undefined) return;
@@ -148,13 +149,13 @@ export class ReplayQueue {
     this.#pump();
   }
 
-  /** Nothing more is executed. */
+  /** From now on the queue executes nothing. */
   abandon(): void {
     this.#abandoned = true;
   }
 
   #pump(): void {
-    // From inside run(), or while the next turn is planned: the loop that runs goes on by itself.
+    // This call comes from inside run(), or a turn is planned already: that loop goes on by itself.
     if (this.#pumping || this.#soon) return;
     this.#pumping = true;
     try {
@@ -195,7 +196,7 @@ export class ReplayQueue {
     });
   }
 
-  /** The lowest one, if it may be executed. */
+  /** The lowest replay, if it may be executed. */
   #next(): Replay | undefined {
     let lowest: Replay | undefined;
     let received = Number.POSITIVE_INFINITY;

@@ -1,6 +1,6 @@
 /**
- * A start that fails after begin(): the target gets back the version and the clean mark it had, so that the version before
- * can start again. Where the devices do not take that, the error says how to go on.
+ * Handles a start that fails after begin(): gives the target back the version and the clean mark that it had, so that
+ * the version before can start again. If the devices refuse that, the error says how to go on.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -16,7 +16,7 @@ export async function startFailed(
   softwareVersion: string,
   thrown: unknown,
 ): Promise<unknown> {
-  // Nothing was written, or begin() says so itself.
+  // Nothing was written, or begin() itself reports the failure.
   if (store.superblock.instance === previous.instance && !(await hasFailed(store))) return thrown;
   try {
     await store.takeBack();

@@ -1,8 +1,8 @@
 /**
- * Files that a client made and opened, and whose answer it never got: the handle is not in its table, so it does not
- * replay the open. It will send the CREATE again, after recovery. Where the file has no name (O_TMPFILE, or another client
- * has unlinked it since) nothing but a handle keeps it from being destroyed when recovery ends. So one is kept for it until
- * the client has its answer.
+ * Files that a client made and opened without getting the answer. The handle is not in the client's table, so the
+ * client does not replay the open; it will send the CREATE again, after recovery. If the file has no name (O_TMPFILE,
+ * or another client has unlinked it since), only a handle keeps the server from destroying it when recovery ends. So
+ * the server keeps a handle for the client until the client has its answer.
  */
 
 import type { Fh, Fid, Xid } from '../../base/ids.js';
@@ -11,12 +11,12 @@ import type { ClientExport } from '../export/export.js';
 import { deadAmong, destroyInSteps } from '../target/orphans.js';
 import type { ServedTarget } from '../target/served_target.js';
 
-/** No handle of a client: those count from 1. */
+/** A handle that no client uses: clients' handles count from 1. */
 function handleOf(xid: Xid): Fh {
   return -xid as Fh;
 }
 
-/** When the recovery window ends, before orphans are destroyed. */
+/** Call it when the recovery window ends, before orphans are destroyed. */
 export function keepUnanswered(target: ServedTarget, client: ClientExport): void {
   for (const { xid, opcode, fid } of client.durableAnswers.inheritedReplies()) {
     if (opcode !== Create.opcode || fid === 0 || target.store.inode(fid)?.nlink !== 0) continue;
