@@ -97,7 +97,7 @@ export class ClientExport {
   recorded: Promise<void> | undefined;
   /**
    * The client must replay its opens before the server executes anything new of it; STATUS shows it as recovering until
-   * it is done.
+   * the window ends.
    */
   recovering = false;
   /**
