@@ -1,7 +1,6 @@
 /**
- * Application locks of one target (flock and fcntl; a kernel shows OFD locks as fcntl's, of another owner), as the target holds them: what lock replay tells another
- * instance. Granted ranges of one owner replace and split each other as POSIX says; waiting ones keep their sequence,
- * so that they keep their turn.
+ * The application locks (flock and fcntl) of this client on one target, as the target holds them. Lock replay tells another
+ * instance of the target what is in this table. The kernel shows an OFD lock as an fcntl lock of another owner.
  *
  * A request that gives something up (an unlock, a conversion) and is not answered may have been executed: somebody else
  * may have what it gave up. So when another instance takes over, it is given up here too, and is not replayed.
@@ -20,7 +19,7 @@ import type { AppLockKind } from '../api.js';
 export interface GrantedLock {
   readonly range: FlockRangeMessage;
   readonly sequence: number;
-  /** Through which it was taken: who is told if it is lost. */
+  /** The handle through which the lock was taken: calls on it fail if the lock is lost. */
   readonly fh: Fh;
 }
 
@@ -34,7 +33,7 @@ export interface PendingChange {
 export interface WaitingLock {
   readonly fid: Fid;
   readonly range: FlockRangeMessage;
-  /** Changes with a replay. */
+  /** A replay changes it. */
   handle: LockHandle;
   sequence: number;
   readonly fh: Fh;
@@ -42,14 +41,14 @@ export interface WaitingLock {
   failed(error: FsError): void;
 }
 
-/** A piece of a lock that was granted: `range` says whose and what it is, start and end where it lies now. */
+/** A piece of a granted lock: `range` says who owns it and what kind it is, `start` and `end` say where it lies now. */
 interface Held extends Span, GrantedLock {}
 
 function endOf(range: FlockRangeMessage): LockOffset {
   return range.end ?? TO_END;
 }
 
-/** Whose locks replace each other. */
+/** The key of an owner: locks with the same key replace each other. */
 function ownerOf({ kind, owner }: Pick<FlockRangeMessage, 'kind' | 'owner'>): string {
   return `${kind} ${owner}`;
 }
@@ -57,14 +56,14 @@ function ownerOf({ kind, owner }: Pick<FlockRangeMessage, 'kind' | 'owner'>): st
 const KINDS: readonly AppLockKind[] = ['posix', 'flock'];
 
 export class AppLocks {
-  /** Of each file and owner, by start: a program may hold thousands, and sets one after the other. */
+  /** By file and owner, each list sorted by start: a program may hold thousands of locks, and sets one after the other. */
   readonly #granted = new Map<Fid, Map<string, Held[]>>();
   readonly #waiting = new Map<LockHandle, WaitingLock>();
-  /** Replayed, and not answered: they may wait on the target even if nobody here does any more. */
+  /** Replayed and not answered yet: they may wait on the target even if no caller here waits for them any more. */
   #unanswered = new Set<WaitingLock>();
   readonly #pending = new Set<PendingChange>();
 
-  /** Granted and waiting. */
+  /** Granted and waiting locks together. */
   get size(): number {
     let size = this.#waiting.size;
     for (const owners of this.#granted.values()) for (const locks of owners.values()) size += locks.length;
@@ -87,7 +86,7 @@ export class AppLocks {
     put(locks, { start: range.start, end: endOf(range), range, sequence, fh });
   }
 
-  /** The owner's locks of this range are gone; what lies outside stays. */
+  /** Removes the owner's locks from this range. Parts outside the range stay. */
   release(fid: Fid, range: FlockRangeMessage): void {
     const owners = this.#granted.get(fid);
     const owner = ownerOf(range);
@@ -110,14 +109,14 @@ export class AppLocks {
     this.#waiting.set(lock.handle, lock);
   }
 
-  /** @returns the lock that waited under this handle, which does not wait any more. */
+  /** @returns the lock that waited under this handle until now. */
   stopWaiting(handle: LockHandle): WaitingLock | undefined {
     const lock = this.#waiting.get(handle);
     this.#waiting.delete(handle);
     return lock;
   }
 
-  /** All that replay asks to wait for: also what was given up since, while its replay was not answered. */
+  /** The waiting locks that the client replays, also those that their callers gave up before their last replay was answered. */
   replayWaiting(): WaitingLock[] {
     const locks = [...new Set([...this.#waiting.values(), ...this.#unanswered])];
     this.#unanswered = new Set(locks);
@@ -128,17 +127,17 @@ export class AppLocks {
     this.#unanswered.delete(lock);
   }
 
-  /** A request for this is about to be sent. @returns what to call when it has been answered, or will never be. */
+  /** The caller is about to send a request for this change. @returns a function to call when it is answered, or never will be. */
   begin(change: PendingChange): () => void {
     this.#pending.add(change);
     return () => void this.#pending.delete(change);
   }
 
-  /** Another instance serves: it has seen no replay yet, and the last one may have executed what it did not answer. */
+  /** Another instance serves. It has seen no replay yet, and the last one may have executed requests without answering them. */
   newInstance(): void {
     this.#unanswered.clear();
     for (const { fid, range, to } of this.#pending) {
-      // flock(2) gives up the lock that it converts before it takes the other; fcntl(2) holds what both have in common.
+      // flock(2) gives the old lock up before it takes the new one; fcntl(2) keeps what both have in common.
       if (to === 'none' || range.kind === 'flock') this.release(fid, range);
       else if (to === 'shared') this.#weaken(fid, range);
     }
@@ -146,7 +145,7 @@ export class AppLocks {
 
   #weaken(fid: Fid, range: FlockRangeMessage): void {
     const held = this.#granted.get(fid)?.get(ownerOf(range)) ?? [];
-    // grant() changes the list that is walked.
+    // A copy, because grant() changes the list.
     for (const lock of [...held]) {
       const start = later(lock.start, range.start);
       const end = earlier(lock.end, endOf(range));
@@ -170,7 +169,7 @@ export class AppLocks {
     }
   }
 
-  /** The target does not hold any of them any more. Waiters fail. */
+  /** The target holds none of these locks any more. Waiting locks fail. */
   clear(error: FsError): void {
     this.#granted.clear();
     this.#unanswered.clear();

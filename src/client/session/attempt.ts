@@ -1,7 +1,7 @@
 /**
- * One connection to a server, from when it opened to its end: CONNECT, and whether the server still lives.
+ * One connection to a server, from its opening to its end: sends CONNECT, and watches whether the server still lives.
  *
- * CONNECT has a requester of its own: calls that wait in the target's must not go out before it is answered.
+ * CONNECT has a requester of its own: calls that wait in the target's requester must not go out before CONNECT is answered.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -13,8 +13,8 @@ import type { Runtime, Timer } from '../../runtime/ports.js';
 import { Connect, type ConnectReply, type ConnectRequest } from '../../wire/session.js';
 
 /**
- * The pinger looks this often, or as often as the server asks for. A server that says nothing for PING_LOOKS looks is
- * given up: 4 to 5 s after the last sign of it. A standby takes as long to be sure that the other one is gone.
+ * The pinger looks this often, or more often if the server asks for that. The client gives a server up that sends nothing for
+ * PING_LOOKS looks: 4 to 5 s after its last sign. A standby takes as long to be sure that the other server is gone.
  */
 const PING_MS = 1000;
 const PING_LOOKS = 4;
@@ -23,7 +23,7 @@ export class Attempt {
   readonly link: FrameLink;
   readonly #runtime: Runtime;
   readonly #requester = new Requester();
-  /** Until CONNECT is answered. */
+  /** Runs until CONNECT is answered. */
   #patience: Timer | undefined;
   #pinger: Pinger | undefined;
   #reply: ConnectReply | undefined;
@@ -39,16 +39,15 @@ export class Attempt {
     return this.#reply;
   }
 
-  /** It was given up because nothing came from the server. */
+  /** The client gave the connection up because nothing came from the server. */
   get isSilent(): boolean {
     return this.#silent;
   }
 
   /**
-   * Says CONNECT.
-   * @param answered in the turn in which the reply is handled: what follows it on the connection finds the state that it
-   *   brought.
-   * @throws FsError of the reply, ENOTCONN when the connection ends before it.
+   * Sends CONNECT.
+   * @param answered called in the turn in which the client handles the reply: frames behind it find the state that it brought.
+   * @throws FsError of the reply, ENOTCONN when the connection ends before the reply.
    */
   async connect(
     request: ConnectRequest,
@@ -68,12 +67,12 @@ export class Attempt {
     });
   }
 
-  /** A reply that came before CONNECT's was handled. */
+  /** Takes a reply that came before the client has handled CONNECT's reply. */
   answer(frame: Frame): void {
     this.#requester.reply(frame);
   }
 
-  /** From now on a server that falls silent is given up. */
+  /** From now on the client gives the connection up if the server falls silent. */
   watch(intervalMs: number | undefined, ping: () => void): void {
     this.#pinger = startPinger(this.#runtime, {
       link: this.link,
@@ -84,14 +83,14 @@ export class Attempt {
     });
   }
 
-  /** The connection has ended, or is not used any more. Idempotent. */
+  /** The connection has ended, or the client does not use it any more. Idempotent. */
   ended(): void {
     this.#patience?.cancel();
     this.#pinger?.stop();
     this.#requester.detach();
   }
 
-  /** Nothing comes from the server: its process is stopped, or its machine or the way to it is gone. */
+  /** Nothing comes from the server: its process is stopped, or its machine or the network path to it is gone. */
   #giveUp(): void {
     this.#silent = true;
     this.link.destroy(new FsError('ETIMEDOUT', `${this.link.peer} does not answer`));

@@ -1,6 +1,6 @@
 /**
- * FIDs for new objects, from ranges that the target granted: the client names what it creates, so a create that is
- * sent twice makes one object. The next range is asked for before the last runs out.
+ * FIDs for new objects, from ranges that the target granted. The client chooses the FID of each object that it creates, so a
+ * CREATE that it sends twice makes one object. The pool asks for the next range before the last one runs out.
  */
 
 import { assert } from '../../base/assert.js';
@@ -12,7 +12,7 @@ export interface FidRange {
   readonly end: Fid;
 }
 
-/** Ask for more when fewer than this are left. */
+/** The pool asks for more when fewer FIDs than this are left. */
 const REFILL_BELOW = 256;
 
 export class FidPool {
@@ -32,7 +32,7 @@ export class FidPool {
     this.#left += range.end - range.start;
   }
 
-  /** Ranges of an export that is gone are not ours any more. */
+  /** The export that the ranges were granted to is gone: the client may not use them any more. */
   clear(): void {
     this.#ranges.length = 0;
     this.#left = 0;
@@ -46,7 +46,7 @@ export class FidPool {
     range.next += 1;
     this.#left -= 1;
     if (range.next === range.end) this.#ranges.shift();
-    // Failure here is no news: the take() that finds the pool empty asks again and reports.
+    // A failure here needs no report: the take() that finds the pool empty asks again and reports.
     if (this.#left < REFILL_BELOW) this.#refill().catch(() => undefined);
     return fid;
   }

@@ -1,9 +1,10 @@
 /**
  * The gate of one target: every operation that may need an RPC passes it before the RPC is formed.
  *
- * OPEN: operations pass at once and are counted. DRAINING: a controlled shutdown asked for the active lock; new
- * operations park, those inside finish. CLOSED: nothing is to be asked of the target (drained, disconnected, in
- * recovery). Parked operations run in arrival order when it opens, and each can be ended by its signal at once.
+ * OPEN: operations pass at once and are counted. DRAINING: the server called the active lock back for a controlled shutdown;
+ * new operations park, those inside finish. CLOSED: the client must ask the target for nothing (it has drained, is
+ * disconnected, or is in recovery). Parked operations run in arrival order when the gate opens. The signal of a parked
+ * operation ends its wait at once.
  *
  * Two reasons keep it shut, and each is lifted by whoever raised it: the drain, and an import that is not FULL.
  *
@@ -24,14 +25,14 @@ interface Parked {
   fail(error: FsError): void;
 }
 
-/** What the gate needs of an operation: its signal, looked at only when the operation parks. */
+/** What the gate needs of an operation: its signal. The gate looks at it only when the operation parks. */
 export interface Passenger {
   readonly signal: AbortSignal;
 }
 
 export class Gate {
   readonly #clock: Pick<Clock, 'nowMs'>;
-  /** Since when it has not been open; undefined: it is. */
+  /** Time at which the gate stopped being open; undefined while it is open. */
   #shutSinceMs: number | undefined;
   #connected = false;
   #drain: 'no' | 'draining' | 'drained' = 'no';
@@ -53,17 +54,17 @@ export class Gate {
     return this.#connected && this.#drain === 'no';
   }
 
-  /** For how long the target has been away; 0 when it is there, however slow it answers. */
+  /** How long the gate has not been open, so the target has been away; 0 while it is open, however slowly the target answers. */
   get awayMs(): number {
     return this.#shutSinceMs === undefined ? 0 : this.#clock.nowMs() - this.#shutSinceMs;
   }
 
-  /** A drain is under way: what it depends on (write-back, reads under locks still held) is admitted. */
+  /** A drain is under way: the client still admits what the drain depends on (write-back, reads under locks still held). */
   get isDraining(): boolean {
     return this.#drain === 'draining';
   }
 
-  /** Operations inside. */
+  /** Number of operations inside. */
   get inside(): number {
     return this.#inside.count;
   }
@@ -73,8 +74,8 @@ export class Gate {
   }
 
   /**
-   * Passes, or parks until the gate opens. Who passed calls leave() exactly once.
-   * @param tag what rejectTagged() finds it by: the handle that the operation uses.
+   * Passes, or parks until the gate opens. A caller that has passed calls leave() exactly once.
+   * @param tag the handle that the operation uses: rejectTagged() finds the operation by it.
    * @throws FsError EINTR (as a rejection) when the signal aborts while parked.
    */
   enter(passenger: Passenger, tag?: unknown): Promise<void> | undefined {
@@ -129,7 +130,7 @@ export class Gate {
     this.#changed();
   }
 
-  /** Ends the waits of parked operations with this tag: what they were about is gone. */
+  /** Ends the waits of the parked operations whose tag isGone() accepts: what they were about is gone. */
   rejectTagged(isGone: (tag: unknown) => boolean, error: FsError): void {
     for (const parked of this.#parked) {
       if (!isGone(parked.tag)) continue;
@@ -145,7 +146,7 @@ export class Gate {
       return;
     }
     this.#shutSinceMs = undefined;
-    // In arrival order. Those that arrive while these start find the set empty, and come after them.
+    // In arrival order. An operation that arrives while these start finds the set empty, and comes after them.
     const waiting = [...this.#parked];
     this.#parked.clear();
     for (const parked of waiting) parked.pass();

@@ -1,16 +1,16 @@
-/** Who a client is for its targets. It is made once, and a process that takes the client over goes on with it. */
+/** The identity of a client towards its targets. It is made once. A process that takes the client over keeps it. */
 
 import type { ClientUuid, Xid } from '../../base/ids.js';
 import type { Rng } from '../../runtime/ports.js';
 
 export interface ClientIdentity {
   readonly uuid: ClientUuid;
-  /** Shows a target that this is the client whose UUID it names. */
+  /** Proves to a target that this is the client with that UUID. */
   readonly secret: string;
-  /** Connections that were made under this UUID. */
+  /** Number of connections that were made under this UUID. */
   readonly connCount: number;
   readonly nextXid: Xid;
-  /** That the client has an export with; undefined: none. */
+  /** The server instance with which the client has an export; undefined: none. */
   readonly instance: number | undefined;
 }
 

@@ -53,17 +53,17 @@ export type ImportEvent =
       readonly outcome: ConnectOutcome;
       readonly reason: string;
     }
-  /** silent: it still stands, for all that is known, but the server does not answer. */
+  /** silent: the connection may still stand, but the server does not answer. */
   | { readonly type: 'connectionLost'; readonly epoch: number; readonly silent?: boolean }
   | {
       readonly type: 'replayed' | 'opensReplayed' | 'locksReplayed' | 'recovered';
       readonly epoch: number;
     }
   | { readonly type: 'activeGranted'; readonly epoch: number }
-  /** The drain is complete: the active lock was given back and asked for again. */
+  /** The drain is complete: the client has given the active lock back, and now asks for it again. */
   | { readonly type: 'drained' }
   | { readonly type: 'evictedNotice'; readonly epoch: number; readonly reason: string }
-  /** Everything that the eviction voids is dropped. */
+  /** The client has dropped everything that the eviction voids. */
   | { readonly type: 'dropped' }
   | { readonly type: 'stop' };
 
@@ -79,11 +79,11 @@ export type ImportEffect =
   /** The gate closes for new operations. */
   | { readonly do: 'closeGate' }
   | { readonly do: 'openGate' }
-  /** Takes what CONNECT brought for a fresh export, and the connection. */
+  /** Takes the connection, and what CONNECT brought for a fresh export. */
   | { readonly do: 'adoptNew' }
-  /** Same instance: calls that wait are sent again. */
+  /** Same instance: sends the waiting calls again. */
   | { readonly do: 'resume' }
-  /** Another instance that knows us: what it cannot have is void; take the connection. */
+  /** Another instance that knows this client: voids what that instance cannot have, and takes the connection. */
   | { readonly do: 'adoptRecover' }
   | { readonly do: 'replay'; readonly epoch: number }
   | { readonly do: 'replayOpens'; readonly epoch: number }
@@ -91,9 +91,9 @@ export type ImportEffect =
   | { readonly do: 'sayRecovered'; readonly epoch: number }
   | { readonly do: 'enqueueActive'; readonly epoch: number }
   | { readonly do: 'dropEverything'; readonly reason: string }
-  /** Ends the connection there is. */
+  /** Ends the current connection. */
   | { readonly do: 'hangUp' }
-  /** Answers with the event 'dropped'. */
+  /** The import answers with the event 'dropped'. */
   | { readonly do: 'reconnect' }
   | { readonly do: 'disconnect' };
 
@@ -102,23 +102,23 @@ export interface Step {
   readonly effects: readonly ImportEffect[];
 }
 
-/** First retry: a server that restarts in milliseconds is found in milliseconds. */
+/** Delay of the first retry: the client finds a server that restarts in milliseconds within milliseconds. */
 export const FIRST_RETRY_MS = 10;
-/** A port that refuses for long is asked this seldom. */
+/** Longest delay between retries, for a port that refuses for a long time. */
 export const MAX_RETRY_MS = 500;
-/** Each wait is a tenth longer than the last, so what a retry adds to an outage is a tenth of it at most. */
+/** Each delay is a tenth longer than the last, so the retries make an outage a tenth longer at most. */
 const RETRY_GROWTH = 1.1;
-/** A standby that said "wait" is asked this often: it takes over within one. */
+/** The client asks a standby that said "wait" this often, so it notices the takeover within one such delay. */
 export const WAIT_RETRY_MS = 20;
-/** While a server says "wait", the other address is asked again after no more than this many attempts' worth of retry. */
+/** While a server says "wait", the attempt count stops here, so that retries at the other address keep a short delay. */
 const WAIT_ATTEMPT_MAX = 20;
 
-/** One address: it is given time, for there is no other to try. */
+/** Patience with a single address. It gets more time, because there is no other address to try. */
 const LONE_ADDRESS_MS = { connect: 3000, answer: 10_000 } as const;
-/** An address that drops packets must not hold up the other one. It gets longer the next time round, within limits. */
+/** An address that drops packets must not hold up the other one. It gets more time in each further round, up to the limit. */
 const FIRST_CONNECT_MS = 300;
 const MAX_CONNECT_MS = 1000;
-/** A process that was stopped takes connections, and says nothing. */
+/** The kernel of a stopped server process still accepts connections, but the process answers nothing. */
 const ANSWER_MS = 1000;
 
 export const INITIAL: ImportState = { name: 'DISCON', epoch: 0, attempt: 0, standing: 'none' };
@@ -127,7 +127,7 @@ function stay(state: ImportState): Step {
   return { state, effects: [] };
 }
 
-/** How far the client had come, for the states in which it has a connection. */
+/** How far the client had come with the instance, by state. */
 function standingOf(state: ImportState): Standing {
   switch (state.name) {
     case 'DISCON':
@@ -154,7 +154,7 @@ export function retryMs(attempt: number): number {
   return Math.min(MAX_RETRY_MS, Math.round(FIRST_RETRY_MS * RETRY_GROWTH ** attempt));
 }
 
-/** How long one address may take to be connected, and then to answer CONNECT, before the next one is tried. */
+/** How long one address may take to connect, and then to answer CONNECT, before the client tries the next one. */
 export function patienceMs(
   attempt: number,
   addresses: number,
@@ -193,7 +193,7 @@ function connected(
       return {
         state: { name: 'ACTIVE_LOCK', epoch },
         effects: [
-          // A server that knows us no more although we had state there: that state is void.
+          // The server does not know this client any more, although the client had state there: that state is void.
           ...(state.standing === 'none'
             ? []
             : [{ do: 'dropEverything', reason: 'the server does not know this client any more' } as const]),
@@ -206,7 +206,7 @@ function connected(
     case 'recover':
       return recover(epoch);
     case 'evicted':
-      // Nothing to drop and told so again: no reason to hurry.
+      // The client has nothing to drop, and the server says "evicted" again: no reason to hurry.
       if (state.standing === 'none') return retryLater(state, retryMs(state.attempt));
       return evicted(epoch, event.reason);
     case 'wait':
@@ -222,7 +222,7 @@ function resumed(state: ImportState & { name: 'CONNECTING' }): Step {
     case 'full':
       return { state: { name: 'FULL', epoch }, effects: [{ do: 'resume' }, { do: 'openGate' }] };
     case 'waiting':
-      // The enqueue that waits is sent again with the rest, or its lost grant is asked for anew.
+      // The ENQUEUE of the active lock ended with its connection, and its grant may be lost: the client asks anew.
       return {
         state: { name: 'ACTIVE_LOCK', epoch },
         effects: [{ do: 'resume' }, { do: 'enqueueActive', epoch }],
@@ -231,7 +231,7 @@ function resumed(state: ImportState & { name: 'CONNECTING' }): Step {
       // Replay is idempotent: begin again.
       return recover(epoch);
     case 'none':
-      // Nonsense of the server's: nothing was there to resume.
+      // The server is wrong: there was nothing to resume.
       return retryLater(state, retryMs(state.attempt));
     default:
       return assertNever(state.standing);
@@ -323,7 +323,7 @@ function connectionLost(state: ImportState, silent: boolean): Step {
       return retryLater(state, retryMs(state.attempt));
     default:
       return {
-        // Where a connection broke, a server may be back at once. One that is silent is tried after the others.
+        // A server whose connection broke may be back at once. The client tries a silent server after the others.
         state: {
           name: 'DISCON',
           epoch: state.epoch,

@@ -1,6 +1,6 @@
 /**
- * Memory of pages that somebody still needs although its owner is done with it: it goes back to the pool of slabs when
- * the last of them is done too. Counted by slab, because a WRITE shows any part of one.
+ * Memory of pages that a keeper (the replay list) still needs although the page cache is done with it. It goes back to the
+ * slab pool when the last keeper is done too. Keepers are counted by slab, because a WRITE may show any part of one.
  */
 
 import { assert } from '../../base/assert.js';
@@ -9,7 +9,7 @@ import { SLAB_BYTES } from '../../base/slab_pool.js';
 
 interface Kept {
   keepers: number;
-  /** Its owner is done with it. */
+  /** Set when the owner is done with the slab. */
   given: Buffer | undefined;
 }
 
@@ -23,7 +23,7 @@ export class KeptMemory {
 
   /** The bytes of this view must stay what they are until release() is called with it. */
   keep(view: Uint8Array): void {
-    // What is no slab is never used again.
+    // Memory that is not a slab is never reused.
     if (view.buffer.byteLength !== SLAB_BYTES) return;
     const kept = this.#kept.get(view.buffer);
     if (kept === undefined) this.#kept.set(view.buffer, { keepers: 1, given: undefined });

@@ -1,6 +1,6 @@
 /**
- * The replay list of one target: every request that it executed and answered, and has not yet committed. If the target
- * crashes, the next instance executes them again, in the order of their transnos.
+ * The replay list of one target: every request that the target has executed and answered, and not yet committed. If the
+ * target crashes, the next instance executes them again, in the order of their transnos.
  *
  * - A request enters with its reply and leaves when a reply says that its transno is durable, so the list holds what
  *   was executed during one group commit or two. Nothing is copied: it keeps the bytes that were sent.
@@ -21,16 +21,16 @@ import type { Operation } from '../../wire/operation.js';
 import { decode, encode } from '../../wire/schema.js';
 import type { KeptMemory } from './kept_memory.js';
 
-/** Bytes of WRITEs kept, beyond which the target is asked to commit before it is sent more. */
+/** Bytes of kept WRITEs. Above this, the client asks the target to commit before it sends more. */
 export const BULK_MAX_BYTES = 64 << 20;
-/** Entries at the front that are gone already before the array is cut. */
+/** The array is cut when at least this many entries at its front have left. */
 const COMPACT_AT = 1024;
 
 const NOTHING = 0 as Transno;
 
 interface Entry extends Omit<AnsweredRequest, 'opcode'> {
   readonly operation: Operation<unknown, unknown>;
-  /** By the target's clock, when it was executed. The replay must not change what was told. */
+  /** When the target executed it, by the target's clock. A replay must not change times that programs were told. */
   readonly time: Timespec | undefined;
 }
 
@@ -42,13 +42,13 @@ interface Attributes {
 
 export class ReplayList implements AnswerObserver {
   readonly #memory: KeptMemory;
-  /** By transno. Those before #first have left. */
+  /** Sorted by transno. Entries before #first have left. */
   #entries: Entry[] = [];
   #first = 0;
   #bulkBytes = 0;
   #lastCommitted = NOTHING;
   #lastExecuted = NOTHING;
-  /** The target takes replays. For one that does not, keeping them would be in vain. */
+  /** The target takes replays. The list keeps nothing for a target that does not. */
   enabled = false;
 
   constructor(memory: KeptMemory) {
@@ -59,31 +59,31 @@ export class ReplayList implements AnswerObserver {
     return this.#entries.length - this.#first;
   }
 
-  /** Bytes of WRITEs. */
+  /** Bytes of the WRITEs in the list. */
   get bulkBytes(): number {
     return this.#bulkBytes;
   }
 
-  /** Durable on the target, as far as this client was told. */
+  /** The highest transno that is durable, as far as the target has told this client. */
   get lastCommitted(): Transno {
     return this.#lastCommitted;
   }
 
-  /** The highest that this client has an answer for. */
+  /** The highest transno that this client has an answer for. */
   get lastExecuted(): Transno {
     return this.#lastExecuted;
   }
 
-  /** Those there are now, in order. A replay names the time at which the operation was executed first. */
+  /** The requests in the list now, in order. A replay names the time at which the target executed the operation first. */
   *requests(): Iterable<AnsweredRequest> {
     for (const { operation, xid, body, bulk, transno, time } of this.#entries.slice(this.#first)) {
-      // Meanwhile a reply may have said so, and the bulk may be gone.
+      // A reply may have said meanwhile that this one is durable. Then its bulk may be gone.
       if (transno <= this.#lastCommitted) continue;
       yield { opcode: operation.opcode, xid, body: timed(operation, body, time), bulk, transno };
     }
   }
 
-  /** The requests of one kind that may not be durable. */
+  /** The requests of one operation that may not be durable. */
   *requestsOf<Q>(operation: Operation<Q, unknown>): Iterable<Q> {
     for (const entry of this.#entries.slice(this.#first)) {
       if (entry.operation.opcode === operation.opcode) yield decode(operation.request, entry.body);
@@ -107,7 +107,7 @@ export class ReplayList implements AnswerObserver {
         this.#memory.keep(chunk);
       }
     }
-    // Replies come in the order of execution, but for those that the target had to answer from what it had stored.
+    // Replies come in the order of execution, except those that the target answers from its stored outcomes.
     const entries = this.#entries;
     let at = entries.length;
     while (at > this.#first && (entries[at - 1] as Entry).transno > transno) at -= 1;
@@ -135,7 +135,7 @@ export class ReplayList implements AnswerObserver {
     }
   }
 
-  /** None of it can be replayed any more: this client is another one for the target. */
+  /** The client can replay none of them any more: for the target it is a new client. */
   clear(): void {
     for (const entry of this.#entries.slice(this.#first)) this.#release(entry);
     this.#entries = [];

@@ -1,10 +1,11 @@
 /**
- * What a client holds for one target: its calls, locks, gate, FIDs and grants. A FID's high bits say which target it
- * lives on, and nothing here or above assumes that there is one.
+ * What a client holds for one target: its calls, locks, gate, FIDs and grants. The high bits of a FID say on which target the
+ * object lives. Nothing here or above assumes that there is only one target.
  *
- * Calls are counted by kind until their reply, also when their caller was interrupted: a drain waits for all of them.
- *   operation  of a caller that passed the gate
- *   data       READ and WRITE of the page cache: what a drain depends on
+ * Calls are counted by kind until their reply comes, also when their caller was interrupted. A drain waits for all kinds but
+ * the last.
+ *   operation  calls for a caller that has passed the gate
+ *   data       READs and WRITEs of the page cache: a drain depends on them
  *   closing    CLOSE, CANCEL, UNFLOCK, GET_FIDS: a drain waits for them too, but another instance need not hear of them
  *   session    what the connection itself needs, and what is void without it
  */
@@ -49,20 +50,20 @@ import { ReplayList } from './replay_list.js';
 
 const log = logger('client:target');
 
-/** Short beside what anyone notices of an unlinked file's space. */
+/** How long closes collect. Too short for anyone to notice that an unlinked file still takes space. */
 const CLOSE_DELAY_MS = 5;
 const CLOSES_AT_ONCE = 512;
 
 export type CallKind = 'operation' | 'data' | 'closing' | 'session';
 
-/** Cache locks held on one target. Each keeps a little memory on both sides. */
+/** Limit on the cache locks held on one target. Each takes a little memory on the client and on the server. */
 const LOCKS_MAX = 100_000;
-/** Handles in one CLOSE or CANCEL. */
+/** Limit on the handles in one CLOSE or CANCEL. */
 const HANDLES_MAX = 10_000;
 
-/** Of these nothing is left to do when another instance takes over: what they would end it does not have. */
+/** A restart makes these calls moot: the new instance has no handle or lock for them to end. */
 const VOID_AFTER_RESTART = new Set<number>([Close.opcode, Cancel.opcode, Ping.opcode]);
-/** What only reads changes nothing by being asked again of a target that has thrown this client out. */
+/** These calls only read: after an eviction, the client can send them again in its new session. */
 const ASKED_AGAIN = new Set<number>([
   Lookup.opcode,
   Getattr.opcode,
@@ -72,7 +73,7 @@ const ASKED_AGAIN = new Set<number>([
   Statfs.opcode,
   GetFids.opcode,
 ]);
-/** These use no handle: if they were not sent yet, they can as well be sent by the client that comes back. */
+/** These calls use no handle: if one was not sent before an eviction, the client can send it in its new session. */
 const SENT_LATER = new Set<number>([
   Create.opcode,
   Link.opcode,
@@ -82,24 +83,24 @@ const SENT_LATER = new Set<number>([
   Setxattr.opcode,
   Removexattr.opcode,
 ]);
-/** Remembered for `holdfast status`. */
+/** Number of evictions that the client remembers for `holdfast status`. */
 const EVICTIONS_MAX = 8;
 
-/** This client was thrown out by the target. */
+/** The target has evicted this client. */
 export interface Eviction {
   readonly atMs: number;
   readonly reason: string;
-  /** Written by applications, and not by then on the target. */
+  /** Bytes that applications wrote and that were not on the target by then. */
   readonly lostBytes: number;
-  /** Answered by the target, and not known to be committed: whether they are lost depends on why this happened. */
+  /** Operations that the target answered, and that are not known to be committed. The cause decides whether they are lost. */
   readonly uncommitted: number;
 }
 
-/** What programs were told, and is lost. */
+/** What is lost although programs were told of success. */
 export interface Loss {
-  /** Written by programs, and not by then on the target. */
+  /** Bytes that programs wrote and that were not on the target by then. */
   readonly bytes: number;
-  /** Answered by the target, and not known to be committed. */
+  /** Operations that the target answered, and that are not known to be committed. */
   readonly operations: number;
   readonly why: string;
 }
@@ -107,46 +108,46 @@ export interface Loss {
 export interface TargetSessionOptions {
   readonly runtime: { readonly timers: Timers; readonly clock: Clock };
   readonly kept: KeptMemory;
-  /** Cache locks. Default 100,000. */
+  /** Limit on the cache locks. Default 100,000. */
   readonly maxLocks?: number | undefined;
 }
 
 export class TargetSession {
   readonly requester: Requester;
-  /** What the target would have to execute again after a crash. */
+  /** The requests that the target would have to execute again after a crash. */
   readonly replays: ReplayList;
   readonly gate: Gate;
   readonly appLocks = new AppLocks();
   readonly locks: LockClient;
   readonly fids: FidPool;
-  /** -1 until the first CONNECT was answered. */
+  /** -1 until the first CONNECT is answered. */
   index = -1;
   label = '';
   instance = 0;
   serverVersion = '';
   targetUuid: TargetUuid | undefined;
-  /** Bytes that the target promised to find room for. */
+  /** Bytes of space that the target has promised to this client, and that no write has used yet. */
   grantBytes = 0;
   /** What both sides can do: FEATURE bits. */
   features = 0;
   /** The server asks before it destroys an inode without a name. */
   holdsUsed = false;
-  /** No grants in the protocol with this server: it finds room, or does not, at each WRITE. */
+  /** The server promises space by grants. A server without grants finds space at each WRITE, or fails it. */
   grantsUsed = true;
   /** Handles of the active lock: one, or two for a moment when a connection broke at the wrong time. */
   readonly activeHandles = new Set<LockHandle>();
-  /** This client as the target knows it, until the target evicts it. Handles, and what is under way, live in it. */
+  /** Lasts until the target evicts this client. Handles, and operations under way, depend on it. */
   session = new Lifetime();
-  /** What cache locks keep true: until an eviction, or an instance that takes no locks over. */
+  /** Lasts as long as cache locks keep the caches true: until an eviction, or an instance that takes no locks over. */
   cover = new Lifetime(this.session);
-  /** The instance that serves. What it promised, and what it asked for, is void with it. */
+  /** Lasts as long as one instance serves. What that instance promised or asked for is void afterwards. */
   serving = new Lifetime(this.session);
   lastStatfs: StatfsMessage | undefined;
   /** Extended attributes of the root, as last seen; undefined: never seen. */
   rootXattrs: Map<string, Uint8Array> | undefined;
-  /** The last ones, newest last. */
+  /** The latest evictions, newest last. */
   readonly evictions: Eviction[] = [];
-  /** Set while an unmount is under way: no handle is left to report a loss by. */
+  /** Set while an unmount is under way: then no handle is left through which the client could report a loss. */
   losses: Loss[] | undefined;
   /** Application locks that a new instance did not grant again. */
   lostAppLocks = 0;
@@ -158,7 +159,7 @@ export class TargetSession {
     session: new CountDown(),
   };
   #closes: Fh[] = [];
-  /** Inodes without a name that the kernel has forgotten. They go with the closes. */
+  /** Held inodes without a name that the kernel has forgotten. The next CLOSE names them. */
   #released: Fid[] = [];
   #closing = false;
   #deferred: (() => void)[] = [];
@@ -201,12 +202,12 @@ export class TargetSession {
     while (counts.some(({ count }) => count > 0)) await Promise.all(counts.map((count) => count.zero()));
   }
 
-  /** This client may go on as if nothing had happened when the target crashes and comes back. */
+  /** This client can replay, so it goes on as if nothing had happened when the target crashes and comes back. */
   get replaysUsed(): boolean {
     return this.replays.enabled;
   }
 
-  /** Takes what CONNECT said of the target. */
+  /** Takes what the reply to CONNECT says of the target. */
   adopt(reply: ConnectReply): void {
     this.index = reply.targetIndex ?? 0;
     this.label = reply.label ?? '';
@@ -223,9 +224,9 @@ export class TargetSession {
   }
 
   /**
-   * A change that takes space, and does not know how much. Where the target has none that is not promised, it is sent once
-   * more with what was promised to this client and is not used.
-   * @param send `takes` is for its apply: how much of what was offered the target took.
+   * Sends a change that takes an amount of space that the client does not know. If the target has no space left that is not
+   * promised, sends the change once more, and offers the target the grant that this client has not used.
+   * @param send sends the change. Its apply() calls `takes` with how much of the offer the target took.
    */
   async takingSpace<R>(
     send: (offer: { readonly grantOffered?: number; takes(bytes: number | undefined): void }) => Promise<R>,
@@ -247,14 +248,14 @@ export class TargetSession {
         },
       });
     } finally {
-      // Another instance has promised anew.
+      // If another instance serves by now, it has promised space anew.
       if (!serving.isOver) this.grantBytes += offered - taken;
     }
   }
 
   /**
-   * The range as the target is told of it.
-   * @throws FsError EOVERFLOW (fcntl(2)) when the server is from before FEATURE.lockOffsets and knows no such place.
+   * The range in the form in which the client sends it to the target.
+   * @throws FsError EOVERFLOW (fcntl(2)) when the server is from before FEATURE.lockOffsets and knows no such offset.
    */
   lockRange(range: FlockRangeMessage): FlockRangeMessage {
     const said = rangeFor(this.features, range);
@@ -274,8 +275,8 @@ export class TargetSession {
   }
 
   /**
-   * The handle is closed. Nobody waits for the target to hear of it, so closes collect for a moment: one message for
-   * many files, where each would cost as much as the create that comes next.
+   * Tells the target that the handle is closed. No caller waits for that, so closes collect for a moment, and one message
+   * serves many files. A message for each file would cost as much as the CREATE that comes next.
    */
   close(fh: Fh): void {
     this.#closes.push(fh);
@@ -301,7 +302,7 @@ export class TargetSession {
     });
   }
 
-  /** Closes go out unless the gate is closed: then the target learns of them when it opens, or need not. */
+  /** Sends the collected closes, unless the gate is closed. Then the target learns of them when the gate opens, or need not. */
   sendCloses(): void {
     const fhs = this.#closes;
     const released = this.#released;
@@ -316,8 +317,8 @@ export class TargetSession {
   }
 
   /**
-   * Runs it now, or when the gate opens again while the same instance serves; never if another one takes over, which
-   * learns from the replay what is left.
+   * Calls send() now, or when the gate opens again while the same instance serves. If another instance takes over, send() is
+   * never called: that instance learns from the replay what is left.
    */
   whenOpen(send: () => void): void {
     if (this.gate.state === 'CLOSED') this.#deferred.push(send);
@@ -330,7 +331,7 @@ export class TargetSession {
     for (const send of this.#deferred.splice(0)) send();
   }
 
-  /** Another instance serves: what ends something that it does not have is void. */
+  /** Another instance serves: calls that would end something that it does not have are void. */
   newInstance(): void {
     const why = new FsError('ECANCELED', 'another instance of the target serves');
     this.serving.end(why);
@@ -346,7 +347,7 @@ export class TargetSession {
     this.cover = new Lifetime(this.session);
   }
 
-  /** The target has thrown this client out, which is another one from now on. Calls end, but for those that need not. */
+  /** The target has evicted this client. From now on it is a new client. Calls fail, except those that it can send again. */
   evicted(error: FsError, eviction: Eviction): void {
     this.evictions.push(eviction);
     const { lostBytes, uncommitted } = eviction;
@@ -368,7 +369,7 @@ export class TargetSession {
 
   #forgetSession(): void {
     this.#closes = [];
-    // Another instance asks about what it has without a name.
+    // The target asks again about the inodes that it has without a name.
     this.#released = [];
     this.#deferred = [];
     this.activeHandles.clear();
@@ -396,7 +397,7 @@ export class TargetSession {
   }
 }
 
-/** For an operation by name, or one that drops what is not true any more: the session that comes next goes on with it. */
+/** The lifetime of an operation by name, or of one that drops what is not true any more: it goes on in the next session. */
 export const ACROSS_SESSIONS = new Lifetime();
 
 /** The targets of a filesystem, by the index in their FIDs. */
