@@ -1,12 +1,12 @@
 /**
- * Leaving a target: everything to the server, every lock back, goodbye.
+ * Leaving a target: the client writes everything to the server, gives every lock back and says goodbye.
  *
- * What is dirty, or was answered and is not known to be committed, is waited for as long as it takes: a server that is being
- * upgraded comes back. With patienceMs it is given up when for so long nothing went on: no WRITE that landed, no recovery
- * under way (the server limits that). A client that has nothing to lose waits only for its goodbye, so that a server
- * that comes back need not wait for it.
+ * The client waits as long as it takes for dirty data, and for operations that were answered and are not known to be
+ * committed: a server that is being upgraded comes back. With patienceMs it gives up after this time without progress: no
+ * WRITE landed, and no recovery was under way (the server limits that). A client that has nothing to lose waits only until
+ * it can say goodbye, so that a server that comes back need not wait for this client.
  *
- * Looks are counted, not time: a process that was itself stopped has waited for nobody.
+ * The client counts looks, not time: a process that was itself stopped has waited for nobody.
  */
 
 import { logger } from '../../base/log.js';
@@ -24,7 +24,7 @@ const GOODBYE_WAIT_MS = 10_000;
 const LOOK_MS = 1000;
 const LOOKS_PER_PATIENCE = 60;
 
-/** States in which a server is heard, and limits how long it takes. */
+/** States in which the client hears the server, and the server limits how long they take. */
 const RECOVERING = new Set<Import['state']>([
   'REPLAY',
   'REPLAY_OPENS',
@@ -67,7 +67,7 @@ export async function depart(departing: Departing): Promise<Loss | undefined> {
   };
 }
 
-/** For people: the middle of a sentence. */
+/** Text for people, to stand in the middle of a sentence. */
 export function describeLoss({ bytes, operations, why }: Loss): string {
   const lost = [
     ...(bytes > 0 ? [`${bytes} bytes were not written to the server`] : []),
@@ -77,9 +77,9 @@ export function describeLoss({ bytes, operations, why }: Loss): string {
 }
 
 interface Patience {
-  /** Aborts when it is over. */
+  /** Aborts when the patience is over. */
   readonly signal: AbortSignal;
-  /** Resolves then, with the reason. */
+  /** Resolves at the same time, with the reason. */
   readonly over: Promise<string>;
   stop(): void;
 }
@@ -120,7 +120,7 @@ function watch({ context, target, connection, patienceMs }: Departing): Patience
   return { signal: abort.signal, over, stop: () => timer.cancel() };
 }
 
-/** @param signal aborts when it is given up. @returns why it could not be done, if so. */
+/** @param signal aborts when the departure is given up. @returns why it failed; undefined when it is done. */
 async function giveBack(departing: Departing, signal: AbortSignal): Promise<string | undefined> {
   const { context, target, drain, writeBack } = departing;
   try {
@@ -135,7 +135,7 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
     const locks = await target.locks.cancelAll();
     for (const file of context.filesOf(target)) if (!file.isClean) await writeBack.flush(target, file);
     target.sendCloses();
-    // Nobody could send again what was answered and not committed, once this client has left.
+    // Once this client has left, no client could replay what was answered and not committed.
     if (target.replays.size > 0) await target.call('operation', Sync, {});
     if (target.gate.state !== 'CLOSED') {
       target.cancel(locks);

@@ -1,15 +1,16 @@
 /**
  * The client's part in a controlled shutdown: the server called the active lock back (docs/RECOVERY.md, "Client").
  *
- * Ahead of it, while operations go on: what is dirty is written, and the locks that nobody uses are given back, with what
- * they keep in caches. It is done once and has a limit, so that a busy client comes to its end.
+ * Work ahead, while operations go on: the client writes what is dirty, and gives unused locks back, with what they keep in
+ * caches. It does so once and within a limit, so that the drain of a busy client ends.
  *
- * In order: the gate drains, operations inside end, dirty pages are written, the kernel's caches are emptied, what they
- * bring back is written, our caches are emptied, closes are sent, the gate is closed, all cache locks go back in one batch, then the active lock, which is
- * asked for again at once: it is granted when the shutdown is cancelled, and asked for in vain when the server leaves.
+ * Then, in this order: the gate drains, and operations inside end. The client writes dirty pages, empties the kernel's caches,
+ * writes what they bring back, empties its own caches and sends its closes. The gate closes. All cache locks go back in one
+ * batch, then the active lock. The client asks for the active lock again at once: the server grants it when the shutdown is
+ * cancelled, and never answers when it stops.
  *
- * The drain does not care about the connection: its calls wait for the next one when it breaks. It ends early when what
- * it drains is void: another instance serves, or this client was evicted.
+ * The drain does not depend on one connection: when it breaks, the calls of the drain wait for the next one. The drain ends
+ * early when what it drains is void: another instance serves, or the target has evicted this client.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -25,18 +26,18 @@ import type { Import } from './import.js';
 const log = logger('client:drain');
 
 const PROGRESS_MS = 100;
-/** What is not done ahead by then is done while operations wait. */
+/** Time limit of the work ahead. What is not done by then is done while operations wait. */
 const AHEAD_MS = 1000;
-/** Locks given back in one go: operations are served in between. */
+/** Locks given back in one go. The client serves operations in between. */
 const AHEAD_LOCKS = 512;
 
 export class Drain {
   readonly #context: ClientContext;
   readonly #target: TargetSession;
   readonly #writeBack: WriteBack;
-  /** The active lock was given back: the import asks for it again. */
+  /** drained() makes the import ask for the active lock again. */
   readonly #connection: Pick<Import, 'drained'>;
-  /** Of the session that began it: of another one it is void, and ends at its next step. */
+  /** The drain under way, for the instance in #serving. When another one serves, it is void and ends at its next step. */
   #running: Promise<void> | undefined;
   #serving: Lifetime | undefined;
 
@@ -52,7 +53,7 @@ export class Drain {
     this.#connection = connection;
   }
 
-  /** The active lock was called back. Said again after a reconnect: one drain is enough. */
+  /** The server called the active lock back. It says so again after a reconnect: one drain is enough. */
   start(): void {
     const { serving } = this.#target;
     if (this.#running !== undefined && this.#serving === serving) return;
@@ -84,9 +85,9 @@ export class Drain {
       gate.setDrain('draining');
       await serving.wait(gate.idle());
       await serving.wait(target.idle('operation'));
-      // Most of what is dirty goes while locks that others call back still leave one by one, in time.
+      // Writes most dirty data now, while locks that other clients call back still go back one by one, in time.
       await serving.wait(this.#writeBack.flushAll(target));
-      // The kernel's caches, what they bring back, then ours: the release of each lock does it (lock_release.ts).
+      // The release of each lock empties the kernel's caches, writes what they bring back, and empties ours (lock_release.ts).
       const handles = await serving.wait(target.locks.cancelAll());
       await serving.wait(this.#writeBack.flushAll(target));
       target.sendCloses();

@@ -1,12 +1,12 @@
 /**
- * The target has thrown this client out: all that it held for it is void, and the client begins again as a new one.
+ * The target has evicted this client: all that the target held for it is void, and it begins again as a new client.
  *
- * Nobody is left waiting, and nothing is lost silently:
- * - handles answer EIO until they are closed; each whose file lost data reports it once, by fsync or close;
- * - calls under way fail with EIO, but for those that only read names and attributes, and those that use no handle and
+ * No caller waits for ever, and nothing is lost silently:
+ * - handles answer EIO until they are closed; each handle whose file lost data reports it once, by fsync or close;
+ * - calls under way fail with EIO, except those that only read names and attributes, and those that use no handle and
  *   were not sent: the new session answers them;
- * - application locks are gone, each with a line in the log, and who waits for one is told;
- * - pages that a mapping dirtied are not written over what others did since (operations/data.ts).
+ * - application locks are gone, each with a line in the log, and calls that wait for one fail;
+ * - the client does not write pages that a mapping dirtied over what others have written since (operations/data.ts).
  */
 
 import { FsError } from '../../base/errno.js';
@@ -49,11 +49,11 @@ export function dropEverything(
   }
   dropCaches(context, target);
   target.grantBytes = 0;
-  // Not awaited: new operations need not wait for the kernel to forget old ones.
+  // Not awaited: new operations need not wait until the kernel has forgotten what the old locks covered.
   target.locks.forgetAll().catch((cause: unknown) => log('%O', cause));
 }
 
-/** Files with data that is dirty, or was answered and may not be durable: if the target crashed, it is gone. */
+/** Files with data that is dirty, or that the target answered and may not have made durable: if it crashed, the data is gone. */
 function unsafe(context: ClientContext, target: TargetSession): Set<Fid> {
   const fids = new Set<Fid>();
   for (const file of context.filesOf(target)) if (file.unwrittenBytes > 0) fids.add(file.fid);

@@ -1,8 +1,8 @@
 /**
- * The wait of a mount for its target. It ends when the target may be used, when nobody has answered within the limit, when a server
- * refuses for good, or when the caller gives up.
+ * The wait of a mount for its target. It ends when the client may use the target, when no server has answered within the
+ * limit, when a server refuses for good, or when the caller gives up.
  *
- * A server that has answered is one that is being upgraded, or that recovers: the mount waits for it without limit.
+ * A server that has answered is being upgraded, or recovers: the mount waits for it without limit.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -16,7 +16,7 @@ export class FirstConnect implements ImportEvents {
   /** Rejects with the reason when the mount is given up. */
   readonly #ready = new Deferred<void>();
   readonly ready = this.#ready.promise;
-  /** What servers have said so far: each is told once. */
+  /** What servers have said so far: the client passes each text on once. */
   readonly #told = new Set<string>();
   #unlisten = (): void => undefined;
   #limit: Timer | undefined;
@@ -27,7 +27,7 @@ export class FirstConnect implements ImportEvents {
     this.#context = context;
   }
 
-  /** The limit begins. @throws the reason of options.signal if it has aborted. */
+  /** Starts the time limit. @throws the reason of options.signal if it has aborted. */
   start(): void {
     const { runtime, options } = this.#context;
     const { connectTimeoutMs, signal } = options;

@@ -39,22 +39,22 @@ import * as recovery from './replay.js';
 const log = logger('client:import');
 
 const HISTORY_MAX = 16;
-/** A user whose mount waits longer for the server is told. */
+/** If a mount waits longer than this for the server, the client tells the user. */
 const SAID_AFTER_MS = 5000;
 
-/** Who handles what the server asks. */
+/** Handles what the server asks. */
 export interface ImportOwner {
   /** Requests and notices of the server. */
   incoming(link: Link, frame: Frame): void;
 }
 
-/** Who waits for the target. */
+/** Listens for somebody who waits for the target. */
 export interface ImportEvents {
   /** The target may be used for the first time. */
   usable(): void;
-  /** A server was reached and said what to wait for. */
+  /** A server has answered, and says what the client waits for. */
   answered(reason: string): void;
-  /** Whoever was reached refused. @param final trying again will not help. */
+  /** A server refused, or the client could not reach one. @param final trying again will not help. */
   refused(error: FsError, final: boolean): void;
 }
 
@@ -69,7 +69,7 @@ export class Import {
   readonly #history: { state: string; atMs: number }[] = [];
   readonly #queue: ImportEvent[] = [];
   #handling = false;
-  /** Instance this client has an export with; undefined: none. */
+  /** The server instance with which this client has an export; undefined: none. */
   #instance: number | undefined;
   #connCount: number;
   #addressIndex = 0;
@@ -77,7 +77,7 @@ export class Import {
   #connecting: AbortController | undefined;
   #retry: Timer | undefined;
   #wasReady = false;
-  /** Since when the target could not be used, and the timer that tells the user if that lasts. */
+  /** When the target became unusable, and the timer that tells the user if this lasts. */
   #away: { readonly sinceMs: number; readonly timer: Timer } | undefined;
   #goodbye: Promise<void> = Promise.resolve();
 
@@ -108,7 +108,7 @@ export class Import {
     return this.#history;
   }
 
-  /** host:port that is used or tried. */
+  /** host:port of the server that the client uses or tries. */
   get address(): string {
     const { addresses } = this.#context.options;
     const address = addresses[this.#addressIndex % addresses.length];
@@ -160,7 +160,7 @@ export class Import {
   }
 
   #noteLost(event: ImportEvent): void {
-    // It was given back for a shutdown: that was said.
+    // The client gave the active lock back for a shutdown, and has told the user.
     if (this.#away !== undefined) return;
     const silent = event.type === 'connectionLost' && event.silent === true;
     const how = silent ? ': it does not answer' : '';
@@ -253,24 +253,24 @@ export class Import {
     const attempt = this.#attempt;
     if (attempt?.reply === undefined) return;
     const { reply } = attempt;
-    // Of the instance that it recovers with already: recovery begins again, and what waits for its end is as true as before.
+    // If the client already recovers with this instance, recovery begins again, and what waits for its end is still valid.
     const again = recovering && reply.instance === this.#target.instance;
     const replays = (reply.features & FEATURE.replay) !== 0;
     if (recovering && !again) recovery.newInstance(this.#context, this.#target, replays);
-    // What was promised is promised anew, each time.
+    // The server promises space anew at each recovery.
     if (recovering) this.#target.grantBytes = 0;
     this.#target.adopt(reply);
     if (recovering) recovery.payAgain(this.#context, this.#target);
-    // Until the window has ended this client is one of the old instance: it would have to replay again.
+    // Until the recovery window has ended, this client belongs to the old instance: it would have to replay again.
     if (!recovering) this.#instance = reply.instance;
-    // What waits from before, and what is asked for meanwhile, is sent when the gate opens.
+    // Calls that wait from before, and calls that come meanwhile, are sent when the gate opens.
     this.#target.requester.attach(attempt.link, { resend: false, hold: true });
   }
 
   #openGate(): void {
     const target = this.#target;
     if (this.#attempt !== undefined) target.requester.attach(this.#attempt.link, { resend: true });
-    // Granted again after a drain: the shutdown was cancelled, or another instance serves.
+    // The active lock was granted again after a drain: the shutdown was cancelled, or another instance serves.
     if (!target.gate.isDraining) target.gate.setDrain('no');
     target.gate.setConnected(true);
     this.#noteBack();
@@ -358,7 +358,7 @@ export class Import {
     };
   }
 
-  /** A name that does not exist will not exist in a moment; everything else may be a server that starts. */
+  /** A host name that does not exist will not exist in a moment. After any other failure, a server may be starting. */
   #unreachable(error: FsError): void {
     this.#events.refused(error, error.code === 'ENXIO' && this.#context.options.addresses.length === 1);
   }
@@ -399,7 +399,7 @@ export class Import {
         error instanceof FsError ? error : new FsError('EIO', 'CONNECT failed', { cause: error });
       if (refusal.code !== 'ENOTCONN') {
         log('%s refused: %s', this.address, refusal.message);
-        // Another protocol, another target, or a server that trusts only root.
+        // Another protocol, another target, or a server that takes only root, or only a client with the secret of this UUID.
         const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV' || refusal.code === 'EACCES';
         this.#events.refused(refusal, final);
       }
@@ -449,7 +449,7 @@ export class Import {
       try {
         await this.#target.call('session', Disconnect, {}, { connectionOnly: true });
       } catch (error) {
-        // The server finds out by itself, and evicts what is left of us.
+        // The server notices by itself that this client is gone, and evicts what is left of it.
         log('goodbye: %s', error);
       }
     }

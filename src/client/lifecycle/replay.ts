@@ -1,9 +1,9 @@
 /**
  * What a client does with its state when another instance of the target takes over: replay of operations, opens and
- * locks. The order of the steps is the import's (import_state.ts); what an eviction does is in eviction.ts.
+ * locks. import_state.ts has the order of the steps; eviction.ts has what an eviction does.
  *
- * A crash of the server costs no cache. Pages, attributes, names and dirty data stay, because the locks that they are
- * under are granted again; requests that were not answered wait in the requester until recovery is over.
+ * A crash of the server costs no cache. Pages, attributes, names and dirty data stay, because the new instance grants the
+ * locks over them again. Requests that were not answered wait in the requester until recovery is over.
  */
 
 import { assert } from '../../base/assert.js';
@@ -22,21 +22,21 @@ import type { TargetSession } from '../session/target_session.js';
 const log = logger('client:recovery');
 
 const REPLAY_BATCH = 5000;
-/** Replays sent and not answered. The target executes them one after the other, as those of other clients allow. */
+/** Limit on replays sent and not answered. The target executes them one at a time, in one order with those of other clients. */
 const REPLAYS_IN_FLIGHT = 512;
 const REPLAY_BYTES_IN_FLIGHT = 8 << 20;
 const RECOVERY_CALL = { flags: FLAG_RECOVERY, connectionOnly: true } as const;
 
 /**
- * Something that another version of the server could not take over: a request whose effect is not known here, or data
- * that is not there yet. What was answered is not meant: a server that stopped in order has committed it (and lastTransno
- * in CONNECT tells how far this client's answers go).
+ * The client has something that another version of the server could not take over: a request whose effect the client does not
+ * know, or data that is not on the server yet. Answered operations do not count: a server that stopped in order has committed
+ * them (and lastTransno in CONNECT tells how far this client's answers go).
  */
 export function hasMoreThanOpens(context: ClientContext, target: TargetSession): boolean {
   return target.inFlight('operation') + target.inFlight('data') > 0 || context.dirtyBytes(target) > 0;
 }
 
-/** Another instance serves: what was to be said to the last one is void, and a drain is over. */
+/** Another instance serves: what the client still had to say to the last one is void, and a drain is over. */
 export function newInstance(context: ClientContext, target: TargetSession, replays: boolean): void {
   target.newInstance();
   target.gate.setDrain('no');
@@ -44,7 +44,7 @@ export function newInstance(context: ClientContext, target: TargetSession, repla
     target.locks.newInstance();
     return;
   }
-  // It does not take locks over: what those that were not given back covered is forgotten. It has committed everything.
+  // The new instance takes no locks over, so the client forgets what its locks covered. The last one has committed everything.
   target.locksAreVoid();
   target.replays.clear();
   dropCaches(context, target);
@@ -52,19 +52,19 @@ export function newInstance(context: ClientContext, target: TargetSession, repla
   target.locks.forgetAll().catch((error: unknown) => log('%O', error));
 }
 
-/** Grants that are paid for what is dirty or under way: the target has promised room for it. */
+/** Grant bytes that were paid for data that is dirty or under way: the target has promised space for that data. */
 export function grantsInUse(context: ClientContext, target: TargetSession): number {
   let bytes = 0;
   for (const file of context.filesOf(target)) if (!file.isClean) bytes += file.pages.paidBytes;
   return bytes;
 }
 
-/** The new instance has promised room; part of that is for what is dirty already. */
+/** The new instance has promised space. Part of it pays for data that is dirty already. */
 export function payAgain(context: ClientContext, target: TargetSession): void {
   target.grantBytes = Math.max(0, target.grantBytes - grantsInUse(context, target));
 }
 
-/** Everything that was answered and is not committed, in the order of execution. */
+/** Replays every operation that was answered and is not committed, in the order of execution. */
 export async function replay(target: TargetSession): Promise<void> {
   if (!target.replaysUsed) return;
   const { replays, requester } = target;
@@ -86,7 +86,7 @@ export async function replay(target: TargetSession): Promise<void> {
       await oldest();
     }
     const answered = requester.replay(request);
-    // All fail together when the connection is lost; one of them is waited for.
+    // All replays fail together when the connection is lost, and only one of them is awaited.
     answered.catch(() => undefined);
     sent.push({ answered, bytes });
     bytesInFlight += bytes;
@@ -103,7 +103,7 @@ function bulkBytes(bulk: readonly Uint8Array[] | undefined): number {
   return bytes;
 }
 
-/** Every handle in the table, of unlinked files and directories too. A lost one answers EIO from now on. */
+/** Replays every handle in the table, also of unlinked files and of directories. A lost handle answers EIO from now on. */
 export async function replayOpens(context: ClientContext, target: TargetSession): Promise<void> {
   const handles = context.handles.ofTarget(target.index);
   const batches: Promise<void>[] = [];
@@ -125,7 +125,7 @@ export async function replayOpens(context: ClientContext, target: TargetSession)
   log('replayed %d opens', handles.length);
 }
 
-/** Cache locks and application locks. Of the latter the granted ones first, in their order, then those that wait. */
+/** Replays cache locks and application locks. Granted application locks go first, in their order, then the waiting ones. */
 export async function replayLocks(
   context: ClientContext,
   target: TargetSession,
@@ -141,7 +141,7 @@ export async function replayLocks(
   log('replayed %d application locks, %d of them waiting', granted.length + waiting.length, waiting.length);
 }
 
-/** Also those that are being given back: what they cover may not be flushed yet. They go back when recovery is over. */
+/** Includes locks that are being given back: what they cover may not be flushed yet. They go back when recovery is over. */
 async function replayCacheLocks(
   context: ClientContext,
   target: TargetSession,
@@ -187,7 +187,7 @@ function replayedLock({ fid, type, mode, bits }: CachedLock) {
   return { fid, type, mode, bits };
 }
 
-/** Somebody else has it, so what it covers is not true any more. What is dirty may not be written over theirs. */
+/** Another client has the lock, so what it covers is not true any more. Dirty data must not go over that client's data. */
 function lockRefused(
   context: ClientContext,
   target: TargetSession,
@@ -225,7 +225,7 @@ async function replayGranted(
     target.lostAppLocks += 1;
     const handle = context.handles.peek(fh);
     if (handle === undefined) return;
-    // Who believes to hold a lock must not go on reading and writing as if.
+    // A program that believes it holds the lock must not go on reading and writing.
     handle.life.end(new FsError('EIO', 'a lock that was taken through this descriptor is lost'));
     sayLockLost(context, lock);
   }
@@ -246,7 +246,7 @@ async function replayWaiting(target: TargetSession, lock: WaitingLock): Promise<
       ...RECOVERY_CALL,
       apply: ({ reply }) => {
         appLocks.replayAnswered(lock);
-        // Interrupted meanwhile: nobody waits for it.
+        // The caller was interrupted meanwhile: nobody waits for the lock.
         if (appLocks.stopWaiting(lock.handle) === undefined) {
           target.cancel([reply.handle]);
           return;
@@ -272,7 +272,7 @@ export async function sayRecovered(target: TargetSession): Promise<void> {
   await target.call('session', RecoveryDone, {}, RECOVERY_CALL);
 }
 
-/** Attributes, names and clean pages: true only under locks that are gone. */
+/** Drops attributes, names and clean pages: they were true only under locks that are gone. */
 export function dropCaches(context: ClientContext, target: TargetSession): void {
   context.names.clear();
   context.attrs.clear();
