@@ -1,4 +1,4 @@
-/** What code that works on a file for somebody carries along: for whom, what it depends on, and the file. */
+/** What code that works on a file for a caller carries along: the caller, what it depends on, and the file. */
 
 import type { Lifetime } from '../../base/lifetime.js';
 import type { FileState } from '../cache/file_state.js';
@@ -8,8 +8,8 @@ import type { TargetSession } from '../session/target_session.js';
 export interface FileUse {
   readonly op: Passenger;
   /**
-   * Each wait goes through it. A handle's when a call is made through one, the session's for what the kernel writes back, and
-   * ACROSS_SESSIONS for an operation by name.
+   * Each wait goes through it. It is the handle's for a call through a handle, the session's for what the kernel writes back,
+   * and ACROSS_SESSIONS for an operation by name.
    */
   readonly life: Lifetime;
   readonly target: TargetSession;

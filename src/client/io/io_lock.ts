@@ -1,9 +1,9 @@
 /**
- * How a read or write of the kernel gets to work: through the gate, and under a data lock.
+ * How a read or write of the kernel gets to work: it passes the gate, and gets a data lock.
  *
- * While it waits for either, it stands in FileState.held. The kernel may keep the folios of its range locked: then whoever
- * drops the kernel's pages leaves its range out, or, when it is too late for that, serves it under the lock that is
- * being given back (lock_release.ts).
+ * While it waits for either, it stands in FileState.held. The kernel may keep the folios of its range locked meanwhile. Then
+ * lock_release.ts leaves the range out when it drops the kernel's pages. If it is too late for that, lock_release.ts serves
+ * the request under the lock that is being given back.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -30,14 +30,14 @@ export interface Io extends FileUse {
   readonly write: boolean;
   /** See Held. */
   readonly folios: boolean;
-  /** Must be done before the lock is asked for: it may wait on the target for who wants the lock. */
+  /** Must be done before the client asks for the lock: it may wait on the target for another client that wants the lock. */
   readonly prepare?: (() => Promise<void>) | undefined;
 }
 
 /** A lock with a reference taken. */
 interface Ready {
   readonly lock: CachedLock;
-  /** It passed the gate, and has to leave it. */
+  /** The request passed the gate, and has to leave it. */
   readonly entered: boolean;
 }
 
@@ -48,7 +48,7 @@ export class DataLocks {
     this.#context = context;
   }
 
-  /** A lock that a request of the kernel may be served under now. */
+  /** A lock under which the client may serve a request of the kernel now. */
   usable(target: TargetSession, file: FileState, mode: 'PR' | 'PW'): CachedLock | undefined {
     const { locks } = target;
     return (
@@ -58,13 +58,13 @@ export class DataLocks {
   }
 
   /**
-   * Runs it under a data lock, inside the gate unless a drain has to let it pass.
-   * @param run gets a lock that stays until it ends; a weaker one than asked for only when an invalidation is stuck.
+   * Calls run() under a data lock, inside the gate unless a drain has to let the request pass.
+   * @param run gets a lock that stays until run() ends. The lock is weaker than asked for only when an invalidation is stuck.
    */
   async under<T>(io: Io, run: (lock: CachedLock) => Promise<T>): Promise<T> {
     const { target, file, life } = io;
     const { gate, locks } = target;
-    // What it holds when the session ends is given back all the same.
+    // Across sessions: what the request holds when the session ends must be given back all the same.
     const { ready, crossed } = this.#readyNow(io) ?? (await ACROSS_SESSIONS.wait(this.#heldBack(io)));
     try {
       life.check();
@@ -76,7 +76,7 @@ export class DataLocks {
     }
   }
 
-  /** Under the lock for an operation that is inside the gate already and holds no folios. */
+  /** Calls run() under a data lock, for an operation that is inside the gate already and holds no folios. */
   async locked<T>(use: FileUse, mode: 'PR' | 'PW', run: () => Promise<T>): Promise<T> {
     const { life, target } = use;
     const lock = await ACROSS_SESSIONS.wait(this.#acquire(use, mode));
@@ -89,9 +89,9 @@ export class DataLocks {
   }
 
   /**
-   * Under PW for a truncate. The kernel writes no page of the file back until it has the truncate's answer
-   * (FUSE_NOWRITE), so an invalidation of dirty pages waits for it: it must wait on the target for nobody who waits for a
-   * lock of ours. With PW in hand it does not (docs/LOCKING.md, "Truncates").
+   * Calls run() under PW for a truncate. The kernel writes no page of the file back until it has the truncate's answer
+   * (FUSE_NOWRITE), so an invalidation of dirty pages waits for the truncate. Therefore the truncate must not wait on the target
+   * for a client that waits for a lock of ours. With PW in hand it does not (docs/LOCKING.md, "Truncates").
    */
   async truncateUnderLock<T>(use: FileUse, sizeBytes: number, run: () => Promise<T>): Promise<T> {
     const { life, target, file } = use;
@@ -125,14 +125,14 @@ export class DataLocks {
     try {
       return await ACROSS_SESSIONS.wait(run());
     } catch (error) {
-      // The target did not cut it, or nobody knows: a later answer brings the size.
+      // The target did not cut the file, or the client cannot know: a later answer brings the size.
       if (file.sizeBytes === sizeBytes) file.sizeBytes = before;
       void this.#context.kernel.dropAttrs(file.fid);
       throw error;
     }
   }
 
-  /** The size under a lock whose grant did not bring it. */
+  /** Asks for the size under a lock whose grant did not bring it. */
   async learnSize({ op, life, target, file }: FileUse): Promise<void> {
     while (!file.sizeKnown) {
       const asked = target.call(
@@ -146,7 +146,7 @@ export class DataLocks {
     }
   }
 
-  /** What a request left in the kernel is dropped once its answer is there. Nothing waits for it. */
+  /** Drops what a request leaves in the kernel, once its answer is there. Nothing waits for the drop. */
   #dropAfter(file: FileState, start: number, end: number): void {
     this.#context.runtime.timers.soon(() => void this.#context.kernel.dropPages(file.fid, [{ start, end }]));
   }
@@ -211,14 +211,14 @@ export class DataLocks {
 
   async #enterAndLock(io: Io): Promise<Ready> {
     const { op, life, target, file, handle, mode, write } = io;
-    // What has passed the gate leaves it.
+    // Across sessions: a request that has passed the gate must leave it.
     const wait = target.gate.enter(op, handle);
     if (wait !== undefined) await ACROSS_SESSIONS.wait(wait);
     try {
       life.check();
       if (io.prepare !== undefined) await life.wait(io.prepare());
       for (;;) {
-        // Never with a lock in hand: what has the file for itself may wait on the target for who wants that lock.
+        // Never with a lock in hand: the operation that has the file may wait on the target for a client that wants that lock.
         while (write && file.exclusive !== undefined) {
           await life.wait(interruptible(file.exclusive, op.signal));
         }
@@ -250,7 +250,7 @@ export class DataLocks {
     try {
       return await ACROSS_SESSIONS.wait(interruptible(mine, op.signal));
     } catch (error) {
-      // The lock stays, but not for this caller.
+      // The lock stays, but this caller's reference goes.
       mine.then(
         (lock) => target.locks.dropRef(lock),
         () => undefined,
@@ -259,7 +259,7 @@ export class DataLocks {
     }
   }
 
-  /** Those who want the same lock wait for one ENQUEUE. */
+  /** Callers that want the same lock wait for one ENQUEUE. */
   #enqueue(target: TargetSession, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
     const { fid } = file;
     let lock: CachedLock | undefined;
@@ -273,7 +273,7 @@ export class DataLocks {
             file.enqueues[mode] = undefined;
             checkEnqueued(target, fid, reply);
             lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
-            // A BAST may be right behind: the lock stays at least until those who wait for it have used it.
+            // A BAST may follow at once: the lock stays at least until the callers that wait for it have used it.
             target.locks.addRef(lock);
             if (reply.attr !== undefined) this.#context.beliefs.applyAttr(target, reply.attr);
           },
@@ -309,7 +309,7 @@ export async function exclusively<T>({ op, life, file }: FileUse, run: () => Pro
   while (file.exclusive !== undefined) await life.wait(interruptible(file.exclusive, op.signal));
   const done = new Deferred<void>();
   file.exclusive = done.promise;
-  // Until it is through, whether its caller waits for it or not.
+  // The file stays exclusive until run() has ended, whether the caller still waits or not.
   const result = run().finally(() => {
     file.exclusive = undefined;
     done.resolve();

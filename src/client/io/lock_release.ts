@@ -4,14 +4,14 @@
  *
  * The hard part is the kernel's pages. Dropping them waits for folios that are locked under an unanswered READ or WRITE,
  * so a request of the kernel must never wait for a lock while an invalidation waits for that request:
- * - While the pages are dropped the first time ('serving'), the kernel's requests are still served under the lock.
- * - Then ('holding') new ones wait for the next lock. What was served meanwhile may have stayed in the kernel and is
- *   dropped once more, leaving out ranges under requests that are held back: a READ brings new pages under the new
- *   lock, and what a held WRITE leaves in the kernel is dropped after its answer (FileState.held, operations/data.ts).
- * - A request that is caught in between after all (it came while the invalidation was already at its folios) is served
- *   when the invalidation has not come through for a while.
+ * - While the client drops the pages the first time ('serving'), it still serves the kernel's requests under the lock.
+ * - Then ('holding') new requests wait for the next lock. The kernel may have kept what the client served meanwhile, so the
+ *   client drops that once more. It leaves out ranges under requests that it holds back: a READ brings new pages under the new
+ *   lock, and what a held WRITE leaves in the kernel is dropped after its answer (FileState.held, io_lock.ts).
+ * - A request may be caught in between all the same (it came while the invalidation was already at its folios). The client
+ *   serves it when the invalidation has not ended for a while.
  *
- * A release goes on when the session ends: what the kernel has under the lock must be dropped all the same.
+ * A release goes on after the session has ended: the client must drop what the kernel has under the lock all the same.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -46,7 +46,7 @@ export function releaseLock(
     : releaseData(context, writeBack, target, file, lock);
 }
 
-/** Attributes, and names under UPDATE, are not believed from this moment on: match() does not find the lock. */
+/** From this moment on the client does not believe attributes, and names under UPDATE: match() does not find the lock. */
 function releaseInode(
   context: ClientContext,
   target: TargetSession,
@@ -66,8 +66,8 @@ function releaseInode(
 }
 
 /**
- * A file that nobody uses at this moment, with nothing dirty, and of which the kernel has nothing: a drain has thousands
- * of them, and none costs a promise.
+ * Gives the lock back without a promise if nobody uses it at this moment, nothing of the file is dirty, and the kernel has
+ * nothing of it. A drain has thousands of such files. @returns false for any other file.
  */
 function handBackAtOnce(
   context: ClientContext,
@@ -96,7 +96,8 @@ async function releaseData(
   for (;;) {
     // One after the other: PR and PW may be called back together.
     while (file.handingBack !== 'no') await ACROSS_SESSIONS.wait(file.handedBack);
-    // Another lock, not called back, covers the same. It may be called back before those who use this one are done.
+    // If another lock, not called back, covers the same, this one only waits for its users. Until they are done, the other lock
+    // may be called back too.
     if (target.locks.match('data', file.fid, lock.mode, 0) === undefined) break;
     const unused = target.locks.unused(lock);
     if (unused === undefined) return;
@@ -122,7 +123,7 @@ async function handBack(
   const { cover } = target;
   file.handingBack = 'serving';
   file.delivered = [];
-  // First, so that few dirty mapped pages are left: the kernel brings those one at a time.
+  // Flushes first, so that few dirty mapped pages are left: the kernel brings those one at a time.
   await ACROSS_SESSIONS.wait(writeBack.flush(target, file));
   const ranges = file.held.length === 0 ? undefined : without([wholeFile], file);
   await ACROSS_SESSIONS.wait(dropPages(context, target, file, ranges));
@@ -135,28 +136,28 @@ async function handBack(
     await ACROSS_SESSIONS.wait(dropPages(context, target, file, again));
     await ACROSS_SESSIONS.wait(target.locks.unused(lock));
   }
-  // What the invalidation brought back.
+  // Flushes what the invalidation brought back.
   await ACROSS_SESSIONS.wait(writeBack.flush(target, file));
-  // Another lock keeps what is here, and if it was called back too, its own release drops it. It may be in use: a read
-  // under it that found the size forgotten would have to ask the target, and could wait there for whoever wants the lock.
+  // If another lock is left, it keeps what is here, and its own release drops that. The other lock may be in use: if a read
+  // under it found the size forgotten, it would have to ask the target, and could wait there for a client that wants the lock.
   if (target.locks.isLast(lock)) {
     context.dropPages(target, file);
     file.sizeKnown = false;
   }
   await ACROSS_SESSIONS.wait(context.kernel.dropAttrs(file.fid));
-  // An answer that came meanwhile told the size under this lock. It must not be believed under the next one, before which
-  // others write: an append would go where the end was.
+  // An answer that came meanwhile told the size under this lock. The client must not believe it under its next lock, before
+  // which others write: an append would go where the end was.
   if (target.locks.isLast(lock)) file.sizeKnown = false;
 }
 
 const wholeFile: Range = { start: 0, end: FILE_END };
 
-/** The ranges without those under requests that are held back. */
+/** The ranges, without the parts under requests that are held back. */
 function without(ranges: readonly Range[], file: FileState): Range[] {
   const left = new IntervalSet();
   for (const { start, end } of ranges) left.add(start, end);
   for (const held of file.held) {
-    // No folio of it is locked, and it will bring no page: what is cached there is old for everybody else.
+    // This request locks no folio and brings no page, so what the kernel has there must go: it is old for all other readers.
     if (!held.folios) continue;
     const start = Math.floor(held.start / PAGE_BYTES) * PAGE_BYTES;
     const end = Math.ceil(held.end / PAGE_BYTES) * PAGE_BYTES;
@@ -166,8 +167,9 @@ function without(ranges: readonly Range[], file: FileState): Range[] {
 }
 
 /**
- * Drops the kernel's pages, and serves held requests that turn out to be in the way. Pages that a mapping dirtied under
- * PR, just before a truncate began to wait for PW, cannot come before the truncate is done: they are dropped after it.
+ * Drops the kernel's pages, and serves held requests that turn out to be in the way. A mapping may have dirtied pages under PR
+ * just before a truncate began to wait for PW. The kernel cannot write them back before the truncate is done, so the client
+ * drops them after it.
  */
 async function dropPages(
   context: ClientContext,

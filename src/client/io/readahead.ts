@@ -1,12 +1,12 @@
 /**
- * Reads from the target into the page cache, and ahead of who reads in order.
+ * Reads from the target into the page cache, and ahead of a program that reads in order.
  *
- * A range that is under a READ already is waited for, not read twice. A sequential reader has up to 16 MiB of READs of
- * 1 MiB in flight ahead of it; over a slow line fewer and smaller ones (bulk_pace.ts). What somebody waits for is read in the
- * order of asking, a piece of each reader in turn; readahead takes the room that nobody waits for. No READ is queued: a caller that
- * is interrupted, or a lock that has to go back, waits only for the READs that are under way. The client takes from a reply
- * nothing that was written or cut while its READ was under way.
- * Files larger than half the cache are dropped behind a sequential reader: the kernel has those pages, and keeping them
+ * A caller waits for a range that is under a READ already; the client does not read it twice. A sequential reader has up to
+ * 16 MiB of READs of 1 MiB in flight ahead of it; over a slow line fewer and smaller ones (bulk_pace.ts). The client reads what
+ * callers wait for in the order in which they ask, a piece for each caller in turn. Readahead takes the room that no caller waits
+ * for. No READ is queued: a caller that is interrupted, or a lock that has to go back, waits only for the READs that are under
+ * way. The client takes from a reply nothing that was written or cut while its READ was under way.
+ * The client drops files larger than half the cache behind a sequential reader: the kernel has those pages, and keeping them
  * would push out everything else.
  */
 
@@ -26,7 +26,7 @@ const log = logger('client:read');
 
 const WINDOW_MAX_BYTES = 16 << 20;
 const FIRST_WINDOW_BYTES = 128 << 10;
-/** The kernel sends the reads of one stream in parallel: not exactly where the last ended is still in order. */
+/** The kernel sends the reads of one stream in parallel: a read that begins this near to the end of the last is in order. */
 const SEQUENTIAL_SLACK_BYTES = 1 << 20;
 const ALIGN_BYTES = 4096;
 
@@ -34,7 +34,7 @@ const ALIGN_BYTES = 4096;
 interface Lane {
   readonly pace: BulkPace;
   inFlightBytes: number;
-  /** Who waits for room, in order. */
+  /** Callers that wait for room, in order. */
   readonly waiting: WaitList;
 }
 
@@ -119,7 +119,7 @@ export class Reader {
     return fetches;
   }
 
-  /** @returns undefined without a data lock: only readahead asks so, and it can be left. */
+  /** @returns undefined without a data lock: only readahead asks without one, and the client can skip that READ. */
   #read(target: TargetSession, file: FileState, { start, end }: Range): Fetch | undefined {
     const lock = target.locks.find('data', file.fid, 'PR', 0);
     if (lock === undefined) return undefined;
@@ -150,7 +150,7 @@ export class Reader {
         target.locks.dropRef(lock);
         lane.waiting.wake();
       });
-    // A caller that needs the range gets the error from need(). Of readahead, or after an interrupt, nobody needs it.
+    // A caller that needs the range gets the error from need(). Nobody needs it from readahead, or after an interrupt.
     fetch.done.catch(() => undefined);
     if (log.enabled) log('READ %d [%d, %d)', file.fid, start, end);
     return fetch;
@@ -167,7 +167,7 @@ function endOfPiece({ pace }: Lane, start: number, limit: number): number {
 }
 
 function land(file: FileState, fetch: Fetch, bulk: Buffer): void {
-  // A small view would keep all of the memory alive that it was received in.
+  // A small view would keep the whole receive buffer alive.
   const data = bulk.length * 2 < bulk.buffer.byteLength ? Buffer.from(bulk) : bulk;
   const fresh = new IntervalSet();
   fresh.add(fetch.start, fetch.end);
@@ -179,7 +179,7 @@ function land(file: FileState, fetch: Fetch, bulk: Buffer): void {
       const fresh = all ? data : data.subarray(start - fetch.start, Math.min(end, read) - fetch.start);
       file.pages.fill(start, fresh, all && data.length === data.buffer.byteLength ? data : undefined);
     }
-    // Past the end of the file as the target has it, and before its end here: what lies between was never written.
+    // From the end of the file on the target to its end here: nobody has written these bytes, so they are zeros.
     const zerosTo = Math.min(end, file.sizeBytes);
     if (zerosTo > Math.max(start, read)) file.pages.fillZeros(Math.max(start, read), zerosTo);
   }

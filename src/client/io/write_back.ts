@@ -1,13 +1,13 @@
 /**
  * Write-back: dirty pages to the target, in the background.
  *
- * A granule that is dirty from end to end goes at once. Everything of a file goes when somebody flushes it (fsync, a
- * lock called back, a drain), when it is closed (small files a moment later, together), when it has been dirty for a
- * second, or when too much is dirty. Up to eight WRITEs of up to 1 MiB, or more small ones, are in flight for each target,
- * never two that overlap; fewer and smaller ones over a slow line (bulk_pace.ts).
+ * The client writes a granule at once when it is dirty from end to end. It writes everything of a file when somebody flushes
+ * the file (fsync, a lock called back, a drain), when it is closed (small files a moment later, together), when it has been
+ * dirty for a second, or when too much is dirty. Up to eight WRITEs of up to 1 MiB, or more small ones, are in flight for each
+ * target, never two that overlap; fewer and smaller ones over a slow line (bulk_pace.ts).
  *
- * What was written and is not committed is kept for a replay (replay_list.ts). When that is too much, the target is asked
- * to commit, and nothing more is sent until it has.
+ * The client keeps what is written and not committed for a replay (replay_list.ts). When that is too much, it asks the target
+ * to commit, and sends nothing more until the target has done so.
  *
  * A WRITE that fails for good (ENOSPC, EIO, ...) drops its pages, as the kernel does: keeping them would only fail again
  * and stop every lock callback. The error is kept in each handle that may have written, and reported once.
@@ -36,16 +36,16 @@ import type { FileUse } from './file_use.js';
 const log = logger('client:write_back');
 
 const WRITES_IN_FLIGHT_MAX = 8;
-/** Of small ones, as those of many files that were closed, more may be. */
+/** More small WRITEs than that may be in flight, as those of many files that were closed. */
 const SMALL_IN_FLIGHT_MAX = 64;
 const SMALL_IN_FLIGHT_BYTES = 1 << 20;
-/** A closed file with less than this waits for others: one system call takes the WRITEs of all of them. */
+/** A closed file with less dirty data than this waits for others: one system call sends the WRITEs of all of them. */
 const SMALL_FILE_BYTES = 64 << 10;
 /** Short beside DIRTY_AGE_MS, long beside the creation of a file. */
 const CLOSED_DELAY_MS = 5;
 const DIRTY_AGE_MS = 1000;
 const AGE_LOOK_MS = 250;
-/** A target that cannot commit is asked again this late. */
+/** If a target could not commit, the client asks it again after this time. */
 const SYNC_RETRY_MS = 1000;
 
 /** Work of one target. */
@@ -53,13 +53,13 @@ interface Lane {
   readonly pace: BulkPace;
   inFlight: number;
   inFlightBytes: number;
-  /** Small closed files are to be written in a moment. */
+  /** A timer runs that will write small closed files. */
   closed: boolean;
-  /** A SYNC is under way: so much is uncommitted that no more is sent before. */
+  /** A SYNC is under way: so much is uncommitted that the client sends no more before its answer. */
   syncing: boolean;
-  /** Files of which everything is to be written. */
+  /** Files of which the client writes everything. */
   readonly whole: Set<FileState>;
-  /** Files with full granules. */
+  /** Files of which it writes the full granules. */
   readonly full: Set<FileState>;
 }
 
@@ -104,8 +104,8 @@ export class WriteBack {
   }
 
   /**
-   * The same for a file that was closed: nobody waits for it, and what comes soon can share the way.
-   * @returns a promise if close(2) has to wait: the target has not said yet whether it has room for stores into a mapping. The
+   * Begins to write everything of a file that was closed. Nobody waits for that, so small files wait a moment for each other.
+   * @returns a promise if close(2) has to wait: the target has not said yet whether it has space for stores into a mapping. The
    * wait ends when the target goes away, because nobody can kill a process that is already exiting.
    */
   closed(target: TargetSession, file: FileState): Promise<unknown> | undefined {
@@ -152,14 +152,14 @@ export class WriteBack {
     await ACROSS_SESSIONS.wait(Promise.all(files.map(([file]) => this.flush(target, file))));
   }
 
-  /** Whether so many more bytes may be dirty. */
+  /** Whether this many more bytes may be dirty. */
   hasRoom(bytes: number): boolean {
     const dirty = this.#context.pages.dirtyBytes;
     return dirty === 0 || dirty + bytes <= this.#context.dirtyLimitBytes;
   }
 
   /**
-   * Room for so many dirty bytes, at once or after others were written.
+   * Waits until this many more bytes may be dirty: not at all, or until others were written.
    * @throws FsError EINTR, or why `use.life` has ended (as a rejection)
    */
   room(use: FileUse, bytes: number): MaybePromise<void> {
@@ -174,7 +174,7 @@ export class WriteBack {
     }
   }
 
-  /** A WRITE of this target is under way or can be started: its reply may bring grant. */
+  /** Starts all WRITEs of this target. @returns a wait for the next reply, which may bring grant; undefined: none will come. */
   moreGrant(target: TargetSession, op: Passenger): Promise<void> | undefined {
     for (const [file, of] of this.#dirty) if (of === target) this.start(target, file);
     const { inFlight, syncing } = this.#lane(target);
@@ -182,7 +182,7 @@ export class WriteBack {
     return interruptible(this.#landed.wait(), op.signal);
   }
 
-  /** Pages were dropped without being written: those who waited for them need not. */
+  /** Pages were dropped without a WRITE: callers that waited for them need not wait any more. */
   dropped(file: FileState): void {
     this.#settle(file);
     this.#landed.wake();
@@ -225,7 +225,7 @@ export class WriteBack {
       this.#ageTimer = undefined;
       const now = this.#context.runtime.clock.nowMs();
       for (const [file, target] of this.#dirty) {
-        // A look more would make it too old.
+        // At the next look it would be too old.
         if (now - file.dirtySinceMs + AGE_LOOK_MS > DIRTY_AGE_MS) this.start(target, file);
       }
       if (this.#dirty.size > 0) this.#watchAge();
@@ -324,7 +324,7 @@ export class WriteBack {
     if (file.isClean) this.#context.forgetFileIfUnused(target, file);
   }
 
-  /** Tells those who waited for what is written now. */
+  /** Ends the waits for what is written now. */
   #settle(file: FileState): void {
     if (file.pages.dirtyBytes === 0) file.flushing = false;
     if (file.isClean) this.#dirty.delete(file);
@@ -337,11 +337,11 @@ export class WriteBack {
 
   #failed(target: TargetSession, file: FileState, batch: Batch, thrown: unknown, sameSession: boolean): void {
     file.pages.failed(batch);
-    // Evicted: everything was dropped and reported there.
+    // The client was evicted: the eviction has dropped and reported everything.
     if (!sameSession) return;
     const error =
       thrown instanceof FsError ? thrown : new FsError('EIO', 'write-back failed', { cause: thrown });
-    // The inode is gone, and nobody has it open any more.
+    // The inode is gone: nobody has it open any more.
     if (error.code === 'ENOENT' || error.code === 'ESTALE') {
       log('%d is gone; %d dirty bytes dropped', file.fid, batch.end - batch.start);
       return;
@@ -352,7 +352,7 @@ export class WriteBack {
     this.#refreshSize(target, file);
   }
 
-  /** What was to extend the file did not: its size is what the target says, and what is still dirty. */
+  /** The WRITE that failed may have had to extend the file: the size is now the target's, or the end of what is still dirty. */
   #refreshSize(target: TargetSession, file: FileState): void {
     target
       .call(
