@@ -1,9 +1,9 @@
 /**
  * Attributes as the target last told them, kept only while an inode lock of ours covers them.
  *
- * An entry is put only when the lock is held at that moment and is removed when the lock is called back, so what is in
- * here is true. Size and times of regular files are another matter: they need a data lock and live in FileState.
- * Symlink targets never change for a FID and need no lock.
+ * The client puts an entry in only while it holds the lock, and removes it when the server calls the lock back, so every entry
+ * is true. Size and times of regular files are another matter: they need a data lock and live in FileState.
+ * The target of a symlink never changes for a FID and needs no lock.
  */
 
 import { LRUCache } from 'lru-cache';
@@ -15,7 +15,7 @@ const ATTRS_MAX = 200_000;
 const SYMLINK_BYTES_MAX = 8 << 20;
 
 export class AttrCache {
-  // Bounded by size and not by `max`, which would make its tables at full length: 16 ms of each mount.
+  // Bounded by size and not by `max`: with `max`, lru-cache makes its tables at full length, which takes 16 ms of each mount.
   readonly #attrs = new LRUCache<Fid, Attr>({ maxSize: ATTRS_MAX, sizeCalculation: () => 1 });
   readonly #targets = new LRUCache<Fid, Uint8Array>({
     maxSize: SYMLINK_BYTES_MAX,
@@ -39,7 +39,7 @@ export class AttrCache {
     this.#attrs.delete(fid);
   }
 
-  /** Told of every attribute of the root that passes: monitoring asks for it while the target is away. */
+  /** Keeps the attributes of the root from each reply that has them: monitoring asks for them while the target is away. */
   sawRoot(attr: Attr): void {
     this.#root = attr;
   }

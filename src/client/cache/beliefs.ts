@@ -45,13 +45,13 @@ export class Beliefs {
       target.locks.add({ handle, fid, type, mode, bits: bits ?? 0 });
       if (type === 'data') this.#tables.files.of(fid);
     }
-    // They take of the memory that pages may have.
+    // Locks take memory from what pages may have.
     if (locks.length > 0) this.#tables.pages.makeRoom();
   }
 
   /**
    * Attributes from a reply, in its apply(), after its grants.
-   * @param own the reply is of an operation of ours that set size or times, before which the file was flushed.
+   * @param own the reply is to an operation of ours that set size or times. The client flushed the file before it.
    */
   applyAttr(target: TargetSession, attr: Attr, own = false): void {
     const { fid } = attr;
@@ -71,7 +71,7 @@ export class Beliefs {
     if (this.holdsNames(target, parent)) this.#tables.names.put(parent, name, fid);
   }
 
-  // What is believed.
+  // What the client believes.
 
   holdsNames(target: TargetSession, parent: Fid): boolean {
     return target.locks.match('inode', parent, 'PR', BIT_UPDATE) !== undefined;
@@ -86,9 +86,9 @@ export class Beliefs {
   }
 
   /**
-   * The inode as it is now, to be handed out in this turn.
+   * The inode as it is now, for the caller to hand out in this turn.
    * @param attr what the reply said; what the cache has under a lock is not older.
-   * @param parent where its name was looked up.
+   * @param parent the directory in which its name was looked up.
    */
   withValidity(target: TargetSession, attr: Attr, parent: Fid | undefined): AttrsWithValidity {
     const { fid } = attr;
@@ -119,7 +119,7 @@ export class Beliefs {
   /** Locks to ask for with the attributes of an inode. */
   wantAttr(target: TargetSession, fid: Fid): number {
     const attr = this.#tables.attrs.get(fid);
-    // An entry is only there under its lock.
+    // The cache has an entry only under its lock.
     if (attr === undefined) return WANT_ATTR | WANT_DATA_READ;
     return isRegular(attr.mode) && !target.locks.holds('data', fid) ? WANT_DATA_READ : 0;
   }
@@ -147,7 +147,7 @@ function withBlocks(attr: Attr): Attr {
   return blocks === attr.blocks ? attr : { ...attr, blocks };
 }
 
-/** Attributes of a file under a data lock: size and times are ours to say. */
+/** Attributes of a file under a data lock: size and times come from what this client keeps. */
 function withSize(attr: Attr, file: FileState): Attr {
   return {
     ...attr,

@@ -1,6 +1,6 @@
 /**
- * What all operations of a client share: its caches, its handles and its targets. What enters the caches and what is believed of
- * them is in beliefs.ts.
+ * What all operations of a client share: its caches, its handles and its targets. beliefs.ts decides what enters the caches
+ * and what the client believes of them.
  */
 
 import { assert } from '../../base/assert.js';
@@ -26,11 +26,11 @@ import { PageCache } from './page_cache.js';
 /** Below this the machinery of readahead and write-back would fight over single granules. */
 const CACHE_MIN_BYTES = 16 << 20;
 const DIRTY_MAX_BYTES = 128 << 20;
-/** Locks of removed files are of use to nobody, and hurt nobody for so long. */
+/** Locks of removed files go back after this time. Until then they are of no use, and do no harm. */
 const GIVE_UP_DELAY_MS = 100;
-/** As much as a stream has under way at once. */
+/** As many as one stream has under way at once. */
 const SLABS = 32;
-/** Measured: 30,000 small files with two locks each, their attributes and states, are 62 MiB of heap. */
+/** Measured: 30,000 small files with two locks each, their attributes and states, take 62 MiB of heap. */
 const LOCK_BYTES = 1100;
 const NAME_BYTES = 100;
 
@@ -43,13 +43,13 @@ export class ClientContext {
   readonly handles = new OpenFiles();
   /** Memory of large transfers and of the page cache, used in turn. */
   readonly slabs = new SlabPool(SLABS);
-  /** What of it a replay may still need after the page cache has let go of it. */
+  /** The part of that memory that a replay may still need after the page cache is done with it. */
   readonly kept = new KeptMemory(this.slabs);
   readonly pages: PageCache;
   readonly files: FileTable;
   readonly kernel: KernelQueue;
   readonly beliefs: Beliefs;
-  /** Writers wait when more than this is dirty. */
+  /** Writers wait when more bytes than this are dirty. */
   readonly dirtyLimitBytes: number;
   #unlinked: { readonly target: TargetSession; readonly fid: Fid }[] = [];
 
@@ -68,7 +68,7 @@ export class ClientContext {
     this.dirtyLimitBytes = Math.min(limit / 2, DIRTY_MAX_BYTES);
   }
 
-  /** What locks, and the attributes and names under them, take of V8's heap. */
+  /** Bytes of V8's heap that locks, and the attributes and names under them, take. */
   #metadataBytes(): number {
     let locks = 0;
     for (const target of this.targets.all()) locks += target.locks.size;
@@ -76,8 +76,8 @@ export class ClientContext {
   }
 
   /**
-   * Runs an operation that may need RPCs to this target: through its gate, counted until it has answered.
-   * @param tag the handle that it uses, if any: see Gate.rejectTagged.
+   * Runs an operation that may need RPCs to this target. It passes the target's gate, and counts as inside until it has ended.
+   * @param tag the handle that the operation uses, if any: see Gate.rejectTagged.
    */
   pass<T>(target: TargetSession, op: Passenger, run: () => MaybePromise<T>, tag?: unknown): MaybePromise<T> {
     const wait = target.gate.enter(op, tag);
@@ -87,8 +87,8 @@ export class ClientContext {
   // What is gone.
 
   /**
-   * The inode has no name any more, and no handle: nobody will use what is kept of it. Its locks go back in a moment,
-   * many in one message. The kernel is not told: it has dropped its inode, or asks in vain.
+   * The inode has no name any more, and no handle: nobody will use what the client keeps of it. Its locks go back in a moment,
+   * many in one message. The client does not notify the kernel: the kernel has dropped its inode, or asks in vain.
    */
   dropUnlinked(target: TargetSession, fid: Fid): void {
     this.#unlinked.push({ target, fid });
@@ -101,7 +101,7 @@ export class ClientContext {
   }
 
   #giveUp(target: TargetSession, fid: Fid): void {
-    // An open that crossed the unlink.
+    // An open has crossed the unlink.
     if (this.handles.isOpen(fid)) return;
     this.attrs.delete(fid);
     this.names.drop(fid);
@@ -131,7 +131,7 @@ export class ClientContext {
     this.files.forgetIfUnused(file, target.locks.holds('data', file.fid) || this.handles.isOpen(file.fid));
   }
 
-  /** Drops cached pages, dirty ones too, and gives back what was paid for them. @returns dirty bytes dropped. */
+  /** Drops cached pages, dirty ones too, and takes back the grant that was paid for them. @returns dirty bytes dropped. */
   dropPages(
     target: TargetSession,
     file: FileState,

@@ -1,14 +1,14 @@
 /**
- * Names of directories, positive and negative, kept only while the directory's UPDATE lock is ours.
+ * Names in directories, positive and negative, kept only while this client holds the directory's UPDATE lock.
  *
- * A directory is `complete` when every name in it is here: one that this client made under the lock, or read to its
- * end under it. A name that a complete directory does not have is known not to exist, without an RPC.
+ * A directory is `complete` when every name in it is here: this client made it under the lock, or read it to its end under the
+ * lock. Then the client knows without an RPC that any other name does not exist in it.
  */
 
 import { LRUCache } from 'lru-cache';
 import type { Fid, Name } from '../../base/ids.js';
 
-/** Names over all directories. One takes about 100 bytes. */
+/** Limit on the names of all directories together. One name takes about 100 bytes. */
 const NAMES_MAX = 500_000;
 
 interface Directory {
@@ -20,7 +20,7 @@ interface Directory {
 export class DentryCache {
   readonly #directories = new LRUCache<Fid, Directory>({ maxSize: NAMES_MAX });
 
-  /** Names known. */
+  /** Number of names known. */
   get size(): number {
     return this.#directories.calculatedSize;
   }
@@ -44,12 +44,12 @@ export class DentryCache {
     this.#resize(parent, directory);
   }
 
-  /** What is not in here does not exist. */
+  /** All names of the directory are here: any other name does not exist. */
   setComplete(parent: Fid): void {
     this.#directory(parent).complete = true;
   }
 
-  /** Nothing is known of this name any more. */
+  /** The client does not know this name any more. */
   forget(parent: Fid, name: Name): void {
     const directory = this.#directories.peek(parent);
     if (directory === undefined) return;
@@ -57,7 +57,7 @@ export class DentryCache {
     directory.complete = false;
   }
 
-  /** The lock went, or the directory. */
+  /** The lock is gone, or the directory. */
   drop(parent: Fid): void {
     this.#directories.delete(parent);
   }
@@ -75,7 +75,7 @@ export class DentryCache {
     return directory;
   }
 
-  /** Tells the LRU in steps: exact sizes would cost more than they are worth. */
+  /** Tells the LRU the size in steps: exact sizes would cost more than they are worth. */
   #resize(parent: Fid, directory: Directory): void {
     const size = directory.names.size;
     if (size % 64 !== 0) return;

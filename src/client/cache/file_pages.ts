@@ -1,5 +1,5 @@
 /**
- * The pages of one file: what is here, what is dirty, what is under a WRITE, and what the target was paid for.
+ * The pages of one file: what is here, what is dirty, what is under a WRITE, and for which blocks grant is paid.
  *
  * A segment is clean, dirty, or in flight (under a WRITE that has not been answered). No range is under two WRITEs: a
  * page dirtied again while in flight waits until that WRITE is answered.
@@ -24,7 +24,7 @@ export class FilePages implements GranuleOwner {
   /** Granules with dirty segments, oldest first. */
   readonly #dirty = new LeanSet<Granule>();
   readonly #flights = new LeanSet<Batch>();
-  /** Blocks whose grant is paid and not yet sent. */
+  /** Blocks whose grant is paid, and whose WRITE was not sent yet. */
   #paid: IntervalSet | undefined;
   #seq = 0;
   #dirtyBytes = 0;
@@ -39,12 +39,12 @@ export class FilePages implements GranuleOwner {
     return this.#seq;
   }
 
-  /** Dirty, those in flight not counted. */
+  /** Dirty bytes, without those in flight. */
   get dirtyBytes(): number {
     return this.#dirtyBytes;
   }
 
-  /** Dirty, and in flight as far as it was not dirtied again or dropped. */
+  /** Dirty bytes, and those in flight that were not dirtied again or dropped. */
   get unwrittenBytes(): number {
     return this.#unwrittenBytes;
   }
@@ -58,7 +58,7 @@ export class FilePages implements GranuleOwner {
     return end;
   }
 
-  /** Nothing is left to be written, nothing under way. */
+  /** Nothing is left to be written, and no WRITE is under way. */
   get isClean(): boolean {
     return this.#dirtyBytes === 0 && this.#flights.size === 0;
   }
@@ -67,7 +67,7 @@ export class FilePages implements GranuleOwner {
     return this.#granules.size === 0 && this.#flights.size === 0;
   }
 
-  /** Views that together are [start, end), or undefined when some of it is not here. They do not change any more. */
+  /** Views that together are [start, end), or undefined when some of it is not here. The views do not change any more. */
   collect(start: number, end: number): Uint8Array[] | undefined {
     const views: Uint8Array[] = [];
     for (let at = start; at < end; ) {
@@ -96,8 +96,8 @@ export class FilePages implements GranuleOwner {
   }
 
   /**
-   * Clean data from the target, kept without a copy. What is here already is newer, and stays.
-   * @param slab the memory of data, if it is nobody else's.
+   * Takes clean data from the target without a copy. What is here already is newer, and stays.
+   * @param slab the memory of data, if nothing else uses it.
    */
   fill(start: number, data: Uint8Array, slab?: Buffer): void {
     for (const gap of this.missing(start, start + data.length)) {
@@ -110,7 +110,7 @@ export class FilePages implements GranuleOwner {
     }
   }
 
-  /** A hole: zeros without memory of their own. */
+  /** Fills a hole: zeros without memory of their own. */
   fillZeros(start: number, end: number): void {
     for (let at = start; at < end; ) {
       const stop = Math.min(end, (Math.floor(at / GRANULE_BYTES) + 1) * GRANULE_BYTES);
@@ -130,7 +130,7 @@ export class FilePages implements GranuleOwner {
 
   /**
    * Copies data in and marks it dirty.
-   * @param paid its grant was taken from the target's.
+   * @param paid the caller has taken its grant from the target's grant.
    */
   write(start: number, data: Uint8Array, paid: boolean): void {
     this.#seq += 1;
@@ -154,7 +154,7 @@ export class FilePages implements GranuleOwner {
     }
   }
 
-  /** Its granule is dirty from end to end: worth a WRITE of its own. */
+  /** The granule of this offset is dirty from end to end, so it is worth a WRITE of its own. */
   isFull(offset: number): boolean {
     const granule = this.#granules.get(Math.floor(offset / GRANULE_BYTES));
     return granule !== undefined && granule.pinned >= GRANULE_BYTES && this.#dirty.has(granule);
@@ -173,7 +173,7 @@ export class FilePages implements GranuleOwner {
     return undefined;
   }
 
-  /** The WRITE was answered: what of it was not dirtied again is clean. */
+  /** The WRITE was answered: the part that was not dirtied again is clean. */
   written(batch: Batch): void {
     this.#land(batch, (granule, segment) => {
       granule.written(segment);
@@ -181,7 +181,7 @@ export class FilePages implements GranuleOwner {
     });
   }
 
-  /** The WRITE failed for good: what of it was not dirtied again is dropped. */
+  /** The WRITE failed for good: drops the part that was not dirtied again. */
   failed(batch: Batch): void {
     this.#land(batch, (granule, segment) => {
       const length = segment.end - segment.start;
@@ -193,7 +193,8 @@ export class FilePages implements GranuleOwner {
 
   /** All that was dirtied up to write `seq` is written or dropped. */
   isWritten(seq: number): boolean {
-    // Also when its pages were dropped meanwhile: what follows a flush (a truncate) must not be overtaken by a WRITE.
+    // WRITEs in flight count even if their pages were dropped: no WRITE may come after the operation (a truncate) that follows
+    // a flush.
     for (const batch of this.#flights) if (batch.seq <= seq) return false;
     for (const granule of this.#dirty) {
       for (const segment of granule.segments) {
@@ -203,7 +204,7 @@ export class FilePages implements GranuleOwner {
     return true;
   }
 
-  /** Drops [start, end), dirty or not. WRITEs in flight go on and come back to nothing. @returns dirty bytes dropped. */
+  /** Drops [start, end), dirty or not. WRITEs in flight go on; their answers change nothing. @returns dirty bytes dropped. */
   drop(start: number, end: number): number {
     let lost = 0;
     for (const granule of [...this.#granules.values()]) {
@@ -240,7 +241,7 @@ export class FilePages implements GranuleOwner {
     return bytes;
   }
 
-  /** The cache let go of it. */
+  /** The page cache has let go of the granule. */
   evicted(granule: Granule): void {
     this.#granules.delete(granule.index);
     for (const { slab } of granule.segments) if (slab !== undefined) this.#cache.memory.retire(slab);

@@ -1,5 +1,5 @@
 /**
- * What a client knows of the data of one regular file: size and times, pages, and who is waiting for what.
+ * What a client knows of the data of one regular file: size and times, pages, and the requests that wait for them.
  *
  * Size, mtime and blocks are true while a data lock is held (`sizeKnown`). Under PW this client is the authority: what
  * replies say of them is ignored until the lock is gone, but for replies of its own operations that set them.
@@ -18,18 +18,18 @@ import type { PageCache } from './page_cache.js';
 /** A READ RPC under way. */
 export interface Fetch extends Range {
   done: Promise<void>;
-  /** Written or cut since it was sent: what it brings of this is old. */
+  /** Ranges that were written or cut since the READ was sent: what it brings of them is old. */
   readonly stale: { start: number; end: number }[];
 }
 
-/** A read or write of the kernel that waits until a data lock has been given back. */
+/** A read or write of the kernel that waits for the gate or for a data lock (io_lock.ts). */
 export interface Held extends Range {
   readonly write: boolean;
-  /** The kernel keeps the folios of its range locked meanwhile. One that goes past the page cache locks none. */
+  /** The kernel keeps the folios of the range locked meanwhile. A request that goes past the kernel's page cache locks none. */
   readonly folios: boolean;
-  /** An invalidation left its range out: what it leaves in the kernel is to be dropped after its answer. */
+  /** An invalidation left the range out: the client must drop what the request leaves in the kernel after its answer. */
   crossed: boolean;
-  /** Serve it under the lock that is being given back after all: an invalidation is stuck on its folios. */
+  /** Serves the request under the lock that is being given back after all: an invalidation is stuck on its folios. */
   serve(lock: CachedLock): void;
 }
 
@@ -44,29 +44,29 @@ export class FileState {
   ctime: Timespec = { sec: 0, nsec: 0 };
   /** A truncate, fallocate or copy is under way: writes wait. */
   exclusive: Promise<void> | undefined;
-  /** A truncate asks for its PW lock, and until it is done the kernel writes no page of the file back. */
+  /** A truncate asks for its PW lock. Until the truncate is done, the kernel writes no page of the file back. */
   waitsToCut = false;
-  /** A lock went back meanwhile without the kernel's pages: they are dropped when the truncate is done. */
+  /** A lock went back meanwhile although the kernel still had pages: the client drops them when the truncate is done. */
   cutCrossed = false;
-  /** When the oldest dirty page became dirty. */
+  /** When the file became dirty, or when its last WRITE was sent if that is later. */
   dirtySinceMs = 0;
-  /** The last write for which the target has promised no space, so that it may find none: a store into a mapping. */
+  /** The last write (such as a store into a mapping) for which the target has promised no space: the target may find none. */
   unpaidSeq = 0;
   /** Write back everything, not only full granules. write_back.ts owns it. */
   flushing = false;
   readonly fetches: Fetch[] = [];
   /** Enqueues of data locks under way, by mode. */
   readonly enqueues: { PR?: Promise<CachedLock> | undefined; PW?: Promise<CachedLock> | undefined } = {};
-  /** Who waits until all writes up to `seq` are on the target. */
+  /** Callers that wait until all writes up to `seq` are on the target. */
   readonly flushWaiters: { readonly seq: number; readonly done: () => void }[] = [];
 
   /**
-   * Giving a data lock back: 'serving', the kernel's requests are still served under it; 'holding', they wait.
-   * lock_release.ts owns these.
+   * Whether a data lock is being given back. 'serving': the client still serves the kernel's requests under it. 'holding': they
+   * wait. lock_release.ts owns these fields.
    */
   handingBack: 'no' | 'serving' | 'holding' = 'no';
   handedBack: Promise<void> | undefined;
-  /** What was served while a lock was being given back: the kernel may have kept it. */
+  /** What the client served while it was giving a lock back: the kernel may have kept it. */
   delivered: Range[] = [];
   readonly held: Held[] = [];
 
@@ -75,7 +75,7 @@ export class FileState {
     this.#cache = cache;
   }
 
-  /** Made on first use: of most files that are looked at nothing is read. */
+  /** Made on first use: programs look at most files without reading them. */
   get pages(): FilePages {
     this.#pages ??= new FilePages(this.#cache);
     return this.#pages;
@@ -86,7 +86,7 @@ export class FileState {
     return this.#pages?.unwrittenBytes ?? 0;
   }
 
-  /** Nothing is dirty, no WRITE under way. */
+  /** Nothing is dirty, and no WRITE is under way. */
   get isClean(): boolean {
     return this.#pages?.isClean ?? true;
   }
@@ -111,7 +111,7 @@ export class FileState {
     this.sizeKnown = true;
   }
 
-  /** What fetches under way bring of this range is old when it arrives. */
+  /** Marks the range as old in the READs under way: what they bring of it is not taken. */
   spoil(start: number, end: number): void {
     for (const fetch of this.fetches) {
       if (fetch.start < end && fetch.end > start) fetch.stale.push({ start, end });
@@ -139,7 +139,7 @@ export function removeFrom<T>(list: T[], item: T): void {
   if (index >= 0) list.splice(index, 1);
 }
 
-/** Files with something to remember. Others are forgotten: nothing can be believed of them without a lock. */
+/** Files of which the client remembers something. It forgets the others: without a lock it can believe nothing of them. */
 export class FileTable {
   readonly #files = new Map<Fid, FileState>();
   readonly #cache: PageCache;
@@ -169,7 +169,7 @@ export class FileTable {
     return this.#files.values();
   }
 
-  /** @param inUse a lock or a handle of it is held. */
+  /** @param inUse the client holds a lock or a handle of the file. */
   forgetIfUnused(file: FileState, inUse: boolean): void {
     if (inUse || !file.isEmpty || file.isBusy) return;
     this.#files.delete(file.fid);

@@ -13,25 +13,25 @@ import { assert } from '../../base/assert.js';
 import { SLAB_BYTES } from '../../base/slab_pool.js';
 
 export const GRANULE_BYTES = 1 << 20;
-/** A WRITE that is cut short ends with a block of the target. */
+/** A WRITE that is cut short ends at the end of a block of the target. */
 const BLOCK_BYTES = 4096;
 /** More segments than this in one granule are copied together. */
 const SEGMENTS_MAX = 128;
 /** First room for a segment that grows by appending. */
 const APPEND_ROOM_BYTES = 4096;
 /**
- * A write of this much gets room for the rest of its granule: one of 1 MiB from memory that is not aligned comes from
- * the kernel as two, the second of a few bytes.
+ * A write of at least this size gets room for the rest of its granule: the kernel splits a write(2) of 1 MiB from unaligned
+ * memory in two, the second of a few bytes.
  */
 const SLAB_WORTH_BYTES = (GRANULE_BYTES / 8) * 7;
 
 /** Small pieces are cut from memory of this size, which they share. */
 export const CHUNK_BYTES = 64 << 10;
-/** Pieces larger than this get memory of their own: the rest of a chunk that they do not fit is lost. */
+/** Pieces larger than this get memory of their own: if a piece does not fit into the rest of a chunk, that rest is lost. */
 export const PIECE_MAX_BYTES = 8 << 10;
-/** A part of a segment that was cut may keep this many times its own size alive: a stream of overwrites copies little. */
+/** A part of a cut segment may keep this many times its own size alive, so that a stream of overwrites copies little. */
 const LEFT_WASTE = 8;
-/** The same for a segment that was written back: from now on it is only read. */
+/** The same for a segment that was written back: from then on the client only reads it. */
 const WRITTEN_WASTE = 1.5;
 
 /** One WRITE to be sent. */
@@ -56,18 +56,18 @@ export interface Segment {
   seq: number;
   /** Memory that begins with data and has room behind it; undefined when there is none. */
   backing: Buffer | undefined;
-  /** The memory of data where no other segment shows any of it: used again when the segment is evicted. */
+  /** The memory of data, if no other segment shows any of it: the client reuses it when the segment is evicted. */
   slab: Buffer | undefined;
 }
 
-/** Where the copies of what is written lie. */
+/** Gives out memory for copies of what programs write. */
 export interface GranuleMemory {
-  /** SLAB_BYTES. */
+  /** Memory of SLAB_BYTES. */
   takeSlab(): Buffer;
   allocate(lengthBytes: number): Buffer;
 }
 
-/** Whom a granule belongs to, as far as the cache needs to know. */
+/** The owner of a granule, as far as the page cache needs to know it. */
 export interface GranuleOwner {
   evicted(granule: Granule): void;
 }
@@ -118,7 +118,7 @@ export class Granule {
     }
   }
 
-  /** Clean data where nothing is. @param slab the memory of data, if it is nobody else's. */
+  /** Takes clean data in, where no data is. @param slab the memory of data, if nothing else uses it. */
   insertClean(start: number, data: Uint8Array, slab: Buffer | undefined): void {
     this.#insert({
       start,
@@ -132,7 +132,7 @@ export class Granule {
     });
   }
 
-  /** Dirty data where nothing is; copied. */
+  /** Copies dirty data in, where no data is. */
   insertDirty(start: number, data: Uint8Array, seq: number, memory: GranuleMemory): void {
     const end = start + data.length;
     const slab = data.length >= SLAB_WORTH_BYTES ? memory.takeSlab() : undefined;
@@ -141,7 +141,7 @@ export class Granule {
     this.#insert({ start, end, data: copy, state: 'dirty', flight: undefined, seq, backing: slab, slab });
   }
 
-  /** The common case of a stream: the write begins where the last, dirty segment ends. @returns false: it does not. */
+  /** The common case of a stream: the write begins where the last, dirty segment ends. @returns false if it does not. */
   append(start: number, data: Uint8Array, memory: GranuleMemory): boolean {
     const last = this.segments.at(-1);
     if (last === undefined || last.end !== start || last.state !== 'dirty') return false;
@@ -184,11 +184,11 @@ export class Granule {
     return { bytes, pinned, dirty };
   }
 
-  /** Its WRITE is answered. The spare room that it grew into is never used again. */
+  /** The WRITE of the segment is answered. The spare room behind the segment is never used again. */
   written(segment: Segment): void {
     segment.state = 'clean';
     segment.flight = undefined;
-    // A slab goes back to its pool as it is.
+    // A slab goes back to its pool whole.
     if (segment.slab === undefined) segment.data = lean(segment.data, WRITTEN_WASTE);
   }
 
@@ -196,7 +196,7 @@ export class Granule {
     this.segments.splice(this.segments.indexOf(segment), 1);
   }
 
-  /** The first run of adjacent dirty segments; empty without any. @param skip those that cannot go now. */
+  /** The first run of adjacent dirty segments; empty without any. @param skip true for a segment that cannot be written now. */
   dirtyRun(skip: (segment: Segment) => boolean): Segment[] {
     const run: Segment[] = [];
     for (const segment of this.segments) {
@@ -211,7 +211,7 @@ export class Granule {
     return run;
   }
 
-  /** The beginning of a run, not longer than that; the segment on the limit is cut in two. */
+  /** The beginning of a run, limitBytes at most. Cuts the segment on the limit in two. */
   shortened(run: Segment[], limitBytes: number): Segment[] {
     const { start } = run[0] as Segment;
     const stop = Math.floor((start + limitBytes) / BLOCK_BYTES) * BLOCK_BYTES;
@@ -229,7 +229,7 @@ export class Granule {
   /** Copies neighbours of one kind together when the granule has become a heap of splinters. */
   compact(): void {
     const count = this.segments.length;
-    // Now and then: splinters that do not touch cannot be joined, and trying costs as much as joining.
+    // Only now and then: splinters that do not touch cannot be joined, and trying costs as much as joining.
     if (count <= SEGMENTS_MAX || count % 32 !== 0) return;
     const merged: Segment[] = [];
     let run: Segment[] = [];
@@ -295,7 +295,7 @@ export class Granule {
   }
 }
 
-/** The same bytes in memory of their own, if they lie in much more. */
+/** The same bytes in memory of their own, if they lie in much larger memory. */
 function lean(data: Uint8Array, waste: number): Uint8Array {
   const held = data.buffer.byteLength;
   const isShared = data.length <= PIECE_MAX_BYTES && held <= CHUNK_BYTES;
@@ -319,8 +319,8 @@ function joined(run: readonly Segment[]): Segment {
 }
 
 /**
- * What is left of a segment without [from, to). The parts lose the spare room: views may show what is behind them. A part that is
- * small beside its memory is copied out of it: 4 KiB of a truncated file would keep a slab alive.
+ * What is left of a segment without [from, to). The parts lose the spare room: views may show what is behind them. A part that
+ * is small beside its memory is copied out of it: otherwise 4 KiB of a truncated file would keep a slab alive.
  */
 function remains(segment: Segment, from: number, to: number): Segment[] {
   const parts: Segment[] = [];

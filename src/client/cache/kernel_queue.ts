@@ -2,8 +2,8 @@
  * What the kernel must forget, gathered over one turn: a hundred locks called back together cost one epoch bump and
  * one list of inodes, not a hundred.
  *
- * A failure of the kernel's cache is not the operation's failure: it is logged, and the lock is given back anyway
- * (keeping it would stop another client for ever).
+ * If the kernel fails to drop something, the operation does not fail: the client logs the failure and gives the lock back
+ * anyway, because keeping it would stop another client for ever.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -24,7 +24,7 @@ export class KernelQueue {
     this.#kernel = kernel;
   }
 
-  /** It may have anything of the inode that would have to be dropped. */
+  /** The kernel may have something of the inode that it would have to drop. */
   keeps(fid: Fid): boolean {
     return this.#kernel.hasPages(fid) || this.#kernel.hasAttrs(fid);
   }
@@ -43,13 +43,13 @@ export class KernelQueue {
     return this.#schedule();
   }
 
-  /** Resolves when the kernel asks for every name again. */
+  /** Resolves when the kernel looks every name up again. */
   dropNames(): Promise<void> {
     this.#names = true;
     return this.#schedule();
   }
 
-  /** Resolves when the kernel has none of these pages, of any when there are no ranges; undefined when it has none now. */
+  /** Resolves when the kernel has no pages in these ranges (without ranges: no pages at all); undefined if it has none now. */
   dropPages(fid: Fid, ranges?: readonly Range[]): MaybePromise<void> {
     return this.#kernel.hasPages(fid) ? this.#dropPages(fid, ranges) : undefined;
   }
@@ -68,7 +68,7 @@ export class KernelQueue {
   }
 
   async #run(): Promise<void> {
-    // The rest of this turn may add to it.
+    // The rest of this turn may add to the list.
     await Promise.resolve();
     const attrs = [...this.#attrs];
     const names = this.#names;

@@ -21,11 +21,11 @@ export interface Handle {
   /** open(2) flags, as OPEN sent them. */
   readonly flags: number;
   readonly directory: boolean;
-  /** The target does not know of this handle: it is one of the root directory, which nobody can remove. */
+  /** The target does not know of this handle: it is a handle of the root directory, which nobody can remove. */
   readonly isLocal: boolean;
-  /** Ends with the session, or when the file or a lock that was taken through the handle is lost: all on it fails then. */
+  /** Ends with the session, or when the file or a lock that was taken through the handle is lost: then all its calls fail. */
   readonly life: Lifetime;
-  /** The target does not have it: evicted, or lost. There is nothing to close there, and nothing to open again. */
+  /** The target does not have the handle: evicted, or lost. There is nothing to close there, and nothing to open again. */
   gone: boolean;
   /** A failed write-back not yet reported through this handle; fsync, close or the next write reports it once. */
   writeFailure: WriteFailure | undefined;
@@ -33,22 +33,22 @@ export interface Handle {
   earlierFailure: WriteFailure | undefined;
   /** Where the next sequential read begins. */
   nextRead: number;
-  /** Reads that came where the one before had ended. */
+  /** Number of reads in a row that began where the read before had ended. */
   sequentialReads: number;
 }
 
 /** A write-back that failed. */
 interface WriteFailure {
   readonly error: FsError;
-  /** Through any handle. */
+  /** Some handle has reported it. */
   isReported: boolean;
 }
 
-/** Files whose failures are kept for whoever opens them next. */
+/** Limit on the files whose failures are kept for their next opener. */
 const UNREPORTED_MAX = 10_000;
 
 export class OpenFiles {
-  /** Failures of files that nobody had open for writing any more: fsync of a handle that comes later must not say all is well. */
+  /** Failures of files that nobody had open for writing any more: fsync of a later handle must not report success. */
   readonly #unreported = new Map<Fid, WriteFailure>();
   readonly #handles = new Map<Fh, Handle>();
   readonly #byFid = new Map<Fid, Set<Handle>>();
@@ -64,7 +64,7 @@ export class OpenFiles {
     return fh;
   }
 
-  /** @param session it ends the handle too. */
+  /** @param session its end ends the handle too. */
   add(fh: Fh, fid: Fid, flags: number, attr: Attr, session: Lifetime, isLocal = false): Handle {
     const handle: Handle = {
       fh,
@@ -130,8 +130,8 @@ export class OpenFiles {
   }
 
   /**
-   * A write-back of the file failed: whoever may have written it is told, once each; who has it open for reading, by
-   * fsync alone. If all writers have closed it, those who open it are told by fsync, until one of them was.
+   * A write-back of the file failed. Each handle that may have written the file reports that once; a handle for reading reports
+   * it by fsync alone. If all writers have closed the file, handles that are opened later report it by fsync, until one has.
    */
   writeFailed(fid: Fid, error: FsError): void {
     const failure: WriteFailure = { error, isReported: false };
@@ -193,7 +193,7 @@ export function reportWriteError(handle: Handle): void {
   throw failure.error;
 }
 
-/** The same for fsync, which speaks for what was written before the handle was opened too. @throws it. */
+/** The same for fsync, which also answers for what was written before the handle was opened. @throws it. */
 export function reportLoss(handle: Handle): void {
   reportWriteError(handle);
   const failure = handle.earlierFailure;

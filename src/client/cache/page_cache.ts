@@ -14,10 +14,10 @@ import { assert } from '../../base/assert.js';
 import { SLAB_BYTES } from '../../base/slab_pool.js';
 import { CHUNK_BYTES, GRANULE_BYTES, type Granule, type GranuleMemory, PIECE_MAX_BYTES } from './granule.js';
 
-/** Where granules have their memory from, and where it goes when they are evicted. */
+/** Where granules get their memory from, and where it goes when they are evicted. */
 export interface PageMemory {
   take(): Buffer;
-  /** Views of it that were handed out in this turn may still be looked at until the events under way are over. */
+  /** Callers may still look at views of it that they got in this turn, until the events under way are over. */
   retire(slab: Buffer): void;
 }
 
@@ -26,7 +26,7 @@ const FRESH: PageMemory = { take: () => Buffer.allocUnsafeSlow(SLAB_BYTES), reti
 export class PageCache implements GranuleMemory {
   readonly limitBytes: number;
   readonly memory: PageMemory;
-  /** Small pieces are cut from it: memory of its own for each would cost more than most of them hold. */
+  /** Small pieces are cut from it: separate memory for each piece would cost more than most of them hold. */
   #chunk = Buffer.alloc(0);
   #chunkUsed = 0;
   readonly #beside: () => number;
@@ -34,7 +34,7 @@ export class PageCache implements GranuleMemory {
   #pinnedBytes = 0;
   #dirtyBytes = 0;
 
-  /** @param beside bytes of what else is cached. */
+  /** @param beside bytes that all else in the client's caches takes. */
   constructor(limitBytes: number, memory: PageMemory = FRESH, beside: () => number = () => 0) {
     this.limitBytes = limitBytes;
     this.memory = memory;
@@ -73,7 +73,7 @@ export class PageCache implements GranuleMemory {
     return this.#chunk.subarray(start, this.#chunkUsed);
   }
 
-  /** A granule's content changed by so much. It may be evicted before this returns. */
+  /** A granule's content changed by this many bytes. The granule may be evicted before this returns. */
   account(granule: Granule, bytes: number, pinned: number): void {
     const wasPinned = granule.pinned > 0;
     this.#dirtyBytes += pinned;
@@ -93,7 +93,7 @@ export class PageCache implements GranuleMemory {
     this.makeRoom();
   }
 
-  /** It was read. */
+  /** The granule was read. */
   touch(granule: Granule): void {
     if (granule.pinned === 0) this.#clean.get(granule);
   }
@@ -103,7 +103,7 @@ export class PageCache implements GranuleMemory {
     if (this.bytes <= this.limitBytes / 2) return;
     const limitBytes = this.limitBytes - Math.min(this.#beside(), this.limitBytes / 2);
     while (this.bytes > limitBytes) {
-      // Disposes of it as an eviction.
+      // pop() evicts: it calls dispose().
       if (this.#clean.pop() === undefined) return;
     }
   }
