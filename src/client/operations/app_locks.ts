@@ -1,8 +1,9 @@
 /**
- * Application locks: flock and fcntl. They live on the target; here is what replay needs (app_lock_table.ts).
+ * Application locks: flock and fcntl. They live on the target; the client keeps what replay needs (app_lock_table.ts).
  *
- * A lock that must wait is answered at once with "not granted"; a CAST tells of its grant. While it waits it is not an
- * operation inside the gate: a controlled shutdown does not wait for it, and it is replayed with its sequence.
+ * If a lock must wait, the target answers at once with "not granted", and a CAST tells of the grant later. A lock that waits is
+ * not an operation inside the gate: a controlled shutdown does not wait for it, and the client replays it with its sequence
+ * number.
  */
 
 import { errnoName, FsError } from '../../base/errno.js';
@@ -39,7 +40,7 @@ export class LockOperations {
       const { reply } = await life.wait(target.call('operation', TestFlock, request, { signal: op.signal }));
       const { conflict } = reply;
       if (conflict === undefined) return undefined;
-      // fcntl(2) shows a conflicting lock of either kind as one.
+      // fcntl(2) shows a conflicting OFD lock as a POSIX lock.
       const kind = conflict.kind === 'ofd' ? 'posix' : conflict.kind;
       return { ...conflict, kind, end: conflict.end };
     });
@@ -64,8 +65,8 @@ export class LockOperations {
   }
 
   /**
-   * The answer comes at once from a server that is there, and what it grants must be known: a caller that is interrupted
-   * before is let go, and the lock is taken back when the answer comes. @returns the lock if it waits.
+   * A server that is there answers at once, and the client must learn what it grants. If the caller is interrupted before the
+   * answer, it stops waiting, and the client takes the lock back when the answer comes. @returns the lock if it waits.
    */
   async #enqueue(
     op: Caller,
@@ -88,7 +89,7 @@ export class LockOperations {
           answered();
           const sequence = reply.sequence ?? 0;
           if (isGivenUp) {
-            // Taken back, a granted lock leaves what it had replaced; what flock(2) gave up to wait does not come back.
+            // If the lock was granted, taking it back restores what it replaced. What flock(2) gave up to wait does not return.
             if (range.kind === 'flock' && !reply.granted) target.appLocks.release(fid, range);
             target.whenOpen(() => this.#takeBack(target, fid, reply.handle));
             return;
@@ -113,7 +114,7 @@ export class LockOperations {
     try {
       await ACROSS_SESSIONS.wait(interruptible(settled, op.signal));
     } catch (error) {
-      // A signal in the turn of the answer: what that has entered in the table stands, or waits to be interrupted.
+      // The signal came in the turn of the answer: what the answer entered in the table stands, or its wait is interrupted next.
       if (isAnswered) return pending;
       isGivenUp = true;
       throw error;
@@ -126,7 +127,7 @@ export class LockOperations {
     op.waitsForOwner?.();
     const interrupted = (): void => {
       const { handle } = pending.lock;
-      // Granted or failed in the meantime: that stands.
+      // The lock was granted or has failed meanwhile: that stands.
       if (target.appLocks.stopWaiting(handle) === undefined) return;
       target.whenOpen(() => this.#takeBack(target, pending.lock.fid, handle));
       pending.lock.failed(new FsError('EINTR', 'interrupted while waiting for a lock'));
@@ -140,12 +141,12 @@ export class LockOperations {
     }
   }
 
-  /** Ends a wait on the target, which undoes a grant that crossed this: its CAST finds nobody. */
+  /** Ends a wait on the target. The target undoes a grant that crosses this CANCEL: the CAST of that grant finds no waiter. */
   #takeBack(target: TargetSession, fid: Fid, handle: LockHandle): void {
     this.#background(target.call('closing', Cancel, { handles: [handle] }), `cancel of a lock on ${fid}`);
   }
 
-  /** CAST: a waiting lock was granted, or never will be. */
+  /** A CAST came: the target has granted a waiting lock, or never will. */
   cast(target: TargetSession, handle: LockHandle, errno: number | undefined): void {
     const lock = target.appLocks.stopWaiting(handle);
     if (lock === undefined) {
@@ -162,7 +163,7 @@ export class LockOperations {
 
   unlock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<void> {
     const handle = this.#context.handles.get(fh);
-    // The target dropped them with everything else.
+    // The target has dropped the locks with everything else.
     if (handle.gone) return undefined;
     const { fid } = handle;
     const target = this.#context.targets.of(fid);
@@ -178,25 +179,25 @@ export class LockOperations {
           { fid, flock: range },
           { apply: () => target.appLocks.release(fid, range) },
         );
-        // Who is interrupted before the answer is let go. The unlock takes effect all the same.
+        // A caller that is interrupted before the answer stops waiting. The unlock takes effect all the same.
         await handle.life.wait(interruptible(asked.finally(answered), op.signal));
       },
       handle,
     );
   }
 
-  /** close(2) by this owner: its POSIX locks on the file go. Waits for the target only while its gate is open. */
+  /** The owner calls close(2): drops its POSIX locks on the file. Waits for the target only while its gate is open. */
   closed(target: TargetSession, fid: Fid, owner: string): Promise<void> | undefined {
     const held = target.appLocks.kindsOf(fid, owner);
     return held.includes('posix') ? this.#drop(target, fid, owner, 'posix') : undefined;
   }
 
-  /** The last close of the file that this owner stands for: its locks go. */
+  /** The last close of the open file description that this owner stands for: drops its locks. */
   released(target: TargetSession, fid: Fid, owner: string): void {
     for (const kind of target.appLocks.kindsOf(fid, owner)) void this.#drop(target, fid, owner, kind);
   }
 
-  /** The table forgets them at once: what it does not have is not replayed. */
+  /** The table forgets the locks at once, so that the client does not replay them. */
   #drop(target: TargetSession, fid: Fid, owner: string, kind: AppLockKind): Promise<void> {
     const flock: FlockRangeMessage = { kind, owner, pid: 0, exclusive: false, start: 0 };
     target.appLocks.release(fid, flock);
@@ -208,7 +209,7 @@ export class LockOperations {
     return Promise.race([sent.catch(() => undefined), target.gate.shut()]).then(() => undefined);
   }
 
-  /** Inside the gate: another server may know other ranges. */
+  /** To be called inside the gate: another server may know other ranges. */
   #rangeOf(target: TargetSession, lock: AppLock): FlockRangeMessage {
     const { kind, owner, pid, exclusive, start, end } = lock;
     const { host } = this.#context.options;
@@ -228,7 +229,7 @@ export class LockOperations {
   }
 }
 
-/** Enters it in the table, in the turn in which the answer came: its CAST may be the next message. */
+/** Enters a waiting lock in the table, in the turn in which the answer came: its CAST may be the next message. */
 function waitFor(
   target: TargetSession,
   fid: Fid,
@@ -243,7 +244,7 @@ function waitFor(
   });
   if (lock === undefined) throw new FsError('EIO', 'a promise did not start');
   target.appLocks.wait(lock);
-  // Its caller comes to wait a few microtasks later; a failure until then is not unhandled.
+  // The caller begins to wait a few microtasks later: a failure before that must not count as unhandled.
   granted.catch(() => undefined);
   return { lock, granted };
 }

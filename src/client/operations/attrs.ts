@@ -25,7 +25,7 @@ import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.j
 
 const log = logger('client:attrs');
 
-/** After this time a question about the root gets the answer that was last known: a stat of the mount point takes no second. */
+/** After this time the client answers a question about the root as last known: a stat of the mount point takes no second. */
 const SOON_MS = 500;
 
 export class AttrOperations {
@@ -49,7 +49,7 @@ export class AttrOperations {
       return attr === undefined ? undefined : { attr, attrCacheable: false, nameCacheable: false };
     };
     if (fid === ROOT_FID && !target.gate.isOpen) {
-      // Monitoring tools ask for it all the time, and df(1) before it asks for the space.
+      // Monitoring tools ask for the root all the time, and df(1) asks for it before it asks for the space.
       const known = lastKnown();
       if (known !== undefined) return known;
     }
@@ -75,13 +75,13 @@ export class AttrOperations {
   }
 
   /**
-   * The kernel asks for the loss of set-id bits with every write and O_TRUNC of a caller without CAP_FSETID; few files
-   * have such bits. Only attributes under a lock can say that there are none: another client may set them.
+   * With every write and O_TRUNC of a caller without CAP_FSETID, the kernel asks the client to clear set-id bits; few files have
+   * such bits. Only attributes under a lock can say that there are none: another client may set them.
    */
   mayHaveSetId(op: Caller, fid: Fid): boolean {
     const known = this.getattr(op, fid);
     if (isPromise(known)) {
-      // Not waited for: what is in hand is done the long way, and the next write finds the attributes there.
+      // Not awaited: this request is done the long way, and the next write finds the attributes in the cache.
       known.catch((thrown) => log('attributes of %d: %O', fid, thrown));
       return true;
     }
@@ -89,8 +89,8 @@ export class AttrOperations {
   }
 
   /**
-   * The server's answer about the root, or after a moment the last known one. A server may be silent for long before its
-   * client knows that it is away, and a process that lists the folder above a mount must not wait for it.
+   * The server's answer about the root, or after a moment the last known one. A server may be silent for a long time before
+   * its client knows that it is away, and a process that lists the folder above a mount must not wait for it.
    */
   #soon<T>(answered: MaybePromise<T>, lastKnown: () => MaybePromise<T> | undefined): MaybePromise<T> {
     if (!isPromise(answered)) return answered;
@@ -104,8 +104,8 @@ export class AttrOperations {
   }
 
   /**
-   * Learns what #soon() answers from. Before the mount is visible, and without a lock: a mount that nobody uses must not be in
-   * the way of others, who would have to call its lock back.
+   * Learns what #soon() answers from, before the mount is visible. It takes no lock: a mount that nobody uses must not be in the
+   * way of other clients, for which the server would have to call its lock back.
    */
   async learnRoot(op: Caller): Promise<void> {
     const context = this.#context;
@@ -139,7 +139,7 @@ export class AttrOperations {
         const use = { op, life, target, file: file ?? context.files.of(fid) };
         attr = await life.wait(this.#truncate(use, change, change.sizeBytes));
       } else if (timed && file !== undefined) {
-        // A WRITE that came after it would set the times once more.
+        // Flushes first: a WRITE that came after the SETATTR would set the times once more.
         const flushFirst = async (): Promise<Attr> => {
           await life.wait(this.#writeBack.flush(target, file));
           return this.#setattr(target, fid, change, true);
@@ -158,7 +158,7 @@ export class AttrOperations {
     const cut = async (): Promise<Attr> => {
       this.#context.dropPages(target, file, size);
       this.#writeBack.dropped(file);
-      // Those under way could come after the cut and extend the file again.
+      // WRITEs under way could come after the cut and extend the file again.
       await life.wait(this.#writeBack.flush(target, file));
       return this.#setattr(target, file.fid, change, true);
     };
@@ -243,7 +243,7 @@ export class AttrOperations {
   ): MaybePromise<void> {
     const context = this.#context;
     const target = context.targets.of(fid);
-    // The caller's bytes die with this turn.
+    // The caller's bytes are valid only in this turn.
     const request = { fid, name, value: Buffer.from(value), flags, killSgid: killSgid ? true : undefined };
     return context.pass(target, op, async () => {
       await ACROSS_SESSIONS.wait(
@@ -292,7 +292,7 @@ export class AttrOperations {
     });
   }
 
-  /** Of the root's target. While its gate is not open: the last known answer. */
+  /** Asks the root's target. While its gate is not open: the last known answer. */
   statfs(op: Caller): MaybePromise<StatfsMessage> {
     const target = this.#context.targets.of(ROOT_FID);
     if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;

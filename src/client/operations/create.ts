@@ -9,7 +9,7 @@ import type { Caller, NewObject } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 
-/** What each CREATE says of the new object, under a FID that was never used. */
+/** The fields of a CREATE that describe the new object, under a FID that was never used. */
 export async function newObject(
   op: Caller,
   target: TargetSession,
@@ -22,7 +22,7 @@ export async function newObject(
   return { parent, name, fid, mode, umask, uid: op.uid, gid: op.gid, rdev, target: linkText };
 }
 
-/** What a CREATE brings, in its apply(). */
+/** Applies what the reply to a CREATE brings. To be called in its apply(). */
 export function applyCreate(
   context: ClientContext,
   target: TargetSession,
@@ -34,7 +34,7 @@ export function applyCreate(
   context.beliefs.applyAttr(target, attr);
   if (reply.parentAttr !== undefined) context.beliefs.applyAttr(target, reply.parentAttr);
   if (name !== undefined) context.beliefs.applyName(target, parent, name, attr.fid);
-  // Nobody but us could have put a name into it, and from now on nobody can without calling the lock back.
+  // No other client could have put a name into it, and from now on none can before the server calls the lock back.
   const empty = !reply.existed && (attr.mode & S_IFMT) === S_IFDIR;
   if (empty && context.beliefs.holdsNames(target, attr.fid)) context.names.setComplete(attr.fid);
   if (isRegular(attr.mode) && target.locks.holds('data', attr.fid)) context.files.of(attr.fid);

@@ -44,7 +44,7 @@ export class DataOperations {
   ): MaybePromise<readonly Uint8Array[]> {
     const handle = this.#context.handles.live(fh);
     const target = this.#context.targets.of(handle.fid);
-    // The kernel does not tell when a mapped page gets dirty: who could do that reads under PW (docs/LOCKING.md).
+    // The kernel does not tell when a mapped page gets dirty: a handle that could dirty one reads under PW (docs/LOCKING.md).
     const mode = (handle.flags & O_ACCMODE) === O_RDWR ? 'PW' : 'PR';
     const known = this.#context.files.get(handle.fid);
     if (known?.sizeKnown && target.locks.match('data', handle.fid, mode, 0) !== undefined) {
@@ -77,7 +77,7 @@ export class DataOperations {
     const end = Math.min(offset + length, file.sizeBytes);
     const views = offset < end ? file.pages.collect(offset, end) : [];
     if (views === undefined) return undefined;
-    // All of it: beyond the end of the file the kernel keeps pages of zeros.
+    // The whole range: beyond the end of the file the kernel keeps pages of zeros.
     if (file.handingBack !== 'no') file.delivered.push({ start: offset, end: offset + length });
     if (offset < end) this.#reader.advance(target, file, handle, offset, end);
     return views;
@@ -112,7 +112,7 @@ export class DataOperations {
     const handle = fh === undefined ? undefined : this.#context.handles.live(fh);
     if (handle !== undefined) reportWriteError(handle);
     if (data.length === 0) return 0;
-    // What a mapping brings is cut at the file's size.
+    // #put() cuts what a mapping brings at the file's size.
     if (!options.writeback && !options.append) checkFileEnd(offset + data.length);
     const target = this.#context.targets.of(fid);
     const prepare = options.killSuidgid ? () => this.#killSuidgid(op, target, fid) : undefined;
@@ -121,8 +121,8 @@ export class DataOperations {
       if (written !== undefined) return written;
     }
     if (options.writeback && target.locks.forgets('data', fid)) {
-      // Dirtied through a mapping under a lock that this client was evicted from: others may have written since. The kernel
-      // remembers the failure for all who have the file open, as it does for every WRITE of its own that fails.
+      // A mapping dirtied these pages under a lock that an eviction took from this client: others may have written since. The
+      // kernel remembers the failure for every open of the file, as it does for every WRITE of its own that fails.
       throw new FsError('EIO', `what was mapped of inode ${fid} is lost with this client's lock`);
     }
     const file = this.#context.files.of(fid);
@@ -140,7 +140,7 @@ export class DataOperations {
       folios: options.direct !== true,
       prepare,
     };
-    // The caller's buffer dies with this turn.
+    // The caller's buffer is valid only in this turn.
     const copy = Buffer.from(data);
     return this.#locks.under(io, (lock) => this.#writeUnder(io, handle, lock, offset, copy, options));
   }
@@ -156,7 +156,7 @@ export class DataOperations {
     const file = this.#context.files.get(fid);
     if (file === undefined || !file.sizeKnown || file.exclusive !== undefined) return undefined;
     const { gate, locks } = target;
-    // What the kernel writes back, and what would hold up an invalidation, passes a gate that drains.
+    // What the kernel writes back, and what would hold up an invalidation, passes while the gate drains.
     if (!options.writeback && !gate.isOpen && !gate.isDraining) return undefined;
     const lock = options.writeback
       ? locks.find('data', fid, 'PW', 0)
@@ -168,7 +168,7 @@ export class DataOperations {
 
   /**
    * Copies into the page cache. The caller holds PW and has room.
-   * @returns undefined when the target has not promised space for it; a write-back of the kernel goes in anyway.
+   * @returns undefined when the target has not promised space for the data; what the kernel writes back goes in anyway.
    */
   #put(
     target: TargetSession,
@@ -193,11 +193,11 @@ export class DataOperations {
       file.sizeBytes = Math.max(file.sizeBytes, end);
       file.mtime = this.#context.runtime.clock.wall();
       file.ctime = file.mtime;
-      // The kernel drops a page that it wrote back by itself.
+      // The kernel itself drops a page that it has written back.
       if (file.handingBack !== 'no' && !options.writeback) file.delivered.push({ start, end });
       this.#writeBack.dirtied(target, file, start, end);
     }
-    // The kernel put the bytes where it took the end to be; another client had moved it.
+    // The kernel put the bytes where it believed the end of the file to be; another client had moved the end.
     if (start !== offset) this.#dropKernelPages(file, offset, offset + data.length);
     return data.length;
   }
@@ -231,7 +231,7 @@ export class DataOperations {
         await life.wait(more);
         continue;
       }
-      // Nothing is promised any more: the target says itself whether it has room, and write(2) returns what it says.
+      // The target promises no more space: its answer to the WRITE says whether it has space, and write(2) returns that.
       this.#put(target, file, offset, data, options, true);
       through = true;
       break;
@@ -243,8 +243,8 @@ export class DataOperations {
   }
 
   /**
-   * A write that an invalidation is stuck on while a PR lock is given back: done on the target before whoever called
-   * the lock back gets theirs.
+   * Executes a write on which an invalidation is stuck while the client gives a PR lock back: on the target, before the client
+   * that waits for our lock gets its own.
    */
   async #writeThrough(
     { op, life, target, file }: FileUse,
@@ -418,7 +418,7 @@ export class DataOperations {
     return this.#context.pass(target, op, () => exclusively({ op, life, target, file }, run), destination);
   }
 
-  /** Size and times as our applications see them, for the target to tell others. undefined: no PW held. */
+  /** Size and times as programs on this client see them, for the target to tell other clients. undefined: no PW held. */
   glimpse(
     target: TargetSession,
     fid: Fid,

@@ -2,9 +2,9 @@
  * Inodes that have lost their last name: which of them the kernel still refers to, and what to drop of those that are gone.
  *
  * The server asks about an inode that has neither a name nor a handle (NAMELESS). If the kernel refers to it, this client
- * holds it until the kernel's FORGET, and its calls succeed as on a local filesystem. When the inode is destroyed (GONE)
- * nobody will ever read what is dirty in it. A server from before FEATURE.holds destroys at once: then what is kept of the
- * inode is dropped as soon as its last name is gone.
+ * holds it until the kernel's FORGET, and calls on it succeed as on a local filesystem. When the server has destroyed the inode
+ * (GONE), nobody will ever read what is dirty in it. A server from before FEATURE.holds destroys the inode at once: then the
+ * client drops what it keeps of it as soon as the last name is gone.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -35,8 +35,9 @@ export class HeldInodes {
   }
 
   /**
-   * In the turn after the question came: an answer that came before it, and brings the kernel a reference, is through by then.
-   * @returns those that the kernel refers to.
+   * Answers in the turn after the question came: a reply that came before the question, and brings the kernel a reference, is
+   * counted by then.
+   * @returns the inodes that the kernel refers to.
    */
   async nameless(fids: readonly Fid[]): Promise<Fid[]> {
     await ACROSS_SESSIONS.wait(
@@ -49,12 +50,12 @@ export class HeldInodes {
     return held;
   }
 
-  /** The kernel does not refer to it any more. */
+  /** The kernel does not refer to the inode any more. */
   forgotten(fid: Fid): void {
     if (this.#held.delete(fid)) this.#context.targets.of(fid).release(fid);
   }
 
-  /** It is destroyed. Without a handle nobody will ever read what is dirty in it. */
+  /** The inode is destroyed. Without a handle nobody will ever read what is dirty in it. */
   gone(target: TargetSession, fid: Fid): void {
     const context = this.#context;
     this.#held.delete(fid);

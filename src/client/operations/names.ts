@@ -1,4 +1,4 @@
-/** Operations on names: lookup, create, link, unlink, rename, readdir. Names are believed under UPDATE (dentry_cache.ts). */
+/** Operations on names: lookup, create, link, unlink, rename, readdir. UPDATE locks keep names true (dentry_cache.ts). */
 
 import { isDir, isSymlink } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
@@ -90,7 +90,7 @@ export class NameOperations {
     const target = context.targets.of(parent);
     if (object.linkText !== undefined && object.linkText.length > SYMLINK_MAX)
       throw new FsError('ENAMETOOLONG');
-    // The caller's bytes die with this turn.
+    // The caller's bytes are valid only in this turn.
     const linkText = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
     return context.pass(target, op, async () => {
       const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, { ...object, linkText }));
@@ -190,7 +190,7 @@ export class NameOperations {
                 context.beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
                 context.beliefs.applyName(target, newParent, newName, attr.fid);
               } else if (!isDir(attr.mode) && attr.nlink > 1) {
-                // Two names of one inode: then rename does nothing, and both stay.
+                // Both may be names of one inode: then rename does nothing, and both stay.
                 context.names.forget(parent, name);
                 context.names.forget(newParent, newName);
               } else {
@@ -211,7 +211,8 @@ export class NameOperations {
     if (!handle.directory) throw new FsError('ENOTDIR', `handle ${fh} is no directory's`);
     const { fid } = handle;
     const target = context.targets.of(fid);
-    // Over is over until rewinddir: new names come last, so who makes one for each that it reads would never end.
+    // A handle at the end stays there until rewinddir. New names come last: a program that makes a name for each name that it
+    // reads would never end.
     const over = this.#ends.get(fh);
     if (cookie !== 0 && cookie === over?.cookie) return { entries: [], end: true, parent: over.parent };
     return context.pass(
@@ -252,7 +253,7 @@ export class NameOperations {
     });
   }
 
-  /** A directory read from its beginning to its end under one lock is known whole. */
+  /** Applies a part of a listing. The client knows a directory whole if it has read it from beginning to end under one lock. */
   #applyListing(
     target: TargetSession,
     fh: Fh,

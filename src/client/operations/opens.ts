@@ -48,14 +48,15 @@ export class OpenOperations {
     const context = this.#context;
     const target = context.targets.of(fid);
     const root = fid === ROOT_FID && !opensForWrite(flags) ? context.attrs.lastKnown(fid) : undefined;
-    // Nobody can remove it, so nobody need know that it is open. df(1) opens a mount point before it asks for its space.
+    // Nobody can remove the root, so the target need not know that it is open. df(1) opens a mount point before it asks for its
+    // space.
     if (root !== undefined)
       return context.handles.add(context.handles.newFh(), fid, flags, root, ACROSS_SESSIONS, true).fh;
     return context.pass(target, op, () => {
       if ((flags & O_TRUNC) === 0) return this.#open(op, target, fid, flags);
       const file = context.files.of(fid);
       const cut = async (): Promise<Fh> => {
-        // What is dirty would only be cut off; but no WRITE may come after the cut.
+        // The truncate would only cut off what is dirty, so that is dropped; but no WRITE may come after the cut.
         context.dropPages(target, file);
         this.#writeBack.dropped(file);
         await ACROSS_SESSIONS.wait(this.#writeBack.flush(target, file));
@@ -135,7 +136,7 @@ export class OpenOperations {
     });
   }
 
-  /** close(2). Not parked: in a closed gate it changes our tables, and the target learns when it opens, or need not. */
+  /** close(2). Never parks: at a closed gate it changes our tables. The target learns of it when the gate opens, or need not. */
   flush(op: Caller, fh: Fh, owner: string): MaybePromise<void> {
     const context = this.#context;
     const handle = context.handles.get(fh);
@@ -167,7 +168,7 @@ export class OpenOperations {
   }
 }
 
-/** Locks that a file opened so will need first. */
+/** The lock that a file opened with these flags will need first. */
 function dataWant(flags: number): number {
   return opensForWrite(flags) ? WANT_DATA_WRITE : WANT_DATA_READ;
 }
@@ -186,7 +187,7 @@ class Opening {
     this.#fh = fh;
   }
 
-  /** The reply is there: the target holds the handle open. */
+  /** The reply has come: the target holds the handle open. */
   apply(attr: Attr, flags: number): void {
     this.#applied = true;
     if (this.#abandoned) {
@@ -202,7 +203,7 @@ class Opening {
       return await ACROSS_SESSIONS.wait(call);
     } catch (error) {
       this.#abandoned = true;
-      // Interrupted in the turn in which it was opened.
+      // The caller was interrupted in the turn in which the handle was opened.
       if (this.#applied && this.#context.handles.remove(this.#fh) !== undefined) this.#target.close(this.#fh);
       throw error;
     }
