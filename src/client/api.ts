@@ -1,8 +1,8 @@
 /**
  * The client as vfs sees it: a filesystem with caches, locks and recovery inside, the kernel outside.
  *
- * Every method passes the gate of the targets it needs before an RPC is formed, answers at once from the caches
- * where locks allow, and otherwise with a promise. Failures are FsErrors. `op.signal` ends a wait with EINTR.
+ * Every method passes the gate of the targets it needs before it forms an RPC. It answers at once from the caches where locks
+ * allow that, and otherwise with a promise. Failures are FsErrors. `op.signal` ends a wait with EINTR.
  */
 
 import type { Checked } from '../base/assert.js';
@@ -23,12 +23,12 @@ export interface Caller {
   waitsForOwner?(): void;
 }
 
-/** An inode and how far it may be believed. */
+/** An inode, and how far the kernel may believe it. */
 export interface AttrsWithValidity {
   readonly attr: Attr;
-  /** The attributes (size and times included) are under locks of ours until KernelCache.dropAttr(fid). */
+  /** The client holds locks over the attributes (size and times included) until it calls KernelCache.dropAttrs(). */
   readonly attrCacheable: boolean;
-  /** The name that led here is under a lock of ours until KernelCache.dropNames(). */
+  /** The client holds a lock over the name that led here until it calls KernelCache.dropNames(). */
   readonly nameCacheable: boolean;
 }
 export interface NoEntry {
@@ -45,7 +45,7 @@ export interface NewObject {
 }
 
 export interface AttrChange {
-  /** Of ftruncate(2) and of times that the kernel kept: the handle that it is made through. */
+  /** The handle through which the change is made: for ftruncate(2), and for times that the kernel kept. */
   readonly fh?: Fh | undefined;
   readonly mode?: number | undefined;
   readonly uid?: number | undefined;
@@ -62,7 +62,7 @@ export interface DirEntry {
   readonly fid: Fid;
   readonly type: number;
   readonly cookie: number;
-  /** There with readdir plus when locks allow. */
+  /** Present with readdir plus when locks allow. */
   readonly known?: AttrsWithValidity | undefined;
 }
 
@@ -81,13 +81,13 @@ export interface AppLock {
 }
 
 export interface FsClient {
-  /** For how long the gate of the target that has this inode has not been open; 0 when it is. */
+  /** How long the gate of this inode's target has not been open; 0 while it is open. */
   awayMs(fid: Fid): number;
   lookup(op: Caller, parent: Fid, name: Name): MaybePromise<AttrsWithValidity | NoEntry>;
   getattr(op: Caller, fid: Fid): MaybePromise<AttrsWithValidity>;
-  /** Last known attributes without any wait; undefined when never seen. For STATFS/GETATTR of the root while gated. */
+  /** Last known attributes without any wait; undefined when never seen. For STATFS/GETATTR of the root at a gate that is shut. */
   lastKnownAttr(fid: Fid): Attr | undefined;
-  /** Whether a write has to clear set-id bits of this file, as far as is known without waiting. */
+  /** Whether a write has to clear set-id bits of this file, as far as the client knows without waiting. */
   mayHaveSetId(op: Caller, fid: Fid): boolean;
   setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<AttrsWithValidity>;
   readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array>;
@@ -120,9 +120,9 @@ export interface FsClient {
   /** Last close. Never parked, never fails. @param flockOwner set: drop its flock locks. */
   release(fh: Fh, flockOwner: string | undefined): void;
   /**
-   * @returns chunks that together are at most length bytes, fewer only at the end of the file. Later writes do not
-   *   change them; but their memory may be used again when the events under way are over: send or copy them before.
-   * @param direct past the kernel's page cache: it locks no folio meanwhile.
+   * @returns chunks that together are at most length bytes, fewer only at the end of the file. Later writes do not change them.
+   *   The client may reuse their memory when the events under way are over: the caller sends or copies them before that.
+   * @param direct the read goes past the kernel's page cache: the kernel locks no folio meanwhile.
    */
   read(
     op: Caller,
@@ -133,8 +133,8 @@ export interface FsClient {
     direct?: boolean,
   ): MaybePromise<readonly Uint8Array[]>;
   /**
-   * Into the page cache. `data` is only read before the first await. writeback: pages dirtied through a mapping, from
-   * the kernel: admitted while the gate drains, does not change mtime semantics.
+   * Writes into the page cache. The client reads `data` only before its first await. writeback: the kernel brings pages that a
+   * mapping dirtied. The client admits them while the gate drains, and sets mtime as for any write.
    * @param append write at the current end of the file (O_APPEND), whatever offset says.
    * @param direct as for read.
    */
@@ -152,7 +152,7 @@ export interface FsClient {
       readonly direct?: boolean | undefined;
     },
   ): MaybePromise<number>;
-  /** Everything of the file (and its metadata) is on the server's disks. Reports a write-back error once a handle. */
+  /** Resolves when all of the file (and its metadata) is on the server's disks. Each handle reports a write-back error once. */
   fsync(op: Caller, fh: Fh): MaybePromise<void>;
   fallocate(op: Caller, fh: Fh, mode: number, offset: number, length: number): MaybePromise<void>;
   seek(op: Caller, fh: Fh, offset: number, what: 'data' | 'hole'): MaybePromise<number>;
@@ -183,17 +183,15 @@ export interface FsClient {
   ): MaybePromise<void>;
   listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]>;
   removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void>;
-  /** While gated: the last known answer. */
+  /** While the gate is not open: the last known answer. */
   statfs(op: Caller): MaybePromise<StatfsMessage>;
-  /** Fetches what is answered of the root while the server is away. */
+  /** Fetches what the client answers about the root while the server is away. */
   learnRoot(op: Caller): Promise<void>;
   testLock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<AppLock | undefined>;
-  /** EAGAIN when it conflicts and wait is false; EDEADLK; EINTR takes the waiting lock back. */
+  /** EAGAIN when the lock conflicts and wait is false; EDEADLK; EINTR, which takes the waiting lock back. */
   setLock(op: Caller, fh: Fh, lock: AppLock, wait: boolean): MaybePromise<void>;
   unlock(op: Caller, fh: Fh, lock: AppLock): MaybePromise<void>;
-  /**
-   * A READ of the kernel waits with its folios locked while this is true for the file; see KernelCache.dropPages.
-   */
+  /** The client holds a data lock on the file, so the pages that the kernel has of it are true. */
   holdsDataLock(fid: Fid): boolean;
   /** All cache locks of all targets, for checks from outside. */
   heldLocks(): readonly LockSpec[];
@@ -201,44 +199,44 @@ export interface FsClient {
   writeBack(): void;
   /**
    * Flushes everything, says goodbye, ends all background work. Resolves when every byte is on the server.
-   * @throws FsError EIO, one line: what is lost, because no server took it in time or it was refused.
+   * @throws FsError EIO, one line: what is lost, because no server took it in time or a server refused it.
    */
   unmount(): Promise<void>;
   status(): ClientStatus;
-  /** The tables of this client, to be judged between two events: for tests. */
+  /** The tables of this client: tests check their invariants between two events. */
   checked(): readonly Checked[];
 }
 
 /**
- * The kernel's caches, as the client must be able to empty them before it gives a lock back. Implemented by vfs on
- * fuse's KernelNotifier. Methods resolve when the kernel has done it, and at once for what it never had.
+ * The kernel's caches. The client must be able to empty them before it gives a lock back. vfs implements this on fuse's
+ * KernelNotifier. Methods resolve when the kernel has dropped what they name, and at once for what the kernel never had.
  */
 export interface KernelCache {
-  /** It may have attributes of the inode that were handed out as cacheable. */
+  /** The kernel may have attributes of the inode that it got as cacheable. */
   hasAttrs(fid: Fid): boolean;
-  /** It refers to the inode: a request may name it at any time. */
+  /** The kernel refers to the inode: a request may name it at any time. */
   refersTo(fid: Fid): boolean;
-  /** It may have pages of the file, or is about to. */
+  /** The kernel may have pages of the file, or is about to have some. */
   hasPages(fid: Fid): boolean;
-  /** Attributes asked for until now, whose answers are on their way to the kernel, are not believed. */
+  /** The kernel will not believe attributes that it asked for until now and whose answers are still on their way. */
   overtakeAttrs(): void;
-  /** Attributes of these inodes that were handed out as cacheable are asked for again; those on their way are overtaken. */
+  /** The kernel asks again for attributes of these inodes that it got as cacheable. Answers on their way are overtaken. */
   dropAttrs(fids: readonly Fid[]): Promise<void>;
-  /** All names handed out as cacheable are looked up again. */
+  /** The kernel looks up again all names that it got as cacheable. */
   dropNames(): Promise<void>;
   /**
-   * Pages of the file are dropped; dirty mapped pages come back as writes with `writeback` first, and reads of the file
-   * that arrive meanwhile are still answered (the lock is held until this resolves).
-   * @param ranges only these, half-open; all of the file when absent. The client leaves out what is under a READ or
-   *   WRITE that it holds back: the kernel would wait for that one's folios.
+   * The kernel drops pages of the file. It first brings dirty mapped pages back as writes with `writeback`. The client still
+   * answers reads of the file that arrive meanwhile (it holds the lock until this resolves).
+   * @param ranges only these, half-open; all of the file when absent. The client leaves out what is under a READ or WRITE that
+   *   it holds back: the kernel would wait for the folios of that request.
    */
   dropPages(fid: Fid, ranges?: readonly { readonly start: number; readonly end: number }[]): Promise<void>;
 }
 
 export interface ClientStatus {
-  /** Where the client process writes, when it runs in the background; undefined: to its stderr. */
+  /** The log file of a client process in the background; undefined: it writes to its stderr. */
   readonly log?: string | undefined;
-  /** What this process has told in its log, by kind: how often. Set by the process. */
+  /** How many notices of each kind this process has logged. The process sets it. */
   readonly notices?: readonly { readonly kind: string; readonly count: number }[] | undefined;
   readonly uuid: string;
   readonly softwareVersion: string;
@@ -258,11 +256,11 @@ export interface ClientStatus {
     readonly locks: number;
     readonly opens: number;
     readonly appLocks: number;
-    /** Executed by the target, and not known to be durable. */
+    /** Operations that the target has executed, and that are not known to be durable. */
     readonly replayList: { readonly operations: number; readonly bulkBytes: number };
-    /** Application locks that were lost with a crash of the target. */
+    /** Number of application locks that were lost with a crash of the target. */
     readonly lostAppLocks: number;
-    /** How often, and why, this client was thrown out. Newest last. */
+    /** The latest evictions of this client. Newest last. */
     readonly evictions: readonly {
       readonly atMs: number;
       readonly reason: string;
@@ -277,31 +275,31 @@ export interface ClientStatus {
     readonly pageBytes: number;
     readonly attrs: number;
     readonly names: number;
-    /** Regular files of which something is remembered. */
+    /** Number of regular files of which the client remembers something. */
     readonly files: number;
   };
 }
 
 export interface ClientOptions {
   readonly addresses: readonly { readonly host: string; readonly port: number }[];
-  /** Told once for each reason why no server takes the client yet, before the first one does. */
+  /** Called once for each reason why no server takes the client yet, until the first one answers. */
   readonly onTrouble?: ((text: string) => void) | undefined;
-  /** Shown on the server. */
+  /** The server shows this name. */
   readonly name: string;
   /** Number of this host and pid namespace, the same for all its mounts (FlockRange.host). undefined: not known. */
   readonly host?: number | undefined;
   readonly softwareVersion: string;
   /** Page cache limit in bytes (-o cache=SIZE). */
   readonly cacheBytes: number;
-  /** Cache locks kept for each target; the default is what a real mount has. */
+  /** Limit on the cache locks kept for each target; the default is what a real mount has. */
   readonly maxLocks?: number | undefined;
   /** Give up the first connect after this; undefined: never (-o retry). */
   readonly connectTimeoutMs: number | undefined;
   /** Ends the first connect, with its reason. */
   readonly signal?: AbortSignal | undefined;
-  /** An unmount with something to lose waits so long for a server that does nothing; undefined: without limit. */
+  /** How long an unmount with something to lose waits for a server that does nothing; undefined: without limit. */
   readonly leavePatienceMs?: number | undefined;
   readonly kernel: KernelCache;
-  /** Told of state changes, for logs and the demo's live view. With a kind: what its user must learn. */
+  /** Called for each state change, for logs and the demo's live view. With a kind: what the user must learn. */
   readonly onState?: ((text: string, kind?: NoticeKind) => void) | undefined;
 }

@@ -1,8 +1,8 @@
 /**
  * startClient(): puts the parts of a client together, connects, and hands out the filesystem (api.ts).
  *
- * What belongs to whom: ClientContext the caches and tables, Membership one target with its session and its connection, the operation
- * classes what each system call does.
+ * ClientContext owns the caches and tables. Membership owns one target with its session and its connection. The operation
+ * classes have what each system call does.
  */
 
 import type { Checked } from '../base/assert.js';
@@ -26,7 +26,7 @@ import { OpenOperations } from './operations/opens.js';
 import { type ClientIdentity, newIdentity } from './session/identity.js';
 
 /**
- * Waits without limit once a server has answered, even if it goes away then: that is an upgrade, or a recovery.
+ * Once a server has answered, waits without limit, even if the server then goes away: that is an upgrade, or a recovery.
  * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused;
  *   the reason of options.signal.
  */
@@ -139,7 +139,7 @@ class Client {
     };
   }
 
-  /** Every byte to the servers, every lock back, goodbye. */
+  /** Writes every byte to the servers, gives every lock back, says goodbye. */
   async #unmount(): Promise<void> {
     const patienceMs = this.#options.leavePatienceMs;
     const departing = { context: this.#context, writeBack: this.#writeBack, patienceMs };

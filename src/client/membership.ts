@@ -1,8 +1,9 @@
 /**
- * Membership: one target of a client with all that drives it. It hears by name what the target's server asks (ServerRequests) and
- * what the lock client wants done (LockClientCallbacks), and passes it on to the session, the import, the drain or an operation class.
+ * Membership: one target of a client with all that drives it. It has a method for each thing that the target's server asks
+ * (ServerRequests) and that the lock client wants done (LockClientCallbacks), and passes it on to the session, the import, the
+ * drain or an operation class.
  *
- * What the server asks is handled in the order of its frames.
+ * It handles what the server asks in the order of the server's frames.
  */
 
 import { FsError } from '../base/errno.js';
@@ -28,7 +29,7 @@ import { TargetSession } from './session/target_session.js';
 const NO_TRANSNO = 0 as Transno;
 const EMPTY = { reply: {} } as const;
 
-/** Who answers what a server asks. */
+/** Answers what a server asks. */
 export interface ServerRequests {
   bast(notice: RequestOf<typeof Bast>): void;
   cast(notice: RequestOf<typeof Cast>): void;
@@ -99,7 +100,7 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
       this.target.locks.called(handle);
       return;
     }
-    // Its grant may not have been seen yet.
+    // The client may not have seen the grant of this handle yet.
     this.target.activeHandles.add(handle);
     this.drain.start();
   }
