@@ -19,7 +19,7 @@ type DirectoryHandlers = Pick<FuseHandlers, 'opendir' | 'readdir' | 'releasedir'
 const DOT = 1;
 const DOT_DOT = 2;
 const COOKIE_SHIFT = 2;
-/** Entries asked of the client at once: what fitted a reply lately, and a few more. */
+/** Number of entries to ask the client for at once: as many as fitted into a reply lately, and a few more. */
 const LIMIT_MIN = 16;
 const LIMIT_MAX = 1024;
 const LIMIT_SLACK = 8;
@@ -50,7 +50,7 @@ export function directoryOperations(vfs: VfsContext): DirectoryHandlers {
         entry,
       });
       if (!pushed) {
-        // It was counted, and does not go out.
+        // entryOut() counted a lookup of it, and the entry does not go out.
         if (entry !== undefined && nodes.forget(item.fid, 1)) vfs.client.forgotten(item.fid);
         break;
       }
@@ -60,7 +60,7 @@ export function directoryOperations(vfs: VfsContext): DirectoryHandlers {
   }
 
   function learn(plus: boolean, page: Page, taken: number): void {
-    // Only a reply that was full tells its size.
+    // Only a full reply tells how many entries fit.
     if (taken === 0 || (taken === page.entries.length && page.end)) return;
     const next = Math.min(
       LIMIT_MAX,

@@ -64,7 +64,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     return made.then((later) => out(later, since));
   }
 
-  /** Set-id bits that were not asked for are those of a file that existed and is truncated by this open. */
+  /** If the file has set-id bits that this create did not ask for, it existed before, and this open truncates it. */
   async function truncatedExisting(
     request: RequestContext,
     answer: MaybePromise<Made>,
@@ -108,7 +108,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
   /** @returns what the reply of a write(2) that was applied must wait for. */
   function settle(fid: Fid, flags: number, offset: number, written: number): Promise<void> | undefined {
     if (written === 0 || !isDirect(vfs.openPolicy, flags)) return undefined;
-    // Where an append went, the kernel cannot know: another client may have moved the end.
+    // The kernel cannot know where an append went: another client may have moved the end.
     if ((flags & O_APPEND) !== 0) return kernel.wroteDirect(fid, 0, 0);
     return kernel.wroteDirect(fid, offset, written);
   }
@@ -121,7 +121,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     const length = data.reduce((sum, piece) => sum + piece.length, 0);
     const wait = kernel.readPages(fid, sizeBytes - length);
     if (wait === undefined) return data;
-    // The client's memory may be used again when this turn is over.
+    // The client may reuse this memory when this turn is over.
     const copies = data.map((piece) => Buffer.from(piece));
     return wait.then(() => copies);
   }
@@ -130,7 +130,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
     open(request, nodeid, flags, killSuidgid) {
       const fid = nodeid as Fid;
       if (killSuidgid === true && vfs.client.mayHaveSetId(request, fid)) {
-        // First, so that a failure leaves no handle behind.
+        // Clears the bits first, so that a failure leaves no handle behind.
         return Promise.resolve(vfs.client.setattr(request, fid, { killSuidgid: true }))
           .then(() => vfs.client.open(request, fid, flags))
           .then((fh) => opened(fid, fh, flags));
@@ -174,7 +174,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
           append: !writeback && (flags & O_APPEND) !== 0,
           writeback,
           sync: !writeback && (vfs.syncWrites || (flags & O_DSYNC) !== 0),
-          // The kernel asks with every write of a caller without CAP_FSETID, and each would cost an RPC.
+          // The kernel asks for this with every write of a caller without CAP_FSETID, and each request would cost an RPC.
           killSuidgid: dropsSetId,
           direct: !writeback && isDirect(vfs.openPolicy, flags),
         },
@@ -199,7 +199,7 @@ export function fileOperations(vfs: VfsContext): FileHandlers {
 
     release(request, _nodeid, { fh, owner, flockUnlock }) {
       for (const ofdOwner of lockOwners.released(fh as Fh) ?? []) {
-        // Drops that owner's locks. A write-back error it may bring has nobody left to tell: close(2) is over.
+        // Drops that owner's locks. If it brings a write-back error, nobody is left to learn of it: close(2) is over.
         const flushed = vfs.client.flush(request, fh as Fh, ofdOwner);
         if (isPromise(flushed)) flushed.catch((thrown) => log('flush at release of %d: %O', fh, thrown));
       }

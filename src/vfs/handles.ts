@@ -1,11 +1,12 @@
 /**
  * What vfs must remember of open handles: which owners took fcntl locks through them. A handle without such locks has no
- * entry, and there is no table of handles: fh is the client's own number.
+ * entry. There is no table of all handles: fh is the client's own number.
  *
  * Why: the kernel does not say whether a lock is a classic POSIX lock (owned by the process) or an OFD lock (owned by
- * the open file description), and tells of neither's end in the same way. A process's locks end with any close(2) of the
- * file, seen as FLUSH with its owner. An OFD lock ends with the description, seen as RELEASE without the owner. Every
- * process that took a lock through a handle flushes it before its RELEASE comes; what is left then is OFD.
+ * the open file description), and it tells of their ends in different ways. A process's locks end with any close(2) of the
+ * file, which vfs sees as FLUSH with that owner. An OFD lock ends with the description, which vfs sees as RELEASE without the
+ * owner. Every process that took a lock through a handle flushes the handle before its RELEASE comes; owners that are left
+ * then have OFD locks.
  */
 
 import type { Fh } from '../base/ids.js';

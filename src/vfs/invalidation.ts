@@ -1,5 +1,5 @@
 /**
- * The kernel's caches as far as they are ours to keep true: what we hand out as believable, and taking it back.
+ * The kernel's caches, as far as vfs has to keep them true: what it hands out as believable, and how it takes that back.
  *
  * The rule: the kernel believes an attribute, a name or a page only while the client holds the lock it is under. The
  * client calls the KernelCache methods before it gives the lock back, and gives it back when they have resolved.
@@ -8,16 +8,16 @@
  *   - the reply is still in the out-slab: flushReplies() sends it before the invalidation is queued;
  *   - the answer was formed before the drop and is sent after it (a promise turn lies between): a drop counter taken
  *     when the wait began has moved, and the answer goes out with validity 0;
- *   - the reply was sent, the caller's thread has not applied it yet: for an inode that it has, the kernel compares
- *     attribute versions, for a name epochs, both taken when the request was made;
+ *   - the reply was sent, the caller's thread has not applied it yet: the kernel compares attribute versions for an inode
+ *     that it has, and epochs for a name, both taken when the request was made;
  *   - the same, for an inode that the kernel does not have yet: the invalidation finds nothing (ENOENT) and the
- *     attributes come after it. Such an inode is *unproven* in the NodeTable. Its names are invalidated too, so that
- *     every path to it is looked up again, and it is a *suspect*: an open of it invalidates its attributes once more.
+ *     attributes come after it. Such an inode is *unproven* in the NodeTable. Its names are invalidated too, so that the
+ *     kernel looks up every path to it again. It is a *suspect*: an open of it invalidates its attributes once more.
  *
  * Attributes that no lock keeps true (their validity is 0) are *loose*: nothing takes them back, and a caller's thread may
- * apply them late. A size from before another client's append, applied after a READ has brought what was appended, would
- * take the end back and drop the page. So a READ is not answered before the loose attributes of its file are overtaken: an
- * invalidation makes the kernel leave out those that were asked for before it.
+ * apply them late. If the kernel applied a size from before another client's append after a READ has brought what was
+ * appended, it would move the end of the file back and drop the page. So vfs overtakes the loose attributes of a file before it
+ * answers a READ: an invalidation makes the kernel ignore attributes that were asked for before it.
  */
 
 import { type Attr, isRegular } from '../base/attr.js';
@@ -32,7 +32,7 @@ import type { NodeTable } from './nodes.js';
 
 /** Validity of what is under a lock. Long: it ends by invalidation, not by time. */
 export const LOCKED_VALID_SEC = 3600;
-/** Of the smallest page that a kernel may have. */
+/** Size of the smallest page that a kernel may have. */
 const PAGE_BYTES = 4096;
 /** Attribute notifications under way at once. Each is a promise; a drain may have a hundred thousand to send. */
 const ATTR_BATCH = 1024;
@@ -121,7 +121,7 @@ export class Invalidation implements KernelCache {
   }
 
   /**
-   * An open of the inode arrived: what follows may use its attributes without a path.
+   * An open of the inode arrived: later requests may use its attributes without a path.
    * @returns what the reply must wait for, if anything. Attribute invalidations never hang.
    */
   opened(fid: Fid): Promise<void> | undefined {
@@ -180,20 +180,20 @@ export class Invalidation implements KernelCache {
     this.#namesOut = false;
     notifier.flushReplies();
     if (!(await notifier.bumpEpoch())) {
-      // Names were believed because the negotiated protocol has INC_EPOCH; ask each time from now on.
+      // The kernel believed names because the negotiated protocol has INC_EPOCH. From now on it asks each time.
       this.#epochs = false;
       throw new FsError('ENOSYS', 'the kernel refused INC_EPOCH although it speaks FUSE 7.44 or later');
     }
   }
 
   /**
-   * Which ranges, and again how often, the client decides: it knows which READs it answers meanwhile and which it holds
-   * back (client/io/lock_release.ts).
+   * The client decides which ranges to drop, and how often: it knows which READs it answers meanwhile and which it holds back
+   * (client/io/lock_release.ts).
    */
   async dropPages(fid: Fid, ranges?: readonly Range[]): Promise<void> {
     const notifier = this.#notifier;
     if (notifier === undefined || !this.hasPages(fid)) return;
-    // READs from here on mark it again.
+    // READs from here on mark the inode again.
     if (ranges === undefined) this.#nodes.dropPages(fid);
     notifier.flushReplies();
     const all = ranges ?? [{ start: 0, end: 0 }];
@@ -201,20 +201,20 @@ export class Invalidation implements KernelCache {
   }
 
   /**
-   * The kernel reads into its page cache. Called before the client is asked: a drop that comes while the answer is
-   * awaited then waits for the folios of this READ.
+   * The kernel reads into its page cache. To be called before the client is asked: then a drop that comes during the wait for the
+   * answer waits for the folios of this READ.
    */
   readsPages(fid: Fid): void {
     this.#nodes.gavePages(fid);
   }
 
   /**
-   * A READ of the kernel was executed. Its pages must not meet loose attributes.
+   * The client has executed a READ of the kernel. Its pages must not meet loose attributes.
    *
-   * Where whole pages are missing at its end, the kernel believes in a size that is not true any more. It learns that from
-   * the answer, and then leaves loose attributes out by itself; but it learns nothing from an answer that an invalidation
-   * has overtaken, and shows the pages as zeros that nobody wrote.
-   * @param missingBytes how much less is answered than was asked for.
+   * If whole pages are missing at the end of the answer, the kernel believes a size that is not true any more. It learns that
+   * from the answer, and then ignores loose attributes by itself. But it learns nothing from an answer that an invalidation has
+   * overtaken, and shows the pages as zeros that nobody wrote.
+   * @param missingBytes how many bytes fewer the answer has than the kernel asked for.
    * @returns what the reply must wait for, if anything. Attribute invalidations never hang.
    */
   readPages(fid: Fid, missingBytes: number): Promise<void> | undefined {
@@ -223,8 +223,8 @@ export class Invalidation implements KernelCache {
   }
 
   /**
-   * After a write that went past the kernel's page cache was applied, before it is answered: a READ that the kernel made
-   * meanwhile may have put the old bytes there (the kernel invalidates before it sends such a write, not after).
+   * To be called when the client has applied a write that went past the kernel's page cache, before the answer: a READ that the
+   * kernel made meanwhile may have put the old bytes there (the kernel invalidates before it sends such a write, not after).
    * @returns what the reply must wait for, if anything. READs of the range are answered without it.
    */
   wroteDirect(fid: Fid, offset: number, lengthBytes: number): Promise<void> | undefined {

@@ -1,8 +1,8 @@
 /**
  * Application locks: flock(2), fcntl(2) and OFD.
  *
- * The kernel marks flock only; a classic and an OFD lock look the same and conflict with each other, so both go to the
- * client as 'posix' (handles.ts tells them apart where it matters, at their end).
+ * The kernel marks only flock locks. A classic POSIX lock and an OFD lock look the same and conflict with each other, so both go
+ * to the client as 'posix' (handles.ts tells them apart where it matters, at their end).
  */
 
 import type { Fh } from '../base/ids.js';
@@ -22,7 +22,7 @@ export function lockOperations(vfs: VfsContext): Pick<FuseHandlers, 'getlk' | 's
     setlk(request, _nodeid, lock) {
       const fh = lock.fh as Fh;
       if (lock.type === 'unlock') return vfs.client.unlock(request, fh, appLock(lock));
-      // Noted before the answer: a lock that is granted and then lost to an interrupt costs a needless flush at most.
+      // Noted before the answer: if an interrupt takes a granted lock away, the note costs a needless flush at most.
       if (!lock.flock) vfs.lockOwners.took(fh, lock.owner);
       return vfs.client.setLock(request, fh, appLock(lock), lock.wait);
     },

@@ -84,7 +84,7 @@ export function namespaceOperations(vfs: VfsContext): NamespaceHandlers {
 
     symlink(request, parent, name, target) {
       if (target.length > SYMLINK_MAX) throw new FsError('ENAMETOOLONG');
-      // A copy: the request buffer dies when this returns.
+      // A copy: the request buffer is valid only until this returns.
       return make(request, parent, name, { mode: S_IFLNK | 0o777, umask: 0, linkText: Buffer.from(target) });
     },
 

@@ -1,9 +1,9 @@
 /**
  * What the kernel holds of each inode: how often it looked it up, and whether it may have attributes or pages that it
- * believes without asking. So an invalidation is sent only for what is really there.
+ * believes without asking. So vfs sends an invalidation only for what is really there.
  *
  * A FID is the nodeid, so this table maps nothing; it may be incomplete (a client process that took a mount over starts
- * with an empty one) and then merely knows less. One small integer an inode: the kernel may hold hundreds of thousands.
+ * with an empty one) and then merely knows less. One small integer for each inode: the kernel may hold hundreds of thousands.
  *
  * Invariant: an inode with a flag stays in the table until FORGET has returned every reference we counted.
  */
@@ -16,18 +16,18 @@ const ATTRS = 1;
 const PAGES = 2;
 /** The inode was new to the kernel, and no request that names it has come since: it may not exist there yet. */
 const UNPROVEN = 4;
-/** Attributes of a regular file went out that are not believed, and may still be applied. */
+/** Attributes of a regular file went out that the kernel may not believe, but may still apply. */
 const LOOSE = 8;
 const NLOOKUP_UNIT = 16;
 
-/** held: asks to be invalidated. unproven: the same, but the reply that brings the inode may still be on its way. */
+/** held: the caller must invalidate them. unproven: the same, but the reply that brings the inode may still be on its way. */
 export type AttrsDropped = 'none' | 'held' | 'unproven';
 
 export class NodeTable {
   /** nlookup * NLOOKUP_UNIT + flags. */
   readonly #nodes = new Map<Fid, number>();
 
-  /** Inodes the kernel knows. */
+  /** Number of inodes that the kernel knows. */
   get size(): number {
     return this.#nodes.size;
   }
@@ -53,7 +53,7 @@ export class NodeTable {
     const before = this.#nodes.get(fid);
     if (before === undefined) return true;
     const after = before - nlookup * NLOOKUP_UNIT;
-    // Below one reference: also where we counted fewer than the kernel did, after a takeover.
+    // May fall below zero references: after a takeover this table has counted fewer than the kernel.
     if (after >= NLOOKUP_UNIT) {
       this.#nodes.set(fid, after);
       return false;
@@ -62,7 +62,7 @@ export class NodeTable {
     return true;
   }
 
-  /** A request named the inode: every reply that made it is done with in the kernel. */
+  /** A request named the inode: the kernel is done with every reply that made it. */
   proven(fid: Fid): void {
     const value = this.#nodes.get(fid);
     if (value !== undefined && (value & UNPROVEN) !== 0) this.#nodes.set(fid, value - UNPROVEN);
@@ -76,7 +76,7 @@ export class NodeTable {
     this.#set(fid, LOOSE);
   }
 
-  /** @returns whether some are, and forgets it: the caller overtakes them. */
+  /** @returns whether loose attributes are out, and forgets that: the caller overtakes them. */
   takeLoose(fid: Fid): boolean {
     const value = this.#nodes.get(fid);
     if (value === undefined || (value & LOOSE) === 0) return false;

@@ -19,11 +19,11 @@ import { FOPEN, INIT_FLAG } from '../fuse/constants.js';
 export const O_DSYNC = 0o10000;
 
 export interface OpenPolicy {
-  /** The kernel maps files whose read and write bypass its page cache. */
+  /** The kernel allows shared mappings of files whose read(2) and write(2) bypass its page cache. */
   readonly directMaps: boolean;
 }
 
-/** Before INIT told otherwise: what every kernel can do. */
+/** What every kernel can do: the policy until INIT tells more. */
 export const OLDEST_KERNEL: OpenPolicy = { directMaps: false };
 
 export function openPolicy(negotiatedFlags: bigint): OpenPolicy {

@@ -1,11 +1,11 @@
 /**
- * FUSE operations in terms of the client, and the kernel's caches as the client must be able to empty them.
+ * FUSE operations in terms of the client, and the kernel's caches, which the client must be able to empty.
  *
  * No policy of the filesystem lives here: a FID is the nodeid, an fh is the client's, locks and caches are the client's.
- * What is answered at once is answered without a promise, all the way: a promise turn costs a third of a request.
+ * What vfs can answer at once it answers without a promise, all the way: a promise turn costs a third of a request.
  *
  * Order of start: createVfs, the client (with kernelCache), attach(client), the mount (with handlers), bind(notifier).
- * Requests come after attach; invalidations before bind have nothing to do, since nothing was handed out.
+ * Requests come after attach. Invalidations before bind have nothing to do, because nothing was handed out by then.
  */
 
 import type { Fid } from '../base/ids.js';
