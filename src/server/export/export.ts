@@ -186,7 +186,7 @@ export class ClientExport {
     return `${this.name} (${shortUuid(this.uuid)})`;
   }
 
-  /** Of an export in the table. */
+  /** Only for an export in the table. */
   checkInvariants(): void {
     const { label } = this;
     this.answered.checkInvariants();

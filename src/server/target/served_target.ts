@@ -137,9 +137,9 @@ export class ServedTarget {
     }
   }
 
-  /** Of everything that a server has: each table by itself, and what must agree across them. Between two events. */
+  /** Checks each table of the target, and the agreement between the tables. Call it between two events. */
   checkInvariants(): void {
-    // What is left is dropped in any order.
+    // A target that is over drops its tables in any order.
     if (this.life.isOver) return;
     const { exports, leaving } = this;
     this.store.checkInvariants();
