@@ -40,6 +40,15 @@ export class Deferred<T> {
   }
 }
 
+/**
+ * The values of all promises, when all of them have ended: also when one is rejected, and what the others still work on must not be
+ * used again before. @throws the error of the first in the list that was rejected.
+ */
+export async function allEnded<T>(promises: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(promises);
+  return Promise.all(promises);
+}
+
 /** The promise, or EINTR as soon as the signal aborts. Nobody looks at what the promise does after that. */
 export function interruptible<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   if (signal.aborted) {

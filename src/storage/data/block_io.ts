@@ -13,7 +13,7 @@ import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
-import { WaitList } from '../../base/wait.js';
+import { allEnded, WaitList } from '../../base/wait.js';
 import type { BlockDevice, Checksum } from '../../runtime/ports.js';
 import { BLOCK_BYTES, type BlockMap, MAP_BLOCKS, MAP_BYTES, runLength } from '../format/block_map.js';
 import type { Extent, ExtentAllocator } from '../meta/extent_allocator.js';
@@ -345,7 +345,8 @@ export class BlockIo {
           places[index] = places[index] === 0 ? space.next() : Math.abs(places[index] ?? 0);
         }
       }
-      const stored = await Promise.all(plans.map((plan) => this.#write(plan.run, plan.places)));
+      // If one write fails, the others still write into the blocks that are given back then.
+      const stored = await allEnded(plans.map((plan) => this.#write(plan.run, plan.places)));
       const result = execute(stored, space);
       this.#unreserve(space.rest());
       return result;
@@ -396,12 +397,7 @@ export class BlockIo {
       writes.push(this.#host.device.write(place * BLOCK_BYTES, part));
       start += count;
     }
-    try {
-      await Promise.all(writes);
-    } finally {
-      // If one write failed, wait for the end of the others before anybody gets their blocks.
-      await Promise.allSettled(writes);
-    }
+    await allEnded(writes);
     this.#host.dataWritten(places.length * BLOCK_BYTES);
     return { block: run.block, places, crcs };
   }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { CountDown, Deferred, interruptible, onAbort, WaitList } from '../../../src/base/wait.js';
+import { allEnded, CountDown, Deferred, interruptible, onAbort, WaitList } from '../../../src/base/wait.js';
 
 test('wait list: wakes those that wait, in their order, and not those that come meanwhile', async () => {
   const list = new WaitList();
@@ -57,4 +57,18 @@ test('interruptible: the signal ends the wait, and what the promise does later d
   answer.reject(new Error('nobody hears this'));
   await assert.rejects(interruptible(Promise.reject(new Error('nor this')), abort.signal), { code: 'EINTR' });
   assert.equal(await interruptible(Promise.resolve(5), new AbortController().signal), 5);
+});
+
+test('allEnded: what fails first is told when the last has ended', async () => {
+  const [first, second] = [new Deferred<number>(), new Deferred<number>()];
+  let isTold = false;
+  const told = assert.rejects(allEnded([first.promise, second.promise]), { message: 'first' }).then(() => {
+    isTold = true;
+  });
+  first.reject(new Error('first'));
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.equal(isTold, false);
+  second.resolve(2);
+  await told;
+  assert.deepEqual(await allEnded([Promise.resolve(1), Promise.resolve(2)]), [1, 2]);
 });
