@@ -1,5 +1,5 @@
 /**
- * The rules by which a reply enters the caches, and by which what is in them is believed.
+ * The rules by which a reply enters the caches, and by which the client believes what is in them.
  *
  * The client applies replies in the order in which they arrive (CallOptions.apply). It decides whether it may believe something
  * when it uses it: attributes and names are cacheable while the client holds a lock that covers them and the server has not
@@ -20,7 +20,7 @@ import type { FileState, FileTable } from './file_state.js';
 import { type Asked, checkGrants } from './grant_check.js';
 import type { PageCache } from './page_cache.js';
 
-/** What beliefs are about. */
+/** The tables that the beliefs are about. */
 interface Tables {
   readonly attrs: AttrCache;
   readonly names: DentryCache;

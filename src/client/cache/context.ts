@@ -84,7 +84,7 @@ export class ClientContext {
     return wait === undefined ? inside(target, run) : wait.then(() => inside(target, run));
   }
 
-  // What is gone.
+  // Unlinked files.
 
   /**
    * The inode has no name any more, and no handle: nobody will use what the client keeps of it. Its locks go back in a moment,

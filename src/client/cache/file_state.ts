@@ -111,7 +111,7 @@ export class FileState {
     this.sizeKnown = true;
   }
 
-  /** Marks the range as old in the READs under way: what they bring of it is not taken. */
+  /** Marks the range as old in the READs under way: the client does not take what they bring of it. */
   spoil(start: number, end: number): void {
     for (const fetch of this.fetches) {
       if (fetch.start < end && fetch.end > start) fetch.stale.push({ start, end });

@@ -31,7 +31,7 @@ export function dropEverything(
   const uncommitted = target.replays.size;
   log('evicted: %s; %d dirty bytes lost, %d operations uncommitted', reason, lostBytes, uncommitted);
   context.options.onState?.(
-    `evicted: ${reason}; ${lostBytes} bytes not written are lost, ${uncommitted} operations may be`,
+    `evicted: ${reason}; ${lostBytes} bytes not written are lost, ${uncommitted} operations may be lost`,
     'evicted',
   );
   const error = new FsError('EIO', `this client was evicted: ${reason}`);

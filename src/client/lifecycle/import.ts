@@ -48,7 +48,7 @@ export interface ImportOwner {
   incoming(link: Link, frame: Frame): void;
 }
 
-/** Listens for somebody who waits for the target. */
+/** Hears how the connection comes about, for a caller that waits for the target. */
 export interface ImportEvents {
   /** The target may be used for the first time. */
   usable(): void;

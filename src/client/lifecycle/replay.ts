@@ -86,7 +86,7 @@ export async function replay(target: TargetSession): Promise<void> {
       await oldest();
     }
     const answered = requester.replay(request);
-    // All replays fail together when the connection is lost, and only one of them is awaited.
+    // All replays fail together when the connection is lost, and oldest() awaits only one of them.
     answered.catch(() => undefined);
     sent.push({ answered, bytes });
     bytesInFlight += bytes;

@@ -310,6 +310,6 @@ export class AttrOperations {
 /** @throws FsError ENODATA */
 function rootXattr(known: ReadonlyMap<string, Uint8Array>, name: string): Uint8Array {
   const value = known.get(name);
-  if (value === undefined) throw new FsError('ENODATA', `no ${name} of the root was seen`);
+  if (value === undefined) throw new FsError('ENODATA', `the root was last seen without ${name}`);
   return value;
 }

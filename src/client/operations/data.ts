@@ -123,7 +123,7 @@ export class DataOperations {
     if (options.writeback && target.locks.forgets('data', fid)) {
       // A mapping dirtied these pages under a lock that an eviction took from this client: others may have written since. The
       // kernel remembers the failure for every open of the file, as it does for every WRITE of its own that fails.
-      throw new FsError('EIO', `what was mapped of inode ${fid} is lost with this client's lock`);
+      throw new FsError('EIO', `stores into a mapping of inode ${fid} are lost: this client lost its lock`);
     }
     const file = this.#context.files.of(fid);
     const end = offset + data.length;

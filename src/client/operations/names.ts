@@ -208,7 +208,7 @@ export class NameOperations {
   readdir(op: Caller, fh: Fh, cookie: number, limit: number, plus: boolean): MaybePromise<Listing> {
     const context = this.#context;
     const handle = context.handles.live(fh);
-    if (!handle.directory) throw new FsError('ENOTDIR', `handle ${fh} is no directory's`);
+    if (!handle.directory) throw new FsError('ENOTDIR', `handle ${fh} is not of a directory`);
     const { fid } = handle;
     const target = context.targets.of(fid);
     // A handle at the end stays there until rewinddir. New names come last: a program that makes a name for each name that it
