@@ -320,7 +320,7 @@ export class FilePages implements GranuleOwner {
     return this.#granules.values();
   }
 
-  /** WRITEs under way. */
+  /** Number of WRITEs under way. */
   flights(): Iterable<Batch> {
     return this.#flights;
   }

@@ -1,9 +1,9 @@
 /**
  * One granule of a file's pages: 1 MiB as sorted, disjoint segments, each one view of memory.
  *
- * Bytes that a segment showed once never change: a write makes new memory and cuts the old segment, or fills spare room
- * behind what was ever shown. So views that were handed out, those under a WRITE, and those kept for its replay
- * (replay_list.ts) stay what they were; but for the memory of an evicted segment, see PageMemory.
+ * Bytes that a segment has shown once never change: a write takes new memory and cuts the old segment, or fills spare room
+ * behind everything that was ever shown. So views that were handed out, views under a WRITE, and views kept for its replay
+ * (replay_list.ts) stay what they were. The memory of an evicted segment is the exception, see PageMemory.
  *
  * Invariants: the segments lie within the granule; each shows as many bytes as its range has; exactly those under a WRITE are
  * in flight; only a dirty one has room to grow; `bytes` and `pinned` are their sums.

@@ -1,10 +1,10 @@
 /**
  * The open-handle table: what open(2) made and the last close(2) has not yet ended.
  *
- * It is what open replay tells another instance of a target: a handle is in here from the reply that opened it until
- * release(). A handle whose inode was lost, or whose client was evicted, stays until it is closed and answers EIO; so
- * does one through which an application lock was taken that is lost, but that one is open on the target.
- * fh values count up for the life of the client, so a replayed open keeps its number and none is used twice.
+ * Open replay tells another instance of a target what is in this table: a handle is in it from the reply that opened it until
+ * release(). If the inode of a handle is lost, or the client is evicted, the handle stays until it is closed, and answers EIO.
+ * If an application lock that was taken through it is lost, it answers EIO too, but it is still open on the target.
+ * fh values count up for the life of the client, so a replayed open keeps its number and no number is used twice.
  *
  * Invariants: the handles of a file are those with its fid; a file is known while it has one.
  */

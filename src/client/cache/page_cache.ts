@@ -6,7 +6,7 @@
  *
  * `bytes` and `dirtyBytes` are the sums over all granules.
  *
- * The limit is one for all that a client caches: what locks, attributes and names take goes off it, up to a half.
+ * One limit covers all that a client caches: the bytes that locks, attributes and names take go off it, up to a half of it.
  */
 
 import { LRUCache } from 'lru-cache';

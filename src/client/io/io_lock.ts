@@ -303,7 +303,7 @@ function checkEnqueued(target: TargetSession, fid: Fid, reply: ReplyOf<typeof En
   needFreshHandle(target, reply.handle);
 }
 
-/** One at a time: operations that change a file as a whole, and keep writes out meanwhile. */
+/** Runs, one at a time, operations that change a file as a whole and keep writes out meanwhile. */
 export async function exclusively<T>({ op, life, file }: FileUse, run: () => Promise<T>): Promise<T> {
   life.check();
   while (file.exclusive !== undefined) await life.wait(interruptible(file.exclusive, op.signal));

@@ -276,7 +276,7 @@ export class WriteBack {
     for (const file of files) {
       files.delete(file);
       const batch = file.pages.takeDirty(fullOnly, lane.pace.pieceBytes);
-      if (batch === undefined) continue; // clean, or under a WRITE: that one's end brings it back
+      if (batch === undefined) continue; // clean, or under a WRITE: the end of that WRITE brings the file back
       // What was paid for blocks that were dropped since. While others were dirty it could still have been one of theirs.
       if (file.pages.dirtyBytes === 0) target.grantBytes += file.pages.refund();
       files.add(file);

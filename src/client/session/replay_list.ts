@@ -3,11 +3,11 @@
  * target crashes, the next instance executes them again, in the order of their transnos.
  *
  * - A request enters with its reply and leaves when a reply says that its transno is durable, so the list holds what
- *   was executed during one group commit or two. Nothing is copied: it keeps the bytes that were sent.
- * - The memory of a WRITE is a page's. Pages that are clean are evicted and their memory is used again, so the list
- *   keeps it (KeptMemory). write_back.ts asks for a SYNC and sends no more while more than BULK_MAX_BYTES are kept.
- * - CLOSE is not in it: what is not in the handle table is not opened again, and an inode without a name that nobody
- *   opens is destroyed when the recovery window ends.
+ *   was executed during one group commit or two. Nothing is copied: the list keeps the bytes that the client sent.
+ * - The bytes of a WRITE lie in memory of the page cache, which evicts clean pages and reuses their memory. So the list keeps
+ *   that memory (KeptMemory). While it keeps more than BULK_MAX_BYTES, write_back.ts asks for a SYNC and sends no more.
+ * - CLOSE is not in the list: the client opens again only what is in its handle table. When the recovery window ends, the
+ *   server destroys each inode without a name that no client has opened.
  *
  * Invariants: the entries are sorted by transno, above what is committed and up to what was executed; bulkBytes are theirs.
  */
