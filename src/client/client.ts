@@ -149,7 +149,7 @@ class Client {
     if (loss !== undefined) throw new FsError('EIO', `unmounted, but ${describeLoss(loss)}`);
   }
 
-  /** The context asks all its tables and the targets, and what must agree across them. */
+  /** The context checks all its tables and the targets, and what must agree across them. */
   #checked(): readonly Checked[] {
     return [this.#context, this.#writeBack];
   }

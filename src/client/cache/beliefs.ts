@@ -37,7 +37,10 @@ export class Beliefs {
 
   // What replies bring.
 
-  /** @throws FsError EPROTO, and none is taken, for a lock that nobody asked for, or under a handle in use. */
+  /**
+   * Takes the locks that came with a reply.
+   * @throws FsError EPROTO for a lock that the request did not ask for, or under a handle in use: then it takes none of them.
+   */
   applyGrants(target: TargetSession, asked: Asked, locks: readonly GrantMessage[]): void {
     checkGrants(asked, locks);
     for (const { handle } of locks) needFreshHandle(target, handle);
@@ -125,7 +128,7 @@ export class Beliefs {
   }
 }
 
-/** @throws FsError EPROTO */
+/** @throws FsError EPROTO if the client has a lock under this handle already. */
 export function needFreshHandle({ locks }: TargetSession, handle: LockHandle): void {
   if (locks.knows(handle))
     throw new FsError('EPROTO', `the server granted two locks under the handle ${handle}`);

@@ -150,7 +150,7 @@ export class ClientContext {
     this.handles.writeFailed(file.fid, error);
   }
 
-  /** Of the tables, and across them. Between two events. */
+  /** Checks the tables, and what must agree across them. To be called between two events. */
   checkInvariants(): void {
     for (const target of this.targets.all()) target.checkInvariants();
     this.handles.checkInvariants();

@@ -2,10 +2,10 @@
  * The pages of one file: what is here, what is dirty, what is under a WRITE, and for which blocks grant is paid.
  *
  * A segment is clean, dirty, or in flight (under a WRITE that has not been answered). No range is under two WRITEs: a
- * page dirtied again while in flight waits until that WRITE is answered.
+ * page that is dirtied again while in flight waits until that WRITE is answered.
  *
- * Invariants: what is counted is the sum over the segments; `#dirty` holds exactly the granules with a dirty segment; no granule
- * is empty; a segment in flight lies within its WRITE. While nothing is dirty, nothing is paid but what is in flight.
+ * Invariants: the counts are sums over the segments; `#dirty` holds exactly the granules with a dirty segment; no granule is
+ * empty; a segment in flight lies within its WRITE. While nothing is dirty, grant is paid only for what is in flight.
  */
 
 import { assert } from '../../base/assert.js';

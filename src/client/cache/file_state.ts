@@ -1,10 +1,10 @@
 /**
  * What a client knows of the data of one regular file: size and times, pages, and the requests that wait for them.
  *
- * Size, mtime and blocks are true while a data lock is held (`sizeKnown`). Under PW this client is the authority: what
- * replies say of them is ignored until the lock is gone, but for replies of its own operations that set them.
+ * Size, mtime and blocks are true while a data lock is held (`sizeKnown`). Under PW this client is the authority: until the
+ * lock is gone it ignores what replies say of them, except replies to its own operations that set them.
  *
- * Invariant: whoever waits until something is written waits for a write that is not.
+ * Invariant: no caller waits for a write that is on the target already.
  */
 
 import { assert } from '../../base/assert.js';
@@ -95,7 +95,7 @@ export class FileState {
     return this.#pages?.isEmpty ?? true;
   }
 
-  /** Something of it is under way. */
+  /** An operation on the file is under way. */
   get isBusy(): boolean {
     if (this.fetches.length > 0 || this.handingBack !== 'no' || this.held.length > 0) return true;
     const { PR, PW } = this.enqueues;
@@ -118,7 +118,7 @@ export class FileState {
     }
   }
 
-  /** What is known of its pages, if there are any. */
+  /** The pages, if they were made; see `pages`. */
   get knownPages(): FilePages | undefined {
     return this.#pages;
   }

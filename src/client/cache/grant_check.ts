@@ -1,7 +1,7 @@
 /**
- * Whether cache locks that came with a reply are those that the request asked for. The client would believe what a lock covers,
- * and give it back when it is called: a lock of another inode, of a stronger mode or with other bits shows that the server
- * and the client do not mean the same.
+ * Checks that the cache locks in a reply are those that the request asked for. The client would believe what such a lock covers,
+ * and give it back when the server calls it back. A lock on another inode, of a stronger mode or with other bits shows that the
+ * server and the client do not mean the same.
  */
 
 import { type Attr, isDir, isRegular } from '../../base/attr.js';
@@ -12,15 +12,15 @@ import { WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE, WANT_PARENT } from '../../w
 
 /** What a request asked for. */
 export interface Asked {
-  /** WANT bits, as they were sent. */
+  /** WANT bits, as the client sent them. */
   readonly want: number;
   /** The directory that WANT_PARENT is about. */
   readonly parent?: Fid | undefined;
-  /** The inodes that the others are about. */
+  /** The inodes that the other WANT bits are about. */
   readonly inodes: readonly Pick<Attr, 'fid' | 'mode'>[];
 }
 
-/** @throws FsError EPROTO for the first that nobody asked for. */
+/** @throws FsError EPROTO for the first lock that the request did not ask for. */
 export function checkGrants(asked: Asked, grants: readonly GrantMessage[]): void {
   if (grants.length === 0) return;
   const modes = new Map(asked.inodes.map(({ fid, mode }) => [fid, mode]));

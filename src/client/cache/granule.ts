@@ -5,8 +5,8 @@
  * behind everything that was ever shown. So views that were handed out, views under a WRITE, and views kept for its replay
  * (replay_list.ts) stay what they were. The memory of an evicted segment is the exception, see PageMemory.
  *
- * Invariants: the segments lie within the granule; each shows as many bytes as its range has; exactly those under a WRITE are
- * in flight; only a dirty one has room to grow; `bytes` and `pinned` are their sums.
+ * Invariants: the segments lie within the granule; each shows as many bytes as its range has; exactly the segments under a
+ * WRITE are in flight; only a dirty segment has room to grow; `bytes` and `pinned` are sums over the segments.
  */
 
 import { assert } from '../../base/assert.js';

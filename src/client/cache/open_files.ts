@@ -6,7 +6,7 @@
  * If an application lock that was taken through it is lost, it answers EIO too, but it is still open on the target.
  * fh values count up for the life of the client, so a replayed open keeps its number and no number is used twice.
  *
- * Invariants: the handles of a file are those with its fid; a file is known while it has one.
+ * Invariants: the table by file has exactly the open handles, each under its own fid; a file is in it while it has a handle.
  */
 
 import { assert } from '../../base/assert.js';

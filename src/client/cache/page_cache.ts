@@ -84,7 +84,7 @@ export class PageCache implements GranuleMemory {
       if (!wasPinned) this.#clean.delete(granule);
       this.#pinnedBytes += granule.bytes;
     } else if (granule.bytes > 0) {
-      // The LRU takes a new size only with a new entry: of one that it has, it looks at the value alone.
+      // lru-cache takes a new size only with a new entry: if it has the entry already, it compares only the value.
       this.#clean.delete(granule);
       this.#clean.set(granule, granule, { size: granule.bytes });
     } else {
@@ -108,7 +108,7 @@ export class PageCache implements GranuleMemory {
     }
   }
 
-  /** @param granules of all files. */
+  /** @param granules the granules of all files. */
   checkInvariants(granules: Iterable<Granule>): void {
     let clean = 0;
     let pinned = 0;

@@ -298,7 +298,10 @@ export class DataLocks {
 function checkEnqueued(target: TargetSession, fid: Fid, reply: ReplyOf<typeof Enqueue>): void {
   if (!reply.granted) throw new FsError('EPROTO', `the server answered an ENQUEUE for ${fid} without a lock`);
   if (reply.attr !== undefined && reply.attr.fid !== fid) {
-    throw new FsError('EPROTO', `the server answered an ENQUEUE for ${fid} with one of ${reply.attr.fid}`);
+    throw new FsError(
+      'EPROTO',
+      `the server answered an ENQUEUE for ${fid} with attributes of ${reply.attr.fid}`,
+    );
   }
   needFreshHandle(target, reply.handle);
 }

@@ -10,10 +10,10 @@
  * to commit, and sends nothing more until the target has done so.
  *
  * A WRITE that fails for good (ENOSPC, EIO, ...) drops its pages, as the kernel does: keeping them would only fail again
- * and stop every lock callback. The error is kept in each handle that may have written, and reported once.
+ * and stop every lock callback. Each handle that may have written keeps the error, and reports it once.
  *
- * Invariants: exactly the files that are not clean are in `#dirty`, and their age is watched; what a lane counts is under
- * WRITEs of its files; a file of which everything is to be written is in its lane, or has a WRITE under way.
+ * Invariants: exactly the files that are not clean are in `#dirty`, and a timer watches their age; a lane counts the WRITEs of
+ * its files that are under way; a file of which the client writes everything is in its lane, or has a WRITE under way.
  */
 
 import { assert } from '../../base/assert.js';
@@ -277,7 +277,7 @@ export class WriteBack {
       files.delete(file);
       const batch = file.pages.takeDirty(fullOnly, lane.pace.pieceBytes);
       if (batch === undefined) continue; // clean, or under a WRITE: the end of that WRITE brings the file back
-      // What was paid for blocks that were dropped since. While others were dirty it could still have been one of theirs.
+      // Takes back grant for blocks that were dropped since. While other data was dirty, the grant could still be for its blocks.
       if (file.pages.dirtyBytes === 0) target.grantBytes += file.pages.refund();
       files.add(file);
       return { file, batch };
@@ -370,7 +370,7 @@ export class WriteBack {
       .catch((error: unknown) => log('size of %d after a failed write: %s', file.fid, error));
   }
 
-  /** Between two events. */
+  /** To be called between two events. */
   checkInvariants(): void {
     const underWay = new Map<TargetSession, { count: number; bytes: number }>();
     for (const file of this.#context.files.values()) {

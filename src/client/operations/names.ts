@@ -261,7 +261,7 @@ export class NameOperations {
     reply: ReaddirReply,
   ): void {
     const context = this.#context;
-    // Of an entry without attributes a lock may be granted all the same; its type is always there.
+    // The server may grant a lock on an entry without attributes too; the type of an entry is always there.
     const inodes = reply.entries.map((entry) => ({ fid: entry.fid, mode: entry.type }));
     context.beliefs.applyGrants(target, { want, parent: fid, inodes }, reply.locks);
     for (const { attr } of reply.entries) if (attr !== undefined) context.beliefs.applyAttr(target, attr);

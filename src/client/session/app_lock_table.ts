@@ -2,10 +2,15 @@
  * The application locks (flock and fcntl) of this client on one target, as the target holds them. Lock replay tells another
  * instance of the target what is in this table. The kernel shows an OFD lock as an fcntl lock of another owner.
  *
- * A request that gives something up (an unlock, a conversion) and is not answered may have been executed: somebody else
- * may have what it gave up. So when another instance takes over, it is given up here too, and is not replayed.
+ * Granted ranges of one owner replace and split each other as POSIX says. Waiting locks keep their sequence numbers, so that
+ * they keep their turn.
  *
- * Invariant: an owner is known in a file while it holds a range there; its ranges are sorted and do not overlap.
+ * The target may have executed a request that gives a lock up (an unlock, a conversion) without answering it: another client
+ * may have the lock by now. So when another instance takes over, this table gives the lock up too, and the client does not
+ * replay it.
+ *
+ * Invariant: a file has an entry for an owner exactly while the owner holds a range there; its ranges are sorted and do not
+ * overlap.
  */
 
 import { assert } from '../../base/assert.js';

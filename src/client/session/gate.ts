@@ -6,10 +6,10 @@
  * disconnected, or is in recovery). Parked operations run in arrival order when the gate opens. The signal of a parked
  * operation ends its wait at once.
  *
- * Two reasons keep it shut, and each is lifted by whoever raised it: the drain, and an import that is not FULL.
+ * A drain keeps the gate shut, and so does an import that is not FULL. Each of the two takes only its own reason away.
  *
- * Invariants: nobody is parked at an open gate; it knows since when it is shut exactly while it is shut, and nobody waits
- * for that any more.
+ * Invariants: no operation is parked at an open gate; the gate has the time of its closing exactly while it is not open; nobody
+ * waits for it to close while it is not open.
  */
 
 import { assert } from '../../base/assert.js';

@@ -47,7 +47,7 @@ export class KeptMemory {
     else kept.given = slab;
   }
 
-  /** @param views all that are kept. */
+  /** @param views all views that are kept. */
   checkInvariants(views: Iterable<Uint8Array>): void {
     const keepers = new Map<ArrayBufferLike, number>();
     for (const { buffer } of views) {

@@ -9,7 +9,7 @@
  * - CLOSE is not in the list: the client opens again only what is in its handle table. When the recovery window ends, the
  *   server destroys each inode without a name that no client has opened.
  *
- * Invariants: the entries are sorted by transno, above what is committed and up to what was executed; bulkBytes are theirs.
+ * Invariants: the entries are sorted by transno, above lastCommitted and up to lastExecuted; bulkBytes counts their bulks.
  */
 
 import { assert } from '../../base/assert.js';
@@ -152,7 +152,7 @@ export class ReplayList implements AnswerObserver {
     }
   }
 
-  /** WRITEs' memory that is kept, for the check of KeptMemory. */
+  /** The memory of WRITEs that the list keeps, for the check of KeptMemory. */
   *keptChunks(): Iterable<Uint8Array> {
     for (const { bulk } of this.#entries.slice(this.#first)) yield* bulk ?? [];
   }

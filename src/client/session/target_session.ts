@@ -381,7 +381,7 @@ export class TargetSession {
     answered.catch((error: unknown) => log('%s: %s', what, error));
   }
 
-  /** Of all that it has, and that each call under way is counted once. */
+  /** Checks all tables of the target, and that each call under way is counted. */
   checkInvariants(): void {
     this.requester.checkInvariants();
     this.replays.checkInvariants();
