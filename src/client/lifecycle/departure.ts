@@ -3,8 +3,8 @@
  *
  * The client waits as long as it takes for dirty data, and for operations that were answered and are not known to be
  * committed: a server that is being upgraded comes back. With patienceMs it gives up after this time without progress: no
- * WRITE landed, and no recovery was under way (the server limits that). A client that has nothing to lose waits only until
- * it can say goodbye, so that a server that comes back need not wait for this client.
+ * WRITE landed, and no recovery was under way (the server limits that). A client that has nothing to lose waits 10 s at most to
+ * say goodbye, so that a server that comes back need not wait for this client.
  *
  * The client counts looks, not time: a process that was itself stopped has waited for nobody.
  */
