@@ -5,7 +5,7 @@ import { Service } from '../rpc/service.js';
 import { Evict, Shutdown, Status, type StatusReply, type StatusRequest } from '../wire/admin.js';
 import { Connect } from '../wire/session.js';
 import { shortUuid } from './export/export.js';
-import { NOT_RECOVERED } from './lifecycle/shutdown.js';
+import { NOT_RECOVERED } from './lifecycle/state.js';
 import { connect } from './session/connect.js';
 import { isLocalRoot, shownUuid } from './session/peer.js';
 import type { ServerView } from './session/server_view.js';

@@ -7,7 +7,7 @@
  */
 
 import { FsError } from '../../src/base/errno.js';
-import type { ShutdownEnd } from '../../src/server/lifecycle/shutdown.js';
+import type { ShutdownEnd } from '../../src/server/lifecycle/state.js';
 import type { ClientNode } from './client_node.js';
 import { checkDevices } from './fsck_check.js';
 import type { SimRng } from './rng.js';

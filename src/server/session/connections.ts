@@ -1,0 +1,121 @@
+/**
+ * The connections of a server: each becomes a session, and there are no more of them than the limits allow.
+ *
+ * A connection that has not said CONNECT, or was not answered, is a stranger: the oldest of too many strangers is closed. The last
+ * few connections that the file descriptors allow are kept for administrators. Both are told to people once a minute.
+ */
+
+import { FsError } from '../../base/errno.js';
+import type { NoticeKind } from '../../base/notices.js';
+import { FrameLink } from '../../rpc/link.js';
+import type { Connection, ConnectionEvents } from '../../runtime/ports.js';
+import type { EvictedClient } from '../export/exports.js';
+import { Liveness } from './liveness.js';
+import type { RequestMemory } from './request_memory.js';
+import type { ServerView } from './server_view.js';
+import { Session, type SessionServices } from './session.js';
+
+/** A client that does not take its replies is not read from: what it asks for would only pile up here. */
+const OUTPUT_PAUSE_BYTES = 16 << 20;
+/** Strangers beyond one for each client. */
+const STRANGERS_MORE = 1024;
+/** Of the connections, for administrators. */
+const ADMIN_CONNECTIONS = 16;
+const SAID_FULL_MS = 60_000;
+
+export class Connections {
+  readonly #server: ServerView;
+  readonly #services: SessionServices;
+  readonly #memory: RequestMemory;
+  readonly #say: (text: string, kind?: NoticeKind) => void;
+  /** In the order in which they came. */
+  readonly #sessions = new Set<Session>();
+  readonly #liveness: Liveness;
+  /** Why connections or clients were refused, and when that was said. */
+  readonly #saidFullMs = new Map<string, number>();
+
+  /** @param say for people. */
+  constructor(
+    server: ServerView,
+    services: SessionServices,
+    memory: RequestMemory,
+    say: (text: string, kind?: NoticeKind) => void,
+  ) {
+    this.#server = server;
+    this.#services = services;
+    this.#memory = memory;
+    this.#say = say;
+    this.#liveness = new Liveness(server, this.#sessions);
+    const { metrics } = server.runtime;
+    metrics.gauge('holdfast_server_connections', 'Open connections', () => this.#sessions.size);
+  }
+
+  accept(connection: Connection): ConnectionEvents {
+    const { slabs, room } = this.#memory;
+    const options = { outputPauseBytes: OUTPUT_PAUSE_BYTES, slabs, room, stranger: true };
+    return new FrameLink(connection, options, (link) => {
+      const session = new Session(this.#server, this.#services, link, (ended) => {
+        this.#sessions.delete(ended);
+        this.#services.admission.forget(ended);
+      });
+      this.#sessions.add(session);
+      this.#limit(session);
+      return session;
+    });
+  }
+
+  /** @returns why one more client has to wait, if it has to. */
+  admitsClient(clients: number): string | undefined {
+    const { clientsMax, connectionsMax } = this.#server.settings;
+    if (clients >= clientsMax) {
+      return this.#sayFull(`the server has ${clients} clients, as many as it takes (--max-clients)`);
+    }
+    const { size } = this.#sessions;
+    if (size <= connectionsMax - ADMIN_CONNECTIONS) return undefined;
+    const why = `the server has ${size} connections, as many as its file descriptors allow`;
+    return this.#sayFull(why, 'out-of-descriptors');
+  }
+
+  /** Whoever asked for the shutdown; the connections are ended in order right after. */
+  tellShutdownEnds(evicted: readonly EvictedClient[], count: number): void {
+    for (const session of this.#sessions) session.tellShutdownEnds(evicted, count);
+  }
+
+  /** Ends them in order: what was sent arrives. */
+  end(): void {
+    this.#liveness.stop();
+    for (const session of [...this.#sessions]) session.link.end();
+  }
+
+  #limit(latest: Session): void {
+    const { clientsMax, connectionsMax } = this.#server.settings;
+    // Before the target is there all clients may be strangers.
+    const strangersMax = clientsMax + STRANGERS_MORE;
+    const isFull = this.#sessions.size > connectionsMax;
+    if (!isFull && this.#sessions.size <= strangersMax) return;
+    const strangers = [...this.#sessions].filter(({ role }) => role === 'none');
+    if (!isFull && strangers.length <= strangersMax) return;
+    const [oldest = latest] = strangers;
+    this.#sayFull(
+      isFull
+        ? `all ${connectionsMax} connections that its file descriptors allow are in use`
+        : `${strangers.length} connections wait`,
+      isFull ? 'out-of-descriptors' : undefined,
+    );
+    // Not in this turn: its transport is about to start it.
+    const tooMany = new FsError('EBUSY', 'too many connections');
+    this.#server.runtime.timers.soon(() => oldest.link.destroy(tooMany));
+  }
+
+  /** Once a minute, however many are refused. */
+  #sayFull(why: string, kind?: NoticeKind): string {
+    const reason = why.replaceAll(/\d+/g, 'n');
+    const now = this.#server.runtime.clock.nowMs();
+    const last = this.#saidFullMs.get(reason);
+    if (last === undefined || now - last >= SAID_FULL_MS) {
+      this.#saidFullMs.set(reason, now);
+      this.#say(`refuses connections: ${why}`, kind);
+    }
+    return why;
+  }
+}
