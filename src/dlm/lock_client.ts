@@ -300,7 +300,11 @@ export class LockClient implements LockClientApi {
     // The next instance of the server may give out the same handles.
     this.#byHandle.clear();
     this.#nameless.clear();
-    for (const lock of locks) lock.forgotten = true;
+    for (const lock of locks) {
+      lock.forgotten = true;
+      // Its release ended before; only a reference kept it.
+      if (lock.released) this.#giveBack(lock);
+    }
     await this.#releaseAll(locks);
   }
 
