@@ -4,18 +4,10 @@
  * A client makes up a secret and says it in each CONNECT. What the server has of a client is for whoever knows its secret:
  * its UUID alone gives nothing, and takes nothing from it. (Clients of earlier releases have none.)
  *
- * | the server has            | the client was here before | outcome |
- * |---------------------------|----------------------------|---------|
- * | its export                | in this instance           | resumed |
- * | its export                | never (its first CONNECT's reply was lost) | new |
- * | its export, recovered     | in the instance it recovered from (the end of it was lost) | recover |
- * | its record, window open   | in an earlier instance     | recover, or evicted (docs/RECOVERY.md, "Version gate") |
- * | its record, window open   | never (it was evicted, or is another one) | new |
- * | nothing                   | never                      | new     |
- * | nothing                   | in whatever instance       | evicted |
- * | not active                | whenever                   | wait    |
+ * connect_outcome.ts decides what becomes of a client, from what connect_facts.ts finds; here it is done.
  */
 
+import { assert, assertNever } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import type { Transno } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
@@ -27,7 +19,9 @@ import { ClientExport } from '../export/export.js';
 import { cameAnew, evict, goodbye } from '../target/eviction.js';
 import type { ServedTarget } from '../target/served_target.js';
 import { versionChange } from '../target/version_gate.js';
-import { checkOrigin, isSameSecret } from './peer.js';
+import { knownOf, saidBy } from './connect_facts.js';
+import { decideConnect } from './connect_outcome.js';
+import { checkOrigin } from './peer.js';
 import type { ServerView } from './server_view.js';
 import type { Session } from './session.js';
 
@@ -123,68 +117,102 @@ function admit(
   request: ConnectRequest,
   agreed: Agreed,
 ): Verdict {
-  const { instance } = target.store.superblock;
-  const existing = target.exports.get(request.uuid);
-  const here = request.previousInstance === instance;
-  checkSecret(existing?.secret ?? server.recovery?.known(request.uuid)?.secret, request);
-  if (existing !== undefined && request.connCount <= existing.connCount) {
-    throw new FsError('EAGAIN', `a later connection of this client (${existing.connCount}) is there`);
+  const { uuid } = request;
+  const existing = target.exports.get(uuid);
+  const record = server.recovery?.known(uuid);
+  const decision = decideConnect(
+    knownOf(server, target, request, existing, record),
+    saidBy(target, request, existing, record),
+  );
+  switch (decision.do) {
+    case 'refuse':
+      throw refusal(decision.code, request, existing);
+    case 'wait':
+      return { outcome: 'wait', reason: decision.why === 'writing' ? CLEANED_UP : notActive(server) };
+    case 'resume':
+      return attached(session, there(existing), request, agreed, 'resumed');
+    case 'recoverAgain':
+      return recoverAgain(target, session, request, agreed, there(existing));
+    case 'begin':
+      if (decision.leaves) goodbye(target, there(existing));
+      return begin(server, target, session, request, agreed);
+    case 'recover':
+      return recover(server, target, session, request, agreed, there(record));
+    case 'evicted':
+      if (decision.evicts) evict(target, there(existing), CAME_BACK_EARLIER);
+      return {
+        outcome: 'evicted',
+        reason: target.exports.evictionReason(uuid) ?? 'the server knows nothing of this client any more',
+      };
+    default:
+      return assertNever(decision);
   }
-  const open = server.state === 'active' || server.state === 'recovering';
-  // A client that lost its connection in the middle of the drain, or right before it, must be able to finish it.
-  const finishes = here || (existing !== undefined && target.undrained.has(existing));
-  if (!open && !(server.state === 'draining' && existing !== undefined && finishes)) {
-    return { outcome: 'wait', reason: notActive(server) };
-  }
-  if (target.leaving.get(request.uuid)?.isWriting === true) {
-    return { outcome: 'wait', reason: 'what is left of this client is being cleaned up' };
-  }
-  if (existing !== undefined) {
-    if (here) return attached(session, existing, request, agreed, 'resumed');
-    if (request.previousInstance !== undefined && request.previousInstance === existing.recoveredFrom) {
-      // The end of its recovery did not reach it, and it replays again, which changes nothing. Nothing is dropped for it: it
-      // may be counted as recovered, and its locks must stand when the window ends.
-      existing.reclaimed.begin(target.locks.cacheLocks(existing.uuid));
-      return attached(session, existing, request, agreed, 'recover');
-    }
-    if (request.previousInstance === undefined) goodbye(target, existing);
-    else evict(target, existing, 'it came back as a client of an earlier instance after its recovery');
-  }
-  if (request.previousInstance === undefined) {
-    const full = server.admitsClient(target.exports.size + (server.recovery?.missing().length ?? 0));
-    if (full !== undefined) return { outcome: 'wait', reason: full };
-    cameAnew(target, request.uuid);
-    const client = newExport(target, request);
-    target.store.execute(
-      (tx) => {
-        // Of an earlier client with this UUID, who knows that it is gone for the server.
-        tx.removeClient(client.uuid);
-        tx.putClient(client.record());
-      },
-      { reserve: 'own' },
-    );
-    server.recovery?.gone(client.uuid);
-    client.recorded = target.store.sync().then(
-      () => {
-        client.recorded = undefined;
-      },
-      // The target has failed, and its server stops.
-      () => undefined,
-    );
-    return attached(session, client, request, agreed, 'new');
-  }
-  const record = here ? undefined : server.recovery?.known(request.uuid);
-  if (record === undefined) {
-    const reason = target.exports.evictionReason(request.uuid);
-    return { outcome: 'evicted', reason: reason ?? 'the server knows nothing of this client any more' };
-  }
-  return recover(server, target, session, request, agreed, record);
 }
 
-function checkSecret(held: string | undefined, { secret, name, uuid }: ConnectRequest): void {
-  if (held === undefined || isSameSecret(held, secret)) return;
+const CLEANED_UP = 'what is left of this client is being cleaned up';
+const CAME_BACK_EARLIER = 'it came back as a client of an earlier instance after its recovery';
+
+/** What the decision is based on. */
+function there<T>(part: T | undefined): T {
+  assert(part !== undefined, 'the decision is about something that the server has');
+  return part;
+}
+
+function refusal(
+  code: 'EACCES' | 'EAGAIN',
+  { name, uuid }: ConnectRequest,
+  existing: ClientExport | undefined,
+): FsError {
+  if (code === 'EAGAIN') {
+    return new FsError(code, `a later connection of this client (${existing?.connCount}) is there`);
+  }
   log('%s says it is %s and does not know its secret', name, uuid);
-  throw new FsError('EACCES', 'this UUID is that of another client, whose secret was not given');
+  return new FsError(code, 'this UUID is that of another client, whose secret was not given');
+}
+
+/**
+ * The end of its recovery did not reach it, and it replays again, which changes nothing. Nothing is dropped for it: it may be
+ * counted as recovered, and its locks must stand when the window ends.
+ */
+function recoverAgain(
+  target: ServedTarget,
+  session: Session,
+  request: ConnectRequest,
+  agreed: Agreed,
+  client: ClientExport,
+): Verdict {
+  client.reclaimed.begin(target.locks.cacheLocks(client.uuid));
+  return attached(session, client, request, agreed, 'recover');
+}
+
+function begin(
+  server: ServerView,
+  target: ServedTarget,
+  session: Session,
+  request: ConnectRequest,
+  agreed: Agreed,
+): Verdict {
+  const full = server.admitsClient(target.exports.size + (server.recovery?.missing().length ?? 0));
+  if (full !== undefined) return { outcome: 'wait', reason: full };
+  cameAnew(target, request.uuid);
+  const client = newExport(target, request);
+  target.store.execute(
+    (tx) => {
+      // Of an earlier client with this UUID, who knows that it is gone for the server.
+      tx.removeClient(client.uuid);
+      tx.putClient(client.record());
+    },
+    { reserve: 'own' },
+  );
+  server.recovery?.gone(client.uuid);
+  client.recorded = target.store.sync().then(
+    () => {
+      client.recorded = undefined;
+    },
+    // The target has failed, and its server stops.
+    () => undefined,
+  );
+  return attached(session, client, request, agreed, 'new');
 }
 
 function recover(
