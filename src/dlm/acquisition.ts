@@ -1,7 +1,7 @@
 /**
- * The locks of one operation, from the first that had to wait to the last: takes them in order, keeps what it has while
- * it waits for the next. The order (modes.ts) is the same for all, so two operations never wait for each other, and
- * clients give back what they are called for whatever their own operations wait for.
+ * Takes the locks of one operation, once one of them had to wait: takes them in order, and keeps the locks it has while
+ * it waits for the next. The order (modes.ts) is the same for all operations, so two operations never wait for each
+ * other. A client gives back a lock that is called back, whatever its own operations wait for.
  */
 
 import type { FsError } from '../base/errno.js';
@@ -10,20 +10,23 @@ import type { ServerLock, Waiter } from './resource.js';
 
 export interface AcquisitionHooks {
   lock(spec: LockSpec): ServerLock;
-  /** The lock was queued. */
+  /** Called when the lock was queued. */
   waits(lock: ServerLock): void;
   acquired(): void;
   failed(error: FsError): void;
 }
 
 export class Acquisition implements Waiter {
-  /** Those granted, in order. Belongs to the operation when it has all. */
+  /** The locks granted so far, in order. The operation owns this array when it has all of them. */
   readonly #held: ServerLock[];
   readonly #specs: readonly LockSpec[];
   readonly #hooks: AcquisitionHooks;
   #waiting: ServerLock | undefined = undefined;
 
-  /** @param held the locks granted before the one that has to wait; specs are in lock order, one a resource. */
+  /**
+   * @param held the locks granted before the one that has to wait; specs are in lock order, at most one for each
+   * resource.
+   */
   constructor(held: ServerLock[], specs: readonly LockSpec[], hooks: AcquisitionHooks) {
     this.#held = held;
     this.#specs = specs;
@@ -57,7 +60,7 @@ export class Acquisition implements Waiter {
     this.#hooks.failed(error);
   }
 
-  /** Gives everything back and fails. @returns the locks that went; the caller settles their resources. */
+  /** Gives all locks back and fails. @returns the locks it gave back; the caller settles their resources. */
   abandon(error: FsError): readonly ServerLock[] {
     const gone = [...this.#held];
     for (const lock of gone) lock.resource.remove(lock);

@@ -27,7 +27,7 @@ export class BastDeadlines<Lock> {
     return this.#deadlines.size;
   }
 
-  /** From now; again from now if it runs already. */
+  /** Starts the limit of a lock now, or starts it anew if it runs already. */
   start(lock: Lock): void {
     this.#deadlines.delete(lock);
     this.#deadlines.set(lock, this.#time.nowMs() + this.#limitMs);
@@ -45,7 +45,7 @@ export class BastDeadlines<Lock> {
     if (this.#timer !== undefined) return;
     for (const deadline of this.#deadlines.values()) {
       const ms = Math.max(0, deadline - this.#time.nowMs());
-      // Keeps the process alive: a shutdown that waits for a client that is gone ends by this timer alone.
+      // This timer keeps the process alive: only it ends a shutdown that waits for a client that is gone.
       this.#timer = this.#time.after(ms, () => this.#fire());
       return;
     }

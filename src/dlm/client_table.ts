@@ -13,11 +13,11 @@ import type { ServerLock } from './resource.js';
 export interface ClientLocks {
   /** Cache locks, granted and waiting. */
   readonly locks: Map<LockHandle, ServerLock>;
-  /** Operations for it that wait. */
+  /** Operations for this client that wait for locks. */
   readonly operations: Set<Acquisition>;
-  /** Those granted, by type. */
+  /** Number of its granted locks, by type. */
   readonly held: Record<LockSpec['type'], number>;
-  /** Of those granted, how many were called back. Not the active lock: a drain has its own limit. */
+  /** Number of its granted locks that were called back. The active lock does not count: a drain has its own limit. */
   calledBack: number;
 }
 
@@ -32,7 +32,7 @@ export class ClientTable {
     return this.#clients.get(client);
   }
 
-  /** Made known; the caller enters something at once. */
+  /** The client's entry, made if there is none. The caller adds a lock or operation to it at once. */
   of(client: ClientUuid): ClientLocks {
     let known = this.#clients.get(client);
     if (known === undefined) {
@@ -64,7 +64,7 @@ export class ClientTable {
     if (lock.type !== 'active') this.of(lock.client).calledBack++;
   }
 
-  /** A granted lock went. */
+  /** A granted lock was removed. */
   gone(lock: ServerLock): void {
     const known = this.of(lock.client);
     known.locks.delete(lock.handle);
@@ -73,7 +73,7 @@ export class ClientTable {
     this.forgetIfIdle(lock.client);
   }
 
-  /** A waiting lock went. */
+  /** A waiting lock was removed. */
   withdrawn(lock: ServerLock): void {
     this.of(lock.client).locks.delete(lock.handle);
     this.forgetIfIdle(lock.client);

@@ -1,8 +1,9 @@
 /**
- * The application locks of one file: what each owner holds, who waits, what would be in whose way.
+ * The application locks of one file: the ranges each owner holds, the calls that wait, and which of them conflict.
  *
- * Two worlds that do not see each other, as in Linux: flock(2), and fcntl(2) (POSIX and OFD locks). Within one, ranges
- * of different owners conflict where they touch and one of them is exclusive. An owner never conflicts with itself.
+ * As in Linux, there are two worlds that do not see each other: flock(2), and fcntl(2) (POSIX and OFD locks). Within
+ * one world, ranges of different owners conflict where they touch and one of them is exclusive. An owner never
+ * conflicts with itself.
  */
 
 import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
@@ -12,7 +13,7 @@ import { firstTouching, type Piece } from './flock_pieces.js';
 
 export type FlockKind = FlockRangeMessage['kind'];
 
-/** Who locks: a process (posix), an open file description (ofd, flock) of one client. Made by ownerOf. */
+/** The owner of locks: a process (posix) or an open file description (ofd, flock) of one client. Made by ownerOf. */
 export interface Owner {
   readonly client: ClientUuid;
   readonly kind: FlockKind;
@@ -33,20 +34,20 @@ export function ownerOf(client: ClientUuid, range: FlockRangeMessage): Owner {
   };
 }
 
-/** A caller of a pid namespace that its mount does not see has pid 0. */
+/** pid is 0 if the caller is in a pid namespace that its mount does not see. */
 function processOf({ kind, host, pid }: FlockRangeMessage): string | undefined {
   return kind !== 'posix' || host === undefined || pid === 0 ? undefined : `${host} ${pid}`;
 }
 
 /**
- * One process, seen through two mounts. Two owners of one client with one pid are not meant: one of them is an OFD, of which
- * another thread may be the user.
+ * Whether the owners are one process, seen through two mounts. Two owners of one client with the same pid do not count:
+ * one of them is an open file description, and another thread may be the one that uses it.
  */
 export function isSameProcess(a: Owner, b: Owner): boolean {
   return a.process !== undefined && a.process === b.process && a.client !== b.client;
 }
 
-/** One setlk that waits, or that pieces are left of. */
+/** One SETLK call that waits, or of which pieces are left. */
 export interface FlockCall {
   readonly handle: LockHandle;
   readonly file: FlockFile;
@@ -56,9 +57,12 @@ export interface FlockCall {
   readonly start: LockOffset;
   readonly end: LockOffset;
   readonly sequence: number;
-  /** Pieces that carry its handle; 0 while it waits. */
+  /** Number of pieces that carry its handle; 0 while it waits. */
   pieces: number;
-  /** What it replaced, as far as it was not overwritten in turn: comes back when the call is taken back. */
+  /**
+   * The pieces that this call replaced, except where later calls overwrote its own. They come back if the call is
+   * cancelled.
+   */
   readonly undo: Piece[];
 }
 
@@ -79,7 +83,7 @@ function sameWorld(a: FlockKind, b: FlockKind): boolean {
 export class FlockFile {
   readonly fid: Fid;
   readonly owners = new Map<string, OwnerPieces>();
-  /** By sequence. */
+  /** Sorted by sequence. */
   readonly waiting: FlockCall[] = [];
 
   constructor(fid: Fid) {
@@ -90,7 +94,7 @@ export class FlockFile {
     return this.owners.size === 0 && this.waiting.length === 0;
   }
 
-  /** The pieces of an owner; a list of their own that is kept only if something is put there (see tidy). */
+  /** The list of an owner's pieces, made if there is none. The caller puts a piece into it, or calls tidy(). */
   piecesOf(owner: Owner): OwnerPieces {
     let held = this.owners.get(owner.key);
     if (held === undefined) {
@@ -104,7 +108,7 @@ export class FlockFile {
     if (this.owners.get(owner.key)?.pieces.length === 0) this.owners.delete(owner.key);
   }
 
-  /** The first piece of each other owner that is in the way. */
+  /** For each other owner in the way, its first conflicting piece. */
   *conflicts(
     owner: Owner,
     range: Readonly<Pick<FlockCall, 'exclusive' | 'start' | 'end'>>,
@@ -116,7 +120,7 @@ export class FlockFile {
     }
   }
 
-  /** Whether anything is in the way. */
+  /** Whether any piece of another owner is in the way. */
   blocked(owner: Owner, range: Readonly<Pick<FlockCall, 'exclusive' | 'start' | 'end'>>): boolean {
     return this.conflicts(owner, range).next().done !== true;
   }
@@ -127,7 +131,7 @@ export class FlockFile {
     this.waiting.splice(index, 0, call);
   }
 
-  /** The call of this owner that waits with this sequence: there is one at most. */
+  /** The waiting call of this owner with this sequence: there is at most one. */
   waitsAs(owner: Owner, sequence: number): FlockCall | undefined {
     return this.waiting.find((call) => call.sequence === sequence && call.owner.key === owner.key);
   }

@@ -1,9 +1,10 @@
 /**
  * The ranges that one owner has locked in one file: a sorted array of pieces that do not overlap. Ranges are half-open;
- * an end of TO_END is "to the end of the file, whatever its size becomes". The server's table and the client's are made of it.
+ * an end of TO_END is "to the end of the file, whatever its size becomes". Both the server's table and the client's
+ * consist of these pieces.
  *
- * Neighbours are not merged, whatever their types: each piece keeps the handle of the call that set it, so that the call
- * can be undone. Whoever shows a lock to an application shows neighbours of one type as one (see mergedAround).
+ * Neighbours are not merged, whatever their types: each piece keeps the handle of the call that set it, so that the
+ * call can be undone. An application sees neighbours of one type as one lock (see mergedAround).
  */
 
 import { assert } from '../base/assert.js';
@@ -18,7 +19,7 @@ export interface Span {
 export interface Piece extends Span {
   readonly exclusive: boolean;
   readonly pid: number;
-  /** Of the call that set it. */
+  /** Handle of the call that set this piece. */
   readonly handle: LockHandle;
   readonly sequence: number;
 }
@@ -36,17 +37,17 @@ function firstEndingAfter(pieces: readonly Span[], offset: LockOffset): number {
 }
 
 export interface Cut<P extends Span> {
-  /** The pieces that touched the range, as they were. */
+  /** The pieces that touched the range, as they were before. */
   readonly touched: readonly P[];
   /** What remains of them outside the range: at most two. */
   readonly rest: readonly P[];
-  /** What of them lay inside. */
+  /** The parts of them inside the range. */
   readonly removed: readonly P[];
 }
 
 const NOTHING: Cut<never> = { touched: [], rest: [], removed: [] };
 
-/** Empties [start, end) in place. */
+/** Removes [start, end) from the pieces, in place. */
 export function cut<P extends Span>(pieces: P[], start: LockOffset, end: LockOffset): Cut<P> {
   const from = firstEndingAfter(pieces, start);
   let to = from;
@@ -67,12 +68,12 @@ export function cut<P extends Span>(pieces: P[], start: LockOffset, end: LockOff
   return { touched, rest, removed };
 }
 
-/** Puts a piece where nothing is (the caller cut the range). */
+/** Adds a piece where none is (the caller has cut the range). */
 export function put<P extends Span>(pieces: P[], piece: P): void {
   pieces.splice(firstEndingAfter(pieces, piece.start), 0, piece);
 }
 
-/** The piece with the lowest start that touches [start, end), and is exclusive if onlyExclusive. */
+/** The piece with the lowest start that touches [start, end), and is exclusive if onlyExclusive is set. */
 export function firstTouching(
   pieces: readonly Piece[],
   start: LockOffset,
@@ -98,7 +99,7 @@ export function mergedAround(pieces: readonly Piece[], piece: Piece): { start: L
   return { start: (pieces[first] as Piece).start, end: (pieces[last] as Piece).end };
 }
 
-/** They are sorted, none is empty, and none overlaps another. */
+/** Checks that the pieces are sorted, that none is empty, and that none overlaps another. */
 export function checkPieces(pieces: readonly Span[]): void {
   pieces.forEach(({ start, end }, at) => {
     assert(start < end, `[${start}, ${end}) is empty`);

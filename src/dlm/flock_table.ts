@@ -1,11 +1,13 @@
 /**
- * The application locks of a target: flock(2), fcntl(2) POSIX and OFD locks. They behave as Linux's (fs/locks.c):
+ * The application locks of a target: flock(2), fcntl(2) POSIX and OFD locks. They behave like Linux's own (fs/locks.c):
  *
- * - Setting a range replaces what the owner had there; unlocking splits. Granted or refused as a whole.
- * - Only what is held is in the way, not what waits. Waiting calls are granted in the order of their sequence.
+ * - Setting a range replaces what the owner had there; unlocking may split a range. A call is granted or refused as a
+ *   whole.
+ * - Only held locks are in the way of a call, not waiting calls. The server grants waiting calls in the order of their
+ *   sequence.
  * - A flock(2) conversion first gives up the old lock, even if it then has to wait or fails with EAGAIN.
- * - A POSIX call that would wait for its own owner, over whatever chain, fails with EDEADLK. OFD and flock(2) owners
- *   are not processes: no deadlock is seen through them.
+ * - A POSIX call that would wait for its own owner, over a chain of any length, fails with EDEADLK. OFD and flock(2)
+ *   owners are not processes, so no deadlock is detected through them.
  *
  * Invariants: pieces of different owners that touch are shared, or of different worlds. A call is known by its handle
  * while it waits or pieces of it are left. A waiting call has something in its way, unless grants are held. The pieces of an
@@ -31,10 +33,10 @@ import { closesCycle } from './waits_for.js';
 
 type Cast = (client: ClientUuid, handle: LockHandle, errno?: number) => void;
 
-/** Calls a client may have, held or waiting, and pieces an owner may have in a file: ENOLCK beyond. */
+/** Most calls that a client may have, held or waiting, and most pieces that an owner may have in a file. Beyond: ENOLCK. */
 export const FLOCKS_MAX = 500_000;
 
-/** What a peer may claim: leaves room to count on from there within the safe integers. */
+/** The highest sequence that a client may name. The server can count on from it within the safe integers. */
 const SEQUENCE_MAX = 2 ** 52;
 
 interface Bounds {
@@ -82,9 +84,9 @@ export class FlockTable {
   readonly #calls = new Map<ClientUuid, Map<LockHandle, FlockCall>>();
   /** Waiting POSIX calls by owner: the edges of the waits-for graph. An owner with threads has several. */
   readonly #waitsOf = new Map<string, Set<FlockCall>>();
-  /** The same calls by process: it is one owner on each mount of its host. */
+  /** The same calls by process: a process is one owner on each mount of its host. */
   readonly #waitsOfProcess = new Map<string, Set<FlockCall>>();
-  /** Casts to be said when the state is consistent. */
+  /** CASTs to send when the state is consistent. */
   readonly #outbox: { readonly call: FlockCall; readonly errno?: number }[] = [];
   #flushing = false;
   #grantsHeld = false;
@@ -109,7 +111,7 @@ export class FlockTable {
     }
     const owner = ownerOf(client, range);
     const waits = replayed === undefined ? undefined : this.#files.get(fid)?.waitsAs(owner, replayed);
-    // Said twice, when the connection broke in a recovery: it waits once.
+    // A client replays a call twice if its connection broke during recovery. The call waits only once.
     if (waits !== undefined) return { handle: waits.handle, granted: false, sequence };
     this.#nextSequence = Math.max(this.#nextSequence, sequence + 1);
     const file = this.#file(fid);
@@ -124,7 +126,7 @@ export class FlockTable {
       pieces: 0,
       undo: [],
     };
-    // A flock(2) conversion gives up the old lock first, whatever comes of the new one (man 2 flock).
+    // A flock(2) conversion gives up the old lock first, whether or not the new one is granted (man 2 flock).
     const given = range.kind === 'flock' ? this.#cut(file, call.owner, bounds).removed : [];
     const granted = !(wait && this.#grantsHeld) && !file.blocked(call.owner, call);
     if (granted) {
@@ -174,8 +176,9 @@ export class FlockTable {
   }
 
   /**
-   * Takes a call back, waiting or granted: an interrupted one may have been granted when this arrives. What it replaced
-   * comes back, unless it was exclusive and others have locked it since: then as shared.
+   * Cancels a call, waiting or granted: the server may have granted an interrupted call before this CANCEL arrives. The
+   * owner gets back the pieces that the call replaced. A piece that was exclusive comes back as shared if others have
+   * locked its range since.
    */
   cancel(client: ClientUuid, handle: LockHandle): void {
     const call = this.#calls.get(client)?.get(handle);
@@ -184,7 +187,7 @@ export class FlockTable {
     if (call.pieces === 0) {
       this.#unqueue(call);
     } else {
-      // Cutting forgets what can no longer come back: the list is taken before.
+      // #cut() removes from the list what can no longer come back, so take the list first.
       const undo = call.undo.splice(0);
       const mine = file.piecesOf(owner).pieces.filter((piece) => piece.handle === handle);
       for (const piece of mine) this.#cut(file, owner, piece);
@@ -206,7 +209,7 @@ export class FlockTable {
     this.#calls.delete(client);
     for (const call of calls.values()) {
       touched.add(call.file);
-      // Once for an owner, however many calls it made: the rest find nothing.
+      // The owner's first call removes all its pieces; for its other calls this does nothing.
       if (call.pieces > 0) call.file.owners.delete(call.owner.key);
       else this.#unqueue(call);
     }
@@ -247,7 +250,7 @@ export class FlockTable {
     if (calls?.size === 0) this.#calls.delete(call.owner.client);
   }
 
-  /** Why a call that cannot be granted may not wait either. */
+  /** The error of a call that cannot be granted and may not wait either; undefined if it may wait. */
   #refusal(call: FlockCall, wait: boolean): FsError | undefined {
     if (!wait) return new FsError('EAGAIN', 'another owner holds a conflicting lock');
     if (!this.#grantsHeld && this.#deadlocks(call)) {
@@ -275,7 +278,7 @@ export class FlockTable {
     for (const call of this.#callsOf(owner)) yield* this.#holdersBefore(call);
   }
 
-  /** What the owner, and its process on other mounts, waits in. */
+  /** The calls in which the owner waits, or its process on other mounts. */
   *#callsOf(owner: Owner): Generator<FlockCall> {
     yield* this.#waitsOf.get(owner.key) ?? [];
     if (owner.process === undefined) return;
@@ -297,7 +300,7 @@ export class FlockTable {
     this.#forget(call);
   }
 
-  /** @param given what the owner gave up for it before. */
+  /** @param given the pieces that the owner gave up for it before. */
   #grant(call: FlockCall, given: readonly Piece[]): void {
     const { file, owner, handle, pid, exclusive, start, end, sequence } = call;
     const { removed } = this.#cut(file, owner, call);
@@ -309,8 +312,8 @@ export class FlockTable {
   }
 
   /**
-   * An owner that waits elsewhere (in another thread) got a lock: others that wait for it here may now wait for
-   * themselves. They are told, as Linux does when it looks again at a woken call.
+   * An owner that waits elsewhere (in another thread) got a lock. Calls that wait for it here may now wait for
+   * themselves: they get EDEADLK, as from Linux when it checks a woken call again.
    */
   #breakCycles(file: FlockFile, granted: FlockCall): void {
     if (this.#callsOf(granted.owner).next().done === true) return;
@@ -321,7 +324,7 @@ export class FlockTable {
     }
   }
 
-  /** Empties a range of an owner, and keeps the accounts of the calls whose pieces it touches. */
+  /** Removes a range of an owner, and updates the calls whose pieces it touches. */
   #cut(file: FlockFile, owner: Owner, { start, end }: Bounds): { readonly removed: readonly Piece[] } {
     const held = file.owners.get(owner.key);
     if (held === undefined) return { removed: [] };
@@ -337,7 +340,7 @@ export class FlockTable {
       assert(call !== undefined, 'a piece of an unknown call');
       call.pieces--;
       if (call.pieces === 0) this.#forget(call);
-      // What lay below this part will not come back: it was not this call that emptied it last.
+      // What this call replaced in the cut range will not come back: another call has changed that range since.
       else if (call.undo.length > 0) cut(call.undo, start, end);
     }
     file.tidy(owner);
@@ -346,7 +349,7 @@ export class FlockTable {
 
   #restore(file: FlockFile, owner: Owner, old: Piece): void {
     const piece = old.exclusive && file.blocked(owner, old) ? { ...old, exclusive: false } : old;
-    // Never in the way of others: what was cut here a moment ago excluded at least their exclusive locks.
+    // This piece never conflicts with others: the piece cut here a moment ago excluded at least their exclusive locks.
     put(file.piecesOf(owner).pieces, piece);
     const call = this.#calls.get(owner.client)?.get(piece.handle);
     if (call !== undefined) {
@@ -357,9 +360,10 @@ export class FlockTable {
     this.#remember({ handle, file, owner, pid, exclusive, start, end, sequence, pieces: 1, undo: [] });
   }
 
-  /** Something changed in the file: grants what can be granted, frees it when nothing is left, says the casts. */
+  /** After a change in the file: grants what can be granted, frees the file if nothing is left, sends the CASTs. */
   #settle(file: FlockFile): void {
-    // From the front again each time: a grant that makes an exclusive range shared lets earlier calls in.
+    // The search starts at the front again each time: a grant that makes an exclusive range shared may let earlier
+    // calls in.
     while (!this.#grantsHeld && this.#grantOne(file));
     if (file.empty) this.#files.delete(file.fid);
     this.#flush();

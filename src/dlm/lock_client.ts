@@ -1,13 +1,14 @@
 /**
  * The cache locks that one client holds on one target.
  *
- * A lock's life: held -> cancelling (called back, chosen by the LRU, drained or forgotten) -> given back. release() runs
- * once, when it becomes cancelling. It is given back when release() has ended and no reference is held.
+ * A lock's life: held -> cancelling (called back, chosen by the LRU, drained or forgotten) -> given back. release()
+ * runs once, when the lock becomes cancelling. The client gives the lock back when release() has ended and no reference
+ * is held.
  *
  * Invariants:
  * - match() never finds a lock that is cancelling; find() does, until it is given back.
- * - A handle goes to the server once, through callbacks.cancel or through what cancelAll() returns, and never after
- *   forgetAll().
+ * - The client sends a handle back to the server once, through callbacks.cancel or through what cancelAll() returns,
+ *   and never after forgetAll().
  * - The LRU holds exactly the locks that are not cancelling.
  * - A handle means something to one instance of the server. When another one takes over, all locks are nameless until
  *   it has granted them again, or refused to. One that is given back meanwhile is not mentioned to it.
@@ -30,15 +31,18 @@ export interface LockClientOptions {
   readonly callbacks: LockClientCallbacks;
   /** Locks held at most, if enough of them are unused. */
   readonly maxLocks: number;
-  /** When a batch of given-back locks leaves: by default at the end of the turn. */
+  /** Schedules the CANCEL of a batch of locks: by default at the end of the turn. */
   readonly soon?: (fn: () => void) => void;
 }
 
 /** Handles in one CANCEL: the limit of its schema. */
 export const CANCEL_BATCH_MAX = 50_000;
-/** BASTs remembered for locks whose grant has not come. Most are for locks just given back, and never will. */
+/**
+ * BASTs remembered for locks whose grant has not arrived. Most name locks that were just given back, for which no grant
+ * will come.
+ */
 const EARLY_MAX = 4096;
-/** How far an LRU search looks past locks in use. */
+/** How many locks in use an LRU search passes before it stops. */
 const LRU_SEARCH_MAX = 256;
 /** The LRU releases this share of maxLocks at once, so that the cancels of a long scan travel in batches. */
 const LRU_BATCH_SHARE = 32;
@@ -52,14 +56,14 @@ class Lock implements CachedLock, Linked<Lock> {
   readonly bits: number;
   readonly conflictMask: number;
   cancelling = false;
-  /** The connection it came from is gone: not to be given back. */
+  /** The server no longer knows this lock, so the client does not send its handle back. */
   forgotten = false;
   refs = 0;
   /** release() has ended. */
   released = false;
-  /** Given back, or forgotten and released: of no use any more. */
+  /** Given back, or forgotten and released: nobody may use it any more. */
   gone = false;
-  /** Ends when release() has; there while that waits for something. */
+  /** Resolves when release() has ended. Defined only while release() waits for something. */
   releasing: Promise<void> | undefined = undefined;
   unused: Deferred<void> | undefined = undefined;
   older: Lock | undefined = undefined;
@@ -87,15 +91,15 @@ export class LockClient implements LockClientApi {
   readonly #maxLocks: number;
   readonly #soon: (fn: () => void) => void;
   readonly #byHandle = new Map<LockHandle, Lock>();
-  /** Held from an earlier instance of the server, and not yet granted again by this one. */
+  /** Locks that an earlier instance of the server granted and this one has not granted again yet. */
   readonly #nameless = new Set<Lock>();
-  /** Heads of the chains of locks on one thing, cancelling ones included. */
+  /** Heads of the chains of locks on one inode, cancelling ones included; the same for data below. */
   readonly #inodes = new Map<Fid, Lock>();
   readonly #data = new Map<Fid, Lock>();
   readonly #lru = new LockLru<Lock>();
-  /** Called back before their grant came, oldest first. */
+  /** Handles that were called back before their grant arrived, oldest first. */
   readonly #early = new Set<LockHandle>();
-  /** To be given back at the end of this turn. */
+  /** Handles to give back at the end of this turn. */
   #batch: LockHandle[] = [];
   /** Where given-back handles go while a drain collects them. */
   #drained: LockHandle[] | undefined = undefined;
@@ -106,12 +110,12 @@ export class LockClient implements LockClientApi {
     this.#soon = options.soon ?? queueMicrotask;
   }
 
-  /** Locks not yet given back. */
+  /** Number of locks not given back yet. */
   get size(): number {
     return this.#byHandle.size + this.#nameless.size;
   }
 
-  /** Everything that is held, called back or not: for checks from outside. */
+  /** All locks held, called back or not: for checks from outside. */
   held(): readonly CachedLock[] {
     return [...this.#byHandle.values(), ...this.#nameless];
   }
@@ -169,7 +173,8 @@ export class LockClient implements LockClientApi {
     chains.set(lock.fid, lock);
     this.#lru.add(lock);
     if (this.#early.delete(lock.handle)) {
-      // Nobody else may use it, but the operation that asked for it still can: it takes its reference in this turn.
+      // No other operation may use the lock. The operation that asked for it still can: it takes its reference in this
+      // turn.
       void this.#cancelling(lock, DONE);
     } else if (this.#lru.size > this.#maxLocks) {
       this.#shrink(lock);
@@ -278,7 +283,7 @@ export class LockClient implements LockClientApi {
     const drained = this.#batch;
     this.#batch = [];
     this.#drained = drained;
-    // Grants that were under way when the drain began come while it waits: again until nothing is left.
+    // Grants that were under way when the drain began arrive while it waits. So repeat until no lock is left.
     while (this.#drained === drained && this.size > 0) {
       const locks = [...this.#byHandle.values(), ...this.#nameless];
       await this.#releaseAll(locks);
@@ -287,7 +292,7 @@ export class LockClient implements LockClientApi {
         if (unused !== undefined) await unused;
       }
     }
-    if (this.#drained !== drained) return []; // forgotten meanwhile
+    if (this.#drained !== drained) return []; // the locks were forgotten meanwhile
     this.#drained = undefined;
     return drained;
   }
@@ -317,7 +322,7 @@ export class LockClient implements LockClientApi {
     return lock;
   }
 
-  /** Resolves when release() of each has ended, also of those already under way. */
+  /** Releases locks. Resolves when release() has ended for each, also where it was under way already. */
   async #releaseAll(locks: readonly Lock[]): Promise<void> {
     const releasing: Promise<void>[] = [];
     for (const lock of locks) {
@@ -328,7 +333,10 @@ export class LockClient implements LockClientApi {
     await Promise.all(releasing);
   }
 
-  /** Starts giving a lock back, at once or after a turn. @returns what to wait for until release() has ended. */
+  /**
+   * Starts giving a lock back, at once or after a turn. @returns a promise that resolves when release() has ended, if
+   * it waits.
+   */
   #cancelling(lock: Lock, after?: Promise<void>): MaybePromise<void> {
     assert(!lock.cancelling, 'a lock is released twice');
     lock.cancelling = true;
@@ -363,14 +371,14 @@ export class LockClient implements LockClientApi {
 
   #released(lock: Lock): void {
     lock.released = true;
-    // A forgotten lock protects nothing: those who still work under it hear of it by other means.
+    // A forgotten lock protects nothing. Operations that still run under it learn that by other means.
     if (lock.refs === 0 || lock.forgotten) this.#giveBack(lock);
   }
 
   #giveBack(lock: Lock): void {
     lock.gone = true;
     this.#unchain(lock);
-    // Nameless: if its replay is on the way, replayed() gives it back.
+    // A nameless lock needs no CANCEL here: if its replay is on the way, replayed() gives the new handle back.
     if (!lock.forgotten && !this.#nameless.delete(lock)) {
       this.#byHandle.delete(lock.handle);
       this.#sendBack(lock.handle);
@@ -410,14 +418,17 @@ export class LockClient implements LockClientApi {
     }
   }
 
-  /** Releases the oldest unused locks. @param spare was added just now: whoever asked for it has yet to use it. */
+  /**
+   * Releases the oldest unused locks. @param spare the lock just added: the operation that asked for it has not used it
+   * yet.
+   */
   #shrink(spare: Lock): void {
     const target = this.#maxLocks - Math.floor(this.#maxLocks / LRU_BATCH_SHARE);
     let searched = 0;
     let lock = this.#lru.oldest;
     while (lock !== undefined && this.#lru.size > target && searched < LRU_SEARCH_MAX) {
       const { younger } = lock;
-      // A turn later: whoever asked for the lock that is added may be using the caches of this one.
+      // A turn later: the operation that asked for the added lock may be using what this lock caches.
       if (lock.refs === 0 && lock !== spare) void this.#cancelling(lock, DONE);
       else searched++;
       lock = younger;
@@ -478,7 +489,10 @@ export class LockClient implements LockClientApi {
   }
 }
 
-/** A bug of the owner. Keeping the lock would get the whole client evicted, so it goes all the same. */
+/**
+ * A failed release() is a bug of the owner. If the client kept the lock, the server would evict it, so the lock goes
+ * all the same.
+ */
 function releaseFailed({ type, handle, fid }: CachedLock, error: unknown): void {
   log('release of %s lock %d on %d failed: %O', type, handle, fid, error);
 }

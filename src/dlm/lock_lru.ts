@@ -1,4 +1,7 @@
-/** Locks by last use: a list through the locks themselves, because match() touches it for every operation. */
+/**
+ * Locks in the order of their last use. The list runs through the locks themselves, because match() moves one for every
+ * operation.
+ */
 
 import { assert } from '../base/assert.js';
 
@@ -20,7 +23,7 @@ export class LockLru<T extends Linked<T>> {
     return this.#oldest;
   }
 
-  /** At the young end. The item is not in the list. */
+  /** Adds an item, which must not be in the list, at the young end. */
   add(item: T): void {
     item.older = this.#youngest;
     item.younger = undefined;
@@ -30,7 +33,7 @@ export class LockLru<T extends Linked<T>> {
     this.#size++;
   }
 
-  /** The item is in the list. */
+  /** Removes an item, which must be in the list. */
   remove(item: T): void {
     if (item.older === undefined) this.#oldest = item.younger;
     else item.older.younger = item.younger;
@@ -41,7 +44,7 @@ export class LockLru<T extends Linked<T>> {
     this.#size--;
   }
 
-  /** The item is in the list: it becomes the youngest. */
+  /** Makes an item, which must be in the list, the youngest. */
   touch(item: T): void {
     if (item === this.#youngest) return;
     this.remove(item);

@@ -39,14 +39,14 @@ import { UncommittedChanges } from './uncommitted.js';
 export interface LockServerOptions {
   readonly timers: Timers;
   readonly clock: Clock;
-  /** What lockTimeoutMs is measured by. */
+  /** Measures lockTimeoutMs. */
   readonly limits: LimitTime;
   /** How long a holder may take to answer a BAST. */
   readonly lockTimeoutMs: number;
   readonly callbacks: LockServerCallbacks;
   /**
-   * Handles count up from here. A CANCEL that was sent to an earlier instance and is sent again to this one must not
-   * name a lock of this one: give each instance a range of its own.
+   * Handles count up from here. A client may resend to this instance a CANCEL that it sent to an earlier one, and that
+   * must not name a lock of this one. So each instance gets a range of its own.
    */
   readonly firstHandle?: number;
   /** Cache locks of one client, held and waited for. Default CACHE_LOCKS_MAX. */
@@ -54,13 +54,14 @@ export interface LockServerOptions {
 }
 
 /**
- * Locks of one client on one thing: each look at it passes over all of them, whoever looks. A few requests of one client
- * may cross; counted only where it matters.
+ * Most locks that one client may hold on one resource: every search of a resource passes over all its locks, for any
+ * client. A few are normal, when requests of one client cross. They are counted only on resources with many locks
+ * (SAME_LOOKED_AT), where the cost matters.
  */
 const SAME_LOCKS_MAX = 64;
 const SAME_LOOKED_AT = 256;
 
-/** Several times what a client of ours keeps: only one that never gives anything back comes here. */
+/** Several times as many locks as our client keeps: only a client that never gives a lock back reaches this limit. */
 export const CACHE_LOCKS_MAX = 500_000;
 
 const NO_CLIENTS: ReadonlySet<ClientUuid> = new Set();
@@ -174,7 +175,7 @@ export class LockServer implements LockServerApi {
 
   cancel(client: ClientUuid, handles: readonly LockHandle[]): void {
     for (const handle of handles) {
-      // Looked up anew each time: the entry goes with the client's last lock.
+      // Looked up anew for each handle: the client's entry goes with its last lock.
       const lock = this.#clients.find(client)?.locks.get(handle);
       if (lock === undefined) {
         this.#flocks.cancel(client, handle);
@@ -248,7 +249,7 @@ export class LockServer implements LockServerApi {
   dropClient(client: ClientUuid): void {
     const known = this.#clients.find(client);
     if (known !== undefined) {
-      // What waits goes first: else the locks that go next would be granted to it.
+      // Waiting requests go first: else they would be granted the locks that are dropped next.
       const touched = this.#abandonWaits(known);
       for (const lock of [...known.locks.values()]) {
         touched.add(lock.resource);
@@ -262,7 +263,7 @@ export class LockServer implements LockServerApi {
     this.#outbox.flush();
   }
 
-  /** @returns where something may be granted now. */
+  /** @returns the resources on which a lock may be grantable now. */
   #abandonWaits(known: ClientLocks): Set<Resource> {
     const touched = new Set<Resource>();
     const error = cancelled('the client is gone');
@@ -324,7 +325,7 @@ export class LockServer implements LockServerApi {
     this.#uncommitted.add(resource, client, spec.bits, transno, this.#clock.nowMs());
     if (this.#turns.asksAhead(resource, client)) this.#outbox.wantCommit();
     else if (resource.waiting.length === 0) return;
-    // Who waits may have asked for a commit that this change is too late for.
+    // A waiter may have asked for a commit that began too early to include this change.
     this.#settle(resource);
     this.#outbox.flush();
   }
@@ -355,7 +356,7 @@ export class LockServer implements LockServerApi {
     return this.#clients.holders(type);
   }
 
-  /** What exists, for metrics and leak checks: all zero when nobody holds or waits for anything. */
+  /** Counts of what exists, for metrics and leak checks. All are zero when nobody holds a lock or waits for one. */
   get size(): {
     resources: number;
     clients: number;
@@ -380,7 +381,7 @@ export class LockServer implements LockServerApi {
     return type === 'inode' ? this.#inodes : type === 'data' ? this.#data : this.#active;
   }
 
-  /** Made when there is none: then the caller's lock is granted on it at once, so none is ever left empty. */
+  /** The resource, made if there is none. A new one never stays empty: the caller's lock is granted on it at once. */
   #resource(spec: LockSpec): Resource {
     return this.#tableOf(spec.type).get(spec.fid) ?? this.#enter(spec);
   }
@@ -395,7 +396,7 @@ export class LockServer implements LockServerApi {
     return new ServerLock(this.#newHandle(), client, spec, this.#resource(spec), false);
   }
 
-  /** To ask about, never to be granted. undefined: there is nothing on it to ask about. */
+  /** A lock to test with, which is never granted. undefined: the resource does not exist, so nothing is in the way. */
   #probe(client: ClientUuid, spec: LockSpec): ServerLock | undefined {
     const resource = this.#tableOf(spec.type).get(spec.fid);
     return resource && new ServerLock(0 as LockHandle, client, spec, resource, false);
@@ -419,14 +420,14 @@ export class LockServer implements LockServerApi {
     this.#clients.granted(lock);
   }
 
-  /** A client's granted lock goes. The caller settles the resource. */
+  /** Removes a client's granted lock. The caller settles the resource. */
   #drop(lock: ServerLock): void {
     lock.resource.remove(lock);
     this.#outbox.gone(lock);
     this.#clients.gone(lock);
   }
 
-  /** A client's waiting lock goes. The caller settles the resource. */
+  /** Removes a client's waiting lock. The caller settles the resource. */
   #withdraw(lock: ServerLock, error: FsError): void {
     const { waiter } = lock;
     lock.resource.unqueue(lock);
@@ -434,7 +435,7 @@ export class LockServer implements LockServerApi {
     waiter?.rejected(error);
   }
 
-  /** Something left the resource: grants what can be granted now, frees the resource when it is empty. */
+  /** After something left the resource: grants what can be granted now, frees the resource if it is empty. */
   #settle(resource: Resource): void {
     if (resource.waiting.length > 0) {
       for (const lock of resource.pump(this.#wanted)) {
@@ -445,11 +446,11 @@ export class LockServer implements LockServerApi {
     }
     if (!resource.empty) return;
     const table = this.#tableOf(resource.type);
-    // A turn may be looked at when the resource is gone, and another one is there for the same thing.
+    // The timer of a turn may settle a resource that is gone, after another one was made for the same FID.
     if (table.get(resource.fid) === resource) table.delete(resource.fid);
   }
 
-  /** A lock was queued: calls back those in its way if it is in head position. */
+  /** After a lock was queued: calls back the holders in its way if it is in head position. */
   #block(lock: ServerLock): void {
     this.#turns.asksAgain(lock);
     const blocked = lock.resource.blocked(lock, lock.resource.waiting.length - 1, this.#wanted);

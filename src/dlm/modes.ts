@@ -1,5 +1,5 @@
 /**
- * Lock modes and what conflicts with what.
+ * Lock modes, and which of them conflict.
  *
  * The matrix is Lustre's (and VMS's before it):
  *
@@ -11,8 +11,8 @@
  *   CR    -   +   +   +   +   +
  *   NL    +   +   +   +   +   +
  *
- * Two locks of one resource conflict when their modes do and, by the policy of the resource's type, what they cover
- * overlaps. Everything here is a pure function of the two claims.
+ * Two locks of one resource conflict if their modes conflict and if, by the policy of the resource's type, what they
+ * cover overlaps. Everything here is a pure function of the two claims.
  */
 
 import { assertNever } from '../base/assert.js';
@@ -25,7 +25,7 @@ const CW = 8;
 const CR = 16;
 const NL = 32;
 
-/** One bit a mode, so that a conflict is one AND. */
+/** One bit for each mode, so that one AND finds a conflict. */
 export const MODE_BIT: Readonly<Record<Mode, number>> = { EX, PW, PR, CW, CR, NL };
 
 /** Bits of the modes that a mode excludes. */
@@ -45,7 +45,7 @@ export function modesConflict(a: Mode, b: Mode): boolean {
   return (CONFLICT_MASK[a] & MODE_BIT[b]) !== 0;
 }
 
-/** Whoever holds `held` may do what `wanted` allows: it excludes at least the same others. */
+/** Whether a holder of `held` may do what `wanted` allows: `held` excludes at least the modes that `wanted` excludes. */
 export function modeCovers(held: Mode, wanted: Mode): boolean {
   return (CONFLICT_MASK[wanted] & ~CONFLICT_MASK[held]) === 0;
 }
@@ -63,15 +63,15 @@ export function isShared(mode: Mode): boolean {
   return mode === 'PR' || mode === 'CR' || mode === 'NL';
 }
 
-/** Says whether two claims on one resource touch, their modes aside. */
+/** Whether two locks on one resource overlap, whatever their modes. */
 export type Overlap = (a: LockSpec, b: LockSpec) => boolean;
 
 const always: Overlap = () => true;
 const inodebits: Overlap = (a, b) => (a.bits & b.bits) !== 0;
 
 /**
- * The policy of a type. active is plain. data covers the whole file: real extents are a new function here and a range
- * in LockSpec; nothing else knows.
+ * The policy of a type. Locks of type active always overlap. So do data locks, which cover the whole file: for real
+ * extents, add a function here and a range to LockSpec; no other code depends on it.
  */
 export function overlapOf(type: LockSpec['type']): Overlap {
   switch (type) {
@@ -86,17 +86,17 @@ export function overlapOf(type: LockSpec['type']): Overlap {
 }
 
 /**
- * Data before inodes: a client may need long to give a data lock back, and a truncate of its own may have to come first
- * (docs/LOCKING.md, "Truncates"), which must find the inode free.
+ * Data before inodes: a client may need a long time to give a data lock back, and may first have to finish a truncate
+ * of its own (docs/LOCKING.md, "Truncates"), which must find the inode free.
  */
 const TYPE_RANK: Readonly<Record<LockSpec['type'], number>> = { active: 0, data: 1, inode: 2 };
 
-/** The order in which an operation takes its locks: type, then FID. Two operations cannot then wait for each other. */
+/** The order in which an operation takes its locks: type, then FID. So two operations cannot wait for each other. */
 export function compareSpecs(a: LockSpec, b: LockSpec): number {
   return TYPE_RANK[a.type] - TYPE_RANK[b.type] || a.fid - b.fid;
 }
 
-/** Sorted by compareSpecs, at most one a resource: those of one resource are joined. */
+/** The specs sorted by compareSpecs, at most one for each resource: specs of one resource are joined. */
 export function inLockOrder(specs: readonly LockSpec[]): readonly LockSpec[] {
   const sorted = [...specs].sort(compareSpecs);
   const merged: LockSpec[] = [];

@@ -1,6 +1,6 @@
 /**
- * What the lock server has to say when its state is consistent again: BASTs to holders, and that a commit is waited for.
- * Whoever hears it may call back into the lock server.
+ * The messages that the lock server sends when its state is consistent again: BASTs to holders, and the request for a
+ * commit. Their receivers may call back into the lock server.
  *
  * The BAST of a lock that was granted to a waiting enqueue in this turn is put off: the reply that tells of the grant is
  * still to leave, and the BAST must not overtake it. Its time limit runs from when it is said; at half of it the BAST is
@@ -29,7 +29,7 @@ export class Outbox {
   readonly #options: OutboxOptions;
   readonly #deadlines: BastDeadlines<ServerLock>;
   readonly #basts: ServerLock[] = [];
-  /** Granted to waiting enqueues in this turn. */
+  /** Locks granted to waiting enqueues in this turn. */
   #fresh: ServerLock[] = [];
   #commitWanted = false;
   #flushing = false;
@@ -43,12 +43,12 @@ export class Outbox {
     });
   }
 
-  /** BASTs whose time limit runs. */
+  /** Number of BASTs whose time limit runs. */
   get deadlines(): number {
     return this.#deadlines.size;
   }
 
-  /** @param lock wants its BAST said. */
+  /** @param lock the lock to call back. */
   callBack(lock: ServerLock): void {
     lock.bast = 'wanted';
     if (!lock.fresh) this.#basts.push(lock);
@@ -64,7 +64,7 @@ export class Outbox {
     if (this.#fresh.length === 1) this.#options.timers.soon(() => this.#ripen());
   }
 
-  /** The lock is given back. */
+  /** The lock was given back. */
   gone(lock: ServerLock): void {
     this.#deadlines.stop(lock);
   }
@@ -92,7 +92,7 @@ export class Outbox {
     this.#options.bast(lock);
   }
 
-  /** The replies that tell of these grants have left: their BASTs may follow. */
+  /** The replies with these grants have left, so their BASTs may follow. */
   #ripen(): void {
     const ripe = this.#fresh;
     this.#fresh = [];

@@ -1,5 +1,5 @@
 /**
- * One lockable thing on the server: who holds it, who waits for it.
+ * One lockable thing on the server: the locks granted on it and those that wait.
  *
  * Invariants:
  * - No two granted locks conflict.
@@ -10,9 +10,10 @@
  *   nobody back for now, and the client of the change passes it (turns.ts). In the end it asks for a commit as well.
  * - A granted lock knows its place in `granted`; the count of exclusive ones is that of the granted locks.
  *
- * Locks of one client do not conflict, unless both belong to operations: a client may hold PR and PW of a file at once,
- * an operation passes over the locks of the client it is for, and that client is granted locks beside it. Its caches
- * follow the replies of its own operations. Two operations conflict even when they are for one client.
+ * Locks of one client do not conflict, unless both belong to operations: a client may hold PR and PW of a file at once.
+ * An operation does not conflict with the locks of its client, and the server may grant that client further locks while
+ * the operation runs, because its caches follow the replies of its own operations. Two operations conflict even if they
+ * are for one client.
  */
 
 import { assert } from '../base/assert.js';
@@ -21,41 +22,44 @@ import type { ClientUuid, Fid, LockHandle, Transno } from '../base/ids.js';
 import type { HeldLock, LockSpec, Mode } from './api.js';
 import { CONFLICT_MASK, isShared, MODE_BIT, modeCovers, type Overlap, overlapOf } from './modes.js';
 
-/** Whoever waits for a lock. Exactly one of the two is called, once. */
+/** Hears how the wait for a lock ends. Exactly one of the two methods is called, once. */
 export interface Waiter {
   granted(): void;
   rejected(error: FsError): void;
 }
 
-/** What a waiting lock asks for. */
+/** What a waiting lock asks of the lock server. */
 export interface Wanted {
-  /** That this holder gives back. */
+  /** Asks this holder to give its lock back. */
   callBack(holder: ServerLock): void;
-  /** That what was executed is committed. */
+  /** Asks for a commit of what was executed. */
   commit(): void;
-  /** Whether the client that made this change may go on for now. The resource is looked at again soon. */
+  /** Whether the client that made this change may go on for now. If so, the lock server checks the resource again soon. */
   hasTurn(resource: Resource, change: Change): boolean;
 }
 
-/** The changes of one thing that are not durable: all of them are one client's, or nobody may build on them. */
+/**
+ * The changes of one resource that are not durable. One client made all of them; else `client` is NOBODY, and no client
+ * may build on them.
+ */
 export interface Change {
   client: ClientUuid;
   bits: number;
-  /** Of the last of them. */
+  /** Transno of the last of them. */
   transno: Transno;
-  /** Somebody waits for it, and has asked for the commit. */
+  /** A commit of this change was asked for. */
   asked: boolean;
-  /** It is of more than one operation. */
+  /** More than one operation made it. */
   several: boolean;
-  /** When its client began to change the thing, and when it last did. */
+  /** When its client began to change the resource, and when it last did. */
   readonly sinceMs: number;
   lastMs: number;
 }
 
-/** No client is called so: the changes are of several, or of one that is gone. */
+/** Not the name of any client: several clients made the changes, or one that is gone. */
 export const NOBODY = '*' as ClientUuid;
 
-/** A client's lock, or an operation's. The handle of an operation's is 0: nobody else names it. */
+/** A lock of a client or of an operation. An operation's lock has handle 0, because no message names it. */
 export class ServerLock implements HeldLock {
   readonly handle: LockHandle;
   /** '' for an operation that is for no client. */
@@ -73,13 +77,16 @@ export class ServerLock implements HeldLock {
   /** Index in resource.granted while granted. */
   slot = -1;
   waiter: Waiter | undefined = undefined;
-  /** Its BAST: not wanted; wanted, but not said yet; said, and once more at half of the time. */
+  /** Its BAST: not wanted; wanted but not sent yet; sent; sent again at half of the time limit. */
   bast: 'none' | 'wanted' | 'said' | 'said again' = 'none';
-  /** Granted to a waiting enqueue in this turn: the reply that tells of it is still to leave, a BAST must not overtake it. */
+  /**
+   * Granted to a waiting enqueue in this turn. The reply with the grant has not left yet, and a BAST must not overtake
+   * it.
+   */
   fresh = false;
-  /** While waiting, in head position: holders in its way were called back, if there were any. */
+  /** While waiting, in head position: the holders in its way were called back, or the turn it waited for is over. */
   calledBack = false;
-  /** While waiting: a lock it conflicts with, and the state in which that one is in its way. */
+  /** While waiting: a lock it conflicts with, and the state in which that lock is in its way. */
   blocker: ServerLock | undefined = undefined;
   blockerState: ServerLock['state'] = 'new';
 
@@ -106,7 +113,7 @@ export class ServerLock implements HeldLock {
 export class Resource {
   readonly type: LockSpec['type'];
   readonly fid: Fid | 0;
-  /** In no order: removal moves the last into the gap, so a thousand holders leave in a thousand steps. */
+  /** In no order: remove() moves the last lock into the gap, so a thousand holders leave in a thousand steps. */
   readonly granted: ServerLock[] = [];
   /** In order of arrival. */
   readonly waiting: ServerLock[] = [];
@@ -114,10 +121,13 @@ export class Resource {
   change: Change | undefined = undefined;
   /** The client that made the last change, while the resource is known. Kept by Turns. */
   changedBy: ClientUuid | undefined = undefined;
-  /** Clients that are busy here, as far as is known. Kept by Turns; forgotten with the resource. */
+  /**
+   * Clients that asked for this resource again while others waited for their change. Kept by Turns; forgotten with the
+   * resource.
+   */
   eager: Set<ClientUuid> | undefined = undefined;
   readonly #overlap: Overlap;
-  /** Granted locks of modes that are not shared. At 0 a shared request needs no look at the holders. */
+  /** Number of granted locks in modes that are not shared. If it is 0, a shared request need not look at the holders. */
   #exclusive = 0;
 
   constructor(type: LockSpec['type'], fid: Fid | 0) {
@@ -140,7 +150,7 @@ export class Resource {
     return this.#overlap(a, b);
   }
 
-  /** Nothing held, nothing waiting and nothing uncommitted is in the way. */
+  /** Whether no held lock, no waiting lock and no uncommitted change is in the way. */
   free(lock: ServerLock): boolean {
     return (
       this.holderInTheWay(lock) === undefined &&
@@ -149,7 +159,7 @@ export class Resource {
     );
   }
 
-  /** Another client has changed what the lock covers, and a crash could still undo it. */
+  /** Whether another client has changed what the lock covers and a crash could still undo that change. */
   uncommittedFor(lock: ServerLock): boolean {
     return this.change !== undefined && this.#changeInTheWay(lock, this.change);
   }
@@ -159,7 +169,7 @@ export class Resource {
     return this.type !== 'inode' || (change.bits & lock.bits) !== 0;
   }
 
-  /** A lock of this client that is not called back and allows all that this one would. */
+  /** A lock of this client that was not called back and allows everything this one would. */
   coveredBy(lock: ServerLock): ServerLock | undefined {
     return this.granted.find(
       (held) =>
@@ -178,7 +188,10 @@ export class Resource {
     return undefined;
   }
 
-  /** Among the first `ahead` of the queue. Those that wait for the turn of the lock's own client are passed. */
+  /**
+   * The first conflicting lock among the first `ahead` of the queue. Locks that wait for the turn of this lock's client
+   * to end do not count.
+   */
   waiterInTheWay(lock: ServerLock, ahead: number): ServerLock | undefined {
     const turn = this.change?.client === lock.client ? this.change : undefined;
     for (let i = 0; i < ahead; i++) {
@@ -197,7 +210,7 @@ export class Resource {
     if (!isShared(lock.mode)) this.#exclusive++;
   }
 
-  /** Takes a granted lock out. */
+  /** Removes a granted lock. */
   remove(lock: ServerLock): void {
     assert(
       lock.state === 'granted' && this.granted[lock.slot] === lock,
@@ -219,7 +232,7 @@ export class Resource {
     this.waiting.push(lock);
   }
 
-  /** Takes a waiting lock out. */
+  /** Removes a waiting lock from the queue. */
   unqueue(lock: ServerLock): void {
     const index = this.waiting.indexOf(lock);
     assert(lock.state === 'waiting' && index >= 0, 'unqueues a lock that does not wait');
@@ -230,11 +243,12 @@ export class Resource {
   }
 
   /**
-   * Whether the lock still has to wait, with `ahead` of the queue in front of it. The first time it is in head position,
-   * and those whose turn it is have had theirs, every holder in its way is called back.
+   * Whether the lock still has to wait, behind the first `ahead` of the queue. The first time it is in head position
+   * and no client has a turn before it, it calls back every holder in its way.
    */
   blocked(lock: ServerLock, ahead: number, wanted: Wanted): boolean {
-    // What was in the way last time usually still is: with thousands of holders each cancel costs one look, not a scan.
+    // The lock that was in the way last time usually still is: with thousands of holders a cancel costs one look, not a
+    // scan.
     if (lock.blocker !== undefined && lock.blocker.state === lock.blockerState) return true;
     lock.blocker = this.waiterInTheWay(lock, ahead);
     lock.blockerState = 'waiting';
@@ -243,7 +257,7 @@ export class Resource {
       this.change !== undefined && this.#changeInTheWay(lock, this.change) ? this.change : undefined;
     if (!lock.calledBack) {
       if (change !== undefined && wanted.hasTurn(this, change)) return true;
-      // An operation that is executed just now may be the beginning of a turn.
+      // Stays false without a change: an operation that runs just now may be the beginning of a turn.
       lock.calledBack = change !== undefined;
       for (const holder of this.granted) {
         if (holder.operation || !this.conflict(lock, holder)) continue;
@@ -253,7 +267,7 @@ export class Resource {
     }
     lock.blocker = this.holderInTheWay(lock);
     lock.blockerState = 'granted';
-    // Who gives a data lock back writes first, and that belongs into the commit.
+    // A client that gives a data lock back writes first, and the commit should include that write.
     if (change !== undefined && !change.asked && (lock.blocker === undefined || this.type === 'inode')) {
       change.asked = true;
       wanted.commit();
@@ -261,7 +275,7 @@ export class Resource {
     return lock.blocker !== undefined || change !== undefined;
   }
 
-  /** Takes those that need not wait any longer out of the queue, in order, and grants them. */
+  /** Grants, in order, the waiting locks that need not wait any longer, and removes them from the queue. */
   pump(wanted: Wanted): readonly ServerLock[] {
     const { waiting } = this;
     const granted: ServerLock[] = [];

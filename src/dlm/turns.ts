@@ -1,17 +1,17 @@
 /**
- * Turns: how clients that change one directory at the same time share it.
+ * Turns: how clients share a directory that they change at the same time.
  *
- * Each handover costs a callback and a commit. Did the lock go to the next client after every single operation, two
- * clients that create in one directory would get as many operations a second as the device commits. So a client that is
- * busy with an inode may go on for a turn, past others that wait: a lock that meets its uncommitted change waits until the
- * turn is over, or the client has paused, before it calls anybody back.
+ * Each handover costs a callback and a commit. If the lock went to the next client after every single operation, two
+ * clients that create in one directory would execute only as many operations a second as the device makes commits. So a
+ * client that is busy with an inode may go on for a turn, past others that wait. A waiting lock that meets its
+ * uncommitted change calls nobody back until the turn is over or the client has paused.
  *
- * A client that does one operation and then something else has no turn: the others would wait for nothing. A client is busy
- * with an inode if it has made several changes since the last commit, if more of its requests wait there, or if, the last
- * time that others waited for its change, it asked for the inode again. (A program that works on two machines in turn asks
- * on one machine only after the other has answered.)
+ * A client that does one operation and then something else gets no turn: the others would wait for nothing. A client is
+ * busy with an inode if it has made several changes since the last commit, if more of its requests wait there, or if it
+ * asked for the inode again the last time others waited for its change. (A program that works on two machines
+ * alternately asks on one machine only after the other has answered.)
  *
- * A turn is so much longer than a commit, as commits take here and now, that most of the time goes into operations.
+ * A turn lasts several times as long as commits currently take, so most of the time goes into operations.
  *
  * Data locks have no turns: what is written under one is written back at once when it is called.
  *
@@ -23,11 +23,14 @@ import type { ClientUuid } from '../base/ids.js';
 import type { Clock, Timers } from '../runtime/ports.js';
 import type { Change, Resource, ServerLock } from './resource.js';
 
-/** How many times as long as a commit; and bounds: one makes sense, the other is nothing that a person notices. */
+/** A turn lasts this many commits, within bounds: a shorter turn makes no sense, and a person would notice a longer one. */
 const COMMITS_PER_TURN = 8;
 export const TURN_MIN_MS = 6;
 export const TURN_MAX_MS = 20;
-/** Who has done nothing for so long does something else. A process that makes one file after the other takes less. */
+/**
+ * A client that has been idle this long is no longer busy here; its turn ends. A process that creates one file after
+ * another pauses for a shorter time.
+ */
 export const PAUSE_MS = 2;
 
 export class Turns {
@@ -38,14 +41,14 @@ export class Turns {
   #turnMs = TURN_MIN_MS;
   #askedMs: number | undefined;
 
-  /** @param look the turn may be over: grant, or call back. */
+  /** @param look called when the turn may be over: grants locks, or calls holders back. */
   constructor(timers: Timers, clock: Clock, look: (resource: Resource) => void) {
     this.#timers = timers;
     this.#clock = clock;
     this.#look = look;
   }
 
-  /** Somebody waits for the change. @returns true when it has to wait longer: look() comes. */
+  /** Somebody waits for the change. @returns true if it has to wait longer: look() will be called. */
   isOn(resource: Resource, change: Change): boolean {
     if (resource.type !== 'inode') return false;
     if (!isBusy(resource, change)) return false;
@@ -60,7 +63,7 @@ export class Turns {
     return true;
   }
 
-  /** The lock was granted past others that wait: whoever has the turn is busy. */
+  /** The lock was granted past others that wait: the client that has the turn is busy. */
   goesOn(lock: ServerLock): void {
     const { client, resource } = lock;
     if (resource.change?.client !== client) return;
@@ -68,7 +71,7 @@ export class Turns {
     this.asksAgain(lock);
   }
 
-  /** A client wants a lock on what it has changed, and others wait for that change already. */
+  /** A client wants a lock on an inode that it has changed, while others wait for that change. */
   asksAgain({ client, resource }: ServerLock): void {
     if (resource.type !== 'inode' || resource.change?.client !== client) return;
     if (!resource.waiting.some((other) => other.client !== client)) return;
@@ -77,8 +80,8 @@ export class Turns {
   }
 
   /**
-   * A client has changed what another one changed last, and is not busy there: machines work on it in turn, and the next one
-   * will wait for this change. Its commit begins before the next one asks for it.
+   * A client has changed an inode that another client changed last, and is not busy there: machines work on it
+   * alternately, and the next one will wait for this change. So the commit begins before the next one asks for it.
    * @returns whether to ask for the commit now.
    */
   asksAhead(resource: Resource, client: ClientUuid): boolean {
@@ -95,7 +98,7 @@ export class Turns {
     this.#askedMs ??= this.#clock.nowMs();
   }
 
-  /** It was made. */
+  /** A commit was made. */
   committed(): void {
     if (this.#askedMs === undefined) return;
     const tookMs = this.#clock.nowMs() - this.#askedMs;

@@ -1,10 +1,11 @@
 /**
- * Commit on sharing: what operations have changed and no commit has made durable yet, by resource and client.
+ * Commit on sharing: the changes that operations have made and no commit has made durable yet, by resource and client.
  *
- * Whoever reads or changes what another client has changed must not be answered before that change is durable: else the
- * loss of that client in a crash (nobody replays its operations) would take away what others have built on. So a change
- * stays on its resource as if its client still held it, and a lock of another client that meets it asks for a commit and
- * waits (resource.ts). Locks of the same client pass over it: nothing is paid while nothing is shared.
+ * If a client reads or changes what another client has changed, the server must not answer it before that change is
+ * durable. Otherwise a crash in which the other client is lost too (nobody replays its operations) would undo what this
+ * client has built on. So a change stays on its resource as if its client still held a lock there. A lock of another
+ * client that meets the change asks for a commit and waits (resource.ts). Locks of the same client ignore it: what is
+ * not shared costs nothing.
  *
  * Invariant: the set holds exactly the resources that have a change.
  */
@@ -21,7 +22,7 @@ export class UncommittedChanges {
     return this.#changed.size;
   }
 
-  /** An operation of the client has changed what these bits of the resource cover. */
+  /** Notes that an operation of the client has changed what these bits of the resource cover. */
   add(resource: Resource, client: ClientUuid, bits: number, transno: Transno, nowMs: number): void {
     const { change } = resource;
     if (change === undefined) {
@@ -37,7 +38,8 @@ export class UncommittedChanges {
       this.#changed.add(resource);
       return;
     }
-    // Of two clients only in recovery: replays wait for no commit, they are executed as they were the first time.
+    // Changes of two clients meet only in recovery: replays wait for no commit, the server executes them as it did the
+    // first time.
     if (change.client !== client) change.client = NOBODY;
     change.bits |= bits;
     if (transno !== change.transno) change.several = true;
@@ -46,7 +48,7 @@ export class UncommittedChanges {
     change.lastMs = nowMs;
   }
 
-  /** All up to this transno is durable. @returns the resources without a change now; the caller settles them. */
+  /** All changes up to this transno are durable. @returns the resources without a change now; the caller settles them. */
   committed(transno: Transno): readonly Resource[] {
     const settled: Resource[] = [];
     for (const resource of this.#changed) {
@@ -58,12 +60,12 @@ export class UncommittedChanges {
     return settled;
   }
 
-  /** A client of the same name that comes later is another one: it may not build on these changes either. */
+  /** The client is gone. A later client of the same name is a different one, and may not build on these changes either. */
   disown(client: ClientUuid): void {
     for (const { change } of this.#changed) if (change?.client === client) change.client = NOBODY;
   }
 
-  /** Something uncommitted was changed by another client. */
+  /** Whether another client has made a change that is uncommitted. */
   ofOthers(client: ClientUuid): boolean {
     for (const { change } of this.#changed) if (change?.client !== client) return true;
     return false;

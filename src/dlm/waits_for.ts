@@ -1,10 +1,10 @@
-/** Deadlock detection: a search in the graph "owner waits for owner". Pure; the graph is the caller's. */
+/** Deadlock detection: a search in the graph "owner waits for owner". A pure function; the caller has the graph. */
 
 /**
- * Whether an owner would wait for itself, if it waited for those in `first`.
+ * Whether an owner would wait for itself if it waited for the owners in `first`.
  * @param isItself whether this is the owner.
- * @param keyOf the same text for the same owner.
- * @param waitsFor whom an owner waits for already; empty for one that waits for nobody.
+ * @param keyOf gives the same text for the same owner.
+ * @param waitsFor the owners that an owner waits for already; empty if it waits for nobody.
  */
 export function closesCycle<Owner>(
   isItself: (owner: Owner) => boolean,
