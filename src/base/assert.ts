@@ -1,4 +1,4 @@
-/** Assertions for what only a bug of ours can break. Never used on what a peer, a user or a disk can send. */
+/** Assertions for conditions that only a bug of ours can break. Never used on input from a peer, a user or a disk. */
 
 export class AssertionFailure extends Error {
   override name = 'AssertionFailure';
@@ -8,9 +8,9 @@ export function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new AssertionFailure(message);
 }
 
-/** A table whose state can be judged at any moment between two events. */
+/** A table whose invariants hold at any moment between two events, and can be checked there. */
 export interface Checked {
-  /** @throws AssertionFailure which of the invariants in the header of its file does not hold. */
+  /** @throws AssertionFailure that names the invariant, from the header of its file, that does not hold. */
   checkInvariants(): void;
 }
 

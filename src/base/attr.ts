@@ -1,4 +1,4 @@
-/** Attributes of an inode, as the wire, the store and the kernel codec all exchange them. */
+/** Attributes of an inode, in the form that the wire, the store and the kernel codec share. */
 
 import type { Fid } from './ids.js';
 
@@ -30,14 +30,14 @@ export interface Attr {
 export const SECTORS_PER_BLOCK = 8;
 
 /**
- * st_blocks of what is written to a cache and not to the store: the holder of the cache and the server say the same. Never 0 for a
- * file with data: archivers take that for a hole.
+ * st_blocks of data that is in a client's cache and not yet in the store. That client and the server show the same
+ * value. It is never 0 for a file with data: archivers would take the file for a hole.
  */
 export function blocksOfUnwritten(lengthBytes: number): number {
   return Math.ceil(lengthBytes / 4096) * SECTORS_PER_BLOCK;
 }
 
-/** st_blocks as every machine shows it: content that lies with the metadata counts as if it had a block. */
+/** st_blocks as every machine shows it: content stored with the metadata counts as one block. */
 export function shownBlocks(blocks: number): number {
   return Math.ceil(blocks / SECTORS_PER_BLOCK) * SECTORS_PER_BLOCK;
 }
@@ -79,7 +79,7 @@ export const O_TRUNC = 0o1000;
 export const O_APPEND = 0o2000;
 export const O_DIRECT = 0o40000;
 
-/** A handle's right to change data. */
+/** Whether a handle opened with these flags may change data. */
 export function opensForWrite(flags: number): boolean {
   return (flags & O_ACCMODE) !== 0;
 }

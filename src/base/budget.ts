@@ -1,6 +1,6 @@
 /**
- * ByteBudget: the one tool of backpressure. Who is about to hold memory for somebody else takes it from a named budget
- * first and gives it back in `finally`.
+ * ByteBudget: the one tool of backpressure. Code that is about to hold memory for somebody else takes it from a named
+ * budget first and gives it back in `finally`.
  *
  * Waiters are served first come, first served, so a large request is not starved by small ones. A request larger than
  * the whole budget is granted when nothing else is out: it must not wait for ever.
@@ -40,7 +40,7 @@ export class ByteBudget {
     return this.#waiters.size;
   }
 
-  /** Takes the bytes if nobody waits and they are there. */
+  /** Takes the bytes if nobody waits and the budget has them. */
   tryTake(bytes: number): boolean {
     if (this.#waiters.size > 0 || !this.#fits(bytes)) return false;
     this.#used += bytes;
@@ -48,8 +48,8 @@ export class ByteBudget {
   }
 
   /**
-   * Takes the bytes, at once or when it is this caller's turn.
-   * @throws FsError EINTR (as a rejection) when the signal aborts first; nothing was taken then.
+   * Takes the bytes, at once or when this caller's turn comes.
+   * @throws FsError EINTR (as a rejection) if the signal aborts first; the caller has taken nothing then.
    */
   take(bytes: number, signal?: AbortSignal): MaybePromise<void> {
     if (signal?.aborted) return Promise.reject(this.#interrupted());
@@ -64,7 +64,7 @@ export class ByteBudget {
       };
       const unlisten = onAbort(signal, () => {
         this.#waiters.delete(waiter);
-        // It may have been the head that held up smaller ones.
+        // This waiter may have been the head of the queue and held up smaller ones.
         this.#serve();
         reject(this.#interrupted());
       });

@@ -1,7 +1,7 @@
 /**
- * Errnos and FsError. Numbers are Linux's (asm-generic/errno.h), on the wire too, whatever the host's are.
+ * Errnos and FsError. The numbers are Linux's (asm-generic/errno.h), on the wire too, whatever the host uses.
  *
- * An expected failure is an FsError; any other throw is our bug, logged with its stack and answered EIO.
+ * An expected failure is an FsError. Any other throw is our bug: it is logged with its stack and answered EIO.
  */
 
 export const ERRNO = {

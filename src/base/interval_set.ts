@@ -2,8 +2,8 @@
  * A set of integers as sorted, disjoint, non-adjacent half-open ranges [start, end): dirty bytes, held byte ranges.
  *
  * Ranges that touch are joined, so the representation of a set is unique. Both bounds are safe integers, or the end is
- * Infinity. Lookups are binary searches; changes move the ranges behind them, which is cheap for the few hundred
- * ranges a file has.
+ * Infinity. Lookups are binary searches. A change moves all ranges behind it, which is cheap for the few hundred ranges
+ * of a file.
  */
 
 import { assert } from './assert.js';
@@ -33,11 +33,12 @@ export class IntervalSet {
     return this.#starts.length === 0;
   }
 
-  /** Adds [start, end); nothing when it is empty. @returns how much of it was not in the set before. */
+  /** Adds [start, end), which may be empty. @returns the length of the parts that were not in the set before. */
   add(start: number, end: number): number {
     this.#check(start, end);
     if (start === end) return 0;
-    // Those that overlap or touch: from the first that ends at or after start, to the last that starts at or before end.
+    // Joins the ranges that overlap or touch: from the first that ends at or after start, to the last that starts at or
+    // before end.
     const first = this.#firstEndingFrom(start);
     let after = first;
     let known = 0;
@@ -51,13 +52,13 @@ export class IntervalSet {
     }
     this.#starts.splice(first, after - first, from);
     this.#ends.splice(first, after - first, to);
-    // An infinite range makes the difference NaN; both totals are infinite then.
+    // The difference is NaN if both lengths are infinite; the set has not grown then.
     const grown = to - from === known ? 0 : to - from - known;
     this.#recount(grown);
     return grown;
   }
 
-  /** Removes [start, end). @returns how much of it was in the set. */
+  /** Removes [start, end). @returns the length of the parts that were in the set. */
   remove(start: number, end: number): number {
     this.#check(start, end);
     if (start === end) return 0;
@@ -93,7 +94,7 @@ export class IntervalSet {
     this.#total = 0;
   }
 
-  /** All of [start, end) is in the set. True for an empty range. */
+  /** Whether all of [start, end) is in the set. True for an empty range. */
   contains(start: number, end: number): boolean {
     this.#check(start, end);
     if (start === end) return true;
@@ -101,7 +102,7 @@ export class IntervalSet {
     return index < this.#starts.length && this.#startAt(index) <= start && this.#endAt(index) >= end;
   }
 
-  /** Some of [start, end) is in the set. */
+  /** Whether some of [start, end) is in the set. */
   overlaps(start: number, end: number): boolean {
     this.#check(start, end);
     if (start === end) return false;
@@ -142,7 +143,7 @@ export class IntervalSet {
     return this.#rangeAt(this.#starts.length - 1);
   }
 
-  /** In order. The set must not change meanwhile. */
+  /** The ranges in order. The set must not change during the iteration. */
   *[Symbol.iterator](): Iterator<Range> {
     for (let index = 0; index < this.#starts.length; index += 1) {
       yield { start: this.#startAt(index), end: this.#endAt(index) };
@@ -174,7 +175,7 @@ export class IntervalSet {
     return low;
   }
 
-  /** Sums anew when something infinite came or went: differences of infinities are no numbers. */
+  /** Sums up anew if an infinite range was added or removed: a difference of infinities is not a number. */
   #recount(change: number): void {
     this.#total += change;
     if (Number.isFinite(this.#total)) return;

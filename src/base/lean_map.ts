@@ -1,15 +1,15 @@
 /**
- * A map that costs little while it holds one entry: most files have one granule, one dirty range, one write under way,
- * and a Map of one entry takes some 250 bytes, whose collection costs more than their use.
+ * A map that costs little while it holds one entry: most files have one granule, one dirty range, one write under way.
+ * A Map of one entry takes some 250 bytes, and collecting them as garbage costs more than using them.
  *
- * Iteration is in the order of insertion. Like Map's, it sees entries that are added while it goes on, once there is more
- * than one.
+ * Iteration is in the order of insertion. Once there is more than one entry, it sees entries that are added meanwhile,
+ * as with Map.
  */
 
 export class LeanMap<K, V> {
   #key: K | undefined;
   #value: V | undefined;
-  /** Holds all entries as soon as there were two, until there are none. */
+  /** Holds all entries from when there are two until there is none. */
   #many: Map<K, V> | undefined;
   #size = 0;
 
@@ -41,7 +41,7 @@ export class LeanMap<K, V> {
     }
   }
 
-  /** @returns whether it was there. */
+  /** @returns whether the key was there. */
   delete(key: K): boolean {
     const many = this.#many;
     if (many !== undefined) {
@@ -65,7 +65,7 @@ export class LeanMap<K, V> {
   }
 }
 
-/** A set in the same way. */
+/** A set made in the same way. */
 export class LeanSet<T> {
   readonly #items = new LeanMap<T, T>();
 

@@ -1,12 +1,13 @@
 /**
- * Lifetime: something that may end while code waits, and every wait that depends on it.
+ * Lifetime: the life of something that may end while code waits, and every wait that depends on it.
  *
- * A client's session ends when the target evicts the client, a handle's when its file or its lock is lost (or with its
- * session), a server's target when it stops, a client of it when it is evicted (or with the target). Code that waits for
- * something on behalf of one of these waits through it: `await lifetime.wait(promise)`. Then it cannot go on as if nothing
- * had happened, because the wait throws why the lifetime has ended.
+ * A client's session ends when the target evicts the client. A handle ends when its file or its lock is lost, or with
+ * its session. A server's target ends when it stops; a client of that target ends when the server evicts it, or with
+ * the target. Code that waits on behalf of one of these waits through its lifetime: `await lifetime.wait(promise)`. If
+ * the lifetime ends meanwhile, the wait throws the reason, so the code cannot go on as if nothing had happened.
  *
- * Invariants: a lifetime ends once, and the first reason stays. What has ended does not begin again: there is a new one.
+ * Invariants: a lifetime ends once, and its first reason stays. An ended lifetime never begins again; its owner makes a
+ * new one.
  */
 
 import type { FsError } from './errno.js';
@@ -16,12 +17,12 @@ export class Lifetime {
   readonly #within: Lifetime | undefined;
   #why: FsError | undefined;
 
-  /** @param within ends this one too. */
+  /** @param within a lifetime whose end ends this one too. */
   constructor(within?: Lifetime) {
     this.#within = within;
   }
 
-  /** Why it has ended; undefined: it has not. */
+  /** Why it has ended; undefined if it has not. */
   get endedBy(): FsError | undefined {
     return this.#why ?? this.#within?.endedBy;
   }
@@ -30,7 +31,7 @@ export class Lifetime {
     return this.endedBy !== undefined;
   }
 
-  /** It was ended, and not only what it is within. */
+  /** Whether this lifetime itself was ended, and not only the one it is within. */
   get isOverAlone(): boolean {
     return this.#why !== undefined;
   }
@@ -39,13 +40,16 @@ export class Lifetime {
     this.#why ??= this.endedBy ?? why;
   }
 
-  /** @throws FsError why it has ended. */
+  /** @throws FsError the reason, if it has ended. */
   check(): void {
     const why = this.endedBy;
     if (why !== undefined) throw why;
   }
 
-  /** The promise's value, if this has not ended by then. @throws FsError why it has ended; what the promise is rejected with. */
+  /**
+   * The promise's value, if the lifetime has not ended by then. @throws FsError the reason why it has ended; or the
+   * promise's own error.
+   */
   async wait<T>(promise: MaybePromise<T>): Promise<T> {
     const value = await promise;
     this.check();

@@ -1,15 +1,19 @@
-/** Logs by debug: one namespace a room (`holdfast:server`, `holdfast:client`, ...), written to stderr. */
+/**
+ * Logs through the debug package: one namespace for each room (`holdfast:server`, `holdfast:client`, ...), written to
+ * stderr.
+ */
 
 import createDebug from 'debug';
 
 export interface Log {
-  /** printf-style, as the debug package: %s %d %o %O. Costs one test when the namespace is off. */
+  /** printf-style, as the debug package: %s %d %o %O. Costs one test if the namespace is off. */
   (format: string, ...args: unknown[]): void;
   readonly enabled: boolean;
 }
 
 /**
- * For bugs of ours: what is thrown and is no FsError. Written whatever DEBUG says, because its user sees EIO only.
+ * For bugs of ours: anything thrown that is not an FsError. Written whatever DEBUG says, because the user sees only
+ * EIO.
  */
 export function bugLogger(room: string): Log {
   const log = createDebug(`holdfast:bug:${room}`);

@@ -1,12 +1,12 @@
 /**
- * What a user must learn without DEBUG: one line for each event of a kind, on stderr or in the log of a mount.
+ * Events that a user must learn of without DEBUG: one line for each, on stderr or in the log of a mount.
  *
- * Client and server hand their notices to their options (onState), so that many nodes fit in one process. Storage, sockets
- * and devices, which no such option reaches, call notice(): it goes where the process says (Notices.use), as the output of
- * the debug package does, and nowhere in a process that says nothing. A simulator and a unit test say nothing.
+ * Client and server pass their notices to a callback in their options (onState), so that many nodes fit in one process.
+ * Storage, sockets and devices have no such option and call notice(). Its lines go to the Notices object that the
+ * process installed with use(), or nowhere if it installed none, as in the simulator and in unit tests.
  *
- * A kind that repeats is limited to BURST lines in a period; its first line after that says how many were left out. All
- * are counted.
+ * Each kind is limited to BURST lines in a period; its first line after the period says how many were left out. All
+ * events are counted.
  */
 
 export type Level = 'error' | 'warning' | 'info';
@@ -29,7 +29,7 @@ const KINDS = {
 export type NoticeKind = keyof typeof KINDS;
 export const NOTICE_KINDS = Object.keys(KINDS) as NoticeKind[];
 
-/** Priorities of syslog, which a journal reads from the beginning of a line. */
+/** Priorities of syslog; the journal reads them from the beginning of a line. */
 const PRIORITY: Readonly<Record<Level, number>> = { error: 3, warning: 4, info: 6 };
 
 const BURST = 5;
@@ -38,13 +38,13 @@ const PERIOD_MS = 10_000;
 export interface NoticesOptions {
   /** Monotonic milliseconds. */
   readonly nowMs: () => number;
-  /** Time of day as text, for the line. */
+  /** Time of day as text, for the beginning of a line. */
   readonly time: () => string;
-  /** Takes one line with its end. */
+  /** Writes one line, which ends with its line break. */
   readonly write: (line: string) => void;
   /** The least important level that is written. */
   readonly level: Level;
-  /** A journal reads the lines: it wants a priority and has its own time. */
+  /** The systemd journal reads the lines: it expects a priority and adds its own time. */
   readonly journal: boolean;
 }
 
@@ -63,7 +63,7 @@ export class Notices {
     this.#options = options;
   }
 
-  /** Takes what notice() is called with from now on. @returns what ends that. */
+  /** Installs this object: it gets the events of notice() from now on. @returns a function that undoes this. */
   use(): () => void {
     const before = sink.say;
     sink.say = (kind, text) => this.say(kind, text);
@@ -76,7 +76,7 @@ export class Notices {
     return this.#counts.get(kind) ?? 0;
   }
 
-  /** Kinds that have happened, and how often. */
+  /** The kinds that have happened, and how often each has. */
   counts(): { readonly kind: NoticeKind; readonly count: number }[] {
     return [...this.#counts].map(([kind, count]) => ({ kind, count }));
   }
@@ -89,16 +89,16 @@ export class Notices {
     this.state(`${text}${more}`, KINDS[kind]);
   }
 
-  /** A line that is of no kind: it is neither limited nor counted. */
+  /** Writes a line of no kind, which is neither limited nor counted. */
   state(text: string, level: Level = 'info'): void {
     const { journal, time, write } = this.#options;
     if (LEVELS.indexOf(level) > LEVELS.indexOf(this.#options.level)) return;
     const begin = journal ? `<${PRIORITY[level]}>` : `${time()} `;
-    // A line break in a name would begin a line without time and priority.
+    // A line break inside a name would begin a line without time and priority.
     write(`${begin}holdfast: ${text.replaceAll(/[\r\n]+/g, ' ')}\n`);
   }
 
-  /** @returns how many were left out before this one; undefined if this one is left out too. */
+  /** @returns the number of lines left out before this one; undefined if this one is left out too. */
   #admit(kind: NoticeKind): number | undefined {
     const nowMs = this.#options.nowMs();
     const period = this.#periods.get(kind);
@@ -115,7 +115,7 @@ export class Notices {
   }
 }
 
-/** Of the process, as its stderr is. */
+/** One for the whole process, like its stderr. */
 const sink: { say: (kind: NoticeKind, text: string) => void } = { say: () => undefined };
 
 export function notice(kind: NoticeKind, text: string): void {

@@ -1,9 +1,9 @@
 /**
- * Memory for large transfers, used again and again.
+ * Memory for large transfers that is used again and again.
  *
- * Memory outside V8's heap counts for its garbage collector: a stream that takes new memory for each megabyte makes it
- * collect the whole heap every 64 MiB or so (measured: half of the CPU time of a cold read). So whoever knows when the
- * bytes of a large transfer are done with gives their memory back here.
+ * V8's garbage collector also counts memory outside its heap: a stream that takes new memory for each megabyte makes it
+ * collect the whole heap every 64 MiB or so (measured: half of the CPU time of a cold read). So code that knows when
+ * the bytes of a large transfer are no longer needed gives their memory back here.
  *
  * A slab that is not given back costs nothing but its collection. One that is given back must not be read or written
  * by its former owner, nor by anyone who was handed a view of it: that is the owner's duty.
@@ -22,7 +22,7 @@ export class SlabPool {
   readonly #allocate: (lengthBytes: number) => Buffer;
 
   /**
-   * @param keepMax slabs kept for later; more than these are left to the garbage collector.
+   * @param keepMax number of slabs kept for later; further ones are left to the garbage collector.
    * @param allocate where new slabs come from.
    */
   constructor(keepMax: number, allocate: (lengthBytes: number) => Buffer = Buffer.allocUnsafeSlow) {
@@ -30,17 +30,20 @@ export class SlabPool {
     this.#allocate = allocate;
   }
 
-  /** Slabs at hand. */
+  /** Number of free slabs. */
   get free(): number {
     return this.#free.length;
   }
 
-  /** Memory of exactly that length with any content: a slab when it is one slab long, else memory of its own. */
+  /**
+   * Memory of exactly this length, with any content: a slab if the length is that of a slab, else newly allocated
+   * memory.
+   */
   take(lengthBytes: number): Buffer {
     return (lengthBytes === SLAB_BYTES ? this.#free.pop() : undefined) ?? this.#allocate(lengthBytes);
   }
 
-  /** @param memory as take() gave it, all of it; what is not a slab is left to the garbage collector. */
+  /** @param memory all of what take() returned; memory that is not a slab is left to the garbage collector. */
   give(memory: Uint8Array): void {
     if (memory.length !== SLAB_BYTES || memory.buffer.byteLength !== SLAB_BYTES) return;
     if (this.#free.length >= this.#keepMax) return;

@@ -1,19 +1,22 @@
 /**
- * How code waits: the one home of promises that something else resolves.
+ * How code waits: the only place for promises that other code resolves.
  *
  *   Deferred    one result that comes from outside
  *   WaitList    many waiters that the same event resumes
  *   CountDown   a count, and waiters for the moment when it is zero
  *   onAbort     a listener for a signal, and how to remove it
  *
- * Waiters are resumed in the order in which they came. Code after an `await` runs in a later turn: the count may have grown again
- * by then, so a caller that needs zero looks again.
+ * Waiters are resumed in the order in which they came. Code after an `await` runs in a later turn. The count may have
+ * grown again by then, so a caller that needs zero checks again.
  */
 
 import { assert } from './assert.js';
 import { FsError } from './errno.js';
 
-/** Calls `listener` when the signal aborts; not for one that has aborted. @returns a function that removes the listener. */
+/**
+ * Calls `listener` when the signal aborts, but not if it has aborted already. @returns a function that removes the
+ * listener.
+ */
 export function onAbort(signal: AbortSignal | undefined, listener: () => void): () => void {
   if (signal === undefined) return NOTHING;
   signal.addEventListener('abort', listener, { once: true });
@@ -75,7 +78,7 @@ export class WaitList {
     });
   }
 
-  /** Resumes everybody who waits now. */
+  /** Resumes all current waiters. */
   wake(): void {
     if (this.#waiters.length === 0) return;
     const waiters = this.#waiters;
@@ -102,7 +105,7 @@ export class CountDown {
     if (this.#count === 0) this.#waiters.wake();
   }
 
-  /** Resolves when the count is zero: at once, or as soon as it is. */
+  /** Resolves when the count is zero: at once if it is. */
   zero(): Promise<void> {
     return this.#count === 0 ? Promise.resolve() : this.#waiters.wait();
   }
