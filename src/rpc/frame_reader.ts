@@ -1,12 +1,12 @@
 /**
- * Bytes in, frames out. Owns what was received of a frame that is not complete yet.
+ * Turns received bytes into frames. Owns the received part of a frame that is not complete yet.
  *
- * - The header is checked, and with it the limits, before anything is allocated for a frame; memory for a body or bulk
- *   is allocated when its first byte is there, once, at the announced length, and when there is room for it.
- * - A part that lies within one chunk is handed out as a view of it, unless that would keep much more memory alive than
- *   the part has: bulks stay in page caches for long.
- * - The transport may read into space(): the rest of a large bulk arrives where it belongs, everything else in scratch
- *   memory, of which no byte is used twice (bodies are views of it).
+ * - The reader checks the header, and the limits with it, before it allocates anything for a frame. It allocates memory
+ *   for a body or bulk once, at the announced length, when the first byte is there and there is room for it.
+ * - A part that lies within one chunk is handed out as a view of it, unless the view would keep much more memory alive
+ *   than its own size: bulks stay in page caches for a long time.
+ * - The transport may read into space(): the rest of a large bulk arrives in its final place, everything else in
+ *   scratch memory. No byte of scratch memory is used twice, because bodies are views of it.
  */
 
 import { FsError } from '../base/errno.js';
@@ -17,25 +17,25 @@ import type { Frame } from './api.js';
 const EMPTY = Buffer.alloc(0);
 /** A view may keep at most this many times its own size alive. */
 const VIEW_WASTE_FACTOR = 2;
-/** Parts below this live as long as their message is decoded; a view never costs more than a copy. */
+/** Parts smaller than this live only while their message is decoded; for them a view never costs more than a copy. */
 const VIEW_ALWAYS_BYTES = 1024;
 const SCRATCH_BYTES = 64 << 10;
 const MAGIC_BYTES = 4;
-/** Less than this is not worth a read. */
+/** A read into less space than this is not worth a system call. */
 const SPACE_MIN_BYTES = 16 << 10;
 
 export interface FrameReaderOptions {
-  /** Where the memory of large bulks comes from; whoever gets them may give them back. */
+  /** Where the memory of large bulks comes from. The receiver of a bulk may give its memory back. */
   readonly slabs?: SlabPool | undefined;
   /**
-   * Asked once for each frame when its header is there, for body and bulk together.
-   * @returns false: not now. next() is called again when there is room, and does not ask again.
+   * Called once for each frame when its header is there, for body and bulk together.
+   * @returns false if there is no room now. The owner calls next() again when there is, and next() does not ask again.
    */
   readonly reserve?: ((bytes: number) => boolean) | undefined;
 }
 
 export class FrameReader {
-  /** Of the frames that come next; within those of the header. */
+  /** Limits of the frames that come next; at most the limits that header.ts sets. */
   bodyLimitBytes = BODY_MAX;
   bulkLimitBytes = BULK_MAX;
   readonly #slabs: SlabPool | undefined;
@@ -47,7 +47,7 @@ export class FrameReader {
   #queuedBytes = 0;
   #header: Header | undefined;
   #body: Buffer | undefined;
-  /** A body or bulk that spans chunks, and how much of it is there. */
+  /** A body or bulk that spans chunks, and the number of its bytes that are there. */
   #part: Buffer | undefined;
   #partBytes = 0;
   #scratch = EMPTY;
@@ -59,7 +59,7 @@ export class FrameReader {
     this.#reserve = reserve ?? (() => true);
   }
 
-  /** Memory for the next bytes; what is pushed next is a view of its beginning, or memory of its own. */
+  /** Memory for the next bytes. The next chunk pushed is a view of its beginning, or other memory. */
   space(): Buffer {
     const part = this.#part;
     if (part !== undefined && this.#queuedBytes === 0 && part.length - this.#partBytes >= SPACE_MIN_BYTES) {
@@ -69,7 +69,7 @@ export class FrameReader {
       this.#scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
       this.#scratchBytes = 0;
     }
-    // No more: what comes behind the header of a large frame has to be copied out again.
+    // Not more than this: what arrives behind the header of a large frame has to be copied out again.
     return this.#scratch.subarray(this.#scratchBytes, this.#scratchBytes + SPACE_MIN_BYTES);
   }
 
@@ -85,21 +85,21 @@ export class FrameReader {
     this.#queuedBytes += chunk.length;
   }
 
-  /** Of the frame that is not complete. */
+  /** Bytes received of the frame that is not complete. */
   get arrivingBytes(): number {
     return this.#header === undefined
       ? 0
       : (this.#part === undefined ? 0 : this.#partBytes) + this.#queuedBytes;
   }
 
-  /** In the middle of a frame, or with bytes not looked at. */
+  /** Whether the reader is in the middle of a frame, or has bytes it has not looked at. */
   get busy(): boolean {
     return this.#header !== undefined || this.#queuedBytes > 0;
   }
 
   /**
    * The next complete frame, if it is there.
-   * @throws FsError EPROTO for bytes that are no frame; the stream is of no use after it.
+   * @throws FsError EPROTO for bytes that are no frame; the stream is unusable then.
    */
   next(): Frame | undefined {
     if (this.#header === undefined) {
@@ -128,7 +128,10 @@ export class FrameReader {
     return frame;
   }
 
-  /** A peer of another protocol may send less than a header, and wait for us: what it sent is known for that already. */
+  /**
+   * A peer of another protocol may send less than a header and wait for us. Its first bytes are enough to recognize
+   * that.
+   */
   #checkBeginning(): void {
     const first = this.#chunks[0];
     if (first === undefined || first.length - this.#offset < MAGIC_BYTES) return;
@@ -153,7 +156,7 @@ export class FrameReader {
     return decodeHeader(bytes);
   }
 
-  /** A body or bulk of this length once all of it is there. */
+  /** The body or bulk of this length, once all of it is there. */
   #readPart(lengthBytes: number, kept: boolean): Buffer | undefined {
     if (lengthBytes === 0) return EMPTY;
     if (this.#part === undefined) {
@@ -166,7 +169,7 @@ export class FrameReader {
         this.#advance(lengthBytes);
         return view;
       }
-      // Of its own: the pool of small buffers would be kept alive by it.
+      // Not from the pool of small buffers: this part would keep the whole pool alive.
       this.#part = this.#slabs?.take(lengthBytes) ?? Buffer.allocUnsafeSlow(lengthBytes);
       this.#partBytes = 0;
     }
@@ -177,7 +180,7 @@ export class FrameReader {
     return part;
   }
 
-  /** Moves queued bytes into target from `from` on. @returns up to where it is filled. */
+  /** Moves queued bytes into target from `from` on. @returns the offset up to which target is filled. */
   #fill(target: Buffer, from: number): number {
     let at = from;
     while (at < target.length) {

@@ -1,14 +1,16 @@
 /**
  * FrameLink: one connection as frames.
  *
- * - Frames are handed out in order, synchronously, one after the other; while the link is paused none is, also not
- *   those that have already arrived.
- * - A malformed frame closes this connection only. Until the peer is known it may send small frames without bulk only.
- * - Large frames are received when there is room for them (receive_room.ts); until then the link is paused.
- * - Frames sent in one turn leave in one write, at the end of the turn (a microtask): sixteen replies cost one
- *   system call. Nobody sees the difference: nothing can arrive in between.
- * - What the peer does not take is limited: it is closed when more than `outputLimitBytes` wait for it. One side (the
- *   server) may also stop reading while more than `outputPauseBytes` wait; if both did, they could wait for each other.
+ * - The link hands frames out in order, synchronously, one after the other. While it is paused it hands none out, not
+ *   even those that have already arrived.
+ * - A malformed frame closes this connection only. Until the peer is known it may send only small frames without a
+ *   bulk.
+ * - The link receives a large frame when there is room for it (receive_room.ts), and is paused until then.
+ * - Frames sent in one turn leave in one write, at the end of the turn (a microtask): sixteen replies cost one system
+ *   call. The delay has no visible effect: nothing can arrive in between.
+ * - Output that the peer does not take is limited: the link closes when more than `outputLimitBytes` wait. One side
+ *   (the server) may also stop reading while more than `outputPauseBytes` wait. If both sides did, they could wait for
+ *   each other.
  */
 
 import { assert } from '../base/assert.js';
@@ -25,19 +27,19 @@ import { type ReceiveRoom, type Receiver, UNCOUNTED_BYTES } from './receive_room
 
 const log = logger('rpc:link');
 
-/** Bodies up to this are copied behind their header, which costs less than another chunk to write. */
+/** Bodies up to this size are copied behind their header, which costs less than writing another chunk. */
 const BODY_COPY_BYTES = 16 << 10;
-/** Not more is gathered for the end of the turn: the kernel could be busy with it meanwhile. */
+/** Output of this size is written at once, not at the end of the turn: the kernel can send it meanwhile. */
 const FLUSH_BYTES = 256 << 10;
-/** More than PINGs, replies and lock requests come to. */
+/** More bytes than the PINGs, replies and lock requests under way add up to. */
 const BACKLOG_BYTES = 16 << 10;
 export const OUTPUT_LIMIT_BYTES = 256 << 20;
 
 export interface LinkOptions {
   readonly connCount?: number;
-  /** More than this unsent closes the connection. Default OUTPUT_LIMIT_BYTES; Infinity: never. */
+  /** The link closes when more bytes than this are unsent. Default OUTPUT_LIMIT_BYTES; Infinity: never. */
   readonly outputLimitBytes?: number;
-  /** Reading stops while more than this is unsent. Default: never. */
+  /** The link stops reading while more bytes than this are unsent. Default: never. */
   readonly outputPauseBytes?: number;
   /** Memory for large bulks that arrive. */
   readonly slabs?: SlabPool;
@@ -47,7 +49,7 @@ export interface LinkOptions {
   readonly stranger?: boolean;
 }
 
-/** CONNECT, with all that it may grow by. */
+/** Room for a CONNECT, and for the fields it may gain later. */
 export const STRANGER_BODY_BYTES = 16 << 10;
 
 export class FrameLink implements Link, ConnectionEvents, Receiver {
@@ -62,26 +64,26 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   readonly #outputPauseBytes: number;
   readonly #reader: FrameReader;
   readonly #room: ReceiveRoom | undefined;
-  /** Taken from the room for the frame that arrives, or was handed over last. */
+  /** Bytes taken from the room for the frame that is arriving, or that was handed over last. */
   #roomBytes = 0;
-  /** What was handed over still waits for memory of its own. */
+  /** The frame that was handed over still waits for its budget, and keeps its room meanwhile. */
   #keepsRoom = false;
   readonly #closing = new AbortController();
   #output: Uint8Array[] = [];
   #outputBytes = 0;
-  /** To be told when what is in the output has left. */
+  /** Functions to call when the bytes in the output have left. */
   #outputSent: (() => void)[] = [];
   #flushQueued = false;
   #receivedBytes = 0;
   #writtenBytes = 0;
-  /** When it was last looked at while there was a backlog. */
+  /** The peer's taken bytes when we last looked during a backlog. */
   #takenBytes = 0;
   #pauses = 0;
   #pausedByOutput = false;
   #delivering = false;
   #closed = false;
 
-  /** @param open makes the receiver of the frames. */
+  /** @param open makes the object that receives the frames. */
   constructor(connection: Connection, options: LinkOptions, open: (link: FrameLink) => LinkEvents) {
     this.#connection = connection;
     this.#room = options.room;
@@ -102,7 +104,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     return this.#protocol;
   }
 
-  /** From now on frames of any other version are malformed. */
+  /** From now on, frames of any other version count as malformed. */
   set protocol(version: number) {
     this.#protocol = version;
     this.#negotiated = true;
@@ -118,14 +120,15 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     return signs + this.#writtenBytes - this.#connection.bufferedBytes;
   }
 
-  /** Of the frame that has begun to arrive, what is there. */
+  /** Bytes received of the frame that has begun to arrive. */
   get arrivingBytes(): number {
     return this.#reader.arrivingBytes;
   }
 
   /**
-   * Bytes that the peer's machine has taken, as far as they say that the way is busy and not the peer gone: a kernel takes
-   * a PING for a process that is stopped too. So they count while much is under way, which ends when nobody reads it.
+   * Bytes that the peer's machine has taken, as a sign that the peer lives and the line is only slow. A kernel takes a
+   * PING for a stopped process too. So these bytes count only while a large backlog is under way: if the process does
+   * not read, the kernel stops taking it.
    */
   #takenOfBacklog(): number {
     const { takenBytes = 0 } = this.#connection;
@@ -199,7 +202,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
       this.#keepsRoom = false;
       this.#giveRoom();
     }
-    // What has arrived already goes first, and not from within the caller, who may be in the middle of something.
+    // Frames that have already arrived go first. Not from within the caller, which may be in the middle of something.
     queueMicrotask(() => {
       this.#deliver();
       if (this.#pauses === 0 && !this.#closed) this.#connection.resume();
@@ -215,7 +218,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
 
   destroy(error?: Error): void {
     if (this.#closed) {
-      // After end() the transport still waits for the peer; this cuts it short.
+      // After end() the transport still waits for the peer; this ends that wait.
       this.#connection.destroy(error);
       return;
     }
@@ -261,7 +264,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   }
 
   #deliver(): void {
-    // A frame's handler may resume the link: the loop that runs goes on by itself.
+    // A frame's handler may resume the link; the loop that is running already goes on with the next frame.
     if (this.#delivering) return;
     this.#delivering = true;
     try {
@@ -293,7 +296,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
         else this.#roomBytes = frameBytes;
         this.resume();
       },
-      // Closed while it waited.
+      // The link was closed while it waited.
       () => undefined,
     );
     return false;
@@ -330,7 +333,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   #flush(): void {
     this.#flushQueued = false;
     if (this.#output.length === 0) return;
-    // One small buffer costs the stream half of what a vector does.
+    // One small buffer costs the stream half of what a vector costs.
     const together = this.#output.length > 1 && this.#outputBytes <= BODY_COPY_BYTES;
     const chunks = together ? [Buffer.concat(this.#output, this.#outputBytes)] : this.#output;
     this.#writtenBytes += this.#outputBytes;

@@ -1,24 +1,24 @@
 /**
- * Pinger: finds out that a peer is gone although its connection stands.
+ * Pinger: finds out that a peer is gone although its connection is still open.
  *
- * It looks once an interval: without a sign of life since the last look it pings; without one for some intervals the
- * peer is declared dead. It counts looks, not time: a process that was itself stopped for an hour takes its
- * connections for idle, not for dead. While we do not read from the peer, its silence means nothing.
+ * It looks once each interval. If there was no sign of life since the last look, it pings; if there was none for some
+ * intervals, it declares the peer dead. It counts looks, not time: if this process itself was stopped for an hour, it
+ * takes its connections for idle, not for dead. While we do not read from the peer, its silence means nothing.
  */
 
 import type { Timer, Timers } from '../runtime/ports.js';
 import type { Link } from './api.js';
 
-/** Looks without anything received after which the peer is dead, if the owner does not say. */
+/** Default for silentLooks: the number of looks without a sign of life after which the peer counts as dead. */
 const SILENT_LOOKS = 3;
 
 export interface PingerOptions {
   readonly link: Pick<Link, 'lifeSigns' | 'paused'>;
   readonly intervalMs: number;
   readonly silentLooks?: number | undefined;
-  /** Sends something that will be answered. Absent: only watch (the other side pings). */
+  /** Sends something that the peer will answer. Absent: the pinger only watches (the other side pings). */
   readonly ping?: (() => void) | undefined;
-  /** Called once; the pinger has ended then. */
+  /** Called once, when the peer counts as dead; the pinger has ended then. */
   dead(): void;
 }
 

@@ -1,25 +1,26 @@
 /**
- * Memory for frames on their way in, over all connections of a server: a peer that sends the beginning of a large frame
- * makes us hold memory for all of it.
+ * Memory for arriving frames, over all connections of a server: a peer that sends the beginning of a large frame makes
+ * the server hold memory for all of it.
  *
- * A connection takes room for one frame at a time, before the first byte of its body, and gives it back when the frame
- * was handed over (and, if it is a bulk that waits for its turn to be written, when that has come). It is not read while
- * it waits for room. First come, first served, so nobody is starved; no connection holds room while it waits for more,
- * so nobody waits in a circle. What could hold up others is a peer that does not send the rest: while anybody waits, a
- * connection whose frame is not there within patienceMs is closed. Its client comes back and sends the request again.
+ * A connection takes room for one frame at a time, before the first byte of its body. It gives the room back when the
+ * frame was handed over, or, if its bulk has to wait for the budget, when that wait is over. The server does not read a
+ * connection that waits for room. Connections are served in the order in which they ask, so none is starved. None holds
+ * room while it waits for more, so they cannot wait in a circle. A peer that does not send the rest of its frame could
+ * hold up others: so while any connection waits, the server closes one whose frame is not complete within patienceMs.
+ * That client connects again and sends the request again.
  */
 
 import { ByteBudget } from '../base/budget.js';
 import { isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { LimitTime, Timer } from '../runtime/ports.js';
 
-/** Frames below this are not counted: a connection costs as much anyway. */
+/** Frames up to this size are not counted: a connection itself costs as much memory. */
 export const UNCOUNTED_BYTES = 64 << 10;
 export const PATIENCE_MS = 10_000;
 
-/** A connection that has room for a frame that is not complete. */
+/** A connection that has taken room for a frame that is not complete. */
 export interface Receiver {
-  /** It was too slow, and others wait. It gives its room back by closing. */
+  /** The connection was too slow, and others wait. It closes, which gives its room back. */
   tooSlow(): void;
 }
 
@@ -27,7 +28,7 @@ export class ReceiveRoom {
   readonly #time: LimitTime;
   readonly #patienceMs: number;
   readonly #budget: ByteBudget;
-  /** Since when; in that order. */
+  /** When each connection took its room, in that order. */
   readonly #receiving = new Map<Receiver, number>();
   #timer: Timer | undefined;
 
@@ -41,7 +42,7 @@ export class ReceiveRoom {
     return this.#budget.usedBytes;
   }
 
-  /** @throws FsError EINTR (as a rejection) when the signal aborts first; nothing was taken then. */
+  /** @throws FsError EINTR (as a rejection) if the signal aborts first; it has taken nothing then. */
   take(receiver: Receiver, bytes: number, signal: AbortSignal): MaybePromise<void> {
     const taken = this.#budget.take(bytes, signal);
     if (!isPromise(taken)) {
@@ -55,7 +56,7 @@ export class ReceiveRoom {
     });
   }
 
-  /** The frame is complete; its room is given back later. */
+  /** The frame is complete. The connection gives its room back later. */
   complete(receiver: Receiver): void {
     this.#receiving.delete(receiver);
   }

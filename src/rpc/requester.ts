@@ -1,8 +1,8 @@
 /**
  * Requester: the xid table of one peer. Outlives connections.
  *
- * - xids grow for the life of the object, over reconnects too; the table is in xid order by construction.
- * - A call that was sent leaves the table by its reply or by failAll(), never because its caller gave up: the reply to
+ * - xids grow for the life of the object, over reconnects too. So the table is in xid order.
+ * - A call that was sent leaves the table by its reply or by failAll(), never because its caller gave up. The reply to
  *   an interrupted create still brings locks, and its apply() runs.
  * - apply() runs while the reply frame is handled, so caches follow frames in their order.
  * - A replay carries the xid of a call that has left the table: the two are never mistaken for each other.
@@ -40,7 +40,7 @@ interface PendingRequest {
   readonly body: Buffer;
   readonly bulk: readonly Uint8Array[] | undefined;
   readonly options: CallOptions<unknown>;
-  /** The link it was last sent through; undefined: never sent. */
+  /** The link through which it was last sent; undefined: it was never sent. */
   sentThrough: Link | undefined;
   readonly resolve: (answer: Answer<unknown>) => void;
   readonly reject: (error: unknown) => void;
@@ -58,7 +58,7 @@ interface Replay {
 const NO_OPTIONS: CallOptions<unknown> = {};
 
 export interface RequesterOptions {
-  /** First xid to use, at least 1. A client that is replaced goes on above those of its predecessor. */
+  /** First xid to use, at least 1. A process that takes a client over goes on above the xids of its predecessor. */
   readonly firstXid?: Xid;
   readonly observer?: AnswerObserver;
 }
@@ -68,10 +68,10 @@ export class Requester implements RequesterApi {
   readonly #replays = new Map<Xid, Replay>();
   readonly #observer: AnswerObserver | undefined;
   #nextXid: number;
-  /** Not above the lowest xid in the table. */
+  /** At most the lowest xid in the table. */
   #lowestXid: number;
   #link: Link | undefined;
-  /** Only calls that mean this connection are sent. */
+  /** Only calls with connectionOnly are sent. */
   #holds = false;
   readonly #untilIdle = new WaitList();
 
@@ -106,7 +106,7 @@ export class Requester implements RequesterApi {
       const body = encode(operation.request, request);
       const xid = this.#nextXid as Xid;
       this.#nextXid += 1;
-      // Types meet again in #answer: what the operation decodes is what its caller waits for.
+      // The types fit again in #answer(): the operation decodes what its caller waits for.
       const call = {
         xid,
         operation,
@@ -203,7 +203,7 @@ export class Requester implements RequesterApi {
     return this.#calls.size === 0 ? Promise.resolve() : this.#untilIdle.wait();
   }
 
-  /** The first answer was applied when it came: of the second only the errno is new. */
+  /** The client applied the first answer when it arrived. In the second only the errno is new. */
   #replayed(frame: Frame): void {
     const { xid, opcode, errno } = frame.header;
     const replay = this.#replays.get(xid);
@@ -223,7 +223,7 @@ export class Requester implements RequesterApi {
     for (const { opcode, reject } of replays) reject(notConnected({ name: operationName(opcode) }));
   }
 
-  /** @throws FsError of the reply, or EPROTO; whatever apply() throws. */
+  /** @throws FsError with the reply's errno, or EPROTO; and whatever apply() throws. */
   #answer(call: PendingRequest, frame: Frame): Answer<unknown> {
     const { header } = frame;
     const { operation } = call;
@@ -265,16 +265,17 @@ export class Requester implements RequesterApi {
     );
   }
 
-  /** The lowest unanswered xid; the next one when all are answered. */
+  /** The lowest unanswered xid; the next xid if all are answered. */
   #ackXid(): number {
-    // Each xid is passed once, so this costs nothing on average; a map's first key would skip its deleted entries.
+    // The loop passes each xid once, so it costs almost nothing on average. To find the map's first key would mean to
+    // skip its deleted entries.
     while (this.#lowestXid < this.#nextXid && !this.#calls.has(this.#lowestXid)) this.#lowestXid += 1;
     return this.#lowestXid;
   }
 
   #listen(call: PendingRequest, signal: AbortSignal): void {
     call.unlisten = onAbort(signal, () => {
-      // What was never sent has no reply to wait for. Else the call stays; its later resolve() changes nothing.
+      // A call that was never sent has no reply to wait for. Any other call stays; its later resolve() changes nothing.
       if (call.sentThrough === undefined) this.#calls.delete(call.xid);
       call.reject(interrupted(call.operation));
       this.#checkIdle();
@@ -287,7 +288,7 @@ export class Requester implements RequesterApi {
     call.reject(error);
   }
 
-  /** Tells who waits for it that nothing is in flight. */
+  /** Wakes the callers of idle() if nothing is in flight. */
   #checkIdle(): void {
     if (this.#calls.size === 0) this.#untilIdle.wake();
   }
@@ -326,7 +327,7 @@ function notConnected(operation: { readonly name: string }): FsError {
   return new FsError('ENOTCONN', `${operation.name}: the connection is lost`);
 }
 
-/** What the peer said about its error; its errno counts even when the text cannot be read. */
+/** The peer's text about its error. The errno counts even if the text cannot be decoded. */
 function errorText(frame: Frame): string {
   try {
     return decode(ErrorReply, frame.body).text;

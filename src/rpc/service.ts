@@ -1,17 +1,19 @@
 /**
  * Service: the operations that one side answers.
  *
- * - A request is decoded, handled and answered in one turn where its handler needs no promise; Incoming.answer() keeps
- *   replies in the order of execution where it does.
- * - Whatever a peer sends is answered: EPROTO for a body that does not fit its message or a notice that should be a
- *   request, EOPNOTSUPP for an unknown opcode. A handler's bug is logged with its stack and answered EIO.
- * - Backpressure: the bulk of a request counts against a budget from here until it is answered. When the budget is
- *   used up the link is not read until there is room. Only bulks count, never requests: a WRITE waits for no lock, so
- *   what holds the budget always ends, while a CANCEL stuck behind counted ENQUEUEs would wait for itself.
- *   One connection pays for at most LINK_BULK_BYTES at a time, so that it leaves room for others.
- * - A peer that has more unanswered requests than any client would is closed (their bytes: waiting_requests.ts).
- * - Of a request that waits nothing is kept but what was decoded: its body has memory of the connection, which is more.
- * - The memory of a bulk is used again when its handler has succeeded; a handler keeps no view of it.
+ * - The service decodes, handles and answers a request in one turn if its handler needs no promise. If the handler
+ *   does, Incoming.answer() keeps replies in the order of execution.
+ * - The service answers whatever a peer sends: EPROTO for a body that does not fit its message or a notice that should
+ *   be a request, EOPNOTSUPP for an unknown opcode. It logs a handler's bug with its stack and answers EIO.
+ * - Backpressure: the bulk of a request counts against a budget from here until the request is answered. While the
+ *   budget is used up, the server does not read the link. Only bulks count, never requests: a WRITE waits for no lock,
+ *   so whatever holds the budget always ends. If ENQUEUEs counted, a CANCEL stuck behind them would wait for itself.
+ *   One connection takes at most LINK_BULK_BYTES at a time, so that it leaves room for others.
+ * - The service closes a peer that has more unanswered requests than any client would have (for their bytes see
+ *   waiting_requests.ts).
+ * - While a request waits, only its decoded form is kept: its body is a view that would keep more memory of the
+ *   connection.
+ * - The memory of a bulk is used again after its handler has succeeded, so a handler keeps no view of it.
  */
 
 import { ByteBudget } from '../base/budget.js';
@@ -30,16 +32,16 @@ const log = logger('rpc:service');
 const bug = bugLogger('rpc:service');
 
 export const UNANSWERED_MAX = 65_536;
-/** Of one connection: several times what a client has in flight. */
+/** Limit of one connection: several times what a client has in flight. */
 const LINK_BULK_BYTES = 64 << 20;
 const ERROR_TEXT_MAX = 500;
 const NO_TRANSNO = 0 as Transno;
 const NO_BULK: readonly Uint8Array[] = [];
 
 export interface ServiceOptions {
-  /** Pays for the bulks of requests that are being handled, of all links. Default: not limited. */
+  /** Counts the bulks of requests that are being handled, over all links. Default: not limited. */
   readonly bulkBudget?: ByteBudget;
-  /** Counts what waits. Default: not limited. */
+  /** Counts the requests that wait. Default: not limited. */
   readonly waiting?: WaitingRequests;
   /** Default UNANSWERED_MAX. */
   readonly unansweredMax?: number;
@@ -86,7 +88,8 @@ export class Service<Context> implements ServiceApi<Context> {
       own.give(bulkBytes);
     };
     const paid = (): void => this.#handle(context, link, frame, hooks, give);
-    // While it waits for the second it is not read, so nobody but itself waits for the first.
+    // The link takes from its own budget first. While it waits for the shared one it is not read, so it holds up only
+    // itself.
     const room = andThen(own.take(bulkBytes), () => budget.take(bulkBytes));
     if (!isPromise(room)) {
       paid();
@@ -126,7 +129,7 @@ export class Service<Context> implements ServiceApi<Context> {
     try {
       if (entry === undefined) throw new FsError('EOPNOTSUPP', `unknown opcode ${frame.header.opcode}`);
       if (entry.operation.notice !== (frame.header.kind === KIND.notice)) {
-        // A request that nobody answers would keep what is given back with its reply: locks, the count of changes.
+        // A request that nobody answers would keep what its reply gives back: locks, the count of changes.
         throw new FsError('EPROTO', `${entry.operation.name}: a notice and a request are not the same`);
       }
       const request = decode(entry.operation.request, frame.body);
@@ -142,7 +145,10 @@ export class Service<Context> implements ServiceApi<Context> {
     this.#wait(link, frame.body.length, exchange, outcome);
   }
 
-  /** Gets the length of the body and not the frame: what closures here name stays in memory while the request waits. */
+  /**
+   * Takes the length of the body and not the frame: whatever the closures here name stays in memory while the request
+   * waits.
+   */
   #wait(
     link: Link,
     bodyBytes: number,
@@ -172,7 +178,7 @@ export class Service<Context> implements ServiceApi<Context> {
   }
 }
 
-/** One request and its reply. Sees to it that there is exactly one. */
+/** One request and its reply. Ensures that there is exactly one reply. */
 class Exchange implements Incoming {
   readonly header: Frame['header'];
   readonly bulk: Buffer;
@@ -203,7 +209,7 @@ class Exchange implements Incoming {
     }
     const operation = this.#operation;
     if (operation === undefined) throw new Error('an unknown operation was answered');
-    // Encoded first: if that fails, the request is still unanswered and gets its EIO.
+    // Encodes first: if that fails, the request is still unanswered and gets EIO.
     const body = this.header.kind === KIND.notice ? undefined : this.#body(operation, outcome);
     this.#answered = true;
     if (body !== undefined) {
@@ -216,9 +222,9 @@ class Exchange implements Incoming {
   }
 
   /**
-   * The handler is through.
-   * @param outcome undefined: it has answered by itself.
-   * @returns whether it did its work: nothing it began is under way any more.
+   * The handler has finished.
+   * @param outcome undefined: the handler has called answer() itself.
+   * @returns whether it succeeded, so that nothing it began is under way any more.
    */
   finish(outcome: HandlerOutcome<unknown> | undefined): boolean {
     try {

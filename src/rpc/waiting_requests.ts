@@ -1,9 +1,11 @@
 /**
- * Bytes of the requests that a server has decoded and not answered, for each connection, for each host and in all.
+ * Counts the bytes of requests that a server has decoded and not answered, for each connection, for each host and in
+ * all.
  *
- * Such a request may wait for a lock, so its connection must be read on: the CANCEL or the WRITE that ends the wait may
- * come through it. So nothing is paused here. Whoever exceeds a limit that no client of ours comes near is closed: that
- * ends its waits, and a client that lives connects again and asks again.
+ * Such a request may wait for a lock, so the server must go on reading its connection: the CANCEL or the WRITE that
+ * ends the wait may come through it. So nothing is paused here. Our client comes near none of these limits. The server
+ * closes a connection that exceeds one: that ends its waits, and a client that still lives connects again and asks
+ * again.
  */
 
 import { FsError } from '../base/errno.js';
@@ -12,7 +14,7 @@ import type { Link } from './api.js';
 
 const log = logger('rpc:waiting');
 
-/** What a request costs beside its body. */
+/** Memory that a request costs beside its body. */
 const REQUEST_BYTES = 512;
 
 export interface WaitingLimits {
@@ -44,7 +46,10 @@ export class WaitingRequests {
     return this.#bytes;
   }
 
-  /** A request begins to wait. May close this connection, or the one that has most. @returns what to give back. */
+  /**
+   * A request begins to wait. May close this connection, or the one with the most bytes. @returns the bytes to pass to
+   * give().
+   */
   take(link: Peer, bodyBytes: number): number {
     const bytes = bodyBytes + REQUEST_BYTES;
     const host = hostOf(link.peer);
@@ -59,7 +64,7 @@ export class WaitingRequests {
     else if (this.#bytes > allBytes) {
       const largest = this.#largest();
       if (largest !== undefined) close(largest, 'all have', allBytes);
-      // What closed connections have left behind ends later than they do.
+      // The waits of closed connections end some time after the connections do.
       if (this.#bytes > allBytes * 1.25) close(link, 'all have', allBytes);
     }
     return bytes;
