@@ -1,13 +1,14 @@
 /**
- * The real block device port: a descriptor opened with O_EXCL, read and written by positions through libuv's threads.
+ * The real block device port: a descriptor opened with O_EXCL, read and written at given offsets by libuv's threads.
  *
- * Whole blocks are written past this host's page cache. A write that is done is on the device then, and nothing is left
- * with the kernel that it would write later, when another host may have taken the device over. It also costs half the
- * CPU, and a flush has nothing to write but the device's own cache (1 MiB writes with a flush each 100 ms: longest flush
- * 80 ms, through the cache 250 ms). Reads go through the page cache, which the kernel keeps true to such writes.
+ * Whole blocks are written past this host's page cache. A write that has ended is on the device. So the kernel has
+ * nothing left that it would write later, when another host may have taken the device over. It also costs half the CPU
+ * time, and a flush has only the device's own cache to write (1 MiB writes with a flush each 100 ms: longest flush 80
+ * ms, through the page cache 250 ms). Reads go through the page cache, which the kernel keeps consistent with such
+ * writes.
  *
- * O_EXCL on a block device excludes other O_EXCL opens, mounts and members of device mapper or md, on this host. A regular
- * file is accepted too, through a loop device (node_loop.ts).
+ * O_EXCL on a block device excludes other O_EXCL opens, mounts, device mapper and md, on this host. A regular file is
+ * accepted too, through a loop device (node_loop.ts).
  */
 
 import { close as closeCb, constants, fdatasync, open as openCb, read, writev } from 'node:fs';
@@ -28,9 +29,9 @@ const openFd = promisify(openCb);
 const closeFd = promisify(closeCb);
 const datasync = promisify(fdatasync);
 
-/** What direct I/O is bound to, memory for readOnce() too: every sector size that Linux has divides it. */
+/** Alignment of direct I/O, and of memory for readOnce(): every sector size of Linux divides it. */
 const DIRECT_BYTES = 4096;
-/** Twice as many as libuv has threads: one is filled while another is written. */
+/** Twice the number of libuv's threads: one buffer is filled while another is written. */
 const BOUNCES_MAX = 8;
 
 export interface ResolvedDevice {
@@ -38,18 +39,19 @@ export interface ResolvedDevice {
   readonly path: string;
   readonly loop: boolean;
   /**
-   * Before it is written to: a regular file behind it gets all of its space. @throws FsError ENOSPC, EOPNOTSUPP.
+   * Call before the first write: a regular file behind the device gets all of its space. @throws FsError ENOSPC,
+   * EOPNOTSUPP.
    */
   reserve(): Promise<void>;
   /**
-   * A loop device stays attached until this is called and nobody has it open. Who never calls it keeps the device until
-   * the process ends, however it ends.
+   * A loop device stays attached until this was called and no process has it open. Without this call it stays attached
+   * until this process ends, however it ends.
    */
   release(): Promise<void>;
 }
 
 export interface OpenOptions {
-  /** O_EXCL: fails with EBUSY when the device is claimed. */
+  /** O_EXCL: the open fails with EBUSY if the device is claimed. */
   readonly exclusive: boolean;
   /** O_DIRECT: past this host's caches. Reads may have any bounds; writes must be whole sectors (else EINVAL). */
   readonly direct?: boolean;
@@ -59,12 +61,12 @@ export interface OpenOptions {
 export interface NodeBlockDevice extends BlockDevice {
   readonly fd: number;
   readonly geometry: BlockGeometry;
-  /** This host forgets what it cached of the device (BLKFLSBUF); another host may have written it. */
+  /** Makes the kernel forget what it has cached of the device (BLKFLSBUF), because another host may have written to it. */
   dropCache(): Promise<void>;
 }
 
 /**
- * The block device behind a path; a regular file is attached to a loop device, or the one it has is found.
+ * The block device behind a path. For a regular file that is its loop device, which is attached if there is none.
  * @throws FsError with one line that says what is wrong with the path.
  */
 export async function resolveDevice(path: string): Promise<ResolvedDevice> {
@@ -120,7 +122,7 @@ export async function openBlockDevice(path: string, options: OpenOptions): Promi
       throw openFailure(path, error);
     }
   } finally {
-    // The descriptor that is open now keeps a loop device attached.
+    // The descriptor just opened keeps a loop device attached.
     await resolved.release();
   }
 }
@@ -162,9 +164,9 @@ class OpenedDevice implements NodeBlockDevice {
   readonly geometry: BlockGeometry;
   readonly #direct: boolean;
   readonly #readOnly: boolean;
-  /** Opened with O_DIRECT beside `fd`, once it is needed. */
+  /** A second descriptor, with O_DIRECT; opened when it is first needed. */
   #directFd: Promise<number> | undefined;
-  /** What is not aligned is written through these. */
+  /** Data that is not aligned in memory is copied into these buffers and written from there. */
   readonly #bounce = new SlabPool(BOUNCES_MAX, (lengthBytes) => this.memory(lengthBytes));
   readonly #bounces = new ByteBudget('bounce buffers', BOUNCES_MAX * SLAB_BYTES);
   #open = true;
@@ -244,7 +246,7 @@ class OpenedDevice implements NodeBlockDevice {
     }
   }
 
-  /** A descriptor for calls that pass this host's caches: the one we have, or another one of the same device. */
+  /** A descriptor for calls that bypass this host's caches: `fd`, or a second one for the same device. */
   async #openDirect(what: string, offset: number, length: number): Promise<number> {
     assert(this.#open, `direct ${what} of ${this.path} after close`);
     if (offset % DIRECT_BYTES !== 0 || length % DIRECT_BYTES !== 0) {
@@ -273,7 +275,7 @@ class OpenedDevice implements NodeBlockDevice {
     try {
       await nativeBinding().blockDiscard(this.fd, start, end - start);
     } catch (error) {
-      // A hint: EOPNOTSUPP is usual, and with anything else the range just keeps its blocks.
+      // A discard is only a hint. EOPNOTSUPP is usual; after any other error the range just keeps its blocks.
       log('discard of %s failed: %s', this.path, messageOf(error));
     }
   }
@@ -286,7 +288,7 @@ class OpenedDevice implements NodeBlockDevice {
   async close(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
-    // A failure to open it was thrown where it was wanted.
+    // If its open failed, the caller that needed it got the error.
     const directFd = await this.#directFd?.catch(() => undefined);
     if (directFd !== undefined) await closeFd(directFd);
     await closeFd(this.fd);
@@ -312,7 +314,7 @@ class OpenedDevice implements NodeBlockDevice {
     });
   }
 
-  /** Whole blocks, past the cache: from where they are if they are aligned, else through aligned memory. */
+  /** Writes whole blocks past the page cache: from the caller's memory if it is aligned, else through bounce buffers. */
   async #writeBlocks(offset: number, chunks: readonly Uint8Array[]): Promise<void> {
     const fd = await this.#openDirect('write', offset, lengthOf(chunks));
     const native = nativeBinding();
@@ -394,7 +396,7 @@ class OpenedDevice implements NodeBlockDevice {
   }
 }
 
-/** Told at once as well: who asked may be far away. */
+/** Makes the error, and notices it in this process's log too: the caller may be on another machine. */
 function failed(what: string, cause: unknown): FsError {
   const text = `${what} failed: ${messageOf(cause)}`;
   notice('device-failed', text);
@@ -409,7 +411,7 @@ function lengthOf(chunks: readonly Uint8Array[]): number {
   return chunks.reduce((sum, chunk) => sum + chunk.length, 0);
 }
 
-/** Copies as much of the chunks as there is room for. @returns how much that was. */
+/** Copies as much of the chunks as fits. @returns the number of bytes copied. */
 function fill(target: Uint8Array, chunks: readonly Uint8Array[]): number {
   let filled = 0;
   for (const chunk of chunks) {
@@ -420,7 +422,7 @@ function fill(target: Uint8Array, chunks: readonly Uint8Array[]): number {
   return filled;
 }
 
-/** What is left of the chunks after count bytes of them are written. */
+/** The rest of the chunks after count bytes of them were written. */
 function withoutFirst(chunks: readonly Uint8Array[], count: number): Uint8Array[] {
   const left: Uint8Array[] = [];
   let skip = count;

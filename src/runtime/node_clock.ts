@@ -1,18 +1,18 @@
 /**
  * Time, timers and randomness of a real process.
  *
- * The time of day follows the system's clock (Date) but is read with the resolution of the monotonic one, so that two
- * changes within a millisecond get different timestamps. It stands still rather than go back by the few microseconds
- * that following the system's clock costs; it goes back when somebody sets the clock back.
+ * The time of day follows the system's clock (Date), but has the resolution of the monotonic clock, so that two changes
+ * within a millisecond get different timestamps. To follow the system's clock it would have to go back by some
+ * microseconds now and then: it stands still instead. It goes back only if somebody sets the clock back.
  */
 
 import { randomInt, randomUUID } from 'node:crypto';
 import type { Timespec } from '../base/attr.js';
 import type { Clock, Rng, Timer, Timers } from './ports.js';
 
-/** How far the finely read time of day may be from the system's before it is set anew. Date has whole milliseconds. */
+/** If our time of day differs from the system's by more than this, it is set anew. Date has whole milliseconds. */
 const DRIFT_MS = 2;
-/** A step back of more than this is the administrator's doing, and followed. */
+/** If the clock goes back by this or more, an administrator has set it, and our time follows. */
 const STAND_STILL_MS = 50;
 
 export class NodeClock implements Clock {

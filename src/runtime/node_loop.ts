@@ -2,14 +2,15 @@
  * Loop devices: a regular file as a block device.
  *
  * Invariants:
- * - A file has at most one loop device, shared by all who resolve it (an active server and its standby): exclusive opens
- *   then exclude each other. Finding and attaching happen under a flock on the file.
- * - Devices are attached with AUTOCLEAR: the kernel detaches when the last descriptor is closed, so nothing is left
- *   behind by a process that is killed.
- * - They do direct I/O on the file: no second copy in memory, and a small durable write took half the time (0.5 ms, 0.9 ms
- *   without, ext4 on a virtual disk). The kernel falls back by itself where the file cannot.
- * - The file has all of its space before it is written to: the loop driver calls a write done that the filesystem below cut
- *   short for want of space.
+ * - A file has at most one loop device, which all processes share that use the file (an active server and its standby).
+ *   So their exclusive opens exclude each other. A process finds or attaches the device under a flock on the file.
+ * - Devices are attached with AUTOCLEAR: the kernel detaches the device when its last descriptor is closed, so a killed
+ *   process leaves nothing behind.
+ * - The devices do direct I/O on the file: there is no second copy in memory, and a small durable write takes half the
+ *   time (0.5 ms; 0.9 ms without; ext4 on a virtual disk). If the file cannot do direct I/O, the kernel falls back by
+ *   itself.
+ * - The file has all of its space before the first write: the loop driver reports success for a write that the
+ *   filesystem below cut short for lack of space.
  */
 
 import { type BigIntStats, close as closeCb, constants, open as openCb } from 'node:fs';
@@ -25,7 +26,7 @@ const closeFd = promisify(closeCb);
 
 const LO_FLAGS_READ_ONLY = 1;
 const LOOP_MAJOR = 7;
-/** Of st_blocks. */
+/** The unit of st_blocks. */
 const SECTOR_BYTES = 512;
 /** Each failed attempt means that another process took the device between two system calls of ours. */
 const ATTEMPTS = 100;
@@ -42,11 +43,12 @@ function codeOf(error: unknown): string | undefined {
 }
 
 /**
- * The loop device of a regular file, attached if it was not.
+ * The loop device of a regular file, which is attached if there is none.
  * @throws FsError ENODEV (no loop devices here), EACCES, EBUSY.
  */
 export async function holdLoopDevice(path: string): Promise<LoopHold> {
-  // A descriptor of its own: the loop device keeps the one it was attached with, and would keep the lock too.
+  // The lock needs a descriptor of its own: the loop device keeps the one it was attached with, and would keep the lock
+  // too.
   const lock = await openFd(path, constants.O_RDONLY);
   try {
     await nativeBinding().lockFile(lock);
@@ -58,15 +60,15 @@ export async function holdLoopDevice(path: string): Promise<LoopHold> {
 }
 
 /**
- * Takes the space of a whole file from its filesystem, which keeps what the file holds.
- * @throws FsError ENOSPC, EOPNOTSUPP with what to do. Nothing was taken then.
+ * Reserves the space of a whole file in its filesystem. The file keeps its content.
+ * @throws FsError ENOSPC, EOPNOTSUPP; the message says what to do. Nothing was reserved then.
  */
 export async function reserveFile(path: string): Promise<void> {
   const { size, blocks } = await stat(path);
   const missing = size - blocks * SECTOR_BYTES;
   if (missing > 0) {
     const { bavail, bsize } = await statfs(path);
-    // Asked first: an attempt that fails keeps what it got.
+    // Check first: an attempt that fails keeps the space that it got.
     if (bavail * bsize < missing) throw noRoom(path, missing, bavail * bsize);
   }
   const fd = await openFd(path, constants.O_RDWR);
@@ -74,7 +76,7 @@ export async function reserveFile(path: string): Promise<void> {
     await nativeBinding().reserveFile(fd, size);
   } catch (error) {
     const code = codeOf(error);
-    // On a filesystem that does not know the call, a file without holes has its space too.
+    // A file without holes has its space, even if its filesystem does not know the call.
     if (code === 'EOPNOTSUPP' && missing <= 0) return;
     if (code === 'ENOSPC') throw noRoom(path, missing, 0);
     throw new FsError(
@@ -87,7 +89,7 @@ export async function reserveFile(path: string): Promise<void> {
   }
 }
 
-/** The regular file behind a loop device, if it is one and its file is where the kernel says. */
+/** The regular file behind a device, if that is a loop device and the file is at the path that the kernel reports. */
 export async function backingFile(device: string): Promise<string | undefined> {
   const name = /^\/dev\/(loop\d+)$/.exec(device)?.[1];
   if (name === undefined) return undefined;
@@ -128,13 +130,13 @@ async function findAttached(path: string, file: BigIntStats): Promise<LoopHold |
   return undefined;
 }
 
-/** @throws FsError EBUSY when the device shows the file in a way that we cannot share. */
+/** Whether this loop device is of this file. @throws FsError EBUSY if it is attached in a way that we cannot share. */
 function judge(path: string, file: BigIntStats, name: string, fd: number): boolean {
   let backing: ReturnType<ReturnType<typeof nativeBinding>['loopBacking']>;
   try {
     backing = nativeBinding().loopBacking(fd);
   } catch (error) {
-    // ENXIO: detached since it was listed.
+    // ENXIO: the device was detached after it was listed.
     if (codeOf(error) === 'ENXIO') return false;
     throw error;
   }
@@ -184,7 +186,7 @@ async function attach(path: string): Promise<LoopHold> {
   }
 }
 
-/** The kernel usually keeps /dev itself; in containers the node may have to be made. */
+/** The kernel usually makes the nodes in /dev; in a container we may have to make this one. */
 async function openLoop(number: number): Promise<number> {
   const path = `/dev/loop${number}`;
   try {

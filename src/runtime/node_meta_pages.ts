@@ -1,4 +1,4 @@
-/** Records of a metadata database, read from its pages with a look at each of them (native/meta_pages.cc). */
+/** Records of a metadata database, read from its pages. Each page is checked before it is used (native/meta_pages.cc). */
 
 import { type MetaPagesHandle, nativeBinding } from '../../native/binding.js';
 
@@ -7,7 +7,7 @@ const VALUE_BYTES = 8192;
 const LIMIT_MAX = 0xffff_ffff;
 const REMOVED = 0x8000;
 
-/** What is wrong with the pages: a line. */
+/** Says in one line what is wrong with the pages. */
 export class PageFault extends Error {}
 
 export interface KeyValue {
@@ -22,8 +22,8 @@ export class MetaPages {
   #keys = Buffer.allocUnsafeSlow(VALUE_BYTES);
 
   /**
-   * @param sizeBytes of the device.
-   * @param checksGaps whether it is an error that a record is missing where those beside it are damaged.
+   * @param sizeBytes size of the device.
+   * @param checksGaps whether a missing record is an error if the pages beside it are damaged.
    * @throws Error with an errno code.
    */
   constructor(path: string, sizeBytes: number, checksGaps: boolean) {
@@ -41,7 +41,7 @@ export class MetaPages {
     }
   }
 
-  /** As MetaDatabase.range. Reads a leaf at a time. @throws PageFault */
+  /** Does what MetaDatabase.range does. Reads one leaf at a time. @throws PageFault */
   *range(start: Buffer, end: Buffer, limit: number): Iterable<KeyValue> {
     let left = limit;
     for (let from = start; left > 0; ) {
@@ -61,7 +61,7 @@ export class MetaPages {
     }
   }
 
-  /** Whether these records may be changed by lmdb. @throws PageFault */
+  /** Checks the pages that lmdb would use to change these records. @throws PageFault if a page is damaged. */
   check(changes: readonly { readonly key: Buffer; readonly value: Buffer | undefined }[]): void {
     let at = 0;
     for (const { key, value } of changes) {
@@ -75,7 +75,7 @@ export class MetaPages {
     if (fault !== undefined) throw new PageFault(fault);
   }
 
-  /** Brings the ways to these keys into memory. Never rejects: what is wrong is said to whoever reads. */
+  /** Reads the pages on the paths to these keys into memory. Never rejects: a later read of a key reports what is wrong. */
   async prefetch(keys: readonly Buffer[]): Promise<void> {
     const packed = Buffer.allocUnsafe(keys.reduce((sum, key) => sum + 2 + key.length, 0));
     let at = 0;

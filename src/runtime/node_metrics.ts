@@ -1,14 +1,14 @@
 /**
- * Metrics by prom-client. One registry a runtime, so that several nodes fit in a process.
+ * Metrics by prom-client. Each runtime has its own registry, so that several nodes fit in one process.
  *
- * Asking for a name twice gives the same counter or histogram; the readers of one gauge add up. So every object may
- * register what it counts without knowing how many of its kind there are.
+ * A second request for a name gives the same counter or histogram; the values of all readers of one gauge are added. So
+ * an object may register what it counts without knowing how many of its kind there are.
  */
 
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Metrics } from './ports.js';
 
-/** 10 us to 40 s: from an operation answered in memory to one that waited out an upgrade. */
+/** 10 us to 40 s: from an operation answered from memory to one that waited for an upgrade to end. */
 const BUCKETS_SECONDS = [0.00001, 0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 40];
 
 export class NodeMetrics implements Metrics {
@@ -53,7 +53,7 @@ export class NodeMetrics implements Metrics {
     return histogram;
   }
 
-  /** Everything as Prometheus reads it (text format 0.0.4). */
+  /** All metrics in Prometheus' text format 0.0.4. */
   render(): Promise<string> {
     return this.#registry.metrics();
   }

@@ -2,13 +2,14 @@
  * Transport over node:net. Owns the sockets and the translation of their errors to FsError.
  *
  * - Connections that we make are read into the receiver's memory (`onread`, ConnectionEvents.space): the rest of a bulk
- *   arrives in one read where it belongs. Node's own way is a fresh 64 KiB for each read, which costs a copy and a
- *   garbage collection each 64 MiB. For accepted connections Node has no such option; their chunks are the stream's,
- *   made for one read each and never written again.
+ *   arrives in one read in its final place. By default Node allocates a new 64 KiB for each read, which costs a copy,
+ *   and a garbage collection each 64 MiB. For accepted connections Node has no such option: the stream makes a new
+ *   chunk for each read and never writes to it again.
  * - Several chunks of one write leave as one writev.
- * - end() closes in order: what is buffered goes out, then FIN, then we wait a little for the peer's FIN. Closing a
- *   socket that has unread input sends RST instead, and the kernel may drop the last message (an EVICTED notice).
- * - Connections that we make leave from a privileged source port where the process may bind one.
+ * - end() closes in order: the kernel sends what is buffered, then FIN, and then we wait a short time for the peer's
+ *   FIN. If we closed a socket that has unread input, the kernel would send RST and might drop the last message (an
+ *   EVICTED notice).
+ * - Connections that we make use a privileged source port if the process may bind one.
  */
 
 import { randomInt } from 'node:crypto';
@@ -31,19 +32,22 @@ import {
 
 const log = logger('runtime:tcp');
 
-/** Above this much unsent data write() says that the peer is behind. Larger than one bulk of 1 MiB. */
+/** If more bytes than this are unsent, write() reports that the peer is behind. Larger than one bulk of 1 MiB. */
 const BEHIND_BYTES = 2 << 20;
-/** How often a listener looks whether it could take a connection. */
+/** How often a listener checks whether it has a descriptor for a new connection. */
 const DESCRIPTORS_LOOK_MS = 1000;
 /** How long a closed connection waits for the peer's FIN. */
 const LINGER_MS = 1000;
-/** Finds peers whose machine is gone when nothing else does. */
+/** Detects peers whose machine is gone if nothing else does. */
 const KEEPALIVE_MS = 15_000;
 const BACKLOG = 1024;
 const CHUNK_BYTES = 64 << 10;
-/** Privileged source ports that we try: those that NFS clients use. Services of a machine mostly have lower ones. */
+/** The privileged source ports that we try are those that NFS clients use. A machine's services mostly have lower ports. */
 const SOURCE_PORTS = { start: 665, end: PRIVILEGED_PORTS_END };
-/** Each is taken only by a connection to the same server, or by a listener. More than these are rarely needed. */
+/**
+ * A port is unavailable only if a connection to the same server, or a listener, has it. More tries than this are rarely
+ * needed.
+ */
 const SOURCE_PORT_TRIES = 64;
 
 const loopback = new BlockList();
@@ -57,7 +61,7 @@ function codeOf(error: Error): string {
 function originOf(socket: Socket): Origin {
   const { remoteAddress = '', remotePort = PRIVILEGED_PORTS_END, localAddress } = socket;
   const family = isIPv6(remoteAddress) ? 'ipv6' : 'ipv4';
-  // An IPv4 peer of an IPv6 listener (::ffff:127.0.0.1) is looked up as what it is.
+  // BlockList recognizes an IPv4 peer of an IPv6 listener (::ffff:127.0.0.1).
   const sameHost =
     remoteAddress !== '' && (remoteAddress === localAddress || loopback.check(remoteAddress, family));
   return { port: remotePort, sameHost };
@@ -78,7 +82,7 @@ class TcpConnection implements Connection {
   readonly #intoSpace: boolean;
   #events: ConnectionEvents | undefined;
 
-  /** @param intoSpace the socket's owner calls received() with what it reads. */
+  /** @param intoSpace whether the code that made the socket calls received() with the bytes it reads. */
   constructor(socket: Socket, intoSpace: boolean) {
     this.#socket = socket;
     this.#intoSpace = intoSpace;
@@ -123,7 +127,7 @@ class TcpConnection implements Connection {
     try {
       return nativeBinding().socketTakenBytes(fd);
     } catch {
-      // No addon, or no TCP: only what is received counts then.
+      // There is no addon, or the socket is not TCP. Only received bytes count then.
       return 0;
     }
   }
@@ -142,7 +146,8 @@ class TcpConnection implements Connection {
       });
       socket.uncork();
     }
-    // The stream's own mark is far lower and is judged before the kernel took anything; 'drain' follows it too.
+    // The stream's own high-water mark is far lower, and it is checked before the kernel has taken any bytes. 'drain'
+    // follows our mark too.
     if (socket.writableLength > BEHIND_BYTES) this.#behind = true;
     return !this.#behind;
   }
@@ -217,9 +222,9 @@ function noteDescriptors(error: Error, what: string): void {
 }
 
 /**
- * libuv closes the connections that it has no descriptor for, and tells nobody: from outside they look like those of a
- * server that is about to end. So a listener looks itself.
- * @returns what ends that.
+ * If libuv has no descriptor for a connection, it closes the connection without an error: to the peer that looks like a
+ * server that is about to end. So the listener checks for itself.
+ * @returns a function that stops the checks.
  */
 function watchDescriptors(address: Address): () => void {
   const timer = setInterval(() => {
@@ -249,7 +254,7 @@ function listen(address: Address, accept: (connection: Connection) => Connection
     server.once('error', failed);
     const started = (): void => {
       server.off('error', failed);
-      // The peer was gone before we looked. Listening goes on.
+      // The peer was gone before we accepted its connection. Listening goes on.
       server.on('error', (error) => log('accept at %s: %s', show(address), error.message));
       const bound = server.address();
       const port = bound !== null && typeof bound === 'object' ? bound.port : address.port;
@@ -259,7 +264,8 @@ function listen(address: Address, accept: (connection: Connection) => Connection
         close: () =>
           new Promise((done) => {
             unwatch();
-            // Its callback waits for the open connections; the port is free as soon as the handle is closed.
+            // The callback of close() would wait for the open connections; the port is free as soon as the handle is
+            // closed.
             server.close();
             setImmediate(done);
           }),
@@ -273,7 +279,7 @@ function listen(address: Address, accept: (connection: Connection) => Connection
   });
 }
 
-/** Source ports to try in turn, from a random one on; last of all, whatever the kernel gives. */
+/** Source ports to try in turn, starting at a random one. The last try lets the kernel choose (undefined). */
 function* sourcePorts(): Generator<number | undefined> {
   const count = SOURCE_PORTS.end - SOURCE_PORTS.start;
   const first = randomInt(count);
@@ -283,11 +289,11 @@ function* sourcePorts(): Generator<number | undefined> {
   yield undefined;
 }
 
-/** The source port, and nothing about the server, is why this attempt failed. */
+/** Whether this attempt failed because of its source port, and not because of the server. */
 function isPortTrouble(error: Error): 'taken' | 'forbidden' | undefined {
   const { code, syscall } = error as NodeJS.ErrnoException;
   if (syscall === 'bind' && code === 'EACCES') return 'forbidden';
-  // connect(2) says so of a pair of addresses and ports that another socket has (or had a moment ago).
+  // connect(2) fails so if another socket has (or had a moment ago) the same pair of addresses and ports.
   return code === 'EADDRINUSE' || code === 'EADDRNOTAVAIL' ? 'taken' : undefined;
 }
 
@@ -311,7 +317,7 @@ async function connect(
   throw new FsError('EIO', `cannot connect to ${show(address)}: no source port is free`);
 }
 
-/** @throws the socket's own error, or FsError when it was cancelled or took too long. */
+/** @throws the socket's own error, or FsError if the attempt was cancelled or took too long. */
 function connectFrom(
   localPort: number | undefined,
   address: Address,
@@ -325,7 +331,7 @@ function connectFrom(
       reject(cancelled());
       return;
     }
-    // Set when connected; what comes before, or from nobody who has space, has nowhere to go.
+    // Set when the socket is connected. Without space from the receiver, a read gets memory of its own.
     let connection: TcpConnection | undefined;
     let events: ConnectionEvents | undefined;
     const onread = {
@@ -335,7 +341,7 @@ function connectFrom(
         return true;
       },
     };
-    // What it throws is a bad port number: the promise is rejected with that.
+    // This throws only for a bad port number, which rejects the promise.
     const socket = createConnection({ host: address.host, port: address.port, localPort, onread });
     const settle = (): void => {
       clearTimeout(timer);
@@ -345,7 +351,7 @@ function connectFrom(
     };
     const failed = (error: Error): void => {
       settle();
-      // What a half-made socket says after this is of no interest, but unheard it would end the process.
+      // Later errors of this socket do not matter, but without a listener they would end the process.
       socket.on('error', (late) => log('after a failed connect: %s', late.message));
       socket.destroy();
       reject(error);

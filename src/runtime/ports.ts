@@ -32,7 +32,7 @@ export interface Timers {
   soon(fn: () => void): void;
 }
 
-/** A clock and timers that go by it. What limits on peers are measured by: see server/target/serving_time.ts. */
+/** A clock and timers that follow it, for limits on peers: see server/target/serving_time.ts. */
 export type LimitTime = Pick<Clock, 'nowMs'> & Pick<Timers, 'after'>;
 
 export interface Rng {
@@ -47,24 +47,22 @@ export interface Address {
   readonly port: number;
 }
 
-/** Receives what a connection brings. All calls come from the event loop, never from inside write() or close(). */
+/** Receives the events of a connection. All calls come from the event loop, never from inside write() or close(). */
 export interface ConnectionEvents {
-  /**
-   * Bytes in order. The buffer belongs to the receiver from then on: the transport never writes to it again.
-   */
+  /** Receives bytes, in order. The receiver owns the buffer from then on: the transport never writes to it again. */
   data(chunk: Buffer): void;
   /**
-   * Where the transport may put the bytes that come next, asked for once each data(), which then gets a view of the
-   * beginning of it. Saves a copy of what is large. A transport need not ask; never empty.
+   * Memory where the transport may put the next bytes; never empty. The transport asks for it once for each data(), and
+   * passes a view of its beginning to data(). This saves a copy of large data. A transport need not ask.
    */
   space?(): Buffer;
   /** Everything written so far has left our memory. Called after write() returned false. */
   drain(): void;
-  /** Exactly once, after which nothing else is called. `error` is absent when either side closed in order. */
+  /** Called exactly once, as the last event. `error` is absent if either side closed in order. */
   closed(error?: Error): void;
 }
 
-/** Where a connection comes from, as far as the network tells. */
+/** Where a connection comes from, as far as the network shows it. */
 export interface Origin {
   /** Source port. Only root may use one below PRIVILEGED_PORTS_END (ip(7), ip_unprivileged_port_start). */
   readonly port: number;
@@ -75,17 +73,17 @@ export interface Origin {
 export const PRIVILEGED_PORTS_END = 1024;
 
 export interface Connection {
-  /** Peer's address as text, for logs and status. */
+  /** The peer's address as text, for logs and status. */
   readonly peer: string;
   readonly origin: Origin;
   /** Bytes given to write() that have not left yet. */
   readonly bufferedBytes: number;
-  /** Bytes that the peer's machine has acknowledged; 0 or absent where that is not known. A system call. */
+  /** Bytes that the peer's machine has acknowledged; 0 or absent if not known. Reading this costs a system call. */
   readonly takenBytes?: number;
   /**
-   * Sends the chunks in order as one write where it can (writev). They must not change until sent.
-   * @param sent called when all of them have left our memory; never when the connection breaks before.
-   * @returns false when the peer is behind: the caller should pause until drain().
+   * Sends the chunks in order, as one write where possible (writev). They must not change until they are sent.
+   * @param sent called when all of them have left our memory; never if the connection breaks before.
+   * @returns false if the peer is behind: the caller should pause until drain().
    */
   write(chunks: readonly Uint8Array[], sent?: () => void): boolean;
   /** Stops and restarts reading: backpressure on a peer that sends faster than we work. */
@@ -93,7 +91,7 @@ export interface Connection {
   resume(): void;
   /** Sends what is buffered, then closes. */
   end(): void;
-  /** Closes at once; unsent bytes are dropped. closed() follows. */
+  /** Closes at once and drops unsent bytes. closed() follows. */
   destroy(error?: Error): void;
 }
 
@@ -105,8 +103,8 @@ export interface Listener {
 
 export interface Transport {
   /**
-   * @param accept is called for each new connection and returns the receiver of its events.
-   * @throws FsError EBUSY when the port is in use, EINVAL for an address that is none.
+   * @param accept called for each new connection; returns the receiver of its events.
+   * @throws FsError EBUSY if the port is in use, EINVAL if this machine cannot listen at the address.
    */
   listen(address: Address, accept: (connection: Connection) => ConnectionEvents): Promise<Listener>;
   /**
@@ -120,15 +118,15 @@ export interface Transport {
   ): Promise<Connection>;
 }
 
-/** A block device opened exclusively. Offsets and lengths in bytes, multiples of nothing in particular. */
+/** A block device opened exclusively. Offsets and lengths are in bytes and need no alignment, unless a method says so. */
 export interface BlockDevice {
   readonly path: string;
   readonly sizeBytes: number;
   /** Fills target from offset. @throws FsError EIO; a short read is EIO. */
   read(offset: number, target: Uint8Array): Promise<void>;
   /**
-   * The same, for content that will hardly be read again soon: the device's cache need not keep it. Without a copy where
-   * target is memory().
+   * As read(), for content that nobody is likely to read again soon: the page cache need not keep it. Makes no copy if
+   * target comes from memory().
    */
   readOnce(offset: number, target: Uint8Array): Promise<void>;
   /** Memory for readOnce(), to be used again and again. */
@@ -138,7 +136,8 @@ export interface BlockDevice {
   /** Everything written before the call is durable after it (fdatasync). @throws FsError EIO. */
   flush(): Promise<void>;
   /**
-   * Fills target past every cache of this host, for what other hosts write. Offset and length are multiples of 4096.
+   * Fills target past every cache of this host, to see what other hosts have written. Offset and length are multiples
+   * of 4096.
    * @throws FsError EIO, EINVAL.
    */
   readDirect(offset: number, target: Uint8Array): Promise<void>;
@@ -147,16 +146,16 @@ export interface BlockDevice {
    * are multiples of 4096. Does not wait behind other calls of this device. @throws FsError EIO, EINVAL.
    */
   writeDirect(offset: number, bytes: Uint8Array): Promise<void>;
-  /** Hint that the range holds nothing; never an error where the device cannot. */
+  /** A hint that the range holds no data. No error if the device cannot discard. */
   discard(offset: number, lengthBytes: number): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface Metrics {
-  /** Counts events. Name as Prometheus wants it: holdfast_NAME_total. */
+  /** Counts events. The name follows Prometheus: holdfast_NAME_total. */
   counter(name: string, help: string): { inc(by?: number): void };
   gauge(name: string, help: string, read: () => number): void;
-  /** Seconds. */
+  /** A distribution of durations in seconds. */
   histogram(name: string, help: string): { observe(seconds: number): void };
 }
 
@@ -165,19 +164,19 @@ export interface Checksum {
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
 }
 
-/** A place in the product where a test may let something go wrong that could go wrong by itself. */
+/** A place in the product where a test may cause a failure that could also happen by itself. */
 export type FaultPoint =
-  /** The server goes on answering, and nothing is committed from now on. */
+  /** The server goes on answering, but commits nothing from now on. */
   | 'commit.hold'
-  /** The server grants no lock beside an answer. */
+  /** The server grants no lock with an answer. */
   | 'grant.refuse'
-  /** The server promises no space. */
+  /** The server grants no space. */
   | 'space.refuse'
-  /** A client is given few FIDs at once. */
+  /** The server gives a client only few FIDs at once. */
   | 'fids.few';
 
 export interface Faults {
-  /** Whether it goes wrong this time. In production never. */
+  /** Whether this point fails this time. Never in production. */
   strikes(point: FaultPoint): boolean;
 }
 
@@ -193,7 +192,7 @@ export interface Runtime {
   readonly checksum: Checksum;
 }
 
-/** Resolves after ms; rejects with the signal's reason when it aborts first. */
+/** Resolves after ms; rejects with the signal's reason if the signal aborts first. */
 export function sleep(timers: Timers, ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) {
