@@ -1,4 +1,7 @@
-/** Admin family. Opcodes 128-143: status, shutdown and evict commands. Served while starting and shutting down too. */
+/**
+ * Admin family. Opcodes 128-143: status, shutdown and evict commands. The server answers them while it starts and shuts
+ * down too.
+ */
 
 import { Empty, operation } from './operation.js';
 import { bool, list, message, nested, type Of, oneOf, opt, req, text, u32, uint } from './schema.js';
@@ -22,7 +25,7 @@ export const ClientStatus = message('ClientStatus', {
   address: opt(5, text(255)),
   opens: req(6, uint),
   locks: req(7, uint),
-  /** As last reported by the client. */
+  /** As the client last reported it. */
   dirtyBytes: req(8, uint),
   rpcsInFlight: req(9, uint),
   idleMs: req(10, uint),
@@ -34,7 +37,7 @@ const EvictedClient = message('EvictedClient', {
   reason: req(3, text(500)),
 });
 
-/** One that an earlier instance evicted, as the target keeps it. */
+/** A client that an earlier instance evicted; the target keeps this record. */
 const EarlierEviction = message('EarlierEviction', {
   uuid: req(1, text(36)),
   name: req(2, text(255)),
@@ -42,39 +45,39 @@ const EarlierEviction = message('EarlierEviction', {
   instance: req(4, uint),
   /** Milliseconds since 1970. */
   atMs: req(5, uint),
-  /** What it had then; absent: it was away. */
+  /** What the client had when it was evicted; absent if it was disconnected. */
   had: opt(
     6,
     nested(message('Possessions', { opens: req(1, uint), locks: req(2, uint), dirtyBytes: req(3, uint) })),
   ),
 });
 
-/** The recovery of this instance: of clients that the instance before it left. Kept after its end. */
+/** The recovery of this instance, in which clients of the instance before it come back. Kept after the recovery ends. */
 export const RecoveryStatus = message('RecoveryStatus', {
-  /** Requests wait for its end. */
+  /** Recovery is under way, and requests wait for its end. */
   open: req(1, bool),
   /** Clients known when the server started. */
   clients: req(2, uint),
-  /** Of them those that are not done, and of those the ones that have not connected. */
+  /** waitedFor: those of them that are not done. away: those of these that have not connected. */
   waitedFor: req(3, uint),
   away: req(4, uint),
-  /** Operations replayed; those that have arrived and wait for one with a lower transno. */
+  /** replayed: operations replayed. queued: replays that have arrived and wait for one with a lower transno. */
   replayed: req(5, uint),
   queued: req(6, uint),
-  /** Until the first client that is waited for is evicted, if nothing happens. 0 when it is over. */
+  /** Time until the server evicts the first client it waits for, if nothing happens. 0 after the recovery. */
   leftMs: req(7, uint),
-  /** Since it began; when it is over, what it took. */
+  /** Time since recovery began; after its end, how long it took. */
   tookMs: req(8, uint),
 });
 
 export const Status = operation(
   128,
   'STATUS',
-  /** Of many clients one page at a time: a reply has no more than fit a frame. */
+  /** Asks for one page of clients at a time: a reply has no more than fit into a frame. */
   message('StatusRequest', {
     /** Only clients whose UUIDs come after this one. Absent: from the first client on. */
     after: opt(1, text(36)),
-    /** At most so many clients; 0: the reply has only the server's own fields. */
+    /** At most this many clients; 0: the reply has only the server's own fields. */
     limit: opt(2, u32),
   }),
   message('StatusReply', {
@@ -95,41 +98,44 @@ export const Status = operation(
     evicted: req(14, list(nested(EvictedClient), 16)),
     orphans: req(15, uint),
     pid: opt(16, uint),
-    /** Absent when no client had to be waited for. */
+    /** Absent if the server had no client to wait for. */
     recovery: opt(17, nested(RecoveryStatus)),
-    /** Bytes of the devices behind what was formatted; absent: none, or an older server. */
+    /** Bytes of the devices behind the formatted part; absent: there are none, or an older server. */
     metaUnusedBytes: opt(18, uint),
     dataUnusedBytes: opt(19, uint),
-    /** What this process has told in its log, by kind: how often. */
+    /** How often this process has logged a notice of each kind. */
     notices: opt(
       20,
       list(nested(message('NoticeCount', { kind: req(1, text(64)), count: req(2, uint) })), 64),
     ),
-    /** draining: until clients that have not drained are evicted. */
+    /** In state draining: time until the server evicts the clients that have not drained. */
     drainLeftMs: opt(21, uint),
-    /** Newest last; absent: none are kept, this is not the first page, or an older server. */
+    /** Earlier evictions, newest last; absent: the target keeps none, this is not the first page, or an older server. */
     evictedBefore: opt(22, list(nested(EarlierEviction), 64)),
     /** The last UUID of this page, if more clients come after it. */
     more: opt(40, text(36)),
-    /** All clients, on this page or not. Absent: all are here. */
+    /** Number of all clients, on this page or not. Absent: all are on this page. */
     clientCount: opt(41, uint),
   }),
 );
-/** Controlled shutdown. Answered at once; progress is read by STATUS, completion seen by the connection's end. */
+/**
+ * Controlled shutdown. The server answers at once. STATUS shows its progress, and the end of the connection shows that
+ * it is complete.
+ */
 export const Shutdown = operation(
   129,
   'SHUTDOWN',
   message('ShutdownRequest', { drainTimeoutMs: opt(1, uint), cancel: opt(2, bool) }),
   message('ShutdownReply', { accepted: req(1, bool), text: req(2, text(500)) }),
 );
-/** Client by UUID, UUID prefix or name. ENOENT, or EINVAL when more than one fits. */
+/** Evicts a client, named by UUID, UUID prefix or name. ENOENT if none fits, EINVAL if more than one does. */
 export const Evict = operation(
   130,
   'EVICT',
   message('EvictRequest', { client: req(1, text(255)), reason: opt(2, text(200)) }),
   message('EvictReply', { uuid: req(1, text(36)), name: req(2, text(255)) }),
 );
-/** Notice from client to server while it drains, so that the server can show progress. */
+/** Notice from a draining client to the server, so that the server can show progress. */
 export const DrainProgress = operation(
   131,
   'DRAIN_PROGRESS',
@@ -141,12 +147,15 @@ export const DrainProgress = operation(
   Empty,
   'notice',
 );
-/** Notice from the server to the administrator who asked for the shutdown, as its last message: whom it evicted. */
+/**
+ * Notice from the server to the administrator who asked for the shutdown: names the evicted clients. The server's last
+ * message.
+ */
 export const ShutdownEnds = operation(
   132,
   'SHUTDOWN_ENDS',
   message('ShutdownEndsNotice', {
-    /** Evicted since the shutdown began; the first of them. */
+    /** The first clients that the server has evicted since the shutdown began. */
     evicted: req(1, list(nested(EvictedClient), 1000)),
     evictedCount: req(2, uint),
   }),

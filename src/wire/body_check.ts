@@ -1,10 +1,11 @@
 /**
- * What may stand in a body, checked before msgpackr sees it.
+ * Checks what a body contains before msgpackr sees it.
  *
  * A message is one array of nil, booleans, integers, float64 (which carries integers from 2^32 on), text, bytes and
- * arrays. Everything else that MessagePack or msgpackr knows is refused: maps, timestamps and above all extensions:
- * msgpackr's records compile a function from names that the peer sends. Lengths that the body does not have are found
- * before an array of that length is made; what is nested deeper than any message of ours, before it fills the stack.
+ * arrays. The check refuses everything else that MessagePack or msgpackr knows: maps, timestamps and above all
+ * extensions, because msgpackr's records compile a function from names that the peer sends. It refuses a length that
+ * the body does not have before anyone makes an array of that length, and deeper nesting than any message of ours
+ * before it fills the stack.
  */
 
 import { FsError } from '../base/errno.js';
@@ -12,9 +13,9 @@ import { FsError } from '../base/errno.js';
 /** ReaddirReply: message, list, entry, attr, timespec. Later messages may go a little deeper. */
 const DEPTH_MAX = 8;
 
-/** Bytes behind the token of a value without contents, by token - 0xca; 0: not allowed. */
+/** Number of bytes that follow the token of a fixed-size value, indexed by token - 0xca; 0: not allowed. */
 const FIXED_BYTES = [
-  0, // 0xca float32: nobody sends it
+  0, // 0xca float32: no peer of ours sends it
   8, // 0xcb float64
   1, // 0xcc u8
   2, // 0xcd u16
@@ -32,7 +33,7 @@ export function checkBody(body: Uint8Array): void {
   if (end !== body.length) throw new FsError('EPROTO', `${body.length - end} bytes behind the message`);
 }
 
-/** @returns where the value that starts at `at` ends. */
+/** @returns the offset at which the value that starts at `at` ends. */
 function checkValue(body: Uint8Array, at: number, depth: number): number {
   const token = byteAt(body, at);
   if (token < 0x80 || token >= 0xe0) return at + 1; // small integers
@@ -68,7 +69,7 @@ function checkValue(body: Uint8Array, at: number, depth: number): number {
 
 function checkArray(body: Uint8Array, at: number, length: number, depth: number): number {
   if (depth >= DEPTH_MAX) throw new FsError('EPROTO', `nested deeper than ${DEPTH_MAX}`);
-  // One byte an item is the least; a loop over an absurd length ends at the end of the body in any case.
+  // Each item has at least one byte, so a longer array cannot fit into the body.
   if (length > body.length - at) throw new FsError('EPROTO', 'the message ends early');
   let position = at;
   for (let i = 0; i < length; i += 1) position = checkValue(body, position, depth + 1);

@@ -1,19 +1,19 @@
 /**
- * Data family. Opcodes 96-111. Bulk travels raw behind the body, BULK_MAX at most. The sender holds a data lock.
- * `time` as in the metadata family: for replays.
+ * Data family. Opcodes 96-111. A bulk travels raw behind the body, with at most BULK_MAX bytes. The sender holds a data
+ * lock. `time` is for replays, as in the metadata family.
  */
 
 import { Empty, operation } from './operation.js';
 import { attr, fid, message, oneOf, opt, req, timespec, u32, uint } from './schema.js';
 
-/** Page-in, read, readahead. The bulk is shorter than asked at the end of the file only; holes are zeros. */
+/** Page-in, read, readahead. The bulk is shorter than the requested length only at the end of the file; holes are zeros. */
 export const Read = operation(
   96,
   'READ',
   message('ReadRequest', { fid: req(1, fid), offset: req(2, uint), length: req(3, u32) }),
   message('ReadReply', { sizeBytes: req(1, uint) }),
 );
-/** Write-back of dirty pages. Extends the file; sets mtime and ctime to mtime. */
+/** Write-back of dirty pages. May extend the file; sets the file's mtime and ctime to `mtime`. */
 export const Write = operation(
   97,
   'WRITE',
@@ -25,14 +25,14 @@ export const Write = operation(
     grantUsed: req(4, uint),
   }),
   message('WriteReply', {
-    /** st_blocks after it. */
+    /** st_blocks after the write. */
     blocks: req(1, uint),
-    /** Added to the client's grant. */
+    /** Bytes added to the client's grant. */
     grantBytes: req(2, uint),
   }),
   'modifies',
 );
-/** fsync, fdatasync, fsyncdir, syncfs: answered when everything executed before it is durable. */
+/** fsync, fdatasync, fsyncdir, syncfs: the server answers when everything executed before it is durable. */
 export const Sync = operation(98, 'SYNC', message('SyncRequest', { fid: opt(1, fid) }), Empty);
 /** Linux flags: KEEP_SIZE 1, PUNCH_HOLE 2 (with KEEP_SIZE), ZERO_RANGE 16; others EOPNOTSUPP. */
 export const Fallocate = operation(
@@ -44,7 +44,7 @@ export const Fallocate = operation(
     offset: req(3, uint),
     length: req(4, uint),
     time: opt(5, timespec),
-    /** Bytes of the client's space grant that it does not use and the target may take for this. */
+    /** Unused bytes of the client's space grant that the target may take for this operation. */
     grantOffered: opt(6, uint),
   }),
   message('FallocateReply', {

@@ -5,7 +5,7 @@
  *  8 u32 flags            12 u32 errno (replies)  16 u64 xid     24 u64 ackXid | lastCommitted
  * 32 u64 transno          40 u32 connCount        44 u32 body    48 u32 bulk       52 u32 reserved, 0
  *
- * Limits are checked here, before anything is allocated for the frame.
+ * decodeHeader() checks the limits before anything is allocated for the frame.
  */
 
 import { FsError } from '../base/errno.js';
@@ -13,22 +13,25 @@ import type { Transno, Xid } from '../base/ids.js';
 
 export const HEADER_SIZE = 56;
 export const MAGIC = 0x31534648;
-/** Version range this build speaks. CONNECT settles on the highest both sides have. */
+/** Range of protocol versions that this build speaks. CONNECT selects the highest version that both sides have. */
 export const PROTOCOL_MIN = 1;
 export const PROTOCOL_MAX = 1;
-/** The largest body: a READDIR reply or a connect with all its ranges fits with room to spare. */
+/** The largest body: a READDIR reply or a CONNECT fits with room to spare. */
 export const BODY_MAX = 1 << 20;
 /** The largest bulk: one WRITE or READ of 4 MiB. */
 export const BULK_MAX = 4 << 20;
 
 export const KIND = { request: 1, reply: 2, notice: 3 } as const;
-/** request: answered by one reply with the same xid; notice: not answered. Either side may send any kind. */
+/**
+ * request: the peer answers it with one reply of the same xid. notice: the peer does not answer it. Either side may
+ * send any kind.
+ */
 export type Kind = (typeof KIND)[keyof typeof KIND];
 
 /** Header flags. */
-export const FLAG_REPLAY = 1; // an operation executed before, sent again during recovery with its old transno
-export const FLAG_RESENT = 2; // sent before on an older connection; the answer may exist already
-export const FLAG_RECOVERY = 4; // part of recovery (open replay, lock replay): admitted in the recovery window
+export const FLAG_REPLAY = 1; // an operation that was executed before, sent again during recovery with its old transno
+export const FLAG_RESENT = 2; // was sent before on an older connection; the answer may exist already
+export const FLAG_RECOVERY = 4; // part of recovery (open replay, lock replay): the server admits it in the recovery window
 
 export interface Header {
   readonly version: number;
@@ -42,7 +45,7 @@ export interface Header {
   readonly ackXidOrCommitted: number;
   /** Replies: the change's transno, 0 if it changed nothing. Replays: the old transno. */
   readonly transno: Transno;
-  /** Number of the connection the sender means; a message of an older one is dropped. */
+  /** Number of the sender's connection; the server drops a message with a lower one. */
   readonly connCount: number;
   readonly bodyLength: number;
   readonly bulkLength: number;
@@ -91,8 +94,8 @@ export function checkMagic(buffer: Buffer, offset: number): void {
 
 /**
  * @param buffer holds at least HEADER_SIZE bytes from offset.
- * @throws FsError EPROTO for a wrong magic, an unknown kind, a reserved field in use or a length over its limit.
- *   The protocol version is not judged here: CONNECT must be able to answer any.
+ * @throws FsError EPROTO for a wrong magic, an unknown kind, a reserved field in use or a length over its limit. Does
+ *   not check the protocol version: CONNECT must be able to answer any version.
  */
 export function decodeHeader(buffer: Buffer, offset = 0): Header {
   checkMagic(buffer, offset);

@@ -25,15 +25,18 @@ import {
 import { FEATURE } from './session.js';
 
 export const lockHandle = branded<LockHandle>('lockHandle');
-/** Lustre's modes; the compatibility matrix is dlm/modes.ts. */
+/** Lustre's modes; the compatibility matrix is in dlm/modes.ts. */
 export const lockMode = oneOf('EX', 'PW', 'PR', 'CW', 'CR', 'NL');
 /**
- * active: the active server lock, plain. inode: inodebits. data: extent (the whole file for now).
- * flock: application locks (flock, fcntl, OFD).
+ * active: the active server lock, a plain lock. inode: inodebits. data: extent (the whole file for now). flock:
+ * application locks (flock, fcntl, OFD).
  */
 export const resourceType = oneOf('active', 'inode', 'data', 'flock');
 
-/** Inodebits. UPDATE: the names in a directory, negative too, and its own size and times. ATTR: attributes, xattrs. */
+/**
+ * Inodebits. UPDATE: the names in a directory, negative ones too, and the directory's size and times. ATTR: attributes,
+ * xattrs.
+ */
 export const BIT_UPDATE = 1;
 export const BIT_ATTR = 2;
 
@@ -47,7 +50,10 @@ export const Grant = message('Grant', {
 });
 export const grants = list(nested(Grant), 20_000);
 
-/** One application lock. end is exclusive; absent: to the end of the file whatever its size becomes. */
+/**
+ * One application lock. end is exclusive; if absent, the range reaches to the end of the file, whatever its size
+ * becomes.
+ */
 export const FlockRange = message('FlockRange', {
   /** 'flock' (whole file) conflicts only with 'flock'; 'posix' and 'ofd' conflict with each other. */
   kind: req(1, oneOf('posix', 'ofd', 'flock')),
@@ -58,15 +64,15 @@ export const FlockRange = message('FlockRange', {
   start: req(5, lockOffset),
   end: opt(6, lockOffset),
   /**
-   * posix: which host and pid namespace `pid` is of. One process has an owner on each mount; deadlocks are looked for across
-   * them. Absent: not known.
+   * posix: the host and pid namespace to which `pid` belongs. One process has an owner on each mount; the server
+   * detects deadlocks across them. Absent: not known.
    */
   host: opt(7, uint),
 });
 
 /**
- * Cache locks (active, inode, data): answered when granted. flock: answered at once; when `granted` is false the lock
- * waits on the server and a CAST tells of its grant. FLAG_RECOVERY: lock replay.
+ * Cache locks (active, inode, data): the server answers when it has granted the lock. flock: the server answers at
+ * once; if `granted` is false, the lock waits on the server, and a CAST reports its grant. FLAG_RECOVERY: lock replay.
  */
 export const Enqueue = operation(
   16,
@@ -78,9 +84,9 @@ export const Enqueue = operation(
     mode: req(3, lockMode),
     bits: opt(4, u8),
     flock: opt(5, nested(FlockRange)),
-    /** flock only: wait when it conflicts; else EAGAIN. */
+    /** flock only: wait if the lock conflicts; otherwise a conflict gives EAGAIN. */
     wait: opt(6, bool),
-    /** flock replay: the order number the lock had, so that waiters keep their turn. */
+    /** flock replay: the sequence number that the lock had, so that waiters keep their order. */
     sequence: opt(7, uint),
   }),
   message('EnqueueReply', {
@@ -91,7 +97,10 @@ export const Enqueue = operation(
     attr: opt(4, attr),
   }),
 );
-/** Gives back locks, granted or waiting. Unknown handles are ignored (they may have been evicted or cancelled). */
+/**
+ * Gives back locks, granted or waiting. The server ignores unknown handles (it may have evicted the client or cancelled
+ * the lock).
+ */
 export const Cancel = operation(
   17,
   'CANCEL',
@@ -105,7 +114,7 @@ export const TestFlock = operation(
   message('TestFlockRequest', { fid: req(1, fid), flock: req(2, nested(FlockRange)) }),
   message('TestFlockReply', { conflict: opt(1, nested(FlockRange)) }),
 );
-/** Unlock of a range of one owner; splits or shrinks its locks. */
+/** Unlocks a range of one owner; may split or shrink its locks. */
 export const Unflock = operation(
   19,
   'UNFLOCK',
@@ -113,7 +122,10 @@ export const Unflock = operation(
   Empty,
 );
 
-/** Notice: somebody waits for this lock; give it back (CANCEL) as soon as what it protects is flushed and dropped. */
+/**
+ * Notice: somebody waits for this lock; the client gives it back (CANCEL) as soon as it has flushed and dropped what
+ * the lock protects.
+ */
 export const Bast = operation(
   32,
   'BAST',
@@ -121,7 +133,7 @@ export const Bast = operation(
   Empty,
   'notice',
 );
-/** Notice: a waiting flock is granted. errno set (EDEADLK) when it never will be. */
+/** Notice: the server has granted a waiting flock; or never will, if errno is set (EDEADLK). */
 export const Cast = operation(
   33,
   'CAST',
@@ -129,7 +141,10 @@ export const Cast = operation(
   Empty,
   'notice',
 );
-/** Request to the holder of a PW data lock: size and times as its applications see them. ENOENT: lock just given back. */
+/**
+ * Asks the holder of a PW data lock for size and times as its applications see them. ENOENT: it has just given the lock
+ * back.
+ */
 export const Glimpse = operation(
   34,
   'GLIMPSE',
@@ -142,12 +157,12 @@ export const Glimpse = operation(
   }),
 );
 
-/** FIDs in one NAMELESS or GONE. */
+/** Most FIDs in one NAMELESS or GONE. */
 export const NAMELESS_MAX = 10_000;
 
 /**
- * Request to a client: these inodes have neither a name nor a handle any more. The client holds those that its kernel
- * refers to, until it releases them (CLOSE). FEATURE.holds.
+ * Request to a client: these inodes have neither a name nor a handle any more. The client names those that its kernel
+ * still refers to, and holds them until it releases them (CLOSE). FEATURE.holds.
  */
 export const Nameless = operation(
   40,
@@ -155,7 +170,10 @@ export const Nameless = operation(
   message('NamelessRequest', { fids: req(1, list(fid, NAMELESS_MAX)) }),
   message('NamelessReply', { held: req(1, list(fid, NAMELESS_MAX)) }),
 );
-/** Notice to clients with cache locks on these inodes: they were destroyed, and their cached pages are of no use. FEATURE.holds. */
+/**
+ * Notice to clients with cache locks on these inodes: the server has destroyed them, and their cached pages are
+ * useless. FEATURE.holds.
+ */
 export const Gone = operation(
   41,
   'GONE',
@@ -167,7 +185,10 @@ export const Gone = operation(
 export type GrantMessage = Of<typeof Grant>;
 export type FlockRangeMessage = Of<typeof FlockRange>;
 
-/** The range for a peer with these features. A peer without lockOffsets takes what ends behind 2^53 - 1 as "to the end". */
+/**
+ * The range in the form for a peer with these features. A peer without lockOffsets gets an end beyond 2^53 - 1 as "to
+ * the end".
+ */
 export function rangeFor(features: number, range: FlockRangeMessage): FlockRangeMessage {
   if ((features & FEATURE.lockOffsets) !== 0) return range;
   const { start, end } = range;

@@ -1,10 +1,10 @@
 /**
- * Metadata family. Opcodes 64-95. Every Attr in a reply is the state right after the operation, and replies leave the
- * server in the order of execution: a client that applies messages as they arrive never goes back in time.
+ * Metadata family. Opcodes 64-95. Every Attr in a reply is the state right after the operation, and the server sends
+ * replies in the order of execution. So a client that applies messages as they arrive never goes back in time.
  *
- * `time` in a request is for replays (FLAG_REPLAY), which must not change a timestamp that was told: the time that the
- * server's clock gave the operation when it was executed first, as the client finds it in the answer (ctime of attr, or of
- * parentAttr where there is one). Otherwise absent, and ignored.
+ * `time` in a request is for replays (FLAG_REPLAY), which must not change a timestamp that a client has seen. It is the
+ * time that the server's clock gave the operation at its first execution. The client takes it from the answer (ctime of
+ * attr, or of parentAttr if there is one). In other requests it is absent, and the server ignores it.
  */
 
 import type { Fh } from '../base/ids.js';
@@ -30,7 +30,10 @@ import {
   uint,
 } from './schema.js';
 
-/** Locks wanted with a reply, granted only if nobody has to be called back (but PARENT and ATTR: waited for). */
+/**
+ * Locks that a client wants with a reply. The server grants them only if it need not call anybody back for them. For
+ * PARENT and ATTR the operation's own server locks have called others back already.
+ */
 export const WANT_PARENT = 1; // UPDATE|ATTR PR on the directory
 export const WANT_ATTR = 2; // ATTR PR on the inode (UPDATE|ATTR on a directory)
 export const WANT_DATA_READ = 4; // data PR on a regular file
@@ -39,7 +42,7 @@ export const WANT_DATA_WRITE = 8; // data PW on a regular file
 export const fh = branded<Fh>('fh');
 export const SYMLINK_MAX = 4095;
 export const XATTR_VALUE_MAX = 65536;
-/** xattr names are bytes: latin1 text like Name. */
+/** xattr names are bytes, as latin1 text like Name. */
 export const xattrName = text(255);
 
 /** lookup, stat: LOOKUP. */
@@ -47,17 +50,20 @@ export const Lookup = operation(
   64,
   'LOOKUP',
   message('LookupRequest', { parent: req(1, fid), name: req(2, name), want: req(3, u8) }),
-  /** attr absent: no such name; with WANT_PARENT that may be cached too. `locks` may be fewer than wanted. */
+  /**
+   * If attr is absent, there is no such name; with WANT_PARENT the client may cache that too. `locks` may be fewer than
+   * wanted.
+   */
   message('LookupReply', { attr: opt(1, attr), locks: req(2, grants) }),
 );
-/** stat, fstat. Size and mtime are exact: a PW holder was glimpsed. */
+/** stat, fstat. Size and mtime are exact: the server has glimpsed a PW holder. */
 export const Getattr = operation(
   65,
   'GETATTR',
   message('GetattrRequest', { fid: req(1, fid), want: req(2, u8) }),
   message('GetattrReply', { attr: req(1, attr), locks: req(2, grants) }),
 );
-/** chmod, chown, truncate, ftruncate, utimensat, and the privilege kill of a write. */
+/** chmod, chown, truncate, ftruncate, utimensat, and the removal of set-id bits by a write. */
 export const Setattr = operation(
   66,
   'SETATTR',
@@ -73,7 +79,7 @@ export const Setattr = operation(
     atimeNow: opt(8, bool),
     mtimeNow: opt(9, bool),
     ctime: opt(10, timespec),
-    /** Drop S_ISUID, and S_ISGID where group execution is allowed, as the kernel's HANDLE_KILLPRIV_V2 asks. */
+    /** Drop S_ISUID, and S_ISGID if the group may execute, as the kernel asks with HANDLE_KILLPRIV_V2. */
     killSuidgid: opt(11, bool),
     time: opt(12, timespec),
   }),
@@ -92,7 +98,7 @@ export const Create = operation(
   'CREATE',
   message('CreateRequest', {
     parent: req(1, fid),
-    /** Absent: O_TMPFILE, an orphan from birth. */
+    /** Absent: O_TMPFILE, the new inode is an orphan from the beginning. */
     name: opt(2, name),
     /** FID for the new object, from a range granted to this client. */
     fid: req(3, fid),
@@ -102,9 +108,9 @@ export const Create = operation(
     gid: req(7, u32),
     rdev: opt(8, u32),
     target: opt(9, bytes(SYMLINK_MAX)),
-    /** EEXIST if the name is there; else an existing regular file is opened. */
+    /** true: EEXIST if the name exists. false: opens an existing regular file. */
     exclusive: req(10, bool),
-    /** Open it too. */
+    /** If present, the file is also opened, with this handle. */
     fh: opt(11, fh),
     flags: opt(12, u32),
     want: req(13, u8),
@@ -133,8 +139,8 @@ export const Open = operation(
   'modifies',
 );
 /**
- * Last close of handles, and inodes without a name that the client's kernel does not refer to any more. What is not known is
- * ignored. An unlinked inode is destroyed with its last use.
+ * Closes handles for good, and releases inodes without a name that the client's kernel does not refer to any more. The
+ * server ignores those it does not know. It destroys an unlinked inode with its last use.
  */
 export const Close = operation(
   70,
@@ -157,7 +163,7 @@ export const Unlink = operation(
     directory: req(3, bool),
     time: opt(4, timespec),
   }),
-  /** attr: the victim's, nlink 0 when that was its last name. */
+  /** attr: of the unlinked inode; its nlink is 0 if that was its last name. */
   message('UnlinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
   'modifies',
 );
@@ -174,7 +180,10 @@ export const Rename = operation(
     newName: req(4, name),
     flags: req(5, u32),
     time: opt(6, timespec),
-    /** With WHITEOUT: a character device 0:0 that the client names, and who makes it. A server of an earlier release answers EINVAL. */
+    /**
+     * With WHITEOUT: the FID for a new character device 0:0, and its owner (uid, gid). A server of an earlier release
+     * answers EINVAL.
+     */
     whiteoutFid: opt(7, fid),
     uid: opt(8, u32),
     gid: opt(9, u32),
@@ -185,7 +194,7 @@ export const Rename = operation(
     newParentAttr: req(3, attr),
     /** The inode that had the new name: now unlinked, or under the old name (EXCHANGE). */
     otherAttr: opt(4, attr),
-    /** With WHITEOUT: what the old name leads to now. */
+    /** With WHITEOUT: the inode to which the old name leads now. */
     whiteoutAttr: opt(5, attr),
   }),
   'modifies',
@@ -202,7 +211,7 @@ export const Link = operation(
   message('LinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
   'modifies',
 );
-/** getdents, with FEATURE.readdirPlus also the stats that follow it. */
+/** getdents; with FEATURE.readdirPlus also for the stat calls that follow it. */
 export const Readdir = operation(
   74,
   'READDIR',
@@ -231,7 +240,7 @@ export const Readdir = operation(
         10_000,
       ),
     ),
-    /** Nothing follows. */
+    /** No entry follows. */
     end: req(2, bool),
     locks: req(3, grants),
     /** The directory's parent, for '..'. */

@@ -1,12 +1,12 @@
 /**
- * What two builds speak with each other. The server decides, with what the client's CONNECT says: the highest protocol
- * version both have, and the feature bits both have. Pure.
+ * Decides what two builds speak with each other. The server runs this with the abilities in the client's CONNECT: it
+ * takes the highest protocol version and the feature bits that both have. Pure functions.
  */
 
 import { PROTOCOL_MAX, PROTOCOL_MIN } from './header.js';
 import { FEATURES_ALL } from './session.js';
 
-/** What one build can do. The fields of ConnectRequest. */
+/** What one build can do, in fields of ConnectRequest. */
 export interface Abilities {
   readonly protocolMin: number;
   readonly protocolMax: number;
@@ -16,7 +16,7 @@ export interface Abilities {
 
 export type Negotiated =
   | { readonly agreed: true; readonly protocol: number; readonly features: number }
-  /** refusal: one line for people, with both versions and what to do. */
+  /** refusal: one line for people: both versions, and what to do. */
   | { readonly agreed: false; readonly refusal: string };
 
 /** Abilities of this build. */
@@ -41,7 +41,7 @@ export function negotiate(client: Abilities, server: Abilities): Negotiated {
         `server ${server.softwareVersion} speaks ${range(server)}; upgrade the ${older}`,
     };
   }
-  // >>> 0: bit 31 must not make it negative.
+  // >>> 0: bit 31 must not make the result negative.
   return { agreed: true, protocol, features: (client.features & server.features) >>> 0 };
 }
 

@@ -1,4 +1,4 @@
-/** What an operation is on the wire: a number, a request and a reply. The families are in the files beside this one. */
+/** An operation on the wire: a number, a request and a reply. The files beside this one have the families. */
 
 import type { Message } from './schema.js';
 import { message, opt, req, text, uint } from './schema.js';
@@ -8,9 +8,9 @@ export interface Operation<Request, Reply> {
   readonly name: string;
   readonly request: Message<Request>;
   readonly reply: Message<Reply>;
-  /** Changes the target: gets a transno, and a resend of it is answered from reply data. */
+  /** It changes the target: the server gives it a transno, and answers a resend of it from reply data. */
   readonly modifies: boolean;
-  /** Always sent as a notice, never as a request; all others the other way round. */
+  /** Always sent as a notice, never as a request. An operation without this is never a notice. */
   readonly notice: boolean;
 }
 

@@ -1,4 +1,4 @@
-/** All operations there are, by opcode. An opcode is never reused. */
+/** All operations, by opcode. An opcode is never reused. */
 
 import { DrainProgress, Evict, Shutdown, ShutdownEnds, Status } from './admin.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from './data.js';
@@ -101,7 +101,7 @@ export const OPERATIONS: ReadonlyMap<number, AnyOperation> = new Map(
   FAMILIES.flatMap((family) => family.operations.map((operation) => [operation.opcode, operation] as const)),
 );
 
-/** For logs: the operation's name, or its number when a newer peer sends one we do not know. */
+/** For logs: the operation's name, or its number if a newer peer sends one that we do not know. */
 export function operationName(opcode: number): string {
   return OPERATIONS.get(opcode)?.name ?? `opcode ${opcode}`;
 }

@@ -1,7 +1,8 @@
 /**
- * Message schemas. A message is a MessagePack array; a field's number is its position plus one and is never reused.
- * Optional fields that are absent travel as nil, or not at all at the end. Fields a peer sends beyond those we know
- * are ignored: that is how messages grow. Everything decoded is checked before anyone sees it (hostile peers).
+ * Message schemas. A message is a MessagePack array; a field's number is its position plus one and is never reused. An
+ * absent optional field travels as nil, or not at all at the end of the array. The decoder ignores fields beyond those
+ * it knows: that is how messages grow. It checks everything before any other code sees it, because peers may be
+ * hostile.
  */
 
 import { Packr } from 'msgpackr';
@@ -13,11 +14,11 @@ import { checkBody } from './body_check.js';
 
 export interface FieldType<T> {
   readonly label: string;
-  /** The message in it, for those that hold one (nested, list of nested). */
+  /** The message inside this type, if it holds one (nested, list of nested). */
   readonly inner?: Message<unknown> | undefined;
-  /** Shape on the wire; absent when the value travels as it is. */
+  /** Converts to the shape on the wire; absent if the value travels as it is. */
   pack?(value: T): unknown;
-  /** Checks and converts. @throws FsError EPROTO naming what was wrong. */
+  /** Checks and converts. @throws FsError EPROTO that says what was wrong. */
   unpack(value: unknown): T;
 }
 
@@ -45,7 +46,7 @@ export type MessageOf<F extends Fields> = {
 
 export interface Message<T> {
   readonly name: string;
-  /** In the order of their numbers. For the protocol's tables and tests. */
+  /** The fields in the order of their numbers, for the protocol's tables and tests. */
   readonly fields: readonly {
     readonly name: string;
     readonly number: number;
@@ -53,7 +54,7 @@ export interface Message<T> {
     readonly optional: boolean;
     readonly inner: Message<unknown> | undefined;
   }[];
-  /** As an array, to be nested or packed. */
+  /** The message as an array, to nest or to pack. */
   toArray(value: T): unknown[];
   /** @throws FsError EPROTO */
   fromArray(value: unknown): T;
@@ -108,11 +109,11 @@ export function message<F extends Fields>(name: string, fields: F): Message<Mess
   };
 }
 
-// No shared structures: a frame is decodable alone. int64 values come back as bigints: a number would be rounded before the
-// field that it is for is known.
+// No shared structures, so each frame can be decoded alone. msgpackr decodes int64 values as bigints: as numbers it
+// would round them before anyone knows which field they are for.
 const packr = new Packr({ useRecords: false, int64AsType: 'bigint', encodeUndefinedAsNil: true });
 
-/** Bytes of a message. The result is a view that stays valid (it is not msgpackr's reused buffer). */
+/** The bytes of a message. The result stays valid: it is not a view of a buffer that msgpackr uses again. */
 export function encode<T>(type: Message<T>, value: T): Buffer {
   return packr.pack(type.toArray(value));
 }
@@ -133,7 +134,10 @@ export function decode<T>(type: Message<T>, body: Uint8Array): T {
   return type.fromArray(raw);
 }
 
-/** We send small integers as int64 never, others may. What is rounded here is 2^53 at least, and refused. */
+/**
+ * We never send small integers as int64, but other peers may. A value that is rounded here is 2^53 or more, and its
+ * caller refuses it.
+ */
 function asNumber(value: unknown): unknown {
   return typeof value === 'bigint' ? Number(value) : value;
 }
@@ -159,7 +163,7 @@ export const uint = integer('uint', 0, Number.MAX_SAFE_INTEGER);
 /** Safe integer of either sign. */
 export const int = integer('int', Number.MIN_SAFE_INTEGER, Number.MAX_SAFE_INTEGER);
 
-/** 0 to 2^63 - 1. From 2^53 on it is an int64 on the wire: only to a peer with FEATURE.lockOffsets. */
+/** 0 to 2^63 - 1. From 2^53 on it is an int64 on the wire, sent only to a peer with FEATURE.lockOffsets. */
 export const lockOffset: FieldType<LockOffset> = {
   label: 'lockOffset',
   unpack(value) {
@@ -214,12 +218,12 @@ export function oneOf<T extends string>(...words: readonly T[]): FieldType<T> {
   };
 }
 
-/** A view may keep this much more memory alive than it shows. */
+/** A view may keep this much more memory alive than twice its own size. */
 const VIEW_WASTE_BYTES = 1024;
 
 /**
- * Bytes of at most maxLength. Decoded as a view into the frame's body, but for one that would keep much more than itself
- * alive: fields that nobody knows, and what else has arrived with the body.
+ * Bytes of at most maxLength. Decoded as a view into the frame's body, unless the view would keep much more memory
+ * alive than its own size: fields that nobody knows, and whatever else arrived with the body.
  */
 export function bytes(maxLength: number): FieldType<Uint8Array> {
   return {
@@ -234,7 +238,7 @@ export function bytes(maxLength: number): FieldType<Uint8Array> {
 
 const FORBIDDEN_IN_NAME = /[\0/\u0100-\uffff]/;
 
-/** A file name; see Name. '.' and '..' are the kernel's business and refused here. */
+/** A file name; see Name. Refuses '.' and '..', which the kernel handles. */
 export const name: FieldType<Name> = {
   label: 'name',
   unpack(value) {

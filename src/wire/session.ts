@@ -20,13 +20,13 @@ import {
   uint,
 } from './schema.js';
 
-/** Feature bits. A bit stands for good once a release carried it. */
+/** Feature bits. Once a release has carried a bit, its meaning never changes. */
 export const FEATURE = {
-  /** READDIR may answer attributes and locks with each entry. */
+  /** READDIR may return attributes and locks with each entry. */
   readdirPlus: 1,
-  /** WRITE is paid for from a space grant. */
+  /** A WRITE uses up bytes of the client's space grant. */
   grants: 2,
-  /** Full recovery: uncommitted operations and cache locks are replayed, reply data outlives the server. */
+  /** Full recovery: clients replay uncommitted operations and cache locks, and reply data outlives the server. */
   replay: 4,
   /** NAMELESS, GONE and CLOSE.released: an unlinked inode lives while a client's kernel refers to it. */
   holds: 256,
@@ -36,7 +36,7 @@ export const FEATURE = {
 export const FEATURES_ALL =
   FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay | FEATURE.holds | FEATURE.lockOffsets;
 
-/** An unused run of FIDs [start, end) that the client may name new objects from. */
+/** A range of unused FIDs [start, end) from which the client names new objects. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });
 
 export const Connect = operation(
@@ -50,35 +50,36 @@ export const Connect = operation(
     protocolMax: req(4, u8),
     features: req(5, u32),
     softwareVersion: req(6, text(64)),
-    /** One more at each connect of this client; the server drops what still comes from a lower one. */
+    /** Goes up by one with each connect of this client. The server drops messages that still arrive from a lower one. */
     connCount: req(7, u32),
-    /** Instance number this client was connected to before; absent at its first connect. */
+    /** Instance to which this client was connected before; absent at its first connect. */
     previousInstance: opt(8, uint),
-    /** Target it expects; absent at its first connect. */
+    /** The target that the client expects; absent at its first connect. */
     targetUuid: opt(9, text<TargetUuid>(36)),
     /** 'admin' connections get no export and may send only the admin family. */
     role: req(10, oneOf('client', 'admin')),
-    /** Highest transno it has a reply for. */
+    /** Highest transno for which the client has a reply. */
     lastTransno: opt(11, branded<Transno>('transno')),
-    /** It has something other than opens and application locks to replay or resend. */
+    /** The client has more to replay or resend than opens and application locks. */
     hasMoreThanOpens: opt(12, bool),
-    /** Of space grants, what its dirty data and its unanswered WRITEs use: an earlier instance has promised it. */
+    /** Bytes of space grants that its dirty data and its unanswered WRITEs use: an earlier instance has promised them. */
     grantsInUse: opt(13, uint),
     /**
-     * The client makes it up for this UUID, and says the same one in each CONNECT. The server keeps it with the client's
-     * record, and refuses a peer that names the UUID without it. Absent in clients of earlier releases.
+     * The client chooses a secret for its UUID, and sends the same one in each CONNECT. The server keeps it with the
+     * client's record, and refuses a peer that names the UUID without it. Clients of earlier releases do not send it.
      */
     secret: opt(14, text(64)),
   }),
   message('ConnectReply', {
     /**
-     * new: a fresh export. resumed: same instance, everything the server held for this client is still there.
-     * recover: another instance that knows this client; replay opens and locks, then RECOVERY_DONE.
-     * evicted: nothing is left of this client; it drops its state and connects again as new (no export was made).
-     * wait: not active (standby, starting, shutting down); try again, here or at the partner.
+     * new: the server has made a new export. resumed: same instance, and everything that the server held for this
+     * client is still there. recover: another instance that knows this client; the client replays opens and locks, then
+     * sends RECOVERY_DONE. evicted: the server has kept nothing of this client, which drops its state and connects
+     * again as new (no export was made). wait: the server is not active (standby, starting, shutting down); the client
+     * tries again, here or at the partner.
      */
     outcome: req(1, oneOf('new', 'resumed', 'recover', 'evicted', 'wait')),
-    /** For people: why evicted, what is waited for. */
+    /** For people: why the server evicted the client, or what it waits for. */
     reason: opt(2, text(500)),
     protocol: req(3, u8),
     features: req(4, u32),
@@ -90,21 +91,24 @@ export const Connect = operation(
     fids: opt(10, nested(FidRange)),
     grantBytes: opt(11, uint),
     pingIntervalMs: opt(12, u32),
-    /** Reserved: servers up to 0.1 say it, and no client has read it. */
+    /** Reserved: servers up to 0.1 send it, and no client has ever read it. */
     lockTimeoutMs: opt(13, u32),
-    /** recover: operations up to this transno are durable and must not be replayed. Absent without FEATURE.replay. */
+    /**
+     * recover: operations up to this transno are durable, and the client must not replay them. Absent without
+     * FEATURE.replay.
+     */
     lastCommitted: opt(14, branded<Transno>('transno')),
   }),
 );
 
-/** Clean goodbye of umount: the export is removed. */
+/** The client unmounts in order: the server removes its export. */
 export const Disconnect = operation(2, 'DISCONNECT', Empty, Empty);
 export const Ping = operation(3, 'PING', Empty, Empty);
-/** This client has replayed all it had. Answered when the recovery window ends. FLAG_RECOVERY. */
+/** The client has replayed everything. The server answers when the recovery window ends. FLAG_RECOVERY. */
 export const RecoveryDone = operation(4, 'RECOVERY_DONE', Empty, Empty);
 export const GetFids = operation(5, 'GET_FIDS', Empty, FidRange);
 
-/** One open handle sent again after a restart. FLAG_RECOVERY. Answered EIO/ESTALE when the inode is gone. */
+/** Open handles that a client names again after a restart of the server. FLAG_RECOVERY. */
 export const ReplayOpens = operation(
   6,
   'REPLAY_OPENS',
@@ -124,11 +128,14 @@ export const ReplayOpens = operation(
       ),
     ),
   }),
-  /** Handles whose inode is gone: the client answers EIO on them. */
+  /** Handles whose inode is gone: operations on them fail with EIO. */
   message('ReplayOpensReply', { lost: req(1, list(branded<Fh>('fh'), 10_000)) }),
 );
 
-/** Server to client, notice: this client was evicted; everything it holds is void. The connection closes after it. */
+/**
+ * Server to client, notice: the server has evicted this client; everything the client holds is void. The connection
+ * closes after this notice.
+ */
 export const Evicted = operation(
   7,
   'EVICTED',
@@ -138,12 +145,16 @@ export const Evicted = operation(
 );
 
 /**
- * Every operation that was answered and is not committed has been sent again before this one, each with FLAG_REPLAY and
- * its old transno. Answered when the last of them has been executed. FLAG_RECOVERY; FEATURE.replay.
+ * Before this request the client has sent again every operation that was answered and is not committed, each with
+ * FLAG_REPLAY and its old transno. The server answers when it has executed the last of them. FLAG_RECOVERY;
+ * FEATURE.replay.
  */
 export const Replayed = operation(8, 'REPLAYED', Empty, Empty);
 
-/** Cache locks that the client goes on holding, granted again as they were. FLAG_RECOVERY; FEATURE.replay. */
+/**
+ * Cache locks that the client goes on holding. The server grants them again as they were. FLAG_RECOVERY;
+ * FEATURE.replay.
+ */
 export const ReplayLocks = operation(
   9,
   'REPLAY_LOCKS',
@@ -163,7 +174,7 @@ export const ReplayLocks = operation(
       ),
     ),
   }),
-  /** A handle for each, in their order; 0: refused, the client drops the lock and what it covers. */
+  /** A handle for each lock, in the order of the request. 0: refused, and the client drops the lock and what it covers. */
   message('ReplayLocksReply', { handles: req(1, list(uint, 10_000)) }),
 );
 
