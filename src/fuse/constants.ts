@@ -1,12 +1,15 @@
 /**
- * Numbers of the FUSE kernel protocol. Source: include/uapi/linux/fuse.h, protocol 7.45 (Linux 6.18); the header that
- * distributions install is usually older than the running kernel, so everything is declared here.
+ * Numbers of the FUSE kernel protocol. Source: include/uapi/linux/fuse.h, protocol 7.45 (Linux 6.18); distributions
+ * usually install a header older than the running kernel, so this file declares everything itself.
  */
 
-/** What we speak. The kernel's minor may be lower or higher: both sides use the lower one. */
+/** The version that we speak. The kernel's minor may be lower or higher; both sides use the lower one. */
 export const FUSE_KERNEL_VERSION = 7;
 export const FUSE_KERNEL_MINOR_VERSION = 45;
-/** Below this, init_out and setattr_in have other sizes. Linux 3.15; all that is newer is negotiated by flags. */
+/**
+ * Below this minor, init_out and setattr_in have other sizes. It is Linux 3.15's; INIT flags negotiate everything
+ * newer.
+ */
 export const FUSE_MINOR_OLDEST = 23;
 
 export const FUSE_ROOT_ID = 1;
@@ -73,7 +76,7 @@ export function opcodeName(opcode: number): string {
   return OPCODE_NAME.get(opcode) ?? `opcode ${opcode}`;
 }
 
-/** INIT flags. Bits 32 and up travel in flags2, shifted down, when INIT_EXT is set. */
+/** INIT flags. Bits 32 and up travel in flags2, shifted down, if INIT_EXT is set. */
 export const INIT_FLAG = {
   ASYNC_READ: 1n << 0n,
   POSIX_LOCKS: 1n << 1n,
@@ -119,7 +122,7 @@ export const INIT_FLAG = {
   REQUEST_TIMEOUT: 1n << 42n,
 } as const;
 
-/** Names of the bits set, for logs and status; unknown bits as numbers. */
+/** Names of the set bits, for logs and status; unknown bits as one number. */
 export function initFlagNames(flags: bigint): string[] {
   const names: string[] = [];
   let rest = flags;
@@ -171,7 +174,7 @@ export const WRITE_LOCKOWNER = 1 << 1;
 export const WRITE_KILL_SUIDGID = 1 << 2;
 export const FSYNC_FDATASYNC = 1 << 0;
 export const SETXATTR_ACL_KILL_SGID = 1 << 0;
-/** fuse_notify_inval_entry_out.flags: the dentry is looked up again at its next use, open files are left alone. */
+/** fuse_notify_inval_entry_out.flags: the kernel looks the dentry up again at its next use; open files are not affected. */
 export const EXPIRE_ONLY = 1 << 0;
 
 /** fuse_file_lock.type, as fcntl(2) numbers them. */
@@ -200,15 +203,15 @@ export const NOTIFY = {
 export const MINOR_WITH_RESEND = 40;
 export const MINOR_WITH_INC_EPOCH = 44;
 
-/** High word's bit 63 of unique: the request had been read before and is sent again (NOTIFY_RESEND). */
+/** Bit 63 of unique, in its high word: we have read this request before, and the kernel sends it again (NOTIFY_RESEND). */
 export const UNIQUE_RESEND_HIGH = 0x8000_0000;
 /** Low bit of unique: the message is the INTERRUPT of the request with that bit clear. */
 export const UNIQUE_INTERRUPT = 1;
 
-/** Answered for IOCTL; not in our own table of errnos because no other room needs it. */
+/** The answer to IOCTL. Not in our own table of errnos, because no other room needs it. */
 export const ENOTTY = 25;
 
-/** Sizes of structs in bytes, without what follows them. */
+/** Sizes of structs in bytes, without the data that follows them. */
 export const SIZE = {
   IN_HEADER: 40,
   OUT_HEADER: 16,

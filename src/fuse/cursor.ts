@@ -1,9 +1,10 @@
 /**
- * Reading and writing of protocol structs: little endian (the kernel uses host order, and the hosts we run on are all
- * little endian), fields in order, every read inside the bounds of its request.
+ * Reads and writes protocol structs: little endian (the kernel uses host order, and all our hosts are little endian),
+ * fields in order, every read inside the bounds of its request.
  *
- * A 64-bit field is a number below 2^53 or the request fails: silently rounded offsets would corrupt files. Ranges of locks
- * go further (base/lock_offset.ts). Values that are only echoed or compared (unique, lock owners) stay in two halves or in text.
+ * A 64-bit field is a number below 2^53, or the request fails: silently rounded offsets would corrupt files. Lock
+ * ranges may be larger (base/lock_offset.ts). Values that we only echo or compare (unique, lock owners) stay in two
+ * halves or in text.
  */
 
 import { type Errno, FsError } from '../base/errno.js';
@@ -13,14 +14,14 @@ const TWO_32 = 0x1_0000_0000;
 /** High words of safe integers are below this. */
 const HIGH_LIMIT = 0x20_0000;
 
-/** What latin1 names need; Buffer has it, its type declarations do not list it. */
+/** The method for latin1 names. Buffer has it, but its type declarations do not list it. */
 interface Latin1Source {
   latin1Slice(start: number, end: number): string;
 }
 
 /**
- * Reads one request's body. One object is reused for all requests: nothing keeps it, and what it hands out as bytes
- * is a view that dies with the batch.
+ * Reads one request's body. One object serves all requests, so nothing may keep it. The bytes it hands out are views
+ * that are valid only during the batch.
  */
 export class Cursor {
   #view: DataView = new DataView(new ArrayBuffer(0));
@@ -55,7 +56,7 @@ export class Cursor {
     return this.#view.getUint32(this.#advance(4), true);
   }
 
-  /** @param tooBig errno for 2^53 and above: what the system call in question says of an offset beyond the limit. */
+  /** @param tooBig errno for 2^53 and above: the one that the system call gives for an offset beyond the limit. */
   u64(tooBig: Errno = 'EINVAL'): number {
     const at = this.#advance(8);
     const high = this.#view.getUint32(at + 4, true);
@@ -71,20 +72,20 @@ export class Cursor {
     return high * TWO_32 + this.#view.getUint32(at, true);
   }
 
-  /** A place in fcntl(2)'s sense. @throws FsError EOVERFLOW, fcntl(2)'s word, above OFFSET_MAX. */
+  /** An offset of an fcntl(2) lock. @throws FsError EOVERFLOW, as fcntl(2) says, above OFFSET_MAX. */
   lockOffset(): LockOffset {
     const value = this.#view.getBigUint64(this.#advance(8), true);
     if (value > LOCK_OFFSET_MAX) throw new FsError('EOVERFLOW', 'lock offset of 2^63 or above');
     return lockOffset(value);
   }
 
-  /** The exclusive end of a range whose last byte is here; undefined: to the end of the file. */
+  /** Reads the last byte of a lock range. @returns its exclusive end; undefined: to the end of the file. */
   lockEnd(): LockOffset | undefined {
     const last = this.#view.getBigUint64(this.#advance(8), true);
     return last >= LOCK_OFFSET_MAX ? undefined : lockOffset(last + 1n);
   }
 
-  /** Seconds of a file time: signed. No filesystem keeps what is beyond 2^53: the nearest number stands for it. */
+  /** Signed seconds of a file time. No filesystem keeps seconds beyond 2^53, so the nearest safe integer replaces them. */
   s64(): number {
     const at = this.#advance(8);
     const value = this.#view.getInt32(at + 4, true) * TWO_32 + this.#view.getUint32(at, true);
@@ -99,7 +100,7 @@ export class Cursor {
     return high.toString(16).padStart(8, '0') + low.toString(16).padStart(8, '0');
   }
 
-  /** Offset of the NUL that ends the string here. A loop: names are short, and a call into C++ costs more. */
+  /** Offset of the NUL that ends the string here. A plain loop, because names are short and a call into C++ costs more. */
   #findNul(): number {
     const bytes = this.#bytes;
     for (let at = this.#at; at < this.#end; at++) {
@@ -108,7 +109,7 @@ export class Cursor {
     throw new FsError('EINVAL', 'string without its end');
   }
 
-  /** A string that ends in NUL, one UTF-16 unit a byte. */
+  /** A NUL-terminated string, one UTF-16 unit for each byte. */
   name(): string {
     const start = this.#at;
     const end = this.#findNul();
@@ -116,13 +117,13 @@ export class Cursor {
     return (this.#bytes as unknown as Latin1Source).latin1Slice(start, end);
   }
 
-  /** View of the next `size` bytes; dies with the batch. */
+  /** A view of the next `size` bytes, valid only during the batch. */
   take(size: number): Buffer {
     const at = this.#advance(size);
     return this.#bytes.subarray(at, at + size);
   }
 
-  /** View of a NUL-terminated byte string, without the NUL. */
+  /** A view of a NUL-terminated byte string, without the NUL. */
   takeString(): Buffer {
     const start = this.#at;
     const end = this.#findNul();
@@ -131,7 +132,7 @@ export class Cursor {
   }
 }
 
-/** Little-endian writing at given offsets. The caller has checked that there is room. */
+/** Writes little-endian values at given offsets. The caller has checked that there is room. */
 export class Writer {
   readonly bytes: Buffer;
   readonly view: DataView;
@@ -149,7 +150,7 @@ export class Writer {
     this.view.setUint32(at, value, true);
   }
 
-  /** A safe integer, negative ones in two's complement. */
+  /** Writes a safe integer; a negative one in two's complement. */
   i64(at: number, value: number): void {
     // `value >>> 0` is value modulo 2^32 for negative numbers too; the rest is an exact multiple of 2^32.
     const low = value >>> 0;

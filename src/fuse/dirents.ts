@@ -13,7 +13,7 @@ export class DirFill {
   readonly #plus: boolean;
   #usedBytes = 0;
 
-  /** @param sizeBytes what the kernel has room for. */
+  /** @param sizeBytes the kernel's room for the answer. */
   constructor(sizeBytes: number, plus: boolean) {
     this.#writer = new Writer(Buffer.allocUnsafe(sizeBytes));
     this.#plus = plus;
@@ -42,7 +42,7 @@ export class DirFill {
   };
 
   #putLookup(at: number, entry: DirEntryOut): void {
-    // nodeid 0 means "not looked up". The kernel takes no reference for the two dots, so none may be counted.
+    // nodeid 0 means "not looked up". The kernel takes no reference for '.' and '..', so we must not count one.
     if (entry.entry === undefined || entry.name === '.' || entry.name === '..') {
       this.#writer.zero(at, SIZE.ENTRY_OUT);
     } else {

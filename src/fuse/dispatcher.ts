@@ -1,14 +1,15 @@
 /**
- * Between the kernel's bytes and the filesystem's methods: decodes a batch of requests, calls handlers, encodes
- * their results. It opens no device and knows no filesystem.
+ * Connects the kernel's bytes with the filesystem's methods: decodes a batch of requests, calls handlers, encodes their
+ * results. It opens no device and knows no filesystem.
  *
  * Invariants:
- * - Every request that wants an answer gets exactly one, whatever its handler does: an exception that is not an FsError
- *   is logged with its stack and answered EIO; a request with impossible contents is answered EINVAL.
- * - A handler that answers at once is answered in the same turn without a promise, into the reply slab.
- * - Requests that wait are in one table by unique until they are answered; an interrupt, a resend and a teardown
- *   find them there.
- * - Views into the batch's slab end with batch(); handlers copy what they keep.
+ * - Every request that expects an answer gets exactly one, whatever its handler does. The dispatcher logs an exception
+ *   that is not an FsError with its stack and answers EIO. It answers EINVAL to a request with impossible contents.
+ * - If a handler answers at once, the dispatcher writes the answer into the reply slab in the same turn, without a
+ *   promise.
+ * - Waiting requests are in one table, by unique, until they are answered. An interrupt, a resend and a teardown find
+ *   them there.
+ * - Views into the batch's slab are valid until batch() returns; handlers copy what they keep.
  */
 
 import { ERRNO, type Errno, errnoOf, FsError } from '../base/errno.js';
@@ -37,13 +38,13 @@ export interface FuseDispatcherOptions {
   readonly clock: InterruptClock;
   /** Default: every signal ends the request. */
   readonly interruptPolicy?: InterruptPolicy;
-  /** Time in a call to a server that is away before a caught signal may end it. Default 1000. */
+  /** Time for which a call has waited for a server that is away before a caught signal may end it. Default 1000. */
   readonly interruptGraceMs?: number;
-  /** Time until an ignored INTERRUPT is asked for again. Default 30. */
+  /** Time after which we ask the kernel to send an ignored INTERRUPT again. Default 30. */
   readonly interruptRetryMs?: number;
-  /** Asynchronous requests (readahead, direct I/O) the kernel keeps with us at once. Default 128. */
+  /** Asynchronous requests (readahead, direct I/O) that the kernel sends us at the same time, at most. Default 128. */
   readonly maxBackground?: number;
-  /** Above this the kernel calls itself congested and slows readahead. Default 96. */
+  /** Above this number of them, the kernel counts as congested and slows readahead. Default 96. */
   readonly congestionThreshold?: number;
   /** INIT flags not to ask for. */
   readonly withoutInitFlags?: bigint;
@@ -92,7 +93,7 @@ export class FuseDispatcher {
     });
   }
 
-  /** What INIT agreed on; undefined before. */
+  /** The result of INIT; undefined before INIT. */
   get negotiated(): Negotiated | undefined {
     return this.#negotiated;
   }
@@ -111,14 +112,14 @@ export class FuseDispatcher {
     }));
   }
 
-  /** Bytes in the reply slab that have to be sent now; the slab counts as empty afterwards. */
+  /** @returns the number of bytes in the reply slab that the caller must send now. The slab counts as empty afterwards. */
   takeReplyBytes(): number {
     return this.#replies.takeBytes();
   }
 
   /**
-   * Works through requests packed one behind the other, each at a multiple of 8. Handlers run now; the slab's
-   * memory may be reused when this returns.
+   * Handles requests packed one behind the other, each at a multiple of 8. Handlers run now. The caller may reuse the
+   * slab's memory when this returns.
    */
   batch(slab: Buffer, usedBytes: number): void {
     if (slab !== this.#batchBytes) {
@@ -142,7 +143,7 @@ export class FuseDispatcher {
     }
   }
 
-  /** A length that cannot be: where the next request begins is unknown, so the rest of the batch is lost. */
+  /** A request has an impossible length. We do not know where the next request begins, so the rest of the batch is lost. */
   #malformedRest(restBytes: number): void {
     this.#log('dropped %d bytes at the end of a batch: not a request', restBytes);
   }
@@ -168,7 +169,7 @@ export class FuseDispatcher {
       this.#malformed(request);
       return;
     }
-    // Extensions (security context, supplementary group) stand behind the arguments: the body ends before them.
+    // The body ends before the extensions (security context, supplementary group), which follow the arguments.
     this.#cursor.reset(slab, view, at + SIZE.IN_HEADER, end);
     const operation = OPERATIONS[opcode];
     if (operation === undefined) {
@@ -209,7 +210,7 @@ export class FuseDispatcher {
     this.#interrupts.pendingBegan(request);
   }
 
-  /** A request that the kernel sends again while it is still being worked on: only its unique has changed. */
+  /** Whether the kernel has sent again a request that still waits for its handler. Only its unique has changed. */
   #isKnownResend(request: Request): boolean {
     const known = this.#pending.get(request.key);
     if (known === undefined) return false;
@@ -218,7 +219,7 @@ export class FuseDispatcher {
   }
 
   #answer(request: Request, operation: FuseOperation, result: unknown): void {
-    // Nothing leaves before the encoder is through: a result that is not what its type says can still fail.
+    // Nothing is sent before the encoder has finished: a result that does not fit its type can still fail.
     let bodyBytes = 0;
     let chunks: readonly Uint8Array[] | undefined;
     try {
@@ -241,7 +242,7 @@ export class FuseDispatcher {
     else this.#replies.sendChunks(request, chunks, bodyBytes);
   }
 
-  /** @param errno 0: done, and there is nothing more to say. */
+  /** @param errno 0: success, and the answer has no body. */
   #answerErrno(request: Request, errno: number): void {
     this.#done(request, errno, 0);
     this.#replies.sendFixed(request, errno, 0);
@@ -256,13 +257,13 @@ export class FuseDispatcher {
     if (!(error instanceof FsError)) {
       this.#log('%s failed by a bug: %O', this.#describe(request), error);
     } else if (errno === ERRNO.ENOSYS) {
-      // The kernel would never ask again, but what a server cannot do today it can do after its upgrade.
+      // After ENOSYS the kernel would never ask again, but after an upgrade the server may be able to do it.
       errno = ERRNO.EOPNOTSUPP;
     }
     this.#answerErrno(request, errno);
   }
 
-  /** Bookkeeping of every answer, before it is written. */
+  /** Bookkeeping for every answer, before it is written. */
   #done(request: Request, errno: number, bodyBytes: number): void {
     request.answered = true;
     if (this.#pending.size !== 0) this.#forgetPending(request);
@@ -287,7 +288,7 @@ export class FuseDispatcher {
     if (!hasNoReply(request.opcode)) this.#answerErrno(request, ERRNO.EINVAL);
   }
 
-  /** Requests that are about the connection, not about files. */
+  /** Handles requests that concern the connection, not files. */
   #withoutOperation(request: Request): void {
     try {
       switch (request.opcode) {
@@ -329,7 +330,7 @@ export class FuseDispatcher {
     }
   }
 
-  /** fuse_interrupt_in names the request; the message's own unique is that with the low bit set. */
+  /** fuse_interrupt_in names the request; the message's own unique is the same with the low bit set. */
   #interrupt(request: Request): void {
     const low = this.#cursor.u32();
     const high = this.#cursor.u32();
@@ -371,12 +372,15 @@ export class FuseDispatcher {
     });
   }
 
-  /** Resolves when no request waits for its handler; at once if that is so now. */
+  /** Resolves when no request waits for its handler; at once if none does now. */
   drainPending(): Promise<void> {
     return this.#pending.size === 0 ? Promise.resolve() : this.#untilDrained.wait();
   }
 
-  /** Answers all waiting requests with that error and ends their handlers' waits; what those say later is dropped. */
+  /**
+   * Answers all waiting requests with this error and ends their handlers' waits. Later results of the handlers are
+   * dropped.
+   */
   failPending(code: Errno): void {
     for (const request of [...this.#pending.values()]) {
       this.#answerErrno(request, ERRNO[code]);
@@ -384,7 +388,7 @@ export class FuseDispatcher {
     }
   }
 
-  /** The connection is gone (ENODEV on the device): nothing can be answered any more. */
+  /** The connection is gone (ENODEV on the device): no request can be answered any more. */
   deviceGone(): void {
     for (const request of [...this.#pending.values()]) {
       this.#done(request, ERRNO.ENODEV, 0);
@@ -408,7 +412,10 @@ const INIT_AGREED: FuseOperation = {
   endedBy: 'nothing',
 };
 
-/** @throws Error when the handler gave more than the kernel has room for: it would refuse the answer, and wait on. */
+/**
+ * @throws Error if the handler gave more bytes than the kernel has room for: the kernel would refuse the answer, and go
+ * on waiting.
+ */
 function totalBytes(chunks: readonly Uint8Array[], limitBytes: number): number {
   let total = 0;
   for (const chunk of chunks) total += chunk.length;

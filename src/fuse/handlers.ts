@@ -1,12 +1,14 @@
 /**
- * What a filesystem gives the FUSE dispatcher: one method an operation, decoded arguments in, plain results out.
+ * The interface that a filesystem implements for the FUSE dispatcher: one method for each operation, which takes
+ * decoded arguments and returns plain results.
  *
  * Every method answers at once or with a promise; a failure is an FsError, thrown or rejected. A method that answers
- * with a promise must watch `request.signal`: it aborts when the kernel interrupts the request and the policy found the
- * signal fatal; the method then rejects with EINTR as soon as it can and leaves nothing behind.
+ * with a promise must watch `request.signal`. It aborts when the kernel has interrupted the request and the signal may
+ * end it (interrupts.ts). The method then rejects with EINTR as soon as it can, and leaves nothing behind.
  *
- * Names are latin1 strings, one unit a byte. Byte arguments (`data`, `value`, `target`) are views into the read
- * buffer that die when the method returns: who keeps them, or answers with a promise, copies first.
+ * Names are latin1 strings, one unit for each byte. Byte arguments (`data`, `value`, `target`) are views into the read
+ * buffer that are valid until the method returns. A method that keeps them, or answers with a promise, copies them
+ * first.
  */
 
 import type { Attr, Timespec } from '../base/attr.js';
@@ -17,25 +19,29 @@ export interface RequestContext {
   readonly opcode: number;
   readonly uid: number;
   readonly gid: number;
-  /** Thread id of the caller in our pid namespace; 0 when the kernel acts on its own. */
+  /** Thread id of the caller in our pid namespace; 0 if the kernel acts on its own. */
   readonly pid: number;
   /** Made on first use: most requests never wait. */
   readonly signal: AbortSignal;
   /**
-   * From now on the request waits for the lock of another owner, not for an answer of the server. Where a local filesystem
-   * lets every caught signal end such a wait, it may end so from here on, and not before.
+   * Says that from now on the request waits for the lock of another owner, and not for an answer of the server. On a
+   * local filesystem every caught signal ends a wait for a file lock. So a caught signal may end this request from here
+   * on, and not before.
    */
   waitsForOwner?(): void;
 }
 
-/** How long the kernel may believe something, in seconds; 0 is "ask each time". */
+/** An entry. The Valid fields say how long the kernel may believe it, in seconds; 0: the kernel asks each time. */
 export interface EntryOut {
   readonly attr: Attr;
   readonly generation: number;
   readonly entryValidSec: number;
   readonly attrValidSec: number;
 }
-/** No such name; believed for entryValidSec (a negative dentry) when that is above 0, else answered as ENOENT. */
+/**
+ * There is no such name. The kernel believes that for entryValidSec (a negative dentry) if this is above 0; else it
+ * gets ENOENT.
+ */
 export interface NegativeEntry {
   readonly attr: null;
   readonly entryValidSec: number;
@@ -62,17 +68,17 @@ export interface SetattrIn {
 }
 export interface CreateIn {
   readonly mode: number;
-  /** Not applied to mode by the kernel (DONT_MASK). */
+  /** The kernel has not applied it to mode (DONT_MASK). */
   readonly umask: number;
 }
 export interface ReadIn {
   readonly fh: number;
   readonly offset: number;
   readonly sizeBytes: number;
-  /** open(2) flags of the file as they are now. */
+  /** The current open(2) flags of the file. */
   readonly flags: number;
   /**
-   * FUSE_READ_LOCKOWNER: a read(2) that bypasses the kernel's page cache; no folio is locked meanwhile or filled.
+   * FUSE_READ_LOCKOWNER: a read(2) that bypasses the kernel's page cache. It locks no folio meanwhile and fills none.
    * Absent: it may be either.
    */
   readonly direct?: boolean | undefined;
@@ -111,14 +117,14 @@ export interface DirEntryOut {
   readonly ino: number;
   /** S_IFMT bits. */
   readonly type: number;
-  /** Position after this entry: what a READDIR that goes on from here sends as offset. */
+  /** Position after this entry: a READDIR that goes on from here sends it as offset. */
   readonly cookie: number;
-  /** READDIRPLUS only; without it the kernel looks the entry up when needed. Counts as one lookup. */
+  /** READDIRPLUS only; counts as one lookup. Without it the kernel looks the entry up when needed. */
   readonly entry?: EntryOut | undefined;
 }
 /**
- * Fills a READDIR(PLUS) reply. push returns false when the entry does not fit: stop there, and undo what you counted
- * for it.
+ * Fills a READDIR(PLUS) reply. push returns false if the entry does not fit: the handler then stops, and undoes the
+ * lookup that it counted for the entry.
  */
 export type DirSink = (entry: DirEntryOut) => boolean;
 export interface StatfsOut {
@@ -134,19 +140,19 @@ export interface ReleaseIn {
   readonly fh: number;
   readonly flags: number;
   readonly owner: string;
-  /** RELEASE_FLOCK_UNLOCK: drop this owner's flock(2) locks. */
+  /** RELEASE_FLOCK_UNLOCK: the handler drops this owner's flock(2) locks. */
   readonly flockUnlock: boolean;
 }
 
 export interface FuseHandlers {
   /**
-   * For how long the server that has this inode has been away: shutting down, unreachable or recovering. 0 when it is
-   * there, however slow it answers. Absent: it is never away.
+   * How long the server that has this inode has been away: shutting down, unreachable or recovering. 0 if it is there,
+   * however slowly it answers. Absent: it is never away.
    */
   awayMs?(nodeid: number): number;
-  /** After INIT was answered; `minor` is the negotiated protocol, flags what both sides have. */
+  /** Called after the answer to INIT; `minor` is the negotiated protocol, `flags` are those that both sides have. */
   init?(negotiated: { readonly minor: number; readonly flags: bigint; readonly maxWrite: number }): void;
-  /** The mount is gone (DESTROY or ENODEV). */
+  /** Called when the mount is gone (DESTROY or ENODEV). */
   destroy?(): void;
   lookup(request: RequestContext, parent: number, name: string): MaybePromise<EntryOut | NegativeEntry>;
   forget(nodeid: number, nlookup: number): void;
@@ -172,13 +178,13 @@ export interface FuseHandlers {
     flags: number,
   ): MaybePromise<void>;
   link(request: RequestContext, nodeid: number, newParent: number, newName: string): MaybePromise<EntryOut>;
-  /** killSuidgid: an open with O_TRUNC clears the set-id bits of the file as a write by this caller would. */
+  /** @param killSuidgid an open with O_TRUNC clears the set-id bits of the file, as a write by this caller would. */
   open(request: RequestContext, nodeid: number, flags: number, killSuidgid?: boolean): MaybePromise<OpenOut>;
   create(
     request: RequestContext,
     parent: number,
     name: string,
-    /** killSuidgid: as in open, for the case that the file exists by now. */
+    /** killSuidgid: as in open(), for the case that the file exists by now. */
     create: CreateIn & { readonly flags: number; readonly killSuidgid?: boolean },
   ): MaybePromise<EntryOut & OpenOut>;
   tmpfile(
@@ -186,12 +192,15 @@ export interface FuseHandlers {
     parent: number,
     create: CreateIn & { readonly flags: number },
   ): MaybePromise<EntryOut & OpenOut>;
-  /** Chunks that together are the answer, at most sizeBytes; fewer only at the end of the file. Not changed after. */
+  /**
+   * The chunks together are the answer: at most sizeBytes, less only at the end of the file. They must not change
+   * afterwards.
+   */
   read(request: RequestContext, nodeid: number, read: ReadIn): MaybePromise<readonly Uint8Array[]>;
   write(request: RequestContext, nodeid: number, write: WriteIn): MaybePromise<number>;
-  /** One close(2). Never parked. */
+  /** One close(2). Must never park. */
   flush(request: RequestContext, nodeid: number, fh: number, owner: string): MaybePromise<void>;
-  /** The last close. Never parked. */
+  /** The last close. Must never park. */
   release(request: RequestContext, nodeid: number, release: ReleaseIn): MaybePromise<void>;
   fsync(request: RequestContext, nodeid: number, fh: number, datasync: boolean): MaybePromise<void>;
   opendir(request: RequestContext, nodeid: number, flags: number): MaybePromise<OpenOut>;
@@ -244,36 +253,34 @@ export interface FuseHandlers {
 
 /**
  * Invalidations, sent from a thread of their own. Each promise resolves when the kernel has done it; ENOENT (unknown
- * inode) counts as done. What a pending FUSE reply depends on may never await one of the range kind.
+ * inode) counts as done. Code on which a pending FUSE reply depends must never await an invalidation of a range.
  */
 export interface KernelNotifier {
-  /** Attributes only; never hangs. */
+  /** Drops attributes only; never hangs. */
   invalidateAttr(nodeid: number): Promise<void>;
   /** Drops cached pages of [offset, offset+length), length 0: to the end; writes dirty mapped pages back first. */
   invalidateData(nodeid: number, offset: number, length: number): Promise<void>;
-  /** Every dentry of the mount is looked up once more (INC_EPOCH). false: this kernel has no such thing. */
+  /** Makes the kernel look up every dentry of the mount once more (INC_EPOCH). false: this kernel cannot do that. */
   bumpEpoch(): Promise<boolean>;
-  /** Sent replies leave for the kernel before any invalidation asked for after this call. */
+  /** The kernel gets the replies sent so far before any invalidation that is asked for after this call. */
   flushReplies(): void;
 }
 
 /**
- * What the signals that are pending for a caller may end:
- * - everyCall: whatever it is in (it is about to die, or `intr=all`).
- * - awayCalls: what lockWaits may, and a call that has waited for a server that is away for longer than the grace.
+ * The waits of a caller that its pending signals may end:
+ * - everyCall: any call (the caller is about to die, or the mount has `intr=all`).
+ * - awayCalls: what lockWaits may end, and a call that has waited for an absent server for longer than the grace.
  * - lockWaits: only a wait that a local filesystem would end as well.
- * - nothing: no signal is there, or none that counts.
+ * - nothing: no signal is pending, or none that may end anything.
  */
 export type SignalReach = 'everyCall' | 'awayCalls' | 'lockWaits' | 'nothing';
 
-/** Looks at the caller's pending signals in /proc (mount/signals.ts). */
+/** Reads the caller's pending signals in /proc (mount/signals.ts). */
 export type InterruptPolicy = (pid: number) => SignalReach;
 
-/**
- * Where the dispatcher's bytes go: the native channel, or a test. All calls return at once.
- */
+/** Takes the dispatcher's bytes: the native channel, or a test. All calls return at once. */
 export interface FuseDevice {
-  /** One whole reply or notification in its chunks, header first, sent as one write. */
+  /** Sends one whole reply or notification as one write; its header is the first chunk. */
   send(chunks: readonly Uint8Array[]): void;
   /**
    * Room for small replies of the current batch: the dispatcher writes them there one behind the other, each 8-byte

@@ -1,11 +1,13 @@
 /**
- * INIT: what the kernel offers, what we want, what both then have.
+ * INIT: the kernel's offer, the flags that we want, and the flags that both then have.
  *
- * Wanted and why: each write must pass the gate, so never WRITEBACK_CACHE; data is
- * invalidated when a lock is called back, not when a time differs, so not AUTO_INVAL_DATA. Nor EXPLICIT_INVAL_DATA, with which
- * the kernel would cut pages at each size that it hears of and keep them: a size may wait for the folio of a READ that is
- * under way, and cut what that brought from behind it (vfs/invalidation.ts);
- * a request timeout would abort the whole connection while a server is upgraded, so never REQUEST_TIMEOUT.
+ * Flags that we never ask for, and why:
+ * - WRITEBACK_CACHE: each write must pass the gate.
+ * - AUTO_INVAL_DATA: we invalidate data when the server calls a lock back, not when a time differs.
+ * - EXPLICIT_INVAL_DATA: the kernel would keep pages and cut them off at each size that it hears of. Such a cut may
+ *   wait for the folio of a READ under way, and then cut off the data behind that size which this READ has brought
+ *   (vfs/invalidation.ts).
+ * - REQUEST_TIMEOUT: it would abort the whole connection during a server's upgrade.
  */
 
 import {
@@ -18,10 +20,10 @@ import {
 import type { Cursor, Writer } from './cursor.js';
 
 export const PAGE_BYTES = 4096;
-/** 1 MiB: the kernel's own limit (fs.fuse.max_pages_limit) unless an administrator raised it. */
+/** 1 MiB: the kernel's own limit (fs.fuse.max_pages_limit), unless an administrator has raised it. */
 export const MAX_PAGES = 256;
 export const MAX_WRITE_BYTES = MAX_PAGES * PAGE_BYTES;
-/** A read of /dev/fuse must have room for this much at least: the largest WRITE and its headers. */
+/** A read of /dev/fuse needs at least this much room: for the largest WRITE and its headers. */
 export const READ_BUFFER_BYTES = MAX_WRITE_BYTES + PAGE_BYTES;
 /** Without MAX_PAGES the kernel sends at most 32 pages. */
 const MAX_WRITE_COMPAT = 32 * PAGE_BYTES;
@@ -40,7 +42,7 @@ export const WANTED_FLAGS: bigint =
   INIT_FLAG.POSIX_ACL |
   INIT_FLAG.MAX_PAGES |
   INIT_FLAG.CACHE_SYMLINKS |
-  INIT_FLAG.HANDLE_KILLPRIV_V2 | // else each write is preceded by a GETXATTR of security.capability
+  INIT_FLAG.HANDLE_KILLPRIV_V2 | // else the kernel sends a GETXATTR of security.capability before each write
   INIT_FLAG.SETXATTR_EXT | // tells us when an ACL change must clear the set-group-id bit
   INIT_FLAG.INIT_EXT |
   INIT_FLAG.CREATE_SUPP_GROUP |
@@ -55,7 +57,7 @@ export interface InitIn {
   readonly flags: bigint;
 }
 
-/** fuse_init_in: 16 bytes before 7.36, 64 since; flags2 counts when INIT_EXT is set. */
+/** fuse_init_in: 16 bytes before 7.36, 64 since then; flags2 is valid if INIT_EXT is set. */
 export function readInit(c: Cursor): InitIn {
   const major = c.u32();
   const minor = c.u32();
@@ -78,15 +80,15 @@ export interface Negotiated {
 
 export type InitAnswer =
   | { readonly kind: 'agreed'; readonly negotiated: Negotiated }
-  /** The kernel has a higher major: name ours, it sends another INIT. */
+  /** The kernel has a higher major. We answer with ours, and it sends another INIT. */
   | { readonly kind: 'offerOurs' }
-  /** Too old to talk to. */
+  /** The kernel is too old for us. */
   | { readonly kind: 'refused' };
 
 export interface InitOptions {
   readonly maxBackground: number;
   readonly congestionThreshold: number;
-  /** Taken away from what is wanted, for tests and for working around a kernel. */
+  /** Flags not to ask for, in tests and as a workaround for a kernel's bug. */
   readonly withoutFlags: bigint;
 }
 
@@ -117,13 +119,13 @@ export function putInit(w: Writer, at: number, agreed: Negotiated): number {
   w.u16(at + 16, agreed.maxBackground);
   w.u16(at + 18, agreed.congestionThreshold);
   w.u32(at + 20, agreed.maxWriteBytes);
-  w.u32(at + 24, 1); // time_gran: file times are kept to the nanosecond
+  w.u32(at + 24, 1); // time_gran: file times have nanoseconds
   if ((agreed.flags & INIT_FLAG.MAX_PAGES) !== 0n) w.u16(at + 28, MAX_PAGES);
   w.u32(at + 32, Number(agreed.flags >> 32n));
   return SIZE.INIT_OUT;
 }
 
-/** The answer to a kernel of a higher major: our version, nothing else. */
+/** The answer to a kernel of a higher major: only our version. */
 export function putInitOffer(w: Writer, at: number): number {
   w.zero(at, SIZE.INIT_OUT);
   w.u32(at, FUSE_KERNEL_VERSION);

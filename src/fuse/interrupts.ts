@@ -1,33 +1,34 @@
 /**
  * INTERRUPT: a signal became pending for a process whose request we have read. Such a process waits for our answer even
- * through SIGKILL, so either the request ends now with EINTR or the kernel must be made to tell us of later signals.
+ * after SIGKILL. So we either end the request now with EINTR, or must get the kernel to report later signals.
  *
  * Which requests a signal may end:
- * - One that kills the caller ends every request but those that must end by themselves (operations.ts).
- * - A caught one disturbs nothing that a local filesystem would not let it disturb: programs with timers do not expect
- *   EINTR from open, fsync or unlink, and SA_RESTART does not help them. It ends a wait for another owner's lock. A call
- *   that has waited for a server that is away for longer than the grace ends by those by which people end programs.
- *   The wait for a lock that is parked so long ends by every caught signal: programs set an alarm to give such a wait up.
+ * - A signal that kills the caller ends every request except those that must end by themselves (operations.ts).
+ * - A caught signal ends only what it would end on a local filesystem: programs with timers do not expect EINTR from
+ *   open, fsync or unlink, and SA_RESTART does not help them. So it ends a wait for another owner's lock. If a call has
+ *   waited for an absent server for longer than the grace, the signals with which people end programs end it too. A
+ *   SETLKW that has been parked for this time ends with any caught signal: programs set an alarm to give up such a
+ *   wait.
  *
- * The kernel sends one INTERRUPT a request and no other, whatever signals follow, unless the message itself is answered
- * EAGAIN: then it is queued again. So an interrupt that ends nothing is answered EAGAIN after a short time (at once would
- * spin), and the look at the process's signals is repeated until one ends the request, the grace is over, or the request
- * is done. An interrupt of a request we do not know (it came before its request, or after the answer) goes the same way:
- * EAGAIN for a request that is gone gets ENOENT, which is harmless.
+ * The kernel sends only one INTERRUPT for a request, whatever signals follow, unless we answer the INTERRUPT itself
+ * with EAGAIN: then the kernel queues it again. So we answer an interrupt that ends nothing with EAGAIN after a short
+ * time (at once would spin). We then check the process's signals again, until one ends the request, the grace is over,
+ * or the request is done. An interrupt of a request we do not know (it came before its request, or after the answer) is
+ * handled in the same way: our EAGAIN for a request that is gone gets ENOENT, which is harmless.
  *
- * Invariant: a timer exists for a key only while its interrupt is unanswered; completion of the request cancels it.
+ * Invariant: a timer exists for a key only while its interrupt is unanswered. The end of the request cancels it.
  */
 
 import type { Log } from '../base/log.js';
 import type { InterruptPolicy } from './handlers.js';
 import { type Request, requestKey } from './request.js';
 
-/** The part of the runtime's timers that is needed here. */
+/** The part of the runtime's timers that this file needs. */
 export interface RetryTimers {
   after(ms: number, fn: () => void, background?: boolean): { cancel(): void };
 }
 
-/** The part of the runtime's clock that is needed here. */
+/** The part of the runtime's clock that this file needs. */
 export interface InterruptClock {
   nowMs(): number;
 }
@@ -36,7 +37,7 @@ export interface InterruptsOptions {
   readonly timers: RetryTimers;
   readonly clock: InterruptClock;
   readonly policy: InterruptPolicy;
-  /** For how long the server with this inode has been away; 0 when it is there. */
+  /** How long the server with this inode has been away; 0 if it is there. */
   readonly awayMs: (nodeid: number) => number;
   readonly graceMs: number;
   readonly retryMs: number;
@@ -53,18 +54,18 @@ export class Interrupts {
     this.#options = options;
   }
 
-  /** Interrupts waiting to be answered EAGAIN. */
+  /** Number of interrupts that wait for their EAGAIN. */
   get waitingCount(): number {
     return this.#retries.size;
   }
 
   /**
-   * @param pending the interrupted request if it is being worked on.
-   * @param uniqueHigh and uniqueLow: of the INTERRUPT message, low bit set.
+   * @param pending the interrupted request, if it waits for its handler.
+   * @param uniqueHigh with uniqueLow: the unique of the INTERRUPT message, low bit set.
    */
   received(pending: Request | undefined, uniqueHigh: number, uniqueLow: number): void {
     if (pending !== undefined) {
-      // FLUSH and RELEASE end by themselves; a FLUSH cut short would be a close() that lost its locks.
+      // FLUSH and RELEASE end by themselves: a FLUSH that is cut short would be a close() that keeps its locks.
       if (pending.operation?.endedBy === 'nothing') return;
       if (this.#endsNow(pending)) {
         pending.interrupt();
@@ -84,7 +85,7 @@ export class Interrupts {
     this.#retries.set(key, timer);
   }
 
-  /** A request begins to wait: its interrupt may have come before it. */
+  /** A request begins to wait. Its interrupt may have arrived before it. */
   pendingBegan(request: Request): void {
     if (this.#retries.size === 0 || !this.#retries.has(request.key)) return;
     if (request.operation?.endedBy === 'nothing' || !this.#endsNow(request)) return;
@@ -115,7 +116,7 @@ export class Interrupts {
       }
       return reach === 'awayCalls' && this.#isAwayTooLong(request);
     } catch (error) {
-      // Not knowing ends nothing: the question comes again with the retry.
+      // If the policy fails, the signal ends nothing; the retry asks the policy again.
       this.#options.log('interrupt policy failed for thread %d: %O', request.pid, error);
       return false;
     }

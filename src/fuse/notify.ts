@@ -1,9 +1,9 @@
 /**
- * Encoders of notifications: messages to the kernel that answer no request. fuse_out_header with the code in `error`
- * and unique 0, then a struct. Source: linux/fuse.h, enum fuse_notify_code.
+ * Encoders of notifications: messages to the kernel that answer no request. Each is a fuse_out_header with the code in
+ * `error` and unique 0, then a struct. Source: linux/fuse.h, enum fuse_notify_code.
  *
- * In the kernel, INVAL_INODE with a range waits for pages under an unanswered READ, INVAL_ENTRY for any unanswered operation
- * in the directory; INC_EPOCH and an INVAL_INODE of attributes alone wait for nothing.
+ * In the kernel, INVAL_INODE with a range waits for pages under an unanswered READ, and INVAL_ENTRY for any unanswered
+ * operation in the directory. INC_EPOCH and an INVAL_INODE of attributes only wait for nothing.
  */
 
 import { EXPIRE_ONLY, NOTIFY, SIZE } from './constants.js';
@@ -31,7 +31,8 @@ export function encodeInvalInode(nodeid: number, offset: number, length: number)
 
 /**
  * fuse_notify_inval_entry_out and a name.
- * @param expireOnly the dentry is looked up again when next used (HAS_EXPIRE_ONLY); else it and what is below go away.
+ * @param expireOnly the kernel looks the dentry up again at its next use (HAS_EXPIRE_ONLY); else it drops the dentry
+ * and those below it.
  */
 export function encodeInvalEntry(parent: number, name: string, expireOnly: boolean): Buffer {
   const writer = notification(NOTIFY.INVAL_ENTRY, SIZE.NOTIFY_INVAL_ENTRY + name.length + 1);
@@ -42,7 +43,10 @@ export function encodeInvalEntry(parent: number, name: string, expireOnly: boole
   return writer.bytes;
 }
 
-/** fuse_notify_delete_out and a name: the entry is gone, watchers are told; ignored unless it leads to `child`. */
+/**
+ * fuse_notify_delete_out and a name: the entry is gone, and the kernel tells watchers so. It ignores this unless the
+ * name leads to `child`.
+ */
 export function encodeDelete(parent: number, child: number, name: string): Buffer {
   const writer = notification(NOTIFY.DELETE, SIZE.NOTIFY_DELETE + name.length + 1);
   writer.i64(16, parent);
@@ -52,12 +56,15 @@ export function encodeDelete(parent: number, child: number, name: string): Buffe
   return writer.bytes;
 }
 
-/** Every dentry of the mount is looked up once more. From minor MINOR_WITH_INC_EPOCH. */
+/** Makes the kernel look up every dentry of the mount once more. From minor MINOR_WITH_INC_EPOCH. */
 export function encodeIncEpoch(): Buffer {
   return notification(NOTIFY.INC_EPOCH, 0).bytes;
 }
 
-/** Requests that were read and not answered come again, marked in unique. From minor MINOR_WITH_RESEND. */
+/**
+ * Makes the kernel send again all requests that we have read and not answered, marked in unique. From minor
+ * MINOR_WITH_RESEND.
+ */
 export function encodeResend(): Buffer {
   return notification(NOTIFY.RESEND, 0).bytes;
 }

@@ -1,9 +1,9 @@
 /**
- * The opcode table: for each request that a filesystem answers, how its arguments are read, which handler is called
- * and how the result is written. Arguments are read before the handler runs; nothing here waits.
+ * The opcode table. For each request that a filesystem answers it says how to read the arguments, which handler to call
+ * and how to write the result. Arguments are read before the handler runs; nothing here waits.
  *
- * ENOSYS is not an error but a contract: the kernel remembers it for most opcodes and never asks again while the mount
- * lives. So it is answered only for opcodes that stand here as `unsupported` or not at all, never for a handler's own failure.
+ * ENOSYS is not an error but a contract: for most opcodes the kernel remembers it, and never asks again while the mount
+ * lives. So it is the answer only to opcodes without an operation here, never to a handler's own failure.
  */
 
 import { ERRNO, FsError } from '../base/errno.js';
@@ -39,7 +39,7 @@ import {
   putWrite,
 } from './structs_out.js';
 
-/** Upper bound of what `put` writes (STATX). */
+/** The most bytes that a `put` writes (STATX). */
 export const FIXED_REPLY_BYTES = SIZE.STATX_OUT;
 
 type HandlerCall<R> = (handlers: FuseHandlers, request: Request, body: Cursor) => MaybePromise<R>;
@@ -48,7 +48,7 @@ function fixed<R>(
   call: HandlerCall<R>,
   put: (writer: Writer, at: number, result: R) => number,
 ): FuseOperation {
-  // A method in the interface, so that each operation's own result type stands for unknown.
+  // `put` is a method of the interface, so that TypeScript accepts each operation's own result type for unknown.
   const operation: { call: HandlerCall<R>; put(w: Writer, at: number, result: R): number; endedBy: EndedBy } =
     {
       call,
@@ -71,7 +71,7 @@ function bytes(call: HandlerCall<readonly Uint8Array[]>): FuseOperation {
   return operation;
 }
 
-/** The kernel passes names of up to 1024 bytes; ours end at NAME_MAX. */
+/** The kernel passes names of up to 1024 bytes; ours have at most NAME_MAX. */
 function entryName(c: Cursor): string {
   const name = c.name();
   if (name.length > NAME_MAX) throw new FsError('ENAMETOOLONG', `name of ${name.length} bytes`);
@@ -83,14 +83,14 @@ function putLookup(w: Writer, at: number, entry: EntryOut | NegativeEntry): numb
   return entry.entryValidSec > 0 ? putNegativeEntry(w, at, entry) : -ERRNO.ENOENT;
 }
 
-/** fuse_getattr_in: flags, padding, fh. fh means something only with GETATTR_FH. */
+/** fuse_getattr_in: flags, padding, fh. fh is valid only with GETATTR_FH. */
 function getattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<AttrOut> {
   const flags = c.u32();
   c.skip(4);
   return h.getattr(r, r.nodeid, (flags & GETATTR_FH) !== 0 ? c.u64() : undefined);
 }
 
-/** fuse_statx_in begins as fuse_getattr_in does; sx_flags and sx_mask only narrow what may be answered. */
+/** fuse_statx_in begins as fuse_getattr_in does; sx_flags and sx_mask only narrow what we may answer. */
 function statx(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<AttrOut> {
   if (c.remainingBytes < SIZE.STATX_IN) throw new FsError('EINVAL', 'short fuse_statx_in');
   return getattr(h, r, c);
@@ -150,7 +150,7 @@ function readFsync(c: Cursor): { fh: number; datasync: boolean } {
   return { fh, datasync: (flags & FSYNC_FDATASYNC) !== 0 };
 }
 
-/** fuse_getxattr_in: size, padding. Size 0 asks how large the answer would be. */
+/** fuse_getxattr_in: size, padding. With size 0 the caller asks how large the answer would be. */
 function xattrAnswer(value: Uint8Array, sizeBytes: number): readonly Uint8Array[] {
   if (sizeBytes === 0) {
     const writer = new Writer(Buffer.alloc(SIZE.GETXATTR_OUT));
@@ -176,8 +176,8 @@ function listxattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<readonl
 }
 
 /**
- * fuse_setxattr_in: size, flags, and since SETXATTR_EXT was agreed setxattr_flags and padding; then name and value. A
- * kernel without SETXATTR_EXT (before 5.13, 7.33) sends the first half only: SETXATTR_COMPAT.
+ * fuse_setxattr_in: size, flags, and, if SETXATTR_EXT was agreed, setxattr_flags and padding; then name and value. A
+ * kernel without SETXATTR_EXT (before 5.13, 7.33) sends only the first half: SETXATTR_COMPAT.
  */
 function setxattr(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
   const sizeBytes = c.u32();
@@ -282,7 +282,7 @@ function fsyncdir(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
   return h.fsyncdir(r, r.nodeid, fh, datasync);
 }
 
-/** flock(2) unlocks with this opcode too, and is never interrupted in it. */
+/** The kernel unlocks for flock(2) with this opcode too, and no signal may end an unlock. */
 function setlkw(h: FuseHandlers, r: Request, c: Cursor): MaybePromise<void> {
   const lock = readLock(c, true);
   if (lock.type === 'unlock') r.operation = UNLOCK;
@@ -304,7 +304,7 @@ const BY_OPCODE: Readonly<Record<number, FuseOperation>> = {
   [OPCODE.RMDIR]: empty((h, r, c) => h.rmdir(r, r.nodeid, entryName(c))),
   [OPCODE.RENAME]: empty(rename),
   [OPCODE.RENAME2]: empty(rename2),
-  // The header names the new directory, fuse_link_in the inode.
+  // The header has the nodeid of the new directory, fuse_link_in that of the inode.
   [OPCODE.LINK]: fixed((h, r, c) => h.link(r, c.u64(), r.nodeid, entryName(c)), putEntry),
   [OPCODE.OPEN]: fixed(open, putOpen),
   [OPCODE.CREATE]: fixed(create, putCreate),
@@ -331,19 +331,19 @@ const BY_OPCODE: Readonly<Record<number, FuseOperation>> = {
   [OPCODE.LSEEK]: fixed(lseek, putU64),
   [OPCODE.COPY_FILE_RANGE]: fixed(copyRange, putWrite),
   [OPCODE.COPY_FILE_RANGE_64]: fixed(copyRange, putU64),
-  // Only virtiofs sends it; what it asks for is done by write-back of our own.
+  // Only virtiofs sends SYNCFS; our own write-back does what it asks for.
   [OPCODE.SYNCFS]: empty(() => undefined),
 };
 
-/** Indexed by opcode: an array, because every request looks here. */
+/** Indexed by opcode. An array, because every request is looked up here. */
 export const OPERATIONS: readonly (FuseOperation | undefined)[] = Array.from(
   { length: Math.max(...Object.values(OPCODE)) + 1 },
   (_, opcode) => BY_OPCODE[opcode],
 );
 
 /**
- * What an opcode without an operation is answered. ENOSYS makes the kernel use its own fallback for good: no BMAP, the
- * default poll mask, access by the mode bits. IOCTL has no such memory, and ENOTTY is what its callers expect.
+ * The answer to an opcode without an operation. After ENOSYS the kernel always uses its own fallback: no BMAP, the
+ * default poll mask, access by the mode bits. For IOCTL it does not remember ENOSYS, and callers expect ENOTTY.
  */
 export function errnoWithoutOperation(opcode: number): number {
   return opcode === OPCODE.IOCTL ? ENOTTY : ERRNO.ENOSYS;

@@ -1,8 +1,8 @@
 /**
- * Where answers are encoded and how they leave: small ones given during a batch go into the device's reply slab, one
- * behind the other, and leave together when the batch ends; all others are sent as messages of their own.
+ * Encodes and sends answers. Small answers given during a batch go into the device's reply slab, one behind the other,
+ * and are sent together when the batch ends. All others are sent as messages of their own.
  *
- * Invariant: between encodeFixed and sendFixed nothing else is encoded (both happen in one turn, in the dispatcher's answer).
+ * Invariant: nothing else is encoded between encodeFixed() and sendFixed(). The dispatcher calls both in one turn.
  */
 
 import { SIZE } from './constants.js';
@@ -11,18 +11,18 @@ import type { FuseDevice } from './handlers.js';
 import { FIXED_REPLY_BYTES } from './operations.js';
 import type { Request } from './request.js';
 
-/** Byte answers up to this go through the slab: a copy is cheaper than a send of their own. */
+/** Byte answers up to this size go through the slab: a copy is cheaper than a send of their own. */
 const COPY_TO_SLAB_BYTES = 8192;
 const REPLY_ROOM = SIZE.OUT_HEADER + FIXED_REPLY_BYTES;
 
 export class Replies {
   readonly #device: FuseDevice;
   readonly #slab: Writer;
-  /** Where fixed answers are encoded that do not go into the slab; copied out at once. */
+  /** Memory to encode fixed answers that do not go into the slab; they are copied out at once. */
   readonly #scratch = new Writer(Buffer.alloc(REPLY_ROOM));
   readonly #slabBytes: number;
   #usedBytes = 0;
-  /** During a batch the slab is sent when it ends; at other times nobody would look at it. */
+  /** The channel sends the slab when a batch ends. At other times nobody would send it. */
   inBatch = false;
 
   constructor(device: FuseDevice) {
@@ -41,14 +41,14 @@ export class Replies {
     return this.inBatch && this.#usedBytes + sizeBytes <= this.#slabBytes;
   }
 
-  /** Writes a body where its header will stand before it. Returns what `put` returned. */
+  /** Writes a body, with room for the header before it. @returns what `put` returned. */
   encodeFixed(put: (writer: Writer, at: number, result: unknown) => number, result: unknown): number {
     return this.#slabHasRoom(REPLY_ROOM)
       ? put(this.#slab, this.#usedBytes + SIZE.OUT_HEADER, result)
       : put(this.#scratch, SIZE.OUT_HEADER, result);
   }
 
-  /** Sends the body that was just encoded, or none: bodyBytes 0 with an errno, or an empty answer. */
+  /** Sends the body that was just encoded; or no body (bodyBytes 0) for an errno or an empty answer. */
   sendFixed(request: Request, errno: number, bodyBytes: number): void {
     const lenBytes = SIZE.OUT_HEADER + bodyBytes;
     if (this.#slabHasRoom(REPLY_ROOM)) {
@@ -77,7 +77,7 @@ export class Replies {
     this.#device.send([header.bytes, ...chunks]);
   }
 
-  /** An error at once, for a message that is no request in work. */
+  /** Sends an error at once, for a message without a Request. */
   sendError(uniqueHigh: number, uniqueLow: number, errno: number): void {
     const header = new Writer(Buffer.allocUnsafe(SIZE.OUT_HEADER));
     putHeader(header, 0, uniqueHigh, uniqueLow, errno, SIZE.OUT_HEADER);

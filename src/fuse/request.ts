@@ -1,8 +1,8 @@
 /**
- * One request while it is being worked on: what the handler sees of its caller, and what the reply needs.
+ * One request until it is answered: what the handler sees of its caller, and what the reply needs.
  *
- * `unique` is 64 bits that must come back exactly, with bit 63 used by NOTIFY_RESEND and bit 0 by INTERRUPT, so it is
- * kept in two halves; the key for tables is its low 53 bits (the kernel counts up by two from a small number).
+ * `unique` is 64 bits that we must return exactly; NOTIFY_RESEND uses bit 63 and INTERRUPT bit 0. So it is kept in two
+ * halves. The key for tables is its low 53 bits (the kernel counts up by two from a small number).
  */
 
 import { FsError } from '../base/errno.js';
@@ -11,18 +11,18 @@ import type { FuseHandlers, RequestContext } from './handlers.js';
 
 const KEY_HIGH_MASK = 0x1f_ffff;
 
-/** The same for a request, for its resend and for its interrupt. */
+/** The key is the same for a request, for its resend and for its interrupt. */
 export function requestKey(uniqueHigh: number, uniqueLow: number): number {
   return (uniqueHigh & KEY_HIGH_MASK) * 0x1_0000_0000 + ((uniqueLow & ~1) >>> 0);
 }
 
-/** How a request of one kind is answered: see operations.ts. */
+/** How to answer requests of one kind: see operations.ts. */
 export interface FuseOperation {
-  /** Reads the arguments and calls the handler. Throws FsError for a body that is none. */
+  /** Reads the arguments and calls the handler. Throws FsError for a malformed body. */
   call(handlers: FuseHandlers, request: Request, body: Cursor): unknown;
   /** Writes a result of at most FIXED_REPLY_BYTES at an offset; returns its size, or a negative errno. */
   put?(writer: Writer, at: number, result: unknown): number;
-  /** A result of any size, as the chunks it consists of. Neither put nor chunks: the answer is empty. */
+  /** Gives a result of any size, as chunks. Without put and chunks the answer is empty. */
   chunks?(result: unknown): readonly Uint8Array[];
   readonly endedBy: EndedBy;
 }
@@ -30,11 +30,11 @@ export interface FuseOperation {
 /**
  * Which signals end a request that waits (interrupts.ts has the rule):
  * - nothing: the operation must end by itself.
- * - awayOrDeath: a signal that kills the caller; a caught one only after a long wait for a server that is away.
- * - lockWait: the same, and every caught signal while it waits for the lock of another owner. The kernel makes
- *   ERESTARTSYS of the EINTR (fuse_setlk), so SA_RESTART holds, as on a local filesystem.
+ * - awayOrDeath: a signal that kills the caller; a caught one only after a long wait for an absent server.
+ * - lockWait: the same, and every caught signal while the request waits for the lock of another owner. The kernel turns
+ *   the EINTR into ERESTARTSYS (fuse_setlk), so SA_RESTART works as on a local filesystem.
  *
- * Opening a FIFO waits in the kernel and is no request of ours.
+ * The open of a FIFO waits in the kernel and is not a request to us.
  */
 export type EndedBy = 'nothing' | 'awayOrDeath' | 'lockWait';
 
@@ -45,14 +45,14 @@ export class Request implements RequestContext {
   readonly gid: number;
   readonly pid: number;
   readonly uniqueLow: number;
-  /** Changes when the kernel sends the request again: only the newest form is answered. */
+  /** Changes when the kernel sends the request again: we answer only the newest one. */
   uniqueHigh: number;
-  /** Largest answer the kernel has room for, set by the operations whose caller says so. */
+  /** The kernel's room for the answer; set by operations whose request names it. */
   replyLimitBytes = Number.MAX_SAFE_INTEGER;
-  /** Set when the answer has left, or was given on behalf of the handler. */
+  /** Set when the answer was sent, by the handler's result or on its behalf. */
   answered = false;
   operation: FuseOperation | undefined = undefined;
-  /** When it began to wait for its handler. */
+  /** When the request began to wait for its handler. */
   beganMs = 0;
   #waitsForOwner = false;
   #controller: AbortController | undefined = undefined;

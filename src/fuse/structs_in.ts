@@ -1,9 +1,9 @@
 /**
- * Decoders of the structs that requests carry after fuse_in_header. Each reads its fields in order from a cursor at
- * the start of the body; names follow the struct. Source: linux/fuse.h.
+ * Decoders of the structs that follow fuse_in_header in requests. Each reads its fields in order from a cursor at the
+ * start of the body; their names follow the struct. Source: linux/fuse.h.
  *
- * Offsets and lengths of 2^53 and above fail with the errno that the system call documents for "too large": a file of
- * ours cannot have them.
+ * Offsets and lengths of 2^53 and above fail with the errno that the system call documents for "too large": our files
+ * cannot have them.
  */
 
 import { FsError } from '../base/errno.js';
@@ -53,7 +53,7 @@ export function readSetattr(c: Cursor): SetattrIn {
   };
 }
 
-/** Fields that the kernel did not declare valid may hold anything: they are not even range-checked. */
+/** A field that the kernel did not declare valid may hold anything, so it is not even range-checked. */
 function fieldIf(c: Cursor, present: number, read: (c: Cursor) => number): number | undefined {
   if (present !== 0) return read(c);
   c.skip(8);
@@ -71,7 +71,7 @@ function setTime(now: number, sec: number | undefined, nsec: number): SetattrIn[
 /** fuse_read_in, 40 bytes: fh, offset, size, read_flags, lock_owner, flags. Used by READDIR too. */
 export function readRead(c: Cursor): ReadIn {
   const fh = c.u64();
-  // Clamped, not refused: a read beyond every possible file is a read beyond its end.
+  // The offset is clamped, not refused: a read beyond every possible file is just a read beyond its end.
   const offset = c.u64Clamped();
   const sizeBytes = c.u32();
   const direct = (c.u32() & READ_LOCKOWNER) !== 0;
@@ -109,8 +109,8 @@ export function readRelease(c: Cursor): ReleaseIn {
 }
 
 /**
- * fuse_lk_in, 48 bytes: fh, owner, start, end (inclusive), type, pid, lk_flags. An end of
- * OFFSET_MAX is "to the end of the file". The kernel keeps both at or below it: loff_t is signed.
+ * fuse_lk_in, 48 bytes: fh, owner, start, end (inclusive), type, pid, lk_flags. An end of OFFSET_MAX means "to the end
+ * of the file". In the kernel neither exceeds it, because loff_t is signed.
  */
 export function readLock(c: Cursor, wait: boolean): LockIn {
   const fh = c.u64();
@@ -150,7 +150,7 @@ export interface CopyRangeIn {
   readonly length: number;
 }
 
-/** fuse_copy_file_range_in, 56 bytes; flags are none so far. */
+/** fuse_copy_file_range_in, 56 bytes; no flags are defined so far. */
 export function readCopyRange(c: Cursor): CopyRangeIn {
   const fhIn = c.u64();
   const offsetIn = c.u64Clamped();
@@ -163,7 +163,7 @@ export function readCopyRange(c: Cursor): CopyRangeIn {
   return { fhIn, offsetIn, nodeidOut, fhOut, offsetOut, length };
 }
 
-/** Exact text of unique for logs. */
+/** unique as exact text, for logs. */
 export function uniqueText(high: number, low: number): string {
   return high < 0x20_0000
     ? String(high * HALF_2_32 + low)

@@ -1,6 +1,6 @@
 /**
- * Encoders of the structs that replies carry. Each writes at an offset where the caller has made room and returns the
- * bytes written. Source: linux/fuse.h; sizes stand in constants.ts and are pinned by golden bytes in the tests.
+ * Encoders of the structs that replies carry. Each writes at an offset where the caller has made room, and returns the
+ * number of bytes written. Source: linux/fuse.h; sizes are in constants.ts, and golden bytes in the tests pin them.
  */
 
 import { type Attr, S_IFMT, type Timespec } from '../base/attr.js';
@@ -10,9 +10,9 @@ import type { Writer } from './cursor.js';
 import type { AttrOut, EntryOut, LockOut, NegativeEntry, OpenOut, StatfsOut } from './handlers.js';
 
 /**
- * st_blksize. stdio, Python and many others read and write in units of it, and without a write-back cache in the
- * kernel each of their writes is one request to us: 4096 would make sixteen times as many as 64 KiB. Far more than that
- * (NFS and Lustre say 1 MiB and 4 MiB) hurts programs that seek and read small records through stdio.
+ * st_blksize. stdio, Python and many other programs read and write in units of it. Without a write-back cache in the
+ * kernel each of their writes is one request to us: 4096 would make sixteen times as many as 64 KiB. A far larger unit
+ * (NFS and Lustre use 1 MiB and 4 MiB) hurts programs that seek and read small records through stdio.
  */
 export const PREFERRED_IO_BYTES = 65536;
 
@@ -47,7 +47,7 @@ export function putAttr(w: Writer, at: number, attr: Attr): number {
   w.u32(at + 72, attr.gid);
   w.u32(at + 76, attr.rdev);
   w.u32(at + 80, PREFERRED_IO_BYTES);
-  w.u32(at + 84, 0); // flags: SUBMOUNT, DAX: neither applies
+  w.u32(at + 84, 0); // flags: SUBMOUNT and DAX do not apply
   return SIZE.ATTR;
 }
 
@@ -61,7 +61,7 @@ export function putEntry(w: Writer, at: number, entry: EntryOut): number {
   return SIZE.ENTRY_OUT;
 }
 
-/** fuse_entry_out with nodeid 0: the kernel keeps a negative dentry for that long. */
+/** fuse_entry_out with nodeid 0: the kernel keeps a negative dentry for entryValidSec. */
 export function putNegativeEntry(w: Writer, at: number, entry: NegativeEntry): number {
   w.zero(at, SIZE.ENTRY_OUT);
   putValid(w, at + 16, at + 32, entry.entryValidSec);
@@ -114,14 +114,14 @@ export function putStatfs(w: Writer, at: number, out: StatfsOut): number {
   w.i64(at + 32, out.inodesFree);
   w.u32(at + 40, out.blockBytes);
   w.u32(at + 44, out.nameMax);
-  // f_frsize is the unit of the counts; f_bsize is the same, because half of all programs multiply by that one.
+  // f_frsize is the unit of the counts. f_bsize has the same value, because half of all programs multiply by f_bsize.
   w.u32(at + 48, out.blockBytes);
   return SIZE.STATFS_OUT;
 }
 
 const LOCK_TYPE = { read: 0, write: 1, unlock: 2 } as const;
 
-/** fuse_lk_out (fuse_file_lock), 24 bytes; the kernel's ends are inclusive, 2^63-1 is "to the end of the file". */
+/** fuse_lk_out (fuse_file_lock), 24 bytes; the kernel's ends are inclusive, and 2^63-1 means "to the end of the file". */
 export function putLock(w: Writer, at: number, lock: LockOut): number {
   w.bigI64(at, BigInt(lock.start));
   w.bigI64(at + 8, lock.end === undefined ? LOCK_OFFSET_MAX : BigInt(lock.end) - 1n);
@@ -136,7 +136,7 @@ function putStatxTime(w: Writer, at: number, time: Timespec): void {
   w.u32(at + 12, 0);
 }
 
-/** fuse_statx_out, 288 bytes: validity, flags, spare and a struct statx as statx(2) has it. */
+/** fuse_statx_out, 288 bytes: validity, flags, spare and a struct statx as in statx(2). */
 export function putStatx(w: Writer, at: number, out: AttrOut): number {
   const { attr } = out;
   w.zero(at, SIZE.STATX_OUT);
@@ -155,7 +155,7 @@ export function putStatx(w: Writer, at: number, out: AttrOut): number {
   putStatxTime(w, sx + 80, attr.btime);
   putStatxTime(w, sx + 96, attr.ctime);
   putStatxTime(w, sx + 112, attr.mtime);
-  // attr.rdev is new_encode_dev: minor in bits 0-7 and 20-31, major in 8-19.
+  // attr.rdev has new_encode_dev's form: minor in bits 0-7 and 20-31, major in bits 8-19.
   w.u32(sx + 128, (attr.rdev >>> 8) & 0xfff);
   w.u32(sx + 132, (attr.rdev & 0xff) | ((attr.rdev >>> 12) & 0xfff00));
   return SIZE.STATX_OUT;
