@@ -1,9 +1,10 @@
 /**
- * A process that stays in the background: started again as a detached child, which says through a pipe when it is ready
- * or why it is not. No fork of a running event loop, and the starter's exit status and message are the child's.
+ * A process that stays in the background. The starter runs the program again as a detached child, which says through a
+ * pipe when it is ready or why it is not. So no running event loop is forked, and the starter exits with the child's
+ * status and message.
  *
- * The pipe is descriptor 3 of the child; it carries JSON lines: what the child waits for, which goes to stderr, and last its
- * report. A child that ends without one has failed too.
+ * The pipe is descriptor 3 of the child. It carries JSON lines: what the child waits for, which the starter writes to
+ * stderr, and last the child's report. A child that ends without a report has failed too.
  */
 
 import { spawn } from 'node:child_process';
@@ -27,13 +28,13 @@ const ENV_NAME = 'HOLDFAST_REPORT_FD';
 const ENDING = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const;
 
 type Report = { readonly ready: true } | { readonly error: string; readonly exitCode: number };
-/** What it is doing meanwhile. */
+/** What the child is doing meanwhile. */
 type Said = { readonly says: string };
 
 export interface BackgroundOptions {
-  /** Script and arguments, as after `node`. Paths must be absolute: the child runs in /. */
+  /** Script and arguments, as they follow `node`. Paths must be absolute, because the child runs in /. */
   readonly argv: readonly string[];
-  /** Receives what the child writes; appended to. Falls back to the folder for temporary files. */
+  /** The log that gets the child's output. If it cannot be made, the log is in the folder for temporary files. */
   readonly logPath: string;
   readonly env?: NodeJS.ProcessEnv;
 }
@@ -43,7 +44,7 @@ export interface Background {
   readonly logPath: string;
 }
 
-/** The child's own words for why it is not ready, and the exit status it wants. */
+/** Why the child is not ready, in its own words, and the exit status that it asks for. */
 export class BackgroundFailure extends FsError {
   override name = 'BackgroundFailure';
   readonly exitCode: number;
@@ -54,19 +55,19 @@ export class BackgroundFailure extends FsError {
 }
 
 /**
- * Starts the child and resolves when it has said that it is ready; it then lives on by itself.
+ * Starts the child and resolves when the child has said that it is ready. The child then lives on by itself.
  * @throws BackgroundFailure
  */
 export async function startInBackground(options: BackgroundOptions): Promise<Background> {
   const { fd: logFd, path: logPath } = openLog(options.logPath);
   const child = spawn(process.execPath, [...process.execArgv, ...options.argv], {
-    detached: true, // a session of its own: signals of the terminal do not reach it
-    cwd: '/', // keeps no directory busy
+    detached: true, // the child gets its own session: signals of the terminal do not reach it
+    cwd: '/', // so the child keeps no directory busy
     stdio: ['ignore', logFd, logFd, 'pipe'],
     env: { ...process.env, ...options.env, [ENV_NAME]: String(REPORT_FD) },
   });
   closeSync(logFd);
-  // Whoever interrupts the start does not want to find a mount later.
+  // A user who interrupts the start does not want to find a mount later.
   const passOn = (): void => void child.kill('SIGTERM');
   for (const name of ENDING) process.on(name, passOn);
   const report = await readReport(child, logPath).finally(() => {
@@ -80,11 +81,11 @@ export async function startInBackground(options: BackgroundOptions): Promise<Bac
 function openLog(wanted: string): { readonly fd: number; readonly path: string } {
   try {
     mkdirSync(dirname(wanted), { recursive: true, mode: 0o700 });
-    // What the last mount there has written is kept once, so that logs do not grow from mount to mount.
+    // Only the log of the mount before is kept, so that logs do not grow from mount to mount.
     if (existsSync(wanted)) renameSync(wanted, `${wanted}.old`);
     return { fd: openSync(wanted, 'a', 0o600), path: wanted };
   } catch {
-    // A read-only or full /run is no reason not to mount.
+    // The mount must not fail because /run is read-only or full.
     const path = join(tmpdir(), `holdfast-${process.getuid?.() ?? 0}-${basename(wanted)}`);
     return { fd: openSync(path, 'a', 0o600), path };
   }
@@ -128,7 +129,7 @@ function readReport(child: ReturnType<typeof spawn>, logPath: string): Promise<R
         text = text.slice(end + 1);
       }
     });
-    // Both, so that the message has the exit status: the pipe may end first.
+    // Waits for the child's exit too, so that the message has its status: the pipe may end first.
     pipe.once('end', () => {
       if (text.includes('\n')) return;
       if (child.exitCode !== null || child.signalCode !== null) finish();
@@ -138,22 +139,22 @@ function readReport(child: ReturnType<typeof spawn>, logPath: string): Promise<R
 }
 
 export interface Reporter {
-  /** @param line what it is waiting for. */
+  /** @param line what the child waits for. */
   says(line: string): void;
   ready(): void;
-  /** @param line why not, one line. */
+  /** @param line why the child is not ready, in one line. */
   failed(line: string, exitCode: number): void;
-  /** @param listener called when the starter has ended without the report: nobody wants what is being started. */
+  /** @param listener called when the starter has ended before it got the report: nobody needs this process any more. */
   onStarterGone(listener: () => void): void;
 }
 
-/** In the child: how to tell the starter; undefined in a process that nobody started in the background. Call once. */
+/** For the child: reports to the starter. undefined in a process that was not started in the background. Call once. */
 export function backgroundReporter(): Reporter | undefined {
   if (process.env[ENV_NAME] === undefined) return undefined;
-  // Children of this process have nothing to report.
+  // Children of this process must not report.
   delete process.env[ENV_NAME];
   let gone: () => void = () => undefined;
-  // Nothing comes through it but its end.
+  // The pipe brings nothing but its end.
   const pipe = new Socket({ fd: REPORT_FD, readable: true, writable: false });
   pipe.on('error', () => undefined);
   pipe.once('end', () => gone());
@@ -181,11 +182,11 @@ export function backgroundReporter(): Reporter | undefined {
   };
 }
 
-/** A mount that ended in order and said nothing leaves no log. */
+/** Removes the log of a mount that ended in order and wrote nothing. */
 export function removeEmptyLog(path: string): void {
   try {
     if (statSync(path).size === 0) unlinkSync(path);
   } catch {
-    // It is in the folder for temporary files, or somebody has removed it: nothing is left to do.
+    // The log is in the folder for temporary files, or somebody has removed it.
   }
 }

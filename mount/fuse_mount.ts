@@ -1,4 +1,4 @@
-/** What every driver gives: a mount that is usable. */
+/** A usable mount, as every driver returns it. */
 
 import type { KernelNotifier } from '../src/fuse/handlers.js';
 import type { MountEntry } from './mount_table.js';
@@ -14,19 +14,22 @@ export interface FuseMount {
   /** Absolute, without symbolic links. */
   readonly mountpoint: string;
   readonly notifier: KernelNotifier;
-  /** Set while it is in no table any more (umount -l) and goes on for who has files open: what it was there. */
+  /**
+   * The mount's former entry in the mount table, if it is detached (umount -l) and goes on only for processes with open
+   * files.
+   */
   readonly detached: MountEntry | undefined;
   /**
-   * Resolves when the kernel will send no more requests, whoever unmounted. That may be long after unmount(): open
-   * files keep a detached mount alive, and so do copies of it in other mount namespaces.
+   * Resolves when the kernel will send no more requests, whoever unmounted. That may be a long time after unmount():
+   * open files keep a detached mount alive, and so do copies of it in other mount namespaces.
    */
   readonly closed: Promise<void>;
   /** Requests whose handlers have not answered yet, for status. */
   waiting(): readonly WaitingRequest[];
   /**
-   * Takes the mount away; await `closed` to know that the last request was served.
-   * @param how plain (the default): refused while files are open. detach: out of sight at once, files that are open go
-   *   on. force: at once; requests that wait are ended, and what is open fails from then on.
+   * Unmounts; await `closed` to know that the last request was served.
+   * @param how plain (the default): fails while files are open. detach: removes the mount from sight at once; open
+   *   files go on. force: unmounts at once; ends waiting requests, and open files fail from then on.
    * @throws FsError EBUSY.
    */
   unmount(how?: 'plain' | 'detach' | 'force'): Promise<void>;

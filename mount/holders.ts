@@ -1,6 +1,6 @@
 /**
- * Which processes keep a mount busy. Only links and texts of /proc are read: they name paths from the kernel's own tables,
- * so nothing of the mount is touched, and the process that serves it may look.
+ * Finds the processes that keep a mount busy. It reads only links and texts of /proc. Those come from the kernel's own
+ * tables, so no request reaches the mount, and the process that serves the mount may call this too.
  */
 
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { type MountEntry, mountTable } from './mount_table.js';
 /** open(2); Node does not name it. */
 const O_PATH = 0o10000000;
 
-/** Reads of /proc that fail: the process has ended, or belongs to somebody else. */
+/** A read of /proc fails if the process has ended or belongs to another user. */
 function readOr<T>(read: () => T, otherwise: T): T {
   try {
     return read();
@@ -34,7 +34,7 @@ function holds(folder: string, mountpoint: string): boolean {
     )
   )
     return true;
-  // START-END PERMS OFFSET DEVICE INODE PATH; a line without a path is memory of its own.
+  // START-END PERMS OFFSET DEVICE INODE PATH; a line without a path is anonymous memory.
   const maps = readOr(() => readFileSync(`${folder}/maps`, 'utf8'), '');
   return maps.split('\n').some((line) => {
     const at = line.indexOf('/');
@@ -42,7 +42,7 @@ function holds(folder: string, mountpoint: string): boolean {
   });
 }
 
-/** @returns one text for each, like `bash (4711)`, and for what is mounted inside. */
+/** @returns one text for each process, like `bash (4711)`, and one for each mount inside this one. */
 export function holdersOf(mountpoint: string): string[] {
   const inside = mountTable()
     .filter((entry) => entry.mountpoint.startsWith(`${mountpoint}/`))
@@ -51,8 +51,8 @@ export function holdersOf(mountpoint: string): string[] {
 }
 
 /**
- * The same of a mount that is in no table any more: the kernel shows paths in it without the way to them.
- * @param entry what it was in the table.
+ * The same for a detached mount, which is in no table any more: the kernel shows paths in it only relative to it.
+ * @param entry its former entry in the table.
  */
 export function holdersOfDetached(entry: Pick<MountEntry, 'id' | 'device'>): string[] {
   return processes((folder) => holdsDetached(folder, entry));
@@ -77,7 +77,7 @@ function mountIdIn(fdinfo: string): string | undefined {
   return /^mnt_id:\s+(\d+)$/m.exec(readOr(() => readFileSync(fdinfo, 'utf8'), ''))?.[1];
 }
 
-/** By a descriptor that only names it: no request reaches the mount, which this process serves. */
+/** Opens the link with O_PATH, so that no request reaches the mount, which this process itself serves. */
 function mountIdOf(link: string): string | undefined {
   const fd = readOr(() => openSync(link, O_PATH), undefined);
   if (fd === undefined) return undefined;

@@ -1,14 +1,14 @@
 /**
- * The mounts this process can see (/proc/self/mountinfo). Reading the table touches no mount, so it is safe in the process
- * that serves one and with mounts that do not answer.
+ * The mounts that this process can see (/proc/self/mountinfo). Reading the table sends no request to any mount. So it
+ * is safe in a process that serves a mount, and with mounts that do not answer.
  */
 
 import { readFileSync } from 'node:fs';
 
 export interface MountEntry {
-  /** mnt_id, by which /proc/PID/fdinfo names the mount of an open file. */
+  /** mnt_id; /proc/PID/fdinfo names the mount of an open file by it. */
   readonly id: string;
-  /** st_dev of everything in it, as MAJOR:MINOR. */
+  /** st_dev of every file in the mount, as MAJOR:MINOR. */
   readonly device: string;
   readonly mountpoint: string;
   readonly type: string;
@@ -37,7 +37,7 @@ export function parseMountTable(text: string): MountEntry[] {
   return entries;
 }
 
-/** Space, tab, newline and backslash stand there as three octal digits. */
+/** The table has space, tab, newline and backslash as a backslash and three octal digits. */
 function unescapeOctal(text: string): string {
   return text.replace(/\\([0-7]{3})/g, (_, digits: string) =>
     String.fromCharCode(Number.parseInt(digits, 8)),
@@ -48,7 +48,7 @@ export function mountTable(): MountEntry[] {
   return parseMountTable(readFileSync('/proc/self/mountinfo', 'utf8'));
 }
 
-/** What is seen at a mount point: the last one mounted there. */
+/** The mount that processes see at a mount point: the last one mounted there. */
 export function mountAt(mountpoint: string): MountEntry | undefined {
   return mountTable().findLast((entry) => entry.mountpoint === mountpoint);
 }

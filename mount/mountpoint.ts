@@ -1,4 +1,4 @@
-/** Looks at a mount point before anything is mounted on it. */
+/** Checks a mount point before anything is mounted on it. */
 
 import { realpath, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
@@ -10,7 +10,7 @@ import { FILESYSTEM_TYPE, mountAt } from './mount_table.js';
  * @throws FsError ENOENT, ENOTDIR, EBUSY (a mount of ours is there), ENOTCONN (a dead mount is there), EACCES.
  */
 export async function checkMountpoint(path: string): Promise<string> {
-  // Before any system call on the path itself: a mount that is blocked would block us.
+  // This comes before any system call on the path itself, because a blocked mount there would block us.
   refuseOurs(path, resolve(path));
   let real: string;
   try {

@@ -1,4 +1,4 @@
-/** `-o` of mount: what can be said, and what holds when nothing is said. docs/OPERATIONS.md has the table for users. */
+/** The options of `mount -o` and their defaults. docs/OPERATIONS.md has the table for users. */
 
 import { MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID, MS_RDONLY } from '../native/binding.js';
 import { FsError } from '../src/base/errno.js';
@@ -10,11 +10,11 @@ export interface MountOptions {
   readonly intr: IntrMode;
   /** How long a call waits for a server that is away before a caught signal may end it, in milliseconds. */
   readonly intrGraceMs: number;
-  /** Keep trying when no server answers. */
+  /** Keep trying if no server answers. */
   readonly retry: boolean;
   /** Each write returns when it is durable, as with O_DSYNC. */
   readonly sync: boolean;
-  /** How long an unmount waits for a server that does nothing, in milliseconds; undefined: without limit. */
+  /** How long an unmount waits for a server that makes no progress, in milliseconds; undefined: without limit. */
   readonly umountTimeoutMs: number | undefined;
   readonly driver: 'native' | 'fuse-native';
   readonly readOnly: boolean;
@@ -31,7 +31,7 @@ const TIMEOUT_MAX_S = 86_400;
 const INTR_GRACE_MS = 1000;
 const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;
 
-/** Flags of mount(2) by the words that set and clear them. */
+/** The words that set and clear flags of mount(2). */
 const FLAG_WORDS: Readonly<Record<string, { readonly flag: number; readonly set: boolean }>> = {
   ro: { flag: MS_RDONLY, set: true },
   rw: { flag: MS_RDONLY, set: false },
@@ -47,12 +47,12 @@ const FLAG_WORDS: Readonly<Record<string, { readonly flag: number; readonly set:
   diratime: { flag: MS_NODIRATIME, set: false },
 };
 
-/** What a remount can change. */
+/** The options that a remount can change. */
 export const MOUNT_FLAG_WORDS: ReadonlySet<string> = new Set(Object.keys(FLAG_WORDS));
 
 /**
- * Words that stand in /etc/fstab for every filesystem and ask nothing of this one: mount(8) acts on them, or what they
- * ask for is always so (docs/OPERATIONS.md). iversion: a change attribute for NFS servers, which cannot export us.
+ * Words that /etc/fstab may have for any filesystem, and on which we need not act: mount(8) acts on them, or we always
+ * do what they ask for (docs/OPERATIONS.md). iversion: a change attribute for NFS servers, which cannot export us.
  */
 const WITHOUT_EFFECT = new Set([
   ...['defaults', 'auto', 'noauto', 'nofail', '_netdev', 'user', 'users', 'nouser', 'owner', 'group'],
@@ -60,7 +60,7 @@ const WITHOUT_EFFECT = new Set([
   ...['iversion', 'noiversion', 'silent', 'loud', 'mand', 'nomand'],
 ]);
 
-/** comment=..., x-systemd.automount, X-mount.mkdir: for other programs. */
+/** Whether an option is for other programs: comment=..., x-systemd.automount, X-mount.mkdir. */
 export function isForOthers(key: string): boolean {
   return WITHOUT_EFFECT.has(key) || key === 'comment' || /^x-/i.test(key);
 }
@@ -89,7 +89,7 @@ function unknownOption(key: string): string {
   return `unknown mount option ${JSON.stringify(key)}; ${hint}known are ${KNOWN.join(', ')}`;
 }
 
-/** Letters to insert, remove, replace or exchange with their neighbour until one text is the other. */
+/** Number of letters to insert, remove, replace or exchange with their neighbour to turn one text into the other. */
 function editDistance(a: string, b: string): number {
   let before: number[] = [];
   let last = Array.from({ length: b.length + 1 }, (_, at) => at);
@@ -110,8 +110,9 @@ function editDistance(a: string, b: string): number {
 
 /**
  * @param text comma-separated words; later ones win.
- * @param root root mounts for everybody, and may keep suid and device files; others may not.
- * @throws FsError EINVAL, one line that names the word and what is known.
+ * @param root whether root mounts. Root mounts for all users, and may allow set-id programs and device files; other
+ * users may not.
+ * @throws FsError EINVAL, one line that names the word and the known ones.
  */
 export function parseMountOptions(text: string, root: boolean): MountOptions {
   let cacheBytes = DEFAULT_CACHE_BYTES;

@@ -1,8 +1,9 @@
 /**
- * Whether a caller may change a file's content without the loss of its set-id bits (CAP_FSETID).
+ * Whether a file keeps its set-id bits when this caller changes its content (CAP_FSETID).
  *
- * WRITE, OPEN and SETATTR say it in a flag. FALLOCATE and COPY_FILE_RANGE carry none (FUSE_HANDLE_KILLPRIV_V2), so the caller is looked
- * at in /proc. Root alone is believed: the capability of another user may be one of a user namespace, which does not count.
+ * The kernel says so with a flag in WRITE, OPEN and SETATTR. FALLOCATE and COPY_FILE_RANGE have no such flag
+ * (FUSE_HANDLE_KILLPRIV_V2), so we read the caller's capabilities in /proc. We believe them only for root: another
+ * user's capability may come from a user namespace, where it does not count.
  */
 
 import { readFileSync } from 'node:fs';
@@ -14,7 +15,7 @@ export function keepsSetId(
   caller: { readonly uid: number; readonly pid: number },
   procFolder = '/proc',
 ): boolean {
-  // pid 0: a caller of another pid namespace, of which nobody can tell.
+  // pid 0: the caller is in another pid namespace, so we cannot know.
   if (caller.uid !== 0 || caller.pid === 0) return false;
   try {
     const status = readFileSync(`${procFolder}/${caller.pid}/status`, 'latin1');

@@ -1,9 +1,9 @@
 /**
- * What the signals that are pending for a caller may end: looks at it in /proc when the kernel sends an INTERRUPT.
+ * Decides which calls a caller's pending signals may end. Reads them in /proc when the kernel sends an INTERRUPT.
  *
- * `fatal`: a signal that is about to kill the caller ends every call. A caught one reaches only what interrupts.ts lets it:
- * INT, TERM, QUIT and HUP, by which people end programs, more than the others.
- * `all`: any signal that is not blocked or ignored ends every call.
+ * `fatal`: a signal that is about to kill the caller ends every call. A caught signal ends only the calls that
+ * interrupts.ts allows: more of them for INT, TERM, QUIT and HUP, with which people end programs. `all`: any signal
+ * that is not blocked or ignored ends every call.
  */
 
 import { readFileSync } from 'node:fs';
@@ -11,7 +11,7 @@ import type { InterruptPolicy, SignalReach } from '../src/fuse/handlers.js';
 
 export type IntrMode = 'fatal' | 'all';
 
-/** The sets of one thread, bit n-1 for signal n (proc(5), /proc/PID/status). */
+/** The signal sets of one thread: bit n-1 is signal n (proc(5), /proc/PID/status). */
 export interface SignalSets {
   readonly pending: bigint;
   readonly sharedPending: bigint;
@@ -27,7 +27,7 @@ function setOf(...signals: readonly number[]): bigint {
 const [HUP, INT, QUIT, KILL, TERM] = [1, 2, 3, 9, 15];
 const [CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH] = [17, 18, 19, 20, 21, 22, 23, 28];
 
-/** Numbers of x86, arm and most others; none of these five differs anywhere Linux runs. */
+/** Signal numbers of x86, arm and most others. HUP, INT, QUIT, KILL and TERM are the same wherever Linux runs. */
 const ENDS_PROGRAMS = setOf(HUP, INT, QUIT, TERM);
 /** Default action: nothing, stop or continue (signal(7)). Every other signal kills by default. */
 const HARMLESS_BY_DEFAULT = setOf(CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH);
@@ -48,7 +48,7 @@ export function parseSignalSets(status: string): SignalSets {
   };
 }
 
-/** What the pending signals may end. Stops count: a wait for a lock ends for them, and the kernel begins it again. */
+/** What the pending signals may end. Stop signals count too: they end a wait for a lock, and the kernel begins it again. */
 export function judgeSignals(sets: SignalSets, mode: IntrMode): SignalReach {
   const pending = (sets.pending | sets.sharedPending) & ~sets.blocked & ~sets.ignored;
   if (pending === 0n) return 'nothing';
@@ -56,7 +56,7 @@ export function judgeSignals(sets: SignalSets, mode: IntrMode): SignalReach {
   return (pending & ENDS_PROGRAMS) !== 0n ? 'awayCalls' : 'lockWaits';
 }
 
-/** A signal that kills by default and is not caught is pending. */
+/** Whether a signal is pending that kills by default and is not caught. */
 function killsTask(sets: SignalSets): boolean {
   const pending = (sets.pending | sets.sharedPending) & ~sets.blocked & ~sets.ignored;
   return (pending & (KILL_ONLY | (~sets.caught & ~HARMLESS_BY_DEFAULT))) !== 0n;
@@ -66,8 +66,8 @@ function killsTask(sets: SignalSets): boolean {
  * @param procFolder for tests.
  */
 export function interruptPolicy(mode: IntrMode, procFolder = '/proc'): InterruptPolicy {
-  // A caller of another pid namespace, or hidden from us: nobody can tell. It must be possible to kill it while the server
-  // is away, and its timers must not disturb its calls while the server is there.
+  // The caller is in another pid namespace, or hidden from us, so we cannot know its signals. A user must be able to
+  // kill it while the server is away, and its timers must not disturb its calls while the server is there.
   const unseen = mode === 'all' ? 'everyCall' : 'awayCalls';
   return (pid) => {
     if (pid === 0) return unseen;
@@ -79,17 +79,17 @@ export function interruptPolicy(mode: IntrMode, procFolder = '/proc'): Interrupt
     }
     const reach = judgeSignals(sets, mode);
     if (reach === 'nothing' || killsTask(sets)) return reach;
-    // EINTR for the READ of a page fault becomes SIGBUS, which a task that handles its signal must not get.
+    // If the READ of a page fault gets EINTR, the task gets SIGBUS. A task that handles its signal must not get that.
     return isInPageFault(`${procFolder}/${pid}/syscall`) ? 'nothing' : reach;
   };
 }
 
-/** proc(5): a thread that is blocked but not in a system call shows -1. */
+/** proc(5): the file begins with -1 if the thread is blocked but not in a system call. */
 function isInPageFault(path: string): boolean {
   try {
     return readFileSync(path, 'latin1').startsWith('-1 ');
   } catch {
-    // Not ours to trace: a system call is what it nearly always is.
+    // We may not trace this thread. It is nearly always in a system call.
     return false;
   }
 }

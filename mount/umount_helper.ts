@@ -1,6 +1,7 @@
 /**
- * Tells umount(8) that a mount of ours has a helper. It asks statfs(2) for the type of a mount without options for userspace, is
- * told "fuse", and would look for no helper of ours: such an option makes it look into its table.
+ * Tells umount(8) that our mount has a helper. For a mount without userspace options umount(8) asks statfs(2) for the
+ * type, gets "fuse", and would not look for our helper. With a userspace option it looks into its own table, which has
+ * our type.
  */
 
 import { spawn } from 'node:child_process';
@@ -12,10 +13,10 @@ const log = logger('mount');
 
 const HELPER = `/sbin/umount.${FILESYSTEM_TYPE}`;
 
-/** Where there is no helper, there is nothing to tell. A failure costs umount(8)'s wait for what is not written, and no more. */
+/** Does nothing if there is no helper. If this fails, umount(8) only does not wait for data that is not written yet. */
 export async function tellUmount(source: string, mountpoint: string): Promise<void> {
   if (process.getuid?.() !== 0 || !existsSync(HELPER)) return;
-  // A fake mount of mount(8), which keeps the options in its own way (/run/mount/utab, locked).
+  // A fake mount by mount(8), which stores the option in its own table (/run/mount/utab, locked).
   const args = ['-f', '-i', '-t', FILESYSTEM_TYPE, '-o', `uhelper=${FILESYSTEM_TYPE}`, source, mountpoint];
   await new Promise<void>((resolve) => {
     const child = spawn('mount', args, { stdio: 'ignore' });

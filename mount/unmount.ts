@@ -1,6 +1,6 @@
 /**
- * Mounts of Holdfast on this host, as seen from outside their client processes: for commands, after a client was killed,
- * and for clean-up.
+ * Lists and unmounts the mounts of Holdfast on this host, from outside their client processes: for commands, for
+ * clean-up, and after a client was killed.
  */
 
 import { spawnSync } from 'node:child_process';
@@ -15,7 +15,7 @@ export function listMounts(): string[] {
     .map((entry) => entry.mountpoint);
 }
 
-/** @param mountpoint absolute, without symbolic links. Nothing of the mount is touched. */
+/** @param mountpoint absolute, without symbolic links. Sends no request to the mount. */
 export function isMounted(mountpoint: string): boolean {
   return mountAt(mountpoint)?.type === FILESYSTEM_TYPE;
 }
@@ -23,8 +23,8 @@ export function isMounted(mountpoint: string): boolean {
 const FLAGS = { plain: 0, detach: MNT_DETACH | MNT_FORCE, lazy: MNT_DETACH };
 
 /**
- * @param how plain: EBUSY while files are open. detach: at once; requests that wait are ended, and what is
- *   open fails from then on. lazy: out of sight at once; what is open goes on.
+ * @param how plain: EBUSY while files are open. detach: unmounts at once; ends waiting requests, and open files fail
+ *   from then on. lazy: removes the mount from sight at once; open files go on.
  * @throws FsError EBUSY, EINVAL (not a mount point), EPERM.
  */
 export function unmountPath(mountpoint: string, how: 'plain' | 'detach' | 'lazy'): void {

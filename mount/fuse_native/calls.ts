@@ -1,8 +1,8 @@
 /**
- * What every operation of the fuse-native driver needs: a caller's context, the way from a path to a nodeid, the table of
- * descriptors, and an answer.
+ * What every operation of the fuse-native driver needs: a caller's context, the walk from a path to a nodeid, the table
+ * of descriptors, and an answer.
  *
- * Invariant: each operation calls its callback exactly once; its thread in libfuse waits for that.
+ * Invariant: each operation calls its callback exactly once. Its thread in libfuse waits for that call.
  */
 
 import { errnoOf, FsError } from '../../src/base/errno.js';
@@ -14,7 +14,7 @@ import { NodeReferences, pathNames, walk } from './paths.js';
 
 const log = logger('mount');
 
-/** (negative errno or result, values). */
+/** Called with a negative errno or the result, then further values. */
 export type Callback = (result: number, ...values: unknown[]) => void;
 
 interface OpenFile {
@@ -23,9 +23,9 @@ interface OpenFile {
   readonly flags: number;
 }
 
-/** fuse-native hands descriptors around as signed 32-bit integers, and takes 0 for "none". */
+/** fuse-native passes descriptors as signed 32-bit integers, and takes 0 for "none". */
 const DESCRIPTOR_MAX = 0x7fff_ffff;
-/** Nodes kept in use though nobody asks for them at the moment. */
+/** Nodes that we do not forget although no operation uses them at the moment. */
 const REFERENCES_KEPT = 4096;
 
 export class FuseNativeCalls {
@@ -51,7 +51,7 @@ export class FuseNativeCalls {
     return this.#files.size;
   }
 
-  /** The mount is gone: what still waits ends with EINTR, references go back. */
+  /** The mount is gone: waiting operations end with EINTR, and all nodes are forgotten. */
   end(): void {
     this.#ended.abort(new FsError('EINTR', 'the mount is gone'));
     this.references.forgetAll();
@@ -86,7 +86,7 @@ export class FuseNativeCalls {
     );
   }
 
-  /** Work on the node that a path leads to. */
+  /** Runs work on the node to which a path leads. */
   protected async at<T>(
     request: RequestContext,
     path: string,
@@ -100,7 +100,7 @@ export class FuseNativeCalls {
     }
   }
 
-  /** Work on the last name of a path in its directory. */
+  /** Runs work on the last name of a path, in its directory. */
   protected async inParent<T>(
     request: RequestContext,
     path: string,
@@ -123,14 +123,14 @@ export class FuseNativeCalls {
     return file;
   }
 
-  /** Takes the descriptor away; its node still has to be unpinned. */
+  /** Removes the descriptor; the caller still has to unpin its node. */
   protected closeFile(descriptor: number): OpenFile {
     const file = this.file(descriptor);
     this.#files.delete(descriptor);
     return file;
   }
 
-  /** The node stays pinned until release. */
+  /** Gives an open file a descriptor. Its node stays pinned until release. */
   protected describe(file: OpenFile): number {
     let descriptor = this.#nextDescriptor;
     while (this.#files.has(descriptor)) descriptor = (descriptor % DESCRIPTOR_MAX) + 1;
@@ -139,7 +139,7 @@ export class FuseNativeCalls {
     return descriptor;
   }
 
-  /** An entry made by an operation: counted, and not needed any more. */
+  /** An operation has made an entry: counts its lookup; the node is not needed any more. */
   protected made(entry: EntryOut): void {
     this.references.unpin(this.references.addPinned(entry));
   }

@@ -1,12 +1,12 @@
 /**
  * The second mount driver: npm's fuse-native over libfuse 2, for hosts where the native addon cannot be built.
  *
- * It is an optional dependency and is loaded only when chosen. What it cannot do stands in FUSE_NATIVE_LIMITS, is logged
- * at every mount, and is in docs/SEMANTICS.md. The kernel caches nothing of such a mount: all timeouts are 0 and all I/O is
- * direct, because there is no way to invalidate anything.
+ * It is an optional dependency, loaded only if chosen. FUSE_NATIVE_LIMITS says what it cannot do; every mount logs
+ * these lines, and docs/SEMANTICS.md has them. The kernel caches nothing of such a mount: all timeouts are 0 and all
+ * I/O is direct, because this driver cannot invalidate anything.
  *
- * Invariants: as of the native driver. `closed` is found out by looking whether libfuse still has its descriptor of
- * /dev/fuse, which it closes when the kernel ends the connection: fuse-native is told of no end.
+ * Invariants: those of the native driver. fuse-native does not report the end of a mount. So we check whether libfuse
+ * still has its descriptor of /dev/fuse, which it closes when the kernel ends the connection; then `closed` resolves.
  */
 
 import { spawn, spawnSync } from 'node:child_process';
@@ -62,9 +62,12 @@ export interface FuseNativeMountOptions {
 
 type Signal = (result: number, ...values: unknown[]) => void;
 
-/** What is used of the package, underscores included. It has no type declarations, and 2.2.6 is its last release. */
+/**
+ * The parts of the package that we use, private ones included. It has no type declarations, and 2.2.6 is its last
+ * release.
+ */
 interface FuseNativeInstance {
-  /** Memory of the C side: it lives as long as this buffer. */
+  /** Memory of the C side, valid as long as this buffer exists. */
   readonly _thread: Buffer | null;
   mount(done: (error: Error | null) => void): void;
   _op_getattr(this: { readonly ops: object }, signal: Signal, path: string): void;
@@ -78,14 +81,14 @@ interface FuseNativeAddon {
 }
 
 const REQUEST_BYTES_MAX = 131072;
-/** libfuse 2.9 speaks 7.19: no flags that we know matter to anyone. */
+/** libfuse 2.9 speaks 7.19. No handler needs any of its flags. */
 const LIBFUSE2_MINOR = 19;
 const CLOSED_CHECK_MS = 1000;
-/** While an unmount of our own is under way. */
+/** Interval of the checks while our own unmount is under way. */
 const LEAVING_CHECK_MS = 10;
 
 /**
- * Mounts, and resolves when the mount can be used.
+ * Mounts, and resolves when the mount is usable.
  * @throws FsError with one line: ENOENT, ENOTDIR, EBUSY (mount point), ENODEV (package or library missing), EIO.
  */
 export async function startFuseNativeMount(
@@ -97,11 +100,11 @@ export async function startFuseNativeMount(
   if (!existsSync('/dev/fuse')) throw new FsError('ENODEV', '/dev/fuse does not exist: modprobe fuse');
   const ops = new FuseNativeOps(handlers);
   const fuse = new Fuse(mountpoint, operationTable(ops), {
-    // 0 is "no timeout" there; the default of 15 s would fail every call of an upgrade that takes longer.
+    // false is "no timeout". With the default of 15 s, calls would fail in an upgrade that takes longer.
     timeout: false,
     defaultPermissions: true,
     allowOther: options.allowOther,
-    // Options that fuse-native does not know are passed on behind the name.
+    // fuse-native passes on options that it does not know if they follow the name.
     fsname: [escapeOption(options.source), ...libfuseOptions(options)].join(','),
   });
   replaceFaulty(fuse, ops);
@@ -161,7 +164,7 @@ function loadFuseNative(): { readonly Fuse: FuseNativeClass; readonly addon: Fus
   const require = createRequire(import.meta.url);
   try {
     const main = require.resolve('fuse-native');
-    // The same addon object that the package uses: it is cached by path.
+    // The same addon object that the package uses: Node caches it by path.
     const load = createRequire(main)('node-gyp-build') as (folder: string) => FuseNativeAddon;
     const addon = load(dirname(main));
     const Fuse = require('fuse-native') as FuseNativeClass;
@@ -197,7 +200,7 @@ export function loadFailure(error: unknown): FsError {
   return new FsError('ENODEV', `driver=fuse-native cannot be loaded: ${message}`, cause);
 }
 
-/** Methods by the names that fuse-native looks for; those it has no method for here are not offered to libfuse. */
+/** Our methods by fuse-native's names. Operations without a method here are not offered to libfuse. */
 function operationTable(ops: FuseNativeOps): Record<string, unknown> {
   const table: Record<string, unknown> = {};
   for (const name of OFFERED) table[name] = ops[name].bind(ops);
@@ -237,8 +240,8 @@ const OFFERED = [
 ] as const;
 
 /**
- * fgetattr asks by path although it has a descriptor; the two that answer bytes do not look whether they fit, which
- * makes libfuse send what lies behind its buffer.
+ * Replaces methods of the package that have bugs. Its fgetattr asks by path although it has a descriptor. Its getxattr
+ * and listxattr do not check whether the bytes fit, so libfuse would send memory beyond its buffer.
  */
 function replaceFaulty(fuse: FuseNativeInstance, ops: FuseNativeOps): void {
   const byPath = fuse._op_getattr;
@@ -258,7 +261,7 @@ function mountFailure(mountpoint: string, error: Error): FsError {
   return new FsError('EIO', `fuse-native cannot mount on ${mountpoint}: ${error.message}`, { cause: error });
 }
 
-/** Nothing is cached in the kernel, so everything is invalid already. */
+/** The kernel caches nothing, so there is nothing to invalidate. */
 class NothingToNotify implements KernelNotifier {
   invalidateAttr(): Promise<void> {
     return Promise.resolve();
@@ -325,7 +328,7 @@ class FuseNativeMount implements FuseMount {
     if (this.#gone) return;
     if (how === 'force') {
       await takeAwayByForce(this.mountpoint);
-      // Not when libfuse has noticed: its threads wait for our answers, and end() is what gives them.
+      // We do not wait until libfuse has noticed: its threads wait for our answers, and only end() gives them.
       this.#end();
       return;
     }
@@ -334,7 +337,7 @@ class FuseNativeMount implements FuseMount {
     this.#checkLater();
   }
 
-  /** The timer keeps the process alive as long as the mount is there, as an open channel would. */
+  /** The timer keeps the process alive as long as the mount exists, as an open channel would. */
   #checkLater(): void {
     this.#nextCheck?.cancel();
     this.#nextCheck = this.#timers.after(this.#leaving ? LEAVING_CHECK_MS : CLOSED_CHECK_MS, () => {
@@ -355,7 +358,7 @@ class FuseNativeMount implements FuseMount {
     if (this.#gone) return;
     this.#gone = true;
     this.#nextCheck?.cancel();
-    // Releases the event loop, which the addon holds; the memory behind _thread stays with this object.
+    // Lets go of the event loop, which the addon holds; the memory behind _thread stays with this object.
     if (this.#fuse._thread !== null) this.#addon.fuse_native_unmount(this.mountpoint, this.#fuse._thread);
     this.#ops.end();
     this.#handlers.destroy?.();
@@ -364,26 +367,27 @@ class FuseNativeMount implements FuseMount {
   }
 }
 
-/** Ends what waits, and takes the mount out of sight. */
+/** Ends waiting requests, and removes the mount from sight. */
 async function takeAwayByForce(mountpoint: string): Promise<void> {
   if (process.getuid?.() === 0) {
-    // MNT_FORCE aborts the connection; no look at the path (-c) and no helper (-i): both would ask us.
+    // MNT_FORCE aborts the connection. -c and -i: to canonicalize the path or to run the helper would send requests to
+    // us.
     await run('umount', ['-i', '-c', '-f', '-l', '--', mountpoint], mountpoint);
     return;
   }
-  // Users may abort their own connections where fusectl is mounted.
+  // Users may abort their own connections if fusectl is mounted.
   const minor = mountAt(mountpoint)?.device.split(':')[1];
   const abort = `/sys/fs/fuse/connections/${minor}/abort`;
   try {
     await writeFile(abort, '1');
   } catch (error) {
-    // The mount is detached all the same; what waits goes on waiting until we answer.
+    // The mount is detached all the same. Waiting requests go on waiting until we answer.
     log('cannot abort by %s: %s', abort, error instanceof Error ? error.message : error);
   }
   await run('fusermount', ['-uz', '--', mountpoint], mountpoint);
 }
 
-/** @throws FsError EBUSY, EPERM with what the command said. */
+/** @throws FsError EBUSY, or EPERM with the command's message. */
 function run(command: string, args: readonly string[], mountpoint: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {

@@ -1,6 +1,6 @@
 /**
  * The operations of fuse-native (paths, small descriptors, callbacks with negative errnos) in terms of FuseHandlers.
- * Names and arguments are those that its documentation gives.
+ * Names and arguments follow its documentation.
  */
 
 import { O_RDWR } from '../../src/base/attr.js';
@@ -10,9 +10,9 @@ import { type Callback, FuseNativeCalls } from './calls.js';
 import { textOfName } from './paths.js';
 import { fill, latin1, NO_STAT, statOf, statvfsOf, TWO_32, timeOfMs } from './values.js';
 
-/** fuse-native does not say who asks; locks, which would need an owner, it does not pass on either. */
+/** fuse-native does not name the caller. It does not pass on locks either, which would need an owner. */
 const NO_OWNER = '0000000000000000';
-/** What chown(2) has for "leave it". */
+/** The id with which chown(2) says "do not change". */
 const UNCHANGED_ID = 0xffff_ffff;
 
 export class FuseNativeOps extends FuseNativeCalls {
@@ -68,7 +68,7 @@ export class FuseNativeOps extends FuseNativeCalls {
     this.#setattr(path, change, done);
   }
 
-  /** Milliseconds; fuse-native 2.2.6 passes the access time twice. */
+  /** Times are in milliseconds; fuse-native 2.2.6 passes the access time twice. */
   utimens(path: string, atimeMs: number, mtimeMs: number, done: Callback): void {
     this.#setattr(path, { atime: timeOfMs(atimeMs), mtime: timeOfMs(mtimeMs) }, done);
   }
@@ -154,7 +154,7 @@ export class FuseNativeOps extends FuseNativeCalls {
     );
   }
 
-  /** fuse-native does not pass the open flags on: the file is opened for reading and writing. */
+  /** fuse-native does not pass the open flags on, so we open the file for reading and writing. */
   create(path: string, mode: number, done: Callback): void {
     const flags = O_RDWR;
     this.run(
@@ -269,7 +269,7 @@ export class FuseNativeOps extends FuseNativeCalls {
     });
   }
 
-  /** The whole directory at once: libfuse hands it out in pieces. */
+  /** Reads the whole directory at once; libfuse passes it on in pieces. */
   readdir(path: string, done: Callback): void {
     this.run(
       'READDIR',
@@ -326,7 +326,7 @@ export class FuseNativeOps extends FuseNativeCalls {
     );
   }
 
-  /** Answers the size, or -ERANGE when `target` is too small; a target of no bytes asks for the size. */
+  /** Answers the size, or -ERANGE if `target` is too small. With an empty target the caller asks for the size. */
   getxattr(path: string, name: string, target: Buffer, done: Callback): void {
     this.run(
       'GETXATTR',

@@ -1,12 +1,12 @@
 /**
- * From the paths that fuse-native speaks to the nodeids that handlers speak.
+ * Turns fuse-native's paths into the nodeids of the handlers.
  *
- * Every path is walked anew, name by name, through handlers.lookup: another client may have renamed any part of it, and
- * the filesystem answers from its own caches where its locks allow. What is kept are references: a nodeid that was
- * looked up may be used until it is forgotten, so forget() is called when it has not been used for long.
+ * Every path is walked anew, name by name, through handlers.lookup(): another client may have renamed any part of it,
+ * and the filesystem answers from its own caches if its locks allow. Only references are kept: a nodeid that was looked
+ * up is valid until it is forgotten. So forget() is called for the least recently used ones.
  *
- * Invariants: nlookup counted here is what lookups and creates have handed out and forget() has not returned; a nodeid with
- * pins (an operation under way, an open file) is not forgotten.
+ * Invariants: nlookup here is the number of references that lookups and creates have given and forget() has not
+ * returned. A nodeid with pins (an operation under way, an open file) is not forgotten.
  */
 
 import { FsError } from '../../src/base/errno.js';
@@ -19,13 +19,13 @@ interface Reference {
   pins: number;
 }
 
-/** What a conversion through JavaScript strings makes of bytes that are not UTF-8. */
+/** Bytes that are not UTF-8 become this character in a JavaScript string. */
 const REPLACEMENT = '\ufffd';
 
 export class NodeReferences {
   readonly #handlers: FuseHandlers;
   readonly #limit: number;
-  /** In the order of last use. */
+  /** In the order of last lookup. */
   readonly #byNodeid = new Map<number, Reference>();
 
   constructor(handlers: FuseHandlers, limit: number) {
@@ -55,7 +55,7 @@ export class NodeReferences {
 
   unpin(nodeid: number): void {
     const reference = this.#byNodeid.get(nodeid);
-    if (reference === undefined) return; // the root, which nobody forgets
+    if (reference === undefined) return; // the root, which is never forgotten
     reference.pins--;
     if (this.#byNodeid.size > this.#limit) this.#shrink();
   }
@@ -76,8 +76,8 @@ export class NodeReferences {
 }
 
 /**
- * Names of a path as bytes in latin1.
- * @throws FsError EINVAL for a name that was not UTF-8: its bytes are lost; ENAMETOOLONG.
+ * The names of a path, as bytes in latin1.
+ * @throws FsError EINVAL for a name that was not UTF-8, because its bytes are lost; ENAMETOOLONG.
  */
 export function pathNames(path: string): string[] {
   if (path.includes(REPLACEMENT)) throw new FsError('EINVAL', 'fuse-native passes only names that are UTF-8');
@@ -91,14 +91,14 @@ export function pathNames(path: string): string[] {
   return names;
 }
 
-/** Bytes in latin1 as the text that fuse-native turns into the same bytes, if they are UTF-8. */
+/** Turns bytes in latin1 into the text that fuse-native turns back into the same bytes, if they are UTF-8. */
 export function textOfName(name: string): string {
   return Buffer.from(name, 'latin1').toString('utf8');
 }
 
 /**
- * Walks to a node, pinned; the caller unpins it.
- * @throws FsError ENOENT and whatever lookup fails with.
+ * Walks to a node and pins it; the caller unpins it.
+ * @throws FsError ENOENT, and any error of lookup().
  */
 export async function walk(
   handlers: FuseHandlers,

@@ -1,4 +1,7 @@
-/** Between the values of handlers and those of fuse-native: stats in small numbers, times in milliseconds, text for bytes. */
+/**
+ * Converts between the values of handlers and those of fuse-native: stats in 32-bit numbers, times in milliseconds,
+ * text for bytes.
+ */
 
 import type { Attr, Timespec } from '../../src/base/attr.js';
 import { ERRNO } from '../../src/base/errno.js';
@@ -7,12 +10,15 @@ import { PREFERRED_IO_BYTES } from '../../src/fuse/structs_out.js';
 
 export const TWO_32 = 0x1_0000_0000;
 
-/** Text that came from bytes in UTF-8, as one unit a byte. */
+/** Turns text that came from UTF-8 bytes into a string with one unit for each byte. */
 export function latin1(text: string): string {
   return Buffer.from(text, 'utf8').toString('latin1');
 }
 
-/** Puts an answer where libfuse wants it: its size, -ERANGE when it does not fit; no room at all asks for the size. */
+/**
+ * Puts an answer into libfuse's buffer. @returns its size, or -ERANGE if it does not fit; with an empty buffer only the
+ * size.
+ */
 export function fill(target: Buffer, value: Uint8Array): number {
   if (target.length === 0) return value.length;
   if (value.length > target.length) return -ERRNO.ERANGE;
@@ -20,7 +26,7 @@ export function fill(target: Buffer, value: Uint8Array): number {
   return value.length;
 }
 
-/** What fuse-native makes of a stat: unsigned 32-bit numbers, sizes and times in two of them. */
+/** A stat as fuse-native encodes it: unsigned 32-bit numbers, sizes and times in two of them. */
 export const NO_STAT = {
   mode: 0,
   ino: 0,
@@ -39,7 +45,7 @@ export const NO_STAT = {
 export function statOf(attr: Attr): typeof NO_STAT {
   return {
     mode: attr.mode,
-    // Cut to what fits: numbers differ from those that other clients see when there are more than 2^32 files.
+    // Cut to 32 bits: if there are more than 2^32 files, numbers differ from those that other clients see.
     ino: attr.fid % TWO_32,
     nlink: attr.nlink,
     uid: attr.uid,
@@ -54,7 +60,7 @@ export function statOf(attr: Attr): typeof NO_STAT {
   };
 }
 
-/** Times before 1970 would come out as far future. */
+/** Times before 1970 become 1970: fuse-native would show them as far in the future. */
 function msOfTime(time: Timespec): number {
   return Math.max(0, time.sec * 1000 + Math.floor(time.nsec / 1e6));
 }
@@ -63,7 +69,7 @@ export function timeOfMs(ms: number): Timespec {
   return { sec: Math.floor(ms / 1000), nsec: (ms % 1000) * 1e6 };
 }
 
-/** Counts are 32 bits wide there: a large target is told in larger blocks. */
+/** Counts have 32 bits there, so a large target is shown in larger blocks. */
 export function statvfsOf(out: StatfsOut): Record<string, number> {
   let scale = 1;
   while (out.blocks / scale >= TWO_32) scale *= 2;

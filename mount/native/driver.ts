@@ -1,10 +1,10 @@
 /**
- * The native mount driver: mounts through /dev/fuse and ties the addon's channel to the dispatcher.
+ * The native mount driver: mounts through /dev/fuse and connects the addon's channel with the dispatcher.
  *
  * Invariants:
- * - A mount that startNativeMount could not make usable is taken away again before it rejects.
- * - Nothing here touches the mount through its path once it is mounted: such a call would wait for this very process.
- * - The channel is closed, the handlers are told (destroy) and `closed` resolves, once, when the kernel says ENODEV.
+ * - If startNativeMount() cannot make a mount usable, it unmounts it again before it rejects.
+ * - Once the mount exists, no code here uses its path in a system call: such a call would wait for this very process.
+ * - When the kernel says ENODEV, the channel closes, the handlers get destroy(), and `closed` resolves, each once.
  */
 
 import { spawn } from 'node:child_process';
@@ -54,22 +54,22 @@ export interface NativeMountOptions {
   readonly clock: FuseDispatcherOptions['clock'];
   /** Kernel readahead of the mount; the kernel's own default would be 128 KiB. Default 2048. */
   readonly readAheadKiB?: number;
-  /** For tests, and working around a kernel. */
+  /** For tests, and as a workaround for a kernel's bug. */
   readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'clock' | 'interruptPolicy'>;
 }
 
 /**
- * With ASYNC_DIO the kernel sends O_DIRECT reads and writes as background requests and waits for them in a state that
- * no signal ends, SIGKILL neither (fuse_direct_IO; no INTERRUPT is sent for background requests).
+ * With ASYNC_DIO the kernel sends O_DIRECT reads and writes as background requests, and waits for them in a state that
+ * no signal ends, not even SIGKILL (fuse_direct_IO; the kernel sends no INTERRUPT for background requests).
  */
 const UNINTERRUPTIBLE = INIT_FLAG.ASYNC_DIO;
 
-/** Four of the largest requests a batch. */
+/** A batch has room for four of the largest requests. */
 const REQUEST_SLAB_BYTES = 4 * READ_BUFFER_BYTES;
 const REPLY_SLAB_BYTES = 256 * 1024;
 
 /**
- * Mounts, and resolves when INIT was answered: the mount can be used.
+ * Mounts, and resolves when INIT was answered: the mount is usable then.
  * @throws FsError with one line: ENOENT, ENOTDIR, EBUSY (mount point), ENODEV (no /dev/fuse), EACCES, EPROTO (kernel too old).
  */
 export async function startNativeMount(
@@ -106,19 +106,19 @@ class NativeMount implements FuseMount {
   readonly #requestSlab: Buffer;
   readonly #usable = new Deferred<void>();
   readonly #closed = new Deferred<void>();
-  /** As it was made; undefined: not known. */
+  /** The mount's entry in the table when it was made; undefined: not known. */
   readonly #entry: MountEntry | undefined;
-  /** This process takes the mount away. */
+  /** This process has begun to unmount. */
   #asked = false;
-  /** This process has taken it away: it ends in a moment. */
+  /** This process has unmounted: the mount ends in a moment. */
   #unmounted = false;
   #gone = false;
 
-  /** The descriptor belongs to the channel when this returns, to the caller when it throws. */
+  /** If this returns, the channel owns the descriptor; if it throws, the caller does. */
   constructor(handlers: FuseHandlers, mountpoint: string, fd: number, options: NativeMountOptions) {
     this.mountpoint = mountpoint;
     this.#entry = mountAt(mountpoint);
-    // Not from Buffer's pool: the channel needs 8-byte alignment, and the slabs live as long as the mount.
+    // Not from Buffer's pool: the channel needs 8-byte alignment, and the slabs exist as long as the mount.
     this.#requestSlab = Buffer.allocUnsafeSlow(REQUEST_SLAB_BYTES);
     const replySlab = Buffer.allocUnsafeSlow(REPLY_SLAB_BYTES);
     this.#dispatcher = new FuseDispatcher(
@@ -137,7 +137,7 @@ class NativeMount implements FuseMount {
       () => this.#channel,
       () => this.#flushReplies(),
     );
-    // Whoever awaits it sees the failure; nobody may be there yet.
+    // A caller that awaits it gets the failure, but there may be none yet.
     this.#usable.promise.catch(() => {});
     const { FuseChannel } = nativeBinding();
     this.#channel = new FuseChannel(
@@ -152,7 +152,7 @@ class NativeMount implements FuseMount {
     );
   }
 
-  /** INIT was answered; rejects when the mount ended before. */
+  /** Resolves when INIT was answered; rejects if the mount ended before. */
   get usable(): Promise<void> {
     return this.#usable.promise;
   }
@@ -175,7 +175,7 @@ class NativeMount implements FuseMount {
     if (how === 'force') await this.closed;
   }
 
-  /** Detached, it is not: what is at the mount point then belongs to another client, or to nobody. */
+  /** Whether the mount is still in the table. If it is detached, any mount at its mount point belongs to another client. */
   get #isInTable(): boolean {
     return this.#entry === undefined || mountAt(this.mountpoint)?.device === this.#entry.device;
   }
@@ -186,7 +186,7 @@ class NativeMount implements FuseMount {
 
   #batch(bytes: number): number {
     this.#dispatcher.batch(this.#requestSlab, bytes);
-    // The promise's turn comes after the answer to INIT has left.
+    // Code that awaits the promise runs after the answer to INIT has left.
     if (this.#dispatcher.negotiated !== undefined) this.#usable.resolve();
     return this.#dispatcher.takeReplyBytes();
   }
@@ -199,13 +199,17 @@ class NativeMount implements FuseMount {
   #send(chunks: readonly Uint8Array[]): void {
     const errno = this.#channel.send(chunks);
     const header = chunks[0];
-    // An error answer that is refused (EAGAIN to an interrupt whose request is done) has nothing to fall back to.
+    // If the kernel refuses an error answer (EAGAIN to an interrupt whose request is done), no other answer is
+    // possible.
     if (errno === 0 || header === undefined) return;
     const unique = new DataView(header.buffer, header.byteOffset).getBigUint64(8, true);
     this.#replyRefused(errno, unique);
   }
 
-  /** A bug in encoding. The kernel ends most such requests itself; this one must not wait for ever either. */
+  /**
+   * The kernel refused an answer: a bug in our encoding. The kernel itself ends most such requests; the EIO ends the
+   * others.
+   */
   #replyRefused(errno: number, unique: bigint): void {
     log('%s: the kernel refused the answer to #%d: %s', this.mountpoint, unique, errnoName(errno));
     const answer = Buffer.alloc(16);
@@ -217,7 +221,7 @@ class NativeMount implements FuseMount {
 
   #ended(errno: number): void {
     this.#gone = true;
-    // An unmount takes it out of the table before the kernel ends the connection.
+    // An unmount removes the mount from the table before the kernel ends the connection.
     if (!this.#asked && this.#entry !== undefined && this.#isInTable) {
       notice('mount-aborted', `${this.mountpoint}: the FUSE connection was aborted; every call on it fails`);
     }
@@ -278,7 +282,7 @@ const FLAG_WORDS: readonly (readonly [number, string])[] = [
   [MS_NODIRATIME, 'nodiratime'],
 ];
 
-/** The helper that is allowed to mount for users opens /dev/fuse, and passes it back through a socket. */
+/** fusermount3, the helper that may mount for users, opens /dev/fuse and passes the descriptor back through a socket. */
 async function mountByFusermount(mountpoint: string, options: NativeMountOptions): Promise<number> {
   const native = nativeBinding();
   const [ours, theirs] = native.socketPair();
@@ -300,7 +304,7 @@ async function mountByFusermount(mountpoint: string, options: NativeMountOptions
   }
 }
 
-/** @returns undefined when it succeeded, else what it said. */
+/** @returns undefined if it succeeded, else its message. */
 function runFusermount(args: readonly string[], socket?: number): Promise<string | undefined> {
   return new Promise((resolve, reject) => {
     const child = spawn('fusermount3', args, {
@@ -330,20 +334,20 @@ async function takeAway(mountpoint: string, how: 'plain' | 'detach' | 'force'): 
   }
 }
 
-/** Ends a mount that has no place in the table any more; the kernel names its connection by the minor number. */
+/** Ends a mount that is not in the table any more. The kernel names its connection by the device's minor number. */
 function abortConnection(device: string | undefined): void {
   const minor = device?.split(':')[1];
   if (minor !== undefined) writeFileSync(`/sys/fs/fuse/connections/${minor}/abort`, '1');
 }
 
-/** The default stops reads at 128 KiB. Set through sysfs: the kernel caps what INIT asks for. */
+/** By default readahead stops at 128 KiB. It is set through sysfs, because the kernel caps the value of INIT. */
 async function raiseReadAhead(mountpoint: string, kiB: number): Promise<void> {
   const device = mountAt(mountpoint)?.device;
   if (device === undefined) return;
   try {
     await writeFile(`/sys/class/bdi/${device}/read_ahead_kb`, String(kiB));
   } catch (error) {
-    // Only root may, and some containers show no sysfs: slower, not wrong.
+    // Only root may write it, and some containers show no sysfs. The mount is slower then, but correct.
     log('readahead of %s stays as it is: %s', mountpoint, error instanceof Error ? error.message : error);
   }
 }

@@ -1,8 +1,8 @@
 /**
- * Invalidations through the native channel: encodes notifications and follows each to its end.
+ * Invalidations through the native channel: encodes each notification and waits for its result.
  *
- * All but INC_EPOCH go to a thread: even an attribute invalidation may find its inode being evicted, and that waits for
- * WRITEs of ours. Replies encoded before a notification leave before it.
+ * A thread sends all of them but INC_EPOCH: the kernel may be evicting the inode even of an attribute invalidation, and
+ * the eviction waits for our answers to WRITEs. Replies encoded before a notification leave before it.
  */
 
 import type { FuseChannel } from '../../native/binding.js';
@@ -30,7 +30,7 @@ export class NativeNotifier implements KernelNotifier {
     this.#flush = flush;
   }
 
-  /** Notifications that the kernel has not answered. */
+  /** Number of notifications whose result we do not have yet. */
   get waitingCount(): number {
     return this.#waiting.size;
   }
@@ -43,7 +43,7 @@ export class NativeNotifier implements KernelNotifier {
     return this.#notify(encodeInvalInode(nodeid, offset, length));
   }
 
-  /** Sent at once: it takes no lock, and on a kernel that knows no epochs it is EINVAL. */
+  /** Sends INC_EPOCH at once: the kernel takes no lock for it. A kernel without epochs answers EINVAL. */
   bumpEpoch(): Promise<boolean> {
     this.#flush();
     const errno = this.#channel().send([encodeIncEpoch()]);
@@ -55,7 +55,7 @@ export class NativeNotifier implements KernelNotifier {
     this.#flush();
   }
 
-  /** The channel's onNotified. */
+  /** The channel calls this with the result of a notification. */
   notified(id: number, errno: number): void {
     const waiter = this.#waiting.get(id);
     if (waiter === undefined) return;
@@ -79,7 +79,7 @@ export class NativeNotifier implements KernelNotifier {
 function settle(waiter: Waiter, errno: number): void {
   switch (errno) {
     case 0:
-    case ERRNO.ENOENT: // the kernel does not know the inode: nothing of it is cached
+    case ERRNO.ENOENT: // the kernel does not know the inode, so it caches nothing of it
     case ERRNO.ENODEV: // the mount is gone, and its caches with it
     case ERRNO.ENOTCONN:
     case ERRNO.ECANCELED:
