@@ -12,7 +12,7 @@ namespace holdfast {
 
 namespace {
 
-// Shared by the thread and the environment: whichever ends first, the other finds out under the mutex.
+// The thread and the environment share this. If one of them ends, the other sees it under the mutex.
 struct Call {
   std::mutex mutex;
   napi_env env;
@@ -57,7 +57,7 @@ void* ThreadMain(void* data) {
   return nullptr;
 }
 
-// The last thing of the function: nothing calls it any more, so the reference it kept can go.
+// Runs when the function ends: nothing calls it any more, so the reference that it kept can go.
 void OnFunctionFinal(napi_env env, void* data, void*) {
   CallRef* owned = static_cast<CallRef*>(data);
   napi_remove_env_cleanup_hook(env, OnEnvironmentGone, owned);
@@ -76,7 +76,7 @@ int StartDetached(std::function<void()>* start) {
   if (error != 0) return error;
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstacksize(&attributes, 256 * 1024);
-  // Signals belong to the event loop's thread.
+  // Only the event loop's thread handles signals.
   sigset_t all;
   sigset_t before;
   sigfillset(&all);

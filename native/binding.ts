@@ -1,9 +1,9 @@
 /**
- * The native addon as TypeScript sees it: what only native code can do, and nothing else. The sources beside this file
- * say how; build.mjs builds them at install.
+ * The native addon as TypeScript sees it: only what needs native code. The sources beside this file implement it;
+ * build.mjs builds them at install.
  *
- * Failures are Errors with `code` (errno name), `syscall` and, where there is one, `path`; callers turn them into
- * FsErrors that say what to do.
+ * A failure is an Error with `code` (errno name), `syscall` and, if there is one, `path`. Callers turn it into an
+ * FsError that says what to do.
  */
 
 import { existsSync, readFileSync } from 'node:fs';
@@ -13,30 +13,38 @@ import { fileURLToPath } from 'node:url';
 import { FsError } from '../src/base/errno.js';
 
 export interface FuseChannel {
-  /** Writes the replies that take so many bytes from the start of the reply slab, which is free again then. */
+  /** Writes the replies in the first `replyBytes` of the reply slab, which is free again then. */
   flush(replyBytes: number): void;
-  /** One whole reply, or a notification that never waits (INC_EPOCH). @returns 0 or the errno of the write. */
+  /** Sends one whole reply, or a notification that never waits (INC_EPOCH). @returns 0 or the errno of the write. */
   send(chunks: readonly Uint8Array[]): number;
   /**
-   * Queues a copy of a notification for a thread of its own. Replies that must arrive before it have to be flushed.
-   * @returns 0, and onNotified(id) follows, or an errno, and it does not.
+   * Queues a copy of a notification for a thread of its own. The caller has to flush replies that must arrive before
+   * it.
+   * @returns 0, and onNotified(id) follows; or an errno, and it does not.
    */
   notify(id: number, message: Uint8Array): number;
-  /** No callback but onNotified follows. The descriptor is closed when its last user is done. Idempotent. */
+  /**
+   * Closes the channel. Only onNotified may still be called. The descriptor closes when its last user is done.
+   * Idempotent.
+   */
   close(): void;
 }
 
 export interface FuseChannelConstructor {
   /**
-   * Serves an open /dev/fuse descriptor, freshly mounted or taken over, and owns it from then on (not when it throws).
+   * Serves an open /dev/fuse descriptor of a new mount or one that was taken over. The channel owns it, unless this
+   * throws.
    * @param requestSlab 8-byte aligned, at least maxRequestBytes; more for larger batches.
-   * @param replySlab 8-byte aligned. Replies stand one behind the other from its start, each at a multiple of 8.
+   * @param replySlab 8-byte aligned. It has replies one behind the other from its start, each at a multiple of 8.
    * @param maxRequestBytes largest request the kernel may send: max_write + 4096.
-   * @param onBatch `bytes` of the request slab hold `count` requests, each at a multiple of 8, until it returns. It returns
-   *   how many bytes of the reply slab hold replies; they are written before promise continuations run.
-   * @param onReplyFailed the kernel refused a reply that stood in the slab (a bug of whoever encoded it).
-   * @param onNotified the kernel did (errno 0) or refused the notification; ECANCELED: closed before it was begun.
-   * @param onClosed the mount is gone (ENODEV) or the device failed; the channel is closed. At most once.
+   * @param onBatch called with `count` requests in the first `bytes` of the request slab, each at a multiple of 8,
+   *   valid until it returns. It returns how many bytes of the reply slab have replies; the channel writes them before
+   *   promise continuations run.
+   * @param onReplyFailed called if the kernel refused a reply from the slab (a bug in its encoding).
+   * @param onNotified called when the kernel has done (errno 0) or refused the notification. ECANCELED: the channel was
+   * closed before.
+   * @param onClosed called, at most once, when the mount is gone (ENODEV) or the device failed; the channel is closed
+   * then.
    */
   new (
     fd: number,
@@ -72,75 +80,81 @@ export interface NativeBinding {
   /** mount(2). */
   mount(source: string, target: string, type: string, flags: number, data: string): void;
   /**
-   * umount2(2), in a child process without descriptors: it may write dirty pages back through the server that calls this,
-   * and must not keep that server from dying.
+   * umount2(2) in a child process without descriptors: the call may write dirty pages back through the FUSE process
+   * that calls this, and must not keep that process from ending.
    */
   umount(target: string, flags: number): Promise<void>;
-  /** umount2(2) of this process, which must not be the one that serves the mount. */
+  /** umount2(2) in this process, which must not be the one that serves the mount. */
   umountHere(target: string, flags: number): void;
-  /** Two connected UNIX sockets, for fusermount3 to pass a descriptor through. */
+  /** Two connected UNIX sockets, through which fusermount3 passes a descriptor. */
   socketPair(): [number, number];
-  /** The descriptor that waits in a socket. EAGAIN when there is none, EPROTO when the message holds none. */
+  /** Receives the descriptor that waits in a socket. EAGAIN if there is no message, EPROTO if it has no descriptor. */
   receiveFd(socket: number): number;
   blockGeometry(fd: number): BlockGeometry;
   /** BLKDISCARD; offset and length in multiples of the logical sector. */
   blockDiscard(fd: number, offset: number, lengthBytes: number): Promise<void>;
-  /** fallocate(2) of the whole file, which keeps its bytes and its size. EOPNOTSUPP, ENOSPC. */
+  /** fallocate(2) of the whole file, which keeps its content and its size. EOPNOTSUPP, ENOSPC. */
   reserveFile(fd: number, lengthBytes: number): Promise<void>;
-  /** BLKFLSBUF: this host forgets what it cached of the device. */
+  /** BLKFLSBUF: the kernel forgets what it has cached of the device. */
   blockDropCache(fd: number): Promise<void>;
   /** Reads on a thread of its own. fd was opened with O_DIRECT; offset and length are multiples of the sector. */
   blockReadDirect(fd: number, offset: number, lengthBytes: number): Promise<Buffer>;
-  /** Writes on a thread of its own, a copy of the bytes. As above. */
+  /** Writes a copy of the bytes on a thread of its own. fd, offset and length as above. */
   blockWriteDirect(fd: number, offset: number, bytes: Uint8Array): Promise<void>;
   /**
-   * Fills target from a device that is open twice, the second time with O_DIRECT: past the page cache, unless that has most
-   * of it. Target, offset and length must be aligned. ENODATA: past the end.
+   * Fills target from a device that is open twice, the second time with O_DIRECT. Reads past the page cache, unless
+   * that has at least half of the range. Target, offset and length must be aligned. ENODATA: past the end.
    */
   blockReadOnce(cached: number, direct: number, target: Uint8Array, offset: number): Promise<void>;
-  /** Whether the memory begins at a multiple of this. */
+  /** Whether the memory begins at a multiple of `alignment`. */
   isAligned(memory: Uint8Array, alignment: number): boolean;
   /** Zeroed memory for direct I/O. */
   alignedBuffer(lengthBytes: number, alignment: number): Buffer;
-  /** flock(LOCK_EX), waits. Closing the descriptor releases the lock. */
+  /** flock(LOCK_EX), which may wait. Closing the descriptor releases the lock. */
   lockFile(fd: number): Promise<void>;
   /** @param control descriptor of /dev/loop-control. @returns the number of an unattached loop device. */
   loopGetFree(control: number): number;
-  /** Attaches; detached by the kernel after the last close. EBUSY: taken meanwhile. */
+  /** Attaches a loop device; the kernel detaches it after the last close. EBUSY: another process has taken it meanwhile. */
   loopAttach(loop: number, backing: number, name: string, direct: boolean): void;
   /** ENXIO: nothing is attached. */
   loopBacking(loop: number): LoopBacking;
   loopDetach(loop: number): void;
   /** mknod(2) of a block device. */
   makeBlockNode(path: string, major: number, minor: number): void;
-  /** Pages of a metadata database, as meta_pages.cc looks at them. @param sizeBytes of the device. */
-  /** @param checksGaps 1: that a record is missing is doubted when those beside it are damaged. 0: it is not. */
+  /**
+   * Opens the pages of a metadata database for meta_pages.cc.
+   * @param sizeBytes size of the device.
+   * @param checksGaps 1: if a record is missing, those beside it are checked, and damage there is an error. 0: they are not.
+   */
   metaPagesOpen(path: string, sizeBytes: number, checksGaps: 0 | 1): MetaPagesHandle;
-  /** The handle is no good any more. A prefetch under way ends by itself. */
+  /** Closes the handle, which is invalid then. A prefetch under way ends by itself. */
   metaPagesClose(handle: MetaPagesHandle): void;
   /**
-   * Length of a record's value, which is in `target` if that is large enough; undefined: there is no such record. A string:
-   * what is wrong on the way to it.
+   * The length of a record's value, which is in `target` if that is large enough; undefined: there is no such record. A
+   * string says what is wrong on the path to the record.
    */
   metaPagesGet(handle: MetaPagesHandle, key: Uint8Array, target: Uint8Array): number | string | undefined;
-  /** Records of one leaf, packed (meta_pages.cc). A string: what is wrong. */
+  /** Records of one leaf, packed (meta_pages.cc). A string says what is wrong. */
   metaPagesLeaf(handle: MetaPagesHandle, start: Uint8Array, end: Uint8Array, limit: number): Buffer | string;
   /**
-   * What is wrong on the way to these keys, packed as below; undefined: nothing. 0x8000 in a length says that the record is
-   * to be removed: lmdb may merge with the pages beside the way what that leaves.
+   * What is wrong on the paths to these keys; undefined: nothing. The keys are packed as below. 0x8000 in a length
+   * means that the record will be removed: lmdb may then merge pages on its path with those beside them.
    */
   metaPagesCheck(handle: MetaPagesHandle, keys: Uint8Array): string | undefined;
-  /** Reads the ways to these keys. @param keys u16 length in the machine's order and key, one behind the other. */
+  /**
+   * Reads the paths to these keys. @param keys for each a u16 length in the machine's byte order and the key, one
+   * behind the other.
+   */
   metaPagesPrefetch(handle: MetaPagesHandle, keys: Uint8Array): Promise<void>;
   /** Bytes that the peer's kernel has acknowledged on this TCP connection. EBADF, ENOTSOCK, EOPNOTSUPP. */
   socketTakenBytes(fd: number): number;
   /** CRC-32C of each block in turn; the last may be short. */
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
-  /** The same without processor instructions, for tests. */
+  /** The same without the processor's CRC instructions, for tests. */
   crc32cBlocksPortable(data: Uint8Array, blockBytes: number): Uint32Array;
-  /** flock(2). EAGAIN when it conflicts and wait is false. */
+  /** flock(2). EAGAIN if the lock conflicts and wait is false. */
   flock(fd: number, type: LockType, wait: boolean): void;
-  /** fcntl(2) F_SETLK, F_SETLKW. EAGAIN when it conflicts and wait is false. */
+  /** fcntl(2) F_SETLK, F_SETLKW. EAGAIN if the lock conflicts and wait is false. */
   lockRange(fd: number, type: LockType, start: number, length: number, wait: boolean): void;
   /** mmap(2), shared and writable, from the start of the file. */
   map(fd: number, length: number): SharedMapping;
@@ -174,7 +188,7 @@ export const MNT_FORCE = 1;
 export const MNT_DETACH = 2;
 export const UMOUNT_NOFOLLOW = 8;
 
-/** Folder with our package.json: this file may run from the sources' place or from any output folder below it. */
+/** The folder with our package.json. This file may run from the source folder or from any output folder below it. */
 export function packageRoot(): string {
   for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
     const file = join(folder, 'package.json');
@@ -183,12 +197,15 @@ export function packageRoot(): string {
   }
 }
 
-/** What was loaded: a constant once it is there. Finding it reads package.json, too dear for each checksum. */
+/**
+ * The loaded addon, which never changes. To find it means to read package.json, which is too expensive for each
+ * checksum.
+ */
 let loaded: NativeBinding | undefined;
 
 /**
  * The addon, loaded at the first call.
- * @throws FsError ENOENT when it was never built, ENODEV when it cannot be loaded.
+ * @throws FsError ENOENT if it was never built, ENODEV if it cannot be loaded.
  */
 export function nativeBinding(): NativeBinding {
   if (loaded !== undefined) return loaded;

@@ -1,5 +1,5 @@
-// Block-device and loop-device calls that Node has no function for. Opening, reading, writing and syncing are Node's
-// own (src/runtime/node_block.ts).
+// Block-device and loop-device calls that Node has no function for. For opening, reading, writing and syncing Node's
+// own functions serve (src/runtime/node_block.ts).
 
 #include <cerrno>
 #include <cstdlib>
@@ -59,7 +59,7 @@ bool SetNumber(napi_env env, napi_value object, const char* key, uint64_t number
          napi_set_named_property(env, object, key, value) == napi_ok;
 }
 
-// blockGeometry(fd): size and sector sizes in bytes. ENOTTY when fd is no block device.
+// blockGeometry(fd): size and sector sizes in bytes. ENOTTY if fd is no block device.
 napi_value BlockGeometry(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t fd;
@@ -93,7 +93,7 @@ napi_value BlockDiscard(napi_env env, napi_callback_info info) {
   });
 }
 
-// reserveFile(fd, length): the filesystem has room for all of the file. Bytes and size stay as they are.
+// reserveFile(fd, length): reserves space for the whole file in its filesystem. Content and size do not change.
 napi_value ReserveFile(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t fd;
@@ -108,7 +108,7 @@ napi_value ReserveFile(napi_env env, napi_callback_info info) {
   });
 }
 
-// blockDropCache(fd): writes back and forgets what this host cached of the device.
+// blockDropCache(fd): makes the kernel write back and forget what it has cached of the device.
 napi_value BlockDropCache(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t fd;
@@ -129,8 +129,9 @@ struct ReadOnce {
   int error = 0;
 };
 
-// Direct, unless the page cache has half of it: what was just written comes from there. A kernel that cannot tell
-// (before 6.5) reads directly too; it writes dirty pages of the range back first.
+// Reads directly, unless the page cache has at least half of the range: data that was just written comes from there. On
+// a kernel without cachestat(2) (before 6.5) it reads directly too; the kernel writes dirty pages of the range back
+// first.
 void ReadOnceExecute(napi_env, void* raw) {
   auto* read = static_cast<ReadOnce*>(raw);
   CacheRange range = {read->offset, read->length};
@@ -167,8 +168,8 @@ void ReadOnceDone(napi_env env, napi_status status, void* raw) {
   delete read;
 }
 
-// blockReadOnce(cached, direct, target, offset): two descriptors of one device, the second with O_DIRECT; target, offset
-// and length as O_DIRECT wants them. ENODATA: past the end.
+// blockReadOnce(cached, direct, target, offset): two descriptors of one device, the second with O_DIRECT; target,
+// offset and length are aligned for O_DIRECT. ENODATA: past the end.
 napi_value BlockReadOnce(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   auto read = std::make_unique<ReadOnce>();
@@ -225,10 +226,10 @@ napi_value AlignedBuffer(napi_env env, napi_callback_info info) {
   return result;
 }
 
-// Memory that direct I/O may use, shared by the call and the thread: whichever ends first, the other still has it.
+// Memory that direct I/O may use. The call and the thread share it: if one of them ends, the other still has it.
 using DirectMemory = std::shared_ptr<uint8_t>;
 
-// Fits every logical sector size that Linux has.
+// A multiple of every logical sector size of Linux.
 constexpr size_t kDirectAlignment = 4096;
 
 DirectMemory MakeDirectMemory(size_t length) {
@@ -305,7 +306,7 @@ napi_value LockFile(napi_env env, napi_callback_info info) {
   });
 }
 
-// loopGetFree(control): number of an unattached loop device, made if there is none.
+// loopGetFree(control): the number of an unattached loop device; the kernel makes one if there is none.
 napi_value LoopGetFree(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t control;
@@ -317,8 +318,8 @@ napi_value LoopGetFree(napi_env env, napi_callback_info info) {
   return result;
 }
 
-// loopAttach(loop, backing, name, direct): attaches; the kernel detaches when the last descriptor is closed.
-// EBUSY when the device was taken meanwhile.
+// loopAttach(loop, backing, name, direct): attaches; the kernel detaches when the last descriptor is closed. EBUSY if
+// another process has taken the device meanwhile.
 napi_value LoopAttach(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t loop;
@@ -331,13 +332,13 @@ napi_value LoopAttach(napi_env env, napi_callback_info info) {
   config.fd = static_cast<uint32_t>(backing);
   config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
   if (direct) config.info.lo_flags |= LO_FLAGS_DIRECT_IO;
-  // For losetup's listing; the kernel does not use it. Always ends in NUL.
+  // The name is for losetup's listing; the kernel does not use it. It always ends in NUL.
   strncpy(reinterpret_cast<char*>(config.info.lo_file_name), name.c_str(), LO_NAME_SIZE - 1);
   if (ioctl(loop, LOOP_CONFIGURE, &config) != 0) return ThrowErrno(env, errno, "LOOP_CONFIGURE");
   return Undefined(env);
 }
 
-// loopBacking(loop): the file behind an attached loop device. ENXIO when nothing is attached.
+// loopBacking(loop): the file behind an attached loop device. ENXIO if no file is attached.
 napi_value LoopBacking(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t loop;
@@ -360,7 +361,7 @@ napi_value LoopBacking(napi_env env, napi_callback_info info) {
   return result;
 }
 
-// loopDetach(loop): now, or when the last descriptor is closed.
+// loopDetach(loop): detaches now, or when the last descriptor is closed.
 napi_value LoopDetach(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t loop;
@@ -369,7 +370,7 @@ napi_value LoopDetach(napi_env env, napi_callback_info info) {
   return Undefined(env);
 }
 
-// makeBlockNode(path, major, minor): mknod(2), for hosts whose /dev is not kept by the kernel.
+// makeBlockNode(path, major, minor): mknod(2), for hosts on which the kernel does not make the nodes in /dev.
 napi_value MakeBlockNode(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   std::string path;

@@ -1,6 +1,6 @@
 /**
- * The package's install script: builds the native addon with node-gyp, unless it is newer than its sources.
- * Uses the headers that came with this node where they are installed, so nothing is downloaded.
+ * The package's install script: builds the native addon with node-gyp, unless it is newer than its sources. If the
+ * headers that came with this node are installed, the build uses them, so it downloads nothing.
  */
 
 import { spawnSync } from 'node:child_process';

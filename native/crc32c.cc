@@ -1,7 +1,8 @@
 // CRC-32C (Castagnoli, polynomial 0x1EDC6F41 reflected) of the blocks of a buffer.
 //
-// x86-64 with SSE4.2: three crc32 instructions in flight (latency 3, throughput 1), joined by multiplying with x^(8n)
-// through a table. arm64 compiled with the CRC extension: its instruction. Otherwise a table, eight bytes a step.
+// x86-64 with SSE4.2: three crc32 instructions in flight (latency 3, throughput 1), joined by a multiplication with
+// x^(8n) through a table. arm64 compiled with the CRC extension: its instruction. Otherwise a table, with eight bytes
+// in each step.
 
 #include <cstdint>
 #include <cstring>
@@ -21,7 +22,7 @@ namespace holdfast {
 namespace {
 
 constexpr uint32_t kPolynomial = 0x82f63b78;  // reflected
-// Three lanes of this cover a 4 KiB block but for 16 bytes.
+// Three lanes of this length cover a 4 KiB block except 16 bytes.
 constexpr size_t kLaneBytes = 1360;
 
 struct Tables {
@@ -48,7 +49,7 @@ Tables MakeTables() {
       tables.slice[i][byte] = tables.slice[0][crc & 0xff] ^ (crc >> 8);
     }
   }
-  // The register is linear over GF(2): 32 single bits give all others.
+  // The register is linear over GF(2), so the 32 values with a single bit give all others.
   for (int i = 0; i < 4; ++i) {
     tables.shift[i][0] = 0;
     for (int bit = 0; bit < 8; ++bit) {
@@ -169,7 +170,7 @@ napi_value Crc32cBlocks(napi_env env, napi_callback_info info) {
   return Blocks(env, info, Crc32cExtend);
 }
 
-// What a processor without the instruction runs; for the test that both agree.
+// The code for a processor without the instruction; a test checks that both agree.
 napi_value Crc32cBlocksPortable(napi_env env, napi_callback_info info) {
 #if defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
   return Blocks(env, info, CrcByArm);

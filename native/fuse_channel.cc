@@ -1,12 +1,13 @@
-// The /dev/fuse channel: requests in batches to JavaScript, replies back.
+// The /dev/fuse channel: brings requests to JavaScript in batches, and replies back to the kernel.
 //
 // Owns the descriptor (shared with the notify threads), the poll handle and references to the two slabs.
-// - Requests are read until there are none, packed at 8-byte alignment into the request slab, and JavaScript is called
-//   once for all of them. The slab is overwritten by the next batch.
-// - Replies that JavaScript put into the reply slab, one behind the other at 8-byte alignment, are written when the
-//   batch callback returns how many bytes they take, before promise continuations run, or earlier by flush(bytes).
-// - At most kRoundsPerPoll batches a poll event: sockets and timers get their turn under load.
-// - The JavaScript object is kept alive while the channel is open.
+// - The channel reads requests until there are none, packs them at 8-byte alignment into the request slab, and calls
+//   JavaScript once for all of them. The next batch overwrites the slab.
+// - JavaScript puts replies into the reply slab, one behind the other at 8-byte alignment. The batch callback returns
+//   how many bytes they take, and the channel writes them then, before promise continuations run; or earlier in
+//   flush(bytes).
+// - One poll event handles at most kRoundsPerPoll batches, so that sockets and timers get their turn under load.
+// - The channel keeps its JavaScript object alive while it is open.
 
 #include <cerrno>
 #include <cstring>
@@ -32,8 +33,9 @@ constexpr int kRoundsPerPoll = 2;
 constexpr uint32_t kRequestsPerBatch = 256;
 constexpr size_t kReplyHeaderBytes = 16;  // fuse_out_header: len, error, unique
 
-// The page cache takes and frees slabs of 1 MiB for as long as the mount lives. By default glibc puts memory of that size
-// into its arenas once some was freed, where small pieces keep it from the system: 80 MiB beside a cache of 256 MiB.
+// The client's page cache takes and frees slabs of 1 MiB as long as the mount lives. By default glibc puts memory of
+// this size into its arenas once some was freed. There small pieces prevent its return to the system: this cost 80 MiB
+// with a cache of 256 MiB.
 void GiveLargeMemoryBack() {
 #ifdef __GLIBC__
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
@@ -59,7 +61,7 @@ class FuseChannel {
   static void OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void* data);
   static FuseChannel* Of(napi_env env, napi_value self);
 
-  // @returns 0, EAGAIN when there is nothing more to read, or the errno that ended the channel.
+  // @returns 0, EAGAIN if there is no more to read, or the errno that ended the channel.
   int ReadBatch(size_t* used, uint32_t* count);
   void Deliver(size_t used, uint32_t count);
   void FlushReplies(size_t bytes);
@@ -75,7 +77,7 @@ class FuseChannel {
   std::shared_ptr<NotifyQueue> notify_;
   napi_async_context context_ = nullptr;
   napi_async_cleanup_hook_handle cleanup_ = nullptr;
-  // The object itself, the slabs and the callbacks; all strong until the channel is closed.
+  // References to the object itself, the slabs and the callbacks; all are strong until the channel is closed.
   napi_ref self_ = nullptr;
   napi_ref request_slab_ref_ = nullptr;
   napi_ref reply_slab_ref_ = nullptr;
@@ -98,7 +100,7 @@ int WriteReply(int fd, const iovec* iov, int count) {
   return written < 0 ? errno : 0;
 }
 
-// The request is gone: interrupted and answered, or its process died. Nothing anyone could do differently.
+// The request is gone: it was interrupted and answered, or its process died. That is no error of ours.
 bool IsHarmless(int error) { return error == ENOENT || error == ENODEV; }
 
 FuseChannel* FuseChannel::Of(napi_env env, napi_value self) {
@@ -159,7 +161,7 @@ napi_value FuseChannel::Construct(napi_env env, napi_callback_info info) {
   HOLDFAST_NAPI(env, napi_wrap(env, args.self(), channel.get(), finalize, nullptr, nullptr));
   FuseChannel* self = channel.release();  // from here the JavaScript object owns it
   if (!self->KeepArguments(args)) return nullptr;
-  // From here the channel owns the descriptor; whatever fails above leaves it to the caller.
+  // From here the channel owns the descriptor. After a failure above the caller still owns it.
   auto shared_fd = std::make_shared<SharedFd>(fd);
   auto* poll = new uv_poll_t;
   int error = -uv_poll_init(loop, poll, fd);
@@ -191,7 +193,7 @@ int FuseChannel::ReadBatch(size_t* used, uint32_t* count) {
       *used += Align8(static_cast<size_t>(got));
       if (*used > request_slab_bytes_) *used = request_slab_bytes_;
       ++*count;
-    } else if (errno != EINTR && errno != ENOENT) {  // ENOENT: the request went away while it was read
+    } else if (errno != EINTR && errno != ENOENT) {  // ENOENT: the request was aborted while we read it
       return errno;
     }
   }
@@ -202,7 +204,7 @@ void FuseChannel::OnPoll(uv_poll_t* handle, int status, int) {
   auto* self = static_cast<FuseChannel*>(handle->data);
   napi_handle_scope scope;
   if (napi_open_handle_scope(self->env_, &scope) != napi_ok) return;
-  // status < 0 is the error condition of poll(2): the connection has ended, and read says how.
+  // status < 0 is the error condition of poll(2): the connection has ended, and read() says how.
   int end = 0;
   for (int round = 0; round < kRoundsPerPoll && end == 0 && self->poll_ != nullptr; ++round) {
     size_t used = 0;
@@ -215,7 +217,7 @@ void FuseChannel::OnPoll(uv_poll_t* handle, int status, int) {
   napi_close_handle_scope(self->env_, scope);
 }
 
-// Calls back from the event loop; continuations run when the scope closes, after the replies have left.
+// Calls JavaScript from the event loop. Continuations run when the scope closes, after the replies have left.
 void FuseChannel::Deliver(size_t used, uint32_t count) {
   napi_value resource;
   napi_value args[2];
@@ -232,7 +234,7 @@ void FuseChannel::Deliver(size_t used, uint32_t count) {
   napi_close_callback_scope(env_, scope);
 }
 
-// An exception is our bug; it goes to 'uncaughtException' as if the event loop had called the function itself.
+// An exception is our bug. It goes to 'uncaughtException', as if the event loop had called the function itself.
 napi_value FuseChannel::Call(napi_ref callback, size_t argc, const napi_value* argv) {
   napi_value function;
   napi_value result = nullptr;
@@ -250,7 +252,7 @@ napi_value FuseChannel::Call(napi_ref callback, size_t argc, const napi_value* a
 void FuseChannel::FlushReplies(size_t bytes) {
   if (bytes > reply_slab_bytes_) bytes = reply_slab_bytes_;
   size_t cursor = 0;
-  // Looks at poll_ each time: reporting a failure may close the channel.
+  // Checks poll_ each time, because the report of a failure may close the channel.
   while (bytes - cursor >= kReplyHeaderBytes && poll_ != nullptr) {
     uint8_t* reply = reply_slab_ + cursor;
     uint32_t length;
@@ -258,7 +260,7 @@ void FuseChannel::FlushReplies(size_t bytes) {
     memcpy(&length, reply, sizeof length);
     memcpy(&unique, reply + 8, sizeof unique);
     if (length < kReplyHeaderBytes || length > bytes - cursor) {
-      // No telling where the next one starts.
+      // We do not know where the next reply starts.
       ReportFailedReply(EMSGSIZE, unique);
       return;
     }
@@ -317,7 +319,7 @@ void FuseChannel::Shut() {
   }
 }
 
-// Environment teardown: the loop must be free of our handle before it can be closed.
+// Environment teardown: our handle must leave the loop before the loop can be closed.
 void FuseChannel::OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void* data) {
   auto* self = static_cast<FuseChannel*>(data);
   self->cleanup_ = nullptr;
@@ -340,7 +342,7 @@ void FuseChannel::OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void*
   });
 }
 
-// flush(bytes): writes the replies that take so many bytes from the start of the slab, which is free then.
+// flush(bytes): writes the replies in the first `bytes` of the slab, which is free then.
 napi_value FuseChannel::Flush(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   FuseChannel* self = Of(env, args.self());
@@ -391,7 +393,7 @@ napi_value FuseChannel::Send(napi_env env, napi_callback_info info) {
   return result;
 }
 
-// notify(id, message): queues a copy of a notification. @returns 0 or an errno, then onNotified is not called.
+// notify(id, message): queues a copy of a notification. @returns 0, or an errno, and then onNotified is not called.
 napi_value FuseChannel::Notify(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   FuseChannel* self = Of(env, args.self());
@@ -408,7 +410,8 @@ napi_value FuseChannel::Notify(napi_env env, napi_callback_info info) {
   return result;
 }
 
-// close(): no more callbacks but onNotified for what was queued; the descriptor is closed when its last user is done.
+// close(): after it, only onNotified is called, for queued notifications. The descriptor closes when its last user is
+// done.
 napi_value FuseChannel::Close(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   FuseChannel* self = Of(env, args.self());

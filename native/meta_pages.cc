@@ -1,22 +1,23 @@
-// Reads records of the metadata database, and looks at the pages on the way to them; also before lmdb changes a record.
+// Reads records of the metadata database, and checks the pages on the path to them; also before lmdb changes a record.
 //
-// lmdb trusts what it maps. A page that was exchanged or zeroed makes a record look as if it had never been there, and a
-// page of noise ends the process. So records are read here, on a mapping of our own. Each page on the way must be the one
-// that is referred to, of the right kind, and no younger than the page above it; its keys must lie within what the page
-// above says. The whole of a page is looked at when it is seen first, through read(2), so that a
-// sector that cannot be read is an error and no signal; after that its transaction tells whether it is still that page.
+// lmdb trusts what it maps. If a page was exchanged or zeroed, a record looks as if it had never been there, and a page
+// of noise ends the process. So this file reads records, on a mapping of our own. Each page on the path must be the one
+// that the page above refers to, of the right kind, and no younger than that page, and its keys must lie within the
+// bounds there. A page that is seen for the first time is checked as a whole, through read(2), so that an unreadable
+// sector gives an error and not a signal. After that its transaction shows whether it is still the same page.
 //
-// The database changes meanwhile: lmdb writes changed pages to places that neither of the last two transactions uses, and
-// begins a transaction only when the caller of these functions asks it to. So the newest one stays as it is for as long as
-// a call takes. For the threads that read ahead that is not so: they find faults that are none, and keep them to
-// themselves.
+// The database changes meanwhile. lmdb writes changed pages to places that neither of the last two transactions uses,
+// and begins a transaction only when the caller of these functions asks it to. So the newest transaction does not
+// change during a call. That does not hold for the threads that read ahead: they may find faults that are none, and do
+// not report them.
 //
-// "There is no such record" is an answer, too. A bit that turns over in a key leaves the record in its place among the
-// others, and its old key is not found. So before that answer the records on both sides of the gap must match their
-// checksums, which cover the keys; at the edge of a leaf, the next leaf must lie within what the pages above say.
+// "There is no such record" is an answer, too. If a bit of a key flips, the record stays in its place among the others,
+// and a search for the old key does not find it. So before that answer the records on both sides of the gap must match
+// their checksums, which cover the keys. At the edge of a leaf, the next leaf must lie within the bounds of the pages
+// above it.
 //
-// Layout: src/storage/meta/meta_probe.ts and fsck/page.ts, which checks the same things one by one; checksums of records:
-// src/storage/meta/record_checksums.ts.
+// For the layout see src/storage/meta/meta_probe.ts and fsck/page.ts, which does the same checks one by one; for
+// checksums of records src/storage/meta/record_checksums.ts.
 
 #include <algorithm>
 #include <atomic>
@@ -53,7 +54,7 @@ constexpr int kDepthMax = 32;
 constexpr uint8_t kSuperblockKey = 0x01;
 constexpr uint8_t kHasChecksum = 0x80;
 constexpr size_t kChecksumBytes = 4;
-// Up to here a record's checksum is over its value, else over the checksum of its value.
+// A record's checksum covers the value itself up to this length, and the checksum of the value beyond it.
 constexpr size_t kPlainBytesMax = 512;
 
 template <typename T>
@@ -87,14 +88,14 @@ struct Fault {
 };
 
 struct Walk {
-  // To the leaf before, if the key is the first that its leaf may have.
+  // Go to the leaf before, if the key is the first that its leaf may have.
   bool before = false;
-  // The sides of the way too: a removal may merge pages with their neighbours.
+  // Check the pages beside the path too: a removal may merge pages with their neighbours.
   bool neighbours = false;
-  // What the pages above say of the keys of the leaf.
+  // The bounds of the leaf's keys, from the pages above it.
   Key from;
   Key below;
-  // nullptr: there is no record at all.
+  // nullptr: the database has no record at all.
   const uint8_t* leaf = nullptr;
   uint64_t number = 0;
   Meta meta = {};
@@ -127,7 +128,7 @@ class MetaPages {
     return 0;
   }
 
-  // Walks to the leaf that has a key, or would have it. @returns false, with the fault.
+  // Walks to the leaf that has a key, or would have it. @returns false, with the fault, if a page is bad.
   bool To(const Key& key, Walk* walk, Fault* fault) const {
     walk->from = {};
     walk->below = {};
@@ -139,7 +140,7 @@ class MetaPages {
     for (int depth = walk->meta.depth;; --depth) {
       const uint8_t* page = Sound(walk->meta, number, depth, youngest, fault);
       if (page == nullptr) return false;
-      // Each transaction rewrites the counters, and so the root.
+      // Each transaction rewrites the counters, and with them the root.
       if (depth == walk->meta.depth && Load<uint64_t>(page + 8) != walk->meta.transaction) {
         return Bad(fault, number, "it is older than the database");
       }
@@ -162,7 +163,7 @@ class MetaPages {
     }
   }
 
-  // Where the records of a leaf begin that are at or above a key.
+  // Index of the first record of a leaf whose key is at or above this one.
   static int FirstAt(const uint8_t* leaf, const Key& key) {
     int index = Search(leaf, key, 0);
     Key before;
@@ -172,7 +173,7 @@ class MetaPages {
 
   static int Count(const uint8_t* page) { return Load<uint16_t>(page + 20) / 2; }
 
-  // A record of the leaf of a walk.
+  // Finds a record of a walk's leaf.
   bool At(const Walk& walk, int index, Record* record, Fault* fault) const {
     const uint8_t* page = walk.leaf;
     if (!NodeKey(page, index, &record->key)) return Bad(fault, walk.number, "a record lies outside of it");
@@ -184,12 +185,12 @@ class MetaPages {
     return value + record->length <= kPageBytes || Bad(fault, walk.number, "a record reaches beyond it");
   }
 
-  // Whether the records on both sides of a place in the leaf of a walk are sound: then nothing lies between them.
+  // Whether the records on both sides of a place in a walk's leaf are sound: then no record lies between them.
   bool Gap(const Walk& walk, int place, Fault* fault) const {
     return Edge(walk, place, false, fault) && Edge(walk, place, true, fault);
   }
 
-  // The same on one side of the place.
+  // The same for one side of the place.
   bool Edge(const Walk& walk, int place, bool after, Fault* fault) const {
     if (!checks_gaps_) return true;
     const int index = after ? place : place - 1;
@@ -253,7 +254,7 @@ class MetaPages {
     return index + 1 >= Count(page) || Sound(meta, Child(page, index + 1), depth - 1, youngest, fault) != nullptr;
   }
 
-  // The page, if it is one that may be followed.
+  // The page, if it is sound; nullptr with the fault if not.
   const uint8_t* Sound(const Meta& meta, uint64_t number, int depth, uint64_t youngest, Fault* fault) const {
     if (number < 2 || number > meta.last_page) {
       Bad(fault, number, "it is referred to, but not there");
@@ -310,7 +311,7 @@ class MetaPages {
     return lower % 2 == 0 && lower > 0 && lower <= upper && kHeader + upper <= kPageBytes;
   }
 
-  // What is wrong with a page by itself; nullptr: nothing.
+  // What is wrong with the page itself; nullptr: nothing.
   static const char* PageFault(const uint8_t* page, uint64_t number, uint16_t kind, uint64_t youngest) {
     if (Load<uint64_t>(page) != number) return "it is not the page it should be";
     if (Load<uint16_t>(page + 18) != kind) return "it is of another kind than it should be";
@@ -375,7 +376,7 @@ class MetaPages {
     return low;
   }
 
-  // The keys of the page lie within what the page above says.
+  // Whether the keys of the page lie within the bounds from the page above.
   static bool Within(const uint8_t* page, uint64_t number, int depth, const Key& from, const Key& below,
                      Fault* fault) {
     const int count = Load<uint16_t>(page + 20) / 2;
@@ -392,7 +393,7 @@ class MetaPages {
     return true;
   }
 
-  // A value that lies on pages of its own. @param at where the leaf says which.
+  // Finds a value that lies on pages of its own. @param at where in the leaf their number stands.
   bool Large(const Walk& walk, size_t at, Record* record, Fault* fault) const {
     if (at + kOverflowNodeBytes > kPageBytes) return Bad(fault, walk.number, "a record lies outside of it");
     const uint64_t first = Load<uint64_t>(walk.leaf + at);
@@ -410,7 +411,7 @@ class MetaPages {
         OverflowSound(Page(first), first, pages, meta.transaction)) {
       return true;
     }
-    // All of them: one that cannot be read would end a process that maps it.
+    // Read all of them: access through the mapping to an unreadable page would end the process.
     std::vector<uint8_t> bytes(pages * kPageBytes);
     if (!Read(first, bytes.data(), pages)) return Bad(fault, first, "it cannot be read");
     if (!OverflowSound(bytes.data(), first, pages, meta.transaction)) {
@@ -430,14 +431,14 @@ class MetaPages {
   const uint64_t pages_;
   const bool checks_gaps_;
   const uint8_t* map_ = nullptr;
-  // By page: its transaction + 1 when it was looked at; 0: never.
+  // For each page its transaction + 1 when it was checked; 0: never checked.
   std::atomic<uint64_t>* seen_ = nullptr;
 };
 
 using Shared = std::shared_ptr<MetaPages>;
 
-// metaPagesOpen(path, sizeBytes, checksGaps): a handle for the calls below, until it is collected. checksGaps: 0 for who
-// looks at all records and judges for itself what is missing; else 1.
+// metaPagesOpen(path, sizeBytes, checksGaps): a handle for the calls below, valid until it is collected. checksGaps: 0
+// for a caller that reads all records and judges itself what is missing; else 1.
 napi_value Open(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   std::string path;
@@ -482,8 +483,8 @@ napi_value Text(napi_env env, const Fault& fault) {
   return value;
 }
 
-// metaPagesGet(handle, key, target): length of the value, which is in target if that is large enough; undefined: there is
-// no such record; a string: what is wrong.
+// metaPagesGet(handle, key, target): the length of the value, which is in target if that is large enough; undefined:
+// there is no such record; a string says what is wrong.
 napi_value Get(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   uint8_t* data;
@@ -518,8 +519,8 @@ void AppendNumber(std::string* to, T number) {
 }
 
 // metaPagesLeaf(handle, start, end, limit): records of one leaf with start <= key < end, at most `limit`: u16 length of
-// the key where the next leaf begins if there may be more (else 0), that key; then for each record u16 and u32 lengths of
-// key and value, key, value. A string: what is wrong.
+// the key where the next leaf begins if there may be more (else 0), that key; then for each record u16 and u32 lengths
+// of key and value, key, value. A string says what is wrong.
 napi_value Leaf(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   Key start;
@@ -549,7 +550,7 @@ napi_value Leaf(napi_env env, napi_callback_info info) {
       if (!(*pages)->Edge(walk, index, true, &fault)) return Text(env, fault);
       break;
     }
-    // The last of the leaf, and the next leaf begins behind the range.
+    // This is the last record of the leaf, and the next leaf begins behind the range.
     if (index + 1 == count && !more && !(*pages)->Edge(walk, count, true, &fault)) return Text(env, fault);
     AppendNumber(&packed, static_cast<uint16_t>(record.key.length));
     AppendNumber(&packed, static_cast<uint32_t>(record.length));
@@ -563,8 +564,9 @@ napi_value Leaf(napi_env env, napi_callback_info info) {
 
 constexpr uint16_t kRemoved = 0x8000;
 
-// metaPagesCheck(handle, keys): what is wrong on the way to one of these keys, with 0x8000 added to the length of those
-// that are to be removed; undefined: nothing. `keys`: u16 length in the machine's order and key, one behind the other.
+// metaPagesCheck(handle, keys): what is wrong on the path to one of these keys; undefined: nothing. `keys`: for each a
+// u16 length in the machine's byte order and the key, one behind the other. 0x8000 is added to the length of a key that
+// will be removed.
 napi_value Check(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   uint8_t* data;
@@ -579,7 +581,7 @@ napi_value Check(napi_env env, napi_callback_info info) {
     at += 2 + key.length;
     if (at > length) return ThrowType(env, "argument 1 must be keys with their lengths");
     const bool removed = (head & kRemoved) != 0;
-    // Neighbours of a batch often lie on one leaf.
+    // Keys that follow each other in a batch often lie on one leaf.
     const bool same = walk.leaf != nullptr && (!removed || walk.neighbours) &&
                       (walk.from.data == nullptr || Compare(walk.from, key) <= 0) &&
                       (walk.below.data == nullptr || Compare(key, walk.below) < 0);
@@ -595,8 +597,9 @@ napi_value Check(napi_env env, napi_callback_info info) {
   return Undefined(env);
 }
 
-// metaPagesPrefetch(handle, keys): the pages on the way to these keys are in memory and looked at. `keys`: u16 length in
-// the machine's order and key, one behind the other. Faults are for whoever reads the record.
+// metaPagesPrefetch(handle, keys): reads the pages on the paths to these keys into memory and checks them. `keys`: for
+// each a u16 length in the machine's byte order and the key, one behind the other. It reports no faults: a later read
+// of the record does.
 napi_value Prefetch(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   uint8_t* data;

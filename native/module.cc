@@ -1,5 +1,5 @@
-// Entry point of the addon: what only native code can do for Holdfast, and nothing else (native/binding.ts has the
-// types and the documentation of every function).
+// Entry point of the addon, which has only what needs native code (native/binding.ts has the types and the
+// documentation of every function).
 
 #include "napi_util.h"
 #include "registration.h"

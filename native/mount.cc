@@ -27,7 +27,8 @@ napi_value FileDescriptor(napi_env env, int fd) {
   return value;
 }
 
-// mount(source, target, type, flags, data): mount(2). Sends nothing to a FUSE server, so it may run in one.
+// mount(source, target, type, flags, data): mount(2). Sends no request to the mount, so the process that serves it may
+// call this.
 napi_value Mount(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   std::string source;
@@ -45,14 +46,15 @@ napi_value Mount(napi_env env, napi_callback_info info) {
   return Undefined(env);
 }
 
-// The last close of a mount writes dirty pages back through the FUSE server, and waits: a thread of the serving
-// process that waits so cannot be killed, and would keep /dev/fuse open, for ever, when the process dies meanwhile. A child
-// that holds no descriptor can wait: when the server is gone the kernel ends the connection and the child goes on.
+// The last close of a mount writes dirty pages back through the serving process, and waits for it. If a thread of that
+// process waited so, it could not be killed. If the process died meanwhile, that thread would keep /dev/fuse open for
+// ever. A child without descriptors can wait: when the serving process is gone, the kernel ends the connection and the
+// child goes on.
 int UmountInChild(const std::string& target, int flags) {
   const pid_t child = fork();
   if (child < 0) return errno;
   if (child == 0) {
-    // Only system calls from here on: other threads of the parent may have held any lock.
+    // Only system calls from here on: other threads of the parent may have held any lock at the fork.
     if (syscall(SYS_close_range, 0u, ~0u, 0u) != 0) {
       const int limit = static_cast<int>(sysconf(_SC_OPEN_MAX));
       for (int fd = 0; fd < limit; ++fd) close(fd);
@@ -75,7 +77,8 @@ napi_value Umount(napi_env env, napi_callback_info info) {
   return RunInBackground(env, "umount", target, [target, flags] { return UmountInChild(target, flags); });
 }
 
-// umountHere(target, flags): umount2(2) of this process. Not for one that serves the mount: it would wait for itself.
+// umountHere(target, flags): umount2(2) in this process. Not for the process that serves the mount: it would wait for
+// itself.
 napi_value UmountHere(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   std::string target;
@@ -85,7 +88,7 @@ napi_value UmountHere(napi_env env, napi_callback_info info) {
   return Undefined(env);
 }
 
-// socketPair(): two connected descriptors, the way fusermount3 hands /dev/fuse over (_FUSE_COMMFD).
+// socketPair(): two connected descriptors; fusermount3 passes /dev/fuse through them (_FUSE_COMMFD).
 napi_value SocketPair(napi_env env, napi_callback_info) {
   int fds[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) return ThrowErrno(env, errno, "socketpair");
@@ -102,7 +105,7 @@ napi_value SocketPair(napi_env env, napi_callback_info) {
   return result;
 }
 
-// receiveFd(socket): the descriptor that a message already there carries; never waits.
+// receiveFd(socket): receives the descriptor in a message that has already arrived; never waits.
 napi_value ReceiveFd(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t socket;

@@ -10,7 +10,7 @@ namespace holdfast {
 namespace {
 
 std::string ErrnoName(int error) {
-  // What libuv does not name; the rest is its table, so that codes read like those of Node itself.
+  // The names that libuv does not have. All others come from its table, so that codes read like those of Node itself.
   switch (error) {
     case ENOTBLK:
       return "ENOTBLK";
@@ -92,7 +92,7 @@ napi_value ThrowErrno(napi_env env, int error, const char* operation, const std:
 
 Arguments::Arguments(napi_env env, napi_callback_info info) : env_(env) {
   size_t count = kMax;
-  // Arguments that were not given read as undefined, which every reader below refuses.
+  // A missing argument reads as undefined, which every reader below refuses.
   for (napi_value& value : values_) value = Undefined(env);
   napi_get_cb_info(env, info, &count, values_, &self_, nullptr);
 }

@@ -1,7 +1,7 @@
 // Shared by all files of the addon: errors as JavaScript sees them, and argument access.
 //
-// Invariant: every function that JavaScript calls either returns a value or leaves exactly one exception pending;
-// a failed system call becomes an Error with `code` (errno name), `syscall` and, where there is one, `path`.
+// Invariant: every function that JavaScript calls either returns a value or leaves exactly one exception pending; a
+// failed system call becomes an Error with `code` (errno name), `syscall` and, if there is one, `path`.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ napi_value ThrowNapiFailure(napi_env env);
 napi_value ThrowType(napi_env env, const char* message);
 napi_value ThrowErrno(napi_env env, int error, const char* operation, const std::string& path = "");
 
-// The Error itself, for a promise to reject with; nullptr when even that failed.
+// The Error itself, to reject a promise with; nullptr if even that failed.
 napi_value ErrnoError(napi_env env, int error, const char* operation, const std::string& path);
 
 napi_value Undefined(napi_env env);
@@ -36,7 +36,7 @@ class Arguments {
 
   bool Int32(size_t index, int32_t* out) const;
   bool Uint32(size_t index, uint32_t* out) const;
-  // A safe integer of JavaScript, not negative.
+  // A safe integer of JavaScript that is not negative.
   bool Uint53(size_t index, uint64_t* out) const;
   bool String(size_t index, std::string* out) const;
   bool Bytes(size_t index, uint8_t** data, size_t* length) const;

@@ -23,7 +23,7 @@ void CallDone(napi_env env, napi_value function, void*, void* data) {
   napi_value args[2];
   if (napi_create_uint32(env, completion->id, &args[0]) == napi_ok &&
       napi_create_int32(env, completion->error, &args[1]) == napi_ok) {
-    // An exception of the callback reaches 'uncaughtException' by itself: this is the outermost call.
+    // An exception of the callback reaches 'uncaughtException' by itself, because this is the outermost call.
     napi_call_function(env, Undefined(env), function, 2, args, nullptr);
   }
 }
@@ -51,7 +51,7 @@ QueueRef NotifyQueue::Create(napi_env env, std::shared_ptr<SharedFd> fd, napi_va
     return nullptr;
   }
   napi_add_env_cleanup_hook(env, OnEnvironmentGone, kept);
-  // The mount keeps the process alive, not the wish to notify it.
+  // The open mount keeps the process alive; this queue alone must not.
   napi_unref_threadsafe_function(env, queue->done_);
   return queue;
 }
@@ -110,7 +110,7 @@ void NotifyQueue::Run() {
   }
 }
 
-// With mutex_ held.
+// The caller holds mutex_.
 void NotifyQueue::Complete(uint32_t id, int error) {
   if (done_ == nullptr) return;
   auto* completion = new Completion{id, error};

@@ -1,11 +1,11 @@
 // Notifications to the kernel (FUSE_NOTIFY_*), written by threads of their own.
 //
-// A write of a notification may wait in the kernel for a page that is under a READ or WRITE of ours, so it must never
-// happen on the event loop's thread: the answer it waits for comes from there. Several threads, made on demand, so that
-// one such wait does not hold up the others; notifications are not ordered among themselves.
+// The write of a notification may wait in the kernel for a page under a READ or WRITE that we have not answered. So it
+// must never happen on the event loop's thread, which gives that answer. There are several threads, made on demand, so
+// that one such wait does not hold up other notifications; notifications have no order among themselves.
 //
 // The threads are detached and share ownership of the queue and the descriptor: nobody ever waits for them, not even at
-// exit. The descriptor is closed when its last user is done.
+// exit. The descriptor closes when its last user is done.
 #pragma once
 
 #include <condition_variable>
@@ -19,7 +19,7 @@
 
 namespace holdfast {
 
-// A descriptor that is closed with its last owner.
+// A descriptor that closes with its last owner.
 class SharedFd {
  public:
   explicit SharedFd(int fd) : fd_(fd) {}
@@ -39,9 +39,11 @@ class NotifyQueue : public std::enable_shared_from_this<NotifyQueue> {
   static std::shared_ptr<NotifyQueue> Create(napi_env env, std::shared_ptr<SharedFd> fd, napi_value on_done,
                                              unsigned max_threads);
 
-  // Event-loop thread. @returns 0 or the errno of starting a thread (then nothing was queued).
+  // Called on the event loop's thread. @returns 0, or the errno of the failed start of a thread (then nothing was
+  // queued).
   int Submit(uint32_t id, std::vector<uint8_t> message);
-  // Event-loop thread. What no thread has begun completes with ECANCELED; threads end when they can. Idempotent.
+  // Called on the event loop's thread. Jobs that no thread has begun complete with ECANCELED; threads end when they
+  // can. Idempotent.
   void Close();
 
   NotifyQueue(std::shared_ptr<SharedFd> fd, unsigned max_threads) : fd_(std::move(fd)), max_threads_(max_threads) {}

@@ -1,8 +1,9 @@
-// System calls of ordinary programs that Node has no name for: flock, fcntl locks, shared mappings. The demo's workload
+// System calls of ordinary programs that Node does not offer: flock, fcntl locks, shared mappings. The demo's workload
 // makes them, in processes of its own; the client and the server do not.
 //
-// A mapping is an object that owns its address range until unmap() or until it is collected. Its bytes are copied in and
-// out, never exposed as an ArrayBuffer: a page that cannot be read would kill the process at a place nobody expects.
+// A mapping is an object that owns its address range until unmap() or until it is collected. Its bytes are copied in
+// and out, never exposed as an ArrayBuffer: an access to an unreadable page would kill the process at an unexpected
+// place.
 
 #include <cerrno>
 #include <cstring>

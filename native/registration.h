@@ -1,4 +1,5 @@
-// One function a source file that adds its share of the module's exports; false with or without a pending exception.
+// One function for each source file, which adds its exports to the module. It returns false on failure, with or without
+// a pending exception.
 #pragma once
 
 #include <node_api.h>

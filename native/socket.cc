@@ -1,4 +1,4 @@
-// What the kernel knows of a TCP connection and Node does not say.
+// What the kernel knows of a TCP connection and Node does not show.
 
 #include <cerrno>
 
