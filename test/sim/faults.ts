@@ -87,6 +87,7 @@ export class Faults {
       await this.#world.sleep(meanGapMs * 2 * this.#rng.fraction());
       if (this.#isOver) return;
       const kind = this.#rng.pick(this.#kinds);
+      this.#world.invariants.all();
       const strike = this.#strike(kind);
       if (strike === undefined) continue;
       this.counts.set(kind, (this.counts.get(kind) ?? 0) + 1);
