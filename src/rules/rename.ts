@@ -147,7 +147,8 @@ export function applyRename(tx: Tx, move: Move, names: MovedNames, circumstances
     attr: edits.get(source.fid),
     parentAttr: edits.get(parent),
     newParentAttr: edits.get(newParent),
-    otherAttr: otherAttr === undefined || otherAttr.nlink === 0 ? otherAttr : edits.get(otherAttr.fid),
+    // It is neither parent, so it has not changed since: checkRename refuses a new name that leads above the old one.
+    otherAttr,
     whiteoutAttr,
   };
   edits.write();
