@@ -3,9 +3,9 @@
  * budget first and gives it back in `finally`.
  *
  * Waiters are served first come, first served, so a large request is not starved by small ones. A request larger than
- * the whole budget is granted when nothing else is out: it must not wait for ever.
+ * the whole budget is granted when nobody else holds any of the budget: it must not wait for ever.
  *
- * Invariant: the first waiter does not fit. So nobody waits while nothing is out.
+ * Invariant: the first waiter does not fit. So nobody waits while the whole budget is free.
  */
 
 import { assert } from './assert.js';

@@ -52,7 +52,7 @@ export class IntervalSet {
     }
     this.#starts.splice(first, after - first, from);
     this.#ends.splice(first, after - first, to);
-    // The difference is NaN if both lengths are infinite; the set has not grown then.
+    // The difference would be NaN if both lengths are infinite; the set has not grown then.
     const grown = to - from === known ? 0 : to - from - known;
     this.#recount(grown);
     return grown;
@@ -192,7 +192,7 @@ export class IntervalSet {
     );
   }
 
-  /** As the header says, and the total is that of the ranges. */
+  /** Checks the header's invariants, and that the total is the sum of the ranges. */
   checkInvariants(): void {
     assert(this.#starts.length === this.#ends.length, 'a range has no end');
     let total = 0;

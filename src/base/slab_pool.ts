@@ -5,8 +5,8 @@
  * collect the whole heap every 64 MiB or so (measured: half of the CPU time of a cold read). So code that knows when
  * the bytes of a large transfer are no longer needed gives their memory back here.
  *
- * A slab that is not given back costs nothing but its collection. One that is given back must not be read or written
- * by its former owner, nor by anyone who was handed a view of it: that is the owner's duty.
+ * A slab that is not given back costs only its collection. After a slab was given back, neither its former owner nor
+ * anyone with a view of it may read or write it: its owner has to ensure that.
  *
  * Invariant: the pool has each free slab once, and at most keepMax of them.
  */

@@ -44,15 +44,18 @@ export class Deferred<T> {
 }
 
 /**
- * The values of all promises, when all of them have ended: also when one is rejected, and what the others still work on must not be
- * used again before. @throws the error of the first in the list that was rejected.
+ * Waits until all promises have ended, even if one is rejected: until then the others still use what they work on, and
+ * the caller must not reuse it. @returns the values. @throws the error of the first rejected promise in the list.
  */
 export async function allEnded<T>(promises: readonly Promise<T>[]): Promise<T[]> {
   await Promise.allSettled(promises);
   return Promise.all(promises);
 }
 
-/** The promise, or EINTR as soon as the signal aborts. Nobody looks at what the promise does after that. */
+/**
+ * Waits for the promise, or rejects with EINTR as soon as the signal aborts. What the promise does after that is
+ * ignored.
+ */
 export function interruptible<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   if (signal.aborted) {
     promise.catch(NOTHING);
