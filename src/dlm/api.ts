@@ -136,7 +136,7 @@ export interface LockServerApi extends Checked {
   count(client: ClientUuid): number;
   /** Clients that still hold locks of this type: a shutdown waits for them. */
   holders(type: ResourceType): ClientUuid[];
-  /** All that hold or wait for something. */
+  /** All clients that hold a lock or wait for one. */
   clients(): ReadonlySet<ClientUuid>;
 }
 
@@ -162,9 +162,9 @@ export interface LockClientCallbacks {
 
 /** Class LockClient in lock_client.ts: the locks that one client holds on one target. */
 export interface LockClientApi extends Checked {
-  /** A lock has this handle. */
+  /** Whether a lock has this handle. */
   knows(handle: LockHandle): boolean;
-  /** A lock that covers this and is not being cancelled. PW covers PR. Moves it to the young end of the LRU. */
+  /** Finds a lock that covers this and is not being cancelled; PW covers PR. Moves the lock to the young end of the LRU. */
   match(type: 'inode' | 'data', fid: Fid, mode: Mode, bits: number): CachedLock | undefined;
   /**
    * As match(), but finds locks that are being cancelled too, and leaves the LRU alone: for READs of the kernel that

@@ -1,10 +1,10 @@
 /**
  * The time limit of BASTs: one timer for all of them.
  *
- * All limits are equally long, so the order in which BASTs were said is the order in which they run out: a Map in
- * insertion order and a timer for its first entry do for any number of locks.
+ * All limits are equally long, so they end in the order in which the server sent the BASTs. So a Map in insertion order
+ * and one timer for its first entry serve any number of locks.
  *
- * Invariants: deadlines grow in the order of the map; a timer runs while there is one.
+ * Invariants: deadlines grow in the order of the map; the timer runs while there is a deadline.
  */
 
 import { assert } from '../base/assert.js';

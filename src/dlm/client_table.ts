@@ -1,5 +1,5 @@
 /**
- * What each client holds and waits for, application locks aside. A client is known while there is something.
+ * The locks that each client holds and waits for, except application locks. A client is known while it has any.
  *
  * Invariant: the counts of a client are those of its locks.
  */

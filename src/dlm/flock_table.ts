@@ -9,9 +9,10 @@
  * - A POSIX call that would wait for its own owner, over a chain of any length, fails with EDEADLK. OFD and flock(2)
  *   owners are not processes, so no deadlock is detected through them.
  *
- * Invariants: pieces of different owners that touch are shared, or of different worlds. A call is known by its handle
- * while it waits or pieces of it are left. A waiting call has something in its way, unless grants are held. The pieces of an
- * owner are sorted and do not overlap. The indexes of the waits-for graph hold exactly the waiting POSIX calls.
+ * Invariants: pieces of different owners that touch are both shared, or of different worlds. A call is known by its
+ * handle while it waits or pieces of it are left. A waiting call has a held lock in its way, unless grants are held
+ * back. The pieces of an owner are sorted and do not overlap. The indexes of the waits-for graph hold exactly the
+ * waiting POSIX calls.
  */
 
 import { assert } from '../base/assert.js';
@@ -395,7 +396,7 @@ export class FlockTable {
     }
   }
 
-  /** Between two calls. */
+  /** The invariants hold between two calls. */
   checkInvariants(): void {
     assert(this.#outbox.length === 0, `${this.#outbox.length} casts were not said`);
     const pieces = new Map<FlockCall, number>();

@@ -10,10 +10,11 @@
  * - The client sends a handle back to the server once, through callbacks.cancel or through what cancelAll() returns,
  *   and never after forgetAll().
  * - The LRU holds exactly the locks that are not cancelling.
- * - A handle means something to one instance of the server. When another one takes over, all locks are nameless until
- *   it has granted them again, or refused to. One that is given back meanwhile is not mentioned to it.
- * - The chains hold exactly the locks with a handle, the nameless ones, and those that are forgotten and not yet released.
- * - A lock whose release() has ended stays only while it is in use.
+ * - A handle is valid for one instance of the server. When another instance takes over, each lock is nameless until
+ *   that instance has granted or refused it. If the client gives a nameless lock back, it sends no CANCEL.
+ * - The chains hold exactly the locks with a handle, the nameless ones, and the forgotten ones that are not released
+ *   yet.
+ * - A lock whose release() has ended stays only while a reference is held.
  */
 
 import { assert } from '../base/assert.js';
@@ -307,7 +308,7 @@ export class LockClient implements LockClientApi {
     this.#nameless.clear();
     for (const lock of locks) {
       lock.forgotten = true;
-      // Its release ended before; only a reference kept it.
+      // Its release() has ended before; only a reference kept it.
       if (lock.released) this.#giveBack(lock);
     }
     await this.#releaseAll(locks);

@@ -3,13 +3,14 @@
  * applications. Rules: docs/LOCKING.md; the state of one resource: resource.ts.
  *
  * Invariants:
- * - A resource exists while something is held, waited for or uncommitted on it. A client is known while it holds or waits.
- * - The locks of the clients are those on the resources, those of operations left out.
- * - What can be granted at once is granted synchronously: these calls run for every operation.
- * - Callbacks are called when the state is consistent again, at the end of the call (or timer) that caused them, so
- *   they may call back into the lock server.
- * - A BAST is said once for each lock, again at half of its time and after resend, and never before the reply that tells
- *   of the grant.
+ * - A resource exists while it has a held lock, a waiting lock or an uncommitted change. A client is known while it
+ *   holds a lock or waits for one.
+ * - The locks in the client table are exactly those on the resources, except the locks of operations.
+ * - A lock that can be granted at once is granted synchronously: these calls run for every operation.
+ * - The lock server calls its callbacks when its state is consistent again, at the end of the call (or timer) that
+ *   caused them. So they may call back into it.
+ * - The server sends a BAST once for each lock, again at half of its time limit and after resend(), and never before
+ *   the reply that carries the grant.
  */
 
 import { assert } from '../base/assert.js';
@@ -115,7 +116,7 @@ export class LockServer implements LockServerApi {
     if (this.#hasTooMany(client, spec)) {
       throw new FsError(
         'ENOLCK',
-        `a client has too many locks (of ${this.#maxCacheLocks}) and gives none back`,
+        `a client has too many locks (the limit is ${this.#maxCacheLocks}) and gives none back`,
       );
     }
     const lock = this.#newClientLock(client, spec);
@@ -526,7 +527,7 @@ export class LockServer implements LockServerApi {
     return new Set([...this.#clients.clients(), ...this.#flocks.clients()]);
   }
 
-  /** Between two calls. */
+  /** The invariants hold between two calls. */
   checkInvariants(): void {
     this.#clients.checkInvariants();
     this.#flocks.checkInvariants();

@@ -2,12 +2,12 @@
  * The messages that the lock server sends when its state is consistent again: BASTs to holders, and the request for a
  * commit. Their receivers may call back into the lock server.
  *
- * The BAST of a lock that was granted to a waiting enqueue in this turn is put off: the reply that tells of the grant is
- * still to leave, and the BAST must not overtake it. Its time limit runs from when it is said; at half of it the BAST is
- * said once more, in case it was lost without the connection.
+ * If a waiting enqueue was granted a lock in this turn, the BAST of that lock is put off: the reply with the grant has
+ * not left yet, and the BAST must not overtake it. The time limit runs from when the BAST is sent. At half of the limit
+ * it is sent once more, in case it was lost although the connection holds.
  *
- * Invariants, between two calls of the lock server: all that was to be said is said, but for the BASTs of fresh locks; only
- * granted locks whose BAST was said have a time limit, and a lock whose BAST was said once has one.
+ * Invariants, between two calls of the lock server: everything wanted was sent, except the BASTs of fresh locks. Only
+ * granted locks whose BAST was sent have a time limit, and a lock whose BAST was sent once has one.
  */
 
 import { assert } from '../base/assert.js';
@@ -103,7 +103,7 @@ export class Outbox {
     this.flush();
   }
 
-  /** @param locks all locks of clients. */
+  /** @param locks all locks of all clients. */
   checkInvariants(locks: Iterable<ServerLock>): void {
     assert(this.#basts.length === 0 && !this.#commitWanted, `${this.#basts.length} BASTs were not said`);
     this.#deadlines.checkInvariants();

@@ -4,11 +4,13 @@
  * Invariants:
  * - No two granted locks conflict.
  * - A waiting lock conflicts with a granted one or with one that waits ahead of it.
- * - A lock in head position (nobody it conflicts with waits ahead of it) has had every holder in its way called back.
- *   Head position is never lost: those ahead only become fewer, and nothing is granted past a lock it conflicts with.
- * - No lock is granted over another client's uncommitted change. A lock that meets one calls
- *   nobody back for now, and the client of the change passes it (turns.ts). In the end it asks for a commit as well.
- * - A granted lock knows its place in `granted`; the count of exclusive ones is that of the granted locks.
+ * - For a lock in head position (no lock that conflicts with it waits ahead of it), every holder in its way has been
+ *   called back. A lock never loses head position: the locks ahead of it only become fewer, and no lock is granted past
+ *   a waiting lock it conflicts with.
+ * - No lock is granted over another client's uncommitted change. A waiting lock that meets such a change calls nobody
+ *   back at first, and the client that made the change passes it (turns.ts). In the end the waiting lock asks for a
+ *   commit too.
+ * - A granted lock knows its slot in `granted`, and the count of exclusive locks is right.
  *
  * Locks of one client do not conflict, unless both belong to operations: a client may hold PR and PW of a file at once.
  * An operation does not conflict with the locks of its client, and the server may grant that client further locks while
@@ -294,7 +296,7 @@ export class Resource {
     return granted;
   }
 
-  /** As the header says. An uncommitted change may be in the way of a waiting lock, too. */
+  /** Checks the header's invariants. A waiting lock may also wait for an uncommitted change. */
   checkInvariants(): void {
     const what = `${this.type} ${this.fid}`;
     this.#checkGranted(what);

@@ -13,9 +13,9 @@
  *
  * A turn lasts several times as long as commits currently take, so most of the time goes into operations.
  *
- * Data locks have no turns: what is written under one is written back at once when it is called.
+ * Data locks have no turns: when the server calls one back, the client writes back at once what is dirty under it.
  *
- * Invariant: only inodes are waited for, and a turn is as long as its bounds say.
+ * Invariant: others wait for turns only on inodes, and the length of a turn is within its bounds.
  */
 
 import { assert } from '../base/assert.js';

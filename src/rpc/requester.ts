@@ -5,8 +5,8 @@
  * - A call that was sent leaves the table by its reply or by failAll(), never because its caller gave up. The reply to
  *   an interrupted create still brings locks, and its apply() runs.
  * - apply() runs while the reply frame is handled, so caches follow frames in their order.
- * - A replay carries the xid of a call that has left the table: the two are never mistaken for each other.
- * - There are replays, and calls that mean one connection, only while there is a connection.
+ * - A replay carries the xid of a call that has left the table, so a reply never fits both.
+ * - Replays, and calls with connectionOnly, exist only while there is a connection.
  */
 
 import { assert } from '../base/assert.js';
