@@ -42,7 +42,7 @@ function mountpointFailure(path: string, error: unknown): FsError {
     case 'ENOTCONN':
       return new FsError('ENOTCONN', `${path} is a mount whose process has died; umount ${path}`, cause);
     case 'EACCES':
-      return new FsError('EACCES', `mount point ${path} may not be looked at by this user`, cause);
+      return new FsError('EACCES', `this user may not access mount point ${path}`, cause);
     default:
       return new FsError(
         'EIO',

@@ -15,7 +15,7 @@ const BUILT = join(HERE, 'build', 'Release', 'holdfast_native.node');
 function fail(reason) {
   console.error(
     `holdfast: cannot build the native addon: ${reason}. Install the tools with "apt-get install g++ make python3", ` +
-      'then "npm rebuild". The addon cannot be done without: the fuse-native driver replaces its mounts, but not ' +
+      'then "npm rebuild". The addon is needed in any case: the fuse-native driver replaces its mounts, but not ' +
       'its block-device calls.',
   );
   process.exit(1);

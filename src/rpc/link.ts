@@ -232,8 +232,8 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   // Receiver.
 
   tooSlow(): void {
-    log('%s does not send what it has begun, and others wait; closing this connection', this.peer);
-    this.destroy(new FsError('ETIMEDOUT', 'a frame that was begun did not arrive in time'));
+    log('%s does not send the rest of a frame, and others wait; closing this connection', this.peer);
+    this.destroy(new FsError('ETIMEDOUT', 'the rest of a frame did not arrive in time'));
   }
 
   // ConnectionEvents.
@@ -348,8 +348,8 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     if (this.#connection.write(chunks, told)) return;
     const behind = this.#connection.bufferedBytes;
     if (behind > this.#outputLimitBytes) {
-      log('%s takes nothing: %d bytes wait for it; closing this connection', this.peer, behind);
-      this.destroy(new FsError('ETIMEDOUT', `the peer takes nothing: ${behind} bytes wait for it`));
+      log('%s does not read: %d bytes wait for it; closing this connection', this.peer, behind);
+      this.destroy(new FsError('ETIMEDOUT', `the peer does not read: ${behind} bytes wait for it`));
     } else if (behind > this.#outputPauseBytes && !this.#pausedByOutput) {
       this.#pausedByOutput = true;
       this.pause();

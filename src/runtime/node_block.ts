@@ -145,7 +145,7 @@ function openFailure(path: string, error: unknown): FsError {
     case 'ENXIO':
     case 'ENODEV':
     case 'ENOMEDIUM':
-      return new FsError('ENXIO', `${path} is a device that is not there (${code})`, cause);
+      return new FsError('ENXIO', `${path} names a device that does not exist (${code})`, cause);
     case 'ENOTTY':
     case 'ENOTBLK':
       return new FsError('EINVAL', `${path} is not a block device`, cause);

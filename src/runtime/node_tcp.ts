@@ -206,8 +206,8 @@ function listenError(error: Error, address: Address): FsError {
 const CONNECT_ERRNO: Readonly<Record<string, readonly [Errno, string]>> = {
   ECONNREFUSED: ['ECONNREFUSED', 'nothing listens at'],
   ECONNRESET: ['ECONNREFUSED', 'closed at once by'],
-  EHOSTUNREACH: ['ECONNREFUSED', 'no way to'],
-  ENETUNREACH: ['ECONNREFUSED', 'no way to'],
+  EHOSTUNREACH: ['ECONNREFUSED', 'no route to'],
+  ENETUNREACH: ['ECONNREFUSED', 'no route to'],
   ETIMEDOUT: ['ETIMEDOUT', 'no answer from'],
   ENOTFOUND: ['ENXIO', 'no such host:'],
   EAI_AGAIN: ['EAGAIN', 'host name cannot be looked up now:'],

@@ -233,7 +233,7 @@ test('a paused link hands out nothing, not even what has arrived; as many resume
   assert.deepEqual(seen, [1, 1, 1, 4]);
 });
 
-test('a peer that takes nothing is closed when too much waits for it', async () => {
+test('a peer that does not read is closed when too much waits for it', async () => {
   const { a, b, aConnection } = links({ a: { outputLimitBytes: 1 << 20 } });
   aConnection.behindBytes = 64 << 10;
   b.link.pause();
@@ -243,7 +243,7 @@ test('a peer that takes nothing is closed when too much waits for it', async () 
   }
   const error = await a.closed;
   assert.ok(error instanceof FsError && error.code === 'ETIMEDOUT');
-  assert.match(error.message, /the peer takes nothing: 1\d{6} bytes wait for it/);
+  assert.match(error.message, /the peer does not read: 1\d{6} bytes wait for it/);
 });
 
 test('a side may stop reading while its peer does not take what it sends', async () => {
