@@ -114,7 +114,7 @@ export interface LockServerApi extends Checked {
   /** Whether somebody waits for an inode or data lock that the client holds. */
   isWanted(client: ClientUuid): boolean;
   /**
-   * Commit on sharing (docs/RECOVERY.md): an operation of the client has changed what the spec covers. Until
+   * Commit on sharing (docs/recovery/commit_on_sharing.md): an operation of the client has changed what the spec covers. Until
    * committed() reports this transno as durable, other clients get no lock on it, and their operations wait.
    */
   changed(client: ClientUuid, spec: LockSpec, transno: Transno): void;

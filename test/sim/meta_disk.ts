@@ -148,7 +148,7 @@ export class SimMetaDisk {
     const slow = this.slowChance > 0 && this.#rng.chance(this.slowChance) ? 100 : 1;
     const delayMs = this.latencyMs * (0.5 + this.#rng.fraction()) * slow;
     const fails = this.commitErrorChance > 0 && this.#rng.chance(this.commitErrorChance);
-    // It goes on even while the program is stopped (docs/RECOVERY.md, "What the block cannot do").
+    // It goes on even while the program is stopped (docs/recovery/ownership.md, "What the block cannot do").
     this.#scheduler.after(delayMs, () => {
       if (this.#underWay.delete(commit) && !fails) this.#apply(program, changes);
     });

@@ -111,7 +111,7 @@ function sources(): string[] {
 }
 
 function pages(): string[] {
-  return ['.', 'docs']
+  return ['.', 'docs', 'docs/recovery']
     .flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(folder, name)))
     .filter((name) => name.endsWith('.md'));
 }
@@ -287,7 +287,9 @@ test('docs/TESTING.md names every test file, and no other', () => {
 test('pages named in comments exist', () => {
   const missing = new Set<string>();
   for (const file of sources()) {
-    for (const [page] of readFileSync(join(root, file), 'utf8').matchAll(/docs\/[A-Z]+\.md/g)) {
+    for (const [page] of readFileSync(join(root, file), 'utf8').matchAll(
+      /docs\/(?:[A-Z]+|recovery\/\w+)\.md/g,
+    )) {
       if (!existsSync(join(root, page))) missing.add(`${file} names ${page}`);
     }
   }

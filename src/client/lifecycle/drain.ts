@@ -1,5 +1,5 @@
 /**
- * The client's part in a controlled shutdown: the server called the active lock back (docs/RECOVERY.md, "Client").
+ * The client's part in a controlled shutdown: the server called the active lock back (docs/recovery/client.md, "Drain").
  *
  * Work ahead, while operations go on: the client writes what is dirty, and gives unused locks back, with what they keep in
  * caches. It does so once and within a limit, so that the drain of a busy client ends.

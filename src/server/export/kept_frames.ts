@@ -5,7 +5,7 @@
  * Each client has a limit of its own; past it the server does not read from the client. If all clients together have
  * more than KEPT_BYTES_MAX, the server also stops reading from each client that adds to it. That blocks nobody: a
  * client with held requests has sent everything that others wait for, and a client with a replay in the queue makes
- * nobody wait (docs/RECOVERY.md, "Memory").
+ * nobody wait (docs/recovery/replay.md, "Memory").
  *
  * Invariant: the counted bytes are those of the frames held and queued for the clients.
  */

@@ -1,6 +1,6 @@
 /**
  * The drain of a controlled shutdown, server side: the server asks for the active lock, every client gives its own one back
- * last of all, and a client that is late is evicted. docs/RECOVERY.md tells the whole story.
+ * last of all, and a client that is late is evicted. docs/recovery/shutdown.md tells the whole story.
  *
  * Invariants:
  * - It ends once: drained, failed, or stopped from outside, after which it says nothing any more.

@@ -1,6 +1,6 @@
 /**
  * The life of a server, as a pure step function: what each event means in each state, and what the server has to do then.
- * docs/RECOVERY.md has the diagram and the table, which a test prints from here.
+ * docs/recovery/overview.md has the diagram, states.md the table, which a test prints from here.
  *
  * A step does no I/O and reads no clock. Its owner (server.ts) sets the new state and then applies the effects in their order;
  * an event that comes meanwhile waits until they are applied (lifecycle.ts).

@@ -1,6 +1,6 @@
 /**
  * Which function handles which operation, and which one answers it when an earlier instance has executed it and its answer
- * was lost (docs/RECOVERY.md, "Exactly once").
+ * was lost (docs/recovery/replay.md, "Exactly once").
  */
 
 import { isPromise } from '../../base/maybe_promise.js';

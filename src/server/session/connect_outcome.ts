@@ -1,5 +1,5 @@
 /**
- * What becomes of a client that connects, as a pure function of what the server has of it and what it says. docs/RECOVERY.md has
+ * What becomes of a client that connects, as a pure function of what the server has of it and what it says. docs/recovery/window.md has
  * the table, which a test prints from here; connect.ts does what is decided.
  */
 

@@ -1,6 +1,6 @@
 /**
  * Commit on sharing, as operations see it. The lock server notes with the locks what each operation has changed, and
- * the locks of other clients wait there until the change is durable (dlm/uncommitted.ts, docs/RECOVERY.md). This file
+ * the locks of other clients wait there until the change is durable (dlm/uncommitted.ts, docs/recovery/commit_on_sharing.md). This file
  * handles what locks do not cover: reads of things that are not locked, and refusals, which are answers about the state
  * too.
  */

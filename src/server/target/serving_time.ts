@@ -15,7 +15,7 @@
  * would never give up any client.
  *
  * The server cannot see that its whole machine, with its clocks, stood still. Such a stop takes nothing from the time
- * that a client has left, and adds nothing to it (docs/RECOVERY.md).
+ * that a client has left, and adds nothing to it (docs/recovery/eviction.md).
  */
 
 import { logger } from '../../base/log.js';

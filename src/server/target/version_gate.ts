@@ -1,7 +1,7 @@
 /**
  * Decides whether the running version may serve a target, from the superblock that the previous instance left.
  *
- * A pure function of the superblock: the server writes nothing before this says yes. Rule (docs/RECOVERY.md, "Version
+ * A pure function of the superblock: the server writes nothing before this says yes. Rule (docs/recovery/shutdown.md, "Version
  * gate"): start if the version is unchanged, or the clean mark is there, or the administrator forces it. After a forced
  * start the server evicts the clients: their operations may be half done, which only a replay could tell, and no
  * version promises to replay another version's operations. For the same reason, after a version change, the server

@@ -22,7 +22,7 @@
  *   stops.
  *
  * What this cannot do: recall a write that the process gave to the kernel before its host or process stopped for a
- * while (docs/RECOVERY.md, "What the block cannot do").
+ * while (docs/recovery/ownership.md, "What the block cannot do").
  */
 
 import { assert } from '../../base/assert.js';

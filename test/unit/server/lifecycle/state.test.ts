@@ -1,4 +1,4 @@
-/** The server's state machine: its table, as docs/RECOVERY.md shows it, and what holds over any sequence of events. */
+/** The server's state machine: its table, as docs/recovery/states.md shows it, and what holds over any sequence of events. */
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -163,9 +163,13 @@ function diagram(): string[] {
   return ['```mermaid', 'stateDiagram-v2', '  [*] --> standby', ...lines, '  stopped --> [*]', '```'];
 }
 
-test('the diagram and the tables in docs/RECOVERY.md are those of the code', () => {
-  assertPrinted('RECOVERY.md', 'lifecycle diagram', `${diagram().join('\n')}\n`);
-  assertPrinted('RECOVERY.md', 'lifecycle table', `${[...stepsTable(), '', ...restTable()].join('\n')}\n`);
+test('the diagram and the tables in docs/recovery are those of the code', () => {
+  assertPrinted('recovery/overview.md', 'lifecycle diagram', `${diagram().join('\n')}\n`);
+  assertPrinted(
+    'recovery/states.md',
+    'lifecycle table',
+    `${[...stepsTable(), '', ...restTable()].join('\n')}\n`,
+  );
 });
 
 /** The events that lead from standby to each state, so that no state of the table is one that no server comes to. */

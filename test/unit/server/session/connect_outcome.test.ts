@@ -1,4 +1,4 @@
-/** What becomes of a client that connects: the table of docs/RECOVERY.md, and what comes before it. */
+/** What becomes of a client that connects: the table of docs/recovery/window.md, and what comes before it. */
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -87,8 +87,8 @@ function table(): string {
   return `${lines.join('\n')}\n`;
 }
 
-test('the table in docs/RECOVERY.md is that of the code', () => {
-  assertPrinted('RECOVERY.md', 'connect outcomes', table());
+test('the table in docs/recovery/window.md is that of the code', () => {
+  assertPrinted('recovery/window.md', 'connect outcomes', table());
 });
 
 test('a peer that does not know the secret is refused before anything else is looked at', () => {

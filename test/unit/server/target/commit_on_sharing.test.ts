@@ -1,4 +1,4 @@
-/** Commit on sharing: nobody is told of what another client has done before that is durable. docs/RECOVERY.md */
+/** Commit on sharing: nobody is told of what another client has done before that is durable. docs/recovery/commit_on_sharing.md */
 
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';

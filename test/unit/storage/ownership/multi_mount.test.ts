@@ -242,7 +242,7 @@ async function chaos(seed: number): Promise<{ readonly takeovers: number; readon
   for (const host of hosts) {
     start(host);
     host.delays = (kind) => {
-      // A clean mark that comes a period late is beyond what can be told (docs/RECOVERY.md).
+      // A clean mark that comes a period late is beyond what can be told (docs/recovery/ownership.md).
       const often = kind === 'release' || world.random(100) < 95;
       return [often ? world.random(6) : world.random(3000), often ? world.random(6) : world.random(1000)];
     };
