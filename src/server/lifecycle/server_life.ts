@@ -180,7 +180,7 @@ export class ServerLife implements TargetEvents {
         void this.#begin(this.#given(this.#activation));
         break;
       case 'sweepOrphans':
-        sweepOrphans(this.#given(this.#target));
+        this.#sweepOrphans();
         break;
       case 'serveHeld':
         this.#host.serveHeld();
@@ -277,6 +277,15 @@ export class ServerLife implements TargetEvents {
     this.#recovery = takePrevious(target, decision, found, settings, over);
     // A target that cannot even say what its orphans are is not served.
     if (this.#recovery === undefined) sweepOrphans(target);
+  }
+
+  /** After a recovery. A target that cannot say what its orphans are is given up, as at a start. */
+  #sweepOrphans(): void {
+    try {
+      sweepOrphans(this.#given(this.#target));
+    } catch (thrown) {
+      this.#failed(thrown);
+    }
   }
 
   /** The target cannot commit any more: nothing may be answered as if it could. A start that failed has said so itself. */
