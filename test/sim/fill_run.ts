@@ -71,7 +71,7 @@ export async function makeFillPlan(): Promise<FillPlan> {
   const empty = await makeImage(DATA_BYTES, META_BYTES);
   let fresh: Taken = { files: 0, dataBytes: 0 };
   let freshInodes = 0;
-  const { disks } = await simulate({ image: empty }, async (world) => {
+  const { disks } = await simulate({ image: empty, hasManyFiles: true }, async (world) => {
     const process = world.client().process();
     freshInodes = statfs(world).inodesFree;
     fresh = await fillUp(process);
@@ -97,6 +97,7 @@ export async function fillRun(options: RunOptions, plan: FillPlan): Promise<Fill
       servers: rng.between(1, 2),
       image: rng.chance(0.6) ? plan.nearlyFull : plan.empty,
       limitMs: LIMIT_MS,
+      hasManyFiles: true,
     },
     workers,
     faults: () => faults,

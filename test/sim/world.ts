@@ -32,6 +32,8 @@ export interface WorldOptions {
   readonly image?: Disks | undefined;
   /** Virtual time after which a script that is not over has failed. */
   readonly limitMs?: number;
+  /** Looks at invariants seldom: see invariants.ts. */
+  readonly hasManyFiles?: boolean;
 }
 
 /** What a check found: the run has failed. */
@@ -78,7 +80,7 @@ export class World {
       };
     }
     watchTarget(this);
-    this.invariants = new InvariantWatch(this);
+    this.invariants = new InvariantWatch(this, options.hasManyFiles);
   }
 
   #machine(name: string): Machine {
