@@ -206,6 +206,7 @@ export class DataLocks {
     } finally {
       settled = true;
       removeFrom(file.held, held);
+      this.#context.forgetFileIfUnused(target, file);
     }
   }
 
@@ -288,6 +289,7 @@ export class DataLocks {
       (granted) => this.#context.runtime.timers.soon(() => target.locks.dropRef(granted)),
       () => {
         file.enqueues[mode] = undefined;
+        this.#context.forgetFileIfUnused(target, file);
       },
     );
     return enqueued;

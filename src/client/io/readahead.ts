@@ -149,6 +149,8 @@ export class Reader {
         removeFrom(file.fetches, fetch);
         target.locks.dropRef(lock);
         lane.waiting.wake();
+        // If the session has ended meanwhile, this was the last that needed the file.
+        this.#context.forgetFileIfUnused(target, file);
       });
     // A caller that needs the range gets the error from need(). Nobody needs it from readahead, or after an interrupt.
     fetch.done.catch(() => undefined);
