@@ -79,10 +79,11 @@ const PROGRAMS: readonly Program[] = [
   },
   {
     name: 'dbench',
-    // In an IPC namespace of its own: the key of its semaphore is its process id, which another one may have.
-    needs: ['dbench', 'unshare'],
-    script: `mkdir work; while [ ! -e stop ]; do unshare --ipc dbench -D work -t 15 -c /usr/share/dbench/client.txt 2 > out 2>&1 || { cat out; exit 1; }
-      if grep -iE -m 20 'error|failed|no such' out; then exit 1; fi; echo round; done`,
+    // A dbench that gets no semaphore from the kernel has not touched the mount yet: it begins anew.
+    needs: ['dbench'],
+    script: `mkdir work; while [ ! -e stop ]; do dbench -D work -t 15 -c /usr/share/dbench/client.txt 2 > out 2>&1 ||
+        { grep -q 'barrier semaphore' out && continue; cat out; exit 1; }
+      if grep -v 'barrier semaphore' out | grep -iE -m 20 'error|failed|no such'; then exit 1; fi; echo round; done`,
   },
   {
     name: 'sqlite',
