@@ -18,7 +18,7 @@ export const SLAB_BYTES = 1 << 20;
 
 export class SlabPool {
   readonly #free: Buffer[] = [];
-  readonly #keepMax: number;
+  #keepMax: number;
   readonly #allocate: (lengthBytes: number) => Buffer;
 
   /**
@@ -33,6 +33,12 @@ export class SlabPool {
   /** Number of free slabs. */
   get free(): number {
     return this.#free.length;
+  }
+
+  /** Sets how many slabs are kept for later, and leaves further ones to the garbage collector. */
+  keepAtMost(count: number): void {
+    this.#keepMax = count;
+    if (this.#free.length > count) this.#free.length = count;
   }
 
   /**

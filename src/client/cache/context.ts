@@ -21,14 +21,14 @@ import { type FileState, FileTable } from './file_state.js';
 import type { Granule } from './granule.js';
 import { KernelQueue } from './kernel_queue.js';
 import { OpenFiles } from './open_files.js';
-import { PageCache } from './page_cache.js';
+import { PageCache, type PageMemory } from './page_cache.js';
 
 /** Below this the machinery of readahead and write-back would fight over single granules. */
 const CACHE_MIN_BYTES = 16 << 20;
 const DIRTY_MAX_BYTES = 128 << 20;
 /** Locks of removed files go back after this time. Until then they are of no use, and do no harm. */
 const GIVE_UP_DELAY_MS = 100;
-/** As many as one stream has under way at once. */
+/** Free slabs that the client keeps beside its cache limit: as many as one stream has under way at once. */
 const SLABS = 32;
 /** Measured: 30,000 small files with two locks each, their attributes and states, take 62 MiB of heap. */
 const LOCK_BYTES = 1100;
@@ -57,9 +57,11 @@ export class ClientContext {
     this.runtime = runtime;
     this.options = options;
     const limit = Math.max(options.cacheBytes, CACHE_MIN_BYTES);
-    const memory = {
-      take: () => this.slabs.take(SLAB_BYTES),
-      retire: (slab: Buffer) => runtime.timers.soon(() => this.kept.give(slab)),
+    const { slabs, kept } = this;
+    const memory: PageMemory = {
+      take: () => slabs.take(SLAB_BYTES),
+      retire: (slab) => runtime.timers.soon(() => kept.give(slab)),
+      keepFree: (bytes) => slabs.keepAtMost(SLABS + Math.floor(bytes / SLAB_BYTES)),
     };
     this.pages = new PageCache(limit, memory, () => this.#metadataBytes());
     this.files = new FileTable(this.pages);

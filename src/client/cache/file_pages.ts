@@ -244,7 +244,7 @@ export class FilePages implements GranuleOwner {
   /** The page cache has let go of the granule. */
   evicted(granule: Granule): void {
     this.#granules.delete(granule.index);
-    for (const { slab } of granule.segments) if (slab !== undefined) this.#cache.memory.retire(slab);
+    for (const { slab } of granule.segments) if (slab !== undefined) this.#cache.retire(slab);
     granule.segments = [];
     granule.bytes = 0;
   }
@@ -269,7 +269,7 @@ export class FilePages implements GranuleOwner {
 
   /** Removes [start, end) from a granule. @returns dirty bytes removed, those in flight included. */
   #cut(granule: Granule, start: number, end: number): number {
-    const { bytes, pinned, dirty } = granule.cut(start, end);
+    const { bytes, pinned, dirty } = granule.cut(start, end, this.#cache);
     if (bytes === 0) return 0;
     this.#dirtyBytes -= dirty;
     if (dirty > 0 && !granule.hasDirty) this.#dirty.delete(granule);

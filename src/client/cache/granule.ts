@@ -64,6 +64,8 @@ export interface Segment {
 export interface GranuleMemory {
   /** Memory of SLAB_BYTES. */
   takeSlab(): Buffer;
+  /** No segment shows any of this slab any more. Callers may look at views of it until the events under way are over. */
+  retire(slab: Buffer): void;
   allocate(lengthBytes: number): Buffer;
 }
 
@@ -149,7 +151,7 @@ export class Granule {
     const needed = used + data.length;
     if (last.backing === undefined || last.backing.length < needed) {
       const room = Math.min(this.end - last.start, Math.max(needed, used * 2, APPEND_ROOM_BYTES));
-      last.backing = memory.allocate(room);
+      last.backing = room === SLAB_BYTES ? memory.takeSlab() : memory.allocate(room);
       last.backing.set(last.data, 0);
       last.slab = room === SLAB_BYTES ? last.backing : undefined;
     }
@@ -163,6 +165,7 @@ export class Granule {
   cut(
     start: number,
     end: number,
+    memory: GranuleMemory,
   ): { readonly bytes: number; readonly pinned: number; readonly dirty: number } {
     const { segments } = this;
     let index = this.#firstEndingAfter(start);
@@ -180,6 +183,9 @@ export class Granule {
       const parts = remains(segment, from, to);
       segments.splice(index, 1, ...parts);
       index += parts.length;
+      // The memory under a WRITE belongs to that WRITE: nobody knows when it has left.
+      const { slab } = segment;
+      if (parts.length === 0 && slab !== undefined && segment.state !== 'flight') memory.retire(slab);
     }
     return { bytes, pinned, dirty };
   }

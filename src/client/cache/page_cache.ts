@@ -7,6 +7,8 @@
  * `bytes` and `dirtyBytes` are the sums over all granules.
  *
  * One limit covers all that a client caches: the bytes that locks, attributes and names take go off it, up to a half of it.
+ * Memory of pages that were dropped fills what is left of the limit, free for the next pages: a program that writes a file
+ * anew would otherwise get each page anew from the kernel (measured: 40 percent of the client's processor time).
  */
 
 import { LRUCache } from 'lru-cache';
@@ -19,9 +21,15 @@ export interface PageMemory {
   take(): Buffer;
   /** Callers may still look at views of it that they got in this turn, until the events under way are over. */
   retire(slab: Buffer): void;
+  /** The pages leave this many bytes of the limit: no more memory should be kept free. */
+  keepFree(bytes: number): void;
 }
 
-const FRESH: PageMemory = { take: () => Buffer.allocUnsafeSlow(SLAB_BYTES), retire: () => undefined };
+const FRESH: PageMemory = {
+  take: () => Buffer.allocUnsafeSlow(SLAB_BYTES),
+  retire: () => undefined,
+  keepFree: () => undefined,
+};
 
 export class PageCache implements GranuleMemory {
   readonly limitBytes: number;
@@ -61,6 +69,10 @@ export class PageCache implements GranuleMemory {
     return this.memory.take();
   }
 
+  retire(slab: Buffer): void {
+    this.memory.retire(slab);
+  }
+
   /** Memory of that length with any content, for pages. */
   allocate(lengthBytes: number): Buffer {
     if (lengthBytes > PIECE_MAX_BYTES) return Buffer.allocUnsafeSlow(lengthBytes);
@@ -98,14 +110,12 @@ export class PageCache implements GranuleMemory {
     if (granule.pinned === 0) this.#clean.get(granule);
   }
 
-  /** Evicts clean pages until all that is cached, pages and metadata, is within the limit. */
+  /** Evicts clean pages until all that is cached, pages and metadata, is within the limit; then frees memory that was kept. */
   makeRoom(): void {
-    if (this.bytes <= this.limitBytes / 2) return;
     const limitBytes = this.limitBytes - Math.min(this.#beside(), this.limitBytes / 2);
-    while (this.bytes > limitBytes) {
-      // pop() evicts: it calls dispose().
-      if (this.#clean.pop() === undefined) return;
-    }
+    // pop() evicts: it calls dispose().
+    while (this.bytes > limitBytes && this.#clean.pop() !== undefined);
+    this.memory.keepFree(Math.max(0, limitBytes - this.bytes));
   }
 
   /** @param granules the granules of all files. */

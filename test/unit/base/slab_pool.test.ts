@@ -32,3 +32,12 @@ test('a slab given back twice is a bug that shows at once', () => {
   pool.give(slab);
   assert.throws(() => pool.give(slab), /given back twice/);
 });
+
+test('a pool that shall keep less lets go of what is above at once', () => {
+  const pool = new SlabPool(3);
+  for (const slab of [pool.take(SLAB_BYTES), pool.take(SLAB_BYTES), pool.take(SLAB_BYTES)]) pool.give(slab);
+  pool.keepAtMost(1);
+  assert.equal(pool.free, 1);
+  pool.give(pool.take(SLAB_BYTES));
+  assert.equal(pool.free, 1);
+});

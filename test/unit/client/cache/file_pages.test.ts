@@ -3,9 +3,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { SlabPool } from '../../../../src/base/slab_pool.js';
 import { FilePages } from '../../../../src/client/cache/file_pages.js';
 import { type Batch, GRANULE_BYTES } from '../../../../src/client/cache/granule.js';
-import { PageCache } from '../../../../src/client/cache/page_cache.js';
+import { PageCache, type PageMemory } from '../../../../src/client/cache/page_cache.js';
 
 /** Offsets near the border of two granules, where it is interesting. */
 const BASE = GRANULE_BYTES - 300;
@@ -194,12 +195,18 @@ test('pages: a stream of small writes becomes whole granules', () => {
   assert.deepEqual([batch?.start, batch?.end, batch?.chunks.length], [0, GRANULE_BYTES, 1]);
 });
 
+/** Page memory that notes what comes back. */
+function memoryInto(retired: Buffer[]): PageMemory {
+  return {
+    take: () => Buffer.allocUnsafeSlow(GRANULE_BYTES),
+    retire: (slab) => retired.push(slab),
+    keepFree: () => undefined,
+  };
+}
+
 test('memory of an evicted granule is used again, but not what views of a part of it may show', () => {
   const retired: Buffer[] = [];
-  const memory = {
-    take: () => Buffer.allocUnsafeSlow(GRANULE_BYTES),
-    retire: (slab: Buffer) => retired.push(slab),
-  };
+  const memory = memoryInto(retired);
   const cache = new PageCache(2 * GRANULE_BYTES, memory);
   const pages = new FilePages(cache);
   const read = Buffer.allocUnsafeSlow(GRANULE_BYTES);
@@ -218,10 +225,7 @@ test('memory of an evicted granule is used again, but not what views of a part o
 
 test('memory of what was written is used again only when the target has it and the cache let go of it', () => {
   const retired: Buffer[] = [];
-  const memory = {
-    take: () => Buffer.allocUnsafeSlow(GRANULE_BYTES),
-    retire: (slab: Buffer) => retired.push(slab),
-  };
+  const memory = memoryInto(retired);
   const pages = new FilePages(new PageCache(GRANULE_BYTES, memory));
   // As the kernel sends one write(2) of memory that is not aligned.
   pages.write(0, Buffer.alloc(GRANULE_BYTES - 16, 1), true);
@@ -236,6 +240,50 @@ test('memory of what was written is used again only when the target has it and t
     retired.map((slab) => slab.buffer),
     [batch?.chunks[0]?.buffer],
   );
+});
+
+test('memory of whole pages that are dropped or overwritten is used again, but not what a WRITE may still send', () => {
+  const retired: Buffer[] = [];
+  const pages = new FilePages(new PageCache(8 * GRANULE_BYTES, memoryInto(retired)));
+  const clean = Buffer.allocUnsafeSlow(GRANULE_BYTES);
+  pages.fill(0, clean, clean);
+  pages.write(0, Buffer.alloc(GRANULE_BYTES, 1), false);
+  assert.deepEqual(retired.splice(0), [clean]);
+  const flying = pages.takeDirty(true);
+  pages.write(GRANULE_BYTES, Buffer.alloc(GRANULE_BYTES, 2), false);
+  const dirty = pages.collect(GRANULE_BYTES, 2 * GRANULE_BYTES);
+  pages.dropAll();
+  assert.deepEqual(
+    retired.map((slab) => slab.buffer),
+    dirty?.map((view) => view.buffer),
+  );
+  if (flying !== undefined) pages.written(flying);
+  assert.equal(retired.length, 1);
+});
+
+test('pages and free memory together stay within the limit of the cache', () => {
+  const pool = new SlabPool(0);
+  const memory: PageMemory = {
+    take: () => pool.take(GRANULE_BYTES),
+    retire: (slab) => pool.give(slab),
+    keepFree: (bytes) => pool.keepAtMost(Math.floor(bytes / GRANULE_BYTES)),
+  };
+  const cache = new PageCache(8 * GRANULE_BYTES, memory);
+  const [large, small] = [new FilePages(cache), new FilePages(cache)];
+  const fill = (pages: FilePages, index: number): void => {
+    const slab = pool.take(GRANULE_BYTES);
+    pages.fill(index * GRANULE_BYTES, slab, slab);
+  };
+  for (let index = 0; index < 8; index++) fill(large, index);
+  large.dropAll();
+  fill(large, 0);
+  assert.ok(pool.free > 0, 'nothing is kept');
+  const piece = Buffer.alloc(4096);
+  for (let at = 0; at < 7 * GRANULE_BYTES; at += piece.length) {
+    small.write(2 * at, piece, false);
+    assert.ok(cache.bytes + pool.free * GRANULE_BYTES <= cache.limitBytes, `at ${at}`);
+  }
+  assert.equal(pool.free, 0);
 });
 
 /** Memory that views keep alive. */
