@@ -133,6 +133,7 @@ export function newInode(edits: Edits, object: NewObject): Inode {
     ctime: now,
     btime: now,
     parent: type === S_IFDIR ? object.parent : 0,
+    digest: undefined,
   };
 }
 

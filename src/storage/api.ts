@@ -25,9 +25,10 @@ export interface Inode extends Attr {
   readonly parent: Fid | 0;
   /**
    * Digest of the records that hold its content: see content_digest.ts. The store computes it, whatever value the
-   * caller gives. Absent on targets that releases before it made: the digest is not known.
+   * caller gives. Undefined on targets that releases before it made: the digest is not known. Each literal names it: a
+   * spread that adds a property gives each object a shape of its own, which takes more memory than the inode.
    */
-  readonly digest?: number | undefined;
+  readonly digest: number | undefined;
 }
 
 export interface Dirent {

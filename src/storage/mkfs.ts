@@ -3,7 +3,6 @@
  * last the database with the superblock and the root directory. So an interrupted mkfs leaves no target.
  */
 
-import type { Attr } from '../base/attr.js';
 import { S_IFDIR } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import { FIRST_OBJECT, ROOT_FID, TARGET_INDEX_MAX, type TargetUuid, type Transno } from '../base/ids.js';
@@ -232,7 +231,7 @@ async function writeDatabase(
 
 function rootDirectory(runtime: Pick<Runtime, 'clock'>): Inode {
   const now = runtime.clock.wall();
-  const attr: Attr = {
+  return {
     fid: ROOT_FID,
     mode: S_IFDIR | 0o755,
     nlink: 2,
@@ -245,6 +244,7 @@ function rootDirectory(runtime: Pick<Runtime, 'clock'>): Inode {
     mtime: now,
     ctime: now,
     btime: now,
+    parent: ROOT_FID,
+    digest: undefined,
   };
-  return { ...attr, parent: ROOT_FID };
 }

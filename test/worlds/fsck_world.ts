@@ -55,7 +55,7 @@ const times = { atime: TEST_TIME, mtime: TEST_TIME, ctime: TEST_TIME, btime: TES
 const numbers = { uid: 0, gid: 0, rdev: 0, sizeBytes: 0, blocks: 0 };
 
 export function makeInode(tx: Tx, fid: Fid, mode: number, change: Partial<Inode> = {}): void {
-  const inode: Inode = { fid, mode, nlink: 1, ...numbers, ...times, parent: 0, ...change };
+  const inode: Inode = { fid, mode, nlink: 1, ...numbers, ...times, parent: 0, digest: undefined, ...change };
   tx.putInode(inode);
 }
 

@@ -13,5 +13,5 @@ const NEVER = { sec: 0, nsec: 0 } as const;
 export function inodeOrGone(reader: Reader, fid: Fid, mode = S_IFREG): Inode {
   const times = { atime: NEVER, mtime: NEVER, ctime: NEVER, btime: NEVER };
   const numbers = { nlink: 0, uid: 0, gid: 0, rdev: 0, sizeBytes: 0, blocks: 0 };
-  return reader.inode(fid) ?? { fid, mode, ...numbers, ...times, parent: 0 };
+  return reader.inode(fid) ?? { fid, mode, ...numbers, ...times, parent: 0, digest: undefined };
 }

@@ -101,7 +101,7 @@ export function decodeInode(fid: Fid, value: Buffer): Inode {
     mtime: timeAt(value, 1),
     ctime: timeAt(value, 2),
     btime: timeAt(value, 3),
-    ...(value.length === INODE_DIGEST_BYTES ? { digest: value.readUInt32LE(INODE_BYTES) } : {}),
+    digest: value.length === INODE_DIGEST_BYTES ? value.readUInt32LE(INODE_BYTES) : undefined,
   };
 }
 

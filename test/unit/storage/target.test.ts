@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { S_IFREG } from '../../../src/base/attr.js';
 import { FsError } from '../../../src/base/errno.js';
 import {
   type ClientUuid,
@@ -11,6 +13,7 @@ import {
   type Transno,
   type Xid,
 } from '../../../src/base/ids.js';
+import { applyCreate } from '../../../src/rules/create.js';
 import type { ClientRecord, Tx } from '../../../src/storage/api.js';
 import { openTarget } from '../../../src/storage/target.js';
 import { createFile, MIB, TEST_TIME, testTarget } from '../../fixtures/storage_target.js';
@@ -295,4 +298,28 @@ test('close waits for what is under way and leaves no timer', async (t) => {
   const { writes } = target.devices.data;
   assert.deepEqual(await Promise.all([writing, syncing]), ['EIO', 'EIO']);
   assert.equal(target.devices.data.writes, writes);
+});
+
+test('inodes that were created and inodes that were read share one hidden class of V8', async (t) => {
+  const target = await testTarget(t);
+  let store = await target.open();
+  const circumstances = { now: TIME, fateOf: () => 'destroyed' as const };
+  const object = { parent: ROOT_FID, mode: S_IFREG | 0o644, umask: 0, uid: 0, gid: 0 };
+  const fids = Array.from({ length: 50 }, (_, index) =>
+    store.execute((tx) => {
+      const { start: fid } = tx.allocateFids(1);
+      return applyCreate(tx, { ...object, fid, name: `f${index}` as Name }, circumstances).fid;
+    }),
+  ).map(({ result }) => result);
+  setFlagsFromString('--allow-natives-syntax');
+  const share = new Function('a', 'b', 'return %HaveSameMap(a, b)') as (a: unknown, b: unknown) => boolean;
+  // Number fields begin as small integers: V8 moves the first inodes to another class when a digest does not fit any more.
+  const shared = (): number => {
+    const inodes = fids.map((fid) => store.inode(fid));
+    return inodes.filter((inode) => share(inode, inodes.at(-1))).length;
+  };
+  assert.ok(shared() > 25, `${shared()} of 50 that were created`);
+  await store.sync();
+  store = await target.crash();
+  assert.ok(shared() > 25, `${shared()} of 50 that were read`);
 });

@@ -92,6 +92,7 @@ test('inode', () => {
     ctime: { sec: 2 ** 33, nsec: 0 },
     btime: { sec: -(2 ** 35) - 3, nsec: 4 },
     parent: 0 as const,
+    digest: undefined,
   };
   const bytes = filled(records.INODE_BYTES, (target) => records.encodeInode(inode, target));
   assert.equal(
