@@ -30,7 +30,7 @@ import {
 } from '../api.js';
 import type { BlockMap } from '../format/block_map.js';
 import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
-import type { Counters } from '../format/records.js';
+import { type Counters, damaged } from '../format/records.js';
 import { crc32c, FEATURE_CHECKSUMS } from '../format/superblock.js';
 import type { MetaDatabase, Writer } from '../meta_medium.js';
 import { writeBatch } from './batch.js';
@@ -365,7 +365,9 @@ export class Overlay extends LayeredReader implements Tx {
   useExtent(extent: Extent): void {
     this.#running().allocated.push(extent);
   }
+  /** @throws FsError EIO if the space records, damaged or older than the block maps, say that the block is free. */
   freeBlock(block: number): void {
+    if (!this.space.isUsed(block)) throw damaged(`space, block ${block} is in use and marked as free`);
     const { freed } = this.#running();
     const last = freed.at(-1);
     if (last !== undefined && last.start + last.count === block) {

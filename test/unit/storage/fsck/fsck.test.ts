@@ -7,7 +7,8 @@ import { test } from 'node:test';
 import { S_IFREG } from '../../../../src/base/attr.js';
 import { FsError } from '../../../../src/base/errno.js';
 import { type Name, ROOT_FID, type TargetUuid } from '../../../../src/base/ids.js';
-import { fidKey, KEY } from '../../../../src/storage/format/keys.js';
+import type { Tx } from '../../../../src/storage/api.js';
+import { fidKey, KEY, spaceGroupKey } from '../../../../src/storage/format/keys.js';
 import { decodeInode, encodedInode } from '../../../../src/storage/format/records.js';
 import { encodeDataHeader } from '../../../../src/storage/format/superblock.js';
 import { type FsckOptions, fsckTarget } from '../../../../src/storage/fsck/fsck.js';
@@ -195,4 +196,30 @@ test('more errors than a report keeps are all repaired', async (t) => {
     [FINDINGS_KEPT, count, 0, 3],
   );
   assert.equal((await fsckTarget(target.runtime, target.devices)).left, 0);
+});
+
+test('a file whose blocks are marked as free is not removed before a repair, and the store goes on', async (t) => {
+  const world = await fsckWorld(t);
+  const { target, fids } = world;
+  await world.damage((writer) => writer.remove(spaceGroupKey(0)));
+  const remove = (tx: Tx): void => {
+    tx.removeDirent(fids.dir, 'blocks' as Name);
+    tx.destroyInode(fids.blocks);
+  };
+  let store = await target.open();
+  assert.throws(
+    () => store.execute(remove),
+    (error) => error instanceof FsError && error.code === 'EIO' && /marked as free/.test(error.message),
+  );
+  assert.equal(store.dirent(fids.dir, 'blocks' as Name)?.fid, fids.blocks);
+  createFile(store, 'later');
+  await store.markClean();
+  await store.close();
+  const { left } = await world.fsck({ repair: true });
+  store = await target.open();
+  store.execute(remove);
+  await store.markClean();
+  await store.close();
+  const after = await world.fsck();
+  assert.deepEqual([left, world.lines(after)], [0, []]);
 });
