@@ -168,7 +168,10 @@ class Client {
         instance: target.instance,
         serverVersion: target.serverVersion,
         parked: target.gate.parked,
-        rpcsInFlight: target.inFlight('operation') + target.inFlight('data') + target.inFlight('closing'),
+        rpcsInFlight:
+          target.outgoing.inFlight('operation') +
+          target.outgoing.inFlight('data') +
+          target.outgoing.inFlight('closing'),
         dirtyBytes: context.dirtyBytes(target),
         locks: target.locks.size,
         opens: context.handles.ofTarget(target.index).length,

@@ -140,6 +140,6 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   }
 
   cancel(handles: readonly LockHandle[]): void {
-    this.target.cancel(handles);
+    this.target.outgoing.cancel(handles);
   }
 }

@@ -100,7 +100,7 @@ function watch({ context, target, connection, patienceMs }: Departing): Patience
       const { state } = connection;
       const bytes = context.dirtyBytes(target);
       const operations = target.replays.size;
-      const inFlight = target.inFlight('operation') + target.inFlight('data');
+      const inFlight = target.outgoing.inFlight('operation') + target.outgoing.inFlight('data');
       const now = `${bytes} ${operations} ${inFlight} ${state}`;
       const goesOn = RECOVERING.has(state) || (state === 'FULL' && now !== seen);
       seen = now;
@@ -126,7 +126,7 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
   try {
     for (const handle of context.handles.ofTarget(target.index)) {
       context.handles.remove(handle.fh);
-      target.close(handle.fh);
+      target.outgoing.close(handle.fh);
     }
     // A drain gives everything back on its own.
     await drain.ended();
@@ -134,12 +134,12 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
     target.gate.leave();
     const locks = await target.locks.cancelAll();
     for (const file of context.filesOf(target)) if (!file.isClean) await writeBack.flush(target, file);
-    target.sendCloses();
+    target.outgoing.sendEnds();
     // Once this client has left, no client could replay what was answered and not committed.
     if (target.replays.size > 0) await target.call('operation', Sync, {});
     if (target.gate.state !== 'CLOSED') {
-      target.cancel(locks);
-      await target.idle('operation', 'data', 'closing');
+      target.outgoing.cancel(locks);
+      await target.outgoing.idle('operation', 'data', 'closing');
     }
     return undefined;
   } catch (error) {

@@ -84,18 +84,18 @@ export class Drain {
       await this.#ahead(serving);
       gate.setDrain('draining');
       await serving.wait(gate.idle());
-      await serving.wait(target.idle('operation'));
+      await serving.wait(target.outgoing.idle('operation'));
       // Writes most dirty data now, while locks that other clients call back still go back one by one, in time.
       await serving.wait(this.#writeBack.flushAll(target));
       // The release of each lock empties the kernel's caches, writes what they bring back, and empties ours (lock_release.ts).
       const handles = await serving.wait(target.locks.cancelAll());
       await serving.wait(this.#writeBack.flushAll(target));
-      target.sendCloses();
-      await serving.wait(target.idle('operation', 'data', 'closing'));
+      target.outgoing.sendEnds();
+      await serving.wait(target.outgoing.idle('operation', 'data', 'closing'));
       gate.setDrain('drained');
       this.#report();
-      target.cancel(handles);
-      target.cancel([...target.activeHandles]);
+      target.outgoing.cancel(handles);
+      target.outgoing.cancel([...target.activeHandles]);
       target.activeHandles.clear();
       log('done: %d cache locks given back', handles.length);
       this.#context.options.onState?.('drained: waiting for the server to come back', 'drained');
@@ -142,7 +142,7 @@ export class Drain {
     if (!target.requester.attached) return;
     target.requester.notify(DrainProgress, {
       dirtyBytes: this.#context.dirtyBytes(target),
-      rpcsInFlight: target.inFlight('operation') + target.inFlight('data'),
+      rpcsInFlight: target.outgoing.inFlight('operation') + target.outgoing.inFlight('data'),
       locks: target.locks.size,
     });
   }

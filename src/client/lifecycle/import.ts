@@ -274,7 +274,7 @@ export class Import {
     if (!target.gate.isDraining) target.gate.setDrain('no');
     target.gate.setConnected(true);
     this.#noteBack();
-    target.sendDeferred();
+    target.outgoing.sendEnds();
     if (this.#wasReady) return;
     this.#wasReady = true;
     this.#events.usable();

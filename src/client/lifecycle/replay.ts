@@ -33,7 +33,10 @@ const RECOVERY_CALL = { flags: FLAG_RECOVERY, connectionOnly: true } as const;
  * them (and lastTransno in CONNECT tells how far this client's answers go).
  */
 export function hasMoreThanOpens(context: ClientContext, target: TargetSession): boolean {
-  return target.inFlight('operation') + target.inFlight('data') > 0 || context.dirtyBytes(target) > 0;
+  return (
+    target.outgoing.inFlight('operation') + target.outgoing.inFlight('data') > 0 ||
+    context.dirtyBytes(target) > 0
+  );
 }
 
 /** Another instance serves: what the client still had to say to the last one is void, and a drain is over. */
@@ -248,7 +251,7 @@ async function replayWaiting(target: TargetSession, lock: WaitingLock): Promise<
         appLocks.replayAnswered(lock);
         // The caller was interrupted meanwhile: nobody waits for the lock.
         if (appLocks.stopWaiting(lock.handle) === undefined) {
-          target.cancel([reply.handle]);
+          target.outgoing.cancel([reply.handle]);
           return;
         }
         lock.handle = reply.handle;

@@ -91,7 +91,7 @@ export class LockOperations {
           if (isGivenUp) {
             // If the lock was granted, taking it back restores what it replaced. What flock(2) gave up to wait does not return.
             if (range.kind === 'flock' && !reply.granted) target.appLocks.release(fid, range);
-            target.whenOpen(() => this.#takeBack(target, fid, reply.handle));
+            target.outgoing.whenOpen(() => this.#takeBack(target, fid, reply.handle));
             return;
           }
           // flock(2) gives up the lock it converts before it waits, and also when it then fails.
@@ -129,7 +129,7 @@ export class LockOperations {
       const { handle } = pending.lock;
       // The lock was granted or has failed meanwhile: that stands.
       if (target.appLocks.stopWaiting(handle) === undefined) return;
-      target.whenOpen(() => this.#takeBack(target, pending.lock.fid, handle));
+      target.outgoing.whenOpen(() => this.#takeBack(target, pending.lock.fid, handle));
       pending.lock.failed(new FsError('EINTR', 'interrupted while waiting for a lock'));
     };
     if (signal.aborted) interrupted();
@@ -202,7 +202,7 @@ export class LockOperations {
     const flock: FlockRangeMessage = { kind, owner, pid: 0, exclusive: false, start: 0 };
     target.appLocks.release(fid, flock);
     let sent: Promise<unknown> = Promise.resolve();
-    target.whenOpen(() => {
+    target.outgoing.whenOpen(() => {
       sent = target.call('closing', Unflock, { fid, flock });
       this.#background(sent, `unlock of ${fid}`);
     });

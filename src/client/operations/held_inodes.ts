@@ -52,7 +52,7 @@ export class HeldInodes {
 
   /** The kernel does not refer to the inode any more. */
   forgotten(fid: Fid): void {
-    if (this.#held.delete(fid)) this.#context.targets.of(fid).release(fid);
+    if (this.#held.delete(fid)) this.#context.targets.of(fid).outgoing.release(fid);
   }
 
   /** The inode is destroyed. Without a handle nobody will ever read what is dirty in it. */

@@ -161,7 +161,7 @@ export class OpenOperations {
     if (!handle.gone) {
       if (flockOwner !== undefined) this.#appLocks.released(target, handle.fid, flockOwner);
       this.#held.closed(target, handle.fid);
-      if (!handle.isLocal) target.close(fh);
+      if (!handle.isLocal) target.outgoing.close(fh);
     }
     const file = context.files.get(handle.fid);
     if (file !== undefined) context.forgetFileIfUnused(target, file);
@@ -191,7 +191,7 @@ class Opening {
   apply(attr: Attr, flags: number): void {
     this.#applied = true;
     if (this.#abandoned) {
-      this.#target.close(this.#fh);
+      this.#target.outgoing.close(this.#fh);
       return;
     }
     this.#context.handles.add(this.#fh, attr.fid, flags & ~ONCE, attr, this.#target.session);
@@ -204,7 +204,8 @@ class Opening {
     } catch (error) {
       this.#abandoned = true;
       // The caller was interrupted in the turn in which the handle was opened.
-      if (this.#applied && this.#context.handles.remove(this.#fh) !== undefined) this.#target.close(this.#fh);
+      if (this.#applied && this.#context.handles.remove(this.#fh) !== undefined)
+        this.#target.outgoing.close(this.#fh);
       throw error;
     }
   }

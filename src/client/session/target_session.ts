@@ -1,21 +1,12 @@
 /**
- * What a client holds for one target: its calls, locks, gate, FIDs and grants. The high bits of a FID say on which target the
- * object lives. Nothing here or above assumes that there is only one target.
- *
- * Calls are counted by kind until their reply comes, also when their caller was interrupted. A drain waits for all kinds but
- * the last.
- *   operation  calls for a caller that has passed the gate
- *   data       READs and WRITEs of the page cache: a drain depends on them
- *   closing    CLOSE, CANCEL, UNFLOCK, GET_FIDS: a drain waits for them too, but another instance need not hear of them
- *   session    what the connection itself needs, and what is void without it
+ * What a client holds for one target: what it sends, its locks, gate, FIDs and grants. The high bits of a FID say on which
+ * target the object lives. Nothing here or above assumes that there is only one target.
  */
 
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
-import { type Fh, type Fid, type LockHandle, type TargetUuid, targetIndexOf } from '../../base/ids.js';
+import { type Fid, type LockHandle, type TargetUuid, targetIndexOf } from '../../base/ids.js';
 import { Lifetime } from '../../base/lifetime.js';
-import { logger } from '../../base/log.js';
-import { CountDown, interruptible } from '../../base/wait.js';
 import type { LockClientCallbacks } from '../../dlm/api.js';
 import { LockClient } from '../../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../../rpc/api.js';
@@ -46,20 +37,11 @@ import { FidPool } from './fid_pool.js';
 import { Gate } from './gate.js';
 import type { ClientIdentity } from './identity.js';
 import type { KeptMemory } from './kept_memory.js';
+import { type CallKind, Outgoing } from './outgoing.js';
 import { ReplayList } from './replay_list.js';
-
-const log = logger('client:target');
-
-/** How long closes collect. Too short for anyone to notice that an unlinked file still takes space. */
-const CLOSE_DELAY_MS = 5;
-const CLOSES_AT_ONCE = 512;
-
-export type CallKind = 'operation' | 'data' | 'closing' | 'session';
 
 /** Limit on the cache locks held on one target. Each takes a little memory on the client and on the server. */
 const LOCKS_MAX = 100_000;
-/** Limit on the handles in one CLOSE or CANCEL. */
-const HANDLES_MAX = 10_000;
 
 /** A restart makes these calls moot: the new instance has no handle or lock for them to end. */
 const VOID_AFTER_RESTART = new Set<number>([Close.opcode, Cancel.opcode, Ping.opcode]);
@@ -117,6 +99,7 @@ export class TargetSession {
   /** The requests that the target would have to execute again after a crash. */
   readonly replays: ReplayList;
   readonly gate: Gate;
+  readonly outgoing: Outgoing;
   readonly appLocks = new AppLocks();
   readonly locks: LockClient;
   readonly fids: FidPool;
@@ -151,55 +134,27 @@ export class TargetSession {
   losses: Loss[] | undefined;
   /** Application locks that a new instance did not grant again. */
   lostAppLocks = 0;
-  readonly #timers: Timers;
-  readonly #calls: Record<CallKind, CountDown> = {
-    operation: new CountDown(),
-    data: new CountDown(),
-    closing: new CountDown(),
-    session: new CountDown(),
-  };
-  #closes: Fh[] = [];
-  /** Held inodes without a name that the kernel has forgotten. The next CLOSE names them. */
-  #released: Fid[] = [];
-  #closing = false;
-  #deferred: (() => void)[] = [];
-
   constructor(
     { runtime, kept, maxLocks = LOCKS_MAX }: TargetSessionOptions,
     { nextXid }: Pick<ClientIdentity, 'nextXid'>,
     locks: LockClientCallbacks,
   ) {
-    this.#timers = runtime.timers;
     this.gate = new Gate(runtime.clock);
     this.replays = new ReplayList(kept);
     this.requester = new Requester({ firstXid: nextXid, observer: this.replays });
+    this.outgoing = new Outgoing(this.requester, this.gate, runtime.timers);
     this.locks = new LockClient({ callbacks: locks, maxLocks });
     this.fids = new FidPool(async () => (await this.call('closing', GetFids, {})).reply);
   }
 
-  /** @throws FsError of the reply, EIO when the client was evicted meanwhile, EINTR when the signal aborts first. */
+  /** See Outgoing.call. */
   call<Q, R>(
     kind: CallKind,
     operation: Operation<Q, R>,
     request: Q,
-    options: CallOptions<R> = {},
+    options?: CallOptions<R>,
   ): Promise<Answer<R>> {
-    const { signal, ...rest } = options;
-    this.#calls[kind].add();
-    const answered = this.requester.call(operation, request, rest);
-    const done = (): void => this.#calls[kind].done();
-    answered.then(done, done);
-    return signal === undefined ? answered : interruptible(answered, signal);
-  }
-
-  inFlight(kind: CallKind): number {
-    return this.#calls[kind].count;
-  }
-
-  /** Resolves when no call of these kinds is in flight. */
-  async idle(...kinds: CallKind[]): Promise<void> {
-    const counts = kinds.map((kind) => this.#calls[kind]);
-    while (counts.some(({ count }) => count > 0)) await Promise.all(counts.map((count) => count.zero()));
+    return this.outgoing.call(kind, operation, request, options);
   }
 
   /** This client can replay, so it goes on as if nothing had happened when the target crashes and comes back. */
@@ -264,73 +219,6 @@ export class TargetSession {
     return said;
   }
 
-  /** Gives locks back. Failure means that they are gone already. */
-  cancel(handles: readonly LockHandle[]): void {
-    for (let at = 0; at < handles.length; at += HANDLES_MAX) {
-      this.#background(
-        this.call('closing', Cancel, { handles: handles.slice(at, at + HANDLES_MAX) }),
-        'CANCEL',
-      );
-    }
-  }
-
-  /**
-   * Tells the target that the handle is closed. No caller waits for that, so closes collect for a moment, and one message
-   * serves many files. A message for each file would cost as much as the CREATE that comes next.
-   */
-  close(fh: Fh): void {
-    this.#closes.push(fh);
-    this.#closeSoon();
-  }
-
-  /** The kernel has forgotten an inode that this client holds. */
-  release(fid: Fid): void {
-    this.#released.push(fid);
-    this.#closeSoon();
-  }
-
-  #closeSoon(): void {
-    if (this.#closes.length + this.#released.length >= CLOSES_AT_ONCE) {
-      this.sendCloses();
-      return;
-    }
-    if (this.#closing) return;
-    this.#closing = true;
-    this.#timers.after(CLOSE_DELAY_MS, () => {
-      this.#closing = false;
-      this.sendCloses();
-    });
-  }
-
-  /** Sends the collected closes, unless the gate is closed. Then the target learns of them when the gate opens, or need not. */
-  sendCloses(): void {
-    const fhs = this.#closes;
-    const released = this.#released;
-    if (fhs.length + released.length === 0 || this.gate.state === 'CLOSED') return;
-    this.#closes = [];
-    this.#released = [];
-    for (let at = 0; at < Math.max(fhs.length, released.length); at += HANDLES_MAX) {
-      const end = at + HANDLES_MAX;
-      const some = at < released.length ? released.slice(at, end) : undefined;
-      this.#background(this.call('closing', Close, { fhs: fhs.slice(at, end), released: some }), 'CLOSE');
-    }
-  }
-
-  /**
-   * Calls send() now, or when the gate opens again while the same instance serves. If another instance takes over, send() is
-   * never called: that instance learns from the replay what is left.
-   */
-  whenOpen(send: () => void): void {
-    if (this.gate.state === 'CLOSED') this.#deferred.push(send);
-    else send();
-  }
-
-  /** The gate has opened. */
-  sendDeferred(): void {
-    this.sendCloses();
-    for (const send of this.#deferred.splice(0)) send();
-  }
-
   /** Another instance serves: calls that would end something that it does not have are void. */
   newInstance(): void {
     const why = new FsError('ECANCELED', 'another instance of the target serves');
@@ -368,32 +256,23 @@ export class TargetSession {
   }
 
   #forgetSession(): void {
-    this.#closes = [];
-    // The target asks again about the inodes that it has without a name.
-    this.#released = [];
-    this.#deferred = [];
+    // Released inodes are among the ends: the target asks again about the inodes that it has without a name.
+    this.outgoing.voidEnds();
     this.activeHandles.clear();
     this.fids.clear();
     this.grantBytes = 0;
   }
 
-  #background(answered: Promise<unknown>, what: string): void {
-    answered.catch((error: unknown) => log('%s: %s', what, error));
-  }
-
-  /** Checks all tables of the target, and that each call under way is counted. */
+  /** Checks all tables of the target. */
   checkInvariants(): void {
     this.requester.checkInvariants();
+    this.outgoing.checkInvariants();
     this.replays.checkInvariants();
     this.gate.checkInvariants();
     this.appLocks.checkInvariants();
     this.locks.checkInvariants();
     this.fids.checkInvariants();
     assert(this.grantBytes >= 0, `a grant of ${this.grantBytes} bytes`);
-    let counted = 0;
-    for (const { count } of Object.values(this.#calls)) counted += count;
-    const { inFlight } = this.requester;
-    assert(counted >= inFlight, `${inFlight} calls are under way, counted ${counted}`);
   }
 }
 
