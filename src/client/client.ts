@@ -23,6 +23,7 @@ import { DataOperations } from './operations/data.js';
 import { HeldInodes } from './operations/held_inodes.js';
 import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
+import { RemoteNamespace } from './operations/remote_namespace.js';
 import { type ClientIdentity, newIdentity } from './session/identity.js';
 
 /**
@@ -91,9 +92,18 @@ class Client {
     const context = this.#context;
     const data = this.#data;
     const appLocks = this.#appLocks;
-    const names = new NameOperations(context, this.#held);
-    const attrs = new AttrOperations(context, this.#locks, this.#writeBack);
-    const opens = new OpenOperations(context, names, appLocks, this.#locks, this.#writeBack, this.#held);
+    const namespace = new RemoteNamespace(context, this.#held);
+    const names = new NameOperations(context, namespace);
+    const attrs = new AttrOperations(context, namespace, this.#locks, this.#writeBack);
+    const opens = new OpenOperations(
+      context,
+      namespace,
+      names,
+      appLocks,
+      this.#locks,
+      this.#writeBack,
+      this.#held,
+    );
     return {
       awayMs: (fid) => context.targets.of(fid).gate.awayMs,
       lookup: names.lookup.bind(names),

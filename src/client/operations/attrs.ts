@@ -5,23 +5,14 @@ import { FsError } from '../../base/errno.js';
 import { type Fid, ROOT_FID } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
-import {
-  Getattr,
-  Getxattr,
-  Listxattr,
-  Readlink,
-  Removexattr,
-  Setattr,
-  Setxattr,
-  Statfs,
-  type StatfsMessage,
-} from '../../wire/meta.js';
+import type { StatfsMessage } from '../../wire/meta.js';
 import type { AttrChange, AttrsWithValidity, Caller } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import type { FileUse } from '../io/file_use.js';
 import { type DataLocks, exclusively } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
-import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
+import { ACROSS_SESSIONS } from '../session/target_session.js';
+import type { Namespace } from './namespace.js';
 
 const log = logger('client:attrs');
 
@@ -32,9 +23,11 @@ export class AttrOperations {
   readonly #context: ClientContext;
   readonly #locks: DataLocks;
   readonly #writeBack: WriteBack;
+  readonly #namespace: Namespace;
 
-  constructor(context: ClientContext, locks: DataLocks, writeBack: WriteBack) {
+  constructor(context: ClientContext, namespace: Namespace, locks: DataLocks, writeBack: WriteBack) {
     this.#context = context;
+    this.#namespace = namespace;
     this.#locks = locks;
     this.#writeBack = writeBack;
   }
@@ -54,22 +47,8 @@ export class AttrOperations {
       if (known !== undefined) return known;
     }
     const answered = context.pass(target, op, async () => {
-      const want = context.beliefs.wantAttr(target, fid);
-      const answer = await ACROSS_SESSIONS.wait(
-        target.call(
-          'operation',
-          Getattr,
-          { fid, want },
-          {
-            signal: op.signal,
-            apply: ({ reply }) => {
-              context.beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
-              context.beliefs.applyAttr(target, reply.attr);
-            },
-          },
-        ),
-      );
-      return context.beliefs.withValidity(target, answer.reply.attr, undefined);
+      const attr = await ACROSS_SESSIONS.wait(this.#namespace.getattr(target, fid, op.signal, true));
+      return context.beliefs.withValidity(target, attr, undefined);
     });
     return fid === ROOT_FID ? this.#soon(answered, lastKnown) : answered;
   }
@@ -108,14 +87,8 @@ export class AttrOperations {
    * way of other clients, for which the server would have to call its lock back.
    */
   async learnRoot(op: Caller): Promise<void> {
-    const context = this.#context;
-    const target = context.targets.of(ROOT_FID);
-    const asked = target.call(
-      'operation',
-      Getattr,
-      { fid: ROOT_FID, want: 0 },
-      { signal: op.signal, apply: ({ reply }) => context.beliefs.applyAttr(target, reply.attr) },
-    );
+    const target = this.#context.targets.of(ROOT_FID);
+    const asked = this.#namespace.getattr(target, ROOT_FID, op.signal, false);
     const [names] = await ACROSS_SESSIONS.wait(
       Promise.all([this.listxattr(op, ROOT_FID), asked, this.statfs(op)]),
     );
@@ -142,11 +115,11 @@ export class AttrOperations {
         // Flushes first: a WRITE that came after the SETATTR would set the times once more.
         const flushFirst = async (): Promise<Attr> => {
           await life.wait(this.#writeBack.flush(target, file));
-          return this.#setattr(target, fid, change, true);
+          return this.#namespace.setattr(target, fid, change, true, undefined);
         };
         attr = await life.wait(exclusively({ op, life, target, file }, flushFirst));
       } else {
-        attr = await life.wait(this.#setattr(target, fid, change, false, op.signal));
+        attr = await life.wait(this.#namespace.setattr(target, fid, change, false, op.signal));
       }
       return context.beliefs.withValidity(target, attr, undefined);
     };
@@ -160,48 +133,9 @@ export class AttrOperations {
       this.#writeBack.dropped(file);
       // WRITEs under way could come after the cut and extend the file again.
       await life.wait(this.#writeBack.flush(target, file));
-      return this.#setattr(target, file.fid, change, true);
+      return this.#namespace.setattr(target, file.fid, change, true, undefined);
     };
     return exclusively(use, () => this.#locks.truncateUnderLock(use, size, cut));
-  }
-
-  async #setattr(
-    target: TargetSession,
-    fid: Fid,
-    change: AttrChange,
-    own: boolean,
-    signal?: AbortSignal,
-  ): Promise<Attr> {
-    const context = this.#context;
-    const { sizeBytes } = change;
-    const answer = await ACROSS_SESSIONS.wait(
-      target.call(
-        'operation',
-        Setattr,
-        {
-          fid,
-          mode: change.mode,
-          uid: change.uid,
-          gid: change.gid,
-          sizeBytes,
-          atime: change.atime === 'now' ? undefined : change.atime,
-          mtime: change.mtime === 'now' ? undefined : change.mtime,
-          atimeNow: change.atime === 'now' ? true : undefined,
-          mtimeNow: change.mtime === 'now' ? true : undefined,
-          ctime: change.ctime,
-          killSuidgid: change.killSuidgid ? true : undefined,
-        },
-        {
-          signal,
-          apply: ({ reply }) => {
-            const file = sizeBytes === undefined ? undefined : context.files.get(fid);
-            if (file !== undefined) context.dropPages(target, file, sizeBytes);
-            context.beliefs.applyAttr(target, reply.attr, own);
-          },
-        },
-      ),
-    );
-    return answer.reply.attr;
   }
 
   readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array> {
@@ -209,27 +143,16 @@ export class AttrOperations {
     const cached = context.attrs.symlinkTarget(fid);
     if (cached !== undefined) return cached;
     const target = context.targets.of(fid);
-    return context.pass(target, op, async () => {
-      const { reply } = await ACROSS_SESSIONS.wait(
-        target.call('operation', Readlink, { fid }, { signal: op.signal }),
-      );
-      const link = Buffer.from(reply.target);
-      context.attrs.putSymlinkTarget(fid, link);
-      return link;
-    });
+    return context.pass(target, op, () => this.#namespace.readlink(target, fid, op.signal));
   }
 
   getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array> {
     const target = this.#context.targets.of(fid);
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);
-    const answered = this.#context.pass(target, op, async () => {
-      const { reply } = await ACROSS_SESSIONS.wait(
-        target.call('operation', Getxattr, { fid, name }, { signal: op.signal }),
-      );
-      if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
-      return reply.value;
-    });
+    const answered = this.#context.pass(target, op, () =>
+      this.#namespace.getxattr(target, fid, name, op.signal),
+    );
     return known === undefined ? answered : this.#soon(answered, async () => rootXattr(known, name));
   }
 
@@ -241,68 +164,30 @@ export class AttrOperations {
     flags: number,
     killSgid: boolean,
   ): MaybePromise<void> {
-    const context = this.#context;
-    const target = context.targets.of(fid);
+    const target = this.#context.targets.of(fid);
     // The caller's bytes are valid only in this turn.
     const request = { fid, name, value: Buffer.from(value), flags, killSgid: killSgid ? true : undefined };
-    return context.pass(target, op, async () => {
-      await ACROSS_SESSIONS.wait(
-        target.call('operation', Setxattr, request, {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            context.beliefs.applyAttr(target, reply.attr);
-            if (fid === ROOT_FID) target.rootXattrs?.set(name, request.value);
-          },
-        }),
-      );
-    });
+    return this.#context.pass(target, op, () => this.#namespace.setxattr(target, request, op.signal));
   }
 
   listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]> {
     const target = this.#context.targets.of(fid);
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return [...known.keys()];
-    const answered = this.#context.pass(target, op, async () => {
-      const { reply } = await ACROSS_SESSIONS.wait(
-        target.call('operation', Listxattr, { fid }, { signal: op.signal }),
-      );
-      return reply.names;
-    });
+    const answered = this.#context.pass(target, op, () => this.#namespace.listxattr(target, fid, op.signal));
     return known === undefined ? answered : this.#soon(answered, () => [...known.keys()]);
   }
 
   removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void> {
-    const context = this.#context;
-    const target = context.targets.of(fid);
-    return context.pass(target, op, async () => {
-      await ACROSS_SESSIONS.wait(
-        target.call(
-          'operation',
-          Removexattr,
-          { fid, name },
-          {
-            signal: op.signal,
-            apply: ({ reply }) => {
-              context.beliefs.applyAttr(target, reply.attr);
-              if (fid === ROOT_FID) target.rootXattrs?.delete(name);
-            },
-          },
-        ),
-      );
-    });
+    const target = this.#context.targets.of(fid);
+    return this.#context.pass(target, op, () => this.#namespace.removexattr(target, fid, name, op.signal));
   }
 
   /** Asks the root's target. While its gate is not open: the last known answer. */
   statfs(op: Caller): MaybePromise<StatfsMessage> {
     const target = this.#context.targets.of(ROOT_FID);
     if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;
-    const answered = this.#context.pass(target, op, async () => {
-      const { reply } = await ACROSS_SESSIONS.wait(
-        target.call('operation', Statfs, {}, { signal: op.signal }),
-      );
-      target.lastStatfs = reply;
-      return reply;
-    });
+    const answered = this.#context.pass(target, op, () => this.#namespace.statfs(target, op.signal));
     return this.#soon(answered, () => target.lastStatfs);
   }
 }

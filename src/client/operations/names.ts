@@ -1,50 +1,30 @@
-/** Operations on names: lookup, create, link, unlink, rename, readdir. UPDATE locks keep names true (dentry_cache.ts). */
+/**
+ * Operations on names: lookup, create, link, unlink, rename, readdir. UPDATE locks keep names true (dentry_cache.ts). What the
+ * caches do not know, the namespace answers.
+ */
 
-import { isDir, isSymlink } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid, Name } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
-import type { CachedLock } from '../../dlm/api.js';
-import { BIT_UPDATE } from '../../wire/lock.js';
-import {
-  Create,
-  Link,
-  Lookup,
-  RENAME_EXCHANGE,
-  RENAME_WHITEOUT,
-  Readdir,
-  Rename,
-  SYMLINK_MAX,
-  Unlink,
-  WANT_ATTR,
-  WANT_DATA_READ,
-} from '../../wire/meta.js';
-import type { ReplyOf, RequestOf } from '../../wire/operation.js';
+import { RENAME_WHITEOUT, type Readdir, SYMLINK_MAX } from '../../wire/meta.js';
+import type { ReplyOf } from '../../wire/operation.js';
 import type { AttrsWithValidity, Caller, DirEntry, FsClient, NewObject, NoEntry } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
-import { applyCreate, newObject } from './create.js';
-import type { HeldInodes } from './held_inodes.js';
+import { newObject } from './create.js';
+import type { Namespace } from './namespace.js';
 
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
-type ReaddirReply = ReplyOf<typeof Readdir>;
-
-/** How far a handle has read its directory under one and the same lock. */
-interface Scan {
-  readonly lock: CachedLock;
-  readonly cookie: number;
-}
 
 export class NameOperations {
   readonly #context: ClientContext;
-  readonly #held: HeldInodes;
-  readonly #scans = new Map<Fh, Scan>();
+  readonly #namespace: Namespace;
   /** Where handles have seen the end of their directory. */
   readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
 
-  constructor(context: ClientContext, held: HeldInodes) {
+  constructor(context: ClientContext, namespace: Namespace) {
     this.#context = context;
-    this.#held = held;
+    this.#namespace = namespace;
   }
 
   lookup(op: Caller, parent: Fid, name: Name): MaybePromise<AttrsWithValidity | NoEntry> {
@@ -61,25 +41,7 @@ export class NameOperations {
       if (known?.attrCacheable) return known;
     }
     return context.pass(target, op, async () => {
-      const want = context.beliefs.wantParent(target, parent) | WANT_ATTR | WANT_DATA_READ;
-      const answer = await ACROSS_SESSIONS.wait(
-        target.call(
-          'operation',
-          Lookup,
-          { parent, name, want },
-          {
-            signal: op.signal,
-            apply: ({ reply }) => {
-              const { locks, attr } = reply;
-              const inodes = attr === undefined ? [] : [attr];
-              context.beliefs.applyGrants(target, { want, parent, inodes }, locks);
-              if (reply.attr !== undefined) context.beliefs.applyAttr(target, reply.attr);
-              context.beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
-            },
-          },
-        ),
-      );
-      const { attr } = answer.reply;
+      const attr = await ACROSS_SESSIONS.wait(this.#namespace.lookup(target, parent, name, op.signal));
       if (attr !== undefined) return context.beliefs.withValidity(target, attr, parent);
       return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
     });
@@ -94,19 +56,9 @@ export class NameOperations {
     const linkText = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
     return context.pass(target, op, async () => {
       const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, { ...object, linkText }));
-      const want = context.beliefs.wantParent(target, parent) | WANT_ATTR;
-      const request = { ...made, exclusive: true, want };
-      const answer = await ACROSS_SESSIONS.wait(
-        target.call('operation', Create, request, {
-          signal: op.signal,
-          apply: ({ reply }) => {
-            applyCreate(context, target, request, reply);
-            if (linkText !== undefined && isSymlink(reply.attr.mode))
-              context.attrs.putSymlinkTarget(made.fid, linkText);
-          },
-        }),
-      );
-      return context.beliefs.withValidity(target, answer.reply.attr, parent);
+      const created = this.#namespace.create(target, { ...made, exclusive: true }, op.signal);
+      const attr = await ACROSS_SESSIONS.wait(created);
+      return context.beliefs.withValidity(target, attr, parent);
     });
   }
 
@@ -115,47 +67,16 @@ export class NameOperations {
     const target = context.targets.of(parent);
     if (context.targets.of(fid) !== target) throw new FsError('EXDEV', 'link across targets');
     return context.pass(target, op, async () => {
-      const answer = await ACROSS_SESSIONS.wait(
-        target.call(
-          'operation',
-          Link,
-          { fid, parent, name },
-          {
-            signal: op.signal,
-            apply: ({ reply }) => {
-              context.beliefs.applyAttr(target, reply.attr);
-              context.beliefs.applyAttr(target, reply.parentAttr);
-              context.beliefs.applyName(target, parent, name, reply.attr.fid);
-            },
-          },
-        ),
-      );
-      return context.beliefs.withValidity(target, answer.reply.attr, parent);
+      const attr = await ACROSS_SESSIONS.wait(this.#namespace.link(target, { fid, parent, name }, op.signal));
+      return context.beliefs.withValidity(target, attr, parent);
     });
   }
 
   unlink(op: Caller, parent: Fid, name: Name, directory: boolean): MaybePromise<void> {
-    const context = this.#context;
-    const target = context.targets.of(parent);
-    return context.pass(target, op, async () => {
-      await ACROSS_SESSIONS.wait(
-        target.call(
-          'operation',
-          Unlink,
-          { parent, name, directory },
-          {
-            signal: op.signal,
-            apply: ({ reply }) => {
-              const { attr } = reply;
-              context.beliefs.applyAttr(target, attr);
-              context.beliefs.applyAttr(target, reply.parentAttr);
-              context.beliefs.applyName(target, parent, name, 0);
-              if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
-            },
-          },
-        ),
-      );
-    });
+    const target = this.#context.targets.of(parent);
+    return this.#context.pass(target, op, () =>
+      this.#namespace.unlink(target, { parent, name, directory }, op.signal),
+    );
   }
 
   rename(
@@ -172,36 +93,8 @@ export class NameOperations {
     return context.pass(target, op, async () => {
       const whiteout =
         (flags & RENAME_WHITEOUT) === 0 ? undefined : await ACROSS_SESSIONS.wait(whiteoutOf(op, target));
-      await ACROSS_SESSIONS.wait(
-        target.call(
-          'operation',
-          Rename,
-          { parent, name, newParent, newName, flags, ...whiteout },
-          {
-            signal: op.signal,
-            apply: ({ reply }) => {
-              const { attr, otherAttr, whiteoutAttr } = reply;
-              context.beliefs.applyAttr(target, attr);
-              context.beliefs.applyAttr(target, reply.parentAttr);
-              context.beliefs.applyAttr(target, reply.newParentAttr);
-              if (otherAttr !== undefined) context.beliefs.applyAttr(target, otherAttr);
-              if (whiteoutAttr !== undefined) context.beliefs.applyAttr(target, whiteoutAttr);
-              if ((flags & RENAME_EXCHANGE) !== 0) {
-                context.beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
-                context.beliefs.applyName(target, newParent, newName, attr.fid);
-              } else if (!isDir(attr.mode) && attr.nlink > 1) {
-                // Both may be names of one inode: then rename does nothing, and both stay.
-                context.names.forget(parent, name);
-                context.names.forget(newParent, newName);
-              } else {
-                context.beliefs.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
-                context.beliefs.applyName(target, newParent, newName, attr.fid);
-                if (otherAttr?.nlink === 0) this.#held.unlinked(target, otherAttr.fid);
-              }
-            },
-          },
-        ),
-      );
+      const names = { parent, name, newParent, newName, flags, ...whiteout };
+      await ACROSS_SESSIONS.wait(this.#namespace.rename(target, names, op.signal));
     });
   }
 
@@ -220,18 +113,8 @@ export class NameOperations {
       op,
       async () => {
         handle.life.check();
-        const want = context.beliefs.wantParent(target, fid) | (plus ? WANT_ATTR | WANT_DATA_READ : 0);
-        const { reply } = await handle.life.wait(
-          target.call(
-            'operation',
-            Readdir,
-            { fid, cookie, limit, plus, want },
-            {
-              signal: op.signal,
-              apply: (answer) => this.#applyListing(target, fh, { fid, cookie, want }, answer.reply),
-            },
-          ),
-        );
+        const part = { fh, fid, cookie, limit, plus };
+        const reply = await handle.life.wait(this.#namespace.readdir(target, part, op.signal));
         this.#ends.delete(fh);
         const last = reply.entries.at(-1)?.cookie ?? cookie;
         if (reply.end) this.#ends.set(fh, { cookie: last, parent: reply.parent });
@@ -242,38 +125,15 @@ export class NameOperations {
   }
 
   closed(fh: Fh): void {
-    this.#scans.delete(fh);
+    this.#namespace.closed(fh);
     this.#ends.delete(fh);
   }
 
-  #entries(target: TargetSession, parent: Fid, reply: ReaddirReply): DirEntry[] {
+  #entries(target: TargetSession, parent: Fid, reply: ReplyOf<typeof Readdir>): DirEntry[] {
     return reply.entries.map(({ name, fid, type, cookie, attr }) => {
       if (attr === undefined) return { name, fid, type, cookie };
       return { name, fid, type, cookie, known: this.#context.beliefs.withValidity(target, attr, parent) };
     });
-  }
-
-  /** Applies a part of a listing. The client knows a directory whole if it has read it from beginning to end under one lock. */
-  #applyListing(
-    target: TargetSession,
-    fh: Fh,
-    { fid, cookie, want }: Pick<RequestOf<typeof Readdir>, 'fid' | 'cookie' | 'want'>,
-    reply: ReaddirReply,
-  ): void {
-    const context = this.#context;
-    // The server may grant a lock on an entry without attributes too; the type of an entry is always there.
-    const inodes = reply.entries.map((entry) => ({ fid: entry.fid, mode: entry.type }));
-    context.beliefs.applyGrants(target, { want, parent: fid, inodes }, reply.locks);
-    for (const { attr } of reply.entries) if (attr !== undefined) context.beliefs.applyAttr(target, attr);
-    const scan = this.#scans.get(fh);
-    this.#scans.delete(fh);
-    const lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);
-    if (lock === undefined) return;
-    for (const entry of reply.entries) context.names.put(fid, entry.name, entry.fid);
-    const gapless = cookie === 0 || (scan?.lock === lock && scan.cookie === cookie);
-    if (!gapless) return;
-    if (reply.end) context.names.setComplete(fid);
-    else this.#scans.set(fh, { lock, cookie: reply.entries.at(-1)?.cookie ?? cookie });
   }
 }
 

@@ -4,7 +4,6 @@ import { type Attr, isRegular, O_EXCL, O_TRUNC, opensForWrite } from '../../base
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import { interruptible } from '../../base/wait.js';
-import { Create, Open, WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE } from '../../wire/meta.js';
 import type { AttrsWithValidity, Caller, NewObject } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { reportWriteError } from '../cache/open_files.js';
@@ -12,9 +11,10 @@ import { type DataLocks, exclusively } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { LockOperations } from './app_locks.js';
-import { applyCreate, newObject } from './create.js';
+import { newObject } from './create.js';
 import type { HeldInodes } from './held_inodes.js';
 import type { NameOperations } from './names.js';
+import type { Namespace } from './namespace.js';
 
 const O_CREAT = 0o100;
 /** Flags that act once, at open: a replayed open must not truncate again. */
@@ -27,9 +27,11 @@ export class OpenOperations {
   readonly #locks: DataLocks;
   readonly #writeBack: WriteBack;
   readonly #held: HeldInodes;
+  readonly #namespace: Namespace;
 
   constructor(
     context: ClientContext,
+    namespace: Namespace,
     names: NameOperations,
     appLocks: LockOperations,
     locks: DataLocks,
@@ -37,6 +39,7 @@ export class OpenOperations {
     held: HeldInodes,
   ) {
     this.#held = held;
+    this.#namespace = namespace;
     this.#context = context;
     this.#locks = locks;
     this.#names = names;
@@ -70,27 +73,11 @@ export class OpenOperations {
   async #open(op: Caller, target: TargetSession, fid: Fid, flags: number): Promise<Fh> {
     const context = this.#context;
     const fh = context.handles.newFh();
-    const opened = new Opening(context, target, fh);
-    const attr = context.attrs.get(fid);
-    const want =
-      context.beliefs.wantAttr(target, fid) |
-      (attr !== undefined && !isRegular(attr.mode) ? 0 : dataWant(flags));
-    const call = target.call(
-      'operation',
-      Open,
-      { fid, fh, flags, want },
-      {
-        signal: op.signal,
-        apply: ({ reply }) => {
-          context.beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
-          const file = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
-          if (file !== undefined) context.dropPages(target, file);
-          context.beliefs.applyAttr(target, reply.attr, file !== undefined);
-          opened.apply(reply.attr, flags);
-        },
-      },
+    const handle = new NewHandle(context, target, fh);
+    const answered = this.#namespace.open(target, { fid, fh, flags }, op.signal, (attr) =>
+      handle.opened(attr, flags),
     );
-    await ACROSS_SESSIONS.wait(opened.wait(call));
+    await ACROSS_SESSIONS.wait(handle.wait(answered));
     return fh;
   }
 
@@ -106,33 +93,14 @@ export class OpenOperations {
     return context.pass(target, op, async () => {
       const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, object));
       const fh = context.handles.newFh();
-      const opened = new Opening(context, target, fh);
-      const parentWant = name === undefined ? 0 : context.beliefs.wantParent(target, parent);
-      const request = {
-        ...made,
-        exclusive: (flags & O_EXCL) !== 0,
-        fh,
-        flags,
-        want: parentWant | WANT_ATTR | dataWant(flags),
-      };
-      const call = target.call('operation', Create, request, {
-        signal: op.signal,
-        apply: ({ reply }) => {
-          const file =
-            reply.existed && (flags & O_TRUNC) !== 0 ? context.files.get(reply.attr.fid) : undefined;
-          if (file !== undefined) {
-            context.dropPages(target, file);
-            file.sizeKnown = false;
-          }
-          applyCreate(context, target, request, reply);
-          opened.apply(reply.attr, flags);
-        },
-      });
-      const { reply } = await ACROSS_SESSIONS.wait(opened.wait(call));
-      return {
-        known: context.beliefs.withValidity(target, reply.attr, name === undefined ? undefined : parent),
-        fh,
-      };
+      const handle = new NewHandle(context, target, fh);
+      const created = { ...made, exclusive: (flags & O_EXCL) !== 0, fh, flags };
+      const answered = this.#namespace.create(target, created, op.signal, (attr) =>
+        handle.opened(attr, flags),
+      );
+      const attr = await ACROSS_SESSIONS.wait(handle.wait(answered));
+      const parentOfName = name === undefined ? undefined : parent;
+      return { known: context.beliefs.withValidity(target, attr, parentOfName), fh };
     });
   }
 
@@ -168,13 +136,8 @@ export class OpenOperations {
   }
 }
 
-/** The lock that a file opened with these flags will need first. */
-function dataWant(flags: number): number {
-  return opensForWrite(flags) ? WANT_DATA_WRITE : WANT_DATA_READ;
-}
-
 /** A handle between its request and its reply, whose caller may be interrupted meanwhile. */
-class Opening {
+class NewHandle {
   readonly #context: ClientContext;
   readonly #target: TargetSession;
   readonly #fh: Fh;
@@ -187,8 +150,8 @@ class Opening {
     this.#fh = fh;
   }
 
-  /** The reply has come: the target holds the handle open. */
-  apply(attr: Attr, flags: number): void {
+  /** The answer has come: the target holds the handle open. */
+  opened(attr: Attr, flags: number): void {
     this.#applied = true;
     if (this.#abandoned) {
       this.#target.outgoing.close(this.#fh);

@@ -1,0 +1,60 @@
+/**
+ * What the operations of a client ask and change by name or by inode: the port between the operations, which know callers,
+ * caches and the order of flushes, and whatever answers them. remote_namespace.ts answers with RPCs.
+ *
+ * The caller has passed the gate of the target. When a method resolves, the caches know what its answer brought: attributes,
+ * names and locks. A signal ends the wait with EINTR; what was sent takes effect nevertheless, and the caches learn it too.
+ * All methods fail with the FsError of the answer.
+ */
+
+import type { Attr } from '../../base/attr.js';
+import type { Fh, Fid, Name } from '../../base/ids.js';
+import type {
+  Create,
+  Link,
+  Open,
+  Readdir,
+  Rename,
+  Setxattr,
+  StatfsMessage,
+  Unlink,
+} from '../../wire/meta.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
+import type { AttrChange } from '../api.js';
+import type { TargetSession } from '../session/target_session.js';
+
+type Signal = AbortSignal | undefined;
+/** The namespace decides which locks it wants with the answer. */
+type Wanting<O> = Omit<RequestOf<O>, 'want'>;
+
+export type Creation = Wanting<typeof Create>;
+export type Opening = Wanting<typeof Open>;
+/** A part of a directory's listing, for a handle. */
+export type Listing = Wanting<typeof Readdir> & { readonly fh: Fh };
+/** Called in the turn in which the answer comes: the target holds the handle open. */
+export type Opened = (attr: Attr) => void;
+
+export interface Namespace {
+  /** @returns undefined: there is no such name. */
+  lookup(target: TargetSession, parent: Fid, name: Name, signal: Signal): Promise<Attr | undefined>;
+  readdir(target: TargetSession, part: Listing, signal: Signal): Promise<ReplyOf<typeof Readdir>>;
+  /** A handle reads no more of its directory. */
+  closed(fh: Fh): void;
+
+  create(target: TargetSession, object: Creation, signal: Signal, opened?: Opened): Promise<Attr>;
+  link(target: TargetSession, link: RequestOf<typeof Link>, signal: Signal): Promise<Attr>;
+  unlink(target: TargetSession, name: RequestOf<typeof Unlink>, signal: Signal): Promise<void>;
+  rename(target: TargetSession, names: RequestOf<typeof Rename>, signal: Signal): Promise<void>;
+  open(target: TargetSession, open: Opening, signal: Signal, opened: Opened): Promise<void>;
+
+  /** @param caches whether the client wants a lock under which it may cache the attributes. */
+  getattr(target: TargetSession, fid: Fid, signal: Signal, caches: boolean): Promise<Attr>;
+  /** @param own the client holds the lock under which it changes size and times: the answer is what it made of them. */
+  setattr(target: TargetSession, fid: Fid, change: AttrChange, own: boolean, signal: Signal): Promise<Attr>;
+  readlink(target: TargetSession, fid: Fid, signal: Signal): Promise<Uint8Array>;
+  getxattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<Uint8Array>;
+  setxattr(target: TargetSession, xattr: RequestOf<typeof Setxattr>, signal: Signal): Promise<void>;
+  listxattr(target: TargetSession, fid: Fid, signal: Signal): Promise<readonly string[]>;
+  removexattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<void>;
+  statfs(target: TargetSession, signal: Signal): Promise<StatfsMessage>;
+}

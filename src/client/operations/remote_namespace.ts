@@ -1,0 +1,340 @@
+/**
+ * The namespace of the server: one RPC for each call. The reply is applied to the caches in the turn in which it arrives, so
+ * that the caches follow the order of the frames.
+ */
+
+import {
+  type Attr,
+  isDir,
+  isRegular,
+  isSymlink,
+  O_TRUNC,
+  opensForWrite,
+  S_IFDIR,
+  S_IFMT,
+} from '../../base/attr.js';
+import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
+import type { CachedLock } from '../../dlm/api.js';
+import { BIT_UPDATE } from '../../wire/lock.js';
+import {
+  Create,
+  Getattr,
+  Getxattr,
+  Link,
+  Listxattr,
+  Lookup,
+  Open,
+  RENAME_EXCHANGE,
+  Readdir,
+  Readlink,
+  Removexattr,
+  Rename,
+  Setattr,
+  Setxattr,
+  Statfs,
+  type StatfsMessage,
+  Unlink,
+  WANT_ATTR,
+  WANT_DATA_READ,
+  WANT_DATA_WRITE,
+} from '../../wire/meta.js';
+import type { Operation, ReplyOf, RequestOf } from '../../wire/operation.js';
+import type { AttrChange } from '../api.js';
+import type { ClientContext } from '../cache/context.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
+import type { HeldInodes } from './held_inodes.js';
+import type { Creation, Listing, Namespace, Opened, Opening } from './namespace.js';
+
+type Signal = AbortSignal | undefined;
+type ReaddirReply = ReplyOf<typeof Readdir>;
+
+/** How far a handle has read its directory under one and the same lock. */
+interface Scan {
+  readonly lock: CachedLock;
+  readonly cookie: number;
+}
+
+export class RemoteNamespace implements Namespace {
+  readonly #context: ClientContext;
+  readonly #held: HeldInodes;
+  readonly #scans = new Map<Fh, Scan>();
+
+  constructor(context: ClientContext, held: HeldInodes) {
+    this.#context = context;
+    this.#held = held;
+  }
+
+  /** @param apply applies the reply in its turn. */
+  async #ask<Q, R>(
+    target: TargetSession,
+    operation: Operation<Q, R>,
+    request: Q,
+    signal: Signal,
+    apply: (reply: R) => void,
+  ): Promise<R> {
+    const options = { signal, apply: ({ reply }: { readonly reply: R }) => apply(reply) };
+    return (await ACROSS_SESSIONS.wait(target.call('operation', operation, request, options))).reply;
+  }
+
+  // Names.
+
+  async lookup(target: TargetSession, parent: Fid, name: Name, signal: Signal): Promise<Attr | undefined> {
+    const { beliefs } = this.#context;
+    const want = beliefs.wantParent(target, parent) | WANT_ATTR | WANT_DATA_READ;
+    const request = { parent, name, want };
+    const { attr } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Lookup, request, signal, (reply) => {
+        const inodes = reply.attr === undefined ? [] : [reply.attr];
+        beliefs.applyGrants(target, { want, parent, inodes }, reply.locks);
+        if (reply.attr !== undefined) beliefs.applyAttr(target, reply.attr);
+        beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
+      }),
+    );
+    return attr;
+  }
+
+  async readdir(target: TargetSession, { fh, ...part }: Listing, signal: Signal): Promise<ReaddirReply> {
+    const { beliefs } = this.#context;
+    const want = beliefs.wantParent(target, part.fid) | (part.plus ? WANT_ATTR | WANT_DATA_READ : 0);
+    const request = { ...part, want };
+    return this.#ask(target, Readdir, request, signal, (reply) =>
+      this.#applyListing(target, fh, request, reply),
+    );
+  }
+
+  closed(fh: Fh): void {
+    this.#scans.delete(fh);
+  }
+
+  /** Applies a part of a listing. The client knows a directory whole if it has read it from beginning to end under one lock. */
+  #applyListing(
+    target: TargetSession,
+    fh: Fh,
+    { fid, cookie, want }: RequestOf<typeof Readdir>,
+    reply: ReaddirReply,
+  ): void {
+    const context = this.#context;
+    // The server may grant a lock on an entry without attributes too; the type of an entry is always there.
+    const inodes = reply.entries.map((entry) => ({ fid: entry.fid, mode: entry.type }));
+    context.beliefs.applyGrants(target, { want, parent: fid, inodes }, reply.locks);
+    for (const { attr } of reply.entries) if (attr !== undefined) context.beliefs.applyAttr(target, attr);
+    const scan = this.#scans.get(fh);
+    this.#scans.delete(fh);
+    const lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);
+    if (lock === undefined) return;
+    for (const entry of reply.entries) context.names.put(fid, entry.name, entry.fid);
+    const gapless = cookie === 0 || (scan?.lock === lock && scan.cookie === cookie);
+    if (!gapless) return;
+    if (reply.end) context.names.setComplete(fid);
+    else this.#scans.set(fh, { lock, cookie: reply.entries.at(-1)?.cookie ?? cookie });
+  }
+
+  async create(target: TargetSession, object: Creation, signal: Signal, opened?: Opened): Promise<Attr> {
+    const { parent, name, fh, flags = 0 } = object;
+    const parentWant = name === undefined ? 0 : this.#context.beliefs.wantParent(target, parent);
+    const want = parentWant | WANT_ATTR | (fh === undefined ? 0 : dataWant(flags));
+    const request = { ...object, want };
+    const { attr } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Create, request, signal, (reply) => {
+        this.#applyCreate(target, request, reply);
+        opened?.(reply.attr);
+      }),
+    );
+    return attr;
+  }
+
+  #applyCreate(
+    target: TargetSession,
+    { parent, name, flags = 0, target: linkText, want }: RequestOf<typeof Create>,
+    { attr, parentAttr, existed, locks }: ReplyOf<typeof Create>,
+  ): void {
+    const context = this.#context;
+    const { beliefs, files } = context;
+    const cut = existed && (flags & O_TRUNC) !== 0 ? files.get(attr.fid) : undefined;
+    if (cut !== undefined) {
+      context.dropPages(target, cut);
+      cut.sizeKnown = false;
+    }
+    beliefs.applyGrants(target, { want, parent, inodes: [attr] }, locks);
+    beliefs.applyAttr(target, attr);
+    if (parentAttr !== undefined) beliefs.applyAttr(target, parentAttr);
+    if (name !== undefined) beliefs.applyName(target, parent, name, attr.fid);
+    // No other client could have put a name into it, and from now on none can before the server calls the lock back.
+    const empty = !existed && (attr.mode & S_IFMT) === S_IFDIR;
+    if (empty && beliefs.holdsNames(target, attr.fid)) context.names.setComplete(attr.fid);
+    if (isRegular(attr.mode) && target.locks.holds('data', attr.fid)) files.of(attr.fid);
+    if (linkText !== undefined && isSymlink(attr.mode)) context.attrs.putSymlinkTarget(attr.fid, linkText);
+  }
+
+  async link(target: TargetSession, link: RequestOf<typeof Link>, signal: Signal): Promise<Attr> {
+    const { beliefs } = this.#context;
+    const { attr } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Link, link, signal, (reply) => {
+        beliefs.applyAttr(target, reply.attr);
+        beliefs.applyAttr(target, reply.parentAttr);
+        beliefs.applyName(target, link.parent, link.name, reply.attr.fid);
+      }),
+    );
+    return attr;
+  }
+
+  async unlink(target: TargetSession, removed: RequestOf<typeof Unlink>, signal: Signal): Promise<void> {
+    const { beliefs } = this.#context;
+    const { parent, name, directory } = removed;
+    await ACROSS_SESSIONS.wait(
+      this.#ask(target, Unlink, removed, signal, ({ attr, parentAttr }) => {
+        beliefs.applyAttr(target, attr);
+        beliefs.applyAttr(target, parentAttr);
+        beliefs.applyName(target, parent, name, 0);
+        if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
+      }),
+    );
+  }
+
+  async rename(target: TargetSession, names: RequestOf<typeof Rename>, signal: Signal): Promise<void> {
+    await ACROSS_SESSIONS.wait(
+      this.#ask(target, Rename, names, signal, (reply) => this.#applyRename(target, names, reply)),
+    );
+  }
+
+  #applyRename(
+    target: TargetSession,
+    { parent, name, newParent, newName, flags }: RequestOf<typeof Rename>,
+    { attr, parentAttr, newParentAttr, otherAttr, whiteoutAttr }: ReplyOf<typeof Rename>,
+  ): void {
+    const { beliefs, names } = this.#context;
+    for (const each of [attr, parentAttr, newParentAttr, otherAttr, whiteoutAttr]) {
+      if (each !== undefined) beliefs.applyAttr(target, each);
+    }
+    if ((flags & RENAME_EXCHANGE) !== 0) {
+      beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
+      beliefs.applyName(target, newParent, newName, attr.fid);
+    } else if (!isDir(attr.mode) && attr.nlink > 1) {
+      // Both may be names of one inode: then rename does nothing, and both stay.
+      names.forget(parent, name);
+      names.forget(newParent, newName);
+    } else {
+      beliefs.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
+      beliefs.applyName(target, newParent, newName, attr.fid);
+      if (otherAttr?.nlink === 0) this.#held.unlinked(target, otherAttr.fid);
+    }
+  }
+
+  async open(target: TargetSession, open: Opening, signal: Signal, opened: Opened): Promise<void> {
+    const context = this.#context;
+    const { fid, flags } = open;
+    const attr = context.attrs.get(fid);
+    const hasData = attr === undefined || isRegular(attr.mode);
+    const want = context.beliefs.wantAttr(target, fid) | (hasData ? dataWant(flags) : 0);
+    await ACROSS_SESSIONS.wait(
+      this.#ask(target, Open, { ...open, want }, signal, (reply) => {
+        context.beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
+        const cut = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
+        if (cut !== undefined) context.dropPages(target, cut);
+        context.beliefs.applyAttr(target, reply.attr, cut !== undefined);
+        opened(reply.attr);
+      }),
+    );
+  }
+
+  // Attributes.
+
+  async getattr(target: TargetSession, fid: Fid, signal: Signal, caches: boolean): Promise<Attr> {
+    const { beliefs } = this.#context;
+    const want = caches ? beliefs.wantAttr(target, fid) : 0;
+    const { attr } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Getattr, { fid, want }, signal, (reply) => {
+        beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
+        beliefs.applyAttr(target, reply.attr);
+      }),
+    );
+    return attr;
+  }
+
+  async setattr(
+    target: TargetSession,
+    fid: Fid,
+    change: AttrChange,
+    own: boolean,
+    signal: Signal,
+  ): Promise<Attr> {
+    const context = this.#context;
+    const { mode, uid, gid, sizeBytes, atime, mtime, ctime, killSuidgid } = change;
+    const request = {
+      fid,
+      mode,
+      uid,
+      gid,
+      sizeBytes,
+      atime: atime === 'now' ? undefined : atime,
+      mtime: mtime === 'now' ? undefined : mtime,
+      atimeNow: atime === 'now' ? true : undefined,
+      mtimeNow: mtime === 'now' ? true : undefined,
+      ctime,
+      killSuidgid: killSuidgid ? true : undefined,
+    };
+    const { attr } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Setattr, request, signal, (reply) => {
+        const file = sizeBytes === undefined ? undefined : context.files.get(fid);
+        if (file !== undefined) context.dropPages(target, file, sizeBytes);
+        context.beliefs.applyAttr(target, reply.attr, own);
+      }),
+    );
+    return attr;
+  }
+
+  async readlink(target: TargetSession, fid: Fid, signal: Signal): Promise<Uint8Array> {
+    const { attrs } = this.#context;
+    const reply = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Readlink, { fid }, signal, (answer) =>
+        attrs.putSymlinkTarget(fid, Buffer.from(answer.target)),
+      ),
+    );
+    return reply.target;
+  }
+
+  async getxattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<Uint8Array> {
+    const { value } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Getxattr, { fid, name }, signal, (reply) => {
+        if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
+      }),
+    );
+    return value;
+  }
+
+  async setxattr(target: TargetSession, xattr: RequestOf<typeof Setxattr>, signal: Signal): Promise<void> {
+    const { fid, name, value } = xattr;
+    await ACROSS_SESSIONS.wait(
+      this.#ask(target, Setxattr, xattr, signal, (reply) => {
+        this.#context.beliefs.applyAttr(target, reply.attr);
+        if (fid === ROOT_FID) target.rootXattrs?.set(name, value);
+      }),
+    );
+  }
+
+  async listxattr(target: TargetSession, fid: Fid, signal: Signal): Promise<readonly string[]> {
+    return (await ACROSS_SESSIONS.wait(this.#ask(target, Listxattr, { fid }, signal, () => undefined))).names;
+  }
+
+  async removexattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<void> {
+    await ACROSS_SESSIONS.wait(
+      this.#ask(target, Removexattr, { fid, name }, signal, (reply) => {
+        this.#context.beliefs.applyAttr(target, reply.attr);
+        if (fid === ROOT_FID) target.rootXattrs?.delete(name);
+      }),
+    );
+  }
+
+  async statfs(target: TargetSession, signal: Signal): Promise<StatfsMessage> {
+    return ACROSS_SESSIONS.wait(
+      this.#ask(target, Statfs, {}, signal, (reply) => {
+        target.lastStatfs = reply;
+      }),
+    );
+  }
+}
+
+/** The lock that a file opened with these flags will need first. */
+function dataWant(flags: number): number {
+  return opensForWrite(flags) ? WANT_DATA_WRITE : WANT_DATA_READ;
+}
