@@ -131,8 +131,9 @@ export class FilePages implements GranuleOwner {
   /**
    * Copies data in and marks it dirty.
    * @param paid the caller has taken its grant from the target's grant.
+   * @param nowMs from now on the data is dirty: see dirtySinceMs.
    */
-  write(start: number, data: Uint8Array, paid: boolean): void {
+  write(start: number, data: Uint8Array, paid: boolean, nowMs = 0): void {
     this.#seq += 1;
     if (paid) {
       this.#paid ??= new IntervalSet();
@@ -147,11 +148,20 @@ export class FilePages implements GranuleOwner {
         granule.insertDirty(offset, piece, this.#seq, this.#cache);
       }
       this.#dirtyBytes += piece.length;
-      this.#dirty.add(granule);
+      if (!this.#dirty.has(granule)) {
+        granule.dirtySinceMs = nowMs;
+        this.#dirty.add(granule);
+      }
       this.#account(granule, piece.length, piece.length);
       granule.compact();
       at += piece.length;
     }
+  }
+
+  /** When the oldest of the dirty data was written; undefined: nothing is dirty. */
+  get dirtySinceMs(): number | undefined {
+    for (const { dirtySinceMs } of this.#dirty) return dirtySinceMs;
+    return undefined;
   }
 
   /** The granule of this offset is dirty from end to end, so it is worth a WRITE of its own. */

@@ -48,8 +48,6 @@ export class FileState {
   waitsToCut = false;
   /** A lock went back meanwhile although the kernel still had pages: the client drops them when the truncate is done. */
   cutCrossed = false;
-  /** When the file became dirty, or when its last WRITE was sent if that is later. */
-  dirtySinceMs = 0;
   /** The last write (such as a store into a mapping) for which the target has promised no space: the target may find none. */
   unpaidSeq = 0;
   /** Write back everything, not only full granules. write_back.ts owns it. */

@@ -81,6 +81,8 @@ export class Granule {
   bytes = 0;
   /** Dirty and in flight. */
   pinned = 0;
+  /** When the first of its dirty bytes was written, while it has some. */
+  dirtySinceMs = 0;
 
   constructor(owner: GranuleOwner, index: number) {
     this.owner = owner;

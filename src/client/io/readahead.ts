@@ -80,11 +80,12 @@ export class Reader {
     const lane = this.#lane(target);
     const fetches: Promise<void>[] = [];
     for (let at = from; at < to; ) {
-      if (!hasRoom(lane)) {
+      const pieceEnd = endOfPiece(lane, at, to);
+      // What is under way already needs no room: readahead may have filled it.
+      if (!hasRoom(lane) && lacking(file, at, pieceEnd).ranges.length > 0) {
         await life.wait(interruptible(lane.waiting.wait(), op.signal));
         continue;
       }
-      const pieceEnd = endOfPiece(lane, at, to);
       for (const fetch of this.#fetch(target, file, at, pieceEnd)) fetches.push(fetch.done);
       at = pieceEnd;
     }
@@ -102,21 +103,12 @@ export class Reader {
 
   /** READs that together bring what is missing of the range, those under way included. It lies in one granule. */
   #fetch(target: TargetSession, file: FileState, start: number, end: number): Fetch[] {
-    const fetches: Fetch[] = [];
-    for (const gap of file.pages.missing(start, end)) {
-      const uncovered = new IntervalSet();
-      uncovered.add(gap.start, gap.end);
-      for (const fetch of file.fetches) {
-        if (fetch.start >= gap.end || fetch.end <= gap.start) continue;
-        uncovered.remove(fetch.start, fetch.end);
-        fetches.push(fetch);
-      }
-      for (const range of uncovered) {
-        const fetch = this.#read(target, file, range);
-        if (fetch !== undefined) fetches.push(fetch);
-      }
+    const { ranges, underWay } = lacking(file, start, end);
+    for (const range of ranges) {
+      const fetch = this.#read(target, file, range);
+      if (fetch !== undefined) underWay.push(fetch);
     }
-    return fetches;
+    return underWay;
   }
 
   /** @returns undefined without a data lock: only readahead asks without one, and the client can skip that READ. */
@@ -157,6 +149,23 @@ export class Reader {
     if (log.enabled) log('READ %d [%d, %d)', file.fid, start, end);
     return fetch;
   }
+}
+
+/** READs under way that bring parts of the range, and the missing parts that none of them brings. */
+function lacking(file: FileState, start: number, end: number): { ranges: Range[]; underWay: Fetch[] } {
+  const ranges: Range[] = [];
+  const underWay: Fetch[] = [];
+  for (const gap of file.pages.missing(start, end)) {
+    const uncovered = new IntervalSet();
+    uncovered.add(gap.start, gap.end);
+    for (const fetch of file.fetches) {
+      if (fetch.start >= gap.end || fetch.end <= gap.start) continue;
+      uncovered.remove(fetch.start, fetch.end);
+      underWay.push(fetch);
+    }
+    ranges.push(...uncovered);
+  }
+  return { ranges, underWay };
 }
 
 function hasRoom({ pace, inFlightBytes }: Lane): boolean {

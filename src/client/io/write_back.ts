@@ -80,7 +80,6 @@ export class WriteBack {
   dirtied(target: TargetSession, file: FileState, start: number, end: number): void {
     if (!this.#dirty.has(file)) {
       this.#dirty.set(file, target);
-      file.dirtySinceMs = this.#context.runtime.clock.nowMs();
       this.#watchAge();
     }
     if (file.pages.isFull(start) || file.pages.isFull(end - 1)) {
@@ -225,8 +224,9 @@ export class WriteBack {
       this.#ageTimer = undefined;
       const now = this.#context.runtime.clock.nowMs();
       for (const [file, target] of this.#dirty) {
+        const { dirtySinceMs = now } = file.pages;
         // At the next look it would be too old.
-        if (now - file.dirtySinceMs + AGE_LOOK_MS > DIRTY_AGE_MS) this.start(target, file);
+        if (now - dirtySinceMs + AGE_LOOK_MS > DIRTY_AGE_MS) this.start(target, file);
       }
       if (this.#dirty.size > 0) this.#watchAge();
     });
@@ -290,7 +290,6 @@ export class WriteBack {
     lane.inFlight += 1;
     lane.inFlightBytes += batch.end - batch.start;
     const sentMs = this.#context.runtime.clock.nowMs();
-    file.dirtySinceMs = sentMs;
     const request = {
       fid: file.fid,
       offset: batch.start,

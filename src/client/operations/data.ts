@@ -187,7 +187,12 @@ export class DataOperations {
       const paid = cost <= target.grantBytes;
       if (!paid && !options.writeback) return undefined;
       if (paid) target.grantBytes -= cost;
-      file.pages.write(start, data.subarray(0, end - start), paid && cost > 0);
+      file.pages.write(
+        start,
+        data.subarray(0, end - start),
+        paid && cost > 0,
+        this.#context.runtime.clock.nowMs(),
+      );
       if (!paid) file.unpaidSeq = file.pages.seq;
       file.spoil(start, end);
       file.sizeBytes = Math.max(file.sizeBytes, end);

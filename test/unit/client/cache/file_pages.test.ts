@@ -204,6 +204,20 @@ function memoryInto(retired: Buffer[]): PageMemory {
   };
 }
 
+test('the age of dirty data is that of its oldest granule, whatever is written beside it', () => {
+  const pages = new FilePages(new PageCache(64 << 20));
+  assert.equal(pages.dirtySinceMs, undefined);
+  pages.write(GRANULE_BYTES, Buffer.alloc(10), false, 100);
+  pages.write(0, Buffer.alloc(GRANULE_BYTES), false, 200);
+  const batch = pages.takeDirty(true);
+  if (batch !== undefined) pages.written(batch);
+  pages.write(0, Buffer.alloc(GRANULE_BYTES), false, 300);
+  pages.write(GRANULE_BYTES + 10, Buffer.alloc(10), false, 400);
+  assert.equal(pages.dirtySinceMs, 100);
+  pages.drop(GRANULE_BYTES, 2 * GRANULE_BYTES);
+  assert.equal(pages.dirtySinceMs, 300);
+});
+
 test('memory of an evicted granule is used again, but not what views of a part of it may show', () => {
   const retired: Buffer[] = [];
   const memory = memoryInto(retired);

@@ -15,6 +15,19 @@ test('dirty data goes out by itself within little more than a second', async (t)
   await until('it is written', () => a.target.dirtyBytes === 0, 2000);
 });
 
+test('a piece of a file that is written all the time goes out as if the rest of the file stood still', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const f = await a.create('f');
+  await a.write(f, 3 << 20, 'piece');
+  const granule = Buffer.alloc(1 << 20, 1);
+  await until('it is on the server', async () => {
+    await a.write(f, 0, granule);
+    const chunks = await world.server?.target?.store.data.read(f.fid, 3 << 20, 5);
+    return Buffer.concat(chunks ?? []).toString() === 'piece';
+  });
+});
+
 test('what was paid for blocks that a truncate drops is not paid for any more when the rest is written', async (t) => {
   const world = await clientWorld(t);
   const a = await world.client('a');
