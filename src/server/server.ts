@@ -97,6 +97,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   readonly #memory: RequestMemory;
   readonly #connections: Connections;
   #listener: Listener | undefined;
+  #portIsClosed = false;
 
   constructor(runtime: Runtime, options: ServerOptions) {
     this.runtime = runtime;
@@ -148,11 +149,16 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     return this.#listener?.address ?? this.#options.listen;
   }
 
-  /** @throws FsError EBUSY when the port is in use, EINVAL for an address that is none. */
+  /** @throws FsError EBUSY when the port is in use, EINVAL for an address that is none, ESHUTDOWN when the server stops meanwhile. */
   async listen(): Promise<void> {
     const { transport } = this.runtime;
     const accept = this.#connections.accept.bind(this.#connections);
-    this.#listener = await transport.listen(this.#options.listen, accept);
+    const listener = await transport.listen(this.#options.listen, accept);
+    if (this.#portIsClosed) {
+      await listener.close();
+      throw new FsError('ESHUTDOWN', 'the server was stopped while it began to listen');
+    }
+    this.#listener = listener;
   }
 
   /**
@@ -223,6 +229,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   // LifeHost.
 
   async closePort(): Promise<void> {
+    this.#portIsClosed = true;
     await this.#listener?.close();
   }
 

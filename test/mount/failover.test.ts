@@ -164,6 +164,15 @@ test('two standbys: one takes over, the other goes on standing by', async (t) =>
   assert.deepEqual([winner.child.exit, other.child.exit, other.address], [undefined, undefined, '']);
 });
 
+test('a standby that is shut down through its port ends, and leaves the active server alone', async (t) => {
+  const pair = await failoverPair(t, SMALL);
+  const active = await pair.serve('a');
+  const standby = await pair.standBy('b');
+  await pair.shutdown('b', standby);
+  await pair.cluster.cliOk(['status', pair.sides.a.address]);
+  assert.equal(active.child.exit, undefined);
+});
+
 test('a second server, and mkfs by force, refuse a target that another host serves', async (t) => {
   const pair = await failoverPair(t, SMALL);
   await pair.serve('a');

@@ -23,7 +23,7 @@ import { sweepOrphans } from '../target/orphans.js';
 import { ServedTarget, type ServedTargetOptions, type TargetEvents } from '../target/served_target.js';
 import { decideStart } from '../target/version_gate.js';
 import { Drain } from './drain.js';
-import { Lifecycle } from './lifecycle.js';
+import { errorOf, Lifecycle } from './lifecycle.js';
 import type { RecoveryWindow } from './recovery_window.js';
 import { beginInstance, type Found, type MayStart, takePrevious } from './start.js';
 import { startFailed } from './start_failed.js';
@@ -375,8 +375,4 @@ export class ServerLife implements TargetEvents {
     }
     for (const uuid of target?.leaving.keys() ?? []) target?.locks.dropClient(uuid);
   }
-}
-
-function errorOf(thrown: unknown): Error {
-  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }

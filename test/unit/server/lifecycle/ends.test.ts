@@ -154,3 +154,15 @@ test('a shutdown of a server whose target has failed says why', async (t) => {
   assert.match(server.failure?.message ?? '', /the disk is gone/);
   await assert.rejects(server.shutdown(), /the disk is gone/);
 });
+
+test('a server that is stopped while it begins to listen keeps no port', async (t) => {
+  const world = await serverWorld(t);
+  const server = createServer(world.runtime, { listen: LISTEN, softwareVersion: '1.0.0' });
+  const listens = server.listen().catch((error: unknown) => error);
+  await server.stop();
+  const refused = await listens;
+  assert.ok(refused instanceof FsError && refused.code === 'ESHUTDOWN');
+  const next = await another(world);
+  await next.store.close();
+  await next.server.stop();
+});
