@@ -32,6 +32,15 @@ const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 type Agreed = Extract<Negotiated, { readonly agreed: true }>;
 type Verdict = Pick<ConnectReply, 'outcome' | 'reason'>;
 
+/** A client that asks to be admitted. */
+interface Applicant {
+  readonly server: ServerView;
+  readonly target: ServedTarget;
+  readonly session: Session;
+  readonly request: ConnectRequest;
+  readonly agreed: Agreed;
+}
+
 /**
  * @throws FsError EPROTO (no common protocol, no UUID), ENODEV (another target), EAGAIN (an older connection's CONNECT),
  *   EACCES (not from a privileged port; not the secret of this client).
@@ -57,7 +66,8 @@ export function connect(server: ServerView, session: Session, request: ConnectRe
       `this is target ${superblock.label} (${superblock.targetUuid}), not the one meant`,
     );
   }
-  const verdict = admit(server, target, session, request, agreed);
+  const applicant = { server, target, session, request, agreed };
+  const verdict = admit(applicant);
   log('%s %s from %s: %s', request.name, request.uuid, session.link.peer, verdict.outcome);
   const client = session.client;
   if (client === undefined) return { ...common(server, agreed), ...verdict };
@@ -66,19 +76,13 @@ export function connect(server: ServerView, session: Session, request: ConnectRe
     ...common(server, agreed),
     ...verdict,
     fids: fresh ? target.allocateFids() : undefined,
-    grantBytes: granted(server, target, client, request, verdict),
+    grantBytes: granted(applicant, client, verdict),
     lastCommitted: (client.features & FEATURE.replay) === 0 ? undefined : target.store.lastCommitted,
   };
 }
 
 /** What is promised to those who come back is kept for them: until all of them are here nobody gets more. */
-function granted(
-  server: ServerView,
-  target: ServedTarget,
-  client: ClientExport,
-  request: ConnectRequest,
-  { outcome }: Verdict,
-): number {
+function granted({ server, target, request }: Applicant, client: ClientExport, { outcome }: Verdict): number {
   if (outcome === 'resumed' || (client.features & FEATURE.grants) === 0) return 0;
   if (outcome === 'recover') return target.grants.promiseAgain(client, request.grantsInUse ?? 0);
   return server.recovery?.isOpen === true ? 0 : target.grants.refill(client);
@@ -110,13 +114,8 @@ function notActive(server: ServerView): string {
 }
 
 /** Finds or makes the export and ties the session to it, or says why not. */
-function admit(
-  server: ServerView,
-  target: ServedTarget,
-  session: Session,
-  request: ConnectRequest,
-  agreed: Agreed,
-): Verdict {
+function admit(applicant: Applicant): Verdict {
+  const { server, target, request } = applicant;
   const { uuid } = request;
   const existing = target.exports.get(uuid);
   const record = server.recovery?.known(uuid);
@@ -130,14 +129,14 @@ function admit(
     case 'wait':
       return { outcome: 'wait', reason: decision.why === 'writing' ? CLEANED_UP : notActive(server) };
     case 'resume':
-      return attached(session, there(existing), request, agreed, 'resumed');
+      return attached(applicant, there(existing), 'resumed');
     case 'recoverAgain':
-      return recoverAgain(target, session, request, agreed, there(existing));
+      return recoverAgain(applicant, there(existing));
     case 'begin':
       if (decision.leaves) goodbye(target, there(existing));
-      return begin(server, target, session, request, agreed);
+      return begin(applicant);
     case 'recover':
-      return recover(server, target, session, request, agreed, there(record));
+      return recover(applicant, there(record));
     case 'evicted':
       if (decision.evicts) evict(target, there(existing), CAME_BACK_EARLIER);
       return {
@@ -174,24 +173,13 @@ function refusal(
  * The end of its recovery did not reach it, and it replays again, which changes nothing. Nothing is dropped for it: it may be
  * counted as recovered, and its locks must stand when the window ends.
  */
-function recoverAgain(
-  target: ServedTarget,
-  session: Session,
-  request: ConnectRequest,
-  agreed: Agreed,
-  client: ClientExport,
-): Verdict {
-  client.reclaimed.begin(target.locks.cacheLocks(client.uuid));
-  return attached(session, client, request, agreed, 'recover');
+function recoverAgain(applicant: Applicant, client: ClientExport): Verdict {
+  client.reclaimed.begin(applicant.target.locks.cacheLocks(client.uuid));
+  return attached(applicant, client, 'recover');
 }
 
-function begin(
-  server: ServerView,
-  target: ServedTarget,
-  session: Session,
-  request: ConnectRequest,
-  agreed: Agreed,
-): Verdict {
+function begin(applicant: Applicant): Verdict {
+  const { server, target, request } = applicant;
   const full = server.admitsClient(target.exports.size + (server.recovery?.missing().length ?? 0));
   if (full !== undefined) return { outcome: 'wait', reason: full };
   cameAnew(target, request.uuid);
@@ -212,21 +200,15 @@ function begin(
     // The target has failed, and its server stops.
     () => undefined,
   );
-  return attached(session, client, request, agreed, 'new');
+  return attached(applicant, client, 'new');
 }
 
-function recover(
-  server: ServerView,
-  target: ServedTarget,
-  session: Session,
-  request: ConnectRequest,
-  agreed: Agreed,
-  record: ClientRecord,
-): Verdict {
+function recover(applicant: Applicant, record: ClientRecord): Verdict {
+  const { server, target, request } = applicant;
   const client = newExport(target, request);
   const inherited = client.durableAnswers.inherit(target.store.replies(client.uuid));
   client.lastTransno = Math.max(inherited, record.lastTransno) as Transno;
-  const reason = cannotRecover(server, target, request, agreed);
+  const reason = cannotRecover(applicant);
   if (reason !== undefined) {
     evict(target, client, reason);
     return { outcome: 'evicted', reason };
@@ -244,19 +226,14 @@ function recover(
   }
   // It has no answer that a crash could undo: nobody need wait for its replays.
   if (isAllDurable(target, request)) server.recovery?.replays.complete(client.uuid);
-  return attached(session, client, request, agreed, 'recover');
+  return attached(applicant, client, 'recover');
 }
 
 /**
  * A drained client has nothing but opens and application locks. What an undrained one has is executed again, if it and
  * this version of the server know how to.
  */
-function cannotRecover(
-  server: ServerView,
-  target: ServedTarget,
-  request: ConnectRequest,
-  agreed: Agreed,
-): string | undefined {
+function cannotRecover({ server, target, request, agreed }: Applicant): string | undefined {
   const { recovery, settings } = server;
   const change = versionChange(recovery?.previousVersion ?? '', settings.softwareVersion);
   if (request.hasMoreThanOpens === true && change !== undefined) return change;
@@ -285,10 +262,8 @@ function newExport(target: ServedTarget, request: ConnectRequest): ClientExport 
 }
 
 function attached(
-  session: Session,
+  { session, request, agreed }: Applicant,
   client: ClientExport,
-  request: ConnectRequest,
-  agreed: Agreed,
   outcome: 'new' | 'resumed' | 'recover',
 ): Verdict {
   const previous = client.link;

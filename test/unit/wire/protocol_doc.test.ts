@@ -1,19 +1,14 @@
 /** docs/PROTOCOL.md lists every operation, and its tables of messages are those of the schemas. */
 
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { fileURLToPath } from 'node:url';
+import { packageRoot } from '../../../native/binding.js';
 import { ErrorReply } from '../../../src/wire/operation.js';
 import { FAMILIES, OPERATIONS } from '../../../src/wire/operations.js';
 import type { Message } from '../../../src/wire/schema.js';
-
-function docPath(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
-  return join(folder, 'docs/PROTOCOL.md');
-}
+import { assertPrinted } from '../../fixtures/generated_page.js';
 
 function fieldsOf(type: Message<unknown>): string {
   if (type.fields.length === 0) return 'empty';
@@ -52,23 +47,12 @@ function tables(): string {
   return `${lines.join('\n')}\n\n`;
 }
 
-const START = '<!-- messages -->\n';
-const END = '<!-- /messages -->';
-
 test('the tables of messages are those of the schemas', () => {
-  const page = readFileSync(docPath(), 'utf8');
-  const start = page.indexOf(START) + START.length;
-  const end = page.indexOf(END);
-  assert.ok(start >= START.length && end >= start);
-  if (process.env.HOLDFAST_GOLDEN === 'write') {
-    writeFileSync(docPath(), page.slice(0, start) + tables() + page.slice(end));
-    return;
-  }
-  assert.equal(page.slice(start, end), tables());
+  assertPrinted('PROTOCOL.md', 'messages', tables());
 });
 
 test('every operation stands in the list, with its mark', () => {
-  const page = readFileSync(docPath(), 'utf8');
+  const page = readFileSync(join(packageRoot(), 'docs', 'PROTOCOL.md'), 'utf8');
   const listed = [...page.matchAll(/^\| (\d+) \| ([A-Z_]+)( \*)? \| [^|]*\|$/gm)].map(
     (row) => `${row[1]} ${row[2]}${row[3] ?? ''}`,
   );
