@@ -1,9 +1,6 @@
 #!/usr/bin/env node
 /**
- * Runs compiled test files under node's test runner and ends with its summary.
- *   node test/run.mjs [unit|contract|sim|mount|ops|interop ...] [--only TEXT] [--verbose]
- * --only: test files whose path in the suite contains TEXT.
- * Prints a line for each file, failures and a summary; --verbose names every test.
+ * Runs compiled test files under node's test runner and ends with its summary. HELP says how it is called.
  * Files are named one by one: `node --test FOLDER` would run helpers as tests. Suites on real mounts run one file at a
  * time; before them the others run side by side. There is one summary of all.
  */
@@ -15,16 +12,40 @@ import { Readable } from 'node:stream';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
 import quiet from './quiet_reporter.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const SUITES = ['unit', 'contract', 'sim', 'mount', 'ops', 'interop'];
 /** Real mounts and devices. */
 const ONE_BY_ONE = ['mount', 'ops', 'interop'];
-const args = process.argv.slice(2);
-const onlyAt = args.indexOf('--only');
-const only = onlyAt >= 0 ? args[onlyAt + 1] : undefined;
-const named = args.filter((arg) => SUITES.includes(arg));
+const HELP = `usage: node test/run.mjs [SUITE ...] [--only TEXT] [--verbose]
+  SUITE      ${SUITES.join(', ')}; without one, all of them
+  --only     only test files whose path in the suite contains TEXT
+  --verbose  names every test; otherwise a line for each file, failures and a summary`;
+
+function parse() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: { only: { type: 'string' }, verbose: { type: 'boolean' }, help: { type: 'boolean' } },
+    });
+  } catch (error) {
+    return { problem: error.message };
+  }
+}
+const { values: { only, verbose, help } = {}, positionals: named = [], problem } = parse();
+if (help) {
+  console.log(HELP);
+  process.exit(0);
+}
+const unknown = named
+  .filter((name) => !SUITES.includes(name))
+  .map((name) => `there is no suite "${name}"`)[0];
+if (problem !== undefined || unknown !== undefined) {
+  console.error(`${problem ?? unknown}\n${HELP}`);
+  process.exit(2);
+}
 const suites = named.length > 0 ? named : SUITES;
 
 // Of one file: a test that spins cannot end itself, the runner ends its process.
@@ -75,5 +96,5 @@ async function* events() {
 }
 
 process.chdir(root);
-const reporter = args.includes('--verbose') ? new spec() : quiet;
+const reporter = verbose ? new spec() : quiet;
 Readable.from(events()).compose(reporter).pipe(process.stdout);
