@@ -1,7 +1,7 @@
 /**
- * CREATE: mknod, mkdir, symlink, open(O_CREAT), O_TMPFILE. What they make: src/rules/create.ts.
+ * CREATE: mknod, mkdir, symlink, open(O_CREAT), O_TMPFILE. src/rules/create.ts has the rules for the new inode.
  *
- * The client names the new inode, so a CREATE that arrives twice finds its own work and answers as the first time.
+ * The client names the new inode, so a CREATE that arrives twice finds its own inode and gives the same answer.
  */
 
 import { isRegular, O_TRUNC } from '../../base/attr.js';
@@ -79,9 +79,9 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   const { name, fid, flags = 0 } = request;
   const fh = call.isReplay ? undefined : request.fh;
   target.assertNewFid(fid);
-  // Two names for one new FID: only a client that confuses its own numbers does that.
+  // Only a client that confuses its own numbers names two new inodes by one FID.
   if (target.store.inode(fid) !== undefined) throw new FsError('EPROTO', `FID ${fid} is in use`);
-  // Opened first: an inode without a name is destroyed unless it is open.
+  // Opens first: execute() destroys an inode without a name unless it is open.
   if (fh !== undefined) {
     target.opens.add(call.client, fh, fid, name === undefined ? flags | O_TMPFILE_BIT : flags);
   }
@@ -108,7 +108,7 @@ function withLocks(call: ServedCall, request: Request, inode: Inode, existed: bo
   return { attr: inode, parentAttr, existed, locks };
 }
 
-/** It was executed before: the handle is opened, and everything else is as it is now. */
+/** For a CREATE that was executed before: opens the handle, and answers with the state as it is now. */
 export function recreate(call: ServedCall, request: Request, done: ReplyRecord): Reply {
   const { target } = call;
   const { store } = target;

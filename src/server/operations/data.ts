@@ -2,8 +2,8 @@
  * READ, WRITE, SYNC, FALLOCATE, SEEK, COPY_RANGE.
  *
  * READ and WRITE wait for no lock: the client holds a data lock, and a client that gives one back must get its flush
- * through whatever else is waiting here (docs/LOCKING.md, "Who waits for whom"). They are refused without that lock. A
- * handle is not asked for: a client writes back what a process has closed, and its CLOSE may come before its WRITEs.
+ * through, whatever else waits here (docs/LOCKING.md, "Who waits for whom"). The server refuses them without that lock. It
+ * does not ask for a handle: a client may write a file back after its process closed it, and CLOSE may come before WRITE.
  */
 
 import { FsError } from '../../base/errno.js';
@@ -44,11 +44,11 @@ export function read(
     for (const chunk of bulk) noteMoved(call.client, fid, chunk.length);
     return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk, sent };
   };
-  // When the read fails its slab is not given back: other parts of it may still be read into.
+  // If the read fails, the slab does not go back: the device may still read other parts into it.
   return answered(incoming, andThen(store.data.read(fid, offset, length, slab), outcome));
 }
 
-/** @throws FsError EPERM. Only a client that keeps to none of the rules comes here. */
+/** @throws FsError EPERM. Only a client that breaks the rules gets it. */
 function needDataLock({ target, client }: ServedCall, fid: Fid, mode: 'PR' | 'PW'): void {
   if (target.locks.holdsData(client.uuid, fid, mode)) return;
   throw new FsError('EPERM', `the client has no ${mode} lock on the content of inode ${fid}`);
@@ -62,10 +62,10 @@ export function write(
   const { target, client } = call;
   const { fid, offset, mtime } = request;
   const data = incoming.bulk;
-  // Evicted while the request waited: its locks stay until the eviction is durable, and go without a look at this WRITE.
+  // The server may have evicted the client while this WRITE waited. The locks stay until the eviction is durable.
   call.assertLive();
   needRegular(target.store, fid);
-  // Locks are replayed after the operations.
+  // A client replays its locks after its operations.
   if (!call.isReplay) needDataLock(call, fid, 'PW');
   checkFileEnd(offset + data.length);
   const paid = call.isReplay ? 0 : target.grants.spend(client, request.grantUsed);
@@ -77,7 +77,7 @@ export function write(
       within,
       transno: call.replayTransno,
     });
-    // Before anybody may learn that it is done: an eviction that waits for it gives the file to the next client.
+    // Notes it before anybody learns that the write is done: an eviction that waits for it gives the file to the next client.
     return andThen(written, (done) => {
       noteChange(call, dataLock(fid, 'EX'), done.transno);
       return done;
@@ -98,7 +98,7 @@ export function write(
   );
 }
 
-/** What goes into the transactions of a change of content: its capability falls with the first byte. */
+/** What a change of content adds to its transactions: the file loses its capability with the first byte. */
 function contentChange(call: ServedCall, fid: Fid, copiedBytes = 0): Within {
   return (tx, inode, isLast) => {
     dropCapability(tx, inode);
@@ -106,7 +106,7 @@ function contentChange(call: ServedCall, fid: Fid, copiedBytes = 0): Within {
   };
 }
 
-/** Counts it, so that an eviction waits for what the store already works on. */
+/** Counts the write, so that an eviction waits for writes that the store already works on. */
 function inFlight<T>(call: ServedCall, run: () => MaybePromise<T>): MaybePromise<T> {
   const { client } = call;
   const running = run();
@@ -115,20 +115,20 @@ function inFlight<T>(call: ServedCall, run: () => MaybePromise<T>): MaybePromise
   return running.finally(() => client.writes.done());
 }
 
-/** Content for a range of a file. */
+/** The range of a file that gets new content. */
 interface Content {
   readonly fid: Fid;
   readonly offset: number;
   readonly length: number;
   /** Bytes that the client has paid from its grant. */
   readonly paid?: number;
-  /** Bytes of its grant that it does not use, and that may be taken. */
+  /** Bytes of its grant that the client does not use, and that the server may take. */
   readonly offered?: number | undefined;
 }
 
 /**
- * What is not paid must not eat up what was promised to others.
- * @param run is told how much was taken from the client's grant.
+ * A write that its client has not paid for must not use space that the server has promised to others.
+ * @param run gets the number of bytes that were taken from the client's grant.
  */
 function withSpace<T>(
   call: ServedCall,
@@ -136,7 +136,7 @@ function withSpace<T>(
   run: (grantTaken: number) => MaybePromise<T>,
 ): MaybePromise<T> {
   const unpaid = blocksBytes(content.offset, content.length) - (content.paid ?? 0);
-  // A replay has found its space before.
+  // A replay found its space at its first execution.
   if (unpaid <= 0 || call.isReplay || call.target.grants.fitsUnpromised(unpaid)) return run(0);
   return whenItFits(call, content, run);
 }
@@ -148,7 +148,7 @@ async function whenItFits<T>(
 ): Promise<T> {
   const { store, grants, holds } = call.target;
   const fit = async (): Promise<number | undefined> => {
-    // What is overwritten needs no more space than it has.
+    // An overwritten block needs no more space than it has.
     const missing = await store.data.missingBytes(fid, offset, length);
     call.assertLive();
     return missing <= paid ? 0 : grants.makeFit(call.client, missing - paid, offered);
@@ -156,7 +156,7 @@ async function whenItFits<T>(
   let taken = await fit();
   if (taken === undefined) {
     await holds.letGo();
-    // Blocks that were freed become free with the next commit.
+    // The next commit makes freed blocks free to use.
     await store.sync();
     taken = await fit();
   }
@@ -221,7 +221,7 @@ export function fallocate(
       };
       const run = (): MaybePromise<Executed<Inode>> => {
         if (kind === PUNCH_HOLE) return change(0);
-        // Only an upper bound: what is allocated already is not allocated again.
+        // Only an upper bound: the store does not allocate blocks again that the file has.
         call.target.holds.makeRoom(blocksBytes(offset, length));
         return withSpace(call, { fid, offset, length, offered: request.grantOffered }, change);
       };
@@ -244,7 +244,7 @@ export function seek(
   return { reply: { offset } };
 }
 
-/** At once; copy_file_range(2) may copy less than it was asked to. Locks are not held for longer than this takes. */
+/** Bytes of one COPY_RANGE. copy_file_range(2) may copy fewer bytes than asked; this limits how long the locks are held. */
 const COPY_BYTES_MAX = 64 << 20;
 
 export function copyRange(
@@ -301,7 +301,7 @@ export function copyRange(
   );
 }
 
-/** They were executed before: the file as it is now. */
+/** For a WRITE that was executed before: answers with the file as it is now. */
 export function written(call: ServedCall, request: RequestOf<typeof Write>): ReplyOf<typeof Write> {
   const { target } = call;
   const { blocks } = inodeOrGone(target.store, request.fid);

@@ -1,4 +1,4 @@
-/** For the reply to an operation that was executed before, when its first reply is lost. */
+/** Helps to answer an operation again that was executed before and whose first reply is lost. */
 
 import { S_IFREG } from '../../base/attr.js';
 import type { Fid } from '../../base/ids.js';
@@ -7,8 +7,7 @@ import type { Inode, Reader } from '../../storage/api.js';
 const NEVER = { sec: 0, nsec: 0 } as const;
 
 /**
- * For an operation that was executed and whose answer is lost: the inode as it is now. One that is gone since has no name
- * and nothing else that anybody will ever see.
+ * The inode as it is now. If it is gone since, the answer is an inode without a name: nobody will ever see the rest of it.
  */
 export function inodeOrGone(reader: Reader, fid: Fid, mode = S_IFREG): Inode {
   const times = { atime: NEVER, mtime: NEVER, ctime: NEVER, btime: NEVER };

@@ -1,7 +1,7 @@
 /**
- * Exact size and times of a file that a client is writing into its cache: the holder of the PW data lock is asked
- * (GLIMPSE) and keeps its lock. A holder that does not answer in time is evicted like one that ignores a BAST; then the
- * store knows best.
+ * Exact size and times of a file that a client is writing into its cache. The server asks the holder of the PW data lock
+ * (GLIMPSE); the holder keeps its lock. If the holder does not answer in time, the server evicts it, as if it had ignored a
+ * BAST; then the store has the exact values.
  */
 
 import { blocksOfUnwritten, compareTime, isRegular } from '../../base/attr.js';
@@ -16,7 +16,7 @@ import { evict } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
 import type { ServedTarget } from '../target/served_target.js';
 
-/** Another client's dirty pages count: its attributes are not those of the store. */
+/** True if another client may have dirty pages of the file: then the store's attributes are not exact. */
 export function hasOtherWriter(call: ServedCall, inode: Inode): boolean {
   return isRegular(inode.mode) && call.target.locks.dataWriter(inode.fid, call.client.uuid) !== undefined;
 }
@@ -46,7 +46,7 @@ async function ask(
       Glimpse,
       { handle: holder.handle, fid: inode.fid },
       {
-        // Merged while the reply frame is handled: a WRITE and a CANCEL may follow it in the same turn.
+        // Merges in the turn of the reply frame: a WRITE and a CANCEL may follow it in the same turn.
         apply: ({ reply }) => {
           const stored = target.store.inode(inode.fid);
           if (stored === undefined) return;
@@ -62,7 +62,7 @@ async function ask(
       },
     );
   } catch (error) {
-    // ENOENT: it has just given the lock back, and flushed before. Evicted: what it had not flushed is lost.
+    // ENOENT: the holder has just flushed and given the lock back. Evicted: the pages that it had not flushed are lost.
     if (!(error instanceof FsError)) throw error;
   } finally {
     timer.cancel();

@@ -26,7 +26,7 @@ type Request = RequestOf<typeof Enqueue>;
 type Reply = ReplyOf<typeof Enqueue>;
 
 export function enqueue(call: ServedCall, request: Request, incoming: Incoming<Reply>): Answered<Reply> {
-  // Lost with its reply, a grant could never be given back.
+  // If a grant were lost with its reply, the client could never give it back.
   call.keepReply();
   if (request.type === 'flock') return flock(call, request);
   const { client, target, header } = call;
@@ -37,7 +37,7 @@ export function enqueue(call: ServedCall, request: Request, incoming: Incoming<R
   if (spec.type !== 'active' && target.store.inode(spec.fid as Fid) === undefined) {
     return refused(call, new FsError('ESTALE', `inode ${spec.fid} is gone`));
   }
-  // The right to send requests: not before the client is known to whatever instance comes next.
+  // The active lock is the right to send requests. Before the client gets it, the next instance must know the client.
   const unknown = spec.type === 'active' && client.recorded !== undefined;
   const atOnce = unknown ? undefined : target.locks.tryEnqueue(client.uuid, spec);
   return atOnce === undefined ? enqueueLater(call, spec, incoming) : granted(call, spec, atOnce);
@@ -47,7 +47,7 @@ async function enqueueLater(call: ServedCall, spec: LockSpec, incoming: Incoming
   const { client, target } = call;
   const wait = new AbortController();
   client.waits.add(wait);
-  // When the connection breaks the client asks again, and waits its turn from there.
+  // When the connection breaks, the client asks again and gets a new place in the queue.
   onAbort(wait.signal, () => call.forget());
   try {
     if (spec.type === 'active') await client.recorded;
@@ -93,7 +93,7 @@ function granted(call: ServedCall, spec: LockSpec, handle: LockHandle): HandlerO
   return { reply: { handle, granted: true, attr } };
 }
 
-/** Answered at once; a lock that waits is told of by CAST. */
+/** Answers at once. If the lock waits, a CAST tells the client when it is granted. */
 function flock(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   const { fid, flock: range } = request;
   if (fid === undefined || range === undefined) throw new FsError('EPROTO', 'a flock of nothing');

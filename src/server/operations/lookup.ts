@@ -1,4 +1,4 @@
-/** LOOKUP, GETATTR, READLINK, READDIR, STATFS: what reads names and attributes. */
+/** LOOKUP, GETATTR, READLINK, READDIR, STATFS: the operations that read names and attributes. */
 
 import { isRegular, isSymlink } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
@@ -24,7 +24,7 @@ import { exactInode, hasOtherWriter } from './glimpse.js';
 import { attrBits, attrLock, grantData, grantInode, grantParent } from './reply_grants.js';
 import { type Answered, dataLock, inodeLock, locked } from './with_locks.js';
 
-/** The inode as it is to be told, with the locks wanted. Granted in the turn in which the reply leaves. */
+/** A reply with the exact inode and the locks that the client wants. Grants them in the turn in which the reply leaves. */
 export function describe<R>(
   call: ServedCall,
   want: number,
@@ -37,7 +37,7 @@ export function describe<R>(
     return { reply: reply(inode, locks) };
   }
   return andThen(exactInode(call, inode), (exact) => {
-    // Evicted while it waited for the glimpse: a lock that it got now would stay for ever.
+    // The server may have evicted the client during the glimpse: a lock that it got now would stay for ever.
     call.assertLive();
     grantInode(call, want, exact, locks);
     return { reply: reply(exact, locks) };
@@ -45,8 +45,8 @@ export function describe<R>(
 }
 
 /**
- * Size and times that another client has written and a crash could undo. While it goes on writing it is asked for them, and
- * nobody takes what it says for lasting: then they are not waited for.
+ * True if another client has written size and times that a crash could undo, so that the caller waits for a commit. While the
+ * other client goes on writing, it is asked for them, and nobody takes its answer for lasting: then nobody waits.
  */
 function hasUncommittedData(call: ServedCall, fid: Fid, mode: number): boolean {
   if (!isRegular(mode) || !isUncommitted(call, dataLock(fid, 'PR'))) return false;
@@ -116,7 +116,7 @@ export function readlink(
   return { reply: { target } };
 }
 
-/** Stays well below BODY_MAX with everything that an entry may bring along. */
+/** A reply of this size stays well below BODY_MAX, whatever comes with its entries. */
 const READDIR_BYTES = 768 << 10;
 const READDIR_ENTRIES_MAX = 10_000;
 /** More than an entry, its attributes and two grants take, without the name. */
@@ -167,7 +167,7 @@ function listDirectory(call: ServedCall, request: RequestOf<typeof Readdir>): Re
     entries,
     end: entries.length === found.length && found.length < limit,
     locks,
-    // A directory that was removed while open has no parent any more; '..' must still be something.
+    // A directory that was removed while open has no parent any more; '..' must still name an inode.
     parent: directory.parent === 0 ? fid : directory.parent,
   };
 }
@@ -175,7 +175,7 @@ function listDirectory(call: ServedCall, request: RequestOf<typeof Readdir>): Re
 type Entry = ReplyOf<typeof Readdir>['entries'][number];
 
 /**
- * Absent when another client is writing the file, or what it has changed there is not committed: a glimpse or a wait for
+ * Absent if another client is writing the file, or has changed it and the change is not committed: a glimpse or a wait for
  * each entry would cost more than it is worth.
  */
 function entryAttr(call: ServedCall, want: number, entry: Dirent, locks: GrantMessage[]): Inode | undefined {
@@ -184,7 +184,7 @@ function entryAttr(call: ServedCall, want: number, entry: Dirent, locks: GrantMe
   const exact = grantData(call, want & WANT_DATA_READ, inode, locks);
   if (!exact && (hasOtherWriter(call, inode) || hasUncommittedData(call, inode.fid, inode.mode)))
     return undefined;
-  // Without a server lock on the entry: this turn sees it as it is, and what is being changed is not granted.
+  // Takes no server lock on the entry: this turn sees the entry as it is, and grants none that an operation is changing.
   const settled = grantInode(call, want, inode, locks) || !isUncommitted(call, attrLock(inode));
   return settled ? inode : undefined;
 }

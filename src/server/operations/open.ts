@@ -1,4 +1,4 @@
-/** OPEN and CLOSE. Handles are kept for each client; the last CLOSE of an inode without a name destroys it. */
+/** OPEN and CLOSE. The server keeps the handles of each client; the last CLOSE of an inode without a name destroys it. */
 
 import { isDir, isRegular, O_TRUNC, opensForWrite, type Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
@@ -57,9 +57,9 @@ export function open(
 }
 
 /**
- * Opens an inode under the locks that its truncation needs if flags ask for one.
- * Its size is exact only when a data lock was granted: nobody is asked for it (fstat asks).
- * @throws FsError EISDIR when a directory is to be written.
+ * Opens an inode. If flags ask for a truncation, the caller holds the locks that it needs.
+ * The size in the reply is exact only if the client gets a data lock: the server asks no other client for it (fstat does).
+ * @throws FsError EISDIR if the flags ask to write a directory.
  */
 export function openInode<R>(
   call: ServedCall,
@@ -71,7 +71,7 @@ export function openInode<R>(
   const inode = needInode(target.store, fid);
   if (isDir(inode.mode) && (opensForWrite(flags) || (flags & O_TRUNC) !== 0)) throw new FsError('EISDIR');
   const opened = (): HandlerOutcome<R> => {
-    // Evicted while its file was cut: a handle that it got now would stay for ever.
+    // The server may have evicted the client during the truncation: a handle that it got now would stay for ever.
     call.assertLive();
     const locks: GrantMessage[] = [];
     const now = needInode(target.store, fid);
@@ -97,7 +97,7 @@ export function close(
   request: RequestOf<typeof Close>,
 ): HandlerOutcome<ReplyOf<typeof Close>> {
   const { target } = call;
-  // Clients do not replay it: what they have closed they do not open again.
+  // Clients do not replay CLOSE: they do not open a closed handle again.
   if (call.isReplay) return { reply: {} };
   const unused: Fid[] = [];
   for (const fh of request.fhs) {
@@ -119,7 +119,7 @@ export function close(
   return { reply: {}, transno };
 }
 
-/** It was executed before, with O_TRUNC: the handle is opened again, and nothing is cut once more. */
+/** For an OPEN with O_TRUNC that was executed before: opens the handle again, and does not truncate again. */
 export function reopened(call: ServedCall, request: RequestOf<typeof Open>): ReplyOf<typeof Open> {
   const { target } = call;
   const attr = needInode(target.store, request.fid);

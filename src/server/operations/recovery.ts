@@ -2,8 +2,8 @@
  * PING, DISCONNECT, GET_FIDS and recovery: REPLAYED, REPLAY_OPENS, REPLAY_LOCKS, RECOVERY_DONE. CONNECT is in session/connect.ts, the
  * replays themselves in session/replay.ts.
  *
- * A client may do all of this twice, when it lost the connection on the way: nothing is dropped for it, and it ends up
- * with what it replayed last.
+ * A client does all of this twice if it lost the connection on the way. The server drops nothing before the second time; the
+ * client ends up with the state that it replayed last.
  */
 
 import type { Fh } from '../../base/ids.js';
@@ -24,7 +24,7 @@ export function ping(): HandlerOutcome<Nothing> {
   return { reply: {} };
 }
 
-/** Answered when it is durable: a server that starts after a crash would wait for who has left. */
+/** Answers when the goodbye is durable: otherwise a server that starts after a crash would wait for this client. */
 export function disconnect(
   call: ServedCall,
   _request: Nothing,
@@ -36,12 +36,12 @@ export function disconnect(
 }
 
 export function getFids(call: ServedCall): HandlerOutcome<ReplyOf<typeof GetFids>> {
-  // Lost with its reply it would only be a hole in the numbers; but a resend must not make a second one.
+  // If the reply is lost, the range is only a hole in the numbers. But a resend must not make a second hole.
   call.keepReply();
   return { reply: call.target.allocateFids() };
 }
 
-/** Answered when everything that it has sent again has been executed. */
+/** Answers when the server has executed all operations that this client has replayed. */
 export function replayed(
   call: ServedCall,
   window: RecoveryWindow | undefined,
@@ -51,7 +51,7 @@ export function replayed(
   return told((tell) => window.replays.complete(call.client.uuid, tell), incoming);
 }
 
-/** Opens as they were, of unlinked inodes too: those are orphans, and this is what keeps them. */
+/** Opens the handles as they were, of unlinked inodes too: those are orphans, and these opens keep them. */
 export function replayOpens(
   call: ServedCall,
   window: RecoveryWindow | undefined,
@@ -67,7 +67,7 @@ export function replayOpens(
   return { reply: { lost } };
 }
 
-/** Cache locks as they were. One that another client has replayed in conflict with it is refused: 0. */
+/** Grants cache locks as they were. Handle 0: refused, because another client has replayed a lock in conflict. */
 export function replayLocks(
   call: ServedCall,
   window: RecoveryWindow | undefined,
@@ -83,13 +83,13 @@ export function replayLocks(
   return { reply: { handles } };
 }
 
-/** What ENQUEUE would grant to a client. */
+/** True for a lock that ENQUEUE would grant to a client. */
 function isCacheLock({ type, mode, bits }: LockSpec): boolean {
   if (type === 'data') return bits === 0 && (mode === 'PR' || mode === 'PW');
   return mode === 'PR' && bits !== 0 && (bits & ~(BIT_UPDATE | BIT_ATTR)) === 0;
 }
 
-/** Answered when the window ends, which may be now: the last client done ends it. */
+/** Answers when the window ends. It ends now if this client is the last one. */
 export function recoveryDone(
   call: ServedCall,
   window: RecoveryWindow | undefined,
@@ -102,13 +102,13 @@ export function recoveryDone(
     return { reply: {} };
   }
   return told((tell) => {
-    // Before anything that was held is executed: its callbacks come after this answer.
+    // Answers before the server executes any held request: callbacks of those come after this answer.
     window.whenOver(tell);
     window.done(client.uuid);
   }, incoming);
 }
 
-/** Answers in the turn in which it is told to, which may be now. */
+/** Answers in the turn in which `ask` calls `tell`, which may be this one. */
 function told(ask: (tell: () => void) => void, incoming: Incoming<Nothing>): Answered<Nothing> {
   return new Promise((resolve) => {
     ask(() => {

@@ -1,8 +1,8 @@
 /**
  * RENAME. Its rules: src/rules/rename.ts.
  *
- * Operations are executed one at a time and in one go, so what is checked here (that a directory does not move below
- * itself, above all) still holds when it takes effect: no lock over all renames is needed.
+ * The server executes operations one at a time, each in one turn. So the checks here (above all: a directory does not move
+ * below itself) still hold when the rename takes effect, and it needs no lock over all renames.
  */
 
 import { isDir, S_IFCHR, S_IFDIR } from '../../base/attr.js';
@@ -67,8 +67,8 @@ export function rename(call: ServedCall, request: Request, incoming: Incoming<Re
 }
 
 /**
- * A directory may move because another client has moved one of those above its new place: if that was undone by a crash,
- * this move could close a circle. The directories above are looked at without locks.
+ * True if a directory can move only because another client has moved a directory above its new place, and that move is not
+ * committed: if a crash undid it, this move could close a circle. Looks at the directories above without locks.
  */
 function dependsOnMoves(call: ServedCall, request: Request, { source, other }: MovedNames): boolean {
   if (request.parent === request.newParent) return false;
@@ -81,19 +81,19 @@ function dependsOnMoves(call: ServedCall, request: Request, { source, other }: M
 function locksFor(request: Request, { source, other }: MovedNames): readonly LockSpec[] {
   const specs: LockSpec[] = [inodeLock(request.parent, 'EX', BIT_UPDATE | BIT_ATTR)];
   const add = (fid: Fid, bits: number): void => {
-    // One inode may be several of these at once; one operation must not wait for itself.
+    // One inode may have several of these roles; an operation must not wait for itself.
     const known = specs.findIndex((spec) => spec.fid === fid);
     if (known < 0) specs.push(inodeLock(fid, 'EX', bits));
     else specs[known] = inodeLock(fid, 'EX', bits | (specs[known]?.bits ?? 0));
   };
   add(request.newParent, BIT_UPDATE | BIT_ATTR);
-  // UPDATE of a moved directory too: its '..' changes.
+  // A moved directory needs UPDATE too: its '..' changes.
   add(source.fid, attrBits(source.type));
   if (other !== undefined) add(other.fid, attrBits(other.type));
   return specs;
 }
 
-/** It was executed before. What it replaced is not known any more; what it exchanged is under the old name. */
+/** For a RENAME that was executed before. Nobody knows the replaced inode any more; an exchanged one is at the old name. */
 export function renamed(call: ServedCall, request: Request, done: ReplyRecord): Reply {
   const { store } = call.target;
   const exchange = (request.flags & RENAME_EXCHANGE) !== 0;

@@ -1,7 +1,7 @@
 /**
- * Cache locks that go with a reply because the client asked for them (`want`). They are granted only where nobody has to
- * be called back: the operation holds its server locks, so that for PARENT and ATTR nothing can be in the way. What the
- * client holds already is not granted twice.
+ * Cache locks that go with a reply because the client asked for them (`want`). The server grants a lock only if it need not
+ * call anybody back: the operation holds its server locks, so nothing can be in the way of PARENT and ATTR. It does not grant
+ * a lock that the client holds already.
  */
 
 import { isDir, isRegular } from '../../base/attr.js';
@@ -22,7 +22,7 @@ export function grantParent(call: ServedCall, want: number, parent: Fid, into: G
   if ((want & WANT_PARENT) !== 0) grant(call, inodeLock(parent, 'PR', BIT_UPDATE | BIT_ATTR), into);
 }
 
-/** @returns the client has the lock. */
+/** @returns whether the client has the lock. */
 export function grantInode(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): boolean {
   return (want & WANT_ATTR) !== 0 && grant(call, attrLock(inode), into);
 }
@@ -31,7 +31,7 @@ export function attrLock(inode: Inode): LockSpec {
   return inodeLock(inode.fid, 'PR', attrBits(inode.mode));
 }
 
-/** @returns the client has a data lock, so the attributes are exact as the store, or the client itself, has them. */
+/** @returns whether the client has a data lock. Then the attributes of the store, or of the client itself, are exact. */
 export function grantData(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): boolean {
   if ((want & (WANT_DATA_READ | WANT_DATA_WRITE)) === 0 || !isRegular(inode.mode)) return false;
   if ((want & WANT_DATA_WRITE) !== 0 && grant(call, dataLock(inode.fid, 'PW'), into)) return true;
@@ -39,15 +39,15 @@ export function grantData(call: ServedCall, want: number, inode: Inode, into: Gr
 }
 
 function grant(call: ServedCall, spec: LockSpec, into: GrantMessage[]): boolean {
-  // Its client replays the locks that it still holds by themselves.
+  // The client replays its locks in a request of their own.
   if (call.isReplay) return false;
   const { locks } = call.target;
-  // Thousands of the same would make every look at the resource slow. It has what it wants.
+  // The client has what it wants. Thousands of equal locks would make every look at the resource slow.
   if (locks.covers(call.client.uuid, spec)) return true;
   if (call.target.runtime.faults.strikes('grant.refuse')) return false;
   const handle = locks.tryEnqueue(call.client.uuid, spec);
   if (handle === undefined) return false;
-  // A grant that is lost with its reply could never be given back.
+  // If a grant were lost with its reply, the client could never give it back.
   call.keepReply();
   const type = spec.type === 'data' ? 'data' : 'inode';
   into.push({

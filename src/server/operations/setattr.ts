@@ -33,7 +33,7 @@ export function setattr(
       checkSetattr(before, request);
       const now = call.time(request.time);
       if (sizeBytes === undefined) {
-        // It adds no bytes, so it may use what is kept for deletes.
+        // It adds no bytes, so it may use the space reserved for deletes.
         const { result, transno } = call.execute((tx) => applySetattr(tx, before, request, now), fid, true);
         return { reply: { attr: result }, transno };
       }
@@ -53,8 +53,8 @@ export function setattr(
 }
 
 /**
- * Data EX where size or mtime are set: a client that writes into its cache is the authority on both, and would set its
- * own mtime over this one at its next flush.
+ * Needs data EX if it sets size or mtime: a client that writes into its cache is the authority on both, and would overwrite
+ * this mtime with its own at its next flush.
  */
 function locksFor(call: ServedCall, request: Request, inode: Inode): readonly LockSpec[] {
   const attr = inodeLock(request.fid, 'EX', BIT_ATTR);
@@ -63,7 +63,7 @@ function locksFor(call: ServedCall, request: Request, inode: Inode): readonly Lo
   return needsData ? [attr, ...dataToSet(call, request.fid)] : [attr];
 }
 
-/** It was executed before, as other changes of one inode's attributes: the inode as it is now. */
+/** For a change of one inode's attributes that was executed before: answers with the inode as it is now. */
 export function changedBefore(call: ServedCall, request: { readonly fid: Fid }): { readonly attr: Inode } {
   return { attr: inodeOrGone(call.target.store, request.fid) };
 }

@@ -1,6 +1,6 @@
 /**
- * Which function handles which operation, and which one answers it when an earlier instance has executed it and its answer
- * was lost (docs/recovery/replay.md, "Exactly once").
+ * Which function handles which operation, and which function answers it if an earlier instance has executed it and the
+ * answer was lost (docs/recovery/replay.md, "Exactly once").
  */
 
 import { isPromise } from '../../base/maybe_promise.js';
@@ -51,7 +51,7 @@ import { changedBefore, setattr } from './setattr.js';
 import { link, linked, unlink, unlinked } from './unlink.js';
 import { getxattr, listxattr, removexattr, setxattr } from './xattr.js';
 
-/** The meta device is nearly full: after a commit it may be less so. Answers in the turn in which it executes. */
+/** Waits while the meta device is nearly full: a commit may make room. Answers in the turn in which it executes. */
 async function whenRoom<R>(
   first: Promise<unknown>,
   call: ServedCall,
@@ -71,7 +71,7 @@ async function whenRoom<R>(
   return undefined;
 }
 
-/** The reply to what `done` says was executed, from the state as it is now. No cache locks are granted with it. */
+/** Makes the reply to the executed operation `done` from the state as it is now. It grants no cache locks. */
 type Reconstruct<Q, R> = (call: ServedCall, request: Q, done: ReplyRecord) => R;
 
 /** @returns the opcodes of operations that change something. */
@@ -132,7 +132,7 @@ export function registerHandlers(service: Service<ServedCall>, server: ServerVie
   on(Seek, seek);
   on(CopyRange, copyRange, copied);
 
-  // A notice: it has no xid of its own, so it is not entered among the calls.
+  // A notice has no xid of its own, so it does not count as a call.
   service.on(DrainProgress, (call, progress) => {
     call.client.progress = progress;
     return undefined;

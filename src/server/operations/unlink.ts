@@ -1,4 +1,4 @@
-/** UNLINK and LINK: names that go and come without moving. Their rules: src/rules/unlink.ts, src/rules/link.ts. */
+/** UNLINK and LINK: they remove a name, or add one. Their rules: src/rules/unlink.ts, src/rules/link.ts. */
 
 import { S_IFDIR, S_IFREG } from '../../base/attr.js';
 import type { Fid } from '../../base/ids.js';
@@ -31,7 +31,7 @@ export function unlink(
       entry = findVictim(store, request);
       return [
         inodeLock(parent, 'EX', BIT_UPDATE | BIT_ATTR),
-        // A directory's listing goes too: others may have cached that it is empty.
+        // Also calls back the listing of a directory: other clients may have cached that it is empty.
         inodeLock(entry.fid, 'EX', attrBits(entry.type)),
       ];
     },
@@ -72,9 +72,9 @@ export function link(
   );
 }
 
-/** Opened by this client with O_TMPFILE. */
+/** True if this client opened the inode with O_TMPFILE. */
 function isNamelessByBirth(call: ServedCall, fid: Fid): boolean {
-  // In a replay nothing is open yet; it was judged when the operation was executed first.
+  // In a replay nothing is open yet; the first execution has checked it.
   if (call.isReplay) return true;
   for (const handle of call.client.opens.values()) {
     if (handle.fid === fid && (handle.flags & O_TMPFILE_BIT) !== 0) return true;
@@ -82,7 +82,7 @@ function isNamelessByBirth(call: ServedCall, fid: Fid): boolean {
   return false;
 }
 
-/** They were executed before: what the names lead to now. */
+/** For an operation that was executed before: answers with the inodes that the names lead to now. */
 export function unlinked(
   call: ServedCall,
   request: RequestOf<typeof Unlink>,

@@ -1,8 +1,8 @@
 /**
- * Server locks around an operation (docs/LOCKING.md): which ones is found by a look at what is there, and what is there
- * may have changed when they are granted. So after a wait the look is repeated, until it asks for nothing new.
+ * Takes server locks around an operation (docs/LOCKING.md). A look at the store says which locks the operation needs, and the
+ * store may have changed when they are granted. So after a wait the handler looks again, until it needs no new lock.
  *
- * Where nothing conflicts, which is nearly always, all of this happens without a promise.
+ * If nothing conflicts, which is nearly always so, all of this happens without a promise.
  */
 
 import type { Fid } from '../../base/ids.js';
@@ -22,8 +22,8 @@ export function dataLock(fid: Fid, mode: Mode): LockSpec {
 }
 
 /**
- * The data of a file for an operation that sets its size or times. A client that holds PW needs no more: nobody else has
- * a data lock then, and it keeps its own until it has the reply.
+ * The data lock for an operation that sets a file's size or times. If the client holds PW it needs none: no other client has
+ * a data lock then, and the client keeps its own until it has the reply.
  */
 export function dataToSet(call: ServedCall, fid: Fid): readonly LockSpec[] {
   const data = dataLock(fid, 'EX');
@@ -41,10 +41,11 @@ interface LockedOperation<R> {
 const SHARES_NO_MORE = (): boolean => false;
 
 /**
- * The locks wait for what other clients have changed there and is not committed, so nothing is built on it.
- * @param plan the locks needed as things are now; throws FsError when the operation cannot be done at all.
- * @param run executes the operation under them; what it finds is what the last plan saw.
- * @param sharesMore the operation looks at something that it does not lock, and that another client's uncommitted change.
+ * Runs an operation under its locks. If another client has an uncommitted change under one of them, the lock waits for the
+ * commit, so that nothing is built on the change.
+ * @param plan the locks that the operation needs now; throws FsError if it cannot be done at all.
+ * @param run executes the operation under them; it finds the state that the last plan saw.
+ * @param sharesMore whether the operation looks at an uncommitted change of another client that it does not lock.
  */
 export function locked<R>(
   call: ServedCall,
@@ -59,7 +60,7 @@ export function locked<R>(
   } catch (refusal) {
     return refused(call, refusal);
   }
-  // Executed before, when all it was built on was durable or its client's own; and nothing else is executed meanwhile.
+  // At its first execution all that a replay builds on was durable or its client's own. Nothing else runs during replays.
   call.locked = specs;
   if (call.isReplay) return executed(call, incoming, run());
   const release = call.target.locks.acquire(call.client.uuid, specs);
@@ -70,7 +71,7 @@ export function locked<R>(
   return executed(call, incoming, run());
 }
 
-/** Answers in the turn in which a promised outcome is there; see Incoming.answer. */
+/** Answers in the turn in which the outcome is there, if it is a promise; see Incoming.answer. */
 export function answered<R>(incoming: Incoming<R>, outcome: MaybePromise<HandlerOutcome<R>>): Answered<R> {
   if (!isPromise(outcome)) return outcome;
   return outcome.then((value) => {

@@ -1,4 +1,4 @@
-/** GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR. Their rules, and how ACLs are tied to the mode: src/rules/xattr.ts. */
+/** GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR. src/rules/xattr.ts has their rules, and how ACL and mode follow each other. */
 
 import type { Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
