@@ -1,4 +1,4 @@
-/** A connection for the admin family: status, shutdown, evict. One call each, or several on one connection. */
+/** A connection for the admin commands: status, shutdown, evict. A connection carries one call or several. */
 
 import { FsError } from '../base/errno.js';
 import type { ClientUuid } from '../base/ids.js';
@@ -14,12 +14,12 @@ import { installedVersion } from './installed.js';
 
 export interface AdminConnection {
   readonly requester: RequesterApi;
-  /** Resolves when the connection is gone, whoever ended it. */
+  /** Resolves when the connection is gone, whichever side ended it. */
   readonly closed: Promise<void>;
   close(): void;
 }
 
-/** @throws CliError when nobody, or something else than a Holdfast server, answers at the address. */
+/** @throws CliError if no program answers at the address, or one that is no Holdfast server. */
 export async function connectAdmin(
   address: Address,
   timeoutMs = 5000,
@@ -89,6 +89,6 @@ function notServed(address: Address, cause: Error): CliError {
   const isRefusal = cause instanceof FsError && (cause.code === 'EACCES' || cause.code === 'EPROTO');
   const what = isRefusal
     ? `the server at ${at} refuses`
-    : `what listens at ${at} does not answer as a Holdfast server`;
+    : `the program that listens at ${at} does not answer as a Holdfast server`;
   return new CliError(`${what}: ${cause.message}`, 1, { cause });
 }

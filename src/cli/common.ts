@@ -1,10 +1,10 @@
-/** What the commands share: how they fail, how they read addresses, numbers and sizes. */
+/** Code that the commands share: how they fail, how they read addresses, numbers and sizes. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { FsError } from '../base/errno.js';
 import type { Address } from '../runtime/ports.js';
 
-/** Port of --listen and of addresses that name none. */
+/** The port of --listen, and of addresses that name no port. */
 export const DEFAULT_PORT = 7988;
 
 /** A failure the user can act on: one line, exit status 1 (2: the command line itself is wrong). */
@@ -17,12 +17,12 @@ export class CliError extends Error {
   }
 }
 
-/** One line for people out of whatever was thrown, and the exit status that goes with it. */
+/** Makes one line for people of any thrown value, and the exit status that goes with it. */
 export function describeFailure(thrown: unknown): { readonly line: string; readonly exitCode: number } {
   if (thrown instanceof CliError) return { line: oneLine(thrown.message), exitCode: thrown.exitCode };
   if (thrown instanceof FsError) return { line: oneLine(thrown.message), exitCode: 1 };
   if (thrown instanceof Error) {
-    // Not one of ours: a bug, or the system's own words. The stack is for the log only.
+    // Not an error of ours: a bug, or a message of the system. Only the log gets the stack.
     return { line: oneLine(thrown.message), exitCode: 1 };
   }
   return { line: oneLine(String(thrown)), exitCode: 1 };
@@ -52,7 +52,7 @@ export function formatAddress(address: Address): string {
   return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
 }
 
-/** Seconds as a decimal number above 0, in milliseconds. */
+/** @param text seconds, as a decimal number above 0. @returns milliseconds. */
 export function parseSeconds(text: string): number {
   const seconds = Number(text);
   if (!(seconds > 0) || seconds > 86_400)
@@ -60,7 +60,7 @@ export function parseSeconds(text: string): number {
   return Math.round(seconds * 1000);
 }
 
-/** An option that is given in seconds and kept in milliseconds; help shows its default as it would be given. */
+/** An option whose text is in seconds and whose value is in milliseconds; help shows its default in seconds. */
 export function secondsOption(
   flags: string,
   help: string,
@@ -83,8 +83,8 @@ export function formatBytes(bytes: number): string {
 }
 
 /**
- * Adds --meta and --data, which a command needs. Commander looks for options that are missing before it looks for words that
- * it does not know, and would answer "--mta DEV" with "--meta is missing": here the unknown word is named first.
+ * Adds --meta and --data, which a command needs. Commander looks for missing options before it looks for unknown words, and
+ * would answer "--mta DEV" with "--meta is missing". This hook looks later, so commander names the unknown word first.
  */
 export function needDevices(command: Command, metaHelp = 'metadata device'): Command {
   return command

@@ -1,9 +1,9 @@
 /**
- * The control socket of a running mount: one JSON line asks, JSON lines answer. `holdfast umount` and
- * `holdfast status MOUNTPOINT` speak to the client process through it, never to the mounted filesystem itself, which
- * may be blocked.
+ * The control socket of a running mount: a command asks in one JSON line, the client process answers in JSON lines.
+ * `holdfast umount` and `holdfast status MOUNTPOINT` speak to the client process through it. They never use the mounted
+ * filesystem itself, which may be blocked.
  *
- * The socket's name is a digest of the mount point's real path, in the runtime folder.
+ * The socket lies in the runtime folder; its name is a digest of the mount point's real path.
  */
 
 import { createHash } from 'node:crypto';
@@ -24,8 +24,8 @@ export type ControlReply =
   | { readonly ok: false; readonly done: true; readonly error: string; readonly code?: Errno };
 
 /**
- * Absolute path of a mount point, as the table of mounts has it: symbolic links are followed, but nothing in the mount itself
- * is looked at, because a blocked or dead mount must not block us.
+ * Absolute path of a mount point, as the table of mounts has it. It follows symbolic links, but looks at nothing in the mount
+ * itself, because a blocked or dead mount must not block us.
  */
 export function mountpointPath(path: string): string {
   const absolute = resolve(path);
@@ -34,7 +34,7 @@ export function mountpointPath(path: string): string {
   return mountAt(named)?.type === FILESYSTEM_TYPE ? named : realPath(named);
 }
 
-/** realpath without stat: only symbolic links are read. */
+/** realpath without stat: reads symbolic links only. */
 function realPath(path: string): string {
   let resolved = '/';
   let rest = path.split('/').filter((part) => part !== '');
@@ -59,7 +59,7 @@ function symlinkTarget(path: string): string | undefined {
   try {
     return readlinkSync(path);
   } catch {
-    // Not a symlink, or not there: the caller finds out which.
+    // Not a symbolic link, or not there: the caller finds out which.
     return undefined;
   }
 }
@@ -71,7 +71,7 @@ export function controlPath(mountpoint: string): string {
 
 const LOG_NAME_MAX = 200;
 
-/** Log of a mount in the background: named after the mount point, as systemd names units ("/" is "-", the rest escaped). */
+/** Log of a mount in the background. Its name is the mount point as systemd writes it ("/" is "-", the rest escaped). */
 export function mountLogPath(mountpoint: string): string {
   const escaped = mountpoint
     .replace(/^\/+/, '')
@@ -79,7 +79,7 @@ export function mountLogPath(mountpoint: string): string {
       [...Buffer.from(char)].map((byte) => `\\x${byte.toString(16).padStart(2, '0')}`).join(''),
     )
     .replaceAll('/', '-');
-  // What does not fit a file name is told apart by the socket's digest.
+  // If the mount point does not fit a file name, the socket's digest makes the name unique.
   const isShort = escaped.length <= LOG_NAME_MAX;
   const name = isShort
     ? escaped
@@ -88,16 +88,16 @@ export function mountLogPath(mountpoint: string): string {
 }
 
 /**
- * Serves control requests until closed.
- * @param handle may report progress several times; its result is the last line.
+ * Serves control requests until the caller closes it.
+ * @param handle may report progress several times; its result is the last line of the answer.
  */
 export async function serveControl(
   mountpoint: string,
   handle: (request: ControlRequest, progress: (data: unknown) => void) => Promise<unknown>,
 ): Promise<{ close(): void }> {
   const path = controlPath(mountpoint);
-  // Bound under a name of its own, which is what the close of a socket unlinks: a client whose mount is detached may end when
-  // the next one is mounted at the same place, and must not take that one's socket away.
+  // Binds a name of its own, because closing the socket unlinks the bound name. A client whose mount is detached may end after
+  // the next client has mounted at the same place, and must not remove the next client's socket.
   const bound = `${path}.${process.pid}`;
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   rmSync(bound, { force: true });
@@ -143,7 +143,7 @@ async function answer(
 function readLines(socket: Socket, online: (line: string) => void): void {
   let pending = '';
   socket.setEncoding('utf8');
-  // The peer may vanish at any time; there is nobody left to tell.
+  // The peer may vanish at any time; then nobody is left who could get the error.
   socket.on('error', () => socket.destroy());
   socket.on('data', (chunk: string) => {
     pending += chunk;
@@ -157,8 +157,8 @@ function readLines(socket: Socket, online: (line: string) => void): void {
 
 /**
  * Asks the client process of a mount.
- * @returns undefined when no process serves this mount point (any more).
- * @throws FsError, CliError with what the process answered.
+ * @returns undefined if no process serves this mount point (any more).
+ * @throws FsError, CliError with the error that the process answered.
  */
 export function askControl(
   mountpoint: string,

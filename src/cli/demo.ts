@@ -1,7 +1,7 @@
 /**
- * holdfast demo: everything on this machine, on loop devices that it makes and removes. Two mounts, a workload of
- * several processes, two upgrades to another version under it, one blocked process ended by SIGINT; every byte is
- * verified. Exit status 0 only if all of it held.
+ * holdfast demo: runs everything on this machine, on loop devices that it makes and removes. It makes two mounts, runs a
+ * workload of several processes, upgrades the server twice to another version under it, ends one blocked process by SIGINT,
+ * and verifies every byte. Exit status 0 only if every check held.
  */
 
 import type { Command } from 'commander';

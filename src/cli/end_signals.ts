@@ -1,6 +1,6 @@
 /**
- * SIGTERM, SIGINT, SIGHUP and SIGQUIT of a client process: they end the mount. Heard from the beginning, so that none comes at a moment at
- * which it would leave a mount that nobody serves.
+ * SIGTERM, SIGINT, SIGHUP and SIGQUIT end the mount of a client process. It catches them from its start on, because a signal
+ * that killed it later could leave a mount that no process serves.
  */
 
 import { CliError } from './common.js';
@@ -8,7 +8,7 @@ import { CliError } from './common.js';
 const NAMES = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const;
 type Name = (typeof NAMES)[number];
 
-/** There was no mount yet. */
+/** The signal came before there was a mount. */
 export class EndedBySignal extends CliError {
   override name = 'EndedBySignal';
   readonly signal: Name;
@@ -26,12 +26,12 @@ export class EndSignals {
     for (const name of NAMES) process.on(name, () => this.#heard(name));
   }
 
-  /** Aborts when one comes before there is a mount; the reason is an EndedBySignal. */
+  /** Aborts if a signal comes before there is a mount; the reason is an EndedBySignal. */
   get beforeMount(): AbortSignal {
     return this.#abort.signal;
   }
 
-  /** There is a mount. @param unmount called for each signal, also for one that came while it was made. */
+  /** The caller says that there is a mount now. @param unmount called for each signal, also for one that has come already. */
   mounted(unmount: () => void): void {
     this.#unmount = unmount;
     if (this.#abort.signal.aborted) unmount();
@@ -43,7 +43,7 @@ export class EndSignals {
   }
 }
 
-/** Ends this process as the signal would have: whoever waits for it learns how it ended. */
+/** Ends this process by the signal, so that its parent learns how it ended. */
 export function dieBy({ signal }: EndedBySignal): void {
   for (const name of NAMES) process.removeAllListeners(name);
   process.kill(process.pid, signal);

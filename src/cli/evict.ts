@@ -6,7 +6,7 @@ import { parseAddress } from './common.js';
 export function registerEvict(program: Command): void {
   program
     .command('evict')
-    .description('evict one client: what it had open answers EIO, its unwritten data is lost')
+    .description('evict one client: its open files answer EIO, its unwritten data is lost')
     .argument('<server>', 'HOST:PORT of the server', parseAddress)
     .argument('<client>', 'UUID, unique beginning of it, or name as shown by "holdfast status"')
     .action(async (address: ReturnType<typeof parseAddress>, client: string) => {

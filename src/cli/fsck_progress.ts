@@ -1,4 +1,4 @@
-/** How far a check is: a bar on a terminal, a line for each phase elsewhere. */
+/** Shows the progress of a check: a bar on a terminal, a line for each phase elsewhere. */
 
 import type { FsckPhase } from '../storage/fsck/scan.js';
 
@@ -40,13 +40,13 @@ export class FsckProgress {
     if (!isNew && nowMs - this.#drawnMs < REDRAW_MS) return;
     this.#drawnMs = nowMs;
     this.#drawn = true;
-    // A target may hold more than it says.
+    // A damaged target may hold more records than its counters say.
     const part = total > 0 ? Math.min(1, done / total) : 0;
     const bar = '#'.repeat(Math.round(part * BAR)).padEnd(BAR);
     this.#output.write(`\r\x1b[K${WHAT[phase].padEnd(22)} [${bar}] ${Math.floor(part * 100)} %`);
   }
 
-  /** The bar goes. */
+  /** Removes the bar. */
   end(): void {
     if (this.#drawn) this.#output.write('\r\x1b[K');
     this.#drawn = false;

@@ -1,6 +1,6 @@
 /**
- * What `holdfast fsck` does: the devices, opened exclusively; the multi-mount block, so that no server starts while it
- * looks; the check; and what of it is printed.
+ * Runs `holdfast fsck`: opens the devices exclusively, takes the multi-mount block so that no server starts meanwhile, checks
+ * the target, and prints the report.
  */
 
 import { nodeRuntime } from '../runtime/node_runtime.js';
@@ -27,7 +27,7 @@ const FSCK_FAILED = 8;
 
 const BLOCK_BYTES = 4096;
 
-/** @throws CliError whose exit status says what was found, unless all is well. */
+/** @throws CliError, unless all is well. Its exit status says what fsck found. */
 export async function fsck(options: FsckCommandOptions): Promise<void> {
   const isJson = options.json === true;
   const progress = isJson ? undefined : new FsckProgress(process.stderr);

@@ -1,4 +1,4 @@
-/** holdfast grow: makes a target that nobody serves as large as its devices have become. */
+/** holdfast grow: makes a target as large as its devices have become. No server may serve it meanwhile. */
 
 import type { Command } from 'commander';
 import { CliError, describeFailure, formatBytes, needDevices } from './common.js';
@@ -13,9 +13,9 @@ interface GrowCommandOptions {
 export function registerGrow(program: Command): void {
   const command = program
     .command('grow')
-    .description('make use of devices that became larger; nobody may serve them meanwhile');
+    .description('make use of devices that became larger; no server may serve them meanwhile');
   needDevices(command)
-    .option('--force', 'also when it was not stopped cleanly')
+    .option('--force', 'also if it was not stopped cleanly')
     .option('--json', 'one JSON object, of a documented and stable shape')
     .action(async (options: GrowCommandOptions) => {
       const isJson = options.json === true;

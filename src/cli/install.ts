@@ -1,9 +1,9 @@
 /**
- * holdfast install: puts what other programs of this machine look for where they look: the command itself, the helpers of
+ * holdfast install: puts files where other programs of this machine look for them: the command itself, the helpers of
  * mount(8) and umount(8), systemd's units, Pacemaker's resource agent.
  *
- * - Links lead into the tree that this command runs from, so a newer version is installed by running its own `install`.
- * - What is there and is not ours is left, and the command fails before it has changed anything.
+ * - Links lead into the tree that this command runs from. To install a newer version, run its own `install`.
+ * - If a file that is not ours is in the way, the command leaves it and fails before it has changed anything.
  */
 
 import { copyFileSync, lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
@@ -20,7 +20,7 @@ interface InstallOptions {
 
 interface Item {
   readonly how: 'link' | 'copy';
-  /** Within the tree. */
+  /** Path within the tree. */
   readonly from: string;
   readonly to: string;
 }
@@ -52,13 +52,13 @@ export function registerInstall(program: Command): void {
     .description(
       'put the command, the helpers of mount(8) and umount(8), systemd units and the resource agent in their places',
     )
-    .option('--dry-run', 'say what would be done')
-    .option('--remove', 'take away what install has put there')
+    .option('--dry-run', 'say what install would do')
+    .option('--remove', 'take away the files that install has put there')
     .option('--prefix <dir>', 'put everything below this folder, as for a package', '/')
     .action((options: InstallOptions) => install(options));
 }
 
-/** @throws CliError if something that is not ours is in the way; nothing is changed then. */
+/** @throws CliError if a file that is not ours is in the way; then it has changed nothing. */
 export function install({ dryRun = false, remove = false, prefix }: InstallOptions): void {
   const root = packageRoot();
   const plans = ITEMS.map((item) => {
@@ -69,7 +69,7 @@ export function install({ dryRun = false, remove = false, prefix }: InstallOptio
   const foreign = plans.find(({ found }) => found === 'foreign');
   if (foreign !== undefined && !remove) {
     throw new CliError(
-      `${foreign.to} is there and is not Holdfast's: move it away first; nothing was changed`,
+      `${foreign.to} exists and is not Holdfast's: move it away first; install has changed nothing`,
     );
   }
   for (const { item, from, to, found } of plans) {
@@ -77,12 +77,12 @@ export function install({ dryRun = false, remove = false, prefix }: InstallOptio
     process.stdout.write(`${dryRun ? 'would: ' : ''}${done}\n`);
   }
   if (resolve(prefix) === '/' && !dryRun) {
-    process.stdout.write('systemd learns of the units by: systemctl daemon-reload\n');
+    process.stdout.write('run systemctl daemon-reload, so that systemd reads the units\n');
   }
 }
 
 function placed(item: Item, from: string, to: string, found: Found, dryRun: boolean): string {
-  if (found === 'this') return `${to}: is there`;
+  if (found === 'this') return `${to}: is there already`;
   if (!dryRun) {
     mkdirSync(dirname(to), { recursive: true });
     rmSync(to, { force: true });
@@ -100,7 +100,7 @@ function removed(to: string, found: Found, dryRun: boolean): string {
   return `${to}: removed`;
 }
 
-/** ours: of another tree or version. A link is known by where it leads, a copy by the name that it begins with. */
+/** ours: of another tree or version. The target of a link shows it; in a copy, the name Holdfast near the beginning does. */
 function look({ how, from: inTree }: Item, from: string, to: string): Found {
   const there = lstatSync(to, { throwIfNoEntry: false });
   if (there === undefined) return 'nothing';
@@ -108,7 +108,7 @@ function look({ how, from: inTree }: Item, from: string, to: string): Found {
     if (!there.isSymbolicLink()) return 'foreign';
     const leadsTo = readlinkSync(to);
     if (leadsTo === from) return 'this';
-    // npm link leads to the same file through a folder of its own.
+    // A link that npm made leads to the same file through npm's own folder.
     return leadsTo.endsWith(`/${inTree}`) || leadsTo.includes('/holdfast/') ? 'ours' : 'foreign';
   }
   if (!there.isFile()) return 'foreign';

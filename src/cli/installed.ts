@@ -1,9 +1,9 @@
 /**
- * What is installed: the package root, its version, the folder for sockets, locks and logs of running processes.
+ * The installed software: the package root, its version, the folder for sockets, locks and logs of running processes.
  *
  * The version of the running software is VERSION+DIGEST: the version in package.json of the tree that this file runs from, and
- * the digest of the sources that it was built from (build.mjs). It stands nowhere else. A server replays the operations of a
- * killed one only if both are the same software, and builds of one package version are not.
+ * the digest of the sources of this build (build.mjs). No other file has it. A server replays the operations of a killed one
+ * only if both are the same software, and two builds of one package version are not.
  */
 
 import { existsSync, lstatSync, mkdirSync, readFileSync } from 'node:fs';
@@ -13,10 +13,10 @@ import { packageRoot } from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
 
 const WRITABLE_FOR_OTHERS = 0o022;
-/** In the installed tree: {"digest": "..."}, as build.mjs writes it. */
+/** A file in the installed tree, written by build.mjs: {"digest": "..."}. */
 export const BUILD_FILE = join('dist', 'build.json');
 
-/** Version of the software in the installed tree: VERSION+DIGEST. @throws Error when the tree was not built. */
+/** Version of the software in the installed tree: VERSION+DIGEST. @throws Error if nobody has built the tree. */
 export function installedVersion(root: string = packageRoot()): string {
   const build = join(root, BUILD_FILE);
   if (!existsSync(build)) throw new Error(`${build} is not there: run "npm run build"`);
@@ -30,8 +30,8 @@ function textIn(path: string, field: string): string {
 }
 
 /**
- * Folder for what lives as long as a process: made if missing. /run/holdfast for root.
- * @throws FsError EACCES if somebody else could have put things there: another user's folder, a link, writable for others.
+ * Folder for files that live as long as a process; makes it if it is missing. /run/holdfast for root.
+ * @throws FsError EACCES if another user could have put files there: another user's folder, a link, writable for others.
  */
 export function runtimeDir(): string {
   const uid = process.getuid?.() ?? 0;

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 /**
- * The holdfast command. Each command is a file beside this one that registers itself and loads what it runs only when
- * it is chosen: `holdfast status` does not pay for the server.
+ * The holdfast command. Each command is a file beside this one. It registers itself, and loads the code that it runs only
+ * when the user chooses it: `holdfast status` does not load the server.
  *
- * Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 usage; fsck has those of fsck(8).
+ * Exit status: 0 done, 1 failed (one line on stderr says why and what to do), 2 usage; fsck has the statuses of fsck(8).
  */
 
 import { Command, CommanderError } from 'commander';
@@ -55,7 +55,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     return 0;
   } catch (thrown) {
     if (thrown instanceof CommanderError) {
-      // commander has printed what was wrong; help and version are no failures.
+      // commander has printed the error; help and version are no failures.
       if (thrown.exitCode === 0 || thrown.code === 'commander.helpDisplayed') return 0;
       return argv[2] === 'fsck' ? FSCK_USAGE : 2;
     }
@@ -67,7 +67,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   }
 }
 
-// What reads our output has seen enough: `holdfast status | head -1`.
+// The reader of our output has seen enough, as in `holdfast status | head -1`.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
   process.exit(0);

@@ -21,11 +21,11 @@ function parseLabel(text: string): string {
 export function registerMkfs(program: Command): void {
   const command = program.command('mkfs').description('make a filesystem on a metadata and a data device');
   needDevices(command, 'metadata device (block device; a regular file is attached to a loop device)')
-    .option('--label <name>', 'name for people', parseLabel, 'holdfast')
-    .option('--force', 'destroy what is on the devices')
+    .option('--label <name>', 'name that serve and status show', parseLabel, 'holdfast')
+    .option('--force', 'destroy the data on the devices')
     .option(
       '--no-record-checksums',
-      'leave out checksums of metadata, so that releases before them can serve it too',
+      'leave out checksums of metadata, so that releases without them can serve it too',
     )
     .action(async (options: MkfsOptions) => {
       const { resolveDevices, withNames, withTarget } = await import('./target_devices.js');

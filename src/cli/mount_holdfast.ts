@@ -1,15 +1,15 @@
 #!/usr/bin/env node
 /**
- * mount.holdfast, mount.fuse.holdfast: what mount(8) runs for `mount -t holdfast`, for /etc/fstab, and to remount.
+ * mount.holdfast, mount.fuse.holdfast: mount(8) runs them for `mount -t holdfast`, for /etc/fstab, and to remount.
  *   mount.holdfast SOURCE MOUNTPOINT [-sfnv] [-o OPTIONS] [-t TYPE] [-N NAMESPACE]
- * The options are those of `holdfast mount -o`, or remount and flags (ro, nosuid, ...).
+ * OPTIONS are those of `holdfast mount -o`, or remount and flags (ro, nosuid, ...).
  */
 
 import { Command, CommanderError } from 'commander';
 import type { Address } from '../runtime/ports.js';
 import { CliError, describeFailure, parseAddresses } from './common.js';
 
-/** The parser's error is commander's, which has printed its own: this one is ours to print. */
+/** The parser throws an error of commander, which prints only those of its own parsing: makes it one that we print. */
 function addressesOf(source: string): readonly Address[] {
   try {
     return parseAddresses(source);

@@ -2,7 +2,8 @@
  * The client process behind `holdfast mount`.
  *
  * Order of start: checks that cost nothing, vfs, client (connected and recovered), mount, control socket, ready. Order
- * of end, whoever unmounted: the kernel sends no more requests, everything is flushed to the server, goodbye, exit.
+ * of end, whoever unmounts: the kernel sends no more requests, the client flushes everything to the server, says goodbye, and
+ * the process exits.
  */
 
 import { hostname } from 'node:os';
@@ -35,11 +36,11 @@ import { unmountWhenFree } from './unmount_when_free.js';
 const log = logger('cli:mount');
 
 const CONNECT_TIMEOUT_MS = 10_000;
-/** An unmount by force waits so long for a server that may answer; a program that wants to be rid of the mount, too. */
+/** How long an unmount by force, and a mount that failed, wait for a server that may still answer. */
 const FORCED_FLUSH_MS = 2000;
-/** An unmount that takes longer says what it waits for. */
+/** An unmount that takes longer than this says what it waits for. */
 const SAID_AFTER_MS = 2000;
-/** How often `holdfast umount` is told how much is left. */
+/** How often `holdfast umount` learns how many bytes are left. */
 const PROGRESS_MS = 200;
 
 /** @returns when the mount is usable (background), or when it has ended (foreground). */
@@ -63,7 +64,7 @@ export async function mount(
       if (reporter === undefined) process.stderr.write(`holdfast: ${line}\n`);
       else reporter.says(line);
     };
-    // Heard as every other end is: before there is a mount, or by unmounting it.
+    // If the starting command is gone, this process ends as by any SIGTERM: before there is a mount, or by unmounting it.
     reporter?.onStarterGone(() => process.kill(process.pid, 'SIGTERM'));
     const running = await startMount(servers, mountpoint, options, { says, logPath, level });
     if (reporter !== undefined) reporter.ready();
@@ -78,7 +79,7 @@ export async function mount(
     const { line, exitCode } = describeFailure(thrown);
     reporter?.failed(line, exitCode);
     if (thrown instanceof GivenUp) {
-      // The client goes on trying to reach its server for as long as there is a process.
+      // Exits here: otherwise the client goes on trying to reach its server.
       process.stderr.write(`holdfast: ${line}\n`);
       process.exit(exitCode);
     }
@@ -107,20 +108,20 @@ async function startBackground(
   }
 }
 
-/** The process ends although its client does not: it was unmounted by force, or never mounted, and the server is away. */
+/** The process ends before its client: the user unmounted by force, or there was no mount, and the server is away. */
 class GivenUp extends CliError {
   override name = 'GivenUp';
 }
 
 interface RunningMount {
-  /** Unmounted and everything on the server; rejects when that failed. */
+  /** Resolves when the mount is gone and everything is on the server; rejects if that fails. */
   readonly ended: Promise<void>;
 }
 
 interface Surroundings {
-  /** Tells whoever waits for the mount. */
+  /** Tells the user who waits for the mount. */
   readonly says: (line: string) => void;
-  /** Of a process in the background. */
+  /** Only a process in the background has one. */
   readonly logPath: string | undefined;
   readonly level: Level;
 }
@@ -173,7 +174,7 @@ async function startMount(
   return serveMount(runtime, client, kernel, { mountpoint, logPath, notices }, signals);
 }
 
-/** A mount that was not made has nothing to write: a server that is away must not keep its process. */
+/** Without a mount the client has nothing to write: a server that is away must not keep its process. */
 async function leaveAfter(runtime: NodeRuntime, thrown: unknown, left: Promise<void>): Promise<void> {
   const settled = left.catch((late: unknown) => log('leaving: %O', late));
   if (await settledWithin(runtime, settled, FORCED_FLUSH_MS)) return;
@@ -218,7 +219,7 @@ async function serveMount(
   signals: EndSignals,
 ): Promise<RunningMount> {
   const flushed = kernel.closed.then(() => client.unmount());
-  // Looked at below and by the control socket; until then nobody may be listening.
+  // The code below and the control socket await it. Until then a failure must not become an unhandled rejection.
   flushed.catch((thrown: unknown) => log('unmount: %O', thrown));
   let giveUp: (why: GivenUp) => void = () => undefined;
   const givenUp = new Promise<never>((_, reject) => {
@@ -229,7 +230,7 @@ async function serveMount(
     if (await settledWithin(runtime, flushed, FORCED_FLUSH_MS)) return undefined;
     const lostBytes = dirtyBytes(client);
     const text = `unmounted by force; ${formatBytes(lostBytes)} were not written to the server`;
-    // The answer leaves first.
+    // Lets the answer leave first.
     setImmediate(() => giveUp(new GivenUp(text)));
     return lostBytes;
   };
@@ -254,7 +255,7 @@ async function serveMount(
       stop();
     }
   }).catch(async (thrown: unknown) => {
-    // The process would go on for as long as there is a mount that nobody knows of.
+    // Without a control socket nobody could end the mount: takes it away, so that the process ends.
     await kernel.unmount('force');
     await leaveAfter(runtime, thrown, flushed);
     throw thrown;
@@ -264,13 +265,13 @@ async function serveMount(
   return { ended };
 }
 
-/** A process that stays after its mount is gone says why. */
+/** If the process stays after its mount is gone, it says why. */
 async function sayWhatIsWaitedFor(
   runtime: NodeRuntime,
   client: FsClient,
   flushed: Promise<void>,
 ): Promise<void> {
-  // A failure of it is said by mount().
+  // mount() reports a failure.
   const settled = flushed.catch(() => undefined);
   if (await settledWithin(runtime, settled, SAID_AFTER_MS)) return;
   const bytes = dirtyBytes(client);
@@ -278,7 +279,7 @@ async function sayWhatIsWaitedFor(
   process.stderr.write(`holdfast: unmounted; waits for the server${what}\n`);
 }
 
-/** @returns whether it was; its failure is the caller's as well. */
+/** @returns whether the work ended in time. @throws if the work fails in time. */
 function settledWithin(runtime: NodeRuntime, work: Promise<void>, ms: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const timer = runtime.timers.after(ms, () => resolve(false));

@@ -15,7 +15,7 @@ export function logLevelOption(): Option {
     .default('info');
 }
 
-/** The notices of this process, from now on. */
+/** Starts the notices of this process. */
 export function startNotices(runtime: NodeRuntime, level: Level): Notices {
   const notices = new Notices({
     nowMs: () => runtime.clock.nowMs(),

@@ -1,9 +1,9 @@
 /**
- * This process as the multi-mount block names it, and whether another one that was named there is gone.
+ * How the multi-mount block names this process, and whether another process that it names is gone.
  *
- * A process that ran on this host needs no period of silence to be known dead, so a server that was killed can be started
- * again at once. "This host" is meant strictly: the same host name, the same boot of the same kernel, the same process
- * namespace. A process that is gone has closed its devices, and the exclusive opening of them stands besides.
+ * If the other process ran on this host, we need no period of silence to know that it is dead. So an operator can start a
+ * killed server again at once. "This host" is strict: the same host name, the same boot of the same kernel, the same process
+ * namespace. A process that is gone has closed its devices, and the exclusive open of the devices protects them besides.
  */
 
 import { createHash } from 'node:crypto';
@@ -24,8 +24,8 @@ export function thisProcess(): Owner {
 }
 
 /**
- * A number for the boot and the process namespace that this process's pids are of; undefined: not known. 48 bits of a hash:
- * that two hosts of a filesystem get the same one happens once in 10^14.
+ * A number for the boot and the process namespace of this process's pids; undefined: not known. It is 48 bits of a hash: two
+ * hosts of a filesystem get the same number once in 10^14.
  */
 export function hostNumber(): number | undefined {
   const name = systemName();
@@ -37,20 +37,20 @@ function systemName(): string {
     const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
     return `${boot} ${readlinkSync('/proc/self/ns/pid')}`;
   } catch (thrown) {
-    // Without /proc nobody is known to be gone, and every takeover waits.
+    // Without /proc we never know that a process is gone, and every takeover waits.
     log('no name for this system: %O', thrown);
     return '';
   }
 }
 
-/** False whenever it cannot be known. */
+/** @returns whether the process is gone; false if we cannot know it. */
 export function isGone(owner: Owner): boolean {
   const here = thisProcess();
   if (here.system === '' || owner.system !== here.system || owner.host !== here.host) return false;
   try {
     process.kill(owner.pid, 0);
   } catch (thrown) {
-    // EPERM: it is there, and somebody else's.
+    // EPERM: the process is there, and belongs to another user.
     if ((thrown as NodeJS.ErrnoException).code === 'ESRCH') return true;
   }
   const stat = statOf(owner.pid);
@@ -60,14 +60,14 @@ export function isGone(owner: Owner): boolean {
 
 interface Stat {
   readonly startedTicks: number;
-  /** A zombie, and the last of its threads: its descriptors are closed. */
+  /** The process is a zombie and its last thread has ended: its descriptors are closed. */
   readonly ended: boolean;
 }
 
-/** undefined: cannot be read. */
+/** @returns undefined if it cannot read the file. */
 function statOf(pid: number): Stat | undefined {
   try {
-    // The second field is the program's name in parentheses, whatever that contains.
+    // The second field is the program's name in parentheses. The name may contain parentheses too.
     const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
     const zombie = fields[0] === 'Z' || fields[0] === 'X';

@@ -1,14 +1,14 @@
-/** Changes what the kernel allows on a mount that is there (ro, nosuid, ...). What the client does cannot be changed so. */
+/** Changes what the kernel allows on an existing mount (ro, nosuid, ...). A remount cannot change options of the client. */
 
 import { spawnSync } from 'node:child_process';
 import { MOUNT_FLAG_WORDS } from '../../mount/options.js';
 import { CliError } from './common.js';
 
-/** mount(8) adds what stands in its tables: the kernel's own account of a FUSE mount, and which helper umount(8) calls. */
+/** mount(8) adds these words from its tables: the kernel's options of a FUSE mount, and the helper of umount(8). */
 const NOT_FOR_US =
   /^(user_id|group_id|rootmode|fd|max_read|blksize|default_permissions|allow_other|subtype|uhelper|helper)(=|$)/;
 
-/** The words of a remount that the kernel acts on. @throws CliError for one that needs a new mount. */
+/** @returns the words of a remount that the kernel acts on. @throws CliError for a word that needs a new mount. */
 export function remountFlags(words: readonly string[], isWithoutEffect: (word: string) => boolean): string[] {
   const flags: string[] = [];
   for (const word of words) {
@@ -23,9 +23,9 @@ export function remountFlags(words: readonly string[], isWithoutEffect: (word: s
   return flags;
 }
 
-/** @throws CliError with what mount(8) said. */
+/** @throws CliError with the message of mount(8). */
 export function remount(mountpoint: string, flags: readonly string[]): void {
-  // -i: no helper, which would be us. mount(8) knows each flag's number, and how kernels want to be told.
+  // -i: without helper, since we are the helper. mount(8) knows each flag's number, and how to tell each kernel.
   const done = spawnSync('mount', ['-i', '-o', ['remount', ...flags].join(','), mountpoint], {
     encoding: 'utf8',
   });

@@ -2,7 +2,7 @@
  * holdfast serve: the storage server of one target.
  *
  * Order at start: devices, port, superblocks, multi-mount block, version gate, and only then the first change on the
- * devices (the claim of the block, then the store's begin()). Whatever is refused before it leaves them as they were.
+ * devices (the claim of the block, then the store's begin()). A refusal before that leaves the devices as they were.
  *
  * SIGTERM and SIGINT begin a controlled shutdown; a second one while it drains changes nothing. SIGKILL is a crash.
  */
@@ -34,7 +34,7 @@ export function registerServe(program: Command): void {
     .addOption(
       new Option(
         '--listen <host:port>',
-        'address to listen on; loopback unless you say otherwise: whoever is root on a machine that reaches it is root on the files',
+        'address to listen on; loopback unless you name another: root of any machine that reaches it is root on the files',
       )
         .argParser(parseAddress)
         .default({ host: '127.0.0.1', port: DEFAULT_PORT }, `127.0.0.1:${DEFAULT_PORT}`),
@@ -43,14 +43,14 @@ export function registerServe(program: Command): void {
     .addOption(
       secondsOption(
         '--heartbeat-period <seconds>',
-        'a partner takes over when this server has been silent for so long; the same on both',
+        'a partner takes over if this server has been silent for this time; give both the same',
         5000,
         parsePeriod,
       ),
     )
     .option(
       '--force-start',
-      'start after an unclean stop although the version changed; previous clients are evicted',
+      'start after an unclean stop although the version changed; evicts the previous clients',
     )
     .addOption(
       secondsOption(
@@ -63,7 +63,12 @@ export function registerServe(program: Command): void {
       '--any-port',
       'take connections from source ports above 1023 too: then every user who reaches the address is root on the files',
     )
-    .option('--max-clients <number>', 'a mount that is one too many waits', parseCount, 10_000)
+    .option(
+      '--max-clients <number>',
+      'limit on the number of mounts; one more waits until there is room',
+      parseCount,
+      10_000,
+    )
     .addOption(logLevelOption())
     .option('--metrics <host:port>', 'serve Prometheus metrics over HTTP', parseAddress)
     .action(async (options: ServeOptions) => {

@@ -1,11 +1,11 @@
 /**
  * The server process behind `holdfast serve`: devices and port, activation, signals, end.
  *
- * A standby looks at the multi-mount block and tries the port every few milliseconds: there is no event for what another
- * host writes, and the pause of an upgrade is as long as this is late.
+ * A standby looks at the multi-mount block and tries the port every few milliseconds: no event comes when another host
+ * writes, and each millisecond that the standby is late makes the pause of an upgrade longer.
  *
- * A standby that the version gate refuses exits with its message, as a server that is started so does. Whoever runs it
- * (Pacemaker, systemd) learns at once that this node cannot have the target, and lets the one with the right version try.
+ * A standby that the version gate refuses exits with the gate's message, as a server without --standby does. So Pacemaker or
+ * systemd learns at once that this node cannot have the target, and lets the node with the right version try.
  */
 
 import { readFileSync } from 'node:fs';
@@ -46,7 +46,7 @@ import {
 const log = logger('cli:serve');
 
 const PORT_POLL_MS = 5;
-/** Of the network namespace. 0 in many containers. */
+/** The first port of this network namespace that every user may use. 0 in many containers. */
 const UNPRIVILEGED_PORTS = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
 
 export interface ServeOptions {
@@ -80,7 +80,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     connectionsMax: connectionsMax(),
     pid: process.pid,
     anyPort: options.anyPort,
-    // After a failure its message is the one line that the user gets.
+    // After a failure the user gets one line: the message of the failure.
     onState: (text, kind) => {
       if (failed) return;
       if (kind === undefined) notices.state(text);
@@ -91,9 +91,6 @@ export async function serve(options: ServeOptions): Promise<void> {
   sayWhoIsTrusted(options);
   const stopping = new AbortController();
   const stopped = stopOnSignals(server, stopping);
-  // A standby that is shut down through its port watches the devices no more.
-  const closed = new AbortController();
-  void server.closed.then(() => closed.abort());
   let metrics: HttpServer | undefined;
   let block: OpenMultiMount | undefined;
   let taken: TakenTarget<OpenDevices> | undefined;
@@ -105,8 +102,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     void multiMount.lost.then(() => {
       failed = true;
     });
-    const signal = AbortSignal.any([stopping.signal, closed.signal]);
-    const node = { runtime, server, pair, block, options, version, signal };
+    const node = { runtime, server, pair, block, options, version, signal: stopping.signal };
     taken = await (options.standby === true ? standBy(node) : take(node, false));
     if (taken === undefined) {
       await server.stop();
@@ -143,7 +139,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   }
 }
 
-/** Warns if others than root can make connections that the server trusts. */
+/** Warns if users other than root can make connections that the server trusts. */
 function sayWhoIsTrusted({ anyPort, listen }: ServeOptions): void {
   const reached = formatAddress(listen);
   if (anyPort === true) {
@@ -163,7 +159,7 @@ function requireTarget(server: Server): NonNullable<Server['target']> {
   return server.target;
 }
 
-/** What start and standby need. */
+/** Everything that a start and a standby need. */
 interface Node {
   readonly runtime: NodeRuntime;
   readonly server: Server;
@@ -174,7 +170,7 @@ interface Node {
   readonly signal: AbortSignal;
 }
 
-/** @returns undefined when a signal, or a shutdown of the standby, ended the wait. */
+/** @returns undefined if a signal ended the wait. */
 function take(node: Node, standBy: boolean): Promise<TakenTarget<OpenDevices> | undefined> {
   const { runtime, server, pair, options, version, signal } = node;
   const { multiMount } = node.block;
@@ -192,7 +188,7 @@ function take(node: Node, standBy: boolean): Promise<TakenTarget<OpenDevices> | 
   });
 }
 
-/** The rule that the server applies again: here it is applied before the multi-mount block is claimed. */
+/** Applies the version gate before this process claims the multi-mount block. The server applies it again. */
 function judge(superblock: Superblock, version: string, forced: boolean): void {
   const decision = decideStart(superblock, version, forced);
   if (!decision.start) throw new FsError('EPERM', decision.message);
@@ -209,14 +205,14 @@ async function openWithPort(server: Server, node: Node): Promise<OpenDevices> {
   return devices;
 }
 
-/** @returns undefined when a signal, or a shutdown of the standby, ended the wait. */
+/** @returns undefined if a signal ended the wait. */
 async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined> {
   const { runtime, server, options, signal } = node;
   const standingBy = `standing by for ${options.meta}, version ${node.version}`;
   process.stdout.write(`holdfast: ${standingBy}\n`);
   announceReady(standingBy);
   const listening = untilFree(runtime, signal, () => server.listen());
-  // Awaited below; until then a failure of it must not go unheard as a rejection nobody handles.
+  // Awaited below. Until then a failure must not become an unhandled rejection.
   listening.catch(() => {});
   const taken = await take(node, true);
   try {
@@ -229,7 +225,7 @@ async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined
   return taken;
 }
 
-/** Tries again while it is EBUSY. @returns undefined when the signal aborted. */
+/** Tries again while the attempt fails with EBUSY. @returns undefined if the signal aborted. */
 async function untilFree<T>(
   runtime: NodeRuntime,
   signal: AbortSignal,
@@ -246,7 +242,7 @@ async function untilFree<T>(
   return undefined;
 }
 
-/** For tests of recovery with real processes: HOLDFAST_FAULTS=1, and SIGUSR2 from when on nothing is committed. */
+/** For tests of recovery with real processes: with HOLDFAST_FAULTS=1, the server commits nothing from SIGUSR2 on. */
 function faultsOfTests(): Faults {
   if (process.env.HOLDFAST_FAULTS !== '1') return NO_FAULTS;
   const armed = new Set<FaultPoint>();
@@ -257,7 +253,7 @@ function faultsOfTests(): Faults {
   return { strikes: (point) => armed.has(point) };
 }
 
-/** SIGTERM and SIGINT: controlled shutdown, or the end of the wait of a standby. */
+/** SIGTERM and SIGINT begin a controlled shutdown, or end the wait of a standby. */
 function stopOnSignals(
   server: Server,
   stopping: AbortController,
@@ -267,7 +263,7 @@ function stopOnSignals(
     ended = server.shutdown().then((how) => {
       log('shutdown: %s', how);
     });
-    // Looked at by serve() when the server is closed.
+    // serve() awaits it when the server is closed.
     ended.catch(() => {});
   };
   for (const name of ['SIGTERM', 'SIGINT'] as const) {
@@ -282,7 +278,7 @@ function stopOnSignals(
     });
   }
   return {
-    // A signal that came while it started.
+    // Obeys a signal that came during the start.
     serving: () => {
       if (stopping.signal.aborted) shutdown();
     },

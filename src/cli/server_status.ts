@@ -1,12 +1,12 @@
-/** STATUS of a server with however many clients: its summary, then page after page of them. */
+/** STATUS of a server with any number of clients: its summary, then its clients page after page. */
 
 import type { RequesterApi } from '../rpc/api.js';
 import { type ClientStatusMessage, Status, type StatusReply } from '../wire/admin.js';
 
-/** A server puts as many on a page as fit, if that is less. */
+/** Clients on a page. A server puts fewer on a page if not all of them fit. */
 const PAGE_CLIENTS = 5000;
 
-/** One reply with all clients. A server of an earlier version has them all in its first. */
+/** @returns one reply with all clients. A server of an earlier version sends them all in its first reply. */
 export async function readStatus(
   requester: Pick<RequesterApi, 'call'>,
   pageClients = PAGE_CLIENTS,
@@ -18,7 +18,7 @@ export async function readStatus(
     clients.push(...reply.clients);
     more = reply.more;
   }
-  // As a server that needs no pages says it: the shape of --json is the same.
+  // Leaves out the fields of pages, so that the shape of --json is always the same.
   const { more: _more, clientCount: _count, ...summary } = first;
   return { ...summary, clients };
 }

@@ -1,6 +1,6 @@
 /**
- * holdfast shutdown: controlled shutdown of a server, with progress. Returns when the server is gone and its target
- * clean. SIGTERM to `holdfast serve` does the same.
+ * holdfast shutdown: begins the controlled shutdown of a server and shows its progress. It returns when the server is gone and
+ * its target is clean. SIGTERM to `holdfast serve` begins the same shutdown.
  */
 
 import type { Command } from 'commander';
@@ -8,9 +8,9 @@ import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
 import { CliError, formatAddress, formatBytes, parseAddress, parseSeconds } from './common.js';
 
 const POLL_MS = 100;
-/** Exit status when the target is clean, and clients were evicted for it. */
+/** Exit status if the target is clean, and the server evicted clients for that. */
 const EVICTED_STATUS = 3;
-/** Clients that a line names. */
+/** The most clients that one line names. */
 const NAMED_MAX = 5;
 
 interface ShutdownOptions {
@@ -22,18 +22,21 @@ export function registerShutdown(program: Command): void {
   program
     .command('shutdown')
     .description(
-      'controlled shutdown: clients flush and wait, everything is committed, the target is marked clean',
+      'controlled shutdown: clients flush and wait, the server commits everything and marks the target clean',
     )
     .argument('<server>', 'HOST:PORT', parseAddress)
     .option(
       '--timeout <seconds>',
-      'evict clients that have not drained by then; brings that of a shutdown under way forward',
+      'evict clients that have not drained by then; can shorten the timeout of a shutdown under way',
       parseSeconds,
     )
-    .option('--cancel', 'call off a shutdown that still drains; ending this command (Ctrl-C) does not')
+    .option(
+      '--cancel',
+      'call off a shutdown while a client still drains; ending the command (Ctrl-C) does not',
+    )
     .addHelpText(
       'after',
-      '\nExit status 3: the target is clean, and clients were evicted that had not drained.',
+      '\nExit status 3: the target is clean, and the server evicted clients that had not drained.',
     )
     .action(shutdown);
 }
@@ -99,7 +102,7 @@ function evictedError({ evicted, evictedCount }: ShutdownEndsNotice): CliError {
   );
 }
 
-/** On a terminal one line that changes; elsewhere a line whenever other clients are waited for. */
+/** On a terminal one line that changes; elsewhere a new line whenever the server waits for other clients. */
 class Progress {
   #isShown = false;
   #waitedFor = '';
@@ -124,7 +127,7 @@ class Progress {
     }
   }
 
-  /** What comes next begins on a line of its own. */
+  /** Ends the changing line, so that the next output begins on a new one. */
   end(): void {
     if (this.#isShown) process.stderr.write('\n');
     this.#isShown = false;

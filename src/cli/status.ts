@@ -1,6 +1,6 @@
 /**
- * holdfast status: a server's view (HOST:PORT), a mount's view (MOUNTPOINT), or every mount of this machine.
- * The shapes of --json are documented in docs/OPERATIONS.md and only ever grow.
+ * holdfast status: shows a server (HOST:PORT), a mount (MOUNTPOINT), or every mount of this machine.
+ * docs/OPERATIONS.md has the shapes of --json, which later versions only extend.
  */
 
 import { existsSync } from 'node:fs';
@@ -10,7 +10,7 @@ import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from 
 import { CliError, formatBytes, parseAddress } from './common.js';
 
 const WATCH_MS = 500;
-/** Evictions of an earlier instance; --json has all that are kept. */
+/** The most evictions of an earlier instance that the text shows; --json has all that the target keeps. */
 const EARLIER_SHOWN_MAX = 16;
 
 export function registerStatus(program: Command): void {
@@ -19,7 +19,7 @@ export function registerStatus(program: Command): void {
     .description('show a server (HOST:PORT), a mount (MOUNTPOINT), or all mounts of this machine')
     .argument('[what]', 'HOST:PORT or MOUNTPOINT')
     .option('--json', 'one JSON object, of a documented and stable shape')
-    .option('--watch', 'again twice a second until interrupted')
+    .option('--watch', 'show it again twice a second, until interrupted')
     .action(async (what: string | undefined, options: { json?: boolean; watch?: boolean }) => {
       const { nodeRuntime } = await import('../runtime/node_runtime.js');
       const { sleep } = await import('../runtime/ports.js');
@@ -109,7 +109,7 @@ function serverText(status: StatusReply): string {
   return lines.join('\n');
 }
 
-/** Of the last instance that evicted anybody: who upgrades looks at the server that comes after it. */
+/** Evictions by the last instance that evicted a client: after an upgrade the operator looks at the server after it. */
 function earlierLines(evictions: readonly EarlierEvictionMessage[]): string[] {
   const last = evictions.at(-1)?.instance;
   const ofLast = evictions.filter(({ instance }) => instance === last);
@@ -141,7 +141,7 @@ function recoveryLine(recovery: RecoveryStatusMessage): string {
   );
 }
 
-/** @param target of a mount that may run an older version, which says nothing of this. */
+/** @param target of a mount that may run an older version, which does not have these fields. */
 function recoveryLines(target: Partial<ClientStatus['targets'][number]>): string[] {
   const { replayList, lostAppLocks = 0, evictions = [] } = target;
   const lines: string[] = [];

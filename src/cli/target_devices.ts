@@ -1,4 +1,4 @@
-/** Opens a target's two devices exclusively, and its multi-mount block beside them: for mkfs, serve, grow and fsck. */
+/** Opens a target's two devices exclusively, and its multi-mount block besides: for mkfs, serve, grow and fsck. */
 
 import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
@@ -28,14 +28,14 @@ export interface DevicePaths {
   readonly data: string;
 }
 
-/** The block devices behind what the user named. Loop devices stay attached until release(). */
+/** The block devices of the two paths that the user named. Loop devices stay attached until release(). */
 export interface ResolvedPair {
   readonly meta: ResolvedDevice;
   readonly data: ResolvedDevice;
-  /** A message about the devices in the user's words: the file that was named, not the loop device it has. */
+  /** Puts the user's words into a message about the devices: the file that the user named, not its loop device. */
   named(text: string): string;
   /**
-   * Before anything is written: regular files behind the devices get all of their space.
+   * Gives regular files behind the devices all of their space, before the command writes to them.
    * @throws FsError ENOSPC, EOPNOTSUPP.
    */
   reserve(): Promise<void>;
@@ -69,11 +69,11 @@ export async function resolveDevices(paths: DevicePaths): Promise<ResolvedPair> 
 }
 
 function named(text: string, device: ResolvedDevice, path: string): string {
-  // Whole paths only: /dev/loop1 is no part of /dev/loop10.
+  // Replaces whole paths only: /dev/loop1 is also the beginning of /dev/loop10.
   return device.loop ? text.replaceAll(new RegExp(`${device.path}(?![\\w])`, 'g'), () => path) : text;
 }
 
-/** A failure that has to do with the devices, said in the user's words. */
+/** A failure of the devices, in the user's words. */
 export function withNames(pair: ResolvedPair, thrown: unknown): unknown {
   if (!(thrown instanceof FsError)) return thrown;
   return new FsError(thrown.code, pair.named(thrown.message), { cause: thrown });
@@ -84,7 +84,7 @@ export interface OpenDevices extends ExclusiveDevices {
   readonly data: NodeBlockDevice;
 }
 
-/** @throws FsError EBUSY when one of them is in use. Nothing stays open then. */
+/** @throws FsError EBUSY if one of the devices is in use; then neither stays open. */
 export async function openTargetDevices(pair: ResolvedPair): Promise<OpenDevices> {
   const meta = await openBlockDevice(pair.meta.path, { exclusive: true });
   try {
@@ -114,11 +114,11 @@ export async function openTargetDevices(pair: ResolvedPair): Promise<OpenDevices
 
 export interface OpenMultiMount {
   readonly multiMount: MultiMount;
-  /** Gives the target back if this process has it. The store must be closed. */
+  /** Gives the target back if this process has it. The caller has closed the store. */
   close(): Promise<void>;
 }
 
-/** The multi-mount block of a pair, through a descriptor of its own: a standby looks at it while another one serves. */
+/** Opens the multi-mount block of a pair by its own descriptor: a standby reads it while another server serves. */
 export async function openMultiMount(
   runtime: MultiMountRuntime,
   pair: ResolvedPair,
@@ -132,7 +132,7 @@ export async function openMultiMount(
       try {
         await multiMount.release();
       } catch (thrown) {
-        // Not worth another failure: whoever comes next waits for the period.
+        // Not worth another failure: the next one to take the target waits for the period.
         log('giving back %s: %O', pair.data.path, thrown);
       } finally {
         await device.close();
@@ -142,7 +142,7 @@ export async function openMultiMount(
 }
 
 /**
- * openTargetDevices, whose refusal says who has the devices, if that is known.
+ * Like openTargetDevices, but its error says which process has the devices, if that is known.
  * @throws FsError EBUSY
  */
 export async function openUnlessHeld(pair: ResolvedPair, multiMount: MultiMount): Promise<OpenDevices> {
@@ -150,7 +150,7 @@ export async function openUnlessHeld(pair: ResolvedPair, multiMount: MultiMount)
     return await openTargetDevices(pair);
   } catch (thrown) {
     if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
-    // A device too small to have the block is in use all the same.
+    // A device that is too small for the block may be in use all the same.
     const sighting = await multiMount.look().catch(() => undefined);
     throw sighting?.free === false ? multiMount.refusal(sighting.record) : thrown;
   }
@@ -159,12 +159,12 @@ export async function openUnlessHeld(pair: ResolvedPair, multiMount: MultiMount)
 export interface HeldTarget {
   readonly devices: OpenDevices;
   readonly multiMount: MultiMount;
-  /** Takes the target, so that no other host does. @throws FsError EBUSY */
+  /** Takes the target, so that no other host can. @throws FsError EBUSY */
   claim(): Promise<MultiMount>;
 }
 
 /**
- * Runs a command that has the devices for itself and ends. It gives everything back, whether it succeeds or fails.
+ * Runs a command that needs the devices for itself. Afterwards gives everything back, whether the command succeeds or fails.
  * @throws FsError EBUSY
  */
 export async function withTarget<T>(
@@ -181,13 +181,13 @@ export async function withTarget<T>(
     opened = devices;
     const claim = async (): Promise<MultiMount> => {
       await multiMount.take();
-      // What this host cached before may be what another host has overwritten.
+      // This host may have cached data that another host has overwritten since.
       await devices.dropCaches();
       return multiMount;
     };
     return await run({ devices, multiMount, claim });
   } finally {
-    // The target is given back while the devices are still ours.
+    // Gives the target back while the devices are still ours.
     await block.close();
     await opened?.close();
   }

@@ -1,4 +1,4 @@
-/** holdfast umount: unmounts, and returns when everything is on the server. */
+/** holdfast umount: unmounts, and returns when the client has written everything to the server. */
 
 import type { Command } from 'commander';
 import { CliError } from './common.js';

@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 /**
- * umount.fuse.holdfast: what umount(8) runs for our mounts, so that it (systemctl stop of a mount unit, a reboot) returns
+ * umount.fuse.holdfast: umount(8) runs it for our mounts. So umount(8), systemctl stop of a mount unit and a reboot return
  * when everything is on the server.
  *   umount.fuse.holdfast MOUNTPOINT [-flnrv] [-t TYPE] [-N NAMESPACE]
- * -f gives up what cannot be written, -l detaches now, -r makes a mount that is in use read-only instead.
+ * -f gives up data that cannot be written, -l detaches now, -r makes a mount that is in use read-only instead.
  */
 
 import { Command, CommanderError } from 'commander';
@@ -20,7 +20,7 @@ interface Options {
 async function run(argv: readonly string[]): Promise<number> {
   const command = new Command('umount.fuse.holdfast')
     .argument('<mountpoint>')
-    .option('-f', 'force: what cannot be written is lost')
+    .option('-f', 'force: data that cannot be written is lost')
     .option('-l', 'lazy: detach now, write when the last file is closed')
     .option('-r', 'make it read-only if it is in use')
     .option('-n', 'accepted, without effect')

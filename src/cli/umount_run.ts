@@ -1,12 +1,12 @@
-/** What `holdfast umount` and umount(8)'s helper do: everything that was written is on the server when they return. */
+/** Unmounts, for `holdfast umount` and umount(8)'s helper: everything written is on the server when they return. */
 
 import { isMounted, unmountPath } from '../../mount/unmount.js';
 import { CliError, formatBytes } from './common.js';
 import { askControl, mountpointPath } from './control.js';
 
 /**
- * flush: EBUSY while files are open; waits until everything is on the server. force: at once; what cannot be written is lost.
- * lazy: out of sight at once, and as flush for whoever still has files open.
+ * flush: EBUSY while files are open; waits until everything is on the server. force: at once; data that cannot be written is
+ * lost. lazy: out of sight at once; the client goes on for programs that have files open, then flushes.
  */
 type UnmountHow = 'flush' | 'force' | 'lazy';
 
@@ -27,11 +27,11 @@ export async function unmount(path: string, how: UnmountHow): Promise<void> {
     const { lostBytes } = answer.data as { lostBytes?: number };
     if (lostBytes === undefined) return;
     process.stderr.write(
-      `holdfast: the server did not answer: ${formatBytes(lostBytes)} that were not written are lost\n`,
+      `holdfast: the server did not answer: ${formatBytes(lostBytes)} of unwritten data are lost\n`,
     );
     return;
   }
-  // No client process: what is left of the mount can only be detached.
+  // There is no client process: the rest of the mount can only be detached.
   if (!isMounted(mountpoint)) throw new CliError(`${path} is not a mount of Holdfast`);
   unmountPath(mountpoint, force ? 'detach' : 'plain');
 }

@@ -1,9 +1,9 @@
 /**
- * SIGTERM to a client whose mount is busy: it says which processes hold the mount, and tries again until the last file
- * is closed. The kernel sends no event when a mount is no longer busy, so it is tried every few hundred milliseconds.
+ * If SIGTERM comes to a client whose mount is busy, the client says which processes hold the mount, and tries again until the
+ * last file is closed. The kernel sends no event when a mount is no longer busy, so the client tries every 200 ms.
  *
- * A mount that was detached (umount -l) is in no table any more, and nothing is left to unmount. It is written back all the
- * same, and who holds it is said until the kernel ends it.
+ * A mount that a user detached (umount -l) is in no table any more, and nothing is left to unmount. The client writes its data
+ * back all the same, and says which processes hold the mount until the kernel ends it.
  */
 
 import type { FuseMount } from '../../mount/fuse_mount.js';
@@ -15,7 +15,7 @@ import { sleep } from '../runtime/ports.js';
 import { describeFailure } from './common.js';
 
 const AGAIN_MS = 200;
-/** Of a detached mount, whose end the kernel tells: only who is named may be late. */
+/** For a detached mount. The kernel tells its end, so only the names of its holders may be out of date. */
 const DETACHED_AGAIN_MS = 1000;
 const NAMED_HOLDERS = 10;
 
@@ -27,7 +27,7 @@ export interface UnmountWhenFree {
   readonly says: (line: string) => void;
 }
 
-/** @returns what is called for each signal; one attempt goes on at a time. */
+/** @returns a function to call for each signal; only one attempt goes on at a time. */
 export function unmountWhenFree(options: UnmountWhenFree): () => void {
   let trying = false;
   return () => {
@@ -52,7 +52,7 @@ async function attempts(options: UnmountWhenFree): Promise<void> {
     const { detached } = kernel;
     const held = detached === undefined ? await whileBusy(options) : whileDetached(detached);
     if (held === undefined || isClosed) return;
-    // What programs still write follows; it must not wait for the last of them to close.
+    // Later writes follow by themselves; the data written so far must not wait until the last program closes.
     writeBack();
     const text = `${kernel.mountpoint} ${held}`;
     if (text !== said) says(text);
@@ -61,13 +61,13 @@ async function attempts(options: UnmountWhenFree): Promise<void> {
   }
 }
 
-/** @returns what to say; undefined: it is unmounted. */
+/** @returns the text to say; undefined: the mount is gone. */
 async function whileBusy({ kernel }: UnmountWhenFree): Promise<string | undefined> {
   if (!(await isBusy(kernel))) return undefined;
   return `is in use by ${named(holdersOf(kernel.mountpoint))}; unmounts when it is free`;
 }
 
-/** Nothing is left to unmount: the kernel ends it with the last close. */
+/** Nothing is left to unmount: the kernel ends the mount with the last close. */
 function whileDetached(entry: MountEntry): string {
   return `was detached, and is in use by ${named(holdersOfDetached(entry))}; ends when it is free`;
 }

@@ -213,7 +213,7 @@ describe('an unmount', { concurrency: 2 }, () => {
     mount.child.kill('SIGTERM');
     await mount.child.line(/waits for the server/);
     const done = await cluster.cli(['umount', '--force', mount.dir]);
-    assert.match(done.stderr, /^holdfast: the server did not answer: 5 B that were not written are lost$/);
+    assert.match(done.stderr, /^holdfast: the server did not answer: 5 B of unwritten data are lost$/);
     assert.equal((await within('the client ends', mount.child.exited)).code, 1);
   });
 

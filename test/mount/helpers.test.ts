@@ -46,7 +46,7 @@ test('install says what it does, changes nothing that is not ours, and takes awa
   );
   const again = await install();
   assert.equal(
-    again.stdout.split('\n').filter((line) => line.endsWith(': is there')).length,
+    again.stdout.split('\n').filter((line) => line.endsWith(': is there already')).length,
     7,
     again.stdout,
   );
@@ -59,7 +59,7 @@ test('install says what it does, changes nothing that is not ours, and takes awa
   writeFileSync(join(sbin, 'mount.holdfast'), 'another program');
   rmSync(join(sbin, 'umount.fuse.holdfast'));
   const refused = await install();
-  assert.deepEqual([refused.code, /mount\.holdfast is there and is not/.test(refused.stderr)], [1, true]);
+  assert.deepEqual([refused.code, /mount\.holdfast exists and is not/.test(refused.stderr)], [1, true]);
   assert.deepEqual(readdirSync(sbin), ['mount.fuse.holdfast', 'mount.holdfast']);
 
   await install('--remove');

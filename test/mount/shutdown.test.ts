@@ -79,7 +79,7 @@ test('ending the command does not end the shutdown, and its help says so', async
   const help = (await cluster.cliOk(['shutdown', '--help'])).replace(/\s+/g, ' ');
   assert.match(
     help,
-    /--cancel call off a shutdown that still drains; ending this command \(Ctrl-C\) does not/,
+    /--cancel call off a shutdown while a client still drains; ending the command \(Ctrl-C\) does not/,
   );
   const command = cluster.command(['shutdown', cluster.address]);
   await command.line(/shutting down/);

@@ -1,11 +1,11 @@
-/** Times calls and keeps what went wrong. */
+/** Times calls and keeps errors. */
 export class Meter {
   operations = 0;
   phase = 'start';
   readonly errors: string[] = [];
   readonly longest: Record<string, { call: string; ms: number }> = {};
 
-  /** Runs one system call. @throws what the call throws, after it was counted. */
+  /** Runs one system call and counts it. @throws the error of the call. */
   call<T>(name: string, run: () => T): T {
     const before = performance.now();
     try {

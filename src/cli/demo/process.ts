@@ -1,4 +1,4 @@
-/** Child processes of the demo: started, read line by line, ended by their ids. */
+/** Child processes of the demo: starts them, reads their output line by line, ends them by their ids. */
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -7,7 +7,7 @@ import { CliError } from '../common.js';
 export interface Child {
   readonly process: ChildProcess;
   readonly name: string;
-  /** Exit status, or 128 + signal number's name as text. */
+  /** Exit status, or the name of the signal that ended the process. */
   readonly exited: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
   /** Last lines of stderr, for the message when it fails. */
   readonly stderrTail: () => string;
@@ -28,7 +28,7 @@ export function startChild(
 ): Child {
   const child = spawn(process.execPath, [script, ...args], {
     stdio: ['pipe', 'pipe', 'pipe'],
-    // A group of its own: Ctrl-C in the terminal is for the demo, which then ends everything in order.
+    // A process group of its own: Ctrl-C in the terminal reaches only the demo, which then ends everything in order.
     detached: true,
     env: { ...process.env, ...env },
   });
@@ -38,7 +38,7 @@ export function startChild(
     tail.push(line);
     if (tail.length > TAIL_LINES) tail.shift();
   });
-  // A child that is gone cannot be told anything; its exit is what is looked at.
+  // A write to a child that is gone fails; the caller looks at its exit instead.
   child.stdin.on('error', () => {});
   const exited = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve, reject) => {
     child.once('error', reject);
@@ -57,8 +57,8 @@ export function startChild(
 
 /**
  * Runs a command of ours to its end.
- * @param running has it meanwhile, so that it can be ended.
- * @returns its stdout. @throws CliError with what it printed on stderr.
+ * @param running the set that contains the command while it runs, so that the clean-up can end it.
+ * @returns its stdout. @throws CliError with its stderr.
  */
 export async function runCommand(
   name: string,
@@ -69,7 +69,7 @@ export async function runCommand(
   const lines: string[] = [];
   const child = startChild(name, script, args, (line) => lines.push(line));
   running?.add(child);
-  // Whoever awaits it below gets a failure too.
+  // The code below awaits it too, and handles a failure.
   child.exited.finally(() => running?.delete(child)).catch(() => undefined);
   child.process.stdin?.end();
   const { code, signal } = await child.exited;
@@ -77,7 +77,7 @@ export async function runCommand(
   return lines.join('\n');
 }
 
-/** Starts a child; `ready` resolves with the first line of stdout that matches, and rejects if it ends before. */
+/** Starts a child. `ready` resolves with the first line of stdout that matches; it rejects if the child ends before. */
 export function startUntilLine(
   name: string,
   script: string,
@@ -100,7 +100,7 @@ export function startUntilLine(
     );
   });
   const ready = Promise.race([found, ended]);
-  // The loser of the race may reject long after anyone looks.
+  // This promise may reject long after the race is over.
   ended.catch(() => {});
   return { child, ready };
 }

@@ -1,6 +1,6 @@
 /**
- * What the processes of the demo's workload do. Each role makes its files once, runs rounds that check every answer,
- * and at the end verifies the whole of what it wrote.
+ * The roles of the processes in the demo's workload. Each role makes its files once, runs rounds that check every answer,
+ * and at the end verifies everything that it wrote.
  */
 
 import {
@@ -30,13 +30,13 @@ import type { Meter } from './meter.js';
 
 export interface Role {
   step(): void;
-  /** Verifies everything. @returns what was verified, for people. */
+  /** Verifies everything. @returns a text for people: what it has verified. */
   finish(): string;
 }
 
 type MakeRole = (meter: Meter, folder: string, other: string) => Role;
 
-/** Bytes that tell where they belong: wrong, shifted or missing blocks are seen. */
+/** Bytes that say where they belong, so that a check finds wrong, shifted and missing blocks. */
 function pattern(seed: number, length: number): Buffer {
   const block = Buffer.alloc(length);
   for (let offset = 0; offset + 8 <= length; offset += 8) {
@@ -46,7 +46,7 @@ function pattern(seed: number, length: number): Buffer {
   return block;
 }
 
-/** Appends records with O_APPEND; at the end each is there once, in order. */
+/** Appends records with O_APPEND; at the end each record is there once, in order. */
 const appender: MakeRole = (meter, folder) => {
   const RECORD = 96;
   const path = join(folder, 'appended');
@@ -79,7 +79,7 @@ const appender: MakeRole = (meter, folder) => {
   };
 };
 
-/** mkdir, create, rename, link, symlink, readdir, stat, unlink, rmdir, with every answer checked. */
+/** Calls mkdir, create, rename, link, symlink, readdir, stat, unlink, rmdir, and checks every answer. */
 const metadata: MakeRole = (meter, folder) => {
   let round = 0;
   return {
@@ -160,7 +160,7 @@ const lockHolder: MakeRole = (meter, folder) => {
   let round = 0;
   return {
     step() {
-      // Lock and unlock beside the range that is held.
+      // Locks and unlocks a range beside the one that it holds.
       meter.call('fcntl lock', () => nativeBinding().lockRange(ranged, 'exclusive', 300, 50, false));
       meter.call('fcntl unlock', () => nativeBinding().lockRange(ranged, 'unlock', 300, 50, false));
       round += 1;
@@ -285,7 +285,7 @@ const streamer: MakeRole = (meter, folder, other) => {
   };
 };
 
-/** Does nothing but stat one file: the process that is interrupted while it is blocked. */
+/** Stats one file and creates another: the demo interrupts this process while it is blocked. */
 const victim: MakeRole = (meter, folder) => ({
   step() {
     meter.call('stat', () => statSync(join(folder, 'appended')));

@@ -1,6 +1,6 @@
 /**
- * The demo's story. Everything it starts it knows by id and ends in any case; a failure on the way becomes the exit
- * status, never a leftover.
+ * The demo's story. The demo knows every process that it starts by id, and ends it in any case. A failure on the way becomes
+ * the exit status and leaves nothing behind.
  */
 
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
@@ -27,7 +27,7 @@ const DOWN_MS = 1000;
 /** A blocked process must be gone this soon after SIGINT. */
 const INTERRUPT_LIMIT_MS = 1000;
 const BLOCKED_WITHIN_MS = 5000;
-/** An interrupted command is killed if it needs longer. */
+/** The clean-up kills an interrupted command that needs longer than this. */
 const COMMAND_ENDS_MS = 5000;
 
 export interface DemoOptions {
@@ -53,18 +53,18 @@ interface Stage {
   readonly mounts: string[];
   readonly workers: Worker[];
   readonly servers: Child[];
-  /** Others to be ended in any case. */
+  /** Other processes, which the clean-up ends in any case. */
   readonly children: Child[];
   /** Commands that have not ended yet. */
   readonly commands: Set<Child>;
-  /** The clean-up has begun: the story, which goes on until it next looks, starts nothing more. */
+  /** The clean-up has begun. The story goes on until it next looks at this, and starts nothing more. */
   ended: boolean;
   address: string;
   version: string;
   phase: string;
 }
 
-/** @throws CliError when anything did not hold. */
+/** @throws CliError if any check fails. */
 export async function runDemo(options: DemoOptions): Promise<void> {
   if (process.getuid?.() !== 0) {
     throw new CliError('the demo makes loop devices and mounts: run it as root (sudo npm start)');
@@ -89,7 +89,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   };
   const interrupted = new Promise<never>((_resolve, reject) => {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const) {
-      // A second one does not end the clean-up.
+      // A second signal does not end the clean-up.
       process.on(signal, () => reject(new CliError(`the demo was ended by ${signal}`)));
     }
   });
@@ -120,7 +120,7 @@ async function play(stage: Stage): Promise<void> {
   await verify(stage);
 }
 
-/** Before anything is started. @throws CliError when the demo was ended meanwhile. */
+/** The story calls it before it starts anything. @throws CliError if the demo has been ended meanwhile. */
 function requireGoing(stage: Stage): void {
   if (stage.ended) throw new CliError('the demo was ended');
 }
@@ -151,7 +151,7 @@ async function build(stage: Stage): Promise<void> {
     const mountpoint = join(stage.folder, name);
     mkdirSync(mountpoint);
     const before = performance.now();
-    // Known before it is there: an interrupted demo looks for it.
+    // In the list before it is there: an interrupted demo looks for it.
     stage.mounts.push(mountpoint);
     await runInStage(stage, 'mount', ['mount', stage.address, mountpoint]);
     view.event(`mounted ${mountpoint} in ${Math.round(performance.now() - before)} ms`);
@@ -235,7 +235,7 @@ function setPhase(stage: Stage, phase: string): void {
   for (const worker of stage.workers) worker.child.send({ phase });
 }
 
-/** Rejects as soon as a worker found something wrong or died. */
+/** Rejects as soon as a worker finds an error or dies. */
 async function workloadFailure(stage: Stage): Promise<never> {
   return Promise.race(
     stage.workers.map(async (worker) => {
@@ -294,7 +294,7 @@ async function upgradeWithoutStandby(stage: Stage): Promise<void> {
   await settle(stage);
 }
 
-/** The process is inside a call that waits for the filesystem's answer; else ending it would show nothing. */
+/** Waits until the process is inside a call that waits for the filesystem; ending it earlier would show nothing. */
 async function untilBlocked(child: Child): Promise<void> {
   const { timers } = nodeRuntime();
   const deadline = performance.now() + BLOCKED_WITHIN_MS;
@@ -331,7 +331,7 @@ async function settle(stage: Stage): Promise<void> {
 
 async function verify(stage: Stage): Promise<void> {
   stage.view.event('the workload stops and verifies what it wrote');
-  // The contender first: it must not find the locks free because their holder ended.
+  // Stops the contender first: it must not find the locks free because their holder ended.
   const order = [...stage.workers].sort((x) => (x.role === 'lockContender' ? -1 : 0));
   for (const worker of order) {
     worker.child.send({ stop: true });
@@ -364,7 +364,7 @@ function liveLines(stage: Stage): string[] {
   return lines;
 }
 
-/** A command that was interrupted takes away what it made, while the server is still there. */
+/** Ends the commands while the server is still there: an interrupted command takes away everything that it made. */
 async function endCommands({ commands }: Stage): Promise<void> {
   const { timers } = nodeRuntime();
   await Promise.all(
@@ -378,7 +378,7 @@ async function endCommands({ commands }: Stage): Promise<void> {
   );
 }
 
-/** Mounts before servers: what waits for a server that is gone would keep a mount. */
+/** Ends mounts before servers: a process that waits for a server that is gone would keep its mount. */
 async function cleanUp(stage: Stage): Promise<void> {
   stage.ended = true;
   for (const worker of stage.workers)

@@ -1,4 +1,4 @@
-/** A second installed tree that differs in its version: what "another version" means to a server. */
+/** A second installed tree with another version in its package.json: a server takes it for another version. */
 
 import {
   copyFileSync,
@@ -14,7 +14,7 @@ import { packageRoot } from '../../../native/binding.js';
 import { BUILD_FILE } from '../installed.js';
 
 /**
- * Copies the running installation to `target`, where it says that it is another version.
+ * Copies the running installation to `target`, as another version.
  * @param identity VERSION+DIGEST, as installedVersion() gives it.
  * @returns the path of its main program.
  */
@@ -23,7 +23,7 @@ export function installAs(identity: string, target: string, root: string = packa
   mkdirSync(target, { recursive: true });
   const description = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, unknown>;
   writeFileSync(join(target, 'package.json'), `${JSON.stringify({ ...description, version }, null, 2)}\n`);
-  // Real copies: Node resolves links, and would find the package.json of the original.
+  // Copies files: through a link, Node would find the package.json of the original.
   cpSync(join(root, 'dist'), join(target, 'dist'), {
     recursive: true,
     filter: (path) => !relative(root, path).startsWith(join('dist', 'test')),

@@ -1,11 +1,11 @@
 /** The demo's live view: a redrawn block in a terminal, plain lines elsewhere. */
 
 export interface View {
-  /** An event worth a line that stays. */
+  /** Shows an event in a line that stays. */
   event(text: string): void;
-  /** The block below the events; only drawn in a terminal. */
+  /** Replaces the block below the events; draws it only in a terminal. */
   update(lines: readonly string[]): void;
-  /** Leaves the block's last state standing. */
+  /** Leaves the last state of the block on the screen. */
   end(): void;
 }
 

@@ -2,8 +2,8 @@
 /**
  * One process of the demo's workload: an ordinary program that knows nothing of Holdfast.
  *   worker.js ROLE FOLDER [FOLDER2]
- * Every system call is timed and every answer checked. One JSON line a report on stdout; on stdin {"stop":true} ends
- * it in order, {"phase":"..."} starts a new account of the longest pause.
+ * It times every system call and checks every answer. It writes each report as one JSON line to stdout. On stdin,
+ * {"stop":true} ends it in order, and {"phase":"..."} starts a new count of the longest pause.
  */
 
 import { mkdirSync } from 'node:fs';
@@ -17,7 +17,7 @@ export interface WorkerReport {
   /** Longest call by phase: name of the call and milliseconds. */
   readonly longest: Readonly<Record<string, { readonly call: string; readonly ms: number }>>;
   readonly done: boolean;
-  /** Filled with the last report: what was verified. */
+  /** Only in the last report: what the role has verified. */
   readonly verified?: string;
 }
 

@@ -62,7 +62,8 @@ export function write(
   const { target, client } = call;
   const { fid, offset, mtime } = request;
   const data = incoming.bulk;
-  // The server may have evicted the client while this WRITE waited. The locks stay until the eviction is durable.
+  // The server may have evicted the client while this WRITE waited. The client's locks stay until the eviction is durable, and
+  // would let the WRITE pass.
   call.assertLive();
   needRegular(target.store, fid);
   // A client replays its locks after its operations.

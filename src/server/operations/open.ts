@@ -58,7 +58,7 @@ export function open(
 
 /**
  * Opens an inode. If flags ask for a truncation, the caller holds the locks that it needs.
- * The size in the reply is exact only if the client gets a data lock: the server asks no other client for it (fstat does).
+ * The size in the reply is exact only if the client gets a data lock: the server asks no other client for it (fstat asks).
  * @throws FsError EISDIR if the flags ask to write a directory.
  */
 export function openInode<R>(

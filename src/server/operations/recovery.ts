@@ -1,6 +1,6 @@
 /**
- * PING, DISCONNECT, GET_FIDS and recovery: REPLAYED, REPLAY_OPENS, REPLAY_LOCKS, RECOVERY_DONE. CONNECT is in session/connect.ts, the
- * replays themselves in session/replay.ts.
+ * PING, DISCONNECT, GET_FIDS and recovery: REPLAYED, REPLAY_OPENS, REPLAY_LOCKS, RECOVERY_DONE. CONNECT is in
+ * session/connect.ts, the replays themselves are in session/replay.ts.
  *
  * A client does all of this twice if it lost the connection on the way. The server drops nothing before the second time; the
  * client ends up with the state that it replayed last.
