@@ -2,7 +2,7 @@
  * The client process behind `holdfast mount`.
  *
  * Order of start: checks that cost nothing, vfs, client (connected and recovered), mount, control socket, ready. Order
- * of end, whoever unmounts: the kernel sends no more requests, the client flushes everything to the server, says goodbye, and
+ * of end, whichever process unmounts: the kernel sends no more requests, the client flushes everything to the server, says goodbye, and
  * the process exits.
  */
 

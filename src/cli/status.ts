@@ -94,7 +94,7 @@ function serverText(status: StatusReply): string {
     ['data', status.dataUnusedBytes],
   ] as const) {
     if (bytes > 0)
-      lines.push(`         ${formatBytes(bytes)} of the ${device} device are not used: holdfast grow`);
+      lines.push(`         ${formatBytes(bytes)} of the ${device} device are not used; run holdfast grow`);
   }
   if (status.recovery !== undefined) lines.push(recoveryLine(status.recovery));
   for (const client of status.clients) {

@@ -83,7 +83,7 @@ test('a larger device is named by serve and status, and used after holdfast grow
   assert.deepEqual([status.metaUnusedBytes, status.dataUnusedBytes], [16 * MIB, 64 * MIB]);
   assert.match(
     await cluster.cliOk(['status', cluster.address]),
-    /64\.0 MiB of the data device are not used: holdfast grow/,
+    /64\.0 MiB of the data device are not used; run holdfast grow/,
   );
   await cluster.shutdown();
 
