@@ -2,8 +2,8 @@
  * The client process behind `holdfast mount`.
  *
  * Order of start: checks that cost nothing, vfs, client (connected and recovered), mount, control socket, ready. Order
- * of end, whichever process unmounts: the kernel sends no more requests, the client flushes everything to the server, says goodbye, and
- * the process exits.
+ * of end, whichever process unmounts: the kernel sends no more requests, the client flushes everything to the server and says
+ * goodbye, the process exits.
  */
 
 import { hostname } from 'node:os';
