@@ -91,6 +91,9 @@ export async function serve(options: ServeOptions): Promise<void> {
   sayWhoIsTrusted(options);
   const stopping = new AbortController();
   const stopped = stopOnSignals(server, stopping);
+  // A standby that an administrator shuts down through its port need not watch the devices any more.
+  const closed = new AbortController();
+  void server.closed.then(() => closed.abort());
   let metrics: HttpServer | undefined;
   let block: OpenMultiMount | undefined;
   let taken: TakenTarget<OpenDevices> | undefined;
@@ -102,7 +105,8 @@ export async function serve(options: ServeOptions): Promise<void> {
     void multiMount.lost.then(() => {
       failed = true;
     });
-    const node = { runtime, server, pair, block, options, version, signal: stopping.signal };
+    const signal = AbortSignal.any([stopping.signal, closed.signal]);
+    const node = { runtime, server, pair, block, options, version, signal };
     taken = await (options.standby === true ? standBy(node) : take(node, false));
     if (taken === undefined) {
       await server.stop();
@@ -170,7 +174,7 @@ interface Node {
   readonly signal: AbortSignal;
 }
 
-/** @returns undefined if a signal ended the wait. */
+/** @returns undefined if a signal, or a shutdown of the standby, ended the wait. */
 function take(node: Node, standBy: boolean): Promise<TakenTarget<OpenDevices> | undefined> {
   const { runtime, server, pair, options, version, signal } = node;
   const { multiMount } = node.block;
@@ -205,7 +209,7 @@ async function openWithPort(server: Server, node: Node): Promise<OpenDevices> {
   return devices;
 }
 
-/** @returns undefined if a signal ended the wait. */
+/** @returns undefined if a signal, or a shutdown of the standby, ended the wait. */
 async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined> {
   const { runtime, server, options, signal } = node;
   const standingBy = `standing by for ${options.meta}, version ${node.version}`;
