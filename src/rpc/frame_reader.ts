@@ -134,8 +134,10 @@ export class FrameReader {
    */
   #checkBeginning(): void {
     const first = this.#chunks[0];
-    if (first === undefined || first.length - this.#offset < MAGIC_BYTES) return;
-    checkMagic(first, this.#offset);
+    if (first === undefined || this.#queuedBytes < MAGIC_BYTES) return;
+    if (first.length - this.#offset >= MAGIC_BYTES) checkMagic(first, this.#offset);
+    // Less than a header is queued, so this copies a few bytes.
+    else checkMagic(Buffer.concat([first.subarray(this.#offset), ...this.#chunks.slice(1)]), 0);
   }
 
   #check({ bodyLength, bulkLength }: Header): void {

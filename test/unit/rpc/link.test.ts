@@ -111,6 +111,25 @@ test('frames come out whole however the bytes are cut', () => {
   );
 });
 
+test('a wrong magic is refused before a whole header is there, however its bytes are cut', () => {
+  const beginning = Buffer.from('GET / HTTP/1.1');
+  for (const size of [1, 2, 3, 4, beginning.length]) {
+    const reader = new FrameReader();
+    let pushed = 0;
+    assert.throws(
+      () => {
+        for (; pushed < beginning.length; pushed += size) {
+          reader.push(Buffer.from(beginning.subarray(pushed, pushed + size)));
+          assert.equal(reader.next(), undefined);
+        }
+      },
+      { code: 'EPROTO', message: /magic 0x20544547/ },
+      `chunks of ${size} bytes`,
+    );
+    assert.ok(pushed < 4, `chunks of ${size} bytes: refused with the fourth byte`);
+  }
+});
+
 test('bytes read into space() make the same frames, and bulks of a stream arrive in slabs', () => {
   const slabs = new SlabPool(4);
   const reader = new FrameReader({ slabs });
