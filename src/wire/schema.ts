@@ -150,7 +150,8 @@ function integer(label: string, min: number, max: number): FieldType<number> {
       if (typeof number !== 'number' || !Number.isInteger(number) || number < min || number > max) {
         throw bad(`not a ${label}`);
       }
-      return number;
+      // A float64 may be minus zero, which is an integer to JavaScript. No field means that.
+      return number === 0 ? 0 : number;
     },
   };
 }

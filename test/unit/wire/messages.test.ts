@@ -453,6 +453,12 @@ test('whatever MessagePack has beyond our messages is refused before msgpackr se
   assert.ok(process.memoryUsage().heapUsed - before < 32 << 20, 'something large was made');
 });
 
+test('minus zero is read as zero, whatever the number is for', () => {
+  const numbers = message('Numbers', { a: req(1, uint), b: req(2, int), c: req(3, lockOffset) });
+  const read = decode(numbers, Buffer.from(`93${'cb8000000000000000'.repeat(3)}`, 'hex'));
+  assert.ok(Object.values(read).every((number) => Object.is(number, 0)));
+});
+
 test('values of the wrong type or out of their bounds are EPROTO and name the field', () => {
   const packr = new Packr({ useRecords: false });
   const wrong: [Message<unknown>, unknown[]][] = [
