@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import {
+  type ImportEffect,
   type ImportEvent,
   type ImportState,
   INITIAL,
@@ -10,6 +11,24 @@ import {
   retryMs,
   step,
 } from '../../../../src/client/session/import_state.js';
+import { testStories } from '../../../fixtures/script.js';
+
+const EVENT_TYPES: ReadonlySet<string> = new Set<ImportEvent['type']>([
+  'start',
+  'retryDue',
+  'connectFailed',
+  'connected',
+  'connectionLost',
+  'replayed',
+  'opensReplayed',
+  'locksReplayed',
+  'recovered',
+  'activeGranted',
+  'drained',
+  'evictedNotice',
+  'dropped',
+  'stop',
+]);
 
 /** Runs events from the start. @returns the last state's name, and the effects of the last event by name. */
 function run(...events: ImportEvent[]): { state: ImportState; effects: string[] } {
@@ -41,168 +60,52 @@ const FULL = [start, connected(1, 'new'), granted(1)];
 /** It lost its connection and is connecting again, in epoch 2. */
 const AGAIN = [...FULL, lost(1), retry(1)];
 
-const TABLE: readonly {
-  name: string;
-  events: ImportEvent[];
-  state: ImportState['name'];
-  effects: string[];
-}[] = [
-  { name: 'it starts by connecting', events: [start], state: 'CONNECTING', effects: ['connect'] },
-  {
-    name: 'a fresh export needs the active lock before anything else',
-    events: [start, connected(1, 'new')],
-    state: 'ACTIVE_LOCK',
-    effects: ['adoptNew', 'enqueueActive'],
-  },
-  { name: 'with the active lock the gate opens', events: FULL, state: 'FULL', effects: ['openGate'] },
-  {
-    name: 'a lost connection closes the gate and is tried again soon',
-    events: [...FULL, lost(1)],
-    state: 'DISCON',
-    effects: ['closeGate', 'retryAfter'],
-  },
-  {
-    name: 'the same instance resumes: nothing is replayed',
-    events: [...AGAIN, connected(2, 'resumed')],
-    state: 'FULL',
-    effects: ['resume', 'openGate'],
-  },
-  {
-    name: 'another instance: operations that it may not have first',
-    events: [...AGAIN, connected(2, 'recover')],
-    state: 'REPLAY',
-    effects: ['adoptRecover', 'replay'],
-  },
-  {
-    name: 'then opens',
-    events: [...AGAIN, connected(2, 'recover'), { type: 'replayed', epoch: 2 }],
-    state: 'REPLAY_OPENS',
-    effects: ['replayOpens'],
-  },
-  {
-    name: 'then locks',
-    events: [
-      ...AGAIN,
-      connected(2, 'recover'),
-      { type: 'replayed', epoch: 2 },
-      { type: 'opensReplayed', epoch: 2 },
-    ],
-    state: 'REPLAY_LOCKS',
-    effects: ['replayLocks'],
-  },
-  {
-    name: 'then it says that it is done',
-    events: [
-      ...AGAIN,
-      connected(2, 'recover'),
-      { type: 'replayed', epoch: 2 },
-      { type: 'opensReplayed', epoch: 2 },
-      { type: 'locksReplayed', epoch: 2 },
-    ],
-    state: 'WAIT_RECOVERED',
-    effects: ['sayRecovered'],
-  },
-  {
-    name: 'and asks for the active lock when the window has ended',
-    events: [
-      ...AGAIN,
-      connected(2, 'recover'),
-      { type: 'replayed', epoch: 2 },
-      { type: 'opensReplayed', epoch: 2 },
-      { type: 'locksReplayed', epoch: 2 },
-      { type: 'recovered', epoch: 2 },
-    ],
-    state: 'ACTIVE_LOCK',
-    effects: ['enqueueActive'],
-  },
-  {
-    name: 'a connection lost in the middle of recovery: it begins again, resumed or not',
-    events: [
-      ...AGAIN,
-      connected(2, 'recover'),
-      { type: 'replayed', epoch: 2 },
-      { type: 'opensReplayed', epoch: 2 },
-      lost(2),
-      retry(2),
-      connected(3, 'resumed'),
-    ],
-    state: 'REPLAY',
-    effects: ['adoptRecover', 'replay'],
-  },
-  {
-    name: 'an evicted client drops everything, then connects as new',
-    events: [...AGAIN, connected(2, 'evicted')],
-    state: 'EVICTED',
-    effects: ['closeGate', 'dropEverything', 'hangUp', 'reconnect'],
-  },
-  {
-    name: 'when it is dropped: at once',
-    events: [...AGAIN, connected(2, 'evicted'), { type: 'dropped' }],
-    state: 'CONNECTING',
-    effects: ['connect'],
-  },
-  {
-    name: 'a server that does not know a client with state: that state is void',
-    events: [...AGAIN, connected(2, 'new')],
-    state: 'ACTIVE_LOCK',
-    effects: ['dropEverything', 'adoptNew', 'enqueueActive'],
-  },
-  {
-    name: 'a client without state that is told it is evicted does not hurry',
-    events: [start, connected(1, 'evicted')],
-    state: 'DISCON',
-    effects: ['hangUp', 'retryAfter'],
-  },
-  {
-    name: 'a standby says wait: the next address is tried',
-    events: [...AGAIN, connected(2, 'wait'), retry(2)],
-    state: 'CONNECTING',
-    effects: ['connect'],
-  },
-  {
-    name: 'drained: the active lock is asked for again',
-    events: [...FULL, { type: 'drained' }],
-    state: 'ACTIVE_LOCK',
-    effects: ['enqueueActive'],
-  },
-  {
-    name: 'drained while the connection was lost: resumed, it waits for the active lock',
-    events: [...FULL, lost(1), { type: 'drained' }, retry(1), connected(2, 'resumed')],
-    state: 'ACTIVE_LOCK',
-    effects: ['resume', 'enqueueActive'],
-  },
-  {
-    name: 'told that it is evicted while all was well',
-    events: [...FULL, { type: 'evictedNotice', epoch: 1, reason: 'so' }],
-    state: 'EVICTED',
-    effects: ['closeGate', 'dropEverything', 'hangUp', 'reconnect'],
-  },
-  {
-    name: 'an event of an older epoch changes nothing',
-    events: [...AGAIN, connected(2, 'resumed'), lost(1)],
-    state: 'FULL',
-    effects: [],
-  },
-  {
-    name: 'a late grant of an older connection changes nothing',
-    events: [start, connected(1, 'new'), lost(1), retry(1), granted(1)],
-    state: 'CONNECTING',
-    effects: [],
-  },
-  {
-    name: 'after stop nothing happens any more',
-    events: [...FULL, { type: 'stop' }, lost(1), retry(1)],
-    state: 'CLOSED',
-    effects: [],
-  },
-];
-
-for (const { name, events, state, effects } of TABLE) {
-  test(`import: ${name}`, () => {
-    const result = run(...events);
-    assert.deepEqual([result.state.name, result.effects], [state, effects]);
-  });
+function stateText(state: ImportState): string {
+  const { name, epoch } = state;
+  if (name === 'EVICTED') return `${name} epoch ${epoch}: ${state.reason}`;
+  if (name !== 'DISCON' && name !== 'CONNECTING') return `${name} epoch ${epoch}`;
+  const attempt = state.attempt > 0 ? `, attempt ${state.attempt}` : '';
+  return `${name} epoch ${epoch}${attempt}, standing ${state.standing}`;
 }
+
+/** The state's epoch is that of the effects. */
+function effectText(effect: ImportEffect, state: ImportState): string {
+  if ('epoch' in effect) assert.equal(effect.epoch, state.epoch);
+  switch (effect.do) {
+    case 'connect':
+      return effect.nextAddress ? 'connect to the next address' : 'connect';
+    case 'retryAfter':
+      return `retryAfter ${effect.ms} ms`;
+    case 'dropEverything':
+      return `dropEverything: ${effect.reason}`;
+    default:
+      return effect.do;
+  }
+}
+
+/** `connected new`, `connectionLost silent`, `evictedNotice: the reason`, `activeGranted of epoch 1`; the epoch is the state's if none is named. */
+function eventOf(text: string, now: number): ImportEvent {
+  const [, type = '', word, reason = '', epoch = now] =
+    /^(\w+)(?: (?!of epoch)(\w+))?(?:: (.*?))?(?: of epoch (\d+))?$/.exec(text) ?? [];
+  if (!EVENT_TYPES.has(type)) throw new Error(`no such event; there are ${[...EVENT_TYPES].join(', ')}`);
+  if (type === 'connected') return { type, epoch: Number(epoch), outcome: word, reason } as ImportEvent;
+  if (type === 'connectionLost') return { type, epoch: Number(epoch), silent: word === 'silent' };
+  if (word !== undefined) throw new Error(`${type} is never ${word}`);
+  return { type, epoch: Number(epoch), reason } as ImportEvent;
+}
+
+testStories('test/unit/client/session/scripts/import_state.txt', () => {
+  let state = INITIAL;
+  return (text) => {
+    const next = step(state, eventOf(text, state.epoch));
+    const isOther = stateText(next.state) !== stateText(state);
+    state = next.state;
+    return [
+      ...(isOther ? [stateText(state)] : []),
+      ...next.effects.map((effect) => effectText(effect, state)),
+    ];
+  };
+});
 
 test('import: a retry comes soon at first, then a tenth later each time, and never later than the limit', () => {
   const waits = Array.from({ length: 60 }, (_, attempt) => retryMs(attempt));
