@@ -15,6 +15,7 @@ import {
   step,
 } from '../../../../src/server/lifecycle/state.js';
 import { assertPrinted } from '../../../fixtures/generated_page.js';
+import { readStories, testStories } from '../../../fixtures/script.js';
 
 const CAUSE = new Error('the disk is gone');
 
@@ -172,39 +173,6 @@ test('the diagram and the tables in docs/recovery are those of the code', () => 
   );
 });
 
-/** The events that lead from standby to each state, so that no state of the table is one that no server comes to. */
-const WAYS: Readonly<Record<StateName, readonly LifecycleEvent[]>> = (() => {
-  const activated: LifecycleEvent[] = [{ type: 'activateAsked' }];
-  const active: LifecycleEvent[] = [...activated, { type: 'begun', clients: 0, mayReplay: false }];
-  const draining: LifecycleEvent[] = [...active, { type: 'shutdownAsked', drainTimeoutMs: undefined }];
-  const closing: LifecycleEvent[] = [...draining, { type: 'allDrained' }];
-  const committing: LifecycleEvent[] = [...closing, { type: 'portClosed' }];
-  const marking: LifecycleEvent[] = [...committing, { type: 'committed' }];
-  const releasing: LifecycleEvent[] = [...marking, { type: 'marked' }];
-  return {
-    standby: [],
-    starting: activated,
-    recovering: [...activated, { type: 'begun', clients: 1, mayReplay: true }],
-    active,
-    draining,
-    closing,
-    committing,
-    marking,
-    stopping: [...active, { type: 'stopAsked' }],
-    releasing,
-    stopped: [...releasing, { type: 'released', failed: false }],
-  };
-})();
-
-for (const [name, events] of Object.entries(WAYS)) {
-  test(`a server comes to the state ${name}`, () => {
-    assert.equal(
-      events.reduce<LifecycleState>((state, event) => step(state, event).state, INITIAL).name,
-      name,
-    );
-  });
-}
-
 test('an event that cannot come is a bug, and said to be one', () => {
   assert.throws(() => step({ name: 'active' }, { type: 'marked' }), /marked in state active/);
   assert.throws(() => step(INITIAL, { type: 'recoveryEnded' }), /recoveryEnded in state standby/);
@@ -234,6 +202,8 @@ type Pending = 'begin' | 'closePort' | 'commit' | 'writeMark' | 'release';
 class ModelServer {
   state: LifecycleState = INITIAL;
   readonly done: LifecycleEffect['do'][] = [];
+  /** What it was told to do since the last event from outside. */
+  told: LifecycleEffect[] = [];
   readonly #pending = new Set<Pending>();
   #hasStore = false;
   #drains = false;
@@ -287,6 +257,7 @@ class ModelServer {
 
   happens(first: LifecycleEvent): void {
     if (first.type === 'shutdownAsked' && !isShuttingDown(this.state)) this.shutdowns += 1;
+    this.told = [];
     const queue = [first];
     for (let event = queue.shift(); event !== undefined; event = queue.shift()) {
       const before = this.state;
@@ -339,6 +310,7 @@ class ModelServer {
 
   #apply(effect: LifecycleEffect): LifecycleEvent[] {
     this.done.push(effect.do);
+    this.told.push(effect);
     switch (effect.do) {
       case 'ask':
         return [effect.event];
@@ -429,38 +401,35 @@ test('a server that is told to stop ends, whatever came before, and with it ever
   );
 });
 
-const shutdownAsked: LifecycleEvent = { type: 'shutdownAsked', drainTimeoutMs: undefined };
-const begunToRecover: LifecycleEvent = { type: 'begun', clients: 1, mayReplay: true };
-const upToCommitted: readonly LifecycleEvent[] = [
-  shutdownAsked,
-  { type: 'allDrained' },
-  { type: 'portClosed' },
-  { type: 'committed' },
-];
+const STORIES = 'test/unit/server/lifecycle/scripts/state.txt';
+/** Of the table in docs/recovery/states.md, and the one that the table leaves out because it differs in its state alone. */
+const STORY_EVENTS: readonly LifecycleEvent[] = [...EVENTS, { type: 'begun', clients: 2, mayReplay: false }];
 
-for (const [end, events] of [
-  ['clean', [...WAYS.active, ...upToCommitted, { type: 'marked' }]],
-  ['unmarked', [...WAYS.starting, begunToRecover, ...upToCommitted]],
-  ['failed', [...WAYS.active, ...upToCommitted, { type: 'failed', cause: CAUSE }]],
-  ['stopped', [...WAYS.active, shutdownAsked, { type: 'stopAsked' }, { type: 'portClosed' }]],
-] as const) {
-  test(`a shutdown that ends ${end}`, () => {
-    const server = new ModelServer();
-    for (const event of events) server.happens(event);
-    assert.deepEqual(server.ends, []);
-    server.happens({ type: 'released', failed: false });
-    assert.deepEqual(
-      [server.ends, server.shutdowns, server.done.includes('writeMark')],
-      [[end], 1, end === 'clean' || end === 'failed'],
-    );
-  });
+function eventNamed(text: string): LifecycleEvent {
+  const event = STORY_EVENTS.find((each) => eventText(each) === text);
+  if (event === undefined)
+    throw new Error(`no such event; there are ${STORY_EVENTS.map(eventText).join(', ')}`);
+  return event;
 }
 
-test('a shutdown that is taken back, and one after it', () => {
+testStories(STORIES, () => {
   const server = new ModelServer();
-  for (const event of [...WAYS.active, shutdownAsked, { type: 'cancelAsked' } as const])
-    server.happens(event);
-  assert.deepEqual([server.state, server.ends], [{ name: 'active' }, ['cancelled']]);
-  server.happens(shutdownAsked);
-  assert.deepEqual([server.state.name, server.shutdowns], ['draining', 2]);
+  return (text) => {
+    const before = stateText(server.state);
+    server.happens(eventNamed(text));
+    const now = stateText(server.state);
+    return [...(now === before ? [] : [now]), ...server.told.map(effectText)];
+  };
+});
+
+test('the stories come to every state of the table', () => {
+  const reached = readStories(STORIES).flatMap(({ lines }) => {
+    const server = new ModelServer();
+    return lines.map(({ event }) => {
+      server.happens(eventNamed(event));
+      return server.state.name;
+    });
+  });
+  // Each begins in standby.
+  assert.deepEqual(unique([INITIAL.name, ...reached]).sort(), unique(STATES.map(({ name }) => name)).sort());
 });
