@@ -83,6 +83,8 @@ export function startWorld(
   options: {
     lockTimeoutMs?: number;
     onBast?: (lock: HeldLock) => void;
+    /** Hears at once what told() says later. */
+    onTold?: (text: string) => void;
     firstHandle?: number;
     maxCacheLocks?: number;
   } = {},
@@ -90,6 +92,10 @@ export function startWorld(
   const time = new ManualTime();
   let said: string[] = [];
   const basts: HeldLock[] = [];
+  const say = (text: string): void => {
+    said.push(text);
+    options.onTold?.(text);
+  };
   const server: LockServer = new LockServer({
     timers: time,
     clock: time,
@@ -99,18 +105,18 @@ export function startWorld(
     ...(options.maxCacheLocks === undefined ? {} : { maxCacheLocks: options.maxCacheLocks }),
     callbacks: {
       bast(lock) {
-        said.push(`bast ${lock.client} ${lock.type} ${lock.fid} ${lock.mode}`);
+        say(`bast ${lock.client} ${lock.type} ${lock.fid} ${lock.mode}`);
         basts.push(lock);
         options.onBast?.(lock);
       },
       cast(client, handle, errno) {
-        said.push(`cast ${client} ${handle}${errno === undefined ? '' : ` errno ${errno}`}`);
+        say(`cast ${client} ${handle}${errno === undefined ? '' : ` errno ${errno}`}`);
       },
       expired(client, lock) {
-        said.push(`expired ${client} ${lock.type} ${lock.fid} ${lock.mode}`);
+        say(`expired ${client} ${lock.type} ${lock.fid} ${lock.mode}`);
       },
       commit() {
-        said.push('commit');
+        say('commit');
       },
     },
   });
