@@ -5,6 +5,6 @@ import { test } from 'node:test';
 import { fuzzMessages } from '../../fixtures/fuzz/fuzz.js';
 
 test('any body is EPROTO, or a message that means the same when it is written again', async () => {
-  const { inputs, mutated } = await fuzzMessages({ seed: 1, mutations: 30 });
-  assert.ok(inputs > 200 && mutated > 6000, `${inputs} inputs, ${mutated} mutated`);
+  const { inputs, mutated } = await fuzzMessages({ seed: 1, mutations: 20 });
+  assert.ok(inputs > 200 && mutated > 4000, `${inputs} inputs, ${mutated} mutated`);
 });
