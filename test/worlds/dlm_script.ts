@@ -175,7 +175,7 @@ function found<T>(map: ReadonlyMap<string, T>, name: string): T {
   return value;
 }
 
-/** For testStories() of test/fixtures/script.ts. */
+/** For storiesOf() of test/fixtures/script.ts. */
 export function tellDlm(): Teller {
   const story = new Story();
   return (event) => story.tell(event);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { AssertionFailure } from '../../../src/base/assert.js';
 import type { LockHandle } from '../../../src/base/ids.js';
-import { testStories } from '../../fixtures/script.js';
+import { storiesOf } from '../../fixtures/script.js';
 import { tellDlm } from '../../worlds/dlm_script.js';
 import {
   A,
@@ -18,7 +18,7 @@ import {
   startWorld,
 } from '../../worlds/dlm_world.js';
 
-testStories('test/unit/dlm/scripts/lock_server.txt', tellDlm);
+for (const { title, run } of storiesOf('test/unit/dlm/scripts/lock_server.txt', tellDlm)) test(title, run);
 
 test('what conflicts with nothing is granted without a promise', () => {
   const { server, told } = startWorld();

@@ -11,7 +11,7 @@ import {
   retryMs,
   step,
 } from '../../../../src/client/session/import_state.js';
-import { testStories } from '../../../fixtures/script.js';
+import { storiesOf } from '../../../fixtures/script.js';
 
 const EVENT_TYPES: ReadonlySet<string> = new Set<ImportEvent['type']>([
   'start',
@@ -94,7 +94,7 @@ function eventOf(text: string, now: number): ImportEvent {
   return { type, epoch: Number(epoch), reason } as ImportEvent;
 }
 
-testStories('test/unit/client/session/scripts/import_state.txt', () => {
+const STORIES = storiesOf('test/unit/client/session/scripts/import_state.txt', () => {
   let state = INITIAL;
   return (text) => {
     const next = step(state, eventOf(text, state.epoch));
@@ -106,6 +106,7 @@ testStories('test/unit/client/session/scripts/import_state.txt', () => {
     ];
   };
 });
+for (const { title, run: told } of STORIES) test(title, told);
 
 test('import: a retry comes soon at first, then a tenth later each time, and never later than the limit', () => {
   const waits = Array.from({ length: 60 }, (_, attempt) => retryMs(attempt));

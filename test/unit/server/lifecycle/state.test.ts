@@ -15,7 +15,7 @@ import {
   step,
 } from '../../../../src/server/lifecycle/state.js';
 import { assertPrinted } from '../../../fixtures/generated_page.js';
-import { readStories, testStories } from '../../../fixtures/script.js';
+import { readStories, storiesOf } from '../../../fixtures/script.js';
 
 const CAUSE = new Error('the disk is gone');
 
@@ -412,7 +412,7 @@ function eventNamed(text: string): LifecycleEvent {
   return event;
 }
 
-testStories(STORIES, () => {
+const stories = storiesOf(STORIES, () => {
   const server = new ModelServer();
   return (text) => {
     const before = stateText(server.state);
@@ -421,6 +421,7 @@ testStories(STORIES, () => {
     return [...(now === before ? [] : [now]), ...server.told.map(effectText)];
   };
 });
+for (const { title, run } of stories) test(title, run);
 
 test('the stories come to every state of the table', () => {
   const reached = readStories(STORIES).flatMap(({ lines }) => {
