@@ -44,7 +44,11 @@ async function run(argv: readonly string[]): Promise<number> {
       return 0;
     }
     const servers = addressesOf(source);
-    if (options.f === true) return 0;
+    if (options.f === true) {
+      const { parseMountOptions } = await import('../../mount/options.js');
+      parseMountOptions(options.o, process.getuid?.() === 0);
+      return 0;
+    }
     const { mount } = await import('./mount_run.js');
     await mount(servers, mountpoint, options.o, false);
     return 0;

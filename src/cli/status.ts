@@ -153,8 +153,12 @@ function recoveryLines(target: Partial<ClientStatus['targets'][number]>): string
   }
   if (lostAppLocks > 0)
     lines.push(`         ${lostAppLocks} application locks were lost with a crash of the server`);
-  for (const { reason, lostBytes } of evictions) {
-    lines.push(`         was evicted: ${reason}; ${formatBytes(lostBytes)} not yet written were lost`);
+  for (const { reason, lostBytes, uncommitted } of evictions) {
+    const lost = [
+      ...(lostBytes > 0 ? [`; ${formatBytes(lostBytes)} not yet written were lost`] : []),
+      ...(uncommitted > 0 ? [`; ${uncommitted} operations may be lost`] : []),
+    ];
+    lines.push(`         was evicted: ${reason}${lost.join('')}`);
   }
   return lines;
 }

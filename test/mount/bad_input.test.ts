@@ -253,6 +253,7 @@ test('mount.holdfast leaves out what is the business of mount(8), and says what 
     [['nowhere:', dir], 32, /"nowhere:" is not HOST:PORT/],
     [[cluster.address, join(dir, 'missing')], 32, /does not exist/],
     [[cluster.address, dir, '-o', 'rw,nonsense'], 32, /nonsense/],
+    [[cluster.address, dir, '-f', '-o', 'rw,nonsense'], 32, /nonsense/],
     [[cluster.address], 1, /missing required argument/],
   ] as const) {
     const done = await mount(...args);

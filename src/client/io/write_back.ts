@@ -345,9 +345,13 @@ export class WriteBack {
       log('%d is gone; %d dirty bytes dropped', file.fid, batch.end - batch.start);
       return;
     }
-    log('write-back of %d at %d failed, data dropped: %s', file.fid, batch.start, error.message);
+    const bytes = batch.end - batch.start;
+    this.#context.options.onState?.(
+      `${bytes} bytes written to inode ${file.fid} are lost: ${error.message}`,
+      'data-lost',
+    );
     this.#context.writeFailed(file, error);
-    target.losses?.push({ bytes: batch.end - batch.start, operations: 0, why: error.message });
+    target.losses?.push({ bytes, operations: 0, why: error.message });
     this.#refreshSize(target, file);
   }
 

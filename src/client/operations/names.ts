@@ -11,7 +11,7 @@ import type { ReplyOf } from '../../wire/operation.js';
 import type { AttrsWithValidity, Caller, DirEntry, FsClient, NewObject, NoEntry } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
-import { newObject } from './create.js';
+import { freshFid, newObject } from './create.js';
 import type { Namespace } from './namespace.js';
 
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
@@ -91,9 +91,10 @@ export class NameOperations {
     const target = context.targets.of(parent);
     if (context.targets.of(newParent) !== target) throw new FsError('EXDEV', 'rename across targets');
     return context.pass(target, op, async () => {
-      const whiteout =
-        (flags & RENAME_WHITEOUT) === 0 ? undefined : await ACROSS_SESSIONS.wait(whiteoutOf(op, target));
-      const names = { parent, name, newParent, newName, flags, ...whiteout };
+      const whiteoutFid =
+        (flags & RENAME_WHITEOUT) === 0 ? undefined : await ACROSS_SESSIONS.wait(freshFid(op, target));
+      const owner = whiteoutFid === undefined ? undefined : { uid: op.uid, gid: op.gid };
+      const names = { parent, name, newParent, newName, flags, whiteoutFid, ...owner };
       await ACROSS_SESSIONS.wait(this.#namespace.rename(target, names, op.signal));
     });
   }
@@ -135,11 +136,4 @@ export class NameOperations {
       return { name, fid, type, cookie, known: this.#context.beliefs.withValidity(target, attr, parent) };
     });
   }
-}
-
-async function whiteoutOf(
-  op: Caller,
-  target: TargetSession,
-): Promise<{ whiteoutFid: Fid; uid: number; gid: number }> {
-  return { whiteoutFid: await ACROSS_SESSIONS.wait(target.fids.take()), uid: op.uid, gid: op.gid };
 }

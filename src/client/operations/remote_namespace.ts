@@ -206,13 +206,14 @@ export class RemoteNamespace implements Namespace {
     for (const each of [attr, parentAttr, newParentAttr, otherAttr, whiteoutAttr]) {
       if (each !== undefined) beliefs.applyAttr(target, each);
     }
-    if ((flags & RENAME_EXCHANGE) !== 0) {
-      beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
-      beliefs.applyName(target, newParent, newName, attr.fid);
-    } else if (!isDir(attr.mode) && attr.nlink > 1) {
-      // Both may be names of one inode: then rename does nothing, and both stay.
+    const isExchange = (flags & RENAME_EXCHANGE) !== 0;
+    if (isExchange ? otherAttr === undefined : !isDir(attr.mode) && attr.nlink > 1) {
+      // The two names may lead to one inode. Then rename(2) does nothing, and both names stay.
       names.forget(parent, name);
       names.forget(newParent, newName);
+    } else if (isExchange) {
+      beliefs.applyName(target, parent, name, otherAttr?.fid ?? 0);
+      beliefs.applyName(target, newParent, newName, attr.fid);
     } else {
       beliefs.applyName(target, parent, name, whiteoutAttr?.fid ?? 0);
       beliefs.applyName(target, newParent, newName, attr.fid);

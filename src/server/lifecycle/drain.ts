@@ -70,6 +70,8 @@ export class Drain {
   /** Clients that have drained get the active lock again. After the drain's end it does nothing. */
   stop(): void {
     this.#stopped.abort();
+    // What they reported is history: STATUS counts their requests itself again.
+    for (const client of this.#target.exports) client.progress = undefined;
   }
 
   async #run(): Promise<void> {
