@@ -2,10 +2,11 @@
 
 import { MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID, MS_RDONLY } from '../native/binding.js';
 import { FsError } from '../src/base/errno.js';
+import { INTR_GRACE_MS } from '../src/fuse/dispatcher.js';
 import type { IntrMode } from './signals.js';
 
 export interface MountOptions {
-  /** Limit of the client's page cache. */
+  /** Limit of the client's caches: pages, and locks, attributes and names. Less than 16 MiB counts as 16 MiB. */
   readonly cacheBytes: number;
   readonly intr: IntrMode;
   /** How long a call waits for a server that is away before a caught signal may end it, in milliseconds. */
@@ -20,7 +21,7 @@ export interface MountOptions {
   readonly readOnly: boolean;
   /** Users other than the one who mounts may enter. */
   readonly allowOther: boolean;
-  /** The client's name in the server's status; undefined: the host's name. */
+  /** The client's name in the server's status; undefined: HOST:MOUNTPOINT. */
   readonly name: string | undefined;
   /** MS_* of mount(2), MS_RDONLY included. */
   readonly mountFlags: number;
@@ -28,7 +29,6 @@ export interface MountOptions {
 
 const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
 const TIMEOUT_MAX_S = 86_400;
-const INTR_GRACE_MS = 1000;
 const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;
 
 /** The words that set and clear flags of mount(2). */

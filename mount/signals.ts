@@ -3,7 +3,7 @@
  *
  * `fatal`: a signal that is about to kill the caller ends every call. A caught signal ends only the calls that
  * interrupts.ts allows: more of them for INT, TERM, QUIT and HUP, with which people end programs. `all`: any signal
- * that is not blocked or ignored ends every call.
+ * that is not blocked or ignored ends every call, except page faults and the calls that nothing ends (FLUSH, RELEASE, unlock).
  */
 
 import { readFileSync } from 'node:fs';

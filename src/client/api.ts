@@ -1,7 +1,8 @@
 /**
  * The client as vfs sees it: a filesystem with caches, locks and recovery inside, the kernel outside.
  *
- * Every method passes the gate of the targets it needs before it forms an RPC. It answers at once from the caches where locks
+ * Every method passes the gate of the targets it needs before it forms an RPC, except those that say "never parked" and
+ * learnRoot(), which runs before the mount is visible. It answers at once from the caches where locks
  * allow that, and otherwise with a promise. Failures are FsErrors. `op.signal` ends a wait with EINTR.
  */
 
@@ -289,7 +290,7 @@ export interface ClientOptions {
   /** Number of this host and pid namespace, the same for all its mounts (FlockRange.host). undefined: not known. */
   readonly host?: number | undefined;
   readonly softwareVersion: string;
-  /** Page cache limit in bytes (-o cache=SIZE). */
+  /** Limit of all caches together, in bytes (-o cache=SIZE). */
   readonly cacheBytes: number;
   /** Limit on the cache locks kept for each target; the default is what a real mount has. */
   readonly maxLocks?: number | undefined;

@@ -33,12 +33,15 @@ import { Replies } from './replies.js';
 import { type FuseOperation, Request, requestKey } from './request.js';
 import { uniqueText } from './structs_in.js';
 
+/** As `-o intr_grace` has it by default. */
+export const INTR_GRACE_MS = 1000;
+
 export interface FuseDispatcherOptions {
   readonly timers: RetryTimers;
   readonly clock: InterruptClock;
   /** Default: every signal ends the request. */
   readonly interruptPolicy?: InterruptPolicy;
-  /** Time for which a call has waited for a server that is away before a caught signal may end it. Default 1000. */
+  /** Time for which a call has waited for a server that is away before a caught signal may end it. Default INTR_GRACE_MS. */
   readonly interruptGraceMs?: number;
   /** Time after which we ask the kernel to send an ignored INTERRUPT again. Default 30. */
   readonly interruptRetryMs?: number;
@@ -86,7 +89,7 @@ export class FuseDispatcher {
       policy: options.interruptPolicy ?? (() => 'everyCall'),
       clock: options.clock,
       awayMs: (nodeid) => handlers.awayMs?.(nodeid) ?? 0,
-      graceMs: options.interruptGraceMs ?? 1000,
+      graceMs: options.interruptGraceMs ?? INTR_GRACE_MS,
       retryMs: options.interruptRetryMs ?? 30,
       log: this.#log,
       askAgain: (high, low) => this.#replies.sendError(high, low, ERRNO.EAGAIN),

@@ -25,7 +25,7 @@ export const ClientStatus = message('ClientStatus', {
   address: opt(5, text(255)),
   opens: req(6, uint),
   locks: req(7, uint),
-  /** As the client last reported it. */
+  /** As the client reported in the drain that is under way; 0 at other times. */
   dirtyBytes: req(8, uint),
   rpcsInFlight: req(9, uint),
   idleMs: req(10, uint),
@@ -45,7 +45,7 @@ const EarlierEviction = message('EarlierEviction', {
   instance: req(4, uint),
   /** Milliseconds since 1970. */
   atMs: req(5, uint),
-  /** What the client had when it was evicted; absent if it was disconnected. */
+  /** What the client had when it was evicted; absent if it had not come back to that instance. */
   had: opt(
     6,
     nested(message('Possessions', { opens: req(1, uint), locks: req(2, uint), dirtyBytes: req(3, uint) })),

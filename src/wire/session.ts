@@ -20,7 +20,7 @@ import {
   uint,
 } from './schema.js';
 
-/** Feature bits. Once a release has carried a bit, its meaning never changes. */
+/** Feature bits. Once a release has carried a bit, its meaning never changes. Bits in between are reserved for planned changes. */
 export const FEATURE = {
   /** READDIR may return attributes and locks with each entry. */
   readdirPlus: 1,

@@ -1,8 +1,21 @@
 /**
  * What a client knows of the data of one regular file: size and times, pages, and the requests that wait for them.
  *
- * Size, mtime and blocks are true while a data lock is held (`sizeKnown`). Under PW this client is the authority: until the
+ * Size, mtime and blocks are true while `sizeKnown`, which needs a data lock. Under PW this client is the authority: until the
  * lock is gone it ignores what replies say of them, except replies to its own operations that set them.
+ *
+ * Who writes the fields:
+ *   size, times, blocks          beliefs.ts by adopt(); operations/data.ts and io_lock.ts as a write changes them; write_back.ts
+ *                                from the replies to WRITEs
+ *   sizeKnown                    beliefs.ts; who gives the lock back or drops it makes it false (lock_release.ts, replay.ts,
+ *                                remote_namespace.ts)
+ *   exclusive, waitsToCut, enqueues    io_lock.ts
+ *   flushing, flushWaiters       write_back.ts
+ *   fetches                      readahead.ts
+ *   handingBack, handedBack, cutCrossed    lock_release.ts; io_lock.ts clears cutCrossed when the truncate is done
+ *   delivered                    operations/data.ts adds, lock_release.ts takes
+ *   held                         io_lock.ts; lock_release.ts marks entries as crossed
+ *   unpaidSeq                    operations/data.ts
  *
  * Invariant: no caller waits for a write that is on the target already.
  */
@@ -27,7 +40,10 @@ export interface Held extends Range {
   readonly write: boolean;
   /** The kernel keeps the folios of the range locked meanwhile. A request that goes past the kernel's page cache locks none. */
   readonly folios: boolean;
-  /** An invalidation left the range out: the client must drop what the request leaves in the kernel after its answer. */
+  /**
+   * The client has told the kernel to drop its pages, except those of this range. When the request has its answer, the client must
+   * drop them too.
+   */
   crossed: boolean;
   /** Serves the request under the lock that is being given back after all: an invalidation is stuck on its folios. */
   serve(lock: CachedLock): void;
@@ -42,15 +58,21 @@ export class FileState {
   blocks = 0;
   mtime: Timespec = { sec: 0, nsec: 0 };
   ctime: Timespec = { sec: 0, nsec: 0 };
-  /** A truncate, fallocate or copy is under way: writes wait. */
+  /** An operation that needs the file for itself is under way (truncate, fallocate, copy, change of times): writes wait. */
   exclusive: Promise<void> | undefined;
   /** A truncate asks for its PW lock. Until the truncate is done, the kernel writes no page of the file back. */
   waitsToCut = false;
-  /** A lock went back meanwhile although the kernel still had pages: the client drops them when the truncate is done. */
+  /**
+   * While a truncate waited, a lock went back, and the kernel still has pages from under it. The client drops these pages when the
+   * truncate is done.
+   */
   cutCrossed = false;
-  /** The last write (such as a store into a mapping) for which the target has promised no space: the target may find none. */
+  /**
+   * Number of the last write that the target has promised no space for, and may refuse: a store into a mapping. It stays when the
+   * write is done: compare it with pages.isWritten().
+   */
   unpaidSeq = 0;
-  /** Write back everything, not only full granules. write_back.ts owns it. */
+  /** Write back everything, not only full granules. */
   flushing = false;
   readonly fetches: Fetch[] = [];
   /** Enqueues of data locks under way, by mode. */
@@ -60,7 +82,7 @@ export class FileState {
 
   /**
    * Whether a data lock is being given back. 'serving': the client still serves the kernel's requests under it. 'holding': they
-   * wait. lock_release.ts owns these fields.
+   * wait.
    */
   handingBack: 'no' | 'serving' | 'holding' = 'no';
   handedBack: Promise<void> | undefined;

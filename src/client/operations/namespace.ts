@@ -2,7 +2,7 @@
  * What the operations of a client ask and change by name or by inode: the port between the operations, which know callers,
  * caches and the order of flushes, and whatever answers them. remote_namespace.ts answers with RPCs.
  *
- * The caller has passed the gate of the target. When a method resolves, the caches know what its answer brought: attributes,
+ * The caller has passed the gate of the target (or mounts: learnRoot). When a method resolves, the caches know what its answer brought: attributes,
  * names and locks. A signal ends the wait with EINTR; what was sent takes effect nevertheless, and the caches learn it too.
  * All methods fail with the FsError of the answer.
  */

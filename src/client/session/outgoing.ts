@@ -3,18 +3,18 @@
  *
  * A call leaves in the turn in which it is made. An end (the close of a handle, the release of a held inode, the return of an
  * application lock) has no caller that waits for it. So ends collect for a moment, and one CLOSE serves many files: a message for
- * each file would cost as much as the CREATE that comes next. While the gate is closed, ends stay here: the drain has counted
- * what is still to come. Ends leave in the order in which they were made. A call may overtake ends of handles: no call names a
+ * each file would cost as much as the CREATE that comes next. While the gate is closed, ends stay here: the drain has waited for
+ * the calls before, and the server is about to stop. Ends leave in the order in which they were made. A call may overtake ends of handles: no call names a
  * handle after its close.
  *
- * An end tells the instance that serves of something that this instance has. Another instance learns from the replay what is
- * left, and after an eviction nothing is: both make the ends void.
+ * An end tells a server instance that the client gives something back. The next instance learns from the replay what the client
+ * has, without these ends; after an eviction the client has nothing. So both make the ends void.
  *
  * Calls are counted by kind until their reply comes, also when their caller was interrupted. A drain waits for all kinds but
  * the last.
  *   operation  calls for a caller that has passed the gate
  *   data       READs and WRITEs of the page cache: a drain depends on them
- *   closing    CLOSE, CANCEL, UNFLOCK, GET_FIDS: a drain waits for them too, but another instance need not hear of them
+ *   closing    CLOSE, CANCEL, UNFLOCK, GET_FIDS: no caller has passed the gate for them, and a drain waits for them too
  *   session    what the connection itself needs, and what is void without it
  *
  * Invariants: ends wait only while their timer runs or the gate is closed; each call under way is counted.

@@ -2,7 +2,8 @@
  * Frozen frames: what released builds put on the wire, byte for byte (test/fixtures/golden/wire_v1.json). Every later
  * build reads them, and writes the same bytes for the same values, whatever optional fields messages have got since.
  *
- * A frame that is in the file is never changed; one of a shape that no release has carried may be taken out again.
+ * A frame that a release has sent is never changed. Those of later builds stand behind them in the same file, and may be taken
+ * out again until a release carries them (releases.ts).
  * HOLDFAST_GOLDEN=write adds frames of operations that the file lacks, and of messages that have got more fields.
  */
 
