@@ -134,9 +134,7 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   }
 
   gone(type: 'inode' | 'data', fid: Fid): void {
-    const { context } = this.#parts;
-    const file = type === 'data' ? context.files.get(fid) : undefined;
-    if (file !== undefined) context.forgetFileIfUnused(this.target, file);
+    if (type === 'data') this.#parts.context.forgetIfUnused(this.target, fid);
   }
 
   cancel(handles: readonly LockHandle[]): void {

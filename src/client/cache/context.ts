@@ -108,8 +108,7 @@ export class ClientContext {
     this.attrs.delete(fid);
     this.names.drop(fid);
     target.locks.giveBackUnused(fid);
-    const file = this.files.get(fid);
-    if (file !== undefined) this.forgetFileIfUnused(target, file);
+    this.forgetIfUnused(target, fid);
   }
 
   // Dirty data.
@@ -127,6 +126,11 @@ export class ClientContext {
 
   isOn(target: TargetSession, fid: Fid): boolean {
     return this.targets.of(fid) === target;
+  }
+
+  forgetIfUnused(target: TargetSession, fid: Fid): void {
+    const file = this.files.get(fid);
+    if (file !== undefined) this.forgetFileIfUnused(target, file);
   }
 
   forgetFileIfUnused(target: TargetSession, file: FileState): void {

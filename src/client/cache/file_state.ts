@@ -9,7 +9,7 @@
  *                                from the replies to WRITEs
  *   sizeKnown                    beliefs.ts; who gives the lock back or drops it makes it false (lock_release.ts, replay.ts,
  *                                remote_namespace.ts)
- *   exclusive, waitsToCut, enqueues    io_lock.ts
+ *   exclusive, exclusives, waitsToCut, enqueues    io_lock.ts
  *   flushing, flushWaiters       write_back.ts
  *   fetches                      readahead.ts
  *   handingBack, handedBack, cutCrossed    lock_release.ts; io_lock.ts clears cutCrossed when the truncate is done
@@ -60,6 +60,8 @@ export class FileState {
   ctime: Timespec = { sec: 0, nsec: 0 };
   /** An operation that needs the file for itself is under way (truncate, fallocate, copy, change of times): writes wait. */
   exclusive: Promise<void> | undefined;
+  /** How many operations have the file for themselves, or wait for that. */
+  exclusives = 0;
   /** A truncate asks for its PW lock. Until the truncate is done, the kernel writes no page of the file back. */
   waitsToCut = false;
   /**
@@ -119,7 +121,7 @@ export class FileState {
   get isBusy(): boolean {
     if (this.fetches.length > 0 || this.handingBack !== 'no' || this.held.length > 0) return true;
     const { PR, PW } = this.enqueues;
-    return this.exclusive !== undefined || PR !== undefined || PW !== undefined;
+    return this.exclusives > 0 || PR !== undefined || PW !== undefined;
   }
 
   /** Takes size, times and blocks as the target has them. */
@@ -192,7 +194,7 @@ export class FileTable {
   /** @param inUse the client holds a lock or a handle of the file. */
   forgetIfUnused(file: FileState, inUse: boolean): void {
     if (inUse || !file.isEmpty || file.isBusy) return;
-    this.#files.delete(file.fid);
+    if (this.#files.get(file.fid) === file) this.#files.delete(file.fid);
   }
 
   checkInvariants(): void {

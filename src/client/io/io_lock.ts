@@ -88,6 +88,31 @@ export class DataLocks {
     }
   }
 
+  /** Runs, one at a time, operations that change a file as a whole and keep writes out meanwhile. */
+  async exclusively<T>({ op, life, target, file }: FileUse, run: () => Promise<T>): Promise<T> {
+    life.check();
+    file.exclusives += 1;
+    const ended = (): void => {
+      file.exclusives -= 1;
+      this.#context.forgetFileIfUnused(target, file);
+    };
+    try {
+      while (file.exclusive !== undefined) await life.wait(interruptible(file.exclusive, op.signal));
+    } catch (error) {
+      ended();
+      throw error;
+    }
+    const done = new Deferred<void>();
+    file.exclusive = done.promise;
+    // The file stays exclusive until run() has ended, whether the caller still waits or not.
+    const result = run().finally(() => {
+      file.exclusive = undefined;
+      done.resolve();
+      ended();
+    });
+    return interruptible(result, op.signal);
+  }
+
   /**
    * Calls run() under PW for a truncate. The kernel writes no page of the file back until it has the truncate's answer
    * (FUSE_NOWRITE), so an invalidation of dirty pages waits for the truncate. Therefore the truncate must not wait on the target
@@ -306,18 +331,4 @@ function checkEnqueued(target: TargetSession, fid: Fid, reply: ReplyOf<typeof En
     );
   }
   needFreshHandle(target, reply.handle);
-}
-
-/** Runs, one at a time, operations that change a file as a whole and keep writes out meanwhile. */
-export async function exclusively<T>({ op, life, file }: FileUse, run: () => Promise<T>): Promise<T> {
-  life.check();
-  while (file.exclusive !== undefined) await life.wait(interruptible(file.exclusive, op.signal));
-  const done = new Deferred<void>();
-  file.exclusive = done.promise;
-  // The file stays exclusive until run() has ended, whether the caller still waits or not.
-  const result = run().finally(() => {
-    file.exclusive = undefined;
-    done.resolve();
-  });
-  return interruptible(result, op.signal);
 }

@@ -9,7 +9,7 @@ import type { StatfsMessage } from '../../wire/meta.js';
 import type { AttrChange, AttrsWithValidity, Caller } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import type { FileUse } from '../io/file_use.js';
-import { type DataLocks, exclusively } from '../io/io_lock.js';
+import type { DataLocks } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS } from '../session/target_session.js';
 import type { Namespace } from './namespace.js';
@@ -117,7 +117,7 @@ export class AttrOperations {
           await life.wait(this.#writeBack.flush(target, file));
           return this.#namespace.setattr(target, fid, change, true, undefined);
         };
-        attr = await life.wait(exclusively({ op, life, target, file }, flushFirst));
+        attr = await life.wait(this.#locks.exclusively({ op, life, target, file }, flushFirst));
       } else {
         attr = await life.wait(this.#namespace.setattr(target, fid, change, false, op.signal));
       }
@@ -135,7 +135,7 @@ export class AttrOperations {
       await life.wait(this.#writeBack.flush(target, file));
       return this.#namespace.setattr(target, file.fid, change, true, undefined);
     };
-    return exclusively(use, () => this.#locks.truncateUnderLock(use, size, cut));
+    return this.#locks.exclusively(use, () => this.#locks.truncateUnderLock(use, size, cut));
   }
 
   readlink(op: Caller, fid: Fid): MaybePromise<Uint8Array> {

@@ -14,7 +14,7 @@ import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
 import { type Handle, reportLoss, reportWriteError } from '../cache/open_files.js';
 import type { FileUse } from '../io/file_use.js';
-import { type DataLocks, exclusively, type Io } from '../io/io_lock.js';
+import type { DataLocks, Io } from '../io/io_lock.js';
 import type { Reader } from '../io/readahead.js';
 import type { WriteBack } from '../io/write_back.js';
 import type { TargetSession } from '../session/target_session.js';
@@ -364,7 +364,12 @@ export class DataOperations {
       );
       await life.wait(taking);
     };
-    return this.#context.pass(target, op, () => exclusively({ op, life, target, file }, run), handle);
+    return this.#context.pass(
+      target,
+      op,
+      () => this.#locks.exclusively({ op, life, target, file }, run),
+      handle,
+    );
   }
 
   seek(op: Caller, fh: Fh, offset: number, what: 'data' | 'hole'): MaybePromise<number> {
@@ -420,7 +425,12 @@ export class DataOperations {
       );
       return (await life.wait(taking)).reply.copied;
     };
-    return this.#context.pass(target, op, () => exclusively({ op, life, target, file }, run), destination);
+    return this.#context.pass(
+      target,
+      op,
+      () => this.#locks.exclusively({ op, life, target, file }, run),
+      destination,
+    );
   }
 
   /** Size and times as programs on this client see them, for the target to tell other clients. undefined: no PW held. */

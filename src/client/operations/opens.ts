@@ -7,7 +7,7 @@ import { interruptible } from '../../base/wait.js';
 import type { AttrsWithValidity, Caller, NewObject } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { reportWriteError } from '../cache/open_files.js';
-import { type DataLocks, exclusively } from '../io/io_lock.js';
+import type { DataLocks } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { LockOperations } from './app_locks.js';
@@ -66,7 +66,7 @@ export class OpenOperations {
         return this.#open(op, target, fid, flags);
       };
       const use = { op, life: ACROSS_SESSIONS, target, file };
-      return exclusively(use, () => this.#locks.truncateUnderLock(use, 0, cut));
+      return this.#locks.exclusively(use, () => this.#locks.truncateUnderLock(use, 0, cut));
     });
   }
 
@@ -131,8 +131,7 @@ export class OpenOperations {
       this.#held.closed(target, handle.fid);
       if (!handle.isLocal) target.outgoing.close(fh);
     }
-    const file = context.files.get(handle.fid);
-    if (file !== undefined) context.forgetFileIfUnused(target, file);
+    context.forgetIfUnused(target, handle.fid);
   }
 }
 
@@ -167,8 +166,11 @@ class NewHandle {
     } catch (error) {
       this.#abandoned = true;
       // The caller was interrupted in the turn in which the handle was opened.
-      if (this.#applied && this.#context.handles.remove(this.#fh) !== undefined)
+      const handle = this.#applied ? this.#context.handles.remove(this.#fh) : undefined;
+      if (handle !== undefined) {
         this.#target.outgoing.close(this.#fh);
+        this.#context.forgetIfUnused(this.#target, handle.fid);
+      }
       throw error;
     }
   }

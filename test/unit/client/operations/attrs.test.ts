@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { S_ISUID } from '../../../../src/base/attr.js';
-import type { Fid } from '../../../../src/base/ids.js';
+import type { Fid, LockHandle } from '../../../../src/base/ids.js';
 import { BIT_ATTR, type GrantMessage } from '../../../../src/wire/lock.js';
 import { ScriptedTarget } from '../../../fixtures/scripted_target.js';
+import { until } from '../../../fixtures/until.js';
 import { clientWorld, scriptedWorld } from '../../../worlds/client_world.js';
 
 test('a file may have set-id bits until attributes under a lock say that it has none', async (t) => {
@@ -39,3 +40,22 @@ for (const [what, lock] of UNASKED) {
     assert.equal([...client.fs.heldLocks()].length, 1);
   });
 }
+
+test('a file is forgotten when the interrupted operation ends that had it for itself', async (t) => {
+  const target = new ScriptedTarget();
+  const client = await scriptedWorld(t, [target]).client('a');
+  const f = await client.create('f');
+  target.held.add('SETATTR');
+  const { op, interrupt } = client.interruptible();
+  const touched = client.fs.setattr(op, f.fid, { mtime: { sec: 5, nsec: 0 }, killSuidgid: false });
+  interrupt();
+  await assert.rejects(async () => touched, { code: 'EINTR' });
+  client.fs.release(f.fh, undefined);
+  // The active lock was the first, and the third of those that CREATE granted is this.
+  target.bast(4 as LockHandle, f.fid, 'data');
+  await until('the data lock is given back', () => target.of('CANCEL').length > 0);
+  assert.equal(client.fs.status().cache.files, 1);
+  target.go();
+  await until('the file is forgotten', () => client.fs.status().cache.files === 0);
+  client.check();
+});
