@@ -8,7 +8,6 @@ import { type TestContext, test } from 'node:test';
 import { FsError } from '../../src/base/errno.js';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import { type NodeBlockDevice, openBlockDevice, resolveDevice } from '../../src/runtime/node_block.js';
-import { nodeChecksum } from '../../src/runtime/node_checksum.js';
 import type { TargetDevices } from '../../src/storage/api.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
 import { openTarget } from '../../src/storage/target.js';
@@ -16,7 +15,7 @@ import { makeDevices, makeFolder } from '../fixtures/devices.js';
 import { createFile, MIB, TEST_TIME, testRuntime } from '../fixtures/storage_target.js';
 
 const skip = process.getuid?.() === 0 ? false : 'needs root';
-const runtime = { ...testRuntime(), checksum: nodeChecksum };
+const runtime = testRuntime();
 
 interface Devices extends TargetDevices {
   readonly meta: NodeBlockDevice;
