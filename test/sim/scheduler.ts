@@ -42,6 +42,8 @@ export class Scheduler {
   readonly trace = new Trace(() => this.#nowMs);
   /** After each event, when every promise that can go on has gone on: whose event it was. */
   afterEvent: (owner: Owner | undefined) => void = () => undefined;
+  /** Told of each event that somebody asks for. */
+  onAsked: () => void = () => undefined;
   readonly #heap: Event[] = [];
   #nowMs = 0;
   #orders = 0;
@@ -60,6 +62,7 @@ export class Scheduler {
     this.#orders += 1;
     const event: Event = { atMs: this.#nowMs + Math.max(0, ms), order: this.#orders, owner, run };
     this.#push(event);
+    this.onAsked();
     return {
       cancel: () => {
         event.run = undefined;
@@ -91,15 +94,32 @@ export class Scheduler {
         this.#push(event);
         return 'time is up';
       }
-      this.#nowMs = Math.max(this.#nowMs, event.atMs);
-      this.#events += 1;
-      this.trace.digest = mix32(this.trace.digest ^ event.order ^ Math.round(event.atMs * 1024));
-      event.run?.();
+      this.#run(event);
       if (settle === undefined) return undefined;
       settle();
       this.afterEvent(event.owner);
     }
     return undefined;
+  }
+
+  /**
+   * Runs one event, for a caller that lets promises go on between two.
+   * @param mayWait asked whether time may go on, if the next event is later than now.
+   * @returns false if no event was left.
+   */
+  step(mayWait: () => boolean): boolean {
+    const event = this.#next();
+    if (event === undefined) return false;
+    if (event.atMs > this.#nowMs && !mayWait()) this.#push(event);
+    else this.#run(event);
+    return true;
+  }
+
+  #run(event: Event): void {
+    this.#nowMs = Math.max(this.#nowMs, event.atMs);
+    this.#events += 1;
+    this.trace.digest = mix32(this.trace.digest ^ event.order ^ Math.round(event.atMs * 1024));
+    event.run?.();
   }
 
   /** The next event that may run: those of the dead go, those of the stopped are put off. */

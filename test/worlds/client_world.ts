@@ -12,13 +12,14 @@ import type {
   KernelCache,
 } from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
-import { NodeClock, nodeTimers } from '../../src/runtime/node_clock.js';
 import type { Connection, Runtime, Transport } from '../../src/runtime/ports.js';
 import type { Server, ServerOptions } from '../../src/server/server.js';
 import { memoryPair } from '../fixtures/memory_connection.js';
 import type { ScriptedTarget } from '../fixtures/scripted_target.js';
-import { type TestTarget, testRuntime, testTarget } from '../fixtures/storage_target.js';
+import { type AnyTarget, testRuntime } from '../fixtures/storage_target.js';
 import { ServerWorld } from './server_world.js';
+import { VirtualTime, type WorldTime } from './virtual_time.js';
+import { type WorldOptions, worldTarget } from './world_target.js';
 
 export const O_RDONLY = 0;
 export const O_WRONLY = 1;
@@ -68,24 +69,26 @@ class Connections extends Map<Connection, Set<'answers' | 'requests'>> {
   offline = false;
 }
 
+interface AnyClientWorld {
+  readonly time: WorldTime;
+  forget(client: TestClient): void;
+}
+
 /** One client with short names for what tests do. */
 export class TestClient {
   readonly fs: FsClient;
   readonly kernel: RecordingKernel;
-  readonly #world: { forget(client: TestClient): void };
+  readonly time: WorldTime;
+  readonly #world: AnyClientWorld;
   readonly connections: Connections;
   /** A caller that nobody interrupts. Each call has a signal of its own, as those of the kernel have. */
   get op(): Caller {
     return { uid: 1000, gid: 1000, signal: new AbortController().signal };
   }
 
-  constructor(
-    world: { forget(client: TestClient): void },
-    fs: FsClient,
-    kernel: RecordingKernel,
-    connections: Connections,
-  ) {
+  constructor(world: AnyClientWorld, fs: FsClient, kernel: RecordingKernel, connections: Connections) {
     this.#world = world;
+    this.time = world.time;
     this.fs = fs;
     this.kernel = kernel;
     this.connections = connections;
@@ -218,13 +221,15 @@ export class TestClient {
 }
 
 export class ClientWorld {
+  readonly time: WorldTime;
   readonly servers: ServerWorld;
   server: Server | undefined;
   readonly #clients = new Set<TestClient>();
   #uuids = 0;
 
-  constructor(target: TestTarget) {
-    this.servers = new ServerWorld(target);
+  constructor(target: AnyTarget, time: WorldTime) {
+    this.time = time;
+    this.servers = new ServerWorld(target, time);
   }
 
   async start(options: Partial<ServerOptions> = {}): Promise<Server> {
@@ -316,9 +321,10 @@ export class ClientWorld {
 export async function clientWorld(
   t: TestContext,
   options: Partial<ServerOptions> = {},
-  sizes: { readonly metaBytes?: number; readonly dataBytes?: number } = {},
+  targetOptions: WorldOptions = {},
 ): Promise<ClientWorld> {
-  const world = new ClientWorld(await testTarget(t, { metaBytes: 32 << 20, dataBytes: 256 << 20, ...sizes }));
+  const { target, time } = await worldTarget(t, { dataBytes: 256 << 20, ...targetOptions });
+  const world = new ClientWorld(target, time);
   t.after(() => world.end());
   await world.start(options);
   return world;
@@ -326,6 +332,7 @@ export async function clientWorld(
 
 /** Clients of targets that do as they are told. Target n listens at port n + 1. */
 export class ScriptedWorld {
+  readonly time = new VirtualTime();
   readonly #targets: readonly ScriptedTarget[];
   readonly #clients = new Set<TestClient>();
   #uuids = 0;
@@ -358,6 +365,7 @@ export class ScriptedWorld {
   async end(): Promise<void> {
     for (const target of this.#targets) target.behave();
     for (const client of this.#clients) await client.unmount();
+    this.time.stop();
   }
 
   #runtime(connections: Connections): Runtime {
@@ -366,7 +374,7 @@ export class ScriptedWorld {
       connect: async (address, open, { timeoutMs }) => {
         const target = this.#targets[address.port - 1];
         if (target?.blackHole === true) {
-          await new Promise((resolve) => setTimeout(resolve, timeoutMs));
+          await this.time.sleep(timeoutMs);
           throw new FsError('ETIMEDOUT', 'no answer');
         }
         if (target?.listening !== true) throw new FsError('ECONNREFUSED', 'nobody listens');
@@ -379,8 +387,8 @@ export class ScriptedWorld {
       this.#uuids += 1;
       return `20000000-0000-4000-8000-${this.#uuids.toString(16).padStart(12, '0')}`;
     };
-    const runtime = { ...testRuntime(), clock: new NodeClock(), timers: nodeTimers };
-    return { ...runtime, rng: { u32: () => 4, uuid }, transport };
+    const { clock, timers } = this.time;
+    return { ...testRuntime(), clock, timers, rng: { u32: () => 4, uuid }, transport };
   }
 }
 

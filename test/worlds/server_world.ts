@@ -15,7 +15,6 @@ import type { Answer, CallOptions, Frame } from '../../src/rpc/api.js';
 import { FrameLink } from '../../src/rpc/link.js';
 import { Requester } from '../../src/rpc/requester.js';
 import { Service } from '../../src/rpc/service.js';
-import { NodeClock, nodeTimers } from '../../src/runtime/node_clock.js';
 import type {
   Connection,
   ConnectionEvents,
@@ -45,12 +44,15 @@ import {
   ReplayOpens,
 } from '../../src/wire/session.js';
 import { memoryPair } from '../fixtures/memory_connection.js';
-import { type TestTarget, testRuntime, testTarget } from '../fixtures/storage_target.js';
+import { type AnyTarget, testRuntime } from '../fixtures/storage_target.js';
+import type { WorldTime } from './virtual_time.js';
+import { type WorldOptions, worldTarget } from './world_target.js';
 
 type Accept = (connection: Connection) => ConnectionEvents;
 
 export class ServerWorld {
-  readonly target: TestTarget;
+  readonly target: AnyTarget;
+  readonly time: WorldTime;
   readonly runtime: Runtime;
   /** Ports in use, as a machine has them. */
   readonly #listening = new Map<number, Accept>();
@@ -62,8 +64,9 @@ export class ServerWorld {
   readonly said: string[] = [];
   #clients = 0;
 
-  constructor(target: TestTarget) {
+  constructor(target: AnyTarget, time: WorldTime) {
     this.target = target;
+    this.time = time;
     const transport: Transport = {
       listen: async (address, accept) => {
         this.#listening.set(address.port, accept);
@@ -77,7 +80,8 @@ export class ServerWorld {
       connect: () => Promise.reject(new Error('clients of this world use connect()')),
     };
     const faults = { strikes: (point: FaultPoint) => point === 'commit.hold' && this.#held };
-    this.runtime = { ...testRuntime(), clock: new NodeClock(), timers: nodeTimers, transport, faults };
+    const { clock, timers } = time;
+    this.runtime = { ...testRuntime(), clock, timers, transport, faults };
   }
 
   /** The server that was started last. */
@@ -147,14 +151,13 @@ export class ServerWorld {
 
   async end(): Promise<void> {
     for (const server of this.#servers) await server.stop();
+    this.time.stop();
   }
 }
 
-export async function serverWorld(
-  t: TestContext,
-  sizes: Parameters<typeof testTarget>[1] = {},
-): Promise<ServerWorld> {
-  const world = new ServerWorld(await testTarget(t, sizes));
+export async function serverWorld(t: TestContext, options: WorldOptions = {}): Promise<ServerWorld> {
+  const { target, time } = await worldTarget(t, options);
+  const world = new ServerWorld(target, time);
   t.after(() => world.end());
   return world;
 }
@@ -189,6 +192,7 @@ type GlimpseAnswer = ReplyOf<typeof Glimpse>;
 export class RawClient {
   readonly uuid: string;
   readonly name: string;
+  readonly time: WorldTime;
   readonly requester = new Requester();
   /** Locks that the server asked for. */
   readonly basts: { readonly handle: LockHandle; readonly type: string; readonly fid?: Fid | undefined }[] =
@@ -226,6 +230,7 @@ export class RawClient {
 
   constructor(world: ServerWorld, name: string) {
     this.#world = world;
+    this.time = world.time;
     this.name = name;
     const digits = Buffer.from(name).toString('hex').padStart(12, '0').slice(-12);
     this.uuid = `00000000-0000-4000-8000-${digits}`;
@@ -407,7 +412,7 @@ export class RawClient {
     this.link?.destroy();
     this.requester.detach();
     // The server sees it in a later turn.
-    await new Promise((resolve) => setImmediate(resolve));
+    await this.time.turn();
   }
 
   newFid(): Fid {

@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 import test, { type TestContext } from 'node:test';
 import { type Level, type NoticeKind, Notices, notice } from '../../../src/base/notices.js';
-import { until } from '../../fixtures/until.js';
 import { clientWorld, O_RDWR } from '../../worlds/client_world.js';
 
 function recorded(options: { readonly level?: Level; readonly journal?: boolean } = {}) {
@@ -89,7 +88,7 @@ test('a client tells that its connection is lost, and when the server is back', 
   const { client, told, texts } = await listening(t);
   await client.create('f', O_RDWR);
   client.breakConnection();
-  await until('the server is back', () => told.includes('back'));
+  await client.time.until('the server is back', () => told.includes('back'));
   assert.match(texts.at(-1) ?? '', /is back after \d+\.\d s$/);
   assert.deepEqual(told, ['connection-lost', 'back']);
 });
@@ -98,6 +97,6 @@ test('a client tells that it has drained and waits, and when the next server is 
   const { world, client, told } = await listening(t);
   await client.create('f', O_RDWR);
   await world.upgrade('2.0.0');
-  await until('the server is back', () => told.includes('back'));
+  await world.time.until('the server is back', () => told.includes('back'));
   assert.deepEqual(told, ['drained', 'back']);
 });

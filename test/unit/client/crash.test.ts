@@ -4,7 +4,6 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { type Fid, type Name, ROOT_FID } from '../../../src/base/ids.js';
 import type { ServerOptions } from '../../../src/server/server.js';
-import { until, within } from '../../fixtures/until.js';
 import {
   type ClientWorld,
   clientWorld,
@@ -46,7 +45,7 @@ async function boot(
 async function back(world: ClientWorld, ...clients: TestClient[]): Promise<void> {
   const instance = world.server?.target?.store.superblock.instance;
   for (const client of clients) {
-    await until(`${client.fs.status().uuid} is back`, () => {
+    await world.time.until(`${client.fs.status().uuid} is back`, () => {
       return client.target.importState === 'FULL' && client.target.instance === instance;
     });
   }
@@ -101,8 +100,8 @@ test('open, unlink, hold, crash: the descriptor reads and writes; the space is f
   assert.equal((await a.read(f, 3 << 20, 100)).toString(), 'end more');
   assert.ok(free() < before);
   await a.close(f);
-  await until('the inode is gone', () => world.server?.status().orphans === 0);
-  await until('its space is free', async () => {
+  await world.time.until('the inode is gone', () => world.server?.status().orphans === 0);
+  await world.time.until('its space is free', async () => {
     await world.server?.target?.store.sync();
     return free() >= before;
   });
@@ -131,7 +130,7 @@ test('dirty pages and pages of a mapping live through a crash; another client re
   // Answered and not durable; then dirty; then in the kernel only.
   await a.write(f, 0, 'answered');
   await a.fs.flush(a.op, f.fh, LOCK.owner);
-  await until('it is written', () => a.target.dirtyBytes === 0);
+  await world.time.until('it is written', () => a.target.dirtyBytes === 0);
   await a.write(f, 100, 'dirty');
   a.kernel.onDropPages = async () => {
     await a.fs.write(a.op, undefined, f.fid, 4096, Buffer.from('mapped'), WRITEBACK);
@@ -178,13 +177,13 @@ test('an flock that is held and one that waits for it live through a crash', asy
       granted = true;
     },
   );
-  await until('b waits', () => b.target.appLocks === 1);
+  await world.time.until('b waits', () => b.target.appLocks === 1);
   world.servers.hold();
   await world.crash();
   await back(world, a, b);
   assert.deepEqual([granted, a.target.lostAppLocks], [false, 0]);
   await a.fs.unlock(a.op, fa.fh, LOCK);
-  await within('the lock that waited', waits);
+  await world.time.within('the lock that waited', waits);
 });
 
 for (const { name, held, change } of [
@@ -203,14 +202,14 @@ for (const { name, held, change } of [
     await a.fs.setLock(a.op, fa.fh, held, false);
     const wanted = { ...held, owner: '00000000000000bb', exclusive: change === undefined };
     const got = Promise.resolve(b.fs.setLock(b.op, fb.fh, wanted, true));
-    await until('b waits', () => b.target.appLocks === 1);
+    await world.time.until('b waits', () => b.target.appLocks === 1);
     a.lose('answers');
     const changed = Promise.resolve(
       change === undefined ? a.fs.unlock(a.op, fa.fh, held) : a.fs.setLock(a.op, fa.fh, change, true),
     );
-    await within('b has it', got);
+    await world.time.within('b has it', got);
     await world.crash();
-    await within('the answer', changed);
+    await world.time.within('the answer', changed);
     await back(world, a, b);
     assert.deepEqual(
       [a.target.lostAppLocks, b.target.lostAppLocks, a.target.appLocks, b.target.appLocks],
@@ -230,10 +229,10 @@ for (const lost of ['requests', 'answers'] as const) {
     const { op, interrupt } = a.interruptible();
     const unlocked = errnoOf(() => a.fs.unlock(op, fa.fh, LOCK));
     interrupt();
-    assert.equal(await within('the unlock', unlocked), 'EINTR');
+    assert.equal(await world.time.within('the unlock', unlocked), 'EINTR');
     await world.crash();
     await back(world, a, b);
-    await within('b has it', Promise.resolve(b.fs.setLock(b.op, fb.fh, LOCK, true)));
+    await world.time.within('b has it', Promise.resolve(b.fs.setLock(b.op, fb.fh, LOCK, true)));
     assert.deepEqual([a.target.appLocks, b.target.appLocks, a.target.lostAppLocks], [0, 1, 0]);
   });
 }
@@ -292,18 +291,18 @@ for (const { name, run, expect } of OPERATIONS) {
         const executed = store?.lastTransno ?? 0;
         const answered = Promise.resolve(run(a, { file: f.fid, fh: f.fh }));
         if (lost === 'answers' && name !== 'open') {
-          await until('it is executed', () => (store?.lastTransno ?? 0) > executed);
+          await world.time.until('it is executed', () => (store?.lastTransno ?? 0) > executed);
           if (how === 'crash') await store?.sync();
         } else {
-          await new Promise((resolve) => setTimeout(resolve, 5));
+          await world.time.sleep(5);
         }
         if (how === 'the connection breaks') a.breakConnection();
         else await world.crash();
-        await within('its answer', answered);
+        await world.time.within('its answer', answered);
         await back(world, a, b);
         assert.deepEqual([await expect(b), evictions(a), evictions(b)], [true, 0, 0]);
         if (name === 'open') {
-          await until('both handles are open', () => {
+          await world.time.until('both handles are open', () => {
             return world.server?.status().clients.find((client) => client.name === 'a')?.opens === 2;
           });
         }
@@ -320,11 +319,11 @@ test('the answer of a close lost, crash: nothing stays open', async (t) => {
   await a.close(f);
   const opens = (): number | undefined =>
     world.server?.status().clients.find((client) => client.name === 'a')?.opens;
-  await until('it is executed', () => opens() === 0);
+  await world.time.until('it is executed', () => opens() === 0);
   await world.crash();
   await back(world, a);
   assert.equal(opens(), 0);
-  await until('it is destroyed', () => world.server?.status().orphans === 0);
+  await world.time.until('it is destroyed', () => world.server?.status().orphans === 0);
 });
 
 test('hold, one client creates 25, another dies; crash: the 25 are there when the window ends', async (t) => {
@@ -342,7 +341,7 @@ test('hold, one client creates 25, another dies; crash: the 25 are there when th
   await back(world, a);
   assert.deepEqual([(await a.names(ofA)).length, await a.names(ofB), evictions(a)], [25, [], 0]);
   b.online();
-  await until('b is told', () => evictions(b) === 1 && b.target.importState === 'FULL');
+  await world.time.until('b is told', () => evictions(b) === 1 && b.target.importState === 'FULL');
   assert.match(b.target.evictions[0]?.reason ?? '', /did not come back/);
 });
 
@@ -380,7 +379,7 @@ test('crash again and again, at every step of recovery: nothing is lost', async 
     crashAt = state;
     again = undefined;
     await world.crash();
-    await until('the second crash', () => crashAt === undefined);
+    await world.time.until('the second crash', () => crashAt === undefined);
     await again;
     await back(world, a, b);
     assert.equal(await errnoOf(() => b.fs.lookup(b.op, ROOT_FID, nameOf('f'))), 'no error');
@@ -407,7 +406,7 @@ test('20 restarts under load, killed with and without what was not durable, and 
       await a.write(log, 0, `${String(records).padStart(7, '0')}\n`, true);
       records += 1;
       if (records % 64 === 0) await a.fs.fsync(a.op, log.fh);
-      if (records % 8 === 0) await new Promise((resolve) => setImmediate(resolve));
+      if (records % 8 === 0) await world.time.sleep(0.5);
     }
   })();
   const names = (async () => {
@@ -428,18 +427,18 @@ test('20 restarts under load, killed with and without what was not durable, and 
     }
   })();
   for (let round = 0; round < 20; round += 1) {
-    await new Promise((resolve) => setTimeout(resolve, 30));
+    await world.time.sleep(30);
     if (round % 3 === 0) {
       await world.upgrade('1.0.0');
     } else {
       if (round % 3 === 1) world.servers.hold();
-      await new Promise((resolve) => setTimeout(resolve, 30));
+      await world.time.sleep(30);
       await world.crash();
     }
     await back(world, a, b);
   }
   stop = true;
-  await within('both end', Promise.all([appender, names]));
+  await world.time.within('both end', Promise.all([appender, names]));
   const g = await b.open('log', O_RDWR);
   const size = await b.size(g.fid);
   const text = (await b.read(g, 0, size)).toString();
@@ -481,14 +480,14 @@ test('a client cut off while another wants its lock is evicted, alone; healed it
   await a.write(f, 0, 'never stored');
   a.offline();
   const seen = await b.open('f', O_RDWR);
-  assert.equal(await within('read', b.text(seen)), '');
+  assert.equal(await world.time.within('read', b.text(seen)), '');
   const parked = errnoOf(() => a.write(f, 0, 'parked'));
   const made = a.mkdir('made when it is back');
   a.online();
-  await within('mkdir', made);
+  await world.time.within('mkdir', made);
   assert.deepEqual(
     [
-      await within('a parked write', parked),
+      await world.time.within('a parked write', parked),
       await errnoOf(() => a.fs.fsync(a.op, f.fh)),
       await errnoOf(() => a.fs.flush(a.op, f.fh, LOCK.owner)),
       (await b.names()).sort(),
@@ -506,10 +505,10 @@ test('a client whose cancels are lost is evicted, alone; who waited for its lock
   await a.write(f, 0, 'x');
   await a.fs.fsync(a.op, f.fh);
   a.lose('requests');
-  const seen = await within('open', b.open('f', O_RDWR));
+  const seen = await a.time.within('open', b.open('f', O_RDWR));
   await b.write(seen, 0, 'y');
   assert.equal(await b.text(seen), 'y');
-  await until('a is in again', () => evictions(a) === 1 && a.target.importState === 'FULL');
+  await a.time.until('a is in again', () => evictions(a) === 1 && a.target.importState === 'FULL');
   assert.equal(evictions(b), 0);
 });
 
@@ -520,7 +519,7 @@ test('an eviction leaves nobody waiting', async (t) => {
   await b.fs.setLock(b.op, fb.fh, LOCK, false);
   const dir = await a.fs.open(a.op, ROOT_FID, 0);
   const waitsForLock = errnoOf(() => a.fs.setLock(a.op, f.fh, { ...LOCK, owner: '00000000000000bb' }, true));
-  await until('it waits', () => a.target.appLocks === 1);
+  await world.time.until('it waits', () => a.target.appLocks === 1);
   a.lose('requests');
   const calls = [
     a.fs.fsync(a.op, g.fh),
@@ -531,7 +530,7 @@ test('an eviction leaves nobody waiting', async (t) => {
   ].map((call) => errnoOf(() => call));
   const looked = a.lookup('nothing');
   world.server?.evict('a', 'the test wants it');
-  assert.deepEqual(await within('all of them', Promise.all([waitsForLock, ...calls])), [
+  assert.deepEqual(await world.time.within('all of them', Promise.all([waitsForLock, ...calls])), [
     'EIO',
     'EIO',
     'EIO',
@@ -539,7 +538,7 @@ test('an eviction leaves nobody waiting', async (t) => {
     'EIO',
     'EIO',
   ]);
-  assert.equal(await within('lookup', looked), undefined);
+  assert.equal(await world.time.within('lookup', looked), undefined);
   assert.deepEqual([a.target.rpcsInFlight, a.target.parked, a.target.dirtyBytes], [0, 0, 0]);
 });
 
@@ -555,7 +554,7 @@ test('40 MB in an unlinked file, client evicted, crash: the space is back', asyn
   world.server?.evict('a', 'the test wants it');
   await world.crash();
   await back(world, a);
-  await until('the space is back', async () => {
+  await world.time.until('the space is back', async () => {
     await world.server?.target?.store.sync();
     return free() >= before - 65_536;
   });

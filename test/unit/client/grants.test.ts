@@ -5,7 +5,6 @@ import { type TestContext, test } from 'node:test';
 import type { Fid, LockHandle } from '../../../src/base/ids.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../../src/wire/lock.js';
 import { ScriptedTarget } from '../../fixtures/scripted_target.js';
-import { until } from '../../fixtures/until.js';
 import { errnoOf, O_RDONLY, O_WRONLY, scriptedWorld, type TestClient } from '../../worlds/client_world.js';
 
 const OTHER = 77 as Fid;
@@ -85,5 +84,5 @@ test('an ENQUEUE that is answered without its lock, or with something else, is E
   assert.equal(await read(), 'EPROTO');
   assert.ok(client.fs.heldLocks().every(({ type }) => type === 'inode'));
   client.check();
-  await until('nothing is under way', () => client.target.rpcsInFlight === 0);
+  await client.time.until('nothing is under way', () => client.target.rpcsInFlight === 0);
 });

@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { ROOT_FID } from '../../../src/base/ids.js';
-import { within } from '../../fixtures/until.js';
 import { clientWorld, O_RDWR } from '../../worlds/client_world.js';
 
 test('space and extended attributes of the root are answered while the server is silent and not known to be away', async (t) => {
@@ -18,7 +17,7 @@ test('space and extended attributes of the root are answered while the server is
     client.fs.listxattr(client.op, ROOT_FID),
     client.fs.getxattr(client.op, ROOT_FID, 'user.a'),
   ]);
-  const [space, names, value] = await within('the answers', asked);
+  const [space, names, value] = await world.time.within('the answers', asked);
   assert.deepEqual([space.blocks, names, Buffer.from(value).toString()], [blocks, ['user.a'], 'one']);
   await assert.rejects(async () => client.fs.getxattr(client.op, ROOT_FID, 'system.posix_acl_access'), {
     code: 'ENODATA',
@@ -32,7 +31,7 @@ test('the root is opened while the server is silent, and read through that handl
   await client.create('f', O_RDWR);
   await client.fs.learnRoot(client.op);
   client.lose('requests');
-  const fh = await within('the open', Promise.resolve(client.fs.open(client.op, ROOT_FID, 0)));
+  const fh = await world.time.within('the open', Promise.resolve(client.fs.open(client.op, ROOT_FID, 0)));
   client.breakConnection();
   await world.upgrade('2.0.0');
   const { entries } = await client.fs.readdir(client.op, fh, 0, 10, false);

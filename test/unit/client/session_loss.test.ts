@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import type { Fh, Fid } from '../../../src/base/ids.js';
-import { until } from '../../fixtures/until.js';
 import { type ClientWorld, clientWorld, type TestClient } from '../../worlds/client_world.js';
 
 const FALLOC_KEEP_SIZE = 1;
@@ -30,7 +29,10 @@ async function stage(t: TestContext): Promise<Stage> {
 /** The server evicts the client, which comes back as a new one. */
 async function evict({ world, a }: Stage): Promise<void> {
   world.server?.evict('a', 'the test wants it');
-  await until('a is in again', () => a.target.evictions.length === 1 && a.target.importState === 'FULL');
+  await world.time.until(
+    'a is in again',
+    () => a.target.evictions.length === 1 && a.target.importState === 'FULL',
+  );
 }
 
 /** Holds the file as a whole until the client is evicted: its answer is lost. */

@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Fid, ROOT_FID } from '../../../src/base/ids.js';
-import { until, within } from '../../fixtures/until.js';
 import {
   clientWorld,
   errnoOf,
@@ -40,11 +39,11 @@ for (const [how, cut] of Object.entries({
     // Nothing that the client asks arrives: the truncate is under way until the connection breaks.
     a.lose('requests');
     const done = Promise.resolve(cut(a, file.fid));
-    await until('it is under way', () => a.target.dirtyBytes < 6);
-    const seen = await within('the read', a.text(file), 2000);
+    await world.time.until('it is under way', () => a.target.dirtyBytes < 6);
+    const seen = await world.time.within('the read', a.text(file), 2000);
     assert.equal(seen, how === 'truncate' ? 'xx' : '');
     a.breakConnection();
-    await within('the truncate', done);
+    await world.time.within('the truncate', done);
     assert.equal(await a.text(file), seen);
   });
 }
@@ -183,10 +182,13 @@ test('a closed file is forgotten with its last lock, and by a client that keeps 
     await b.write(g, 0, name.toUpperCase());
     await b.close(g);
     // A lock just granted is in use until the events under way are over.
-    await new Promise((resolve) => setImmediate(resolve));
+    await world.time.turn();
   }
   // Each write took back what a held on the file.
-  await until('both forget', () => a.fs.status().cache.files === 0 && b.fs.status().cache.files <= 64);
+  await world.time.until(
+    'both forget',
+    () => a.fs.status().cache.files === 0 && b.fs.status().cache.files <= 64,
+  );
 });
 
 test('application locks of two clients exclude each other, wait, and are released by close', async (t) => {
@@ -208,7 +210,7 @@ test('application locks of two clients exclude each other, wait, and are release
   assert.equal((await b.fs.testLock(b.op, fb.fh, lock))?.pid, 1);
   const { op, interrupt } = b.interruptible();
   const waits = errnoOf(() => b.fs.setLock(op, fb.fh, lock, true));
-  await new Promise((resolve) => setImmediate(resolve));
+  await world.time.turn();
   interrupt();
   assert.equal(await waits, 'EINTR');
   const granted = b.fs.setLock(b.op, fb.fh, lock, true);
@@ -242,7 +244,11 @@ test('a signal at any moment of an flock leaves the caller with the lock, or wit
       await a.fs.unlock(a.op, fa.fh, mine);
     }
     // What was granted to a caller that is gone is taken back soon.
-    await within('the other gets it', Promise.resolve(b.fs.setLock(b.op, fb.fh, other, true)), 1000);
+    await world.time.within(
+      'the other gets it',
+      Promise.resolve(b.fs.setLock(b.op, fb.fh, other, true)),
+      1000,
+    );
     await b.fs.unlock(b.op, fb.fh, other);
   }
   assert.deepEqual([...ends.keys()].sort(), ['EINTR', 'no error']);

@@ -2,12 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
+import { wallMs } from '../../../src/runtime/ports.js';
 import type { Server } from '../../../src/server/server.js';
 import { EVICTIONS_KEPT } from '../../../src/storage/api.js';
 import { evictionKey } from '../../../src/storage/format/keys.js';
 import { DrainProgress, type EarlierEvictionMessage } from '../../../src/wire/admin.js';
 import { Disconnect } from '../../../src/wire/session.js';
-import { until } from '../../fixtures/until.js';
 import { CLIENT, fsckWorld } from '../../worlds/fsck_world.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
@@ -19,7 +19,7 @@ function shown(server: Server): unknown[] {
   return before(server).map(({ name, instance, had }) => [name, instance, had?.opens, had?.dirtyBytes]);
 }
 async function drained(client: RawClient): Promise<void> {
-  await until('it is called back', () => client.basts.some(({ type }) => type === 'active'));
+  await client.time.until('it is called back', () => client.basts.some(({ type }) => type === 'active'));
   await client.giveUpActive();
 }
 /** Two clients, the second of which does not drain: it has a file open and says how much is not written. */
@@ -36,11 +36,11 @@ async function upgraded(t: TestContext): Promise<{ world: ServerWorld; next: Ser
 }
 
 test('the next server shows whom the one before it evicted, when, why, and what it had', async (t) => {
-  const { next } = await upgraded(t);
+  const { world, next } = await upgraded(t);
   const [one] = before(next);
   assert.deepEqual([shown(next), next.status().evicted], [[['b', 1, 1, 77]], []]);
   assert.match(one?.reason ?? '', /did not drain within 50 ms/);
-  assert.ok(Math.abs((one?.atMs ?? 0) - Date.now()) < 60_000, `${one?.atMs}`);
+  assert.ok(Math.abs((one?.atMs ?? 0) - wallMs(world.time.clock)) < 60_000, `${one?.atMs}`);
 });
 
 test('a crash keeps what is known of evictions, and adds those of clients that did not come back', async (t) => {
@@ -52,7 +52,7 @@ test('a crash keeps what is known of evictions, and adds those of clients that d
   assert.equal(next.state, 'active');
   await world.crash();
   const third = await world.server({ softwareVersion: '2.0.0', recoverySoftMs: 50 });
-  await until('nobody is waited for', () => third.state === 'active');
+  await world.time.until('nobody is waited for', () => third.state === 'active');
   assert.deepEqual(
     [shown(third), third.status().evicted.map(({ name }) => name)],
     [[['b', 1, 1, 77]], ['a']],

@@ -1,4 +1,7 @@
-/** A full metadata device is served, upgraded, mounted and emptied: what the server changes for itself needs no user's space. */
+/**
+ * A full metadata device is served, upgraded, mounted and emptied: what the server changes for itself needs no user's space.
+ * The device is full of the pages that lmdb takes, so these worlds have lmdb, and with it real time.
+ */
 
 import assert from 'node:assert/strict';
 import { statSync } from 'node:fs';
@@ -11,10 +14,10 @@ import { openTarget } from '../../../src/storage/target.js';
 import { Sync, Write } from '../../../src/wire/data.js';
 import { Setattr, Unlink } from '../../../src/wire/meta.js';
 import { createFile, MIB, TEST_TIME } from '../../fixtures/storage_target.js';
-import { until } from '../../fixtures/until.js';
 import { type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
 const META_BYTES = 16 * MIB;
+const FULL = { meta: 'lmdb', metaBytes: META_BYTES, dataBytes: 64 * MIB } as const;
 
 /** Files of random sizes until ENOSPC, then more until nothing is left of what is kept back for deletes. */
 async function fillToTheEnd(world: ServerWorld): Promise<void> {
@@ -83,7 +86,7 @@ async function isUsable(world: ServerWorld): Promise<void> {
 }
 
 async function fullWorld(t: TestContext): Promise<ServerWorld> {
-  const world = await serverWorld(t, { metaBytes: META_BYTES, dataBytes: 64 * MIB });
+  const world = await serverWorld(t, FULL);
   await fillToTheEnd(world);
   return world;
 }
@@ -126,7 +129,7 @@ test('mode, owner and times change on a target where users have no room', async 
 });
 
 test('a file of many steps is punched and cut on a target where users have no room', async (t) => {
-  const world = await serverWorld(t, { metaBytes: META_BYTES, dataBytes: 64 * MIB });
+  const world = await serverWorld(t, FULL);
   const windows = 400;
   const made = await world.target.open();
   const fids = ['punched', 'cut'].map((name) => createFile(made, name));
@@ -155,7 +158,7 @@ test('a full target is served by another version, crashes, evicts, shuts down an
   await stays.call(Sync, {});
   await world.crash();
   const again = await world.server({ softwareVersion: '2.0.0', recoverySoftMs: 1, recoveryHardMs: 1 });
-  await until('the window is over', () => again.state === 'active');
+  await world.time.until('the window is over', () => again.state === 'active');
   const evicted = await world.connected('evicted');
   const opened = (world.last.target?.store.dirents(ROOT_FID, 0, 1) ?? [])[0];
   assert.ok(opened !== undefined);

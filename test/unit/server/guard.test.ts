@@ -54,8 +54,8 @@ async function guardedServer(t: TestContext): Promise<Doubt> {
 }
 
 /** Whatever can happen without further input has happened. */
-async function turns(): Promise<void> {
-  for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
+async function turns({ time }: RawClient): Promise<void> {
+  await time.sleep(50);
 }
 
 test('in doubt requests wait, in order, and are answered when the target turns out to be ours', async (t) => {
@@ -66,7 +66,7 @@ test('in doubt requests wait, in order, and are answered when the target turns o
   const look = client.call(Getattr, { fid: ROOT_FID, want: 0 }).then(({ attr }) => {
     order.push(`nlink ${attr.nlink}`);
   });
-  await turns();
+  await turns(client);
   assert.deepEqual(order, []);
   confirm();
   await Promise.all([made, look]);
@@ -83,10 +83,10 @@ test('when the target is lost nothing is answered, and the server stops', async 
     },
     () => undefined,
   );
-  await turns();
+  await turns(client);
   lose(new FsError('EIO', 'somebody else has it'));
   await world.last.closed;
-  await turns();
+  await turns(client);
   assert.deepEqual([answered, client.closed], [false, true]);
   assert.match(world.last.failure?.message ?? '', /somebody else has it/);
   client.requester.detach();

@@ -7,7 +7,6 @@ import { DrainProgress, Status } from '../../../src/wire/admin.js';
 import { Sync, Write } from '../../../src/wire/data.js';
 import { Setattr, Unlink } from '../../../src/wire/meta.js';
 import { memoryPair } from '../../fixtures/memory_connection.js';
-import { until } from '../../fixtures/until.js';
 import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
 const MIB = 1 << 20;
@@ -74,7 +73,10 @@ test('grants dry up as the device fills, deletes work on a full one, and freed s
   await client.call(Unlink, { parent: ROOT_FID, name: nameOf('f'), directory: false });
   await client.call(Sync, {});
   const again = (await client.create('g')).attr.fid;
-  await until('space is free again', async () => (await write(client, again, 0, MIB, 0)).errno === 'none');
+  await world.time.until(
+    'space is free again',
+    async () => (await write(client, again, 0, MIB, 0)).errno === 'none',
+  );
 });
 
 test('connections that say nothing cost nothing and do not disturb', async (t) => {
@@ -101,7 +103,7 @@ test('who asks for anything before CONNECT, or for too much after it, is refused
   const admin = world.client('admin');
   await admin.connect({ role: 'admin' });
   void admin.lookup('f');
-  await until('its connection is closed', () => admin.closed);
+  await world.time.until('its connection is closed', () => admin.closed);
   assert.ok(await client.lookup('f'));
 });
 

@@ -8,7 +8,6 @@ import { Write } from '../../../src/wire/data.js';
 import { Enqueue } from '../../../src/wire/lock.js';
 import { bytes, decode, encode, message, req } from '../../../src/wire/schema.js';
 import { GetFids } from '../../../src/wire/session.js';
-import { until } from '../../fixtures/until.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
 const MTIME = { sec: 1, nsec: 0 };
@@ -92,13 +91,13 @@ test('a lock holder that writes a byte now and then is evicted at its limit', as
       .call(Write, { fid, offset: writes, mtime: MTIME, grantUsed: 0 }, { bulk: [Buffer.from('z')] })
       .then(() => {
         writes += 1;
-        if (writes < 100_000 && holder.evictions.length === 0) setImmediate(drip);
+        if (writes < 100_000 && holder.evictions.length === 0) holder.time.sleep(1).then(drip);
       })
       .catch(() => undefined);
   };
   drip();
   assert.equal((await wanted).granted, true);
-  await until('the holder hears it', () => holder.evictions.length === 1);
+  await world.time.until('the holder hears it', () => holder.evictions.length === 1);
   assert.ok(writes > 1, `${writes} writes`);
   assert.match(holder.evictions[0] ?? '', /did not give back a lock/);
 });
@@ -114,13 +113,13 @@ test('a lock holder that writes without an end is evicted in the end', async (t)
       .call(Write, { fid, offset: 0, mtime: MTIME, grantUsed: 0 }, { bulk })
       .then(() => {
         writes += 1;
-        if (holder.evictions.length === 0) setImmediate(pour);
+        if (holder.evictions.length === 0) holder.time.sleep(1).then(pour);
       })
       .catch(() => undefined);
   };
   pour();
   assert.equal((await wanted).granted, true);
-  await until('the holder hears it', () => holder.evictions.length === 1);
+  await world.time.until('the holder hears it', () => holder.evictions.length === 1);
   assert.ok(writes > 1, `${writes} writes`);
   assert.match(holder.evictions[0] ?? '', /did not give back a lock/);
 });

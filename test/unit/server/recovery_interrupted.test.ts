@@ -8,7 +8,6 @@ import { FLAG_RECOVERY } from '../../../src/wire/header.js';
 import { Enqueue } from '../../../src/wire/lock.js';
 import { Getattr, Setattr, Unlink } from '../../../src/wire/meta.js';
 import { RecoveryDone, Replayed, ReplayLocks } from '../../../src/wire/session.js';
-import { until } from '../../fixtures/until.js';
 import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
 const RECOVERY = { flags: FLAG_RECOVERY };
@@ -94,14 +93,17 @@ test('a crash while orphans are being removed: the rest goes at the next start',
   const second = await world.server();
   const back = Promise.all([c.comeBack(), d.comeBack()]);
   back.catch(() => undefined);
-  await until('the removal has begun', () => second.state === 'active' && second.status().orphans < count);
+  await world.time.until(
+    'the removal has begun',
+    () => second.state === 'active' && second.status().orphans < count,
+  );
   const left = second.status().orphans;
   await second.target?.store.sync();
   await world.crash();
   assert.ok(left > 0, 'it takes several steps');
   const third = await world.server();
   await Promise.all([c.comeBack(), d.comeBack()]);
-  await until('all are gone', () => third.status().orphans === 0);
+  await world.time.until('all are gone', () => third.status().orphans === 0);
 });
 
 test('a client that replays slowly, but goes on, has time beyond the limit', async (t) => {
@@ -112,12 +114,12 @@ test('a client that replays slowly, but goes on, has time beyond the limit', asy
   const next = await world.server({ recoveryHardMs: 1500 });
   const dBack = d.comeBack();
   await c.connect();
-  const started = Date.now();
+  const started = world.time.clock.nowMs();
   for (const one of c.uncommitted()) {
     assert.equal(await c.replay(one), 0);
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await world.time.sleep(200);
   }
-  assert.ok(Date.now() - started > 1500);
+  assert.ok(world.time.clock.nowMs() - started > 1500);
   await c.call(Replayed, {}, RECOVERY);
   await c.recover();
   await dBack;
@@ -185,9 +187,9 @@ test('locks replayed a second time, after a lost connection, are the same ones',
   await c.connect();
   const first = await c.replayAll([], [lock, lock, given]);
   c.call(RecoveryDone, {}, RECOVERY).catch(() => undefined);
-  await until('it is done', () => next.status().recovery?.waitedFor === 1);
+  await world.time.until('it is done', () => next.status().recovery?.waitedFor === 1);
   const dBack = d.comeBack();
-  await until('the window is over', () => next.state === 'active');
+  await world.time.until('the window is over', () => next.state === 'active');
   // It did not hear of it, and goes through it once more, without the lock that it has given up meanwhile.
   assert.equal((await c.connect()).outcome, 'recover');
   const second = await c.replayAll([], [lock, lock]);
@@ -212,7 +214,7 @@ test('a replay that fails evicts its client, alone, and says why everywhere', as
   assert.ok(one !== undefined);
   const broken = { ...one, request: { ...(one.request as object), parent: (ofC + 5000) as Fid } };
   assert.notEqual(await c.replay(broken), 0);
-  await until('it is told', () => c.closed);
+  await world.time.until('it is told', () => c.closed);
   const reason = /replay of CREATE \(transno \d+\) failed: ESTALE/;
   assert.match(c.evictions[0] ?? '', reason);
   assert.match(next.status().evicted[0]?.reason ?? '', reason);
@@ -247,7 +249,7 @@ test('replays that cannot be of this target evict who sends them', async (t) => 
     world.hold();
     assert.equal((await c.connect()).outcome, 'recover');
     send();
-    await until('it is evicted', () => next.status().evicted.length === 1);
+    await world.time.until('it is evicted', () => next.status().evicted.length === 1);
     assert.match(next.status().evicted[0]?.reason ?? '', reason);
   }
   await world.crash();
@@ -255,7 +257,7 @@ test('replays that cannot be of this target evict who sends them', async (t) => 
   await Promise.all([c.comeBack(), d.comeBack()]);
   // In normal operation nothing is replayed.
   void c.replay({ ...first, transno: ((last.target?.store.lastTransno ?? 0) + 1) as Transno });
-  await until('it is evicted', () => last.status().evicted.length === 1);
+  await world.time.until('it is evicted', () => last.status().evicted.length === 1);
 });
 
 test('a shutdown in the middle of the replays leaves no mark: the same version goes on, another one refuses', async (t) => {
@@ -291,14 +293,14 @@ test('after a change of the version a client that replays is evicted, whatever i
   assert.ok(one !== undefined);
   const stopping = world.last.shutdown();
   for (const client of [c, d]) {
-    await until('it is called back', () => client.basts.length > 0);
+    await world.time.until('it is called back', () => client.basts.length > 0);
     await client.giveUpActive();
   }
   assert.equal(await stopping, 'clean');
   const next = await world.server({ softwareVersion: '2.0.0' });
   assert.equal((await c.connect()).outcome, 'recover');
   void c.replay({ ...one, transno: (one.transno + 1) as Transno });
-  await until('it is evicted', () => next.status().evicted.length === 1);
+  await world.time.until('it is evicted', () => next.status().evicted.length === 1);
   const reason = /version 1\.0\.0 of the server did not complete.*2\.0\.0/;
   assert.match(c.evictions[0] ?? '', reason);
   assert.match(next.status().evicted[0]?.reason ?? '', reason);
@@ -313,7 +315,10 @@ test('a client whose answers are all durable holds nobody up as soon as it is ba
   // Its answer is lost: it will be sent again, not replayed.
   d.deaf = true;
   const lost = d.create('lost', { parent: ofD });
-  await until('it is executed', () => world.last.target?.store.dirent(ofD, nameOf('lost')) !== undefined);
+  await world.time.until(
+    'it is executed',
+    () => world.last.target?.store.dirent(ofD, nameOf('lost')) !== undefined,
+  );
   await c.create('2', { parent: ofC });
   await world.crash();
   d.deaf = false;
@@ -346,7 +351,7 @@ test('a client that sends a lot is not read from until its replays have their tu
   await c.connect();
   const cDone = c.replayAll();
   const queued = (): number => next.status().recovery?.queued ?? 0;
-  await until('as much is queued as may be', () => queued() === 8);
+  await world.time.until('as much is queued as may be', () => queued() === 8);
   await d.connect();
   await Promise.all([cDone, d.replayAll()]);
   assert.deepEqual([queued(), next.status().recovery?.replayed], [0, 26]);

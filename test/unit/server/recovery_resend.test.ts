@@ -23,10 +23,6 @@ import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../../wor
 const O_RDWR = 2;
 const O_TRUNC = 0o1000;
 
-async function turns(count = 30): Promise<void> {
-  for (let turn = 0; turn < count; turn += 1) await new Promise((resolve) => setImmediate(resolve));
-}
-
 interface Setting {
   readonly world: ServerWorld;
   readonly c: RawClient;
@@ -69,7 +65,7 @@ async function through<R>(
   if (loss === 'effect') world.hold();
   if (loss === 'request') await c.lose();
   const answer = send();
-  await turns();
+  await world.time.sleep(30);
   if (loss === 'answer') await d.call(Sync, {});
   await meanwhile();
   await world.crash();
@@ -234,7 +230,7 @@ test('a nameless file whose create was not answered is there when it is asked fo
   // One that is never asked for again: the client has given it up.
   c.deaf = true;
   c.create(undefined, { fh: c.newFh(), flags: O_RDWR }).catch(() => undefined);
-  await turns();
+  await world.time.sleep(30);
   await set.d.call(Sync, {});
   await world.crash();
   c.deaf = false;

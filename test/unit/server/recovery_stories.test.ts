@@ -186,7 +186,7 @@ test('what two clients did is replayed in the order in which it was done, whoeve
   const next = await world.server();
   await d.connect();
   const dRecovers = d.replayAll();
-  for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  await world.time.sleep(20);
   assert.deepEqual([next.status().recovery?.replayed, next.status().recovery?.queued], [0, 5]);
   await c.connect();
   const [one, two] = await Promise.all([c.replayAll(), dRecovers]);

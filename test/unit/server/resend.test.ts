@@ -7,7 +7,6 @@ import { Write } from '../../../src/wire/data.js';
 import { Cancel, Enqueue, Unflock } from '../../../src/wire/lock.js';
 import { Getattr, Link, Rename, Unlink, WANT_DATA_WRITE } from '../../../src/wire/meta.js';
 import { Disconnect } from '../../../src/wire/session.js';
-import { until } from '../../fixtures/until.js';
 import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
 async function oneClient(t: TestContext): Promise<{ world: ServerWorld; c: RawClient }> {
@@ -21,7 +20,7 @@ async function withLostReply<T>(client: RawClient, send: () => Promise<T>): Prom
   client.deaf = true;
   const answer = send();
   // Time enough for it to be executed; its reply is not heard.
-  for (let turn = 0; turn < 20; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+  await client.time.sleep(20);
   await client.lose();
   client.deaf = false;
   const { outcome } = await client.connect();
@@ -59,7 +58,7 @@ test('a request that was still waiting when the connection broke is answered thr
   b.yields = false;
   const held = await b.call(Enqueue, { type: 'data', fid, mode: 'PW' });
   const cutting = c.create('f', { exclusive: false, fh: c.newFh(), flags: 2 | 0o1000 });
-  await until('b is called back', () => b.basts.length === 1);
+  await world.time.until('b is called back', () => b.basts.length === 1);
   await c.lose();
   assert.equal((await c.connect()).outcome, 'resumed');
   await b.call(Cancel, { handles: [held.handle] });
@@ -73,7 +72,7 @@ test('a lock that was waited for when the connection broke is asked for anew and
   b.yields = false;
   const held = await b.call(Enqueue, { type: 'data', fid, mode: 'PW' });
   const waiting = c.call(Enqueue, { type: 'data', fid, mode: 'PR' });
-  await until('b is called back', () => b.basts.length === 1);
+  await world.time.until('b is called back', () => b.basts.length === 1);
   await c.lose();
   await c.connect();
   await b.call(Cancel, { handles: [held.handle] });

@@ -15,7 +15,6 @@ import {
   WANT_PARENT,
 } from '../../../src/wire/meta.js';
 import { FEATURE, FEATURES_ALL } from '../../../src/wire/session.js';
-import { until } from '../../fixtures/until.js';
 import { grantOf, nameOf, type RawClient, type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
 interface Two {
@@ -94,7 +93,7 @@ test('a data lock waits until its holder has given it back', async (t) => {
   a.yields = false;
   const held = await holdData(a, fid, 'PW');
   const waiting = holdData(b, fid, 'PR');
-  await until('a is called back', () => a.basts.length === 1);
+  await a.time.until('a is called back', () => a.basts.length === 1);
   await a.call(
     Write,
     { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 },
@@ -110,7 +109,7 @@ test('utimes of one client is not undone by the cached mtime of another', async 
   a.yields = false;
   const held = await holdData(a, fid, 'PW');
   const setting = b.call(Setattr, { fid, mtime: { sec: 7, nsec: 7 } });
-  await until('a is called back', () => a.basts.length === 1);
+  await a.time.until('a is called back', () => a.basts.length === 1);
   await a.call(Cancel, { handles: [held.handle] });
   assert.deepEqual((await setting).attr.mtime, { sec: 7, nsec: 7 });
 });
@@ -160,7 +159,7 @@ test('a BAST that is lost, and nothing else, is said again: nobody is evicted', 
   a.yields = false;
   await holdData(a, fid, 'PW');
   const waiting = holdData(b, fid, 'PR');
-  await until('the first is lost', () => a.basts.length === 1);
+  await a.time.until('the first is lost', () => a.basts.length === 1);
   a.yields = true;
   assert.ok((await waiting).granted);
   assert.deepEqual([a.basts.length, server.status().evicted], [2, []]);
@@ -175,9 +174,9 @@ test('a client that is gone is waited for as long as a network may be down, and 
   await holdData(c, other, 'PW');
   await a.lose();
   await c.lose();
-  const lostAtMs = performance.now();
+  const lostAtMs = world.time.clock.nowMs();
   assert.ok((await holdData(b, fid, 'PR')).granted);
-  const tookMs = performance.now() - lostAtMs;
+  const tookMs = world.time.clock.nowMs() - lostAtMs;
   assert.ok(tookMs >= 1500 && tookMs < 2900, `${tookMs} ms`);
   const { evicted } = server.status();
   // Nobody wants what c has.
@@ -209,14 +208,14 @@ test('a holder that ends a read piece by piece is given time beyond the limit, o
   const request = { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 };
   await a.call(Write, request, { bulk: [Buffer.alloc(pieceBytes)] });
   const waiting = holdData(b, fid, 'PW');
-  await until('it is called back', () => a.basts.length === 1);
-  const endMs = performance.now() + 1.5 * lockTimeoutMs;
-  // A turn of the event loop, so that time limits run out between two READs.
+  await a.time.until('it is called back', () => a.basts.length === 1);
+  const endMs = a.time.clock.nowMs() + 1.5 * lockTimeoutMs;
+  // Some time, so that time limits run out between two READs.
   const readFrom = async (client: RawClient, offset: number): Promise<void> => {
     await client.answer(Read, { fid, offset, length: pieceBytes });
-    await new Promise((done) => setImmediate(done));
+    await client.time.sleep(1);
   };
-  while (performance.now() < endMs) await readFrom(a, 0);
+  while (a.time.clock.nowMs() < endMs) await readFrom(a, 0);
   assert.deepEqual(server.status().evicted, []);
   await a.call(Cancel, { handles: [held.handle] });
   await waiting;
@@ -241,14 +240,15 @@ test('a holder that is flushing is given time beyond the limit', async (t) => {
   a.yields = false;
   const held = await holdData(a, fid, 'PW');
   const waiting = holdData(b, fid, 'PR');
-  const endMs = performance.now() + 1.5 * lockTimeoutMs;
+  const endMs = a.time.clock.nowMs() + 1.5 * lockTimeoutMs;
   const part = Buffer.alloc(64 << 10, 'x');
   let bytes = 0;
-  // One write after the other: however slow the machine is, it never stops flushing.
-  for (; performance.now() < endMs; bytes += part.length) {
+  // One write after the other, and a moment between two: it never stops flushing.
+  for (; a.time.clock.nowMs() < endMs; bytes += part.length) {
     const request = { fid, offset: bytes, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 };
     await a.call(Write, request, { bulk: [part] });
     await a.call(Sync, {});
+    await a.time.sleep(10);
   }
   await a.call(Cancel, { handles: [held.handle] });
   assert.deepEqual([(await waiting).attr?.sizeBytes, server.status().evicted], [bytes, []]);
@@ -260,7 +260,7 @@ test('a request that comes from an evicted client is not executed', async (t) =>
   // On its way when the eviction happens; nobody answers it.
   void a.create('g');
   server.evict('a', 'to see what happens');
-  await until('its connection is closed', () => a.closed);
+  await a.time.until('its connection is closed', () => a.closed);
   assert.deepEqual([(await b.lookup('g')).attr, (await b.lookup('f')).attr?.fid], [undefined, fid]);
   assert.throws(() => server.evict('nobody', ''), { code: 'ENOENT' });
 });
@@ -275,7 +275,7 @@ test('application locks: refused, waited for, cast, taken over at eviction', asy
   const waiting = await b.call(Enqueue, { ...lock, wait: true });
   assert.equal(waiting.granted, false);
   server.evict('a', 'its lock is wanted');
-  await until('the waiting lock is cast', () => b.casts.length === 1);
+  await a.time.until('the waiting lock is cast', () => b.casts.length === 1);
   assert.equal(b.casts[0]?.handle, waiting.handle);
 });
 

@@ -5,6 +5,7 @@ import { type TestContext, test } from 'node:test';
 import { type Fid, type Name, ROOT_FID, type Transno } from '../../../src/base/ids.js';
 import type { TargetStore, Within } from '../../../src/storage/api.js';
 import { createFile, MIB, TEST_TIME, type TestTarget, testTarget } from '../../fixtures/storage_target.js';
+import { virtualTarget } from '../../worlds/world_target.js';
 
 const TIME = TEST_TIME;
 
@@ -102,7 +103,7 @@ test('data operations are replayed with their transnos, whatever steps they take
 });
 
 test('held: operations go on being executed and nothing is committed any more', async (t) => {
-  const target = await testTarget(t);
+  const target = await virtualTarget(t);
   let held = false;
   target.runtime.faults = { strikes: () => held };
   const store = await target.open({ commitIntervalMs: 1 });
@@ -112,10 +113,10 @@ test('held: operations go on being executed and nothing is committed any more', 
   held = true;
   createFile(store, 'after');
   const synced = assert.rejects(store.sync(), { code: 'EIO' });
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await target.time.sleep(20);
   held = false;
   createFile(store, 'later');
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await target.time.sleep(20);
   assert.equal(store.lastCommitted, lastCommitted);
   const next = await target.crash();
   await synced;

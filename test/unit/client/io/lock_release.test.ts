@@ -6,7 +6,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid } from '../../../../src/base/ids.js';
-import { until, within } from '../../../fixtures/until.js';
 import { clientWorld, O_RDONLY, O_RDWR, O_WRONLY, type TestClient } from '../../../worlds/client_world.js';
 
 const PAGE = 4096;
@@ -66,7 +65,7 @@ class FolioKernel {
       for (const page of [...this.cached]) {
         if (page * PAGE < end && (page + 1) * PAGE > start) this.cached.delete(page);
       }
-      await new Promise((resolve) => setImmediate(resolve));
+      await this.#client.time.turn();
     }
   }
 }
@@ -84,7 +83,7 @@ test('two clients that write and read the same pages through their kernels never
       await Promise.all([kernel.read(i % 8), kernel.write((i * 3 + which) % 8, i), kernel.read((i + 4) % 8)]);
     }
   });
-  await within('both are done', Promise.all(work), 60_000);
+  await world.time.within('both are done', Promise.all(work), 60_000);
   assert.deepEqual([a.target.history.at(-1)?.state, b.target.history.at(-1)?.state], ['FULL', 'FULL']);
 });
 
@@ -103,13 +102,13 @@ test('a reader in a loop cannot keep a lock from being given back, and keeps no 
       // Only pages that the kernel does not have cause a READ.
       const page = i % 4;
       if (!kernel.cached.has(page)) last = (await kernel.read(page))[0] ?? 0;
-      await new Promise((resolve) => setImmediate(resolve));
+      await world.time.turn();
     }
   })();
   for (let value = 2; value < 20; value += 1) {
-    await within('write', a.write(fa, 0, Buffer.alloc(4 * PAGE, value)), 5000);
+    await world.time.within('write', a.write(fa, 0, Buffer.alloc(4 * PAGE, value)), 5000);
     const wanted = value;
-    await until(`the reader sees ${value}`, () => last === wanted);
+    await world.time.until(`the reader sees ${value}`, () => last === wanted);
   }
   stop = true;
   await reader;
@@ -130,12 +129,12 @@ test('what is read past the end of a file while its lock is given back is droppe
     return dropped.length > 1 ? Promise.resolve() : new Promise((resolve) => (letGo = resolve));
   };
   const appended = a.write(fa, 10, Buffer.alloc(10, 2));
-  await until('the pages are being dropped', () => dropped.length === 1);
+  await world.time.until('the pages are being dropped', () => dropped.length === 1);
   // The kernel keeps a page of zeros for what it gets nothing of.
   assert.equal((await b.read(fb, PAGE, PAGE)).length, 0);
   assert.equal((await b.read(fb, 0, PAGE)).length, 10);
   letGo();
-  await within('append', appended, 5000);
+  await world.time.within('append', appended, 5000);
   assert.deepEqual(dropped.slice(1), [JSON.stringify([{ start: 0, end: 2 * PAGE }])]);
 });
 
@@ -150,15 +149,18 @@ test('a shutdown drains a client whose kernel never stops writing', async (t) =>
     while (!stop) {
       await kernel.write(written % 64, written % 256);
       written += 1;
-      if (written % 8 === 0) await new Promise((resolve) => setImmediate(resolve));
+      if (written % 8 === 0) await world.time.sleep(1);
     }
   })();
-  await until('it writes', () => written > 100);
-  assert.equal(await within('shutdown', world.server?.shutdown() ?? Promise.reject(), 5000), 'clean');
+  await world.time.until('it writes', () => written > 100);
+  assert.equal(
+    await world.time.within('shutdown', world.server?.shutdown() ?? Promise.reject(), 5000),
+    'clean',
+  );
   assert.equal(a.target.gate, 'CLOSED');
   await world.start({ softwareVersion: '2.0.0' });
   const before = written;
-  await until('it writes again', () => written > before + 10);
+  await world.time.until('it writes again', () => written > before + 10);
   stop = true;
   await writer;
   assert.equal(
@@ -179,12 +181,12 @@ test('an eviction fails the requests that hold folios, so that the kernel can fo
   )(a.kernel.onDropPages);
   await kernel.read(0);
   await world.server?.stop();
-  await until('it noticed', () => a.target.gate === 'CLOSED');
+  await world.time.until('it noticed', () => a.target.gate === 'CLOSED');
   const stuck = kernel.write(5, 5).then(
     () => 'written',
     (error: { code?: string }) => error.code,
   );
   await world.start({ softwareVersion: '2.0.0', forceStart: true });
-  assert.equal(await within('the write fails', stuck, 5000), 'EIO');
-  await until('the kernel has dropped the file', () => kernel.cached.size === 0);
+  assert.equal(await world.time.within('the write fails', stuck, 5000), 'EIO');
+  await world.time.until('the kernel has dropped the file', () => kernel.cached.size === 0);
 });

@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Deferred } from '../../../../src/base/wait.js';
-import { until, within } from '../../../fixtures/until.js';
 import { clientWorld, errnoOf, O_RDWR, O_WRONLY } from '../../../worlds/client_world.js';
 
 test('dirty data goes out by itself within little more than a second', async (t) => {
@@ -12,7 +11,7 @@ test('dirty data goes out by itself within little more than a second', async (t)
   const f = await a.create('f');
   await a.write(f, 0, 'small');
   assert.equal(a.target.dirtyBytes, 5);
-  await until('it is written', () => a.target.dirtyBytes === 0, 2000);
+  await world.time.until('it is written', () => a.target.dirtyBytes === 0, 2000);
 });
 
 test('a piece of a file that is written all the time goes out as if the rest of the file stood still', async (t) => {
@@ -39,7 +38,7 @@ test('what was paid for blocks that a truncate drops is not paid for any more wh
   await a.write(f, 0, Buffer.alloc(2 * 4096, 1));
   // Drops the second block, writes the first one back, and then waits for the lock of b.
   const cut = a.setattr(f.fid, { sizeBytes: 4096 });
-  await until('the rest is written', () => a.target.dirtyBytes === 0);
+  await world.time.until('the rest is written', () => a.target.dirtyBytes === 0);
   a.check();
   forgets.resolve();
   await cut;
@@ -51,7 +50,7 @@ test('close starts the write-back and does not wait for it', async (t) => {
   const f = await a.create('f');
   await a.write(f, 0, 'small');
   assert.equal(a.fs.flush(a.op, f.fh, '1'), undefined);
-  await until('it is written', () => a.target.dirtyBytes === 0, 500);
+  await world.time.until('it is written', () => a.target.dirtyBytes === 0, 500);
 });
 
 test('a full device: write(2) itself fails with ENOSPC, and unlinking makes room again', async (t) => {
@@ -72,7 +71,7 @@ test('a full device: write(2) itself fails with ENOSPC, and unlinking makes room
   await a.close(f).catch(() => undefined);
   await a.unlink('f');
   const g = await a.create('g', O_RDWR);
-  await until('there is room again', async () => {
+  await world.time.until('there is room again', async () => {
     if ((await errnoOf(() => a.write(g, 0, piece))) !== 'no error') return false;
     return (await errnoOf(() => a.fs.fsync(a.op, g.fh))) === 'no error';
   });
@@ -92,16 +91,16 @@ test('a writer that is faster than the server waits, within the bounds of the ca
   assert.ok(most <= 8 << 20, `${most} bytes were dirty`);
   a.breakConnection();
   await world.server?.stop();
-  await until(
+  await world.time.until(
     'the server is gone',
     () => a.target.importState === 'DISCON' || a.target.importState === 'CONNECTING',
   );
   const { op, interrupt } = a.interruptible();
   const options = { append: false, writeback: false, sync: false, killSuidgid: false };
   const waits = errnoOf(() => a.fs.write(op, f.fh, f.fid, 0, piece, options));
-  await new Promise((resolve) => setImmediate(resolve));
+  await world.time.turn();
   interrupt();
-  assert.equal(await within('interrupted', waits, 1000), 'EINTR');
+  assert.equal(await world.time.within('interrupted', waits, 1000), 'EINTR');
   await world.start();
 });
 
@@ -157,13 +156,13 @@ test('close waits for what was stored into a mapping without promised space, whi
   const { op, interrupt } = a.interruptible();
   const interrupted = close(op);
   interrupt();
-  assert.equal(await within('interrupted', interrupted, 1000), 'EINTR');
+  assert.equal(await world.time.within('interrupted', interrupted, 1000), 'EINTR');
   assert.equal(await fsync(f.fh), 'ENOSPC');
 
   await store();
   a.breakConnection();
   await world.server?.stop();
-  assert.equal(await within('not held up', close(), 5000), 'no error');
+  assert.equal(await world.time.within('not held up', close(), 5000), 'no error');
   await world.start();
   assert.equal(await fsync(f.fh), 'ENOSPC');
 });

@@ -9,7 +9,6 @@ import { Create } from '../../../../src/wire/meta.js';
 import { decode } from '../../../../src/wire/schema.js';
 import { FEATURE, FEATURES_ALL, ReplayLocks } from '../../../../src/wire/session.js';
 import { ScriptedTarget } from '../../../fixtures/scripted_target.js';
-import { until, within } from '../../../fixtures/until.js';
 import { errnoOf, O_RDWR, scriptedWorld, type TestClient } from '../../../worlds/client_world.js';
 
 interface World {
@@ -25,14 +24,14 @@ async function world(t: TestContext): Promise<World> {
 
 /** The client is in again, with this instance. */
 async function full(client: TestClient, { instance }: ScriptedTarget): Promise<void> {
-  await until('the import is FULL', () => {
+  await client.time.until('the import is FULL', () => {
     return client.target.importState === 'FULL' && client.target.instance === instance;
   });
 }
 
 /** The request is sent, and its answer is lost. */
-async function unanswered(target: ScriptedTarget, name: string): Promise<void> {
-  await until(`${name} is sent`, () => target.of(name).length > 0);
+async function unanswered({ target, client }: World, name: string): Promise<void> {
+  await client.time.until(`${name} is sent`, () => target.of(name).length > 0);
 }
 
 const LOCK = {
@@ -53,15 +52,15 @@ test('after a crash: replays in order, opens, locks, and only then what was not 
   await client.setattr(inDir.fid, { mode: 0o600 });
   target.mute.add('CREATE');
   const lost = client.mkdir('answer lost');
-  await until('it is sent', () => target.of('CREATE').length === 4);
+  await client.time.until('it is sent', () => target.of('CREATE').length === 4);
   const sent = target.seen.filter(({ name }) => name === 'CREATE' || name === 'SETATTR');
   target.mute.clear();
   target.crash();
-  await until('the client has seen it', () => client.target.importState !== 'FULL');
+  await client.time.until('the client has seen it', () => client.target.importState !== 'FULL');
   const parked = client.mkdir('parked');
   target.seen = [];
   target.start();
-  await within('both', Promise.all([lost, parked]));
+  await client.time.within('both', Promise.all([lost, parked]));
   const [, made, file, changed, resent] = sent.map(({ xid }) => xid);
   assert.deepEqual(
     target.seen
@@ -118,16 +117,16 @@ test('a replay that the connection breaks in begins again, and so does one in a 
   target.crash();
   target.held.add('REPLAYED');
   target.start();
-  await unanswered(target, 'REPLAYED');
+  await unanswered({ target, client }, 'REPLAYED');
   target.breakConnections();
-  await until('it has connected again', () => target.of('REPLAYED').length === 2);
+  await client.time.until('it has connected again', () => target.of('REPLAYED').length === 2);
   target.crash();
   target.held.clear();
   target.held.add('RECOVERY_DONE');
   target.start();
-  await unanswered(target, 'RECOVERY_DONE');
+  await unanswered({ target, client }, 'RECOVERY_DONE');
   target.breakConnections();
-  await until('once more', () => target.of('RECOVERY_DONE').length === 2);
+  await client.time.until('once more', () => target.of('RECOVERY_DONE').length === 2);
   target.go();
   await full(client, target);
   const replays = target.of('CREATE').filter(({ flags }) => flags.includes('replay'));
@@ -188,7 +187,7 @@ test('the bytes of a WRITE stay what they were until they are durable, whatever 
   const marks = Array.from({ length: 40 }, (_, index) => 65 + (index % 26));
   for (const [index, mark] of marks.entries())
     await client.write(file, index * granule, Buffer.alloc(granule, mark));
-  await until('all is written', () => client.target.dirtyBytes === 0);
+  await client.time.until('all is written', () => client.target.dirtyBytes === 0);
   target.crash();
   target.seen = [];
   target.start();
@@ -217,13 +216,13 @@ test('no more than a bound is uncommitted: then the target is asked to commit, a
   const writes = (async () => {
     for (let index = 0; index < 100; index += 1) await client.write(file, index << 20, granule);
   })();
-  await until('it asks', () => target.of('SYNC').length === 1);
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await client.time.until('it asks', () => target.of('SYNC').length === 1);
+  await client.time.sleep(50);
   const written = (): number => target.of('WRITE').reduce((sum, { bulk }) => sum + bulk.length, 0) / 2 ** 20;
   const before = written();
   assert.ok(before > 64 && before <= 64 + 8, `${before} MiB`);
   target.go();
-  await within('the rest', writes);
+  await client.time.within('the rest', writes);
   await client.fs.fsync(client.op, file.fh);
   assert.deepEqual([written(), client.target.replayList], [100, { operations: 0, bulkBytes: 0 }]);
 });
@@ -236,14 +235,14 @@ test('a lock that is called back while the server is away goes back when it is t
   client.kernel.onDropPages = () => new Promise((resolve) => (letGo = resolve));
   // The active lock was the first, and the third of those that CREATE granted is this.
   target.bast(4 as LockHandle, file.fid, 'data');
-  await until('it is being released', () => client.kernel.told.includes(`pages ${file.fid}`));
+  await client.time.until('it is being released', () => client.kernel.told.includes(`pages ${file.fid}`));
   target.crash();
   target.seen = [];
   target.start();
   await full(client, target);
   client.kernel.onDropPages = undefined;
   letGo();
-  await until('it is given back', () => target.of('CANCEL').length > 0);
+  await client.time.until('it is given back', () => target.of('CANCEL').length > 0);
   const asked = target.of('REPLAY_LOCKS').flatMap(({ body }) => decode(ReplayLocks.request, body).locks);
   const index = asked.findIndex((lock) => lock.type === 'data' && lock.fid === file.fid);
   const handles = target.of('CANCEL').flatMap(({ body }) => decode(Cancel.request, body).handles);
@@ -292,7 +291,7 @@ test('an application lock that is not granted again: its descriptor answers EIO 
   );
   target.names();
   await client.close(file, LOCK.owner);
-  await until('the close is sent', () => target.of('CLOSE').length === 1);
+  await client.time.until('the close is sent', () => target.of('CLOSE').length === 1);
 });
 
 test('an unlock that was not answered is said again: the lock that was replayed does not stay', async (t) => {
@@ -301,11 +300,11 @@ test('an unlock that was not answered is said again: the lock that was replayed 
   await client.fs.setLock(client.op, file.fh, LOCK, false);
   target.mute.add('UNFLOCK');
   const unlocked = client.fs.unlock(client.op, file.fh, LOCK) as Promise<void>;
-  await unanswered(target, 'UNFLOCK');
+  await unanswered({ target, client }, 'UNFLOCK');
   target.crash();
   target.mute.clear();
   target.start();
-  await within('unlock', unlocked);
+  await client.time.within('unlock', unlocked);
   assert.deepEqual([target.of('UNFLOCK').length, client.target.appLocks], [2, 0]);
 });
 
@@ -360,11 +359,14 @@ test('an eviction: what only asks is asked again, what changes fails with EIO, a
   for (const name of ['LOOKUP', 'CREATE', 'GET_FIDS']) target.mute.add(name);
   const looked = client.lookup('name');
   const made = errnoOf(() => client.mkdir('dir'));
-  await unanswered(target, 'LOOKUP');
-  await unanswered(target, 'CREATE');
+  await unanswered({ target, client }, 'LOOKUP');
+  await unanswered({ target, client }, 'CREATE');
   target.mute.clear();
   target.evict('the test wants it');
-  assert.deepEqual([await within('lookup', looked), await within('mkdir', made)], [undefined, 'EIO']);
+  assert.deepEqual(
+    [await client.time.within('lookup', looked), await client.time.within('mkdir', made)],
+    [undefined, 'EIO'],
+  );
   assert.deepEqual(
     client.target.evictions.map(({ reason }) => reason),
     ['the test wants it'],
@@ -383,11 +385,11 @@ test('an eviction reports data that was answered and may not be durable', async 
   await client.fs.fsync(client.op, safe.fh);
   await client.write(answered, 0, 'answered');
   await client.fs.flush(client.op, answered.fh, LOCK.owner);
-  await until('it is written', () => client.target.dirtyBytes === 0);
+  await client.time.until('it is written', () => client.target.dirtyBytes === 0);
   target.crash();
   target.start();
   target.outcomes.push({ outcome: 'evicted', reason: 'it was forced' });
-  await until('it is in again', () => client.target.evictions.length === 1);
+  await client.time.until('it is in again', () => client.target.evictions.length === 1);
   await full(client, target);
   const closes = [answered, safe].map((file) =>
     errnoOf(() => client.fs.flush(client.op, file.fh, LOCK.owner)),
@@ -410,9 +412,9 @@ test('a page that a mapping dirtied is not written after an eviction', async (t)
   target.names();
   target.evict('the test wants it');
   await full(client, target);
-  await until('the kernel has brought it', () => brought.length > 0);
+  await client.time.until('the kernel has brought it', () => brought.length > 0);
   assert.deepEqual(await Promise.all(brought), ['EIO']);
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await client.time.sleep(20);
   assert.deepEqual([target.of('WRITE').length, client.target.dirtyBytes], [0, 0]);
 });
 
@@ -428,7 +430,7 @@ test('with a server from before holds, the locks of a removed file go back soon 
   assert.ok(client.target.locks > before);
   target.removes = removed.attr.fid;
   await client.unlink('f', dir);
-  await until('they are given back', () => client.target.locks === before);
+  await client.time.until('they are given back', () => client.target.locks === before);
   assert.equal(target.of('CANCEL').length, 1);
 });
 
@@ -453,9 +455,9 @@ for (const { name, hides, limitMs } of [
     first.listening = true;
     first[hides] = true;
     second.instance = 2;
-    const started = performance.now();
+    const started = client.time.clock.nowMs();
     await full(client, second);
-    const tookMs = performance.now() - started;
+    const tookMs = client.time.clock.nowMs() - started;
     assert.ok(tookMs < limitMs, `${tookMs} ms`);
     assert.equal(second.of('CREATE').length, 1);
   });
@@ -469,9 +471,9 @@ test('failover: a server that falls silent is given up within 5 s, and its partn
   await client.write(file, 0, 'x');
   first.silent = true;
   second.instance = 2;
-  const started = performance.now();
-  await within('fsync', client.fs.fsync(client.op, file.fh) as Promise<void>);
-  const tookMs = performance.now() - started;
+  const started = client.time.clock.nowMs();
+  await client.time.within('fsync', client.fs.fsync(client.op, file.fh) as Promise<void>);
+  const tookMs = client.time.clock.nowMs() - started;
   assert.ok(tookMs > 3000 && tookMs < 5500, `${tookMs} ms`);
   assert.deepEqual([first.connects.length, second.connects.length], [1, 1]);
 });

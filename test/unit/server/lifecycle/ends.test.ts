@@ -8,7 +8,6 @@ import { createServer, type Server } from '../../../../src/server/server.js';
 import type { TargetStore } from '../../../../src/storage/api.js';
 import { openTarget } from '../../../../src/storage/target.js';
 import { Write } from '../../../../src/wire/data.js';
-import { until } from '../../../fixtures/until.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../../../worlds/server_world.js';
 
 const LISTEN = { host: 'memory', port: 1 };
@@ -50,7 +49,9 @@ async function lastInstance(world: ServerWorld): Promise<{ instance: number; cle
 }
 
 async function drain(client: RawClient): Promise<void> {
-  await until(`${client.name} is called back`, () => client.basts.some(({ type }) => type === 'active'));
+  await client.time.until(`${client.name} is called back`, () =>
+    client.basts.some(({ type }) => type === 'active'),
+  );
   client.basts.length = 0;
   await client.giveUpActive();
 }

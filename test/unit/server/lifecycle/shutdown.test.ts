@@ -9,7 +9,6 @@ import { Read, Write } from '../../../../src/wire/data.js';
 import { FLAG_RECOVERY } from '../../../../src/wire/header.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
 import { Close, Getattr, Unlink } from '../../../../src/wire/meta.js';
-import { until } from '../../../fixtures/until.js';
 import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../../../worlds/server_world.js';
 
 interface Started {
@@ -34,7 +33,9 @@ function states(server: Server): Record<string, string> {
 }
 async function drained(...clients: RawClient[]): Promise<void> {
   for (const client of clients) {
-    await until(`${client.name} is called back`, () => client.basts.some((bast) => bast.type === 'active'));
+    await client.time.until(`${client.name} is called back`, () =>
+      client.basts.some((bast) => bast.type === 'active'),
+    );
     await client.giveUpActive();
   }
 }
@@ -55,7 +56,7 @@ test('a controlled shutdown waits for every client, then leaves the mark; client
   await a.call(Unlink, unlinkF);
   const result = server.shutdown();
   assert.equal(server.state, 'draining');
-  await until('b is called back', () => b.basts.length === 1);
+  await world.time.until('b is called back', () => b.basts.length === 1);
   b.requester.notify(DrainProgress, { dirtyBytes: 77, rpcsInFlight: 1, locks: 2 });
   await b.giveUpActive();
   assert.deepEqual(states(server), { a: 'draining', b: 'drained' });
@@ -109,7 +110,7 @@ test('who asked for the shutdown is told at its end who was evicted, and meanwhi
   const { drainLeftMs = -1 } = await admin.call(Status, {}, { connectionOnly: true });
   assert.ok(drainLeftMs > 0 && drainLeftMs <= 500, `${drainLeftMs} ms`);
   await drained(a);
-  const end = await until('the end is told', () => admin.shutdownEnd);
+  const end = await world.time.until('the end is told', () => admin.shutdownEnd);
   assert.deepEqual([end.evictedCount, end.evicted.map(({ name }) => name)], [1, ['b']]);
   assert.match(end.evicted[0]?.reason ?? '', /did not drain within 500 ms/);
 });
@@ -150,7 +151,7 @@ test('a shutdown can be taken back until the last client is drained', async (t) 
   assert.equal(server.shutdown(), second);
   await drained(a);
   b.basts.length = 0;
-  await until('b holds it still', () => states(server).b === 'draining');
+  await world.time.until('b holds it still', () => states(server).b === 'draining');
   await b.giveUpActive();
   assert.deepEqual([await second, await isClean(world)], ['clean', true]);
 });
@@ -175,7 +176,7 @@ test('the port is free for a standby before anything is committed', async (t) =>
 test('who connects during a shutdown is told to wait, and a drained client has nothing executed', async (t) => {
   const { world, server, a, b } = await twoClients(t);
   const result = server.shutdown();
-  await until('both are called back', () => a.basts.length + b.basts.length === 2);
+  await world.time.until('both are called back', () => a.basts.length + b.basts.length === 2);
   const late = world.client('late');
   const reply = await late.connect();
   assert.deepEqual([reply.outcome, reply.reason], ['wait', 'the server is shutting down']);
@@ -204,11 +205,11 @@ test('an administrator sees the progress and shuts down over the wire', async (t
   const { accepted } = await admin.call(Shutdown, {});
   assert.deepEqual([accepted, (await admin.call(Status, {})).state], [true, 'draining']);
   assert.equal((await admin.call(Shutdown, { cancel: true })).accepted, true);
-  await until('it is active again', () => server.state === 'active');
+  await world.time.until('it is active again', () => server.state === 'active');
   await admin.call(Shutdown, {});
   await drained(a, b);
   await server.closed;
-  await until('the connection ends', () => admin.closed);
+  await world.time.until('the connection ends', () => admin.closed);
 });
 
 test('new requests wait until the last known client has recovered', async (t) => {
@@ -281,7 +282,7 @@ test('the end of a recovery may be lost: the client says it once more', async (t
   await a.connect();
   const lost = a.recover([{ fid, fh, flags: 2 }]);
   lost.catch(() => undefined);
-  await until('a is done', () => next.target?.exports.size === 1);
+  await world.time.until('a is done', () => next.target?.exports.size === 1);
   await a.lose();
   assert.equal((await a.connect()).outcome, 'recover');
   const again = a.recover([{ fid, fh, flags: 2 }]);
@@ -381,7 +382,7 @@ test('a stopping server grants no application lock that was waited for', async (
   const result = server.shutdown();
   await drained(a, b);
   await result;
-  await until('the connections are closed', () => a.closed && b.closed);
+  await a.time.until('the connections are closed', () => a.closed && b.closed);
   assert.deepEqual(b.casts, []);
 });
 

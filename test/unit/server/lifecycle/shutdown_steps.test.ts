@@ -9,7 +9,6 @@ import { Shutdown } from '../../../../src/wire/admin.js';
 import { Sync } from '../../../../src/wire/data.js';
 import { FLAG_RECOVERY } from '../../../../src/wire/header.js';
 import { Replayed, ReplayLocks } from '../../../../src/wire/session.js';
-import { until } from '../../../fixtures/until.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../../../worlds/server_world.js';
 
 const RECOVERY = { flags: FLAG_RECOVERY };
@@ -22,7 +21,9 @@ async function isClean(world: ServerWorld): Promise<boolean> {
 }
 
 async function drain(client: RawClient): Promise<void> {
-  await until(`${client.name} is called back`, () => client.basts.some(({ type }) => type === 'active'));
+  await client.time.until(`${client.name} is called back`, () =>
+    client.basts.some(({ type }) => type === 'active'),
+  );
   client.basts.length = 0;
   await client.giveUpActive();
 }
@@ -195,7 +196,7 @@ for (const step of ['the BAST', 'a part of its drain', 'the active lock was give
     const server = await world.server();
     const [dying, good] = [await world.replaying('dying'), await world.replaying('good')];
     const result = server.shutdown({ drainTimeoutMs: 100 });
-    await until('it is called back', () => dying.basts.some(({ type }) => type === 'active'));
+    await world.time.until('it is called back', () => dying.basts.some(({ type }) => type === 'active'));
     if (step === 'a part of its drain') await dying.create('flushed');
     if (step === 'the active lock was given back') await dying.giveUpActive();
     await dying.lose();

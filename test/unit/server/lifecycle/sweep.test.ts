@@ -6,7 +6,6 @@ import { FsError } from '../../../../src/base/errno.js';
 import { createServer, type Server } from '../../../../src/server/server.js';
 import type { TargetStore } from '../../../../src/storage/api.js';
 import { openTarget } from '../../../../src/storage/target.js';
-import { until } from '../../../fixtures/until.js';
 import { type RawClient, serverWorld } from '../../../worlds/server_world.js';
 
 const DAMAGED = 'the page of the orphans is damaged';
@@ -35,7 +34,7 @@ test('a server that cannot read its orphans when its recovery ends stops without
   const store = server.target?.store;
   damageOrphans(store);
   await known.recover();
-  await until('it has stopped', () => server.state === 'stopped');
+  await known.time.until('it has stopped', () => server.state === 'stopped');
   assert.deepEqual([server.failure?.message, store?.superblock.clean], [DAMAGED, false]);
   await assert.rejects(server.shutdown(), { code: 'EIO' });
 });

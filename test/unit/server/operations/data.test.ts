@@ -6,7 +6,6 @@ import type { Fid } from '../../../../src/base/ids.js';
 import { Deferred } from '../../../../src/base/wait.js';
 import { Write } from '../../../../src/wire/data.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
-import { until } from '../../../fixtures/until.js';
 import { type RawClient, serverWorld } from '../../../worlds/server_world.js';
 
 const BYTES = 64 << 10;
@@ -32,11 +31,11 @@ test('a WRITE that waits for room when its client is evicted is not executed', a
   };
   a.locksContent = false;
   void write(a, fid).catch(() => undefined);
-  await until('the WRITE waits', () => (server.target?.modifying.count ?? 0) > 0);
+  await world.time.until('the WRITE waits', () => (server.target?.modifying.count ?? 0) > 0);
   server.evict('a', 'the test wants it');
   // Its lock is still there: the eviction is not durable yet.
   room.resolve();
-  await until('the WRITE has ended', () => server.target?.modifying.count === 0);
+  await world.time.until('the WRITE has ended', () => server.target?.modifying.count === 0);
   assert.equal(store.inode(fid)?.sizeBytes, 0);
   for (const table of server.checked()) table.checkInvariants();
 });
@@ -59,10 +58,10 @@ test('the last WRITE of a client that is evicted is promised nothing', async (t)
   const [client] = target.exports;
   a.locksContent = false;
   void write(a, fid).catch(() => undefined);
-  await until('the store works on it', () => client?.writes.count === 1);
+  await world.time.until('the store works on it', () => client?.writes.count === 1);
   server.evict('a', 'the test wants it');
   device.resolve();
-  await until('everything of the client is gone', () => target.leaving.size === 0);
+  await world.time.until('everything of the client is gone', () => target.leaving.size === 0);
   assert.equal(target.grants.promisedBytes, 0);
   for (const table of server.checked()) table.checkInvariants();
 });

@@ -6,7 +6,6 @@ import { ROOT_FID } from '../../../../src/base/ids.js';
 import { evict } from '../../../../src/server/target/eviction.js';
 import { Getattr } from '../../../../src/wire/meta.js';
 import type { ConnectRequest } from '../../../../src/wire/session.js';
-import { until } from '../../../fixtures/until.js';
 import { serverWorld } from '../../../worlds/server_world.js';
 
 test('an older connection of a client is refused, and the later one goes on', async (t) => {
@@ -45,7 +44,7 @@ test('a client that was evicted waits until its last write has ended, and is the
   }
   client.instance = instance;
   exported.writes.done();
-  await until('nothing is left of it', () => target.leaving.size === 0);
+  await world.time.until('nothing is left of it', () => target.leaving.size === 0);
   const told = await client.connect();
   assert.deepEqual([told.outcome, told.reason], ['evicted', 'the test says so']);
   assert.equal((await client.connect({ previousInstance: undefined })).outcome, 'new');
