@@ -22,6 +22,8 @@ import { Scheduler } from '../sim/scheduler.js';
 /** Of one turn of an event loop: about what a request costs a server. Who only waits for the next turn lets time go on. */
 const TURN_MS = 0.05;
 const WAIT_MS = 15_000;
+/** No test takes so long: it waits for something that never comes, while pings go on for ever. */
+const LIMIT_MS = 600_000;
 
 /** The time of a world: the virtual one below, or the real one (real_time.ts). */
 export interface WorldTime {
@@ -55,6 +57,7 @@ export class VirtualTime implements WorldTime {
   #looks: ((isLeft: boolean) => void)[] = [];
   /** An event has run since they were called. */
   #hasNews = false;
+  #limitMs = LIMIT_MS;
   #isPending = false;
   #isOver = false;
 
@@ -134,6 +137,7 @@ export class VirtualTime implements WorldTime {
     this.#isPending = false;
     VirtualTime.#pending -= 1;
     if (this.#isOver) return;
+    this.#checkLimit();
     if (this.#hasNews && this.#looks.length > 0) {
       this.#hasNews = false;
       this.#look(true);
@@ -144,6 +148,14 @@ export class VirtualTime implements WorldTime {
       return;
     }
     this.#drive();
+  }
+
+  /** @throws Error into the event loop, which fails the test. The end of the world then has time again. */
+  #checkLimit(): void {
+    if (this.#scheduler.nowMs < this.#limitMs) return;
+    this.#limitMs = this.#scheduler.nowMs + LIMIT_MS;
+    this.#drive();
+    throw new Error('ten minutes of virtual time have passed, and the test is not over');
   }
 
   #look(isLeft: boolean): void {
