@@ -4,7 +4,6 @@ import { S_ISUID } from '../../../../src/base/attr.js';
 import type { Fid, LockHandle } from '../../../../src/base/ids.js';
 import { BIT_ATTR, type GrantMessage } from '../../../../src/wire/lock.js';
 import { ScriptedTarget } from '../../../fixtures/scripted_target.js';
-import { until } from '../../../fixtures/until.js';
 import { clientWorld, scriptedWorld } from '../../../worlds/client_world.js';
 
 test('a file may have set-id bits until attributes under a lock say that it has none', async (t) => {
@@ -43,7 +42,8 @@ for (const [what, lock] of UNASKED) {
 
 test('a file is forgotten when the interrupted operation ends that had it for itself', async (t) => {
   const target = new ScriptedTarget();
-  const client = await scriptedWorld(t, [target]).client('a');
+  const world = scriptedWorld(t, [target]);
+  const client = await world.client('a');
   const f = await client.create('f');
   target.held.add('SETATTR');
   const { op, interrupt } = client.interruptible();
@@ -53,9 +53,9 @@ test('a file is forgotten when the interrupted operation ends that had it for it
   client.fs.release(f.fh, undefined);
   // The active lock was the first, and the third of those that CREATE granted is this.
   target.bast(4 as LockHandle, f.fid, 'data');
-  await until('the data lock is given back', () => target.of('CANCEL').length > 0);
+  await world.time.until('the data lock is given back', () => target.of('CANCEL').length > 0);
   assert.equal(client.fs.status().cache.files, 1);
   target.go();
-  await until('the file is forgotten', () => client.fs.status().cache.files === 0);
+  await world.time.until('the file is forgotten', () => client.fs.status().cache.files === 0);
   client.check();
 });

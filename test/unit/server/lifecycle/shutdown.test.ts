@@ -141,7 +141,7 @@ test('a shutdown can be taken back until the last client is drained', async (t) 
   const again = a.activate();
   const progressOfB = (): unknown => server.status().clients.find(({ name }) => name === 'b')?.dirtyBytes;
   b.requester.notify(DrainProgress, { dirtyBytes: 77, rpcsInFlight: 5, locks: 1 });
-  await until('its progress is known', () => progressOfB() === 77);
+  await world.time.until('its progress is known', () => progressOfB() === 77);
   assert.equal(server.cancelShutdown(), true);
   assert.deepEqual([await result, server.state, progressOfB()], ['cancelled', 'active', 0]);
   await again;
