@@ -106,11 +106,11 @@ test('a server that is away for 20 s: ALRM, USR1, CHLD, WINCH end no call; INT, 
   const cluster = await startCluster(t, { limitMs: 100_000 });
   const [mount] = cluster.mounts;
   assert.ok(mount !== undefined);
-  const never = await startStorm(mount, NEVER);
+  const never = await startStorm(mount, NEVER, 'never');
   t.after(() => never.child.kill('SIGKILL'));
   const storms: Storm[] = [];
   for (const signal of [SIGNAL.INT, SIGNAL.TERM, SIGNAL.QUIT, SIGNAL.HUP]) {
-    const storm = await startStorm(mount, [signal]);
+    const storm = await startStorm(mount, [signal], `signal${signal}`);
     t.after(() => storm.child.kill('SIGKILL'));
     storms.push(storm);
   }
