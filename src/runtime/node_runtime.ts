@@ -11,7 +11,14 @@ export interface NodeRuntime extends Runtime {
   renderMetrics(): Promise<string>;
 }
 
+/**
+ * Small Buffers share memory of this size, and one that lives long (the target of a symlink, an xattr) keeps all of it. Node 24
+ * makes it 64 KiB by default, earlier versions this.
+ */
+const POOL_BYTES = 8 << 10;
+
 export function nodeRuntime(faults: Faults = NO_FAULTS): NodeRuntime {
+  Buffer.poolSize = POOL_BYTES;
   const metrics = new NodeMetrics();
   return {
     faults,

@@ -54,5 +54,9 @@ export function frameBytes({ body, bulk }: Frame): number {
 export function keptCopy(frame: Frame): Frame {
   const { header, body, bulk } = frame;
   const isWasteful = body.buffer.byteLength > body.length * 2;
-  return isWasteful ? { header, body: Buffer.from(body), bulk } : frame;
+  if (!isWasteful) return frame;
+  // Not Buffer.from(): Node's pool would keep up to 64 KiB alive for a small frame.
+  const copy = Buffer.allocUnsafeSlow(body.length);
+  copy.set(body);
+  return { header, body: copy, bulk };
 }

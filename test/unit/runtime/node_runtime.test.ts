@@ -28,9 +28,22 @@ test('timers fire in order, and a cancelled one never', async () => {
       resolve();
     });
     timers.after(5, () => fired.push('early'), false);
-    timers.soon(() => fired.push('soon'));
   });
-  assert.deepEqual(fired, ['soon', 'early', 'late']);
+  assert.deepEqual(fired, ['early', 'late']);
+});
+
+test('what shall happen soon happens after this turn, in the order in which it was asked for', async () => {
+  const { timers } = nodeRuntime();
+  const fired: string[] = [];
+  await new Promise<void>((resolve) => {
+    timers.soon(() => fired.push('first'));
+    timers.soon(() => {
+      fired.push('second');
+      resolve();
+    });
+    fired.push('this turn');
+  });
+  assert.deepEqual(fired, ['this turn', 'first', 'second']);
 });
 
 test('sleep ends with the reason of an abort', async () => {
