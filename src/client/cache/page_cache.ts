@@ -7,8 +7,9 @@
  * `bytes` and `dirtyBytes` are the sums over all granules.
  *
  * One limit covers all that a client caches: the bytes that locks, attributes and names take go off it, up to a half of it.
- * Memory of pages that were dropped fills what is left of the limit, free for the next pages: a program that writes a file
- * anew would otherwise get each page anew from the kernel (measured: 40 percent of the client's processor time).
+ * Memory of pages that were dropped stays free for the next pages, in what is left of the limit and at most a quarter of it. A
+ * program that writes a file anew would otherwise get all its memory anew from the kernel. Keeping all of it would make such
+ * writes a third faster, and the process 60 to 100 MiB larger under a mixed load (both measured).
  */
 
 import { LRUCache } from 'lru-cache';
@@ -115,7 +116,8 @@ export class PageCache implements GranuleMemory {
     const limitBytes = this.limitBytes - Math.min(this.#beside(), this.limitBytes / 2);
     // pop() evicts: it calls dispose().
     while (this.bytes > limitBytes && this.#clean.pop() !== undefined);
-    this.memory.keepFree(Math.max(0, limitBytes - this.bytes));
+    const left = Math.max(0, limitBytes - this.bytes);
+    this.memory.keepFree(Math.min(left, this.limitBytes / 4));
   }
 
   /** @param granules the granules of all files. */
