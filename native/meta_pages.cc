@@ -41,6 +41,8 @@ namespace holdfast {
 namespace {
 
 constexpr size_t kPageBytes = 4096;
+// Pages that are read together from the device: as many as the kernel reads around a fault.
+constexpr uint64_t kRunPages = 32;
 constexpr size_t kHeader = 24;
 constexpr size_t kNodeHeader = 8;
 constexpr size_t kOverflowNodeBytes = 24;
@@ -115,6 +117,7 @@ class MetaPages {
   ~MetaPages() {
     if (map_ != nullptr) munmap(const_cast<uint8_t*>(map_), bytes_);
     if (seen_ != nullptr) munmap(seen_, SeenBytes());
+    if (ahead_ != nullptr) munmap(ahead_, AheadBytes());
     close(fd_);
   }
 
@@ -125,6 +128,9 @@ class MetaPages {
     void* seen = mmap(nullptr, SeenBytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (seen == MAP_FAILED) return errno;
     seen_ = static_cast<std::atomic<uint64_t>*>(seen);
+    void* ahead = mmap(nullptr, AheadBytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (ahead == MAP_FAILED) return errno;
+    ahead_ = static_cast<std::atomic<uint8_t>*>(ahead);
     return 0;
   }
 
@@ -222,6 +228,7 @@ class MetaPages {
     return Load<uint32_t>(record.value + length) == ~state;
   }
 
+  size_t AheadBytes() const { return pages_ / kRunPages + 1; }
   size_t SeenBytes() const { return std::max<size_t>(pages_, 1) * sizeof(uint64_t); }
 
   const uint8_t* Page(uint64_t number) const { return map_ + number * kPageBytes; }
@@ -292,6 +299,12 @@ class MetaPages {
   }
 
   bool Read(uint64_t number, uint8_t* bytes, size_t pages = 1) const {
+    // A server that has just started reads most pages of a database, in no order. The kernel would read each page alone from the
+    // device; it reads the pages around a fault of a mapping together, but a fault on a bad block would end the process.
+    const uint64_t run = number / kRunPages;
+    if (ahead_[run].exchange(1, std::memory_order_relaxed) == 0) {
+      posix_fadvise(fd_, static_cast<off_t>(run * kRunPages * kPageBytes), kRunPages * kPageBytes, POSIX_FADV_WILLNEED);
+    }
     size_t done = 0;
     while (done < pages * kPageBytes) {
       const ssize_t count = pread(fd_, bytes + done, pages * kPageBytes - done,
@@ -433,6 +446,8 @@ class MetaPages {
   const uint8_t* map_ = nullptr;
   // For each page its transaction + 1 when it was checked; 0: never checked.
   std::atomic<uint64_t>* seen_ = nullptr;
+  // By run of pages: 1 if it was read ahead.
+  std::atomic<uint8_t>* ahead_ = nullptr;
 };
 
 using Shared = std::shared_ptr<MetaPages>;
