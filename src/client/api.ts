@@ -2,8 +2,8 @@
  * The client as vfs sees it: a filesystem with caches, locks and recovery inside, the kernel outside.
  *
  * Every method passes the gate of the targets it needs before it forms an RPC, except those that say "never parked" and
- * learnRoot(), which runs before the mount is visible. It answers at once from the caches where locks
- * allow that, and otherwise with a promise. Failures are FsErrors. `op.signal` ends a wait with EINTR.
+ * learnRoot(), which runs before the mount is visible. It answers at once from the caches where locks allow that, and otherwise
+ * with a promise. Failures are FsErrors. `op.signal` ends a wait with EINTR.
  */
 
 import type { Checked } from '../base/assert.js';

@@ -5,10 +5,10 @@
  * lock is gone it ignores what replies say of them, except replies to its own operations that set them.
  *
  * Who writes the fields:
- *   size, times, blocks          beliefs.ts by adopt(); operations/data.ts and io_lock.ts as a write changes them; write_back.ts
- *                                from the replies to WRITEs
- *   sizeKnown                    beliefs.ts; who gives the lock back or drops it makes it false (lock_release.ts, replay.ts,
- *                                remote_namespace.ts)
+ *   size, times, blocks          beliefs.ts by adopt(); operations/data.ts and io_lock.ts when a program writes; write_back.ts
+ *                                when the target has answered a WRITE
+ *   sizeKnown                    beliefs.ts sets it; lock_release.ts and replay.ts clear it when the lock goes, remote_namespace.ts
+ *                                when an open cuts the file
  *   exclusive, exclusives, waitsToCut, enqueues    io_lock.ts
  *   flushing, flushWaiters       write_back.ts
  *   fetches                      readahead.ts

@@ -34,7 +34,7 @@ const FRESH: PageMemory = {
 
 export class PageCache implements GranuleMemory {
   readonly limitBytes: number;
-  readonly memory: PageMemory;
+  readonly #memory: PageMemory;
   /** Small pieces are cut from it: separate memory for each piece would cost more than most of them hold. */
   #chunk = Buffer.alloc(0);
   #chunkUsed = 0;
@@ -46,7 +46,7 @@ export class PageCache implements GranuleMemory {
   /** @param beside bytes that all else in the client's caches takes. */
   constructor(limitBytes: number, memory: PageMemory = FRESH, beside: () => number = () => 0) {
     this.limitBytes = limitBytes;
-    this.memory = memory;
+    this.#memory = memory;
     this.#beside = beside;
     this.#clean = new LRUCache({
       maxSize: Math.max(limitBytes, GRANULE_BYTES),
@@ -67,11 +67,11 @@ export class PageCache implements GranuleMemory {
   }
 
   takeSlab(): Buffer {
-    return this.memory.take();
+    return this.#memory.take();
   }
 
   retire(slab: Buffer): void {
-    this.memory.retire(slab);
+    this.#memory.retire(slab);
   }
 
   /** Memory of that length with any content, for pages. */
@@ -117,7 +117,7 @@ export class PageCache implements GranuleMemory {
     // pop() evicts: it calls dispose().
     while (this.bytes > limitBytes && this.#clean.pop() !== undefined);
     const left = Math.max(0, limitBytes - this.bytes);
-    this.memory.keepFree(Math.min(left, this.limitBytes / 4));
+    this.#memory.keepFree(Math.min(left, this.limitBytes / 4));
   }
 
   /** @param granules the granules of all files. */

@@ -23,7 +23,8 @@ import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { AttrChange } from '../api.js';
 import type { TargetSession } from '../session/target_session.js';
 
-type Signal = AbortSignal | undefined;
+/** Ends the wait of the caller. */
+export type Signal = AbortSignal | undefined;
 /** The namespace decides which locks it wants with the answer. */
 type Wanting<O> = Omit<RequestOf<O>, 'want'>;
 

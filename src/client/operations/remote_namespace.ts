@@ -43,9 +43,8 @@ import type { AttrChange } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
-import type { Creation, Listing, Namespace, Opened, Opening } from './namespace.js';
+import type { Creation, Listing, Namespace, Opened, Opening, Signal } from './namespace.js';
 
-type Signal = AbortSignal | undefined;
 type ReaddirReply = ReplyOf<typeof Readdir>;
 
 /** How far a handle has read its directory under one and the same lock. */
