@@ -8,12 +8,12 @@ import { startCluster } from '../fixtures/cluster.js';
 import { mountsUnder } from '../fixtures/leftovers.js';
 import { until, within } from '../fixtures/until.js';
 
-/** Ways to hold a mount; each says that it does, and ends with its stdin. */
+/** Ways to hold a mount, each with a file of its own; each says that it does, and ends with its stdin. */
 const HOLDERS = {
   'an open file': 'f = open(d + "/f", "w")',
   'a current directory': 'os.chdir(d)',
   'a mapping alone':
-    'f = open(d + "/f", "w+b"); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.close()',
+    'f = open(d + "/m", "w+b"); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.close()',
 };
 
 const SCRIPT = (code: string): string =>

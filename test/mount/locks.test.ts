@@ -196,13 +196,13 @@ bothWays('fcntl: a waiting lock is granted in turn, also when the holder dies', 
   await waits;
 });
 
-bothWays('fcntl: two processes that would wait for each other get EDEADLK', async (pair) => {
+bothWays('fcntl: two processes that would wait for each other get EDEADLK', async (pair, more) => {
   const { one, two } = pair;
   const [f1, f2] = await openBoth(pair);
   await one.lock(f1, { type: 'write', how: 'set', start: 0, length: 1 });
   await two.lock(f2, { type: 'write', how: 'set', start: 1, length: 1 });
   const waits = one.lock(f1, { type: 'write', how: 'wait', start: 1, length: 1 });
-  await one.blocked();
+  await one.isInLine(more(0), 'f');
   await assert.rejects(two.lock(f2, { type: 'write', how: 'wait', start: 0, length: 1 }), {
     code: 'EDEADLK',
   });
@@ -229,7 +229,7 @@ test('flock on a directory or a FIFO excludes on its own machine, and not across
 });
 
 test('fcntl: a cycle of waits of two processes, each on two mounts of this host, ends with EDEADLK', async (t) => {
-  const { a: one, b: two, path } = await shared.place(t);
+  const { a: one, b: two, more, path } = await shared.place(t);
   for (const name of ['f', 'g']) await one.writeFile(name, 'x');
   // Both processes use both mounts: the one's root is the first mount, the other's the second.
   const onOther = (name: string, mountIndex: number): string => path(name, mountIndex);
@@ -238,7 +238,7 @@ test('fcntl: a cycle of waits of two processes, each on two mounts of this host,
   await one.lock(f1, { type: 'write', how: 'set' });
   await two.lock(g1, { type: 'write', how: 'set' });
   const waits = one.lock(g2, { type: 'write', how: 'wait' });
-  await one.blocked();
+  await one.isInLine(more(1), 'g');
   await assert.rejects(within('it is refused', two.lock(f2, { type: 'write', how: 'wait' })), {
     code: 'EDEADLK',
   });

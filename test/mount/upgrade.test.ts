@@ -107,9 +107,9 @@ test('a waiting lock is still waiting after an upgrade, then granted, in its tur
   const wait = (agent: Agent, fd: number, name: string): Promise<unknown> =>
     agent.lock(fd, { type: 'write', how: 'wait' }).then(() => order.push(name));
   const waits1 = wait(first, fd1, 'first');
-  await first.blocked();
+  await first.isInLine(cluster.agent(1), 'f');
   const waits2 = wait(second, fd2, 'second');
-  await second.blocked();
+  await second.isInLine(cluster.agent(0), 'f');
   await cluster.upgrade();
   await holder.stat('f');
   assert.deepEqual(order, []);
