@@ -48,6 +48,12 @@ export interface Creation extends NewObject {
   readonly fh?: Fh | undefined;
 }
 
+export interface Created {
+  readonly attr: Inode;
+  /** Where its name lies in the directory; undefined if it has none. */
+  readonly position: number | undefined;
+}
+
 const TYPES: readonly number[] = [S_IFREG, S_IFDIR, S_IFLNK, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK];
 const PERMISSIONS = 0o7777;
 const UMASK_BITS = 0o777;
@@ -89,8 +95,8 @@ export function findExisting(reader: Reader, creation: Creation): Dirent | undef
   return entry;
 }
 
-/** The name must not be there, nor the inode. @returns the new inode. */
-export function applyCreate(tx: Tx, object: NewObject, circumstances: Circumstances): Inode {
+/** The name must not be there, nor the inode. */
+export function applyCreate(tx: Tx, object: NewObject, circumstances: Circumstances): Created {
   const { parent, name, fid } = object;
   const edits = new Edits(tx, circumstances);
   const inode = newInode(edits, object);
@@ -99,11 +105,11 @@ export function applyCreate(tx: Tx, object: NewObject, circumstances: Circumstan
   if (name === undefined) {
     tx.putOrphan(fid);
   } else {
-    tx.putDirent(parent, name, fid, inode.mode & S_IFMT);
+    edits.putName(parent, name, fid, inode.mode & S_IFMT);
     edits.changeDirectory(parent, isDir(inode.mode) ? 1 : 0);
   }
   edits.write();
-  return inode;
+  return { attr: inode, position: edits.position };
 }
 
 /** Puts its ACLs; the caller puts the inode. */

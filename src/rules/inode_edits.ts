@@ -4,7 +4,7 @@
  */
 
 import { isDir, type Timespec } from '../base/attr.js';
-import type { Fid } from '../base/ids.js';
+import type { Fid, Name } from '../base/ids.js';
 import type { Inode, Tx } from '../storage/api.js';
 import { needInode } from './checks.js';
 
@@ -14,6 +14,8 @@ export type Fate = 'orphan' | 'destroyed';
 /** What a change depends on and no record says. */
 export interface Circumstances {
   readonly now: Timespec;
+  /** A replay: where the first name that the change makes lay in its directory; the others lie behind it, one by one. */
+  readonly position?: number | undefined;
   /** Called once for each inode that loses its last name, inside the change that carries the answer out. */
   fateOf(fid: Fid): Fate;
 }
@@ -21,7 +23,10 @@ export interface Circumstances {
 export class Edits {
   readonly tx: Tx;
   readonly now: Timespec;
+  /** Where the first name that the change has made lies in its directory. */
+  position: number | undefined;
   readonly #circumstances: Circumstances;
+  #names = 0;
   readonly #inodes = new Map<Fid, Inode>();
 
   constructor(tx: Tx, circumstances: Circumstances) {
@@ -39,6 +44,14 @@ export class Edits {
     const changed = { ...this.get(fid), ...changes };
     this.#inodes.set(fid, changed);
     return changed;
+  }
+
+  /** The directory must not have the name. */
+  putName(parent: Fid, name: Name, fid: Fid, type: number): void {
+    const first = this.#circumstances.position;
+    const before = first === undefined ? undefined : first + this.#names++;
+    const position = this.tx.putDirent(parent, name, fid, type, before);
+    this.position ??= position;
   }
 
   /** Names were added to or removed from the directory. */

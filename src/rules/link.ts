@@ -19,6 +19,8 @@ export interface NewName {
 export interface Linked {
   readonly attr: Inode;
   readonly parentAttr: Inode;
+  /** Where the name lies in the directory. */
+  readonly position: number | undefined;
 }
 
 /** @throws FsError ESTALE, ENOTDIR; ENOENT for a directory that was removed. */
@@ -48,9 +50,9 @@ export function applyLink(tx: Tx, { fid, parent, name }: NewName, circumstances:
   const edits = new Edits(tx, circumstances);
   const { nlink, mode } = edits.get(fid);
   if (nlink === 0) tx.removeOrphan(fid);
-  tx.putDirent(parent, name, fid, mode & S_IFMT);
+  edits.putName(parent, name, fid, mode & S_IFMT);
   const attr = edits.change(fid, { nlink: nlink + 1, ctime: edits.now });
   const parentAttr = edits.changeDirectory(parent, 0);
   edits.write();
-  return { attr, parentAttr };
+  return { attr, parentAttr, position: edits.position };
 }

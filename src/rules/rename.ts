@@ -41,6 +41,8 @@ export interface Moved {
   readonly otherAttr?: Inode | undefined;
   /** What the old name leads to now. */
   readonly whiteoutAttr?: Inode | undefined;
+  /** Where the first of the names that it made lies in its directory. The others lie behind it, one by one. */
+  readonly position?: number | undefined;
 }
 
 /** @throws FsError EINVAL */
@@ -150,6 +152,7 @@ export function applyRename(tx: Tx, move: Move, names: MovedNames, circumstances
     // It is neither parent, so it has not changed since: checkRename refuses a new name that leads above the old one.
     otherAttr,
     whiteoutAttr,
+    position: edits.position,
   };
   edits.write();
   return moved;
@@ -161,12 +164,12 @@ function leaveWhiteout(edits: Edits, move: Move): Inode | undefined {
   if (whiteoutFid === undefined) return undefined;
   const whiteout = newInode(edits, { parent, name, fid: whiteoutFid, mode: S_IFCHR, umask: 0, uid, gid });
   edits.tx.putInode(whiteout);
-  edits.tx.putDirent(parent, name, whiteoutFid, S_IFCHR);
+  edits.putName(parent, name, whiteoutFid, S_IFCHR);
   return whiteout;
 }
 
 function place(edits: Edits, entry: Dirent, parent: Fid, name: Name): Inode {
-  edits.tx.putDirent(parent, name, entry.fid, entry.type);
+  edits.putName(parent, name, entry.fid, entry.type);
   const moved = isDir(entry.type) ? { parent, ctime: edits.now } : { ctime: edits.now };
   return edits.change(entry.fid, moved);
 }

@@ -130,8 +130,12 @@ export interface Tx extends Reader {
   putInode(inode: Inode): void;
   /** Removes the inode with its xattrs, symlink target and data; its blocks become free when this commits. */
   destroyInode(fid: Fid): void;
-  /** The directory must not have the name yet. */
-  putDirent(parent: Fid, name: Name, fid: Fid, type: number): void;
+  /**
+   * The directory must not have the name yet.
+   * @param position a replay: the cookie that the entry had. It counts if the directory has nothing at it or after it.
+   * @returns the entry's cookie.
+   */
+  putDirent(parent: Fid, name: Name, fid: Fid, type: number, position?: number): number;
   removeDirent(parent: Fid, name: Name): void;
   putXattr(fid: Fid, name: string, value: Uint8Array): void;
   removeXattr(fid: Fid, name: string): void;

@@ -5,6 +5,9 @@
  * `time` in a request is for replays (FLAG_REPLAY), which must not change a timestamp that a client has seen. It is the
  * time that the server's clock gave the operation at its first execution. The client takes it from the answer (ctime of
  * attr, or of parentAttr if there is one). In other requests it is absent, and the server ignores it.
+ *
+ * `position` in a reply says where the new name lies in its directory (a cookie); after RENAME, the first of the new names. In
+ * a request it is for replays: a listing that a crash interrupts has the name once.
  */
 
 import type { Fh } from '../base/ids.js';
@@ -115,12 +118,14 @@ export const Create = operation(
     flags: opt(12, u32),
     want: req(13, u8),
     time: opt(14, timespec),
+    position: opt(15, uint),
   }),
   message('CreateReply', {
     attr: req(1, attr),
     parentAttr: opt(2, attr),
     existed: req(3, bool),
     locks: req(4, grants),
+    position: opt(5, uint),
   }),
   'modifies',
 );
@@ -187,6 +192,7 @@ export const Rename = operation(
     whiteoutFid: opt(7, fid),
     uid: opt(8, u32),
     gid: opt(9, u32),
+    position: opt(10, uint),
   }),
   message('RenameReply', {
     attr: req(1, attr),
@@ -196,6 +202,7 @@ export const Rename = operation(
     otherAttr: opt(4, attr),
     /** With WHITEOUT: the inode to which the old name leads now. */
     whiteoutAttr: opt(5, attr),
+    position: opt(6, uint),
   }),
   'modifies',
 );
@@ -207,8 +214,9 @@ export const Link = operation(
     parent: req(2, fid),
     name: req(3, name),
     time: opt(4, timespec),
+    position: opt(5, uint),
   }),
-  message('LinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
+  message('LinkReply', { attr: req(1, attr), parentAttr: req(2, attr), position: opt(3, uint) }),
   'modifies',
 );
 /** getdents; with FEATURE.readdirPlus also for the stat calls that follow it. */

@@ -30,14 +30,22 @@ const NOTHING = 0 as Transno;
 
 interface Entry extends Omit<AnsweredRequest, 'opcode'> {
   readonly operation: Operation<unknown, unknown>;
-  /** When the target executed it, by the target's clock. A replay must not change times that programs were told. */
-  readonly time: Timespec | undefined;
+  readonly firstTime: FirstTime;
 }
 
-/** The attributes that replies carry. */
-interface Attributes {
+/** What a replay must not change: programs have seen it. */
+interface FirstTime {
+  /** When the target executed the request, by the target's clock. */
+  readonly time: Timespec | undefined;
+  /** Where the name that it made lies in its directory. */
+  readonly position: number | undefined;
+}
+
+/** What replies carry of it. */
+interface Answer {
   readonly attr?: Attr;
   readonly parentAttr?: Attr;
+  readonly position?: number;
 }
 
 export class ReplayList implements AnswerObserver {
@@ -74,12 +82,12 @@ export class ReplayList implements AnswerObserver {
     return this.#lastExecuted;
   }
 
-  /** The requests in the list now, in order. A replay names the time at which the target executed the operation first. */
+  /** The requests in the list now, in order, each with what its first execution decided. */
   *requests(): Iterable<AnsweredRequest> {
-    for (const { operation, xid, body, bulk, transno, time } of this.#entries.slice(this.#first)) {
+    for (const { operation, xid, body, bulk, transno, firstTime } of this.#entries.slice(this.#first)) {
       // A reply may have said meanwhile that this one is durable. Then its bulk may be gone.
       if (transno <= this.#lastCommitted) continue;
-      yield { opcode: operation.opcode, xid, body: timed(operation, body, time), bulk, transno };
+      yield { opcode: operation.opcode, xid, body: asAtFirst(operation, body, firstTime), bulk, transno };
     }
   }
 
@@ -99,8 +107,9 @@ export class ReplayList implements AnswerObserver {
     if (transno > this.#lastExecuted) this.#lastExecuted = transno;
     if (!this.enabled || transno <= this.#lastCommitted || operation.opcode === Close.opcode) return;
     const { xid, body, bulk } = request;
-    const { attr, parentAttr } = reply as Attributes;
-    const entry: Entry = { operation, xid, body, bulk, transno, time: (parentAttr ?? attr)?.ctime };
+    const { attr, parentAttr, position } = reply as Answer;
+    const firstTime: FirstTime = { time: (parentAttr ?? attr)?.ctime, position };
+    const entry: Entry = { operation, xid, body, bulk, transno, firstTime };
     if (bulk !== undefined) {
       for (const chunk of bulk) {
         this.#bulkBytes += chunk.length;
@@ -173,7 +182,7 @@ export class ReplayList implements AnswerObserver {
   }
 }
 
-function timed(operation: Operation<unknown, unknown>, body: Buffer, time: Timespec | undefined): Buffer {
-  if (time === undefined) return body;
-  return encode(operation.request, { ...(decode(operation.request, body) as object), time });
+function asAtFirst(operation: Operation<unknown, unknown>, body: Buffer, firstTime: FirstTime): Buffer {
+  if (firstTime.time === undefined) return body;
+  return encode(operation.request, { ...(decode(operation.request, body) as object), ...firstTime });
 }

@@ -5,7 +5,16 @@ import type { Circumstances } from '../../rules/inode_edits.js';
 import { fateOfNameless } from '../target/orphans.js';
 import type { ServedCall } from '../target/served_call.js';
 
-/** @param time the time in the request, if it is a replay. */
-export function circumstancesOf(call: ServedCall, time: Timespec | undefined): Circumstances {
-  return { now: call.time(time), fateOf: (fid) => fateOfNameless(call.target, fid) };
+/** What a request brings if it is a replay. */
+export interface FirstTime {
+  readonly time?: Timespec | undefined;
+  readonly position?: number | undefined;
+}
+
+export function circumstancesOf(call: ServedCall, { time, position }: FirstTime): Circumstances {
+  return {
+    now: call.time(time),
+    position: call.isReplay ? position : undefined,
+    fateOf: (fid) => fateOfNameless(call.target, fid),
+  };
 }

@@ -88,10 +88,10 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   call.alsoChanged = inodeLock(fid, 'EX', attrBits(request.mode));
   try {
     const { result, transno } = call.execute(
-      (tx) => applyCreate(tx, request, circumstancesOf(call, request.time)),
+      (tx) => applyCreate(tx, request, circumstancesOf(call, request)),
       fid,
     );
-    return { reply: withLocks(call, request, result, false), transno };
+    return { reply: { ...withLocks(call, request, result.attr, false), position: result.position }, transno };
   } catch (error) {
     if (fh !== undefined) target.opens.remove(call.client, fh);
     throw error;

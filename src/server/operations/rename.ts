@@ -57,7 +57,7 @@ export function rename(call: ServedCall, request: Request, incoming: Incoming<Re
         call.alsoChanged = inodeLock(whiteoutFid, 'EX', BIT_ATTR);
       }
       const { result, transno } = call.execute(
-        (tx) => applyRename(tx, request, names, circumstancesOf(call, request.time)),
+        (tx) => applyRename(tx, request, names, circumstancesOf(call, request)),
         names.source.fid,
       );
       return { reply: result, transno };

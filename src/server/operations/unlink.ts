@@ -38,7 +38,7 @@ export function unlink(
     () => {
       checkUnlink(store, request, entry);
       const { result, transno } = call.execute(
-        (tx) => applyUnlink(tx, request, entry, circumstancesOf(call, request.time)),
+        (tx) => applyUnlink(tx, request, entry, circumstancesOf(call, request)),
         entry.fid,
         true,
       );
@@ -64,7 +64,7 @@ export function link(
     () => {
       checkLink(store, request, () => isNamelessByBirth(call, fid));
       const { result, transno } = call.execute(
-        (tx) => applyLink(tx, request, circumstancesOf(call, request.time)),
+        (tx) => applyLink(tx, request, circumstancesOf(call, request)),
         fid,
       );
       return { reply: result, transno };

@@ -140,7 +140,7 @@ export class LayeredReader implements Reader {
       found.push(decodeDirentByCookie(cookie, value));
       if (found.length === limit) return found;
     }
-    // Cookies only grow, so entries of the layers come after those of the database, in the order they were made.
+    // In a directory cookies only grow, so entries of the layers come after those of the database, in the order they were made.
     for (const [cookie, dirent] of changes ?? []) {
       if (dirent === null || cookie <= after) continue;
       found.push(dirent);

@@ -259,16 +259,27 @@ export class Overlay extends LayeredReader implements Tx {
     }
     for (const [index, blockMap] of blockMaps) this.removeBlockMap(fid, index, blockMap);
   }
-  putDirent(parent: Fid, name: Name, fid: Fid, type: number): void {
+  putDirent(parent: Fid, name: Name, fid: Fid, type: number, position?: number): number {
     assert(this.dirent(parent, name) === undefined, 'the name is there already');
     this.#change(2 * (40 + name.length));
+    const isOld = position !== undefined && this.#canTakeAgain(parent, position);
+    const cookie = isOld ? position : this.#takeCookie();
+    const dirent: Dirent = { name, fid, type, cookie };
+    this.tables.names.set(parent, name, dirent, this.#journal);
+    this.tables.cookies.set(parent, cookie, dirent, this.#journal);
+    return cookie;
+  }
+  #takeCookie(): number {
     const cookie = this.#counters.nextCookie;
     if (cookie >= this.#counterLimits.nextCookie)
       throw new FsError('EAGAIN', 'too many entries between commits');
     this.#counters = { ...this.#counters, nextCookie: cookie + 1 };
-    const dirent: Dirent = { name, fid, type, cookie };
-    this.tables.names.set(parent, name, dirent, this.#journal);
-    this.tables.cookies.set(parent, cookie, dirent, this.#journal);
+    return cookie;
+  }
+  /** An earlier instance handed it out, and a listing of the directory stays in the order of cookies. */
+  #canTakeAgain(parent: Fid, position: number): boolean {
+    if (position < 1 || position >= this.#counters.nextCookie) return false;
+    return this.dirents(parent, position - 1, 1).length === 0;
   }
   removeDirent(parent: Fid, name: Name): void {
     const dirent = this.dirent(parent, name);

@@ -2,8 +2,10 @@
 
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
-import { type Fid, type Name, ROOT_FID } from '../../../src/base/ids.js';
+import { type Fh, type Fid, type Name, ROOT_FID } from '../../../src/base/ids.js';
+import type { DirEntry } from '../../../src/client/api.js';
 import type { ServerOptions } from '../../../src/server/server.js';
+import { RENAME_EXCHANGE, RENAME_WHITEOUT } from '../../../src/wire/meta.js';
 import {
   type ClientWorld,
   clientWorld,
@@ -80,6 +82,39 @@ test('hold, mkdir and a file in it, rename and unlink, crash: the tree is as it 
     [await a.names(), await b.names(), await b.names(d), await b.lookup('a'), await b.lookup('b')],
     [['d'], ['d'], ['f'], undefined, undefined],
   );
+});
+
+test('hold, names of every kind, crash: a listing that began before has each name once, from every position', async (t) => {
+  const { world, a } = await boot(t);
+  const dir = await a.mkdir('d');
+  const file = await a.create('kept', O_RDWR, dir);
+  for (const name of ['moved', 'left', 'right', 'hidden', 'gone']) await a.create(name, O_RDWR, dir);
+  world.servers.hold();
+  const rename = (from: string, to: string, flags = 0): unknown =>
+    a.fs.rename(a.op, dir, nameOf(from), dir, nameOf(to), flags);
+  await a.create('made', O_RDWR, dir);
+  await a.mkdir('folder', dir);
+  await a.fs.link(a.op, file.fid, dir, nameOf('hard'));
+  await rename('moved', 'new');
+  await rename('left', 'right', RENAME_EXCHANGE);
+  await rename('hidden', 'shown', RENAME_WHITEOUT);
+  await rename('made', 'gone');
+  const expected = ['folder', 'gone', 'hard', 'hidden', 'kept', 'left', 'new', 'right', 'shown'];
+  const list = async (fh: Fh, from: number, limit: number): Promise<readonly DirEntry[]> =>
+    (await a.fs.readdir(a.op, fh, from, limit, false)).entries;
+  const begun: { readonly fh: Fh; readonly seen: readonly DirEntry[] }[] = [];
+  for (let count = 1; count <= expected.length; count++) {
+    const fh = await a.fs.open(a.op, dir, 0);
+    begun.push({ fh, seen: await list(fh, 0, count) });
+  }
+  await world.crash();
+  await back(world, a);
+  for (const { fh, seen } of begun) {
+    const rest = await list(fh, seen.at(-1)?.cookie ?? 0, 100);
+    const names = [...seen, ...rest].map(({ name }): string => name).sort();
+    assert.deepEqual(names, expected, `after ${seen.length} entries`);
+  }
+  assert.equal(evictions(a), 0);
 });
 
 test('open, unlink, hold, crash: the descriptor reads and writes; the space is free when it is closed', async (t) => {

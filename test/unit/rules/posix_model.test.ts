@@ -83,7 +83,7 @@ class Rules {
     checkCreation(creation);
     const entry = findExisting(this.tree, creation);
     if (entry !== undefined) return [needInode(this.tree, entry.fid)];
-    return [this.tree.execute((tx) => applyCreate(tx, creation, this.#at(now)))];
+    return [this.tree.execute((tx) => applyCreate(tx, creation, this.#at(now))).attr];
   }
   link(fid: Fid, parent: Fid, to: Name, isLinkable: boolean, now: Time): Told {
     const request = { fid, parent, name: to };

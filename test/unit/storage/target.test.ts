@@ -110,6 +110,34 @@ test('reads merge what is collected, what is being committed and what is stored'
   assert.deepEqual(store.dirents(ROOT_FID, cookies[0] ?? 0, 1)[0]?.name, 'collected');
 });
 
+test('an entry takes an old position only if an instance before handed it out, behind all of the directory', async (t) => {
+  const target = await testTarget(t);
+  let store = await target.open({ commitIntervalMs: 10_000 });
+  const stored = createFile(store, 'stored');
+  await store.sync();
+  const last = store.dirent(ROOT_FID, 'stored' as Name)?.cookie ?? 0;
+  store = await target.crash();
+  const put = (name: string, position?: number): number =>
+    store.execute((tx) => tx.putDirent(ROOT_FID, name as Name, stored, S_IFREG, position)).result;
+  const fresh = put('fresh');
+  assert.ok(fresh > last + 2);
+  store.execute((tx) => tx.removeDirent(ROOT_FID, 'fresh' as Name));
+  assert.equal(put('again', last + 2), last + 2);
+  const refused = [last, last + 2, last + 1, fresh + 5, 2 ** 53 - 1, 0].map((position, index) => {
+    return put(`new${index}`, position);
+  });
+  assert.deepEqual(
+    refused,
+    refused.map((_, index) => fresh + 1 + index),
+  );
+  await store.sync();
+  const names = store.dirents(ROOT_FID, 0, 100).map(({ name }) => name);
+  assert.deepEqual(names, ['stored', 'again', ...refused.map((_, index) => `new${index}`)]);
+  store.execute((tx) => {
+    for (const name of names.slice(1)) tx.removeDirent(ROOT_FID, name as Name);
+  });
+});
+
 test('callers of sync share commits, and lastCommitted follows what is durable', async (t) => {
   const target = await testTarget(t);
   const store = await target.open({ commitIntervalMs: 10_000 });
@@ -308,7 +336,7 @@ test('inodes that were created and inodes that were read share one hidden class 
   const fids = Array.from({ length: 50 }, (_, index) =>
     store.execute((tx) => {
       const { start: fid } = tx.allocateFids(1);
-      return applyCreate(tx, { ...object, fid, name: `f${index}` as Name }, circumstances).fid;
+      return applyCreate(tx, { ...object, fid, name: `f${index}` as Name }, circumstances).attr.fid;
     }),
   ).map(({ result }) => result);
   setFlagsFromString('--allow-natives-syntax');
