@@ -21,6 +21,7 @@ import { LockOperations } from './operations/app_locks.js';
 import { AttrOperations } from './operations/attrs.js';
 import { DataOperations } from './operations/data.js';
 import { HeldInodes } from './operations/held_inodes.js';
+import { LocalOpens } from './operations/local_opens.js';
 import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
 import { RemoteNamespace } from './operations/remote_namespace.js';
@@ -46,6 +47,7 @@ class Client {
   readonly #data: DataOperations;
   readonly #appLocks: LockOperations;
   readonly #held: HeldInodes;
+  readonly #localOpens: LocalOpens;
   /** There is one target for now. */
   readonly #member: Membership;
   readonly #first: FirstConnect;
@@ -60,6 +62,7 @@ class Client {
     this.#data = new DataOperations(this.#context, this.#locks, new Reader(this.#context), this.#writeBack);
     this.#appLocks = new LockOperations(this.#context);
     this.#held = new HeldInodes(this.#context, this.#writeBack);
+    this.#localOpens = new LocalOpens(this.#context);
     this.#first = new FirstConnect(this.#context);
     this.#member = new Membership(
       {
@@ -68,6 +71,7 @@ class Client {
         data: this.#data,
         appLocks: this.#appLocks,
         held: this.#held,
+        localOpens: this.#localOpens,
       },
       this.#identity,
       this.#first,
@@ -92,7 +96,7 @@ class Client {
     const context = this.#context;
     const data = this.#data;
     const appLocks = this.#appLocks;
-    const namespace = new RemoteNamespace(context, this.#held);
+    const namespace = new RemoteNamespace(context, this.#held, this.#localOpens);
     const names = new NameOperations(context, namespace);
     const attrs = new AttrOperations(context, namespace, this.#locks, this.#writeBack);
     const opens = new OpenOperations(
@@ -103,6 +107,7 @@ class Client {
       this.#locks,
       this.#writeBack,
       this.#held,
+      this.#localOpens,
     );
     return {
       awayMs: (fid) => context.targets.of(fid).gate.awayMs,
@@ -161,7 +166,7 @@ class Client {
 
   /** The context checks all its tables and the targets, and what must agree across them. */
   #checked(): readonly Checked[] {
-    return [this.#context, this.#writeBack];
+    return [this.#context, this.#writeBack, this.#localOpens];
   }
 
   #status(): ClientStatus {

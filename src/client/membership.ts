@@ -23,6 +23,7 @@ import { Import, type ImportEvents, type ImportOwner } from './lifecycle/import.
 import type { LockOperations } from './operations/app_locks.js';
 import type { DataOperations } from './operations/data.js';
 import type { HeldInodes } from './operations/held_inodes.js';
+import type { LocalOpens } from './operations/local_opens.js';
 import type { ClientIdentity } from './session/identity.js';
 import { TargetSession } from './session/target_session.js';
 
@@ -68,6 +69,7 @@ export interface MembershipParts {
   readonly data: DataOperations;
   readonly appLocks: LockOperations;
   readonly held: HeldInodes;
+  readonly localOpens: LocalOpens;
 }
 
 export class Membership implements ServerRequests, LockClientCallbacks, ImportOwner {
@@ -130,6 +132,7 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   // LockClientCallbacks.
 
   release(lock: CachedLock): MaybePromise<void> {
+    if (lock.type === 'inode' && lock.fid !== 0) this.#parts.localOpens.uncovered(this.target, lock.fid);
     return releaseLock(this.#parts.context, this.#parts.writeBack, this.target, lock);
   }
 
@@ -138,6 +141,7 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   }
 
   cancel(handles: readonly LockHandle[]): void {
+    this.#parts.localOpens.report(this.target);
     this.target.outgoing.cancel(handles);
   }
 }

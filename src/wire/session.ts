@@ -28,13 +28,20 @@ export const FEATURE = {
   grants: 2,
   /** Full recovery: clients replay uncommitted operations and cache locks, and reply data outlives the server. */
   replay: 4,
+  /** REPLAY_OPENS outside recovery: a client that holds ATTR opens files by itself, and tells of them when the lock goes back. */
+  localOpens: 16,
   /** NAMELESS, GONE and CLOSE.released: an unlinked inode lives while a client's kernel refers to it. */
   holds: 256,
   /** FlockRange of TEST_FLOCK, ENQUEUE, UNFLOCK: start and end may be 2^53 to 2^63 - 1. */
   lockOffsets: 512,
 } as const;
 export const FEATURES_ALL =
-  FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay | FEATURE.holds | FEATURE.lockOffsets;
+  FEATURE.readdirPlus |
+  FEATURE.grants |
+  FEATURE.replay |
+  FEATURE.localOpens |
+  FEATURE.holds |
+  FEATURE.lockOffsets;
 
 /** A range of unused FIDs [start, end) from which the client names new objects. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });
@@ -108,7 +115,10 @@ export const Ping = operation(3, 'PING', Empty, Empty);
 export const RecoveryDone = operation(4, 'RECOVERY_DONE', Empty, Empty);
 export const GetFids = operation(5, 'GET_FIDS', Empty, FidRange);
 
-/** Open handles that a client names again after a restart of the server. FLAG_RECOVERY. */
+/**
+ * Open handles. After a restart of the server a client names all of its handles again (FLAG_RECOVERY). At other times it names
+ * those that it opened by itself and that the server must know now (FEATURE.localOpens).
+ */
 export const ReplayOpens = operation(
   6,
   'REPLAY_OPENS',

@@ -14,6 +14,15 @@ import { type Attr, isDir, opensForWrite } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import { type Fh, type Fid, targetIndexOf } from '../../base/ids.js';
 import { Lifetime } from '../../base/lifetime.js';
+import { logger } from '../../base/log.js';
+
+const log = logger('client:opens');
+
+/**
+ * Whether the target knows of a handle. never: it is one of the root directory, which nobody can remove. covered: it must know
+ * before a lock goes back (local_opens.ts).
+ */
+export type Known = 'yes' | 'covered' | 'never';
 
 export interface Handle {
   readonly fh: Fh;
@@ -21,8 +30,7 @@ export interface Handle {
   /** open(2) flags, as OPEN sent them. */
   readonly flags: number;
   readonly directory: boolean;
-  /** The target does not know of this handle: it is a handle of the root directory, which nobody can remove. */
-  readonly isLocal: boolean;
+  known: Known;
   /** Ends with the session, or when the file or a lock that was taken through the handle is lost: then all its calls fail. */
   readonly life: Lifetime;
   /** The target does not have the handle: evicted, or lost. There is nothing to close there, and nothing to open again. */
@@ -65,13 +73,13 @@ export class OpenFiles {
   }
 
   /** @param session its end ends the handle too. */
-  add(fh: Fh, fid: Fid, flags: number, attr: Attr, session: Lifetime, isLocal = false): Handle {
+  add(fh: Fh, fid: Fid, flags: number, attr: Attr, session: Lifetime, known: Known = 'yes'): Handle {
     const handle: Handle = {
       fh,
       fid,
       flags,
       directory: isDir(attr.mode),
-      isLocal,
+      known,
       life: new Lifetime(session),
       gone: false,
       writeFailure: undefined,
@@ -125,7 +133,7 @@ export class OpenFiles {
   /** Handles that one target has open: an eviction ends them, another instance opens them again. */
   ofTarget(index: number): Handle[] {
     return [...this.#handles.values()].filter(
-      (handle) => targetIndexOf(handle.fid) === index && !handle.gone && !handle.isLocal,
+      (handle) => targetIndexOf(handle.fid) === index && !handle.gone && handle.known !== 'never',
     );
   }
 
@@ -156,6 +164,17 @@ export class OpenFiles {
     if (failure?.isReported !== true) return failure;
     this.#unreported.delete(fid);
     return undefined;
+  }
+
+  /** The target has nothing for these handles any more: from now on all calls on them fail. */
+  lost(fhs: readonly Fh[]): void {
+    for (const fh of fhs) {
+      const handle = this.#handles.get(fh);
+      if (handle === undefined) continue;
+      log('handle %d on inode %d is lost', fh, handle.fid);
+      handle.life.end(new FsError('EIO', 'the file was lost while the server was away'));
+      handle.gone = true;
+    }
   }
 
   all(): Iterable<Handle> {

@@ -126,7 +126,7 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
   try {
     for (const handle of context.handles.ofTarget(target.index)) {
       context.handles.remove(handle.fh);
-      target.outgoing.close(handle.fh);
+      if (handle.known === 'yes') target.outgoing.close(handle.fh);
     }
     // A drain gives everything back on its own.
     await drain.ended();

@@ -42,6 +42,8 @@ export function hasMoreThanOpens(context: ClientContext, target: TargetSession):
 /** Another instance serves: what the client still had to say to the last one is void, and a drain is over. */
 export function newInstance(context: ClientContext, target: TargetSession, replays: boolean): void {
   target.newInstance();
+  // REPLAY_OPENS tells of all handles.
+  for (const handle of context.handles.ofTarget(target.index)) handle.known = 'yes';
   target.gate.setDrain('no');
   if (replays) {
     target.locks.newInstance();
@@ -114,13 +116,7 @@ export async function replayOpens(context: ClientContext, target: TargetSession)
     const opens = handles.slice(at, at + REPLAY_BATCH).map(({ fid, fh, flags }) => ({ fid, fh, flags }));
     batches.push(
       target.call('session', ReplayOpens, { opens }, RECOVERY_CALL).then(({ reply }) => {
-        for (const fh of reply.lost) {
-          const handle = context.handles.peek(fh);
-          if (handle === undefined) continue;
-          log('handle %d on inode %d is lost', fh, handle.fid);
-          handle.life.end(new FsError('EIO', 'the file was lost while the server was away'));
-          handle.gone = true;
-        }
+        context.handles.lost(reply.lost);
       }),
     );
   }

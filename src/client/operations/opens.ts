@@ -13,6 +13,7 @@ import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.j
 import type { LockOperations } from './app_locks.js';
 import { newObject } from './create.js';
 import type { HeldInodes } from './held_inodes.js';
+import type { LocalOpens } from './local_opens.js';
 import type { NameOperations } from './names.js';
 import type { Namespace } from './namespace.js';
 
@@ -28,6 +29,7 @@ export class OpenOperations {
   readonly #writeBack: WriteBack;
   readonly #held: HeldInodes;
   readonly #namespace: Namespace;
+  readonly #local: LocalOpens;
 
   constructor(
     context: ClientContext,
@@ -37,7 +39,9 @@ export class OpenOperations {
     locks: DataLocks,
     writeBack: WriteBack,
     held: HeldInodes,
+    local: LocalOpens,
   ) {
+    this.#local = local;
     this.#held = held;
     this.#namespace = namespace;
     this.#context = context;
@@ -54,9 +58,11 @@ export class OpenOperations {
     // Nobody can remove the root, so the target need not know that it is open. df(1) opens a mount point before it asks for its
     // space.
     if (root !== undefined)
-      return context.handles.add(context.handles.newFh(), fid, flags, root, ACROSS_SESSIONS, true).fh;
+      return context.handles.add(context.handles.newFh(), fid, flags, root, ACROSS_SESSIONS, 'never').fh;
     return context.pass(target, op, () => {
-      if ((flags & O_TRUNC) === 0) return this.#open(op, target, fid, flags);
+      if ((flags & O_TRUNC) === 0) {
+        return this.#local.open(target, fid, flags & ~ONCE) ?? this.#open(op, target, fid, flags);
+      }
       const file = context.files.of(fid);
       const cut = async (): Promise<Fh> => {
         // The truncate would only cut off what is dirty, so that is dropped; but no WRITE may come after the cut.
@@ -129,7 +135,7 @@ export class OpenOperations {
     if (!handle.gone) {
       if (flockOwner !== undefined) this.#appLocks.released(target, handle.fid, flockOwner);
       this.#held.closed(target, handle.fid);
-      if (!handle.isLocal) target.outgoing.close(fh);
+      if (handle.known === 'yes') target.outgoing.close(fh);
     }
     context.forgetIfUnused(target, handle.fid);
   }

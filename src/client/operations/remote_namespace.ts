@@ -14,6 +14,7 @@ import {
   S_IFMT,
 } from '../../base/attr.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
+import { interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { BIT_UPDATE } from '../../wire/lock.js';
 import {
@@ -43,6 +44,7 @@ import type { AttrChange } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
+import type { LocalOpens } from './local_opens.js';
 import type { Creation, Listing, Namespace, Opened, Opening, Signal } from './namespace.js';
 
 type ReaddirReply = ReplyOf<typeof Readdir>;
@@ -56,23 +58,32 @@ interface Scan {
 export class RemoteNamespace implements Namespace {
   readonly #context: ClientContext;
   readonly #held: HeldInodes;
+  readonly #local: LocalOpens;
   readonly #scans = new Map<Fh, Scan>();
 
-  constructor(context: ClientContext, held: HeldInodes) {
+  constructor(context: ClientContext, held: HeldInodes, local: LocalOpens) {
     this.#context = context;
     this.#held = held;
+    this.#local = local;
   }
 
-  /** @param apply applies the reply in its turn. */
+  /**
+   * @param apply applies the reply in its turn.
+   * @param ended called when the request has ended, which may be long after its caller was interrupted.
+   */
   async #ask<Q, R>(
     target: TargetSession,
     operation: Operation<Q, R>,
     request: Q,
     signal: Signal,
     apply: (reply: R) => void,
+    ended?: () => void,
   ): Promise<R> {
-    const options = { signal, apply: ({ reply }: { readonly reply: R }) => apply(reply) };
-    return (await ACROSS_SESSIONS.wait(target.call('operation', operation, request, options))).reply;
+    const options = { apply: ({ reply }: { readonly reply: R }) => apply(reply) };
+    const answered = target.call('operation', operation, request, options);
+    if (ended !== undefined) answered.then(ended, ended);
+    const waited = signal === undefined ? answered : interruptible(answered, signal);
+    return (await ACROSS_SESSIONS.wait(waited)).reply;
   }
 
   // Names.
@@ -180,20 +191,20 @@ export class RemoteNamespace implements Namespace {
   async unlink(target: TargetSession, removed: RequestOf<typeof Unlink>, signal: Signal): Promise<void> {
     const { beliefs } = this.#context;
     const { parent, name, directory } = removed;
-    await ACROSS_SESSIONS.wait(
-      this.#ask(target, Unlink, removed, signal, ({ attr, parentAttr }) => {
-        beliefs.applyAttr(target, attr);
-        beliefs.applyAttr(target, parentAttr);
-        beliefs.applyName(target, parent, name, 0);
-        if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
-      }),
-    );
+    const apply = ({ attr, parentAttr }: ReplyOf<typeof Unlink>): void => {
+      beliefs.applyAttr(target, attr);
+      beliefs.applyAttr(target, parentAttr);
+      beliefs.applyName(target, parent, name, 0);
+      if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
+    };
+    const ended = this.#local.unlinking(target, parent, name);
+    await ACROSS_SESSIONS.wait(this.#ask(target, Unlink, removed, signal, apply, ended));
   }
 
   async rename(target: TargetSession, names: RequestOf<typeof Rename>, signal: Signal): Promise<void> {
-    await ACROSS_SESSIONS.wait(
-      this.#ask(target, Rename, names, signal, (reply) => this.#applyRename(target, names, reply)),
-    );
+    const apply = (reply: ReplyOf<typeof Rename>): void => this.#applyRename(target, names, reply);
+    const ended = this.#local.renaming(target, names);
+    await ACROSS_SESSIONS.wait(this.#ask(target, Rename, names, signal, apply, ended));
   }
 
   #applyRename(

@@ -31,7 +31,7 @@ import {
   Unlink,
 } from '../../wire/meta.js';
 import type { Operation } from '../../wire/operation.js';
-import { type ConnectReply, FEATURE, GetFids, Ping } from '../../wire/session.js';
+import { type ConnectReply, FEATURE, GetFids, Ping, ReplayOpens } from '../../wire/session.js';
 import { AppLocks } from './app_lock_table.js';
 import { FidPool } from './fid_pool.js';
 import { Gate } from './gate.js';
@@ -43,8 +43,8 @@ import { ReplayList } from './replay_list.js';
 /** Limit on the cache locks held on one target. Each takes a little memory on the client and on the server. */
 const LOCKS_MAX = 100_000;
 
-/** A restart makes these calls moot: the new instance has no handle or lock for them to end. */
-const VOID_AFTER_RESTART = new Set<number>([Close.opcode, Cancel.opcode, Ping.opcode]);
+/** A restart makes these calls moot: the new instance has no handle or lock for them to end, and hears of all opens. */
+const VOID_AFTER_RESTART = new Set<number>([Close.opcode, Cancel.opcode, Ping.opcode, ReplayOpens.opcode]);
 /** These calls only read: after an eviction, the client can send them again in its new session. */
 const ASKED_AGAIN = new Set<number>([
   Lookup.opcode,
@@ -115,6 +115,8 @@ export class TargetSession {
   features = 0;
   /** The server asks before it destroys an inode without a name. */
   holdsUsed = false;
+  /** The server takes a handle that it did not open. */
+  localOpensUsed = false;
   /** The server promises space by grants. A server without grants finds space at each WRITE, or fails it. */
   grantsUsed = true;
   /** Handles of the active lock: one, or two for a moment when a connection broke at the wrong time. */
@@ -172,6 +174,7 @@ export class TargetSession {
     this.features = reply.features;
     this.grantsUsed = (reply.features & FEATURE.grants) !== 0;
     this.holdsUsed = (reply.features & FEATURE.holds) !== 0;
+    this.localOpensUsed = (reply.features & FEATURE.localOpens) !== 0;
     this.replays.enabled = (reply.features & FEATURE.replay) !== 0;
     if (reply.lastCommitted !== undefined) this.replays.committed(reply.lastCommitted);
     this.grantBytes += reply.grantBytes ?? 0;

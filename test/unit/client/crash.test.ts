@@ -320,6 +320,8 @@ for (const { name, run, expect } of OPERATIONS) {
         const { world, a, b } = await boot(t);
         const f = await a.create('file');
         await a.fs.fsync(a.op, f.fh);
+        // Takes the lock under which the client would open the file by itself.
+        if (name === 'open') await b.setattr(f.fid, { mode: 0o640 });
         if (how === 'hold, crash') world.servers.hold();
         a.lose(lost);
         const store = world.server?.target?.store;
