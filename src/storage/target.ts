@@ -51,7 +51,7 @@ import { guardedDevices } from './ownership/write_guard.js';
 
 const log = logger('storage');
 
-const COMMIT_INTERVAL_MS = 10;
+const COMMIT_INTERVAL_MS = 50;
 const INSTANCE_MAX = 2 ** 20;
 /** Transnos of instance n begin above n times this: those of an earlier instance are all below. */
 const TRANSNOS_PER_INSTANCE = 2 ** 32;
