@@ -195,6 +195,8 @@ export interface Change {
   readonly within?: Within | undefined;
   /** As in ExecuteOptions. If the operation takes several steps, the last one gets it. */
   readonly transno?: Transno | undefined;
+  /** Called when so many bytes of whole blocks are handed out that the file did not have; more than once for a long operation. */
+  readonly takes?: ((bytes: number) => void) | undefined;
 }
 
 export interface ByteRange {

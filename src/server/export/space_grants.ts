@@ -7,10 +7,15 @@
  * small: then a client without a grant writes through, and gets its ENOSPC from write(2) itself. The server takes
  * nothing back from a client that does not write; so no single grant may be a large part of the remaining space.
  *
- * Invariant: promisedBytes is the sum of the clients' grants. A client that is gone has none.
+ * A change takes its blocks long after it was let in: it waits for its turn and reads parts of blocks first. Until it has
+ * them, it has a claim, so nobody else is let in on the same space.
+ *
+ * Invariants: promisedBytes is the sum of the clients' grants. A client that is gone has none. claimedBytes is what the
+ * claims have left.
  */
 
 import { assert } from '../../base/assert.js';
+import { Deferred } from '../../base/wait.js';
 import type { ClientExport } from './export.js';
 
 export const BLOCK_BYTES = 4096;
@@ -32,11 +37,71 @@ export function blocksBytes(offset: number, length: number): number {
   return (end - first) * BLOCK_BYTES;
 }
 
+/** Space that a change may take and has not taken yet. The change ends it. */
+export class Claim {
+  readonly #changed: (bytes: number) => void;
+  readonly #over: (claim: Claim) => void;
+  #leftBytes = 0;
+  #isRunning = false;
+  /** Made when somebody waits. */
+  #ended: Deferred<void> | undefined;
+
+  /**
+   * @param changed hears by how much the claim grows, or shrinks (below 0).
+   * @param over called at its end.
+   */
+  constructor(changed: (bytes: number) => void, over: (claim: Claim) => void) {
+    this.#changed = changed;
+    this.#over = over;
+  }
+
+  get leftBytes(): number {
+    return this.#leftBytes;
+  }
+
+  /** The change ends without a wait for others. */
+  get isRunning(): boolean {
+    return this.#isRunning;
+  }
+
+  /** Resolves at its end. */
+  get ended(): Promise<void> {
+    this.#ended ??= new Deferred<void>();
+    return this.#ended.promise;
+  }
+
+  grow(bytes: number): void {
+    this.#leftBytes += bytes;
+    this.#changed(bytes);
+  }
+
+  /** The change is let in with so many bytes more. */
+  run(bytes: number): void {
+    this.grow(bytes);
+    this.#isRunning = true;
+  }
+
+  /** The change has got so many bytes. */
+  readonly took = (bytes: number): void => this.grow(-Math.min(bytes, this.#leftBytes));
+
+  end(): void {
+    this.took(this.#leftBytes);
+    this.#over(this);
+    this.#ended?.resolve();
+  }
+}
+
 export class SpaceGrants {
   readonly #availableBytes: () => number;
   readonly #clients: () => number;
   readonly #refuses: () => boolean;
   #promisedBytes = 0;
+  #claimedBytes = 0;
+  readonly #claims = new Set<Claim>();
+  readonly #claimChanged = (bytes: number): void => {
+    this.#claimedBytes += bytes;
+  };
+  readonly #claimOver = (claim: Claim): void => void this.#claims.delete(claim);
 
   constructor(availableBytes: () => number, clients: () => number, refuses: () => boolean = () => false) {
     this.#availableBytes = availableBytes;
@@ -49,7 +114,21 @@ export class SpaceGrants {
   }
 
   get #unpromisedBytes(): number {
-    return this.#availableBytes() - this.#promisedBytes;
+    return this.#availableBytes() - this.#promisedBytes - this.#claimedBytes;
+  }
+
+  /** @param paidBytes what spend() took for this change: other changes must not get it meanwhile. */
+  claim(paidBytes: number): Claim {
+    const claim = new Claim(this.#claimChanged, this.#claimOver);
+    this.#claims.add(claim);
+    claim.grow(paidBytes);
+    return claim;
+  }
+
+  /** Resolves when the changes that run now have ended: some take less than they claim. */
+  async runningEnd(): Promise<void> {
+    const running = [...this.#claims].filter(({ isRunning }) => isRunning);
+    await Promise.all(running.map(({ ended }) => ended));
   }
 
   /** Fills the client's grant up if half of it is used. @returns the bytes added. */
@@ -57,7 +136,7 @@ export class SpaceGrants {
     // The last WRITE of a client that is gone may come here: nobody would ever take its grant back.
     if (client.life.isOverAlone || this.#refuses()) return 0;
     const available = this.#availableBytes();
-    const free = available - available * UNPROMISED_SHARE - this.#promisedBytes;
+    const free = available - available * UNPROMISED_SHARE - this.#promisedBytes - this.#claimedBytes;
     const share = (free * CLIENT_SHARE) / Math.max(1, this.#clients() / 4);
     const target = Math.min(CLIENT_MAX_BYTES, share);
     if (target < CLIENT_MIN_BYTES || client.grantBytes > target / 2) return 0;
@@ -115,5 +194,8 @@ export class SpaceGrants {
     for (const { grantBytes } of clients) promised += grantBytes;
     const counted = this.#promisedBytes;
     assert(promised === counted, `clients have ${promised} bytes of grants, counted ${counted}`);
+    let claimed = 0;
+    for (const { leftBytes } of this.#claims) claimed += leftBytes;
+    assert(claimed === this.#claimedBytes, `changes claim ${claimed} bytes, counted ${this.#claimedBytes}`);
   }
 }

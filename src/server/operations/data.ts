@@ -14,12 +14,12 @@ import { SLAB_BYTES } from '../../base/slab_pool.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { needRegular } from '../../rules/checks.js';
 import { dropCapability } from '../../rules/setattr.js';
-import type { Executed, Inode, ReplyRecord, Within } from '../../storage/api.js';
+import type { Change, Executed, Inode, ReplyRecord, Within } from '../../storage/api.js';
 import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../wire/data.js';
 import { BULK_MAX } from '../../wire/header.js';
 import { BIT_ATTR } from '../../wire/lock.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import { blocksBytes } from '../export/space_grants.js';
+import { blocksBytes, type Claim } from '../export/space_grants.js';
 import { noteChange } from '../target/commit_on_sharing.js';
 import { noteMoved } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
@@ -71,12 +71,13 @@ export function write(
   checkFileEnd(offset + data.length);
   const paid = call.isReplay ? 0 : target.grants.spend(client, request.grantUsed);
   noteMoved(client, fid, data.length);
-  const execute = (): MaybePromise<Executed<Inode>> => {
+  const execute = (_taken: number, takes: Takes): MaybePromise<Executed<Inode>> => {
     const within = contentChange(call, fid);
     const written = target.store.data.write(fid, offset, data, {
       time: mtime,
       within,
       transno: call.replayTransno,
+      takes,
     });
     // Notes it before anybody learns that the write is done: an eviction that waits for it gives the file to the next client.
     return andThen(written, (done) => {
@@ -127,42 +128,57 @@ interface Content {
   readonly offered?: number | undefined;
 }
 
-/**
- * A write that its client has not paid for must not use space that the server has promised to others.
- * @param run gets the number of bytes that were taken from the client's grant.
- */
-function withSpace<T>(
-  call: ServedCall,
-  content: Content,
-  run: (grantTaken: number) => MaybePromise<T>,
-): MaybePromise<T> {
-  const unpaid = blocksBytes(content.offset, content.length) - (content.paid ?? 0);
-  // A replay found its space at its first execution.
-  if (unpaid <= 0 || call.isReplay || call.target.grants.fitsUnpromised(unpaid)) return run(0);
-  return whenItFits(call, content, run);
+type Takes = NonNullable<Change['takes']>;
+/** @param grantTaken bytes that were taken from the client's grant. @param takes hears which blocks the change has got. */
+type Run<T> = (grantTaken: number, takes: Takes) => MaybePromise<T>;
+
+/** A write that its client has not paid for must not use space that the server has promised to others. */
+function withSpace<T>(call: ServedCall, content: Content, run: Run<T>): MaybePromise<T> {
+  const { grants } = call.target;
+  const { offset, length, paid = 0 } = content;
+  const claim = grants.claim(paid);
+  const unpaid = Math.max(0, blocksBytes(offset, length) - paid);
+  let running: MaybePromise<T>;
+  try {
+    // A replay found its space at its first execution.
+    if (unpaid === 0 || call.isReplay || grants.fitsUnpromised(unpaid)) {
+      claim.run(unpaid);
+      running = run(0, claim.took);
+    } else {
+      running = whenItFits(call, content, claim, run);
+    }
+  } catch (error) {
+    claim.end();
+    throw error;
+  }
+  if (running instanceof Promise) return running.finally(() => claim.end());
+  claim.end();
+  return running;
 }
 
 async function whenItFits<T>(
   call: ServedCall,
   { fid, offset, length, paid = 0, offered = 0 }: Content,
-  run: (grantTaken: number) => MaybePromise<T>,
+  claim: Claim,
+  run: Run<T>,
 ): Promise<T> {
   const { store, grants, holds } = call.target;
-  const fit = async (): Promise<number | undefined> => {
+  for (let isLast = false; ; isLast = true) {
     // An overwritten block needs no more space than it has.
     const missing = await store.data.missingBytes(fid, offset, length);
     call.assertLive();
-    return missing <= paid ? 0 : grants.makeFit(call.client, missing - paid, offered);
-  };
-  let taken = await fit();
-  if (taken === undefined) {
-    await holds.letGo();
+    const unpaid = Math.max(0, missing - paid);
+    const taken = unpaid === 0 ? 0 : grants.makeFit(call.client, unpaid, offered);
+    if (taken !== undefined) {
+      // In the turn of the judgement: another change may be judged next.
+      claim.run(unpaid);
+      return await run(taken, claim.took);
+    }
+    if (isLast) throw new FsError('ENOSPC', 'the rest is promised to clients');
+    await Promise.all([holds.letGo(), grants.runningEnd()]);
     // The next commit makes freed blocks free to use.
     await store.sync();
-    taken = await fit();
   }
-  if (taken === undefined) throw new FsError('ENOSPC', 'the rest is promised to clients');
-  return await run(taken);
 }
 
 export async function sync(
@@ -204,7 +220,7 @@ export function fallocate(
       const now = call.time(request.time);
       const within = contentChange(call, fid);
       let grantTaken = 0;
-      const change = (taken: number): MaybePromise<Executed<Inode>> => {
+      const change = (taken: number, takes?: Takes): MaybePromise<Executed<Inode>> => {
         const { replayTransno } = call;
         grantTaken = taken;
         if (kind === 0)
@@ -212,12 +228,14 @@ export function fallocate(
             time: now,
             within,
             transno: replayTransno,
+            takes,
           });
         const how = kind === PUNCH_HOLE ? 'punch' : 'zero';
         return store.data.clear(fid, { offset, length }, how, keepSize, {
           time: now,
           within,
           transno: replayTransno,
+          takes,
         });
       };
       const run = (): MaybePromise<Executed<Inode>> => {
@@ -276,13 +294,13 @@ export function copyRange(
       const within = contentChange(call, toFid, copied);
       const { replayTransno } = call;
       let grantTaken = 0;
-      const copy = (taken: number): ReturnType<typeof store.data.copy> => {
+      const copy = (taken: number, takes: Takes): ReturnType<typeof store.data.copy> => {
         grantTaken = taken;
         return store.data.copy(
           { fid: fromFid, offset: fromOffset },
           { fid: toFid, offset: toOffset },
           length,
-          { time: now, within, transno: replayTransno },
+          { time: now, within, transno: replayTransno, takes },
         );
       };
       return andThen(

@@ -326,7 +326,11 @@ export class BlockIo {
   async store<R>(
     fid: Fid,
     runs: readonly BlockRun[],
-    options: { readonly shrinking: boolean; readonly extra: Needed },
+    options: {
+      readonly shrinking: boolean;
+      readonly extra: Needed;
+      readonly takes: ((bytes: number) => void) | undefined;
+    },
     execute: (stored: readonly Stored[], space: ReservedSpace) => R,
   ): Promise<R> {
     const plans = runs.map((run) => this.#plan(fid, run));
@@ -338,6 +342,7 @@ export class BlockIo {
     const hint = first === undefined ? 0 : this.#hint(fid, first.block);
     const isNone = needed.added + needed.moved === 0;
     const extents = isNone ? [] : await this.#reserve(needed, hint, options.shrinking);
+    options.takes?.(needed.added * BLOCK_BYTES);
     const space = new ReservedSpace(this.#host.overlay, extents);
     try {
       for (const { places } of plans) {

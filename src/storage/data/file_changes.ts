@@ -180,7 +180,7 @@ export class FileChanges {
     return await this.#blocks.store(
       fid,
       runs,
-      { shrinking, extra: options.extra ?? NO_BLOCKS },
+      { shrinking, extra: options.extra ?? NO_BLOCKS, takes: ending.takes },
       (stored: readonly Stored[], space) => {
         const edit = new BlockMapEdit(this.#overlay, fid);
         const reserve = (): ReserveOfMeta => shrinking || edit.reserve;
@@ -203,11 +203,11 @@ export class FileChanges {
   }
 
   /** Moves a file's content from the database to block 0. */
-  async spill(fid: Fid): Promise<void> {
+  async spill(fid: Fid, takes: Change['takes']): Promise<void> {
     const inline = this.#overlay.inlineData(fid);
     if (inline === undefined) return;
     const { mtime } = this.inode(fid);
-    const ending: Ending = { time: mtime, within: undefined, size: (now) => now };
+    const ending: Ending = { time: mtime, within: undefined, takes, size: (now) => now };
     await this.storeRuns(fid, [spilled(inline)], { ending, clearInline: true });
   }
 
@@ -437,6 +437,6 @@ function stepsOf({ start, end }: Blocks): Blocks[] {
 }
 
 /** The ending of a step that is not the last of its operation. */
-function stepOf({ time, within }: Ending, size: Ending['size'] = (now) => now): Ending {
-  return { time, size, within: within && ((tx, inode) => within(tx, inode, false)) };
+function stepOf({ time, within, takes }: Ending, size: Ending['size'] = (now) => now): Ending {
+  return { time, size, takes, within: within && ((tx, inode) => within(tx, inode, false)) };
 }

@@ -127,7 +127,7 @@ export class StoredFileData implements FileData {
     return this.#locked(fid, 0, FILE_MAX_BYTES, async () => {
       checkFileEnd(end);
       this.#overlay.compareContent(fid);
-      await this.#changes.spill(fid);
+      await this.#changes.spill(fid, change.takes);
       return await this.#changes.fill(
         fid,
         Math.floor(offset / BLOCK_BYTES),
@@ -158,7 +158,7 @@ export class StoredFileData implements FileData {
             content.fill(0, Math.min(offset, size), Math.min(end, size)),
           );
         }
-        await this.#changes.spill(fid);
+        await this.#changes.spill(fid, change.takes);
       }
       return await this.#changes.clearBlocks(fid, offset, end, how, ending);
     });
@@ -212,7 +212,7 @@ export class StoredFileData implements FileData {
   ): Promise<Executed<Inode> & { readonly copied: number }> {
     const { fid: source, offset: fromOffset } = from;
     const { fid: destination, offset: toOffset } = to;
-    const { time, within, transno } = change;
+    const { time, within, transno, takes } = change;
     const total = Math.max(0, Math.min(length, this.#changes.inode(source).sizeBytes - fromOffset));
     checkFileEnd(toOffset + total);
     let done = 0;
@@ -231,12 +231,14 @@ export class StoredFileData implements FileData {
         executed = await this.clear(destination, { offset: toOffset + done, length: step }, 'punch', true, {
           time,
           within: early,
+          takes,
         });
         if (this.#changes.inode(destination).sizeBytes < toOffset + done + step || isLast) {
           executed = await this.#grow(destination, toOffset + done + step, {
             time,
             within: last,
             transno: lastTransno,
+            takes,
           });
         }
       } else {
@@ -248,6 +250,7 @@ export class StoredFileData implements FileData {
           time,
           within: last,
           transno: lastTransno,
+          takes,
         });
       }
       done += step;

@@ -1,17 +1,17 @@
-/** WRITEs of a client that is evicted while they are on their way through the server. */
+/** WRITEs on their way through the server: of a client that is evicted meanwhile, and of one that was promised space. */
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid } from '../../../../src/base/ids.js';
 import { Deferred } from '../../../../src/base/wait.js';
-import { Write } from '../../../../src/wire/data.js';
+import { Fallocate, Write } from '../../../../src/wire/data.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
 import { type RawClient, serverWorld } from '../../../worlds/server_world.js';
 
 const BYTES = 64 << 10;
 
-function write(client: RawClient, fid: Fid): Promise<unknown> {
-  const request = { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed: 0 };
+function write(client: RawClient, fid: Fid, grantUsed = 0): Promise<unknown> {
+  const request = { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed };
   return client.call(Write, request, { bulk: [Buffer.alloc(BYTES, 1)] });
 }
 
@@ -64,4 +64,38 @@ test('the last WRITE of a client that is evicted is promised nothing', async (t)
   await world.time.until('everything of the client is gone', () => target.leaving.size === 0);
   assert.equal(target.grants.promisedBytes, 0);
   for (const table of server.checked()) table.checkInvariants();
+});
+
+test('a WRITE that was paid and has not got its blocks yet finds them, whatever others ask for meanwhile', async (t) => {
+  const world = await serverWorld(t, { dataBytes: 64 << 20 });
+  const server = await world.server();
+  const { target } = server;
+  assert.ok(target !== undefined);
+  const [a, b] = [await world.connected('a'), await world.connected('b')];
+  const { fid } = (await a.create('f')).attr;
+  await a.call(Enqueue, { type: 'data', fid, mode: 'PW' });
+  const other = (await b.create('g')).attr.fid;
+  const { data } = target.store;
+  const storeWrite = data.write.bind(data);
+  const device = new Deferred<void>();
+  data.write = async (...change) => {
+    await device.promise;
+    return storeWrite(...change);
+  };
+  const [client] = target.exports;
+  const left = target.store.availableBytes() - target.grants.promisedBytes;
+  const written = write(a, fid, BYTES);
+  await world.time.until('the store works on it', () => client?.writes.count === 1);
+  // All that is left, and the bytes that were paid: they are neither promised nor used at this moment.
+  const request = { fid: other, mode: 0, offset: 0, length: left + BYTES };
+  const allocated = b.call(Fallocate, request).then(
+    () => 'no error',
+    (error: { readonly code?: string }) => error.code,
+  );
+  await world.time.sleep(100);
+  for (const table of server.checked()) table.checkInvariants();
+  device.resolve();
+  await world.time.within('the WRITE', written);
+  assert.equal(await world.time.within('the FALLOCATE', allocated), 'ENOSPC');
+  assert.equal(target.store.inode(fid)?.sizeBytes, BYTES);
 });
