@@ -22,8 +22,7 @@ import { tellUmount } from '../../mount/umount_helper.js';
 import { logger } from '../base/log.js';
 import type { Level, Notices } from '../base/notices.js';
 import type { FsClient } from '../client/api.js';
-import type { NodeRuntime } from '../runtime/node_runtime.js';
-import type { Address } from '../runtime/ports.js';
+import type { Address, Runtime } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
 import { CliError, describeFailure, formatAddress, formatBytes } from './common.js';
 import { mountLogPath, serveControl } from './control.js';
@@ -175,7 +174,7 @@ async function startMount(
 }
 
 /** Without a mount the client has nothing to write: a server that is away must not keep its process. */
-async function leaveAfter(runtime: NodeRuntime, thrown: unknown, left: Promise<void>): Promise<void> {
+async function leaveAfter(runtime: Runtime, thrown: unknown, left: Promise<void>): Promise<void> {
   const settled = left.catch((late: unknown) => log('leaving: %O', late));
   if (await settledWithin(runtime, settled, FORCED_FLUSH_MS)) return;
   if (thrown instanceof EndedBySignal) throw new GivenUp(thrown.message);
@@ -184,7 +183,7 @@ async function leaveAfter(runtime: NodeRuntime, thrown: unknown, left: Promise<v
 }
 
 async function startKernelMount(
-  runtime: NodeRuntime,
+  runtime: Runtime,
   vfs: Vfs,
   servers: readonly Address[],
   mountpoint: string,
@@ -208,7 +207,7 @@ async function startKernelMount(
 }
 
 async function serveMount(
-  runtime: NodeRuntime,
+  runtime: Runtime,
   client: FsClient,
   kernel: FuseMount,
   {
@@ -266,11 +265,7 @@ async function serveMount(
 }
 
 /** If the process stays after its mount is gone, it says why. */
-async function sayWhatIsWaitedFor(
-  runtime: NodeRuntime,
-  client: FsClient,
-  flushed: Promise<void>,
-): Promise<void> {
+async function sayWhatIsWaitedFor(runtime: Runtime, client: FsClient, flushed: Promise<void>): Promise<void> {
   // mount() reports a failure.
   const settled = flushed.catch(() => undefined);
   if (await settledWithin(runtime, settled, SAID_AFTER_MS)) return;
@@ -280,7 +275,7 @@ async function sayWhatIsWaitedFor(
 }
 
 /** @returns whether the work ended in time. @throws if the work fails in time. */
-function settledWithin(runtime: NodeRuntime, work: Promise<void>, ms: number): Promise<boolean> {
+function settledWithin(runtime: Runtime, work: Promise<void>, ms: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const timer = runtime.timers.after(ms, () => resolve(false));
     work.then(() => resolve(true), reject).finally(() => timer.cancel());
@@ -291,7 +286,7 @@ function dirtyBytes(client: FsClient): number {
   return client.status().targets.reduce((sum, target) => sum + target.dirtyBytes, 0);
 }
 
-function reportEvery(runtime: NodeRuntime, report: () => void): () => void {
+function reportEvery(runtime: Runtime, report: () => void): () => void {
   let timer = runtime.timers.after(PROGRESS_MS, tick, true);
   function tick(): void {
     report();

@@ -3,7 +3,7 @@
 import { fstatSync } from 'node:fs';
 import { InvalidArgumentError, Option } from 'commander';
 import { LEVELS, type Level, NOTICE_KINDS, Notices } from '../base/notices.js';
-import type { NodeRuntime } from '../runtime/node_runtime.js';
+import type { Runtime } from '../runtime/ports.js';
 
 export function logLevelOption(): Option {
   return new Option('--log-level <level>', `least important lines that are logged: ${LEVELS.join(', ')}`)
@@ -16,7 +16,7 @@ export function logLevelOption(): Option {
 }
 
 /** Starts the notices of this process. */
-export function startNotices(runtime: NodeRuntime, level: Level): Notices {
+export function startNotices(runtime: Runtime, level: Level): Notices {
   const notices = new Notices({
     nowMs: () => runtime.clock.nowMs(),
     time: () => new Date().toISOString(),

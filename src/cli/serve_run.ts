@@ -9,17 +9,19 @@
  */
 
 import { readFileSync } from 'node:fs';
-import { createServer as createHttpServer, type Server as HttpServer } from 'node:http';
+import type { Server as HttpServer } from 'node:http';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { Level } from '../base/notices.js';
-import { type NodeRuntime, nodeRuntime } from '../runtime/node_runtime.js';
+import type { NodeMetrics } from '../runtime/node_metrics.js';
+import { nodeRuntime } from '../runtime/node_runtime.js';
 import {
   type Address,
   type FaultPoint,
   type Faults,
   NO_FAULTS,
   PRIVILEGED_PORTS_END,
+  type Runtime,
   sleep,
 } from '../runtime/ports.js';
 import { createServer, type Server } from '../server/server.js';
@@ -66,7 +68,8 @@ export interface ServeOptions {
 
 /** @returns when the server has stopped in order. @throws CliError, FsError with a one-line message otherwise. */
 export async function serve(options: ServeOptions): Promise<void> {
-  const runtime = nodeRuntime(faultsOfTests());
+  const registry = options.metrics === undefined ? undefined : await metricsRegistry();
+  const runtime = nodeRuntime(faultsOfTests(), registry);
   const version = installedVersion();
   const pair = await resolveDevices(options);
   let failed = false;
@@ -94,12 +97,13 @@ export async function serve(options: ServeOptions): Promise<void> {
   // A standby that an administrator shuts down through its port need not watch the devices any more.
   const closed = new AbortController();
   void server.closed.then(() => closed.abort());
-  let metrics: HttpServer | undefined;
+  let metricsServer: HttpServer | undefined;
   let block: OpenMultiMount | undefined;
   let taken: TakenTarget<OpenDevices> | undefined;
   try {
     await pair.reserve();
-    metrics = await serveMetrics(runtime, options.metrics);
+    if (registry !== undefined && options.metrics !== undefined)
+      metricsServer = await serveMetrics(registry, options.metrics);
     block = await openMultiMount(runtime, pair, { state: 'active', periodMs: options.heartbeatPeriod });
     const { multiMount } = block;
     void multiMount.lost.then(() => {
@@ -136,7 +140,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     await server.stop();
     throw withNames(pair, thrown);
   } finally {
-    metrics?.close();
+    metricsServer?.close();
     await block?.close();
     await taken?.devices.close();
     await pair.release();
@@ -165,7 +169,7 @@ function requireTarget(server: Server): NonNullable<Server['target']> {
 
 /** Everything that a start and a standby need. */
 interface Node {
-  readonly runtime: NodeRuntime;
+  readonly runtime: Runtime;
   readonly server: Server;
   readonly pair: ResolvedPair;
   readonly block: OpenMultiMount;
@@ -231,7 +235,7 @@ async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined
 
 /** Tries again while the attempt fails with EBUSY. @returns undefined if the signal aborted. */
 async function untilFree<T>(
-  runtime: NodeRuntime,
+  runtime: Runtime,
   signal: AbortSignal,
   attempt: () => Promise<T>,
 ): Promise<T | undefined> {
@@ -292,17 +296,19 @@ function stopOnSignals(
   };
 }
 
-async function serveMetrics(
-  runtime: NodeRuntime,
-  address: Address | undefined,
-): Promise<HttpServer | undefined> {
-  if (address === undefined) return undefined;
+async function metricsRegistry(): Promise<NodeMetrics> {
+  const { NodeMetrics } = await import('../runtime/node_metrics.js');
+  return new NodeMetrics();
+}
+
+async function serveMetrics(registry: NodeMetrics, address: Address): Promise<HttpServer> {
+  const { createServer: createHttpServer } = await import('node:http');
   const server = createHttpServer((request, response) => {
     if (request.url !== '/metrics') {
       response.writeHead(404).end('see /metrics\n');
       return;
     }
-    runtime.renderMetrics().then(
+    registry.render().then(
       (text) => response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(text),
       (thrown: unknown) => response.writeHead(500).end(`${String(thrown)}\n`),
     );

@@ -2,14 +2,8 @@
 
 import { nodeChecksum } from './node_checksum.js';
 import { NodeClock, nodeRng, nodeTimers } from './node_clock.js';
-import { NodeMetrics } from './node_metrics.js';
 import { nodeTransport } from './node_tcp.js';
-import { type Faults, NO_FAULTS, type Runtime } from './ports.js';
-
-export interface NodeRuntime extends Runtime {
-  /** All metrics of this runtime in Prometheus' text format. */
-  renderMetrics(): Promise<string>;
-}
+import { type Faults, type Metrics, NO_FAULTS, NO_METRICS, type Runtime } from './ports.js';
 
 /**
  * Small Buffers share memory of this size, and one that lives long (the target of a symlink, an xattr) keeps all of it. Node 24
@@ -17,9 +11,9 @@ export interface NodeRuntime extends Runtime {
  */
 const POOL_BYTES = 8 << 10;
 
-export function nodeRuntime(faults: Faults = NO_FAULTS): NodeRuntime {
+/** @param metrics where the caller renders them (node_metrics.ts): its package takes long to load, so only a reader loads it. */
+export function nodeRuntime(faults: Faults = NO_FAULTS, metrics: Metrics = NO_METRICS): Runtime {
   Buffer.poolSize = POOL_BYTES;
-  const metrics = new NodeMetrics();
   return {
     faults,
     clock: new NodeClock(),
@@ -28,6 +22,5 @@ export function nodeRuntime(faults: Faults = NO_FAULTS): NodeRuntime {
     transport: nodeTransport,
     metrics,
     checksum: nodeChecksum,
-    renderMetrics: () => metrics.render(),
   };
 }

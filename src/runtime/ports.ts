@@ -159,6 +159,13 @@ export interface Metrics {
   histogram(name: string, help: string): { observe(seconds: number): void };
 }
 
+/** For a process whose metrics nobody can read: it counts nothing. */
+export const NO_METRICS: Metrics = {
+  counter: () => ({ inc: () => undefined }),
+  gauge: () => undefined,
+  histogram: () => ({ observe: () => undefined }),
+};
+
 export interface Checksum {
   /** CRC-32C (Castagnoli) of each block of data in turn; the last may be short. */
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;

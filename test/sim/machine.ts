@@ -8,19 +8,13 @@
  */
 
 import { nodeChecksum } from '../../src/runtime/node_checksum.js';
-import type { FaultPoint, Metrics, Runtime } from '../../src/runtime/ports.js';
+import { type FaultPoint, NO_METRICS, type Runtime } from '../../src/runtime/ports.js';
 import type { SimNetwork } from './network.js';
 import type { SimRng } from './rng.js';
 import type { Owner, Scheduler } from './scheduler.js';
 
 /** The simulation begins at this time of day. */
 const EPOCH_SEC = 1_700_000_000;
-
-const NO_METRICS: Metrics = {
-  counter: () => ({ inc: () => undefined }),
-  gauge: () => undefined,
-  histogram: () => ({ observe: () => undefined }),
-};
 
 export type HowEnded = 'exit' | 'kill' | 'power';
 

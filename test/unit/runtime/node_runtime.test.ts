@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { NodeMetrics } from '../../../src/runtime/node_metrics.js';
 import { nodeRuntime } from '../../../src/runtime/node_runtime.js';
 import { sleep } from '../../../src/runtime/ports.js';
 
@@ -62,20 +63,20 @@ test('random numbers are within 32 bits, UUIDs are lower case and differ', () =>
   assert.notEqual(rng.uuid(), rng.uuid());
 });
 
-test('a name counts once however many register it, and runtimes are apart', async () => {
-  const one = nodeRuntime();
-  const other = nodeRuntime();
-  one.metrics.counter('holdfast_events_total', 'Events.').inc();
-  one.metrics.counter('holdfast_events_total', 'Events.').inc(2);
-  one.metrics.gauge('holdfast_depth', 'Depth.', () => 3);
-  one.metrics.gauge('holdfast_depth', 'Depth.', () => 4);
-  one.metrics.histogram('holdfast_wait_seconds', 'Waits.').observe(0.002);
-  one.metrics.histogram('holdfast_wait_seconds', 'Waits.').observe(0.5);
-  other.metrics.counter('holdfast_events_total', 'Events.').inc(5);
-  const text = await one.renderMetrics();
+test('a name counts once however many register it, and registries are apart', async () => {
+  const one = new NodeMetrics();
+  const other = new NodeMetrics();
+  one.counter('holdfast_events_total', 'Events.').inc();
+  one.counter('holdfast_events_total', 'Events.').inc(2);
+  one.gauge('holdfast_depth', 'Depth.', () => 3);
+  one.gauge('holdfast_depth', 'Depth.', () => 4);
+  one.histogram('holdfast_wait_seconds', 'Waits.').observe(0.002);
+  one.histogram('holdfast_wait_seconds', 'Waits.').observe(0.5);
+  other.counter('holdfast_events_total', 'Events.').inc(5);
+  const text = await one.render();
   assert.match(text, /^holdfast_events_total 3$/m);
   assert.match(text, /^holdfast_depth 7$/m);
   assert.match(text, /^holdfast_wait_seconds_bucket\{le="0.003"\} 1$/m);
   assert.match(text, /^holdfast_wait_seconds_count 2$/m);
-  assert.match(await other.renderMetrics(), /^holdfast_events_total 5$/m);
+  assert.match(await other.render(), /^holdfast_events_total 5$/m);
 });
