@@ -1,5 +1,5 @@
 /**
- * npm run build: compiles, makes the programs executable, and writes down what this build is.
+ * npm run build: compiles, bundles the programs (bundle.mjs), and writes down what this build is.
  *
  * dist/build.json holds the digest of the sources that were compiled: SHA-256 over the path and the bytes of each file of
  * the product, in the order of their paths. The same sources have the same digest on every machine, and the version of the
@@ -8,7 +8,7 @@
 
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chmodSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -21,7 +21,6 @@ const SOURCES = [
 ];
 /** 48 bits: enough to tell builds apart, short enough to be read out. */
 const DIGEST_CHARACTERS = 12;
-const PROGRAMS = ['main', 'mount_holdfast', 'umount_holdfast'];
 
 /** @returns the digest of the product's sources below `root`, in lower-case hex. */
 export function sourceDigest(root) {
@@ -39,12 +38,15 @@ export function sourceDigest(root) {
   return hash.digest('hex').slice(0, DIGEST_CHARACTERS);
 }
 
-function build() {
+async function build() {
   const compiler = join(HERE, 'node_modules', 'typescript', 'bin', 'tsc');
   const { status } = spawnSync(process.execPath, [compiler, '-p', HERE], { stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);
-  for (const program of PROGRAMS) chmodSync(join(HERE, 'dist', 'src', 'cli', `${program}.js`), 0o755);
-  writeFileSync(join(HERE, 'dist', 'build.json'), `${JSON.stringify({ digest: sourceDigest(HERE) })}\n`);
+  const digest = sourceDigest(HERE);
+  // Loaded here: who only asks for the digest (a test) needs no bundler.
+  const { bundle } = await import('./bundle.mjs');
+  await bundle(HERE);
+  writeFileSync(join(HERE, 'dist', 'build.json'), `${JSON.stringify({ digest })}\n`);
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) build();
+if (process.argv[1] === fileURLToPath(import.meta.url)) await build();

@@ -148,9 +148,14 @@ export interface Reporter {
   onStarterGone(listener: () => void): void;
 }
 
+/** Whether startInBackground() started this process, and backgroundReporter() was not called yet. */
+export function isBackgroundProcess(): boolean {
+  return process.env[ENV_NAME] !== undefined;
+}
+
 /** For the child: reports to the starter. undefined in a process that was not started in the background. Call once. */
 export function backgroundReporter(): Reporter | undefined {
-  if (process.env[ENV_NAME] === undefined) return undefined;
+  if (!isBackgroundProcess()) return undefined;
   // Children of this process must not report.
   delete process.env[ENV_NAME];
   let gone: () => void = () => undefined;

@@ -9,7 +9,8 @@ import { nodeRuntime } from '../runtime/node_runtime.js';
 import type { Address } from '../runtime/ports.js';
 import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../wire/header.js';
 import { Connect, FEATURES_ALL } from '../wire/session.js';
-import { CliError, formatAddress } from './common.js';
+import { CliError } from './failure.js';
+import { formatAddress } from './format.js';
 import { installedVersion } from './installed.js';
 
 export interface AdminConnection {

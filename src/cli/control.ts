@@ -12,7 +12,7 @@ import { createConnection, createServer, type Server, type Socket } from 'node:n
 import { basename, dirname, join, resolve } from 'node:path';
 import { FILESYSTEM_TYPE, mountAt } from '../../mount/mount_table.js';
 import { type Errno, FsError } from '../base/errno.js';
-import { CliError, describeFailure } from './common.js';
+import { CliError, describeFailure } from './failure.js';
 import { runtimeDir } from './installed.js';
 
 export type ControlRequest =

@@ -3,7 +3,7 @@
  * that killed it later could leave a mount that no process serves.
  */
 
-import { CliError } from './common.js';
+import { CliError } from './failure.js';
 
 const NAMES = ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT'] as const;
 type Name = (typeof NAMES)[number];

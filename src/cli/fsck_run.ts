@@ -6,7 +6,8 @@
 import { nodeRuntime } from '../runtime/node_runtime.js';
 import { fsckTarget } from '../storage/fsck/fsck.js';
 import type { FsckReport, ReportedFinding } from '../storage/fsck/report.js';
-import { CliError, describeFailure, formatBytes } from './common.js';
+import { CliError, describeFailure } from './failure.js';
+import { formatBytes } from './format.js';
 import { FsckProgress } from './fsck_progress.js';
 import { type ResolvedPair, resolveDevices, withNames, withTarget } from './target_devices.js';
 

@@ -1,7 +1,9 @@
 /** holdfast grow: makes a target as large as its devices have become. No server may serve it meanwhile. */
 
 import type { Command } from 'commander';
-import { CliError, describeFailure, formatBytes, needDevices } from './common.js';
+import { needDevices } from './common.js';
+import { CliError, describeFailure } from './failure.js';
+import { formatBytes } from './format.js';
 
 interface GrowCommandOptions {
   readonly meta: string;
@@ -20,6 +22,7 @@ export function registerGrow(program: Command): void {
     .action(async (options: GrowCommandOptions) => {
       const isJson = options.json === true;
       try {
+        const { grow } = await import('./grow_run.js');
         const { superblock, meta, data } = await grow(options);
         const { label, targetUuid } = superblock;
         process.stdout.write(
@@ -38,27 +41,4 @@ export function registerGrow(program: Command): void {
 function change({ beforeBytes, bytes }: { readonly beforeBytes: number; readonly bytes: number }): string {
   if (beforeBytes === bytes) return `${formatBytes(bytes)} as before`;
   return `${formatBytes(bytes)}, ${formatBytes(bytes - beforeBytes)} more`;
-}
-
-async function grow(options: GrowCommandOptions): Promise<import('../storage/grow.js').Grown> {
-  const { resolveDevices, withNames, withTarget } = await import('./target_devices.js');
-  const { nodeRuntime } = await import('../runtime/node_runtime.js');
-  const { growTarget } = await import('../storage/grow.js');
-  const runtime = nodeRuntime();
-  const pair = await resolveDevices(options);
-  try {
-    return await withTarget(runtime, pair, 'grow', ({ devices, claim }) =>
-      growTarget(runtime, devices, {
-        force: options.force === true,
-        claim: async () => {
-          await pair.reserve();
-          return claim();
-        },
-      }),
-    );
-  } catch (thrown) {
-    throw withNames(pair, thrown);
-  } finally {
-    await pair.release();
-  }
 }

@@ -10,7 +10,7 @@ import { copyFileSync, lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync,
 import { dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { packageRoot } from '../../native/binding.js';
-import { CliError } from './common.js';
+import { CliError } from './failure.js';
 
 interface InstallOptions {
   readonly dryRun?: boolean;
@@ -26,11 +26,11 @@ interface Item {
 }
 
 const ITEMS: readonly Item[] = [
-  { how: 'link', from: 'dist/src/cli/main.js', to: '/usr/local/bin/holdfast' },
-  { how: 'link', from: 'dist/src/cli/mount_holdfast.js', to: '/sbin/mount.holdfast' },
+  { how: 'link', from: 'dist/bin/main.js', to: '/usr/local/bin/holdfast' },
+  { how: 'link', from: 'dist/bin/mount_holdfast.js', to: '/sbin/mount.holdfast' },
   // mount(8) and umount(8) look for a helper by the type that the table of mounts has.
-  { how: 'link', from: 'dist/src/cli/mount_holdfast.js', to: '/sbin/mount.fuse.holdfast' },
-  { how: 'link', from: 'dist/src/cli/umount_holdfast.js', to: '/sbin/umount.fuse.holdfast' },
+  { how: 'link', from: 'dist/bin/mount_holdfast.js', to: '/sbin/mount.fuse.holdfast' },
+  { how: 'link', from: 'dist/bin/umount_holdfast.js', to: '/sbin/umount.fuse.holdfast' },
   {
     how: 'copy',
     from: 'mount/systemd/holdfast-serve@.service',
@@ -43,6 +43,9 @@ const ITEMS: readonly Item[] = [
   },
   { how: 'copy', from: 'mount/ocf/holdfast', to: '/usr/lib/ocf/resource.d/holdfast/holdfast' },
 ];
+
+/** The folder of the programs in trees of releases before 0.2.0. */
+const BEFORE = 'dist/src/cli/';
 
 type Found = 'nothing' | 'this' | 'ours' | 'foreign';
 
@@ -109,7 +112,8 @@ function look({ how, from: inTree }: Item, from: string, to: string): Found {
     const leadsTo = readlinkSync(to);
     if (leadsTo === from) return 'this';
     // A link that npm made leads to the same file through npm's own folder.
-    return leadsTo.endsWith(`/${inTree}`) || leadsTo.includes('/holdfast/') ? 'ours' : 'foreign';
+    const isOurs = [inTree, inTree.replace('dist/bin/', BEFORE)].some((path) => leadsTo.endsWith(`/${path}`));
+    return isOurs || leadsTo.includes('/holdfast/') ? 'ours' : 'foreign';
   }
   if (!there.isFile()) return 'foreign';
   const content = readFileSync(to, 'utf8');

@@ -7,9 +7,9 @@
  */
 
 import { Command, CommanderError } from 'commander';
-import { describeFailure } from './common.js';
 import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
+import { describeFailure, exitWith } from './failure.js';
 import { FSCK_USAGE, registerFsck } from './fsck.js';
 import { registerGrow } from './grow.js';
 import { registerInstall } from './install.js';
@@ -73,4 +73,4 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(0);
 });
 
-process.exitCode = await main(process.argv);
+exitWith(main(process.argv));

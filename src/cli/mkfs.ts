@@ -2,15 +2,8 @@
 
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
-import { formatBytes, needDevices } from './common.js';
-
-interface MkfsOptions {
-  readonly meta: string;
-  readonly data: string;
-  readonly label: string;
-  readonly force?: boolean;
-  readonly recordChecksums: boolean;
-}
+import { needDevices } from './common.js';
+import type { MkfsOptions } from './mkfs_run.js';
 
 function parseLabel(text: string): string {
   if (!/^[\x21-\x7e]{1,32}$/.test(text))
@@ -28,32 +21,7 @@ export function registerMkfs(program: Command): void {
       'leave out checksums of metadata, so that releases without them can serve it too',
     )
     .action(async (options: MkfsOptions) => {
-      const { resolveDevices, withNames, withTarget } = await import('./target_devices.js');
-      const { nodeRuntime } = await import('../runtime/node_runtime.js');
-      const { formatTarget } = await import('../storage/mkfs.js');
-      const runtime = nodeRuntime();
-      const pair = await resolveDevices(options);
-      try {
-        await withTarget(runtime, pair, 'mkfs', async ({ devices, multiMount }) => {
-          await pair.reserve();
-          const made = await formatTarget(runtime, devices, {
-            label: options.label,
-            force: options.force === true,
-            recordChecksums: options.recordChecksums,
-            multiMount,
-          });
-          for (const line of made.destroyed) {
-            process.stderr.write(`holdfast: destroyed: ${pair.named(line)}\n`);
-          }
-          process.stdout.write(
-            `holdfast: made ${made.superblock.label} (${made.superblock.targetUuid}): ` +
-              `metadata ${formatBytes(devices.metaSizeBytes)}, data ${formatBytes(devices.data.sizeBytes)}\n`,
-          );
-        });
-      } catch (thrown) {
-        throw withNames(pair, thrown);
-      } finally {
-        await pair.release();
-      }
+      const { mkfs } = await import('./mkfs_run.js');
+      await mkfs(options);
     });
 }

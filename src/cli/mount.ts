@@ -3,8 +3,7 @@
 import { type Command, Option } from 'commander';
 import type { Level } from '../base/notices.js';
 import type { Address } from '../runtime/ports.js';
-import { parseAddresses } from './common.js';
-import { logLevelOption } from './notices.js';
+import { logLevelOption, parseAddresses } from './common.js';
 
 export function registerMount(program: Command): void {
   program
@@ -31,7 +30,7 @@ export function registerMount(program: Command): void {
         mountpoint: string,
         options: { o: string[]; foreground?: boolean; logLevel: Level },
       ) => {
-        const { mount } = await import('./mount_run.js');
+        const { mount } = await import('./mount_start.js');
         await mount(servers, mountpoint, options.o.join(','), options.foreground === true, options.logLevel);
       },
     );

@@ -7,7 +7,8 @@
 
 import { Command, CommanderError } from 'commander';
 import type { Address } from '../runtime/ports.js';
-import { CliError, describeFailure, parseAddresses } from './common.js';
+import { parseAddresses } from './common.js';
+import { CliError, describeFailure, exitWith } from './failure.js';
 
 /** The parser throws an error of commander, which prints only those of its own parsing: makes it one that we print. */
 function addressesOf(source: string): readonly Address[] {
@@ -49,7 +50,7 @@ async function run(argv: readonly string[]): Promise<number> {
       parseMountOptions(options.o, process.getuid?.() === 0);
       return 0;
     }
-    const { mount } = await import('./mount_run.js');
+    const { mount } = await import('./mount_start.js');
     await mount(servers, mountpoint, options.o, false);
     return 0;
   } catch (thrown) {
@@ -60,4 +61,4 @@ async function run(argv: readonly string[]): Promise<number> {
   }
 }
 
-process.exitCode = await run(process.argv);
+exitWith(run(process.argv));

@@ -1,33 +1,31 @@
 /**
- * The client process behind `holdfast mount`.
+ * The client process behind `holdfast mount` (mount_start.ts).
  *
- * Order of start: checks that cost nothing, vfs, client (connected and recovered), mount, control socket, ready. Order
+ * Order of start: vfs, client (connected and recovered), mount, control socket, ready. Order
  * of end, whichever process unmounts: the kernel sends no more requests, the client flushes everything to the server and says
  * goodbye, the process exits.
  */
 
 import { hostname } from 'node:os';
-import { fileURLToPath } from 'node:url';
-import {
-  BackgroundFailure,
-  backgroundReporter,
-  removeEmptyLog,
-  startInBackground,
-} from '../../mount/daemonize.js';
+import { backgroundReporter, removeEmptyLog } from '../../mount/daemonize.js';
 import type { FuseMount } from '../../mount/fuse_mount.js';
-import { checkMountpoint } from '../../mount/mountpoint.js';
-import { type MountOptions, parseMountOptions } from '../../mount/options.js';
+import { startNativeMount } from '../../mount/native/driver.js';
+import type { MountOptions } from '../../mount/options.js';
 import { keepsSetId } from '../../mount/set_id.js';
 import { tellUmount } from '../../mount/umount_helper.js';
 import { logger } from '../base/log.js';
 import type { Level, Notices } from '../base/notices.js';
 import type { FsClient } from '../client/api.js';
+import { startClient } from '../client/client.js';
+import { nodeRuntime } from '../runtime/node_runtime.js';
 import type { Address, Runtime } from '../runtime/ports.js';
-import type { Vfs } from '../vfs/vfs.js';
-import { CliError, describeFailure, formatAddress, formatBytes } from './common.js';
+import { createVfs, type Vfs } from '../vfs/vfs.js';
 import { mountLogPath, serveControl } from './control.js';
 import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
+import { CliError, describeFailure } from './failure.js';
+import { formatAddress, formatBytes } from './format.js';
 import { installedVersion } from './installed.js';
+import { startNotices } from './notices.js';
 import { hostNumber } from './process_owner.js';
 import { announceReady } from './service_manager.js';
 import { unmountWhenFree } from './unmount_when_free.js';
@@ -42,21 +40,17 @@ const SAID_AFTER_MS = 2000;
 /** How often `holdfast umount` learns how many bytes are left. */
 const PROGRESS_MS = 200;
 
-/** @returns when the mount is usable (background), or when it has ended (foreground). */
-export async function mount(
+/**
+ * @param mountpoint as checkMountpoint() returns it.
+ * @returns when the mount has ended.
+ */
+export async function runMount(
   servers: readonly Address[],
-  path: string,
-  optionText: string,
-  foreground: boolean,
-  level: Level = 'info',
+  mountpoint: string,
+  options: MountOptions,
+  level: Level,
 ): Promise<void> {
-  const options = parseMountOptions(optionText, process.getuid?.() === 0);
-  const mountpoint = await checkMountpoint(path);
   const reporter = backgroundReporter();
-  if (!foreground && reporter === undefined) {
-    await startBackground(servers, mountpoint, optionText, level);
-    return;
-  }
   try {
     const logPath = reporter === undefined ? undefined : mountLogPath(mountpoint);
     const says = (line: string): void => {
@@ -90,23 +84,6 @@ export async function mount(
   }
 }
 
-async function startBackground(
-  servers: readonly Address[],
-  mountpoint: string,
-  optionText: string,
-  level: Level,
-): Promise<void> {
-  const main = fileURLToPath(new URL('./main.js', import.meta.url));
-  const argv = [main, 'mount', '--log-level', level, servers.map(formatAddress).join(','), mountpoint];
-  if (optionText !== '') argv.push('-o', optionText);
-  try {
-    await startInBackground({ argv, logPath: mountLogPath(mountpoint) });
-  } catch (thrown) {
-    if (thrown instanceof BackgroundFailure) throw new CliError(thrown.message, thrown.exitCode);
-    throw thrown;
-  }
-}
-
 /** The process ends before its client: the user unmounted by force, or there was no mount, and the server is away. */
 class GivenUp extends CliError {
   override name = 'GivenUp';
@@ -131,10 +108,6 @@ async function startMount(
   options: MountOptions,
   { says, logPath, level }: Surroundings,
 ): Promise<RunningMount> {
-  const { nodeRuntime } = await import('../runtime/node_runtime.js');
-  const { createVfs } = await import('../vfs/vfs.js');
-  const { startClient } = await import('../client/client.js');
-  const { startNotices } = await import('./notices.js');
   const runtime = nodeRuntime();
   const notices = startNotices(runtime, level);
   const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
@@ -202,7 +175,6 @@ async function startKernelMount(
     for (const limit of FUSE_NATIVE_LIMITS) process.stderr.write(`holdfast: driver fuse-native: ${limit}\n`);
     return startFuseNativeMount(vfs.handlers, common);
   }
-  const { startNativeMount } = await import('../../mount/native/driver.js');
   return startNativeMount(vfs.handlers, { ...common, intr, intrGraceMs, clock: runtime.clock });
 }
 

@@ -1,19 +1,8 @@
 /** The notices of a server or a mount: lines on stderr, and counters. */
 
 import { fstatSync } from 'node:fs';
-import { InvalidArgumentError, Option } from 'commander';
-import { LEVELS, type Level, NOTICE_KINDS, Notices } from '../base/notices.js';
+import { type Level, NOTICE_KINDS, Notices } from '../base/notices.js';
 import type { Runtime } from '../runtime/ports.js';
-
-export function logLevelOption(): Option {
-  return new Option('--log-level <level>', `least important lines that are logged: ${LEVELS.join(', ')}`)
-    .argParser((text: string): Level => {
-      const level = LEVELS.find((one) => one === text);
-      if (level === undefined) throw new InvalidArgumentError(`Give one of ${LEVELS.join(', ')}.`);
-      return level;
-    })
-    .default('info');
-}
 
 /** Starts the notices of this process. */
 export function startNotices(runtime: Runtime, level: Level): Notices {

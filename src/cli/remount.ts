@@ -2,7 +2,7 @@
 
 import { spawnSync } from 'node:child_process';
 import { MOUNT_FLAG_WORDS } from '../../mount/options.js';
-import { CliError } from './common.js';
+import { CliError } from './failure.js';
 
 /** mount(8) adds these words from its tables: the kernel's options of a FUSE mount, and the helper of umount(8). */
 const NOT_FOR_US =

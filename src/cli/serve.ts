@@ -8,8 +8,14 @@
  */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { DEFAULT_PORT, needDevices, parseAddress, parseSeconds, secondsOption } from './common.js';
-import { logLevelOption } from './notices.js';
+import {
+  DEFAULT_PORT,
+  logLevelOption,
+  needDevices,
+  parseAddress,
+  parseSeconds,
+  secondsOption,
+} from './common.js';
 import type { ServeOptions } from './serve_run.js';
 
 const PERIOD_MIN_MS = 500;

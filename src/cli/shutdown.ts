@@ -5,7 +5,9 @@
 
 import type { Command } from 'commander';
 import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
-import { CliError, formatAddress, formatBytes, parseAddress, parseSeconds } from './common.js';
+import { parseAddress, parseSeconds } from './common.js';
+import { CliError } from './failure.js';
+import { formatAddress, formatBytes } from './format.js';
 
 const POLL_MS = 100;
 /** Exit status if the target is clean, and the server evicted clients for that. */

@@ -7,7 +7,9 @@ import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { ClientStatus } from '../client/api.js';
 import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
-import { CliError, formatBytes, parseAddress } from './common.js';
+import { parseAddress } from './common.js';
+import { CliError } from './failure.js';
+import { formatBytes } from './format.js';
 
 const WATCH_MS = 500;
 /** The most evictions of an earlier instance that the text shows; --json has all that the target keeps. */

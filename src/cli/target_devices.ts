@@ -17,7 +17,7 @@ import {
 } from '../storage/ownership/multi_mount.js';
 import { DEFAULT_PERIOD_MS } from '../storage/ownership/multi_mount_watch.js';
 import type { ExclusiveDevices } from '../storage/take_target.js';
-import { CliError } from './common.js';
+import { CliError } from './failure.js';
 import { runtimeDir } from './installed.js';
 import { isGone, thisProcess } from './process_owner.js';
 

@@ -1,7 +1,7 @@
 /** holdfast umount: unmounts, and returns when the client has written everything to the server. */
 
 import type { Command } from 'commander';
-import { CliError } from './common.js';
+import { CliError } from './failure.js';
 
 export function registerUmount(program: Command): void {
   program

@@ -8,7 +8,7 @@
 
 import { Command, CommanderError } from 'commander';
 import { FsError } from '../base/errno.js';
-import { describeFailure } from './common.js';
+import { describeFailure, exitWith } from './failure.js';
 import { remount } from './remount.js';
 
 interface Options {
@@ -52,4 +52,4 @@ async function run(argv: readonly string[]): Promise<number> {
   }
 }
 
-process.exitCode = await run(process.argv);
+exitWith(run(process.argv));

@@ -1,8 +1,9 @@
 /** Unmounts, for `holdfast umount` and umount(8)'s helper: everything written is on the server when they return. */
 
 import { isMounted, unmountPath } from '../../mount/unmount.js';
-import { CliError, formatBytes } from './common.js';
 import { askControl, mountpointPath } from './control.js';
+import { CliError } from './failure.js';
+import { formatBytes } from './format.js';
 
 /**
  * flush: EBUSY while files are open; waits until everything is on the server. force: at once; data that cannot be written is

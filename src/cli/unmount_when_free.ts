@@ -12,7 +12,7 @@ import type { MountEntry } from '../../mount/mount_table.js';
 import { FsError } from '../base/errno.js';
 import type { Timers } from '../runtime/ports.js';
 import { sleep } from '../runtime/ports.js';
-import { describeFailure } from './common.js';
+import { describeFailure } from './failure.js';
 
 const AGAIN_MS = 200;
 /** For a detached mount. The kernel tells its end, so only the names of its holders may be out of date. */

@@ -14,7 +14,7 @@ import { attachLoop, type LoopDevice } from '../fixtures/loop_device.js';
 import { monotonicMs } from './client_worker.js';
 
 // Of the tree that this file was built into, whatever its name.
-const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const main = fileURLToPath(new URL('../../bin/main.js', import.meta.url));
 const MIB = 1 << 20;
 const META_BYTES = 1024 * MIB;
 const DATA_BYTES = 4096 * MIB;

@@ -14,7 +14,7 @@ import { atLeast, atMost, type Figure, middle, option, printFigures, sh } from '
 
 const MIB = 1 << 20;
 // Of the tree that this file was built into, whatever its name.
-const main = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
+const main = fileURLToPath(new URL('../../bin/main.js', import.meta.url));
 const source = join(packageRoot(), 'test', 'bench', 'syscalls.c');
 const mixedLoad = join(packageRoot(), 'test', 'bench', 'mixed_load.py');
 

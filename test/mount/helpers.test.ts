@@ -42,7 +42,7 @@ test('install says what it does, changes nothing that is not ours, and takes awa
   assert.deepEqual(readdirSync(sbin), ['mount.fuse.holdfast', 'mount.holdfast', 'umount.fuse.holdfast']);
   assert.equal(
     readlinkSync(join(sbin, 'umount.fuse.holdfast')),
-    join(packageRoot(), 'dist', 'src', 'cli', 'umount_holdfast.js'),
+    join(packageRoot(), 'dist', 'bin', 'umount_holdfast.js'),
   );
   const again = await install();
   assert.equal(

@@ -61,7 +61,7 @@ test('every parameter of the resource agent that the page sets is one', () => {
 });
 
 test('the files that the page says to install are there', () => {
-  for (const path of ['mount/ocf/holdfast', 'mount/systemd', 'dist/src/cli/main.js']) {
+  for (const path of ['mount/ocf/holdfast', 'mount/systemd', 'dist/bin/main.js']) {
     assert.ok(page.includes(path), path);
     assert.ok(existsSync(join(packageRoot(), path)), path);
   }

@@ -2,7 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
-import { CliError } from '../common.js';
+import { CliError } from '../failure.js';
 
 export interface Child {
   readonly process: ChildProcess;

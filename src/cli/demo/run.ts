@@ -11,7 +11,7 @@ import { isMounted } from '../../../mount/unmount.js';
 import { packageRoot } from '../../../native/binding.js';
 import { nodeRuntime } from '../../runtime/node_runtime.js';
 import { sleep } from '../../runtime/ports.js';
-import { CliError } from '../common.js';
+import { CliError } from '../failure.js';
 import { installedVersion } from '../installed.js';
 import { type Child, runCommand, startChild, startUntilLine } from './process.js';
 import type { RoleName } from './roles.js';

@@ -9,7 +9,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { join, relative } from 'node:path';
+import { join } from 'node:path';
 import { packageRoot } from '../../../native/binding.js';
 import { BUILD_FILE } from '../installed.js';
 
@@ -24,10 +24,7 @@ export function installAs(identity: string, target: string, root: string = packa
   const description = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, unknown>;
   writeFileSync(join(target, 'package.json'), `${JSON.stringify({ ...description, version }, null, 2)}\n`);
   // Copies files: through a link, Node would find the package.json of the original.
-  cpSync(join(root, 'dist'), join(target, 'dist'), {
-    recursive: true,
-    filter: (path) => !relative(root, path).startsWith(join('dist', 'test')),
-  });
+  cpSync(join(root, 'dist', 'bin'), join(target, 'dist', 'bin'), { recursive: true });
   writeFileSync(join(target, BUILD_FILE), `${JSON.stringify({ digest })}\n`);
   const addon = join('native', 'build', 'Release', 'holdfast_native.node');
   if (existsSync(join(root, addon))) {
@@ -35,7 +32,7 @@ export function installAs(identity: string, target: string, root: string = packa
     copyFileSync(join(root, addon), join(target, addon));
   }
   symlinkSync(join(root, 'node_modules'), join(target, 'node_modules'));
-  return join(target, 'dist', 'src', 'cli', 'main.js');
+  return join(target, 'dist', 'bin', 'main.js');
 }
 
 /** The version after this one, of the same sources: its last number plus one. */

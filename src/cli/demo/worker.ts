@@ -74,4 +74,4 @@ async function main(): Promise<void> {
   process.stdin.destroy();
 }
 
-await main();
+void main();
