@@ -1,5 +1,7 @@
 /** How a command fails: with one line for the user and an exit status. */
 
+import { nameSourcesInStacks } from './stack_traces.js';
+
 /** A failure the user can act on: one line, exit status 1 (2: the command line itself is wrong). */
 export class CliError extends Error {
   override name = 'CliError';
@@ -25,10 +27,11 @@ export function describeFailure(thrown: unknown): { readonly line: string; reado
 const UNFINISHED = 13;
 
 /**
- * Ends the process with the status that its program returns. Programs do not await it at their top level: CommonJS, which
+ * Ends the process with the status that its program returns. Stack traces name sources from here on. Programs do not await it at their top level: CommonJS, which
  * users run (bundle.mjs), does not have that.
  */
 export function exitWith(status: Promise<number>): void {
+  nameSourcesInStacks();
   process.exitCode = UNFINISHED;
   void status.then((code) => {
     process.exitCode = code;
