@@ -47,6 +47,8 @@ export class Session implements LinkEvents, FrameSource {
   readonly #server: ServerView;
   readonly #services: SessionServices;
   readonly #ended: (session: Session) => void;
+  /** One counter for all sessions of a server. */
+  readonly #requests: { inc(by?: number): void };
   #asksForShutdown = false;
   #justAttached = false;
   /** The client pings; the server watches. */
@@ -62,6 +64,11 @@ export class Session implements LinkEvents, FrameSource {
     this.#services = services;
     this.link = link;
     this.#ended = ended;
+    const { metrics } = server.runtime;
+    this.#requests = metrics.counter(
+      'holdfast_server_requests_total',
+      'Requests of clients, resent ones too',
+    );
     this.sinceMs = server.time.nowMs();
   }
 
@@ -197,6 +204,7 @@ export class Session implements LinkEvents, FrameSource {
       return;
     }
     if (frame.header.kind === KIND.request) {
+      this.#requests.inc();
       this.#acknowledged(client, frame.header.ackXidOrCommitted);
       if (frame.header.flags !== 0) {
         if ((frame.header.flags & FLAG_REPLAY) !== 0) {
