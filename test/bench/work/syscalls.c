@@ -3,13 +3,24 @@
  *   syscalls stat PATH SECONDS [PROCESSES]       stat(2)
  *   syscalls fstat PATH SECONDS [PROCESSES]      statx(AT_STATX_FORCE_SYNC) on an open file: never the kernel's cache
  *   syscalls create FOLDER COUNT BYTES           open(O_CREAT), write, close
+ *   syscalls spread COUNT BYTES FOLDER...        the same by a process in each folder, all at once
+ *   syscalls names KIND FOLDER COUNT             stat, read (open, read, close), rename (there and back), unlink, link,
+ *                                                or mkdir (with rmdir), of file-000000 and so on
+ *   syscalls list FOLDER [stat]                  readdir(3), and lstat(2) of each entry
+ *   syscalls open FOLDER COUNT                   opens them, prints, and keeps them open until its input ends
  *   syscalls write PATH MIB [nosync]             1 MiB write(2)s, then fsync
  *   syscalls read PATH [KIB]                     read(2)s of that much (1024) to the end
+ *   syscalls random read|write PATH COUNT        4 KiB at random places; after writes one fsync
+ *   syscalls syncs PATH COUNT                    4 KiB and fsync, one after the other
+ *   syscalls alternate A B COUNT                 creates in one directory, in turn through two mounts
+ *   syscalls pingpong A B COUNT                  one page of a file, written through one mount and read through the other
  *   syscalls touch MIB                           so much memory is touched and given back: a virtual machine's host may
  *                                                have taken it away while it was free, and giving it again costs time
- * Prints operations (or bytes), seconds and the longest single call in microseconds.
+ * Prints operations (or bytes), seconds and the longest single call in microseconds; syncs, alternate and pingpong also the
+ * median and the 99th percentile in microseconds.
  */
 #define _GNU_SOURCE
+#include "timing.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -22,19 +33,36 @@
 #include <time.h>
 #include <unistd.h>
 
-static double now(void) {
+double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-static void die(const char *what) {
+void die(const char *what) {
   fprintf(stderr, "%s: %s\n", what, strerror(errno));
   exit(1);
 }
 
-static void print(double amount, double seconds, double longest) {
+void print(double amount, double seconds, double longest) {
   printf("%.0f %.6f %.1f\n", amount, seconds, longest * 1e6);
+}
+
+static int ascending(const void *a, const void *b) {
+  double left = *(const double *)a, right = *(const double *)b;
+  return (left > right) - (left < right);
+}
+
+void print_quantiles(double *took, size_t count, double seconds) {
+  qsort(took, count, sizeof *took, ascending);
+  printf("%zu %.6f %.1f %.1f %.1f\n", count, seconds, took[count - 1] * 1e6, took[count / 2] * 1e6,
+         took[count * 99 / 100] * 1e6);
+}
+
+const char *name_of(const char *folder, const char *prefix, long number) {
+  static char path[4096];
+  snprintf(path, sizeof path, "%s/%s-%06ld", folder, prefix, number);
+  return path;
 }
 
 static void stat_loop(const char *path, double seconds, int sync, double *counts, double *longest) {
@@ -83,8 +111,7 @@ static void run_create(const char *folder, int count, size_t bytes) {
   memset(data, 'x', bytes);
   double start = now(), worst = 0;
   for (int i = 0; i < count; i++) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/file-%06d", folder, i);
+    const char *path = name_of(folder, "file", i);
     double before = now();
     int fd = open(path, O_CREAT | O_WRONLY | O_EXCL, 0644);
     if (fd < 0 || write(fd, data, bytes) != (ssize_t)bytes || close(fd) != 0) die(path);
@@ -148,6 +175,22 @@ int main(int argc, char **argv) {
     run_read(argv[2], (argc > 3 ? (size_t)atol(argv[3]) : 1024) << 10);
   } else if (argc == 3 && !strcmp(argv[1], "touch")) {
     run_touch(atol(argv[2]));
+  } else if (argc == 5 && !strcmp(argv[1], "random")) {
+    run_random(argv[3], argv[2][0] == 'w', atol(argv[4]));
+  } else if (argc == 4 && !strcmp(argv[1], "syncs") && atol(argv[3]) > 0) {
+    run_syncs(argv[2], atol(argv[3]));
+  } else if (argc == 5 && !strcmp(argv[1], "names")) {
+    run_names(argv[2], argv[3], atol(argv[4]));
+  } else if (argc >= 3 && !strcmp(argv[1], "list")) {
+    run_list(argv[2], argc > 3);
+  } else if (argc == 4 && !strcmp(argv[1], "open")) {
+    run_open_many(argv[2], atol(argv[3]));
+  } else if (argc >= 5 && !strcmp(argv[1], "spread")) {
+    run_spread(atol(argv[2]), (size_t)atol(argv[3]), argc - 4, argv + 4);
+  } else if (argc == 5 && !strcmp(argv[1], "alternate") && atol(argv[4]) > 0) {
+    run_alternate(argv[2], argv[3], atol(argv[4]));
+  } else if (argc == 5 && !strcmp(argv[1], "pingpong") && atol(argv[4]) > 0) {
+    run_ping_pong(argv[2], argv[3], atol(argv[4]));
   } else {
     fprintf(stderr, "see the comment in syscalls.c\n");
     return 2;

@@ -1,0 +1,164 @@
+/** Holdfast as a user runs it: the real commands, a server on two devices, and mounts. */
+
+import { existsSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Child } from '../../fixtures/child.js';
+import { freePort } from '../../fixtures/failover_pair.js';
+import type { Peer, RunningPeer } from '../peer.js';
+import type { Site } from '../site.js';
+import { dropCaches } from './local.js';
+
+// Of the tree that this file was built into, whatever its name.
+const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
+/** Of the devices of a site, the part that is for metadata. */
+const META_PART = 0.25;
+const PATIENCE_MS = 120_000;
+const REQUESTS = /^holdfast_server_requests_total (\d+)$/m;
+
+export interface Devices {
+  readonly meta: string;
+  readonly data: string;
+}
+
+/** A server and its mounts. */
+export class HoldfastSite implements RunningPeer {
+  readonly #site: Site;
+  readonly #main: string;
+  readonly #devices: Devices;
+  readonly #env: NodeJS.ProcessEnv;
+  readonly #metrics: string;
+  readonly #clients = new Map<number, Child>();
+  #address = '127.0.0.1:0';
+  #server: Child | undefined;
+  /** Of the last start, until it served; of the last mount, until it was usable. */
+  startMs = 0;
+  mountMs = 0;
+
+  private constructor(site: Site, main: string, devices: Devices, metrics: string) {
+    this.#site = site;
+    this.#main = main;
+    this.#devices = devices;
+    this.#metrics = metrics;
+    this.#env = { ...process.env, HOLDFAST_RUNTIME_DIR: site.makeFolder('run', 0o700) };
+  }
+
+  static async make(site: Site, devices: Devices, main = MAIN): Promise<HoldfastSite> {
+    const holdfast = new HoldfastSite(site, main, devices, `127.0.0.1:${await freePort()}`);
+    const { meta, data } = devices;
+    await holdfast.#command('mkfs', '--meta', meta, '--data', data, '--force', '--label', 'bench');
+    await holdfast.startServer();
+    await holdfast.mount(0);
+    return holdfast;
+  }
+
+  get mountpoint(): string {
+    return this.#mountpoint(0);
+  }
+
+  get serverPid(): number {
+    return this.#server?.pid ?? 0;
+  }
+
+  get clientPid(): number {
+    return this.#clients.get(0)?.pid ?? 0;
+  }
+
+  #mountpoint(index: number): string {
+    return this.#site.path(`holdfast-${index}`);
+  }
+
+  async #command(...args: string[]): Promise<void> {
+    await this.#site.helper(process.execPath, [this.#main, ...args], this.#env);
+  }
+
+  async startServer(): Promise<void> {
+    const { meta, data } = this.#devices;
+    const where = ['--meta', meta, '--data', data, '--listen', this.#address, '--metrics', this.#metrics];
+    const began = performance.now();
+    this.#server = this.#site.daemon('server', process.execPath, [this.#main, 'serve', ...where], this.#env);
+    const [, address = ''] = await this.#server.line(/^holdfast: serving \S+ on (\S+),/, PATIENCE_MS);
+    this.startMs = performance.now() - began;
+    this.#address = address;
+  }
+
+  async stopServer(): Promise<void> {
+    const server = this.#server;
+    server?.kill('SIGTERM');
+    const exit = await server?.exited;
+    if (exit?.code !== 0) throw new Error(`the server failed to stop: ${server?.tail()}`);
+  }
+
+  async mount(index: number): Promise<string> {
+    const mountpoint = this.#mountpoint(index);
+    if (this.#clients.has(index)) return mountpoint;
+    mkdirSync(mountpoint, { recursive: true });
+    const args = [this.#main, 'mount', this.#address, mountpoint, '--foreground'];
+    const began = performance.now();
+    const client = this.#site.daemon('client', process.execPath, args, this.#env);
+    await client.line(/^holdfast: mounted/, PATIENCE_MS);
+    this.mountMs = performance.now() - began;
+    this.#clients.set(index, client);
+    return mountpoint;
+  }
+
+  /** All mounts. @returns which there were. */
+  async umount(): Promise<number[]> {
+    const indexes = [...this.#clients.keys()];
+    for (const [index, client] of this.#clients) {
+      await this.#command('umount', this.#mountpoint(index));
+      await client.exited;
+    }
+    this.#clients.clear();
+    return indexes;
+  }
+
+  async drop(what: 'client' | 'all'): Promise<void> {
+    const mounts = await this.umount();
+    if (what === 'all') {
+      await this.stopServer();
+      dropCaches();
+      await this.startServer();
+    }
+    for (const index of mounts) await this.mount(index);
+  }
+
+  async settle(): Promise<void> {
+    await this.#site.helper('sync', ['--file-system', this.mountpoint]);
+  }
+
+  /** undefined: a build that does not count them. */
+  async rpcs(): Promise<number | undefined> {
+    const response = await fetch(`http://${this.#metrics}/metrics`);
+    const [, count] = REQUESTS.exec(await response.text()) ?? [];
+    return count === undefined ? undefined : Number(count);
+  }
+
+  async stop(): Promise<void> {
+    await this.umount();
+    await this.stopServer();
+  }
+}
+
+async function start(site: Site, main: string): Promise<HoldfastSite> {
+  const metaBytes = Math.floor(site.deviceBytes * META_PART);
+  const meta = await site.device('meta', metaBytes);
+  const data = await site.device('data', site.deviceBytes - metaBytes);
+  return await HoldfastSite.make(site, { meta, data }, main);
+}
+
+export const HOLDFAST: Peer = {
+  name: 'holdfast',
+  commands: [],
+  packages: [],
+  secondMount: 'client',
+  hasClient: true,
+  start: (site) => start(site, MAIN),
+};
+
+/** Another build of Holdfast, compared with this one as any other peer is. @param folder its repository, built. */
+export function otherBuild(folder: string): Peer {
+  const main = join(folder, 'dist', 'src', 'cli', 'main.js');
+  if (!existsSync(main)) throw new Error(`${main} is not there: build it first`);
+  return { ...HOLDFAST, name: 'before', start: (site) => start(site, main) };
+}
