@@ -21,7 +21,7 @@ export interface PeerOptions {
 /** Why a row makes no sense on a peer; undefined: it does. */
 export function cannotRun(row: Row, peer: Peer): string | undefined {
   if (row.drop === 'client' && !peer.hasClient) return 'has no client';
-  if (row.mounts === 2 && peer.secondMount === 'none') return 'mounts share nothing';
+  if ((row.mounts ?? 1) > 1 && peer.secondMount === 'none') return 'mounts share nothing';
   if (row.needs !== undefined && !hasCommand(row.needs.command)) {
     return `not installed: apt-get install ${row.needs.debian}`;
   }
@@ -58,7 +58,9 @@ export class PeerContender implements Contender {
       const { site, tool, sizes, sources } = this.#options;
       this.#place = new Place(site, folder, tool, sizes, sources);
     }
-    if (row.mounts === 2) this.#place.secondFolder = join(await running.mount(1), 'bench');
+    for (let index = this.#place.folders.length; index < (row.mounts ?? 1); index++) {
+      this.#place.folders.push(join(await running.mount(index), 'bench'));
+    }
     return this.#place;
   }
 

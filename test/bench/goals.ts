@@ -1,6 +1,6 @@
 /**
- * What Holdfast shall reach, row by row. A row may have several goals. Those that `gate` make the exit status: they were
- * reached once, and must stay so. The others say how far it is still.
+ * What Holdfast shall reach, row by row. A row may have several goals. Those that `gate` make the exit status; the others say
+ * how far it is still.
  */
 
 import type { RowResult } from './row.js';

@@ -1,10 +1,12 @@
 /** The main table: every row on every peer, and the figures that only Holdfast has. */
 
+import { describeFailure } from '../../src/cli/common.js';
 import { PeerContender } from './contender.js';
 import type { Figure } from './figures.js';
 import type { BenchOptions } from './options.js';
 import { measureOwn, OWN_NAMES } from './own.js';
 import { notInstalled, type Peer } from './peer.js';
+import { HOLDFAST } from './peers/holdfast.js';
 import { cannotCount } from './perf.js';
 import type { Sizes } from './place.js';
 import type { Row, RowResult } from './row.js';
@@ -58,48 +60,57 @@ export function sizesOf({ size, quick }: BenchOptions): Sizes {
   return { fileMib: Math.max(1, Math.round(size * part)), part };
 }
 
-/** @param said gets a line of progress for each row. */
+/** @param said gets a line of progress for each peer and each row. */
+export async function measureRows(
+  session: BenchSession,
+  peers: readonly Peer[],
+  rows: readonly Row[],
+  options: BenchOptions,
+  said: (line: string) => void,
+): Promise<Omit<Measured, 'figures'>> {
+  const { present, missing } = presentPeers(peers);
+  const turns = turnsOf(session, options);
+  if (!turns.countSystemCalls) missing.push(`system calls: ${cannotCount() ?? '--syscalls counts them'}`);
+  const results: RowResult[] = [];
+  const contenders: PeerContender[] = [];
+  const deviceBytes = options.device * GIB;
+  const sizes = sizesOf(options);
+  session.needRoom(present.length * deviceBytes);
+  for (const peer of present) {
+    session.check();
+    const { tool, sources } = session;
+    const site = session.site(peer.name, deviceBytes);
+    const contender = new PeerContender(peer, { site, tool, sources, sizes });
+    try {
+      await contender.start();
+      contenders.push(contender);
+      said(`${peer.name} runs`);
+    } catch (thrown) {
+      session.check();
+      if (peer.name === HOLDFAST.name) throw thrown;
+      missing.push(`${peer.name} does not start: ${describeFailure(thrown).line}`);
+    }
+  }
+  for (const row of rows) {
+    results.push(await runRow(row, contenders, turns));
+    said(row.name);
+  }
+  for (const contender of contenders) await contender.stop();
+  return { results, peers: contenders.map(({ name }) => name), missing };
+}
+
 export async function measureMain(
   session: BenchSession,
   peers: readonly Peer[],
   options: BenchOptions,
   said: (line: string) => void,
 ): Promise<Measured> {
-  const { filter = '' } = options;
-  const { present, missing } = presentPeers(peers);
-  const turns = turnsOf(session, options);
-  if (!turns.countSystemCalls) missing.push(`system calls: ${cannotCount() ?? '--syscalls counts them'}`);
+  const { filter = '', files, stream: streamGib } = options;
   const rows = MAIN_ROWS.filter(({ name }) => name.includes(filter));
-  const results: RowResult[] = [];
-  if (rows.length > 0) {
-    const deviceBytes = options.device * GIB;
-    session.needRoom(present.length * deviceBytes);
-    const sizes = sizesOf(options);
-    const contenders: PeerContender[] = [];
-    for (const peer of present) {
-      const site = session.site(peer.name, deviceBytes);
-      const { tool, sources } = session;
-      const contender = new PeerContender(peer, { site, tool, sources, sizes });
-      session.check();
-      try {
-        await contender.start();
-        contenders.push(contender);
-        said(`${peer.name} runs`);
-      } catch (thrown) {
-        session.check();
-        missing.push(`${peer.name}: does not start: ${(thrown as Error).message}`);
-      }
-    }
-    for (const row of rows) {
-      const result = await runRow(row, contenders, turns);
-      results.push(result);
-      said(row.name);
-    }
-    for (const contender of contenders) await contender.stop();
-  }
-  const withOwn = Object.values(OWN_NAMES).some((name) => name.includes(filter));
-  const { tool } = session;
-  const own = { files: options.files, streamGib: options.stream, check: () => session.check() };
-  const figures = withOwn ? await measureOwn(session.site('own', 0), tool, own) : [];
-  return { results, figures, peers: present.map(({ name }) => name), missing };
+  const nothing = { results: [], peers: [], missing: [] };
+  const measured = rows.length > 0 ? await measureRows(session, peers, rows, options, said) : nothing;
+  if (!Object.values(OWN_NAMES).some((name) => name.includes(filter))) return { ...measured, figures: [] };
+  const own = { files, streamGib, check: () => session.check() };
+  const all = await measureOwn(session.site('own', 0), session.tool, own);
+  return { ...measured, figures: all.filter(({ name }) => name.includes(filter)) };
 }

@@ -3,10 +3,11 @@
  * is streamed.
  */
 
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { packageRoot } from '../../native/binding.js';
 import { atMost, type Figure } from './figures.js';
+import { memoryMib } from './memory.js';
 import { HoldfastSite } from './peers/holdfast.js';
 import type { Site } from './site.js';
 
@@ -26,12 +27,6 @@ export const OWN_NAMES = {
   mixed: 'client memory, small, cut and large files, mappings',
   start: 'start of a cleanly stopped server',
 } as const;
-
-/** MiB of a field of /proc/PID/status. */
-function memoryMib(pid: number, field: string): number {
-  const text = readFileSync(`/proc/${pid}/status`, 'utf8');
-  return Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(text)?.[1]) / 1024;
-}
 
 /** @param files to make for the server's memory, @param streamGib to stream for the client's; 0 leaves a figure out. */
 export async function measureOwn(

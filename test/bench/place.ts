@@ -1,12 +1,15 @@
 /** Where a row runs: a folder on a peer's mount, the same through a second mount, and what the row needs beside it. */
 
 import { join, relative } from 'node:path';
-import type { Sample } from './row.js';
+import { memoryMib } from './memory.js';
+import type { Sample, Side } from './row.js';
 import type { Site } from './site.js';
 import type { Sources } from './sources.js';
 
 /** Fewer say nothing, not even that a row runs. */
 const OPERATIONS_MIN = 20;
+
+const HOLD_PATIENCE_MS = 600_000;
 
 export interface Sizes {
   /** Of the file of the rows with bytes. */
@@ -32,8 +35,8 @@ export class Place {
   readonly sources: Sources;
   readonly #site: Site;
   readonly #tool: string;
-  /** The same folder through the second mount, once that is there. */
-  secondFolder: string | undefined;
+  /** The same folder through each mount that a row has asked for. */
+  readonly folders: string[];
   #lastFresh = 0;
   readonly #kept = new Map<string, string[]>();
   readonly #made = new Set<string>();
@@ -41,6 +44,7 @@ export class Place {
   constructor(site: Site, folder: string, tool: string, sizes: Sizes, sources: Sources) {
     this.#site = site;
     this.folder = folder;
+    this.folders = [folder];
     this.#tool = tool;
     this.sizes = sizes;
     this.sources = sources;
@@ -55,10 +59,11 @@ export class Place {
     return join(this.folder, name);
   }
 
-  /** What is at this path of the folder, through the second mount. */
-  throughSecond(path: string): string {
-    if (this.secondFolder === undefined) throw new Error('the row did not ask for a second mount');
-    return join(this.secondFolder, relative(this.folder, path));
+  /** What is at this path of the folder, through another mount: 1 is the second one. */
+  through(index: number, path: string): string {
+    const folder = this.folders[index];
+    if (folder === undefined) throw new Error(`the row did not ask for ${index + 1} mounts`);
+    return join(folder, relative(this.folder, path));
   }
 
   /** A path that nothing has had yet. What is made there may be left for a later row: see takeKept(). */
@@ -108,6 +113,23 @@ export class Place {
     const text = await this.run(this.#tool, ...args);
     const [amount = 0, seconds = 1, longestUs = 0, p50Us = 0, p99Us = 0] = text.trim().split(' ').map(Number);
     return { amount, seconds, longestUs, p50Us, p99Us };
+  }
+
+  /** Runs the C program, and `use` while it keeps open what it has opened. */
+  async hold<T>(use: () => T, ...args: string[]): Promise<T> {
+    const child = this.#site.daemon('application', this.#tool, args);
+    try {
+      await child.line(/^\d+ /, HOLD_PATIENCE_MS);
+      return use();
+    } finally {
+      child.process.stdin?.end();
+      await child.exited;
+    }
+  }
+
+  /** Memory of all processes of a side that is no part of any file, in MiB. */
+  memoryMib(side: Side): number {
+    return this.#site.sides[side].pids().reduce((sum, pid) => sum + memoryMib(pid, 'RssAnon'), 0);
   }
 
   /** Operations in a second, by the C program. */

@@ -15,7 +15,7 @@ import { ClientPool } from './client_pool.js';
 import { monotonicMs } from './client_worker.js';
 import { atLeast, atMost, type Figure, middle, option, printFigures, textOption } from './figures.js';
 
-interface Options {
+export interface Options {
   readonly clients: number;
   readonly opens: number;
   readonly upgradeOpens: number;
@@ -212,16 +212,24 @@ async function sharing({ times }: Options): Promise<Figure[]> {
   });
 }
 
-async function bench(): Promise<void> {
-  const options: Options = {
-    clients: option('clients', 100),
-    opens: option('opens', 10_000),
-    upgradeOpens: option('upgrade-opens', 100_000),
-    downS: option('down', 5),
-    periodS: option('period', 5),
-    times: option('times', 3),
-  };
-  const parts: Readonly<Record<string, () => Promise<Figure[]>>> = {
+export const RECOVERY_PARTS = ['crash', 'upgrade', 'failover', 'sharing'] as const;
+
+/** As the documentation has them. */
+export const RECOVERY_DEFAULTS: Options = {
+  clients: 100,
+  opens: 10_000,
+  upgradeOpens: 100_000,
+  downS: 5,
+  periodS: 5,
+  times: 3,
+};
+
+/** @param parts which of them, in this order. */
+export async function measureRecovery(
+  parts: readonly (typeof RECOVERY_PARTS)[number][],
+  options: Options = RECOVERY_DEFAULTS,
+): Promise<Figure[]> {
+  const measures: Readonly<Record<(typeof RECOVERY_PARTS)[number], () => Promise<Figure[]>>> = {
     // What a crash takes with it is milliseconds; the worst is that nothing was durable at all.
     crash: async () => [
       ...(await crash(options, options.opens / 10)),
@@ -231,13 +239,28 @@ async function bench(): Promise<void> {
     failover: () => failover(options),
     sharing: () => sharing(options),
   };
-  const only = textOption('only');
   // The handlers of 'exit' end what runs.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => process.exit(1));
   const figures: Figure[] = [];
-  for (const [name, measure] of Object.entries(parts)) {
-    if (only === undefined || only === name) figures.push(...(await measure()));
-  }
+  for (const part of parts) figures.push(...(await measures[part]()));
+  return figures;
+}
+
+async function bench(): Promise<void> {
+  const defaults = RECOVERY_DEFAULTS;
+  const options: Options = {
+    clients: option('clients', defaults.clients),
+    opens: option('opens', defaults.opens),
+    upgradeOpens: option('upgrade-opens', defaults.upgradeOpens),
+    downS: option('down', defaults.downS),
+    periodS: option('period', defaults.periodS),
+    times: option('times', defaults.times),
+  };
+  const only = textOption('only');
+  const figures = await measureRecovery(
+    RECOVERY_PARTS.filter((part) => only === undefined || only === part),
+    options,
+  );
   const load = loadavg()[0]?.toFixed(1);
   printFigures(figures, options, `${options.clients} clients in two processes, load ${load}`);
 }

@@ -12,10 +12,8 @@ import {
   ratioText,
   reasons,
   systemCallsText,
+  YARDSTICKS,
 } from './tables.js';
-
-/** Of these peers the table shows the ratio. */
-const YARDSTICKS = ['ext4', 'passthrough'];
 
 function rowsTable(results: readonly RowResult[], peers: readonly string[]): string[] {
   const yardsticks = YARDSTICKS.filter((name) => peers.includes(name));

@@ -20,12 +20,12 @@ export interface Program {
 
 export interface Row {
   readonly name: string;
-  readonly unit: '/s' | 'MiB/s' | 's' | 'ms' | 'us';
+  readonly unit: '/s' | 'MiB/s' | 'MiB' | 's' | 'ms' | 'us';
   readonly better: 'higher' | 'lower';
-  readonly group: 'bytes' | 'names' | 'programs' | 'two mounts';
+  readonly group: 'bytes' | 'names' | 'programs' | 'two mounts' | 'directories' | 'clients' | 'open files';
   readonly drop: Drop;
-  /** Without it the row needs one mount. */
-  readonly mounts?: 2;
+  /** 1 unless given. */
+  readonly mounts?: number;
   readonly needs?: Program;
   /** Before each run, not measured, and before caches are dropped. */
   prepare?(at: Place): Promise<void>;

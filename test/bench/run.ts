@@ -12,13 +12,16 @@ import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
 import { CliError, describeFailure } from '../../src/cli/common.js';
 import { verdictsOf } from './goals.js';
+import { growthRows } from './growth.js';
 import { installPackages } from './install.js';
-import { MAIN_ROWS, type Measured, measureMain, sizesOf } from './main_table.js';
+import { MAIN_ROWS, type Measured, measureMain, measureRows, sizesOf } from './main_table.js';
+import { pageOf, writePage } from './markdown.js';
 import { type BenchOptions, benchCommand } from './options.js';
 import { OWN_NAMES } from './own.js';
 import { notInstalled, type Peer } from './peer.js';
 import { ALL_PEERS } from './peers/all.js';
 import { HOLDFAST, otherBuild } from './peers/holdfast.js';
+import { measureRecovery, RECOVERY_PARTS } from './recovery.js';
 import { figureLines, resultLines } from './report.js';
 import { BenchSession } from './session.js';
 
@@ -30,61 +33,24 @@ function peersOf(options: BenchOptions): Peer[] {
   return [...others, ...before, HOLDFAST];
 }
 
-/** @throws CliError with exit status 2 if no row has such a name. */
-function needRows({ filter, table }: BenchOptions): void {
-  if (filter === undefined) return;
-  const names = [...MAIN_ROWS.map(({ name }) => name), ...Object.values(OWN_NAMES)];
-  if (table !== 'main' || names.some((name) => name.includes(filter))) return;
-  throw new CliError(`no row has "${filter}" in its name`, USAGE);
+/** Names that --filter looks at. */
+function namesOf({ table, growthMax }: BenchOptions): string[] {
+  if (table === 'pauses') return [...RECOVERY_PARTS];
+  if (table === 'growth') return growthRows(growthMax).map(({ name }) => name);
+  return [...MAIN_ROWS.map(({ name }) => name), ...Object.values(OWN_NAMES)];
+}
+
+/** @throws CliError with exit status 2 if the options make no sense together. */
+function judgeOptions(options: BenchOptions): void {
+  const { filter } = options;
+  if (filter !== undefined && !namesOf(options).some((name) => name.includes(filter)))
+    throw new CliError(`no row has "${filter}" in its name`, USAGE);
+  if (options.markdown === true && (filter !== undefined || options.quick === true))
+    throw new CliError('--markdown writes whole tables: leave out --filter and --quick', USAGE);
 }
 
 function say(line: string): void {
   process.stderr.write(`${line}\n`);
-}
-
-/** @returns whether all that gates is as it must be. */
-export function passes({ results, figures }: Pick<Measured, 'results' | 'figures'>): boolean {
-  const missed = results.some((result) =>
-    verdictsOf(result).some(({ goal, met }) => goal.gate && met === false),
-  );
-  const failed = results.some(({ cells }) =>
-    cells.some(({ peer, failed }) => peer === HOLDFAST.name && failed !== undefined),
-  );
-  return !missed && !failed && figures.every(({ met }) => met);
-}
-
-async function bench(options: BenchOptions): Promise<void> {
-  needRows(options);
-  const peers = peersOf(options);
-  if (options.install === true) {
-    const packages = peers
-      .filter((peer) => notInstalled(peer) !== undefined)
-      .flatMap((peer) => peer.packages);
-    if (packages.length > 0) await installPackages(packages);
-  }
-  const [machine, began] = [machineText(), performance.now()];
-  const session = await BenchSession.open(sizesOf(options).part);
-  let measured: Measured;
-  try {
-    measured = await measureMain(session, peers, options, (line) => say(`${clock(began)} ${line}`));
-  } finally {
-    for (const forced of await session.end()) say(`ended by force: ${forced}`);
-  }
-  const lines = [
-    `${machine}, ${options.rounds} rounds, ${clock(began)}; both sides on this machine`,
-    '',
-    ...resultLines(measured.results, measured.peers),
-    ...figureLines(measured.figures),
-    ...measured.missing,
-  ];
-  const isOnStdout = options.json === '-';
-  if (!isOnStdout) process.stdout.write(`${lines.join('\n')}\n`);
-  if (options.json !== undefined) {
-    const text = `${JSON.stringify({ machine, options, ...measured })}\n`;
-    if (isOnStdout) process.stdout.write(text);
-    else writeFileSync(options.json, text);
-  }
-  if (!passes(measured)) process.exitCode = 1;
 }
 
 /** Minutes and seconds since then. */
@@ -96,6 +62,59 @@ function clock(began: number): string {
 function machineText(): string {
   const load = (loadavg()[0] ?? 0).toFixed(1);
   return `${cpus().length} processors, Linux ${release()}, Node ${process.version}, load before ${load}`;
+}
+
+async function measure(options: BenchOptions, peers: readonly Peer[], began: number): Promise<Measured> {
+  const { filter = '', table } = options;
+  if (table === 'pauses') {
+    const parts = RECOVERY_PARTS.filter((part) => part.includes(filter));
+    return { results: [], figures: await measureRecovery(parts), peers: [], missing: [] };
+  }
+  const said = (line: string): void => say(`${clock(began)} ${line}`);
+  const session = await BenchSession.open(sizesOf(options).part);
+  try {
+    if (table === 'main') return await measureMain(session, peers, options, said);
+    const rows = growthRows(options.growthMax).filter(({ name }) => name.includes(filter));
+    return { ...(await measureRows(session, peers, rows, options, said)), figures: [] };
+  } finally {
+    for (const forced of await session.end()) say(`ended by force: ${forced}`);
+  }
+}
+
+/** @returns whether all that gates is as it must be. */
+export function passes({ results, figures }: Pick<Measured, 'results' | 'figures'>): boolean {
+  const missed = results.some((result) =>
+    verdictsOf(result).some(({ goal, met }) => goal.gate === true && met === false),
+  );
+  const failed = results.some(({ cells }) =>
+    cells.some((cell) => cell.peer === HOLDFAST.name && cell.failed !== undefined),
+  );
+  return !missed && !failed && figures.every(({ met }) => met);
+}
+
+async function bench(options: BenchOptions): Promise<void> {
+  judgeOptions(options);
+  const peers = peersOf(options);
+  if (options.install === true) {
+    const packages = peers
+      .filter((peer) => notInstalled(peer) !== undefined)
+      .flatMap((peer) => peer.packages);
+    if (packages.length > 0) await installPackages(packages);
+  }
+  const [machine, began] = [machineText(), performance.now()];
+  const measured = await measure(options, peers, began);
+  const about = `${machine}, ${options.rounds} rounds, ${clock(began)} minutes; both sides on this machine`;
+  if (options.json !== '-') {
+    const tables = [...resultLines(measured.results, measured.peers), ...figureLines(measured.figures)];
+    process.stdout.write(`${[about, '', ...tables, ...measured.missing].join('\n')}\n`);
+  }
+  if (options.json !== undefined) {
+    const text = `${JSON.stringify({ machine, options, ...measured })}\n`;
+    if (options.json === '-') process.stdout.write(text);
+    else writeFileSync(options.json, text);
+  }
+  if (options.markdown === true) writePage(options.table, pageOf(options.table, about, measured));
+  if (!passes(measured)) process.exitCode = 1;
 }
 
 /** @param argv as process.argv. @returns the exit status. */

@@ -3,6 +3,8 @@
 import { ratioTo, verdictsOf } from './goals.js';
 import { type Cell, type RowResult, SIDES } from './row.js';
 
+/** Of these peers tables show the ratio. */
+export const YARDSTICKS: readonly string[] = ['ext4', 'passthrough'];
 const DIGITS_BELOW = 100;
 
 /** Three digits that count, thousands apart. */

@@ -130,7 +130,7 @@ export const NAMES_ROWS: readonly Row[] = [
     mounts: 2,
     run: async (at) => {
       const folder = await freshFolder(at, 'turns');
-      const other = at.throughSecond(folder);
+      const other = at.through(1, folder);
       const { amount, p50Us } = await at.tool('alternate', folder, other, at.count(ALTERNATED));
       return { value: p50Us / 1000, operations: amount };
     },
@@ -144,7 +144,7 @@ export const NAMES_ROWS: readonly Row[] = [
     mounts: 2,
     run: async (at) => {
       const path = at.fresh('page');
-      const { amount, p50Us } = await at.tool('pingpong', path, at.throughSecond(path), at.count(PING_PONGS));
+      const { amount, p50Us } = await at.tool('pingpong', path, at.through(1, path), at.count(PING_PONGS));
       return { value: p50Us / 1000, operations: amount };
     },
   },

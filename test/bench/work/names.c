@@ -62,8 +62,8 @@ static const struct {
     {"link", link_name, unlink_link, 0},   {"mkdir", make_folder, remove_folder, 1},
 };
 
-static void pass(each_name *each, const char *folder, long count, double *worst) {
-  for (long i = 0; i < count; i++) {
+static void pass(each_name *each, const char *folder, long count, long first, double *worst) {
+  for (long i = first; i < first + count; i++) {
     double before = now();
     if (each(folder, i) != 0) die(folder);
     double took = now() - before;
@@ -71,14 +71,14 @@ static void pass(each_name *each, const char *folder, long count, double *worst)
   }
 }
 
-void run_names(const char *kind, const char *folder, long count) {
+void run_names(const char *kind, const char *folder, long count, long first) {
   for (size_t at = 0; at < sizeof KINDS / sizeof *KINDS; at++) {
     if (strcmp(KINDS[at].kind, kind) != 0) continue;
     double start = now(), worst = 0, unmeasured = 0;
-    pass(KINDS[at].first, folder, count, &worst);
-    if (KINDS[at].both) pass(KINDS[at].second, folder, count, &worst);
+    pass(KINDS[at].first, folder, count, first, &worst);
+    if (KINDS[at].both) pass(KINDS[at].second, folder, count, first, &worst);
     double seconds = now() - start;
-    if (KINDS[at].second != NULL && !KINDS[at].both) pass(KINDS[at].second, folder, count, &unmeasured);
+    if (KINDS[at].second != NULL && !KINDS[at].both) pass(KINDS[at].second, folder, count, first, &unmeasured);
     print(KINDS[at].both ? 2 * count : count, seconds, worst);
     return;
   }

@@ -2,10 +2,10 @@
  * One system call in a loop, timed: what a benchmark in JavaScript would hide behind its own cost.
  *   syscalls stat PATH SECONDS [PROCESSES]       stat(2)
  *   syscalls fstat PATH SECONDS [PROCESSES]      statx(AT_STATX_FORCE_SYNC) on an open file: never the kernel's cache
- *   syscalls create FOLDER COUNT BYTES           open(O_CREAT), write, close
+ *   syscalls create FOLDER COUNT BYTES [FIRST]   open(O_CREAT), write, close of file-FIRST (0) and so on
  *   syscalls spread COUNT BYTES FOLDER...        the same by a process in each folder, all at once
- *   syscalls names KIND FOLDER COUNT             stat, read (open, read, close), rename (there and back), unlink, link,
- *                                                or mkdir (with rmdir), of file-000000 and so on
+ *   syscalls names KIND FOLDER COUNT [FIRST]     stat, read (open, read, close), rename (there and back), unlink, link,
+ *                                                or mkdir (with rmdir), of file-FIRST (0) and so on
  *   syscalls list FOLDER [stat]                  readdir(3), and lstat(2) of each entry
  *   syscalls open FOLDER COUNT                   opens them, prints, and keeps them open until its input ends
  *   syscalls write PATH MIB [nosync]             1 MiB write(2)s, then fsync
@@ -106,11 +106,11 @@ static void run_stat(const char *path, double seconds, int processes, int sync) 
   print(total, elapsed, worst);
 }
 
-static void run_create(const char *folder, int count, size_t bytes) {
+static void run_create(const char *folder, long count, size_t bytes, long first) {
   char *data = malloc(bytes + 1);
   memset(data, 'x', bytes);
   double start = now(), worst = 0;
-  for (int i = 0; i < count; i++) {
+  for (long i = first; i < first + count; i++) {
     const char *path = name_of(folder, "file", i);
     double before = now();
     int fd = open(path, O_CREAT | O_WRONLY | O_EXCL, 0644);
@@ -167,8 +167,8 @@ static void run_read(const char *path, size_t bytes) {
 int main(int argc, char **argv) {
   if (argc >= 4 && (!strcmp(argv[1], "stat") || !strcmp(argv[1], "fstat"))) {
     run_stat(argv[2], atof(argv[3]), argc > 4 ? atoi(argv[4]) : 1, argv[1][0] == 'f');
-  } else if (argc == 5 && !strcmp(argv[1], "create")) {
-    run_create(argv[2], atoi(argv[3]), (size_t)atol(argv[4]));
+  } else if (argc >= 5 && !strcmp(argv[1], "create")) {
+    run_create(argv[2], atol(argv[3]), (size_t)atol(argv[4]), argc > 5 ? atol(argv[5]) : 0);
   } else if (argc >= 4 && !strcmp(argv[1], "write")) {
     run_write(argv[2], atol(argv[3]), argc == 4);
   } else if (argc >= 3 && !strcmp(argv[1], "read")) {
@@ -179,8 +179,8 @@ int main(int argc, char **argv) {
     run_random(argv[3], argv[2][0] == 'w', atol(argv[4]));
   } else if (argc == 4 && !strcmp(argv[1], "syncs") && atol(argv[3]) > 0) {
     run_syncs(argv[2], atol(argv[3]));
-  } else if (argc == 5 && !strcmp(argv[1], "names")) {
-    run_names(argv[2], argv[3], atol(argv[4]));
+  } else if (argc >= 5 && !strcmp(argv[1], "names")) {
+    run_names(argv[2], argv[3], atol(argv[4]), argc > 5 ? atol(argv[5]) : 0);
   } else if (argc >= 3 && !strcmp(argv[1], "list")) {
     run_list(argv[2], argc > 3);
   } else if (argc == 4 && !strcmp(argv[1], "open")) {

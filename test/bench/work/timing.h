@@ -15,7 +15,7 @@ const char *name_of(const char *folder, const char *prefix, long number);
 
 void run_random(const char *path, int write, long count);
 void run_syncs(const char *path, long count);
-void run_names(const char *kind, const char *folder, long count);
+void run_names(const char *kind, const char *folder, long count, long first);
 void run_list(const char *folder, int with_stat);
 void run_open_many(const char *folder, long count);
 void run_spread(long count, size_t bytes, int folders, char **folder);
