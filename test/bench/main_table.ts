@@ -92,8 +92,12 @@ export async function measureRows(
     }
   }
   for (const row of rows) {
-    results.push(await runRow(row, contenders, turns));
-    said(row.name);
+    const result = await runRow(row, contenders, turns);
+    results.push(result);
+    const failures = result.cells.flatMap(({ peer, failed }) =>
+      failed === undefined ? [] : [`${peer} failed: ${failed}`],
+    );
+    said([row.name, ...failures].join('; '));
   }
   for (const contender of contenders) await contender.stop();
   return { results, peers: contenders.map(({ name }) => name), missing };

@@ -76,6 +76,10 @@ async function measure(options: BenchOptions, peers: readonly Peer[], began: num
     if (table === 'main') return await measureMain(session, peers, options, said);
     const rows = growthRows(options.growthMax).filter(({ name }) => name.includes(filter));
     return { ...(await measureRows(session, peers, rows, options, said)), figures: [] };
+  } catch (thrown) {
+    // If the user has ended the bench, that is the reason.
+    session.check();
+    throw thrown;
   } finally {
     for (const forced of await session.end()) say(`ended by force: ${forced}`);
   }

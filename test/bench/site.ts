@@ -6,7 +6,7 @@
 import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { mountAt } from '../../mount/mount_table.js';
-import { Child, runOk } from '../fixtures/child.js';
+import { Child, run, runOk } from '../fixtures/child.js';
 import { removeFolder } from '../fixtures/devices.js';
 import { attachLoop, type LoopDevice } from '../fixtures/loop_device.js';
 import { until } from '../fixtures/until.js';
@@ -16,6 +16,7 @@ import type { Side } from './row.js';
 const MIB = 1 << 20;
 /** Of one run of a workload, and of a command that prepares one. Beyond it something is stuck. */
 const PATIENCE_MS = 600_000;
+const FAILURE_CHARACTERS = 300;
 
 export class Site {
   readonly folder: string;
@@ -80,14 +81,17 @@ export class Site {
     return new Child(`${basename(this.folder)} ${side}`, entered, all, env);
   }
 
-  /** A workload, to its end. @returns its stdout. */
-  application(
+  /** A workload, to its end. @returns its stdout. @throws Error with the end of what it says. */
+  async application(
     command: string,
     args: readonly string[],
     options: { readonly input?: string } = {},
   ): Promise<string> {
     const [entered, all] = this.sides.application.command(command, args);
-    return runOk(entered, all, { ...options, timeoutMs: PATIENCE_MS });
+    const done = await run(entered, all, { ...options, timeoutMs: PATIENCE_MS });
+    if (done.code === 0) return done.stdout;
+    const said = `${done.stdout}\n${done.stderr}`.trim().slice(-FAILURE_CHARACTERS);
+    throw new Error(`${basename(command)} ended with ${done.signal ?? `status ${done.code}`}: ${said}`);
   }
 
   /** Until something is mounted there; the process that does it has not ended meanwhile. */

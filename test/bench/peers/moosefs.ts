@@ -1,11 +1,18 @@
-/** MooseFS with one chunk server, and one copy of each file. */
+/**
+ * MooseFS with one chunk server, and one copy of each file. Its chunk server refuses a master on a loopback address, so
+ * servers and clients have a network namespace of their own, which a process of the site holds and which ends with it.
+ */
 
-import { copyFileSync, existsSync, writeFileSync } from 'node:fs';
-import { freePort } from '../../fixtures/failover_pair.js';
+import { copyFileSync, existsSync, statfsSync, writeFileSync } from 'node:fs';
 import type { Peer } from '../peer.js';
 import type { Site } from '../site.js';
-import { listens, startServed } from './served.js';
+import { startServed } from './served.js';
 
+/** Of that namespace alone. */
+const ADDRESS = '10.0.0.1';
+const PORTS = { clients: 9421, chunkServers: 9420, metaloggers: 9419, chunks: 9422 };
+/** A namespace begins without an address. */
+const HOLD = `ip link set lo up && ip addr add ${ADDRESS}/32 dev lo && echo ready && exec sleep infinity`;
 const EMPTY_METADATA = '/var/lib/mfs/metadata.mfs.empty';
 
 function writeConfig(path: string, settings: Readonly<Record<string, string | number>>): string {
@@ -18,34 +25,18 @@ function writeConfig(path: string, settings: Readonly<Record<string, string | nu
   return path;
 }
 
-interface Ports {
-  readonly clients: number;
-  readonly chunkServers: number;
-  readonly metaloggers: number;
-  readonly chunks: number;
-}
-
-async function choosePorts(): Promise<Ports> {
-  const [clients, chunkServers] = [await freePort(), await freePort()];
-  return { clients, chunkServers, metaloggers: await freePort(), chunks: await freePort() };
-}
-
 /** @returns the configurations of master and chunk server. Both keep all that they have on the device. */
-async function configure(
-  site: Site,
-  folder: string,
-  ports: Ports,
-): Promise<{ master: string; chunks: string }> {
+async function configure(site: Site, folder: string): Promise<{ master: string; chunks: string }> {
   const own = site.makeFolder('moosefs');
   const [metadata, chunks, state] = [`${folder}/metadata`, `${folder}/chunks`, `${folder}/state`];
   await site.helper('mkdir', ['-p', metadata, chunks, state]);
   if (!existsSync(`${metadata}/metadata.mfs`)) copyFileSync(EMPTY_METADATA, `${metadata}/metadata.mfs`);
-  writeFileSync(`${own}/exports.cfg`, '127.0.0.1 / rw,alldirs,admin,maproot=0:0\n127.0.0.1 . rw\n');
+  writeFileSync(`${own}/exports.cfg`, `${ADDRESS} / rw,alldirs,admin,maproot=0:0\n`);
   writeFileSync(`${own}/disks.cfg`, `${chunks}\n`);
   writeFileSync(`${own}/topology.cfg`, '');
   const user = { WORKING_USER: 'root', WORKING_GROUP: 'root', SYSLOG_IDENT: 'bench-moosefs' };
   const listen = (name: string, port: number): Record<string, string | number> => ({
-    [`${name}_LISTEN_HOST`]: '127.0.0.1',
+    [`${name}_LISTEN_HOST`]: ADDRESS,
     [`${name}_LISTEN_PORT`]: port,
   });
   const master = writeConfig(`${own}/master.cfg`, {
@@ -53,9 +44,9 @@ async function configure(
     DATA_PATH: metadata,
     EXPORTS_FILENAME: `${own}/exports.cfg`,
     TOPOLOGY_FILENAME: `${own}/topology.cfg`,
-    ...listen('MATOML', ports.metaloggers),
-    ...listen('MATOCS', ports.chunkServers),
-    ...listen('MATOCL', ports.clients),
+    ...listen('MATOML', PORTS.metaloggers),
+    ...listen('MATOCS', PORTS.chunkServers),
+    ...listen('MATOCL', PORTS.clients),
   });
   const chunkServer = writeConfig(`${own}/chunks.cfg`, {
     ...user,
@@ -63,39 +54,50 @@ async function configure(
     HDD_CONF_FILENAME: `${own}/disks.cfg`,
     // Otherwise it takes no chunk on a device as small as these.
     HDD_LEAVE_SPACE_DEFAULT: '64MiB',
-    MASTER_HOST: '127.0.0.1',
-    MASTER_PORT: ports.chunkServers,
-    BIND_HOST: '127.0.0.1',
-    ...listen('CSSERV', ports.chunks),
+    MASTER_RECONNECTION_DELAY: 1,
+    MASTER_HOST: ADDRESS,
+    MASTER_PORT: PORTS.chunkServers,
+    BIND_HOST: ADDRESS,
+    ...listen('CSSERV', PORTS.chunks),
   });
   return { master, chunks: chunkServer };
 }
 
 export const MOOSEFS: Peer = {
   name: 'moosefs',
-  commands: ['mfsmaster', 'mfschunkserver', 'mfsmount', 'mfssetgoal'],
-  packages: ['moosefs-master', 'moosefs-chunkserver', 'moosefs-client'],
+  commands: ['mfsmaster', 'mfschunkserver', 'mfsmount', 'mfssetgoal', 'ip'],
+  packages: ['moosefs-master', 'moosefs-chunkserver', 'moosefs-client', 'iproute2'],
   secondMount: 'client',
   hasClient: true,
   async start(site) {
-    const ports = await choosePorts();
+    const holder = site.daemon('server', 'unshare', ['--net', 'sh', '-c', HOLD]);
+    await holder.line(/^ready/);
+    const inside = (command: string, ...args: string[]): readonly [string, readonly string[]] => [
+      'nsenter',
+      [`--net=/proc/${holder.pid}/ns/net`, command, ...args],
+    ];
     return await startServed(site, 'moosefs', {
       async startServer(folder) {
-        const configs = await configure(site, folder, ports);
-        const master = site.daemon('server', 'mfsmaster', ['-c', configs.master, '-f', 'start']);
-        await listens(ports.clients, master);
-        const chunks = site.daemon('server', 'mfschunkserver', ['-c', configs.chunks, '-f', 'start']);
-        await listens(ports.chunks, chunks);
+        const configs = await configure(site, folder);
+        const master = site.daemon('server', ...inside('mfsmaster', '-c', configs.master, '-f', 'start'));
+        await master.line(/daemon initialized properly/);
+        const chunks = site.daemon(
+          'server',
+          ...inside('mfschunkserver', '-c', configs.chunks, '-f', 'start'),
+        );
+        await chunks.line(/daemon initialized properly/);
         // In the order in which they end.
         return [chunks, master];
       },
       mountCommand: (mountpoint) => {
-        const server = ['-H', '127.0.0.1', '-P', String(ports.clients)];
-        return ['mfsmount', [mountpoint, '-f', ...server, '-o', 'allow_other,default_permissions']];
+        const server = ['-H', ADDRESS, '-P', String(PORTS.clients)];
+        return inside('mfsmount', mountpoint, '-f', ...server, '-o', 'allow_other,default_permissions');
       },
+      // The master knows of space when the chunk server has registered; a write before that is tried again after seconds.
+      isUsable: (mountpoint) => statfsSync(mountpoint).bavail > 0,
       async firstMount(mountpoint) {
-        await site.helper('mfssetgoal', ['-r', '1', mountpoint]);
-        await site.helper('mfssettrashtime', ['-r', '0', mountpoint]);
+        await site.helper(...inside('mfssetgoal', '-r', '1', mountpoint));
+        await site.helper(...inside('mfssettrashtime', '-r', '0', mountpoint));
       },
     });
   },

@@ -13,6 +13,8 @@ export interface Served {
   startServer(folder: string): Promise<readonly Child[]>;
   /** The command that mounts and stays in the foreground. */
   mountCommand(mountpoint: string): readonly [string, readonly string[]];
+  /** Whether a file can be written now; looked at after each mount. Default: from the mount on. */
+  isUsable?(mountpoint: string): boolean;
   /** After the first mount ever. */
   firstMount?(mountpoint: string): Promise<void>;
 }
@@ -26,6 +28,11 @@ export async function startServed(site: Site, named: string, served: Served): Pr
     const [command, args] = served.mountCommand(mountpoint);
     const child = site.daemon('client', command, args);
     await site.mounted(mountpoint, child);
+    await until(
+      () => `${named} is usable: ${child.tail()}`,
+      () => served.isUsable?.(mountpoint) ?? true,
+      PATIENCE_MS,
+    );
     clients.set(mountpoint, child);
   };
   const mount = async (index: number): Promise<string> => {

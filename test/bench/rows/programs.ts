@@ -1,7 +1,6 @@
 /** Rows with programs that people run. What they begin with is made beforehand (sources.ts); no network is used. */
 
-import { chmodSync, chownSync, cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
-import { userInfo } from 'node:os';
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { runOk } from '../../fixtures/child.js';
 import { freePort } from '../../fixtures/failover_pair.js';
@@ -58,11 +57,14 @@ function postgresFolder(): string | undefined {
   return existsSync(join(bin, 'initdb')) ? bin : undefined;
 }
 
-/** PostgreSQL refuses to run as root. */
+/**
+ * PostgreSQL refuses to run as root, and a FUSE mount may refuse all others (passthrough_hp does). So root runs it in a user
+ * namespace in which its own number is that of the user postgres.
+ */
 async function asPostgres(at: Place, command: string, ...args: string[]): Promise<string> {
-  if (userInfo().uid !== 0) return await at.run(command, ...args);
-  const who = ['--reuid', 'postgres', '--regid', 'postgres', '--clear-groups'];
-  return await at.run('setpriv', ...who, command, ...args);
+  const id = async (flag: string): Promise<string> => (await runOk('id', [flag, 'postgres'])).trim();
+  const mapped = [`--map-user=${await id('-u')}`, `--map-group=${await id('-g')}`];
+  return await at.run('unshare', '--user', ...mapped, command, ...args);
 }
 
 /** A cluster on the mount, served for as long as `use` takes. */
@@ -71,8 +73,6 @@ async function withPostgres<T>(at: Place, use: (bin: string, socket: string[]) =
   const data = await at.once('postgres', async (path) => {
     mkdirSync(path);
     chmodSync(path, 0o700);
-    const id = async (flag: string): Promise<number> => Number(await runOk('id', [flag, 'postgres']));
-    chownSync(path, await id('-u'), await id('-g'));
     await asPostgres(at, join(bin, 'initdb'), '--pgdata', path, '--auth', 'trust', '--no-sync');
   });
   const port = String(await freePort());

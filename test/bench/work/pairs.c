@@ -34,9 +34,10 @@ void run_ping_pong(const char *a, const char *b, long count) {
     memcpy(page, &i, sizeof i);
     double before = now();
     if (pwrite(fds[i % 2], page, sizeof page, 0) != sizeof page) die("pwrite");
-    if (pread(fds[1 - i % 2], seen, sizeof seen, 0) != sizeof seen) die("pread");
+    ssize_t got = pread(fds[1 - i % 2], seen, sizeof seen, 0);
+    if (got < 0) die("pread");
     took[i] = now() - before;
-    if (memcmp(page, seen, sizeof page) != 0) {
+    if (got != sizeof seen || memcmp(page, seen, sizeof page) != 0) {
       errno = ESTALE;
       die("the other mount reads old bytes");
     }
