@@ -125,7 +125,7 @@ function openRows(folder: GrowingFolder, files: number): readonly Row[] {
   });
   const open: Row = {
     ...base,
-    name: `open of ${named}`,
+    name: `open of ${files.toLocaleString('en-US')} files`,
     unit: '/s',
     better: 'higher',
     run: async (at) => at.rate('open', await folder.with(at, files), String(files)),
