@@ -6,7 +6,7 @@
 import { mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { mountTable } from '../../mount/mount_table.js';
-import { CliError } from '../../src/cli/common.js';
+import { CliError } from '../../src/cli/failure.js';
 import { until } from '../fixtures/until.js';
 
 export class Cgroup {

@@ -1,6 +1,6 @@
 /** The main table: every row on every peer, and the figures that only Holdfast has. */
 
-import { describeFailure } from '../../src/cli/common.js';
+import { describeFailure } from '../../src/cli/failure.js';
 import { PeerContender } from './contender.js';
 import type { Figure } from './figures.js';
 import type { BenchOptions } from './options.js';

@@ -6,7 +6,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { CliError } from '../../src/cli/common.js';
+import { CliError } from '../../src/cli/failure.js';
 import { runOk } from '../fixtures/child.js';
 
 const PATIENCE_MS = 300_000;

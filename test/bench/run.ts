@@ -10,7 +10,7 @@ import { writeFileSync } from 'node:fs';
 import { cpus, loadavg, release } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
-import { CliError, describeFailure } from '../../src/cli/common.js';
+import { CliError, describeFailure } from '../../src/cli/failure.js';
 import { verdictsOf } from './goals.js';
 import { growthRows } from './growth.js';
 import { installPackages } from './install.js';

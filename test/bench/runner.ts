@@ -4,7 +4,7 @@
  * cell says so. A peer that fails in a row has no further turns in that row.
  */
 
-import { describeFailure } from '../../src/cli/common.js';
+import { describeFailure } from '../../src/cli/failure.js';
 import { middle } from './figures.js';
 import type { Cell, Measurement, Row, RowResult, Side } from './row.js';
 

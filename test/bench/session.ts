@@ -8,7 +8,7 @@ import { mkdtempSync, readdirSync, rmSync, statfsSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../../native/binding.js';
-import { CliError } from '../../src/cli/common.js';
+import { CliError } from '../../src/cli/failure.js';
 import { runOk } from '../fixtures/child.js';
 import { Cgroup } from './cgroup.js';
 import { watchLoad } from './load.js';

@@ -10,7 +10,7 @@ import type { Site } from '../site.js';
 import { dropCaches } from './local.js';
 
 // Of the tree that this file was built into, whatever its name.
-const MAIN = fileURLToPath(new URL('../../../src/cli/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../../bin/main.js', import.meta.url));
 /** Of the devices of a site, the part that is for metadata. */
 const META_PART = 0.25;
 const PATIENCE_MS = 120_000;
@@ -158,7 +158,9 @@ export const HOLDFAST: Peer = {
 
 /** Another build of Holdfast, compared with this one as any other peer is. @param folder its repository, built. */
 export function otherBuild(folder: string): Peer {
-  const main = join(folder, 'dist', 'src', 'cli', 'main.js');
-  if (!existsSync(main)) throw new Error(`${main} is not there: build it first`);
+  // Builds of 0.1.0 have it among their modules.
+  const places = ['bin', join('src', 'cli')].map((place) => join(folder, 'dist', place, 'main.js'));
+  const main = places.find((path) => existsSync(path));
+  if (main === undefined) throw new Error(`${places[0]} is not there: build it first`);
   return { ...HOLDFAST, name: 'before', start: (site) => start(site, main) };
 }
