@@ -19,7 +19,7 @@ import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../wire/d
 import { BULK_MAX } from '../../wire/header.js';
 import { BIT_ATTR } from '../../wire/lock.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import { blocksBytes, type Claim } from '../export/space_grants.js';
+import { BLOCK_BYTES, blocksBytes, type Claim } from '../export/space_grants.js';
 import { noteChange } from '../target/commit_on_sharing.js';
 import { noteMoved } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
@@ -137,7 +137,9 @@ function withSpace<T>(call: ServedCall, content: Content, run: Run<T>): MaybePro
   const { grants } = call.target;
   const { offset, length, paid = 0 } = content;
   const claim = grants.claim(paid);
-  const unpaid = Math.max(0, blocksBytes(offset, length) - paid);
+  // The content of a small file lies in the database, and moves into block 0 when the file grows past it.
+  const moves = offset >= BLOCK_BYTES ? BLOCK_BYTES : 0;
+  const unpaid = Math.max(0, blocksBytes(offset, length) + moves - paid);
   let running: MaybePromise<T>;
   try {
     // A replay found its space at its first execution.
