@@ -13,7 +13,9 @@
         "napi_util.cc",
         "notify_thread.cc",
         "posix_calls.cc",
-        "socket.cc"
+        "send_queue.cc",
+        "socket.cc",
+        "stream_socket.cc"
       ],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],

@@ -58,6 +58,49 @@ export interface FuseChannelConstructor {
   ): FuseChannel;
 }
 
+/** One connected stream socket. It begins paused. Its methods call none of its callbacks. */
+export interface StreamSocket {
+  /** Receives from now on. */
+  resume(): void;
+  /** Receives nothing, and does not notice the peer's end, until resume(). */
+  pause(): void;
+  /**
+   * Sends the chunks, in order. They must not change until they have left. Detached memory among them is a TypeError
+   * now, and ends the connection with EFAULT later.
+   * @returns the number of bytes that wait in the process now, or a negative errno: the connection is broken (EPIPE also
+   *   after end() and close()).
+   */
+  write(chunks: readonly Uint8Array[]): number;
+  /**
+   * Sends FIN behind all that was written. From now on the socket receives, and drops what it gets.
+   * @returns the number of bytes that wait. At 0, FIN is sent; else it is when onSent(0) is called.
+   */
+  end(): number;
+  /** Bytes that the peer's kernel has acknowledged; 0 if this is no TCP connection, or after close(). */
+  takenBytes(): number;
+  /** Closes at once and drops what waits. No callback follows. Idempotent. */
+  close(): void;
+}
+
+export interface StreamSocketConstructor {
+  /**
+   * @param fd a connected stream socket. The object owns a duplicate of it; the caller keeps its own.
+   * @param memory its first element is where the next bytes go, never empty. The socket looks it up for each read.
+   * @param onData called with the number of bytes that lie at the start of memory[0] now. More may follow at once, so the
+   *   callback puts other memory there.
+   * @param onSent called when bytes that waited have left, with the number of those that still wait.
+   * @param onEnded called at most once: without an error when the peer has ended its side, after its last bytes; with
+   *   one if the connection is broken, and then the socket is closed after the call.
+   */
+  new (
+    fd: number,
+    memory: readonly [Uint8Array],
+    onData: (bytes: number) => void,
+    onSent: (waitingBytes: number) => void,
+    onEnded: (error?: Error) => void,
+  ): StreamSocket;
+}
+
 export interface BlockGeometry {
   readonly sizeBytes: number;
   readonly logicalSectorBytes: number;
@@ -77,6 +120,7 @@ export interface LoopBacking {
 
 export interface NativeBinding {
   readonly FuseChannel: FuseChannelConstructor;
+  readonly StreamSocket: StreamSocketConstructor;
   /** mount(2). */
   mount(source: string, target: string, type: string, flags: number, data: string): void;
   /**

@@ -67,7 +67,6 @@ class FuseChannel {
   void FlushReplies(size_t bytes);
   void ReportFailedReply(int error, uint64_t unique);
   void ReportClosed(int error);
-  napi_value Call(napi_ref callback, size_t argc, const napi_value* argv);
   void Shut();
   bool KeepArguments(const Arguments& args);
 
@@ -229,23 +228,9 @@ void FuseChannel::Deliver(size_t used, uint32_t count) {
     napi_fatal_error("FuseChannel::Deliver", NAPI_AUTO_LENGTH, "cannot call back", NAPI_AUTO_LENGTH);
   }
   uint32_t reply_bytes = 0;
-  napi_value result = Call(on_batch_, 2, args);
+  napi_value result = CallFunction(env_, on_batch_, 2, args);
   if (result != nullptr && napi_get_value_uint32(env_, result, &reply_bytes) == napi_ok) FlushReplies(reply_bytes);
   napi_close_callback_scope(env_, scope);
-}
-
-// An exception is our bug. It goes to 'uncaughtException', as if the event loop had called the function itself.
-napi_value FuseChannel::Call(napi_ref callback, size_t argc, const napi_value* argv) {
-  napi_value function;
-  napi_value result = nullptr;
-  if (napi_get_reference_value(env_, callback, &function) != napi_ok) return nullptr;
-  const napi_status status = napi_call_function(env_, Undefined(env_), function, argc, argv, &result);
-  if (status == napi_ok) return result;
-  napi_value thrown;
-  if (status == napi_pending_exception && napi_get_and_clear_last_exception(env_, &thrown) == napi_ok) {
-    napi_fatal_exception(env_, thrown);
-  }
-  return nullptr;
 }
 
 // Writes the replies of [0, bytes) of the slab.
@@ -276,7 +261,7 @@ void FuseChannel::ReportFailedReply(int error, uint64_t unique) {
   napi_value args[2];
   if (napi_create_int32(env_, error, &args[0]) == napi_ok &&
       napi_create_bigint_uint64(env_, unique, &args[1]) == napi_ok) {
-    Call(on_reply_failed_, 2, args);
+    CallFunction(env_, on_reply_failed_, 2, args);
   }
 }
 
@@ -292,7 +277,7 @@ void FuseChannel::ReportClosed(int error) {
   const napi_ref callback = on_closed_;
   on_closed_ = nullptr;  // once, and it must outlive Shut()
   Shut();
-  Call(callback, 1, &arg);
+  CallFunction(env_, callback, 1, &arg);
   napi_delete_reference(env_, callback);
   napi_close_callback_scope(env_, scope);
 }

@@ -90,6 +90,31 @@ napi_value ThrowErrno(napi_env env, int error, const char* operation, const std:
   return nullptr;
 }
 
+napi_value CallFunction(napi_env env, napi_ref function, size_t argc, const napi_value* argv) {
+  napi_value called;
+  napi_value result = nullptr;
+  if (napi_get_reference_value(env, function, &called) != napi_ok) return nullptr;
+  const napi_status status = napi_call_function(env, Undefined(env), called, argc, argv, &result);
+  if (status == napi_ok) return result;
+  napi_value thrown;
+  if (status == napi_pending_exception && napi_get_and_clear_last_exception(env, &thrown) == napi_ok) {
+    napi_fatal_exception(env, thrown);
+  }
+  return nullptr;
+}
+
+bool BytesOf(napi_env env, napi_value value, uint8_t** data, size_t* length) {
+  // Node aborts if it is asked for the bytes of anything else.
+  bool is_buffer = false;
+  void* start = nullptr;
+  if (napi_is_buffer(env, value, &is_buffer) != napi_ok || !is_buffer ||
+      napi_get_buffer_info(env, value, &start, length) != napi_ok) {
+    return false;
+  }
+  *data = static_cast<uint8_t*>(start);
+  return true;
+}
+
 Arguments::Arguments(napi_env env, napi_callback_info info) : env_(env) {
   size_t count = kMax;
   // A missing argument reads as undefined, which every reader below refuses.
@@ -134,14 +159,7 @@ bool Arguments::String(size_t index, std::string* out) const {
 }
 
 bool Arguments::Bytes(size_t index, uint8_t** data, size_t* length) const {
-  bool is_buffer = false;
-  void* start = nullptr;
-  if (napi_is_buffer(env_, values_[index], &is_buffer) != napi_ok || !is_buffer ||
-      napi_get_buffer_info(env_, values_[index], &start, length) != napi_ok) {
-    return Refuse(index, "a Buffer or Uint8Array");
-  }
-  *data = static_cast<uint8_t*>(start);
-  return true;
+  return BytesOf(env_, values_[index], data, length) || Refuse(index, "a Buffer or Uint8Array");
 }
 
 bool Arguments::Function(size_t index, napi_value* out) const {

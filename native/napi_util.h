@@ -28,6 +28,13 @@ napi_value ErrnoError(napi_env env, int error, const char* operation, const std:
 
 napi_value Undefined(napi_env env);
 
+// Calls a function that is not called by JavaScript. An exception is our bug: it goes to 'uncaughtException', as if the
+// event loop had called the function itself. @returns nullptr then.
+napi_value CallFunction(napi_env env, napi_ref function, size_t argc, const napi_value* argv);
+
+// The bytes of a Buffer or any other view; a detached one has none. @returns false, without an exception, for other values.
+bool BytesOf(napi_env env, napi_value value, uint8_t** data, size_t* length);
+
 // Arguments of one call. The readers return false with a TypeError pending.
 class Arguments {
  public:

@@ -1,25 +1,34 @@
 /**
- * Transport over node:net. Owns the sockets and the translation of their errors to FsError.
+ * Transport over TCP: names, ports, connecting and listening by node:net. Owns the translation of its errors to FsError.
  *
+ * - Once a connection is there, a socket of the addon takes it over (node_stream.ts). Without the addon it stays with its
+ *   net.Socket (NetConnection), to which the rest of this applies:
  * - Connections that we make are read into the receiver's memory (`onread`, ConnectionEvents.space): the rest of a bulk
  *   arrives in one read in its final place. By default Node allocates a new 64 KiB for each read, which costs a copy,
  *   and a garbage collection each 64 MiB. For accepted connections Node has no such option: the stream makes a new
  *   chunk for each read and never writes to it again.
  * - Several chunks of one write leave as one writev.
- * - end() closes in order: the kernel sends what is buffered, then FIN, and then we wait a short time for the peer's
- *   FIN. If we closed a socket that has unread input, the kernel would send RST and might drop the last message (an
- *   EVICTED notice).
+ * - end() closes in order, and waits a short time for the peer's FIN, as in node_stream.ts.
  * - Connections that we make use a privileged source port if the process may bind one.
  */
 
 import { randomInt } from 'node:crypto';
 import { close, open } from 'node:fs';
 import { BlockList, createConnection, createServer, isIPv6, type Socket } from 'node:net';
-import { nativeBinding } from '../../native/binding.js';
+import { type NativeBinding, nativeBinding } from '../../native/binding.js';
 import { type Errno, FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { notice } from '../base/notices.js';
 import { onAbort } from '../base/wait.js';
+import {
+  adoptSocket,
+  BEHIND_BYTES,
+  CHUNK_BYTES,
+  descriptorOf,
+  LINGER_MS,
+  type StreamConnection,
+  streamBinding,
+} from './node_stream.js';
 import {
   type Address,
   type Connection,
@@ -32,16 +41,11 @@ import {
 
 const log = logger('runtime:tcp');
 
-/** If more bytes than this are unsent, write() reports that the peer is behind. Larger than one bulk of 1 MiB. */
-const BEHIND_BYTES = 2 << 20;
 /** How often a listener checks whether it has a descriptor for a new connection. */
 const DESCRIPTORS_LOOK_MS = 1000;
-/** How long a closed connection waits for the peer's FIN. */
-const LINGER_MS = 1000;
 /** Detects peers whose machine is gone if nothing else does. */
 const KEEPALIVE_MS = 15_000;
 const BACKLOG = 1024;
-const CHUNK_BYTES = 64 << 10;
 /** The privileged source ports that we try are those that NFS clients use. A machine's services mostly have lower ports. */
 const SOURCE_PORTS = { start: 665, end: PRIVILEGED_PORTS_END };
 /**
@@ -49,6 +53,8 @@ const SOURCE_PORTS = { start: 665, end: PRIVILEGED_PORTS_END };
  * needed.
  */
 const SOURCE_PORT_TRIES = 64;
+
+type ConnectOptions = Parameters<Transport['connect']>[2];
 
 const loopback = new BlockList();
 loopback.addSubnet('127.0.0.0', 8, 'ipv4');
@@ -72,13 +78,15 @@ function show(address: Address): string {
   return `${host}:${address.port}`;
 }
 
-class TcpConnection implements Connection {
+/** Over a net.Socket. */
+class NetConnection implements Connection {
   readonly peer: string;
   readonly origin: Origin;
   readonly #socket: Socket;
   #error: Error | undefined;
   #behind = false;
   #ending = false;
+  #paused = false;
   readonly #intoSpace: boolean;
   #events: ConnectionEvents | undefined;
 
@@ -86,10 +94,8 @@ class TcpConnection implements Connection {
   constructor(socket: Socket, intoSpace: boolean) {
     this.#socket = socket;
     this.#intoSpace = intoSpace;
-    this.peer = show({ host: socket.remoteAddress ?? 'unknown', port: socket.remotePort ?? 0 });
+    this.peer = peerOf(socket);
     this.origin = originOf(socket);
-    socket.setNoDelay(true);
-    socket.setKeepAlive(true, KEEPALIVE_MS);
   }
 
   start(events: ConnectionEvents): void {
@@ -109,6 +115,13 @@ class TcpConnection implements Connection {
       this.#error ??= error;
     });
     socket.on('close', () => events.closed(this.#error));
+    // Nothing was read so far.
+    if (!this.#paused) socket.resume();
+  }
+
+  /** Memory for the next bytes. */
+  space(): Buffer {
+    return this.#events?.space?.() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES);
   }
 
   received(chunk: Buffer): void {
@@ -120,9 +133,7 @@ class TcpConnection implements Connection {
   }
 
   get takenBytes(): number {
-    // Node has no public name for the descriptor of a socket.
-    const { fd = -1 } =
-      (this.#socket as unknown as { readonly _handle?: { readonly fd?: number } })._handle ?? {};
+    const fd = descriptorOf(this.#socket);
     if (fd < 0) return 0;
     try {
       return nativeBinding().socketTakenBytes(fd);
@@ -153,11 +164,13 @@ class TcpConnection implements Connection {
   }
 
   pause(): void {
+    this.#paused = true;
     this.#socket.pause();
   }
 
   resume(): void {
-    this.#socket.resume();
+    this.#paused = false;
+    if (this.#events !== undefined) this.#socket.resume();
   }
 
   end(): void {
@@ -177,6 +190,31 @@ class TcpConnection implements Connection {
     this.#error ??= error;
     this.#socket.destroy();
   }
+}
+
+function peerOf(socket: Socket): string {
+  return show({ host: socket.remoteAddress ?? 'unknown', port: socket.remotePort ?? 0 });
+}
+
+/** The options of every connection. They belong to the connection, and stay if another descriptor takes it over. */
+function setOptions(socket: Socket): void {
+  socket.setNoDelay(true);
+  socket.setKeepAlive(true, KEEPALIVE_MS);
+}
+
+/**
+ * @param binding takes the connection over if that is possible.
+ * @param intoSpace see NetConnection.
+ */
+function connectionOf(
+  socket: Socket,
+  binding: NativeBinding | undefined,
+  intoSpace: boolean,
+): StreamConnection | NetConnection {
+  setOptions(socket);
+  const adopted =
+    binding === undefined ? undefined : adoptSocket(binding, socket, peerOf(socket), originOf(socket));
+  return adopted ?? new NetConnection(socket, intoSpace);
 }
 
 function listenError(error: Error, address: Address): FsError {
@@ -244,10 +282,14 @@ function connectError(error: Error, address: Address): FsError {
   return new FsError(errno, `${text} ${show(address)}`, { cause: error });
 }
 
-function listen(address: Address, accept: (connection: Connection) => ConnectionEvents): Promise<Listener> {
+function listen(
+  address: Address,
+  accept: (connection: Connection) => ConnectionEvents,
+  binding: NativeBinding | undefined,
+): Promise<Listener> {
   return new Promise((resolve, reject) => {
-    const server = createServer((socket) => {
-      const connection = new TcpConnection(socket, false);
+    const server = createServer({ pauseOnConnect: true }, (socket) => {
+      const connection = connectionOf(socket, binding, false);
       connection.start(accept(connection));
     });
     const failed = (error: Error): void => reject(listenError(error, address));
@@ -300,14 +342,15 @@ function isPortTrouble(error: Error): 'taken' | 'forbidden' | undefined {
 async function connect(
   address: Address,
   open: (connection: Connection) => ConnectionEvents,
-  options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  options: ConnectOptions,
+  binding: NativeBinding | undefined,
 ): Promise<Connection> {
   const deadlineMs = performance.now() + options.timeoutMs;
   let forbidden = false;
   for (const localPort of sourcePorts()) {
     if (forbidden && localPort !== undefined) continue;
     try {
-      return await connectFrom(localPort, address, open, options, deadlineMs);
+      return await connectFrom(localPort, address, open, options, deadlineMs, binding);
     } catch (error) {
       const trouble = localPort === undefined ? undefined : isPortTrouble(error as Error);
       if (trouble === undefined) throw connectError(error as Error, address);
@@ -322,8 +365,9 @@ function connectFrom(
   localPort: number | undefined,
   address: Address,
   open: (connection: Connection) => ConnectionEvents,
-  { timeoutMs, signal }: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  { timeoutMs, signal }: ConnectOptions,
   deadlineMs: number,
+  binding: NativeBinding | undefined,
 ): Promise<Connection> {
   return new Promise((resolve, reject) => {
     const cancelled = (): FsError => new FsError('ECANCELED', `connecting to ${show(address)} was cancelled`);
@@ -331,18 +375,25 @@ function connectFrom(
       reject(cancelled());
       return;
     }
-    // Set when the socket is connected. Without space from the receiver, a read gets memory of its own.
-    let connection: TcpConnection | undefined;
-    let events: ConnectionEvents | undefined;
+    // Set when the socket is connected and stays a net.Socket.
+    let kept: NetConnection | undefined;
     const onread = {
-      buffer: (): Buffer => events?.space?.() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES),
+      buffer: (): Buffer => kept?.space() ?? Buffer.allocUnsafeSlow(CHUNK_BYTES),
       callback: (bytes: number, memory: Uint8Array): boolean => {
-        connection?.received((memory as Buffer).subarray(0, bytes));
+        kept?.received((memory as Buffer).subarray(0, bytes));
         return true;
       },
     };
+    const intoSpace = binding === undefined;
     // This throws only for a bad port number, which rejects the promise.
-    const socket = createConnection({ host: address.host, port: address.port, localPort, onread });
+    const socket = createConnection({
+      host: address.host,
+      port: address.port,
+      localPort,
+      ...(intoSpace ? { onread } : {}),
+    });
+    // Who takes the connection over reads its first byte.
+    if (!intoSpace) socket.pause();
     const settle = (): void => {
       clearTimeout(timer);
       unlisten();
@@ -358,9 +409,9 @@ function connectFrom(
     };
     const connected = (): void => {
       settle();
-      connection = new TcpConnection(socket, true);
-      events = open(connection);
-      connection.start(events);
+      const connection = connectionOf(socket, binding, intoSpace);
+      if (connection instanceof NetConnection) kept = connection;
+      connection.start(open(connection));
       resolve(connection);
     };
     const timer = setTimeout(
@@ -373,4 +424,13 @@ function connectFrom(
   });
 }
 
-export const nodeTransport: Transport = { listen, connect };
+/** @param through what carries the bytes. The addon, if it has no sockets, gives way to node:net. */
+export function tcpTransport(through: 'addon' | 'node:net'): Transport {
+  const binding = (): NativeBinding | undefined => (through === 'addon' ? streamBinding() : undefined);
+  return {
+    listen: (address, accept) => listen(address, accept, binding()),
+    connect: (address, open, options) => connect(address, open, options, binding()),
+  };
+}
+
+export const nodeTransport: Transport = tcpTransport('addon');

@@ -1,0 +1,50 @@
+// What JavaScript has written to a socket and the kernel has not taken yet, in order.
+//
+// The queue has strong references to the chunks, so their memory stays. JavaScript can still detach it (transfer it to a
+// worker), so the queue looks it up again at each send.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include <node_api.h>
+#include <sys/uio.h>
+
+namespace holdfast {
+
+class SendQueue {
+ public:
+  explicit SendQueue(napi_env env) : env_(env) {}
+
+  bool empty() const { return pieces_.empty(); }
+  size_t bytes() const { return bytes_; }
+
+  // Sends the chunks as far as the kernel takes them now, and queues the rest. While anything waits, everything is
+  // queued. @returns 0, or the errno that broke the connection.
+  int Write(int fd, const std::vector<napi_value>& chunks);
+  // Sends what waits, at most `rounds` system calls. @returns 0 if anything left, EAGAIN if the kernel took nothing, or
+  // the errno that broke the connection (EFAULT: memory of the queue was taken away).
+  int Flush(int fd, int rounds);
+  // Drops what waits. Not after the environment is gone.
+  void Clear();
+
+ private:
+  // A chunk of which the kernel has not taken the last `length - sent` bytes.
+  struct Piece {
+    napi_ref chunk;
+    const uint8_t* data;
+    size_t length;
+    size_t sent;
+  };
+
+  int Append(const std::vector<napi_value>& chunks, size_t sent);
+  bool FirstPieces(std::vector<iovec>* iov, size_t* bytes) const;
+  void RemoveSent(size_t bytes);
+
+  napi_env env_;
+  std::deque<Piece> pieces_;
+  size_t bytes_ = 0;
+};
+
+}  // namespace holdfast

@@ -1,0 +1,450 @@
+// One connected stream socket: brings bytes to JavaScript and back with few system calls and few calls of JavaScript.
+//
+// Owns its descriptor (a duplicate of the one it was made from), the poll handle and the queue of what is to be sent.
+// - The socket receives into memory that JavaScript provides ahead (`memory[0]`), and looks that memory up at each read:
+//   JavaScript may replace or detach it at any time between calls.
+// - write() sends at once what the kernel takes. The rest leaves when the kernel has room.
+// - Methods never call JavaScript; only poll events do.
+// - One poll event handles at most kRoundsPerPoll reads and sends, so that other sockets and timers get their turn.
+// - After end() the socket drops what it receives, and sends FIN behind the queue.
+// - The socket keeps its JavaScript object alive while it is open.
+
+#include <cerrno>
+#include <memory>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "napi_util.h"
+#include "registration.h"
+#include "send_queue.h"
+#include "socket.h"
+
+namespace holdfast {
+
+namespace {
+
+constexpr int kRoundsPerPoll = 16;
+constexpr size_t kDropBytes = 32 << 10;
+
+ssize_t ReceiveInto(int fd, uint8_t* memory, size_t length) {
+  ssize_t got;
+  do {
+    got = recv(fd, memory, length, MSG_DONTWAIT);
+  } while (got < 0 && errno == EINTR);
+  return got;
+}
+
+bool IsDetached(napi_env env, napi_value view) {
+  napi_value memory;
+  bool detached = false;
+  return napi_get_typedarray_info(env, view, nullptr, nullptr, nullptr, &memory, nullptr) == napi_ok &&
+         napi_is_detached_arraybuffer(env, memory, &detached) == napi_ok && detached;
+}
+
+class StreamSocket {
+ public:
+  static napi_value Construct(napi_env env, napi_callback_info info);
+  static napi_value Resume(napi_env env, napi_callback_info info);
+  static napi_value Pause(napi_env env, napi_callback_info info);
+  static napi_value Write(napi_env env, napi_callback_info info);
+  static napi_value End(napi_env env, napi_callback_info info);
+  static napi_value TakenBytes(napi_env env, napi_callback_info info);
+  static napi_value Close(napi_env env, napi_callback_info info);
+
+ private:
+  explicit StreamSocket(napi_env env) : env_(env), queue_(env) {}
+
+  static void OnPoll(uv_poll_t* handle, int status, int events);
+  static void OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void* data);
+  static StreamSocket* Of(napi_env env, const Arguments& args);
+
+  bool KeepArguments(const Arguments& args);
+  bool Memory(uint8_t** memory, size_t* length);
+  int Receive();
+  int SendQueued();
+  void FinishIfSent();
+  void UpdatePoll();
+  void ReportError(int error, const char* operation);
+  void CallBack(napi_ref function, napi_value argument);
+  void CallBackWithBytes(napi_ref function, size_t bytes);
+  uv_poll_t* Detach();
+  void Shut();
+
+  napi_env env_;
+  uv_poll_t* poll_ = nullptr;  // nullptr once closed
+  int fd_ = -1;
+  int polled_ = 0;  // the events that poll_ waits for
+  bool reading_ = false;
+  bool ending_ = false;
+  bool peer_ended_ = false;
+  bool finished_ = false;
+  SendQueue queue_;
+  napi_async_context context_ = nullptr;
+  napi_async_cleanup_hook_handle cleanup_ = nullptr;
+  // References to the object itself, to the array with the memory and to the callbacks; strong until it is closed.
+  napi_ref self_ = nullptr;
+  napi_ref memory_ = nullptr;
+  napi_ref on_data_ = nullptr;
+  napi_ref on_sent_ = nullptr;
+  napi_ref on_ended_ = nullptr;
+};
+
+StreamSocket* StreamSocket::Of(napi_env env, const Arguments& args) {
+  void* data = nullptr;
+  if (napi_unwrap(env, args.self(), &data) != napi_ok) {
+    ThrowType(env, "not a StreamSocket");
+    return nullptr;
+  }
+  return static_cast<StreamSocket*>(data);
+}
+
+bool StreamSocket::KeepArguments(const Arguments& args) {
+  bool is_array = false;
+  napi_value on_data;
+  napi_value on_sent;
+  napi_value on_ended;
+  if (napi_is_array(env_, args[1], &is_array) != napi_ok || !is_array) {
+    ThrowType(env_, "argument 1 must be an array");
+    return false;
+  }
+  if (!args.Function(2, &on_data) || !args.Function(3, &on_sent) || !args.Function(4, &on_ended)) return false;
+  napi_value resource_name;
+  if (napi_create_string_utf8(env_, "holdfast:socket", NAPI_AUTO_LENGTH, &resource_name) != napi_ok ||
+      napi_async_init(env_, args.self(), resource_name, &context_) != napi_ok ||
+      napi_create_reference(env_, args.self(), 1, &self_) != napi_ok ||
+      napi_create_reference(env_, args[1], 1, &memory_) != napi_ok ||
+      napi_create_reference(env_, on_data, 1, &on_data_) != napi_ok ||
+      napi_create_reference(env_, on_sent, 1, &on_sent_) != napi_ok ||
+      napi_create_reference(env_, on_ended, 1, &on_ended_) != napi_ok) {
+    ThrowNapiFailure(env_);
+    return false;
+  }
+  return true;
+}
+
+// new StreamSocket(fd, memory, onData, onSent, onEnded)
+napi_value StreamSocket::Construct(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  napi_value target = nullptr;
+  HOLDFAST_NAPI(env, napi_get_new_target(env, info, &target));
+  if (target == nullptr) return ThrowType(env, "StreamSocket is a class");
+  int32_t fd;
+  if (!args.Int32(0, &fd)) return nullptr;
+  int type = 0;
+  socklen_t length = sizeof type;
+  if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0) return ThrowErrno(env, errno, "getsockopt");
+  if (type != SOCK_STREAM) return ThrowErrno(env, EPROTOTYPE, "getsockopt");
+  uv_loop_t* loop = nullptr;
+  HOLDFAST_NAPI(env, napi_get_uv_event_loop(env, &loop));
+
+  std::unique_ptr<StreamSocket> socket(new StreamSocket(env));
+  const auto finalize = [](napi_env final_env, void* data, void*) {
+    std::unique_ptr<StreamSocket> dead(static_cast<StreamSocket*>(data));
+    if (dead->context_ != nullptr) napi_async_destroy(final_env, dead->context_);
+  };
+  HOLDFAST_NAPI(env, napi_wrap(env, args.self(), socket.get(), finalize, nullptr, nullptr));
+  StreamSocket* self = socket.release();  // from here the JavaScript object owns it
+  if (!self->KeepArguments(args)) {
+    self->Shut();
+    return nullptr;
+  }
+  self->fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (self->fd_ < 0) {
+    const int error = errno;
+    self->Shut();
+    return ThrowErrno(env, error, "fcntl");
+  }
+  auto* poll = new uv_poll_t;
+  const int error = -uv_poll_init(loop, poll, self->fd_);
+  if (error != 0) {
+    delete poll;
+    self->Shut();
+    return ThrowErrno(env, error, "uv_poll_init");
+  }
+  poll->data = self;
+  self->poll_ = poll;
+  napi_add_async_cleanup_hook(env, OnEnvironmentGone, self, &self->cleanup_);
+  return args.self();
+}
+
+void StreamSocket::OnPoll(uv_poll_t* handle, int status, int events) {
+  auto* self = static_cast<StreamSocket*>(handle->data);
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(self->env_, &scope) != napi_ok) return;
+  // A callback may close the socket. This handle keeps the object until the end of this function.
+  napi_value object;
+  napi_get_reference_value(self->env_, self->self_, &object);
+  // status < 0: poll(2) says that the socket has an error, and libuv has stopped the handle. What the peer sent before
+  // is read first; then recv() tells the error.
+  const bool broken = status < 0;
+  if (broken) self->polled_ = 0;
+  const char* operation = "read";
+  int error = 0;
+  if (broken || (events & UV_READABLE) != 0) error = self->Receive();
+  if (self->poll_ != nullptr && (error == 0 || error == EAGAIN) && !self->queue_.empty() &&
+      (broken || (events & UV_WRITABLE) != 0)) {
+    operation = "write";
+    error = self->SendQueued();
+  }
+  if (self->poll_ != nullptr) {
+    if (broken && error == EAGAIN) {
+      socklen_t length = sizeof error;
+      if (getsockopt(self->fd_, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+      if (error == 0) error = EIO;
+    }
+    if (error != 0 && error != EAGAIN) {
+      self->ReportError(error, operation);
+    } else {
+      self->UpdatePoll();
+    }
+  }
+  napi_close_handle_scope(self->env_, scope);
+}
+
+// @returns false if memory[0] is no memory.
+bool StreamSocket::Memory(uint8_t** memory, size_t* length) {
+  napi_value array;
+  napi_value view;
+  if (napi_get_reference_value(env_, memory_, &array) == napi_ok &&
+      napi_get_element(env_, array, 0, &view) == napi_ok && BytesOf(env_, view, memory, length) && *length > 0) {
+    return true;
+  }
+  // That of a getter. The caller reports an error of its own.
+  napi_value thrown;
+  bool pending = false;
+  if (napi_is_exception_pending(env_, &pending) == napi_ok && pending) {
+    napi_get_and_clear_last_exception(env_, &thrown);
+  }
+  return false;
+}
+
+// Reads what is there, within bounds, and hands it to JavaScript. @returns 0, EAGAIN if nothing was there, or an errno.
+int StreamSocket::Receive() {
+  for (int round = 0; round < kRoundsPerPoll && poll_ != nullptr && reading_ && !peer_ended_; ++round) {
+    uint8_t dropped[kDropBytes];
+    uint8_t* memory = dropped;
+    size_t length = sizeof dropped;
+    const bool drops = ending_;
+    if (!drops && !Memory(&memory, &length)) return EFAULT;
+    const ssize_t got = ReceiveInto(fd_, memory, length);
+    if (got < 0) return round > 0 && errno == EAGAIN ? 0 : errno;
+    if (got == 0) {
+      peer_ended_ = true;
+      CallBack(on_ended_, Undefined(env_));
+      return 0;
+    }
+    if (!drops) CallBackWithBytes(on_data_, static_cast<size_t>(got));
+    // Less than asked for: there is no more, and asking again would cost a system call.
+    if (static_cast<size_t>(got) < length) return 0;
+  }
+  return 0;
+}
+
+// @returns as SendQueue::Flush.
+int StreamSocket::SendQueued() {
+  const int error = queue_.Flush(fd_, kRoundsPerPoll);
+  if (error != 0) return error;
+  FinishIfSent();
+  CallBackWithBytes(on_sent_, queue_.bytes());
+  return 0;
+}
+
+void StreamSocket::FinishIfSent() {
+  if (!ending_ || finished_ || !queue_.empty()) return;
+  finished_ = true;
+  // This fails only if the connection is broken. Then the next read says how.
+  shutdown(fd_, SHUT_WR);
+}
+
+void StreamSocket::UpdatePoll() {
+  const int wanted = (reading_ && !peer_ended_ ? UV_READABLE : 0) | (queue_.empty() ? 0 : UV_WRITABLE);
+  if (wanted == polled_) return;
+  polled_ = wanted;
+  const int status = wanted == 0 ? uv_poll_stop(poll_) : uv_poll_start(poll_, wanted, OnPoll);
+  // Only a closed handle or descriptor is refused, and ours are open.
+  if (status != 0) napi_fatal_error("StreamSocket::UpdatePoll", NAPI_AUTO_LENGTH, uv_strerror(status), NAPI_AUTO_LENGTH);
+}
+
+// Tells JavaScript why the socket is broken, and closes it.
+void StreamSocket::ReportError(int error, const char* operation) {
+  napi_value argument = ErrnoError(env_, error, operation, "");
+  if (argument == nullptr) {
+    napi_fatal_error("StreamSocket::ReportError", NAPI_AUTO_LENGTH, "cannot make an error", NAPI_AUTO_LENGTH);
+  }
+  CallBack(on_ended_, argument);
+  Shut();
+}
+
+// Calls JavaScript from the event loop. Continuations run when the scope closes.
+void StreamSocket::CallBack(napi_ref function, napi_value argument) {
+  napi_value resource;
+  napi_callback_scope scope;
+  if (napi_get_reference_value(env_, self_, &resource) != napi_ok ||
+      napi_open_callback_scope(env_, resource, context_, &scope) != napi_ok) {
+    napi_fatal_error("StreamSocket::CallBack", NAPI_AUTO_LENGTH, "cannot call back", NAPI_AUTO_LENGTH);
+  }
+  CallFunction(env_, function, 1, &argument);
+  napi_close_callback_scope(env_, scope);
+}
+
+void StreamSocket::CallBackWithBytes(napi_ref function, size_t bytes) {
+  napi_handle_scope scope;
+  napi_value argument;
+  if (napi_open_handle_scope(env_, &scope) != napi_ok ||
+      napi_create_double(env_, static_cast<double>(bytes), &argument) != napi_ok) {
+    napi_fatal_error("StreamSocket::CallBackWithBytes", NAPI_AUTO_LENGTH, "cannot call back", NAPI_AUTO_LENGTH);
+  }
+  CallBack(function, argument);
+  napi_close_handle_scope(env_, scope);
+}
+
+// Takes the poll handle and the descriptor out of service. The caller closes the handle.
+uv_poll_t* StreamSocket::Detach() {
+  uv_poll_t* poll = poll_;
+  poll_ = nullptr;
+  if (poll != nullptr) uv_poll_stop(poll);
+  return poll;
+}
+
+// Stops everything and frees what it holds. Idempotent. The async context goes with the object: a callback may be
+// running in it.
+void StreamSocket::Shut() {
+  uv_poll_t* poll = Detach();
+  if (poll != nullptr) {
+    uv_close(reinterpret_cast<uv_handle_t*>(poll),
+             [](uv_handle_t* closed) { delete reinterpret_cast<uv_poll_t*>(closed); });
+  }
+  // libuv has forgotten the descriptor, so it may close before the handle does: the peer hears of it at once.
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
+  if (cleanup_ != nullptr) napi_remove_async_cleanup_hook(cleanup_);
+  cleanup_ = nullptr;
+  queue_.Clear();
+  for (napi_ref* ref : {&on_data_, &on_sent_, &on_ended_, &memory_, &self_}) {
+    if (*ref != nullptr) napi_delete_reference(env_, *ref);
+    *ref = nullptr;
+  }
+}
+
+// Environment teardown: our handle must leave the loop before the loop can be closed. The references go with the
+// environment.
+void StreamSocket::OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void* data) {
+  auto* self = static_cast<StreamSocket*>(data);
+  self->cleanup_ = nullptr;
+  uv_poll_t* poll = self->Detach();
+  if (self->fd_ >= 0) close(self->fd_);
+  self->fd_ = -1;
+  if (poll == nullptr) {
+    napi_remove_async_cleanup_hook(handle);
+    return;
+  }
+  poll->data = handle;
+  uv_close(reinterpret_cast<uv_handle_t*>(poll), [](uv_handle_t* closed) {
+    napi_remove_async_cleanup_hook(static_cast<napi_async_cleanup_hook_handle>(closed->data));
+    delete reinterpret_cast<uv_poll_t*>(closed);
+  });
+}
+
+// resume(): receives from now on.
+napi_value StreamSocket::Resume(napi_env env, napi_callback_info info) {
+  StreamSocket* self = Of(env, Arguments(env, info));
+  if (self == nullptr) return nullptr;
+  self->reading_ = true;
+  if (self->poll_ != nullptr) self->UpdatePoll();
+  return Undefined(env);
+}
+
+// pause(): receives nothing, not even the end, until resume().
+napi_value StreamSocket::Pause(napi_env env, napi_callback_info info) {
+  StreamSocket* self = Of(env, Arguments(env, info));
+  if (self == nullptr) return nullptr;
+  self->reading_ = self->ending_;
+  if (self->poll_ != nullptr) self->UpdatePoll();
+  return Undefined(env);
+}
+
+// write(chunks). @returns the number of bytes that wait, or a negative errno.
+napi_value StreamSocket::Write(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  StreamSocket* self = Of(env, args);
+  if (self == nullptr) return nullptr;
+  uint32_t count;
+  if (napi_get_array_length(env, args[0], &count) != napi_ok) return ThrowType(env, "argument 0 must be an array");
+  // First all elements, then their memory: an element may be a getter, which can do anything to the others.
+  std::vector<napi_value> chunks;
+  for (uint32_t i = 0; i < count; ++i) {
+    napi_value chunk;
+    HOLDFAST_NAPI(env, napi_get_element(env, args[0], i, &chunk));
+    uint8_t* data;
+    size_t length;
+    if (!BytesOf(env, chunk, &data, &length) || (length == 0 && IsDetached(env, chunk))) {
+      return ThrowType(env, "chunks must be an array of Uint8Array");
+    }
+    chunks.push_back(chunk);
+  }
+  const int error = self->poll_ == nullptr || self->ending_ ? EPIPE : self->queue_.Write(self->fd_, chunks);
+  if (error == 0) self->UpdatePoll();
+  napi_value result;
+  HOLDFAST_NAPI(env, napi_create_double(env, error != 0 ? -error : static_cast<double>(self->queue_.bytes()), &result));
+  return result;
+}
+
+// end(): no further write() is accepted. @returns the number of bytes that wait; at 0 FIN is sent.
+napi_value StreamSocket::End(napi_env env, napi_callback_info info) {
+  StreamSocket* self = Of(env, Arguments(env, info));
+  if (self == nullptr) return nullptr;
+  if (self->poll_ != nullptr) {
+    self->ending_ = true;
+    self->reading_ = true;
+    self->FinishIfSent();
+    self->UpdatePoll();
+  }
+  napi_value result;
+  HOLDFAST_NAPI(env, napi_create_double(env, static_cast<double>(self->queue_.bytes()), &result));
+  return result;
+}
+
+// takenBytes(). @returns 0 if the kernel does not say.
+napi_value StreamSocket::TakenBytes(napi_env env, napi_callback_info info) {
+  StreamSocket* self = Of(env, Arguments(env, info));
+  if (self == nullptr) return nullptr;
+  uint64_t bytes = 0;
+  if (self->fd_ >= 0 && TcpTakenBytes(self->fd_, &bytes) != 0) bytes = 0;
+  napi_value result;
+  HOLDFAST_NAPI(env, napi_create_double(env, static_cast<double>(bytes), &result));
+  return result;
+}
+
+// close(): drops what waits. No callback follows. Idempotent.
+napi_value StreamSocket::Close(napi_env env, napi_callback_info info) {
+  StreamSocket* self = Of(env, Arguments(env, info));
+  if (self == nullptr) return nullptr;
+  self->Shut();
+  return Undefined(env);
+}
+
+}  // namespace
+
+bool RegisterStreamSocket(napi_env env, napi_value exports) {
+  const auto method = [](const char* name, napi_callback function) {
+    napi_property_descriptor property = {};
+    property.utf8name = name;
+    property.method = function;
+    return property;
+  };
+  const napi_property_descriptor methods[] = {
+      method("resume", StreamSocket::Resume),         method("pause", StreamSocket::Pause),
+      method("write", StreamSocket::Write),           method("end", StreamSocket::End),
+      method("takenBytes", StreamSocket::TakenBytes), method("close", StreamSocket::Close),
+  };
+  napi_value constructor;
+  return napi_define_class(env, "StreamSocket", NAPI_AUTO_LENGTH, StreamSocket::Construct, nullptr,
+                           sizeof methods / sizeof *methods, methods, &constructor) == napi_ok &&
+         napi_set_named_property(env, exports, "StreamSocket", constructor) == napi_ok;
+}
+
+}  // namespace holdfast
