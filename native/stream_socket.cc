@@ -272,10 +272,8 @@ void StreamSocket::UpdatePoll() {
 // Tells JavaScript why the socket is broken, and closes it.
 void StreamSocket::ReportError(int error, const char* operation) {
   napi_value argument = ErrnoError(env_, error, operation, "");
-  if (argument == nullptr) {
-    napi_fatal_error("StreamSocket::ReportError", NAPI_AUTO_LENGTH, "cannot make an error", NAPI_AUTO_LENGTH);
-  }
-  CallBack(on_ended_, argument);
+  // There is none while the environment ends: libuv still runs then, and nothing of JavaScript may.
+  if (argument != nullptr) CallBack(on_ended_, argument);
   Shut();
 }
 

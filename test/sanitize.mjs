@@ -13,7 +13,13 @@ import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const SANITIZERS = ['address', 'undefined'];
-const TESTS = ['native/crc32c', 'runtime/node_block', 'mount/native/driver'];
+const TESTS = [
+  'unit/native/crc32c',
+  'unit/native/stream_socket',
+  'unit/runtime/node_block',
+  'unit/mount/native/driver',
+  'contract/connection',
+];
 
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-sanitize-'));
 process.exitCode = 1;
@@ -31,7 +37,7 @@ try {
   const libraries = ['libasan.so', 'libubsan.so'].map((name) =>
     execFileSync(process.env.CXX ?? 'g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim(),
   );
-  const files = TESTS.map((name) => `dist/test/unit/${name}.test.js`);
+  const files = TESTS.map((name) => `dist/test/${name}.test.js`);
   run(['--test', ...files], {
     LD_PRELOAD: libraries.join(' '),
     ASAN_OPTIONS: 'detect_leaks=0',
