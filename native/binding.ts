@@ -76,7 +76,7 @@ export interface StreamSocket {
    * @returns the number of bytes that wait. At 0, FIN is sent; else it is when onSent(0) is called.
    */
   end(): number;
-  /** Bytes that the peer's kernel has acknowledged; 0 if this is no TCP connection, or after close(). */
+  /** Bytes that the peer's kernel has acknowledged, or has taken if this is a Unix socket; 0 after close(). */
   takenBytes(): number;
   /** Closes at once and drops what waits. No callback follows. Idempotent. */
   close(): void;
@@ -105,6 +105,13 @@ export interface BlockGeometry {
   readonly sizeBytes: number;
   readonly logicalSectorBytes: number;
   readonly physicalSectorBytes: number;
+}
+
+export interface UnixPeer {
+  /** The effective one, as this user namespace sees it: an overflow UID if it has none. */
+  readonly uid: number;
+  /** 0 if this PID namespace does not have the process. */
+  readonly pid: number;
 }
 
 export interface LoopBacking {
@@ -192,6 +199,12 @@ export interface NativeBinding {
   metaPagesPrefetch(handle: MetaPagesHandle, keys: Uint8Array): Promise<void>;
   /** Bytes that the peer's kernel has acknowledged on this TCP connection. EBADF, ENOTSOCK, EOPNOTSUPP. */
   socketTakenBytes(fd: number): number;
+  /** Listens at an abstract Unix name, in this network namespace. @returns the descriptor. EADDRINUSE. */
+  unixListen(name: string, backlog: number): number;
+  /** Connects to an abstract Unix name. Never waits. @returns the descriptor. ECONNREFUSED; EAGAIN: the backlog is full. */
+  unixConnect(name: string): number;
+  /** The process at the other end of a Unix socket, as it was when it connected or began to listen (SO_PEERCRED). */
+  unixPeer(fd: number): UnixPeer;
   /** CRC-32C of each block in turn; the last may be short. */
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
   /** The same without the processor's CRC instructions, for tests. */

@@ -56,6 +56,7 @@ int SendQueue::Write(int fd, const std::vector<napi_value>& chunks) {
   }
   size_t sent = 0;
   const int error = SendPieces(fd, &pieces, &sent);
+  taken_bytes_ += sent;
   return error == EAGAIN ? Append(chunks, sent) : error;
 }
 
@@ -123,6 +124,7 @@ bool SendQueue::FirstPieces(std::vector<iovec>* iov, size_t* bytes) const {
 
 void SendQueue::RemoveSent(size_t bytes) {
   bytes_ -= bytes;
+  taken_bytes_ += bytes;
   while (!empty()) {
     Piece& piece = pieces_.front();
     const size_t left = piece.length - piece.sent;

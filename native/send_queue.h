@@ -19,6 +19,8 @@ class SendQueue {
 
   bool empty() const { return pieces_.empty(); }
   size_t bytes() const { return bytes_; }
+  // All bytes that the kernel has taken so far.
+  uint64_t taken_bytes() const { return taken_bytes_; }
 
   // Sends the chunks as far as the kernel takes them now, and queues the rest. While anything waits, everything is
   // queued. @returns 0, or the errno that broke the connection.
@@ -45,6 +47,7 @@ class SendQueue {
   napi_env env_;
   std::deque<Piece> pieces_;
   size_t bytes_ = 0;
+  uint64_t taken_bytes_ = 0;
 };
 
 }  // namespace holdfast

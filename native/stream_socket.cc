@@ -406,12 +406,12 @@ napi_value StreamSocket::End(napi_env env, napi_callback_info info) {
   return result;
 }
 
-// takenBytes(). @returns 0 if the kernel does not say.
+// takenBytes(): what the peer's kernel has acknowledged. A Unix socket's peer has the kernel that took the bytes.
 napi_value StreamSocket::TakenBytes(napi_env env, napi_callback_info info) {
   StreamSocket* self = Of(env, Arguments(env, info));
   if (self == nullptr) return nullptr;
   uint64_t bytes = 0;
-  if (self->fd_ >= 0 && TcpTakenBytes(self->fd_, &bytes) != 0) bytes = 0;
+  if (self->fd_ >= 0 && TcpTakenBytes(self->fd_, &bytes) != 0) bytes = self->queue_.taken_bytes();
   napi_value result;
   HOLDFAST_NAPI(env, napi_create_double(env, static_cast<double>(bytes), &result));
   return result;

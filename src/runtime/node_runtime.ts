@@ -2,7 +2,7 @@
 
 import { nodeChecksum } from './node_checksum.js';
 import { NodeClock, nodeRng, nodeTimers } from './node_clock.js';
-import { nodeTransport } from './node_tcp.js';
+import { nodeTransport } from './node_transport.js';
 import { type Faults, type Metrics, NO_FAULTS, NO_METRICS, type Runtime } from './ports.js';
 
 /**

@@ -282,11 +282,17 @@ function connectError(error: Error, address: Address): FsError {
   return new FsError(errno, `${text} ${show(address)}`, { cause: error });
 }
 
-function listen(
+interface TcpListener extends Listener {
+  /** The IP address that it has, where `address` may have a name. */
+  readonly boundHost: string;
+}
+
+/** As Transport.listen. @param binding carries the connections; undefined: node:net does. */
+export function listenTcp(
   address: Address,
   accept: (connection: Connection) => ConnectionEvents,
   binding: NativeBinding | undefined,
-): Promise<Listener> {
+): Promise<TcpListener> {
   return new Promise((resolve, reject) => {
     const server = createServer({ pauseOnConnect: true }, (socket) => {
       const connection = connectionOf(socket, binding, false);
@@ -299,10 +305,12 @@ function listen(
       // The peer was gone before we accepted its connection. Listening goes on.
       server.on('error', (error) => log('accept at %s: %s', show(address), error.message));
       const bound = server.address();
-      const port = bound !== null && typeof bound === 'object' ? bound.port : address.port;
+      const { port, address: boundHost } =
+        bound !== null && typeof bound === 'object' ? bound : { port: address.port, address: address.host };
       const unwatch = watchDescriptors({ host: address.host, port });
       resolve({
         address: { host: address.host, port },
+        boundHost,
         close: () =>
           new Promise((done) => {
             unwatch();
@@ -428,9 +436,7 @@ function connectFrom(
 export function tcpTransport(through: 'addon' | 'node:net'): Transport {
   const binding = (): NativeBinding | undefined => (through === 'addon' ? streamBinding() : undefined);
   return {
-    listen: (address, accept) => listen(address, accept, binding()),
+    listen: (address, accept) => listenTcp(address, accept, binding()),
     connect: (address, open, options) => connect(address, open, options, binding()),
   };
 }
-
-export const nodeTransport: Transport = tcpTransport('addon');

@@ -64,7 +64,10 @@ export interface ConnectionEvents {
 
 /** Where a connection comes from, as far as the network shows it. */
 export interface Origin {
-  /** Source port. Only root may use one below PRIVILEGED_PORTS_END (ip(7), ip_unprivileged_port_start). */
+  /**
+   * Source port. Only root may use one below PRIVILEGED_PORTS_END (ip(7), ip_unprivileged_port_start). A Unix socket has no
+   * ports: 0 if the peer runs as root or as the user of this process, else PRIVILEGED_PORTS_END.
+   */
   readonly port: number;
   /** The peer runs on this host. */
   readonly sameHost: boolean;
@@ -73,7 +76,7 @@ export interface Origin {
 export const PRIVILEGED_PORTS_END = 1024;
 
 export interface Connection {
-  /** The peer's address as text, for logs and status. */
+  /** The peer's address as text, for logs and status: HOST:PORT, or unix:PID or unix:HOST:PORT for a Unix socket. */
   readonly peer: string;
   readonly origin: Origin;
   /** Bytes given to write() that have not left yet. */

@@ -10,6 +10,7 @@ import { runInNewContext } from 'node:vm';
 import { FsError } from '../../src/base/errno.js';
 import { StreamConnection } from '../../src/runtime/node_stream.js';
 import { tcpTransport } from '../../src/runtime/node_tcp.js';
+import { nodeTransport } from '../../src/runtime/node_transport.js';
 import type { Connection, Transport } from '../../src/runtime/ports.js';
 import { connected, End, listening, pair, withBare, writeUntilBehind } from '../fixtures/connection_ends.js';
 import { until } from '../fixtures/until.js';
@@ -23,6 +24,7 @@ const collectGarbage = runInNewContext('gc') as () => void;
 
 const SUITES: readonly [name: string, transport: Transport, isAddon: boolean][] = [
   ['a socket of the addon', tcpTransport('addon'), true],
+  ['a Unix socket of the addon', nodeTransport, true],
   ['a net.Socket', tcpTransport('node:net'), false],
 ];
 

@@ -16,7 +16,7 @@ import { startPinger } from '../../../src/rpc/pinger.js';
 import { Requester } from '../../../src/rpc/requester.js';
 import { Service } from '../../../src/rpc/service.js';
 import { nodeTimers } from '../../../src/runtime/node_clock.js';
-import { nodeTransport } from '../../../src/runtime/node_tcp.js';
+import { tcpTransport } from '../../../src/runtime/node_tcp.js';
 import type { Address } from '../../../src/runtime/ports.js';
 import { Read, Write } from '../../../src/wire/data.js';
 import { BODY_MAX, BULK_MAX, encodeHeader, type Header, KIND } from '../../../src/wire/header.js';
@@ -27,6 +27,8 @@ import { decode, encode } from '../../../src/wire/schema.js';
 import { Connect, Ping } from '../../../src/wire/session.js';
 
 const LOOK_MS = 40;
+
+const transport = tcpTransport('addon');
 
 interface Server {
   readonly address: Address;
@@ -61,7 +63,7 @@ async function serve(t: TestContext): Promise<Server> {
   const lost: (Error | undefined)[] = [];
   const losses = new EventEmitter();
   const links = new Set<FrameLink>();
-  const listener = await nodeTransport.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
+  const listener = await transport.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
     const limits = { outputLimitBytes: 32 << 20, outputPauseBytes: 4 << 20 };
     return new FrameLink(connection, limits, (link) => {
       const pinger = startPinger(
@@ -107,7 +109,7 @@ interface Witness {
 async function witness(server: Server): Promise<Witness> {
   const requester = new Requester();
   let link: FrameLink | undefined;
-  await nodeTransport.connect(
+  await transport.connect(
     server.address,
     (connection) => {
       link = new FrameLink(connection, {}, () => ({

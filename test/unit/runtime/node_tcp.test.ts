@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FsError } from '../../../src/base/errno.js';
-import { nodeTransport } from '../../../src/runtime/node_tcp.js';
+import { tcpTransport } from '../../../src/runtime/node_tcp.js';
 import type { Connection, ConnectionEvents, Listener, Origin } from '../../../src/runtime/ports.js';
 import { until } from '../../fixtures/until.js';
+
+const transport = tcpTransport('addon');
 
 interface Peer {
   readonly connection: Connection;
@@ -45,13 +47,13 @@ async function pair(): Promise<{
   const server = new Promise<Peer>((resolve) => {
     accepted = resolve;
   });
-  const listener = await nodeTransport.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
+  const listener = await transport.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
     const made = peer(connection);
     accepted(made);
     return made.receiver;
   });
   let client: Peer | undefined;
-  await nodeTransport.connect(
+  await transport.connect(
     listener.address,
     (connection) => {
       const made = peer(connection);
@@ -173,7 +175,7 @@ test('destroy reports its error once and drops what was unsent', async () => {
 test('a port in use, a foreign address and a host that is none are told apart', async () => {
   const { listener, client } = await pair();
   const accept = (): ConnectionEvents => ({ data() {}, drain() {}, closed() {} });
-  const busy = await failure(nodeTransport.listen(listener.address, accept));
+  const busy = await failure(transport.listen(listener.address, accept));
   assert.equal(busy.code, 'EBUSY');
   assert.match(
     busy.message,
@@ -181,9 +183,9 @@ test('a port in use, a foreign address and a host that is none are told apart', 
   );
   const codes = [];
   for (const host of ['192.0.2.1', 'no-such-host.invalid']) {
-    codes.push((await failure(nodeTransport.listen({ host, port: 1234 }, accept))).code);
+    codes.push((await failure(transport.listen({ host, port: 1234 }, accept))).code);
   }
-  codes.push((await failure(nodeTransport.listen({ host: '127.0.0.1', port: 70_000 }, accept))).code);
+  codes.push((await failure(transport.listen({ host: '127.0.0.1', port: 70_000 }, accept))).code);
   assert.deepEqual(codes, ['EINVAL', 'EINVAL', 'EINVAL']);
   client.connection.destroy();
   await listener.close();
@@ -192,7 +194,7 @@ test('a port in use, a foreign address and a host that is none are told apart', 
 test('the port of a closed listener is free at once, and its connections stay', async () => {
   const { server, client, listener } = await pair();
   await listener.close();
-  const again = await nodeTransport.listen(listener.address, (connection) => peer(connection).receiver);
+  const again = await transport.listen(listener.address, (connection) => peer(connection).receiver);
   const there = receive(server, 2);
   client.connection.write([Buffer.from('hi')]);
   assert.equal((await there).toString(), 'hi');
@@ -206,17 +208,17 @@ test('connect fails with its reason: refused, unknown host, cancelled, no answer
   client.connection.destroy();
   await listener.close();
   const open = (connection: Connection): ConnectionEvents => peer(connection).receiver;
-  const refused = await failure(nodeTransport.connect(listener.address, open, { timeoutMs: 5000 }));
+  const refused = await failure(transport.connect(listener.address, open, { timeoutMs: 5000 }));
   const unknown = await failure(
-    nodeTransport.connect({ host: 'no-such-host.invalid', port: 1 }, open, { timeoutMs: 5000 }),
+    transport.connect({ host: 'no-such-host.invalid', port: 1 }, open, { timeoutMs: 5000 }),
   );
   const aborter = new AbortController();
   const cancelled = failure(
-    nodeTransport.connect(listener.address, open, { timeoutMs: 5000, signal: aborter.signal }),
+    transport.connect(listener.address, open, { timeoutMs: 5000, signal: aborter.signal }),
   );
   aborter.abort();
   const before = await failure(
-    nodeTransport.connect(listener.address, open, { timeoutMs: 5000, signal: aborter.signal }),
+    transport.connect(listener.address, open, { timeoutMs: 5000, signal: aborter.signal }),
   );
   assert.deepEqual(
     [refused.code, unknown.code, (await cancelled).code, before.code],
@@ -226,14 +228,14 @@ test('connect fails with its reason: refused, unknown host, cancelled, no answer
 
 test('connections leave from privileged source ports, several to one server, and know that they stay on this host', async () => {
   const origins: Origin[] = [];
-  const listener = await nodeTransport.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
+  const listener = await transport.listen({ host: '127.0.0.1', port: 0 }, (connection) => {
     origins.push(connection.origin);
     return peer(connection).receiver;
   });
   const made: Connection[] = [];
   for (let count = 0; count < 20; count += 1) {
     const { address } = listener;
-    made.push(await nodeTransport.connect(address, (one) => peer(one).receiver, { timeoutMs: 5000 }));
+    made.push(await transport.connect(address, (one) => peer(one).receiver, { timeoutMs: 5000 }));
   }
   await until('all are accepted', () => origins.length === made.length);
   for (const connection of made) connection.destroy();
