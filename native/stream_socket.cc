@@ -28,6 +28,7 @@ namespace holdfast {
 namespace {
 
 constexpr int kRoundsPerPoll = 16;
+constexpr int kUnixBufferBytes = 1 << 20;
 constexpr size_t kDropBytes = 32 << 10;
 
 ssize_t ReceiveInto(int fd, uint8_t* memory, size_t length) {
@@ -36,6 +37,19 @@ ssize_t ReceiveInto(int fd, uint8_t* memory, size_t length) {
     got = recv(fd, memory, length, MSG_DONTWAIT);
   } while (got < 0 && errno == EINTR);
   return got;
+}
+
+// A Unix socket has a fixed buffer, by default one of 208 KiB: a bulk would pass through it in many turns of both sides. TCP
+// lets its buffers grow to several MiB by itself.
+void EnlargeUnixBuffer(int fd) {
+  int domain = 0;
+  socklen_t length = sizeof domain;
+  if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX) return;
+  const int bytes = kUnixBufferBytes;
+  // Only a process with CAP_NET_ADMIN may exceed net.core.wmem_max. Another gets that much, and the rest is speed only.
+  if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) != 0) {
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes);
+  }
 }
 
 bool IsDetached(napi_env env, napi_value view) {
@@ -158,6 +172,7 @@ napi_value StreamSocket::Construct(napi_env env, napi_callback_info info) {
     self->Shut();
     return ThrowErrno(env, error, "fcntl");
   }
+  EnlargeUnixBuffer(self->fd_);
   auto* poll = new uv_poll_t;
   const int error = -uv_poll_init(loop, poll, self->fd_);
   if (error != 0) {

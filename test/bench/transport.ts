@@ -1,17 +1,18 @@
 /**
  * node dist/test/bench/transport.js [--rounds 5] [--count 20000] [--bulks 1000]: what a connection costs, over each
  * implementation of Transport, in turns. Client and server are two processes. The figures are microseconds of processor time of
- * one side, which do not depend on what else the machine does; the median of the rounds.
+ * one side, which depend little on what else the machine does; the median of the rounds. unix: over a Unix socket of the addon.
  */
 
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { tcpTransport } from '../../src/runtime/node_tcp.js';
+import { nodeTransport } from '../../src/runtime/node_transport.js';
 import type { Address, Connection, ConnectionEvents, Transport } from '../../src/runtime/ports.js';
 import { middle, option } from './figures.js';
 
-const KINDS = ['node:net', 'addon'] as const;
+const KINDS = ['node:net', 'addon', 'unix'] as const;
 type Kind = (typeof KINDS)[number];
 
 const SMALL_BYTES = 150;
@@ -23,6 +24,7 @@ const AT_ONCE = 16;
 const TRANSPORTS: Readonly<Record<Kind, Transport>> = {
   'node:net': tcpTransport('node:net'),
   addon: tcpTransport('addon'),
+  unix: nodeTransport,
 };
 
 /** Counts messages of a fixed length in what arrives. */
