@@ -84,7 +84,8 @@ export function listenUnix(
   }
   const server = createServer({ pauseOnConnect: true }, (socket) => acceptFrom(binding, socket, accept));
   server.on('error', (error) => log('@%s: %s', name, error.message));
-  server.listen({ fd });
+  // net listens once more, and would lower the backlog.
+  server.listen({ fd, backlog: BACKLOG });
   return () => void server.close();
 }
 
@@ -107,8 +108,9 @@ export function connectUnix(binding: NativeBinding, address: Address): StreamCon
     let fd: number;
     try {
       fd = binding.unixConnect(name);
-    } catch {
-      // Nobody listens here, or too many connect at once. TCP tells if there is no server at all.
+    } catch (error) {
+      // Mostly nobody listens here. TCP tells if there is no server at all.
+      if ((error as NodeJS.ErrnoException).code !== 'ECONNREFUSED') log('@%s: %s', name, error);
       continue;
     }
     try {
