@@ -63,6 +63,9 @@ async function loadedBy(t: TestContext, args: readonly string[], until?: RegExp)
   };
 }
 
+/** Its sockets carry connections. */
+const ADDON = 'native/build/Release/holdfast_native.node';
+
 /** Where msgpackr finds its native part. */
 const EXTRACT = ['@msgpackr-extract/msgpackr-extract-linux-x64', 'detect-libc', 'msgpackr-extract'];
 
@@ -79,7 +82,7 @@ test('--version and --help load one file', async (t) => {
 test('status loads no file of server, client or store', async (t) => {
   const loaded = await loadedBy(t, ['status', '127.0.0.1:1']);
   assert.deepEqual(anyPlatform(loaded), {
-    ours: ['dist/bin/main.js'],
+    ours: ['dist/bin/main.js', ADDON],
     packages: [...EXTRACT, 'node-gyp-build-optional-packages'],
   });
 });
@@ -93,7 +96,7 @@ test('mount loads two files until it connects, serve as many and lmdb', async (t
     [anyPlatform(mount), anyPlatform(serve)],
     [
       {
-        ours: ['dist/bin/main.js', 'dist/bin/mount_run.js'],
+        ours: ['dist/bin/main.js', 'dist/bin/mount_run.js', ADDON],
         packages: [...EXTRACT, 'node-gyp-build-optional-packages'],
       },
       {
