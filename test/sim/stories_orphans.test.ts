@@ -19,7 +19,7 @@ const LARGE_FILES = 2;
 /** Removed in batches of 256. */
 const SMALL_FILES = 600;
 /** Longer than a group commit waits: each step of the removal is a transaction of its own on the device. */
-const TURN_MS = 12;
+const TURN_MS = 55;
 /** No transaction for so long: everything is removed. */
 const QUIET_MS = 500;
 /** The client that had the orphans open is not waited for. */
