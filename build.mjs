@@ -43,7 +43,7 @@ async function build() {
   const { status } = spawnSync(process.execPath, [compiler, '-p', HERE], { stdio: 'inherit' });
   if (status !== 0) process.exit(status ?? 1);
   const digest = sourceDigest(HERE);
-  // Loaded here: who only asks for the digest (a test) needs no bundler.
+  // Loaded here: a caller that only asks for the digest (a test) needs no bundler.
   const { bundle } = await import('./bundle.mjs');
   await bundle(HERE);
   writeFileSync(join(HERE, 'dist', 'build.json'), `${JSON.stringify({ digest })}\n`);

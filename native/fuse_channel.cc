@@ -408,17 +408,11 @@ napi_value FuseChannel::Close(napi_env env, napi_callback_info info) {
 }  // namespace
 
 bool RegisterFuseChannel(napi_env env, napi_value exports) {
-  const auto method = [](const char* name, napi_callback function) {
-    napi_property_descriptor property = {};
-    property.utf8name = name;
-    property.method = function;
-    return property;
-  };
   const napi_property_descriptor methods[] = {
-      method("flush", FuseChannel::Flush),
-      method("send", FuseChannel::Send),
-      method("notify", FuseChannel::Notify),
-      method("close", FuseChannel::Close),
+      Method("flush", FuseChannel::Flush),
+      Method("send", FuseChannel::Send),
+      Method("notify", FuseChannel::Notify),
+      Method("close", FuseChannel::Close),
   };
   napi_value constructor;
   return napi_define_class(env, "FuseChannel", NAPI_AUTO_LENGTH, FuseChannel::Construct, nullptr,

@@ -171,6 +171,13 @@ bool Arguments::Function(size_t index, napi_value* out) const {
   return true;
 }
 
+napi_property_descriptor Method(const char* name, napi_callback function) {
+  napi_property_descriptor property = {};
+  property.utf8name = name;
+  property.method = function;
+  return property;
+}
+
 bool DefineFunction(napi_env env, napi_value exports, const char* name, napi_callback function) {
   napi_value value;
   return napi_create_function(env, name, NAPI_AUTO_LENGTH, function, nullptr, &value) == napi_ok &&

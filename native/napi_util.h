@@ -60,6 +60,9 @@ class Arguments {
   napi_value self_ = nullptr;
 };
 
+// A method of a class, for napi_define_class.
+napi_property_descriptor Method(const char* name, napi_callback function);
+
 bool DefineFunction(napi_env env, napi_value exports, const char* name, napi_callback function);
 
 }  // namespace holdfast

@@ -443,16 +443,10 @@ napi_value StreamSocket::Close(napi_env env, napi_callback_info info) {
 }  // namespace
 
 bool RegisterStreamSocket(napi_env env, napi_value exports) {
-  const auto method = [](const char* name, napi_callback function) {
-    napi_property_descriptor property = {};
-    property.utf8name = name;
-    property.method = function;
-    return property;
-  };
   const napi_property_descriptor methods[] = {
-      method("resume", StreamSocket::Resume),         method("pause", StreamSocket::Pause),
-      method("write", StreamSocket::Write),           method("end", StreamSocket::End),
-      method("takenBytes", StreamSocket::TakenBytes), method("close", StreamSocket::Close),
+      Method("resume", StreamSocket::Resume),         Method("pause", StreamSocket::Pause),
+      Method("write", StreamSocket::Write),           Method("end", StreamSocket::End),
+      Method("takenBytes", StreamSocket::TakenBytes), Method("close", StreamSocket::Close),
   };
   napi_value constructor;
   return napi_define_class(env, "StreamSocket", NAPI_AUTO_LENGTH, StreamSocket::Construct, nullptr,

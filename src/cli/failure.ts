@@ -27,8 +27,8 @@ export function describeFailure(thrown: unknown): { readonly line: string; reado
 const UNFINISHED = 13;
 
 /**
- * Ends the process with the status that its program returns. Stack traces name sources from here on. Programs do not await it at their top level: CommonJS, which
- * users run (bundle.mjs), does not have that.
+ * Ends the process with the status that its program returns. Stack traces name sources from here on. A program does not await
+ * this at its top level, because users run it as CommonJS (bundle.mjs), which has no such await.
  */
 export function exitWith(status: Promise<number>): void {
   nameSourcesInStacks();

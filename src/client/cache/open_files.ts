@@ -1,8 +1,8 @@
 /**
  * The open-handle table: what open(2) made and the last close(2) has not yet ended.
  *
- * Open replay tells another instance of a target what is in this table: a handle is in it from the reply that opened it until
- * release(). If the inode of a handle is lost, or the client is evicted, the handle stays until it is closed, and answers EIO.
+ * Open replay tells another instance of a target what is in this table: a handle is in it from the reply that opened it, or from
+ * the open that needed no reply (local_opens.ts), until release(). If the inode of a handle is lost, or the client is evicted, the handle stays until it is closed, and answers EIO.
  * If an application lock that was taken through it is lost, it answers EIO too, but it is still open on the target.
  * fh values count up for the life of the client, so a replayed open keeps its number and no number is used twice.
  *

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid } from '../../../../src/base/ids.js';
 import { Deferred } from '../../../../src/base/wait.js';
+import type { ServedTarget } from '../../../../src/server/target/served_target.js';
 import { Fallocate, Write } from '../../../../src/wire/data.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
 import { type RawClient, serverWorld } from '../../../worlds/server_world.js';
@@ -13,6 +14,17 @@ const BYTES = 64 << 10;
 function write(client: RawClient, fid: Fid, grantUsed = 0): Promise<unknown> {
   const request = { fid, offset: 0, mtime: { sec: 1, nsec: 0 }, grantUsed };
   return client.call(Write, request, { bulk: [Buffer.alloc(BYTES, 1)] });
+}
+
+/** Writes to the store wait until this is resolved. */
+function stalled({ store: { data } }: ServedTarget): Deferred<void> {
+  const write = data.write.bind(data);
+  const device = new Deferred<void>();
+  data.write = async (...change) => {
+    await device.promise;
+    return write(...change);
+  };
+  return device;
 }
 
 test('a WRITE that waits for room when its client is evicted is not executed', async (t) => {
@@ -48,13 +60,7 @@ test('the last WRITE of a client that is evicted is promised nothing', async (t)
   await a.call(Enqueue, { type: 'data', fid, mode: 'PW' });
   const { target } = server;
   assert.ok(target !== undefined);
-  const { data } = target.store;
-  const storeWrite = data.write.bind(data);
-  const device = new Deferred<void>();
-  data.write = async (...change) => {
-    await device.promise;
-    return storeWrite(...change);
-  };
+  const device = stalled(target);
   const [client] = target.exports;
   a.locksContent = false;
   void write(a, fid).catch(() => undefined);
@@ -75,13 +81,7 @@ test('a WRITE that was paid and has not got its blocks yet finds them, whatever 
   const { fid } = (await a.create('f')).attr;
   await a.call(Enqueue, { type: 'data', fid, mode: 'PW' });
   const other = (await b.create('g')).attr.fid;
-  const { data } = target.store;
-  const storeWrite = data.write.bind(data);
-  const device = new Deferred<void>();
-  data.write = async (...change) => {
-    await device.promise;
-    return storeWrite(...change);
-  };
+  const device = stalled(target);
   const [client] = target.exports;
   const left = target.store.availableBytes() - target.grants.promisedBytes;
   const written = write(a, fid, BYTES);
