@@ -54,6 +54,8 @@ export class Invalidation implements KernelCache {
   #attrDrops = 0;
   #nameDrops = 0;
   readonly #suspects = new Set<Fid>();
+  /** Invalidations under way that overtake loose attributes. No READ of the inode is answered before they are done. */
+  readonly #overtaking = new Map<Fid, Promise<void>>();
 
   constructor(nodes: NodeTable) {
     this.#nodes = nodes;
@@ -219,7 +221,13 @@ export class Invalidation implements KernelCache {
    */
   readPages(fid: Fid, missingBytes: number): Promise<void> | undefined {
     if (missingBytes >= PAGE_BYTES) return undefined;
-    return this.#nodes.takeLoose(fid) ? this.#notifier?.invalidateAttr(fid) : undefined;
+    const notifier = this.#notifier;
+    if (notifier === undefined || !this.#nodes.takeLoose(fid)) return this.#overtaking.get(fid);
+    const overtaken = notifier.invalidateAttr(fid).finally(() => {
+      if (this.#overtaking.get(fid) === overtaken) this.#overtaking.delete(fid);
+    });
+    this.#overtaking.set(fid, overtaken);
+    return overtaken;
   }
 
   /**

@@ -209,9 +209,14 @@ test('a read is not answered before attributes that no lock keeps true are overt
   await vfs.handlers.getattr(requestOf(), F, undefined);
   const answer = read(0);
   assert.deepEqual([answer instanceof Promise, kernel.taken()], [true, [`attr ${F}`]]);
+  // Nor is another one that comes meanwhile.
+  const meanwhile = read(0);
+  assert.deepEqual([meanwhile instanceof Promise, kernel.taken()], [true, []]);
   // The client's memory is used again as soon as its turn is over.
   content.fill(0);
-  assert.equal(Buffer.concat((await answer) as Uint8Array[]).toString(), 'content');
+  for (const bytes of [answer, meanwhile]) {
+    assert.equal(Buffer.concat((await bytes) as Uint8Array[]).toString(), 'content');
+  }
   // Once is enough, and what is under a lock is taken back with the lock.
   assert.deepEqual([read(0), kernel.taken()], [[content], []]);
 });
