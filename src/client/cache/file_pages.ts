@@ -11,12 +11,11 @@
 import { assert } from '../../base/assert.js';
 import { IntervalSet, type Range } from '../../base/interval_set.js';
 import { LeanMap, LeanSet } from '../../base/lean_map.js';
-import { type Batch, GRANULE_BYTES, Granule, type GranuleOwner, type Segment } from './granule.js';
+import { type Batch, GRANULE_BYTES, Granule, type GranuleOwner, type Segment, ZEROS } from './granule.js';
 import type { PageCache } from './page_cache.js';
 
 /** The unit in which the target's space grant is paid. */
 const BLOCK_BYTES = 4096;
-const ZEROS = Buffer.alloc(GRANULE_BYTES);
 
 export class FilePages implements GranuleOwner {
   readonly #cache: PageCache;
@@ -189,6 +188,7 @@ export class FilePages implements GranuleOwner {
       granule.written(segment);
       this.#account(granule, 0, segment.start - segment.end);
     });
+    for (const slab of batch.left) this.#cache.retire(slab);
   }
 
   /** The WRITE failed for good: drops the part that was not dirtied again. */
@@ -233,6 +233,7 @@ export class FilePages implements GranuleOwner {
   dropClean(index: number): void {
     const granule = this.#granules.get(index);
     if (granule === undefined || granule.pinned > 0) return;
+    granule.hiddenBytes = 0;
     this.#account(granule, -granule.bytes, 0);
     this.evicted(granule);
   }
@@ -257,6 +258,8 @@ export class FilePages implements GranuleOwner {
     for (const { slab } of granule.segments) if (slab !== undefined) this.#cache.retire(slab);
     granule.segments = [];
     granule.bytes = 0;
+    granule.hiddenBytes = 0;
+    granule.counted = 0;
   }
 
   #account(granule: Granule, bytes: number, pinned: number): void {
@@ -294,7 +297,7 @@ export class FilePages implements GranuleOwner {
     if (this.#paid?.isEmpty) this.#paid = undefined;
     const chunks = run.map((segment) => segment.data);
     const seq = Math.min(...run.map((segment) => segment.seq));
-    const batch: Batch = { start, end, chunks, grantBytes: paid * BLOCK_BYTES, seq };
+    const batch: Batch = { start, end, chunks, grantBytes: paid * BLOCK_BYTES, seq, left: [] };
     for (const segment of run) {
       segment.state = 'flight';
       segment.flight = batch;

@@ -7,6 +7,9 @@
  *
  * Invariants: the segments lie within the granule; each shows as many bytes as its range has; exactly the segments under a
  * WRITE are in flight; only a dirty segment has room to grow; `bytes` and `pinned` are sums over the segments.
+ *
+ * A segment that was cut keeps all of its memory. So a granule holds more memory than it shows: `hiddenBytes` counts what was
+ * cut since its segments were last copied together, and the page cache counts it too.
  */
 
 import { assert } from '../../base/assert.js';
@@ -33,6 +36,11 @@ export const PIECE_MAX_BYTES = 8 << 10;
 const LEFT_WASTE = 8;
 /** The same for a segment that was written back: from then on the client only reads it. */
 const WRITTEN_WASTE = 1.5;
+/** A granule that hides more memory than this is copied: the copy costs a few such overwrites. */
+const HIDDEN_MAX_BYTES = GRANULE_BYTES / 4;
+
+/** What all holes show: memory that nobody counts. */
+export const ZEROS = Buffer.alloc(GRANULE_BYTES);
 
 /** One WRITE to be sent. */
 export interface Batch {
@@ -43,6 +51,8 @@ export interface Batch {
   readonly grantBytes: number;
   /** The oldest write of the file that it carries. */
   readonly seq: number;
+  /** Memory that only this WRITE still shows: what it carries was dropped or overwritten meanwhile. */
+  readonly left: Buffer[];
 }
 
 export interface Segment {
@@ -81,6 +91,10 @@ export class Granule {
   bytes = 0;
   /** Dirty and in flight. */
   pinned = 0;
+  /** Memory of its segments that was cut off, and that they keep alive. */
+  hiddenBytes = 0;
+  /** What the page cache counts for it. */
+  counted = 0;
   /** When the first of its dirty bytes was written, while it has some. */
   dirtySinceMs = 0;
 
@@ -183,12 +197,18 @@ export class Granule {
       if (segment.state !== 'clean') pinned += to - from;
       if (segment.state === 'dirty') dirty += to - from;
       const parts = remains(segment, from, to);
+      const isShown = parts.some(({ data: part }) => part.buffer === segment.data.buffer);
+      if (isShown && !isHole(segment.data)) this.hiddenBytes += to - from;
       segments.splice(index, 1, ...parts);
       index += parts.length;
-      // The memory under a WRITE belongs to that WRITE: nobody knows when it has left.
-      const { slab } = segment;
-      if (parts.length === 0 && slab !== undefined && segment.state !== 'flight') memory.retire(slab);
+      const { slab, flight } = segment;
+      if (slab === undefined || isShown) continue;
+      // The memory under a WRITE belongs to that WRITE until it is answered.
+      if (flight === undefined) memory.retire(slab);
+      else flight.left.push(slab);
     }
+    if (segments.length === 0) this.hiddenBytes = 0;
+    else if (this.hiddenBytes > HIDDEN_MAX_BYTES) this.#unhide();
     return { bytes, pinned, dirty };
   }
 
@@ -202,6 +222,7 @@ export class Granule {
 
   remove(segment: Segment): void {
     this.segments.splice(this.segments.indexOf(segment), 1);
+    if (this.segments.length === 0) this.hiddenBytes = 0;
   }
 
   /** The first run of adjacent dirty segments; empty without any. @param skip true for a segment that cannot be written now. */
@@ -258,6 +279,15 @@ export class Granule {
     this.segments = merged;
   }
 
+  /** Copies its segments out of memory of which they show a part. A WRITE under way keeps its memory anyway. */
+  #unhide(): void {
+    for (const segment of this.segments) {
+      if (segment.state === 'flight' || segment.slab !== undefined || segment.backing !== undefined) continue;
+      segment.data = lean(segment.data, 1);
+    }
+    this.hiddenBytes = 0;
+  }
+
   #insert(segment: Segment): void {
     this.segments.splice(this.#firstEndingAfter(segment.start), 0, segment);
   }
@@ -299,6 +329,11 @@ export class Granule {
       if (state !== 'clean') pinned += end - start;
     }
     assert(bytes === this.bytes, `granule ${this.index} holds ${bytes} bytes, counted ${this.bytes}`);
+    const { hiddenBytes, counted } = this;
+    assert(
+      counted === bytes + hiddenBytes,
+      `granule ${this.index} counts as ${counted}: ${bytes}, ${hiddenBytes} hidden`,
+    );
     assert(pinned === this.pinned, `granule ${this.index} pins ${pinned} bytes, counted ${this.pinned}`);
   }
 }
@@ -307,10 +342,14 @@ export class Granule {
 function lean(data: Uint8Array, waste: number): Uint8Array {
   const held = data.buffer.byteLength;
   const isShared = data.length <= PIECE_MAX_BYTES && held <= CHUNK_BYTES;
-  if (isShared || held <= data.length * waste) return data;
+  if (isShared || isHole(data) || held <= data.length * waste) return data;
   const copy = Buffer.allocUnsafeSlow(data.length);
   copy.set(data);
   return copy;
+}
+
+function isHole(data: Uint8Array): boolean {
+  return data.buffer === ZEROS.buffer;
 }
 
 function joined(run: readonly Segment[]): Segment {

@@ -56,7 +56,7 @@ export class PageCache implements GranuleMemory {
     });
   }
 
-  /** Bytes held, dirty ones included. */
+  /** Bytes held: dirty ones, and memory that its segments keep and do not show, included. */
   get bytes(): number {
     return this.#clean.calculatedSize + this.#pinnedBytes;
   }
@@ -90,16 +90,17 @@ export class PageCache implements GranuleMemory {
   account(granule: Granule, bytes: number, pinned: number): void {
     const wasPinned = granule.pinned > 0;
     this.#dirtyBytes += pinned;
-    if (wasPinned) this.#pinnedBytes -= granule.bytes;
+    if (wasPinned) this.#pinnedBytes -= granule.counted;
     granule.bytes += bytes;
     granule.pinned += pinned;
+    granule.counted = granule.bytes + granule.hiddenBytes;
     if (granule.pinned > 0) {
       if (!wasPinned) this.#clean.delete(granule);
-      this.#pinnedBytes += granule.bytes;
-    } else if (granule.bytes > 0) {
+      this.#pinnedBytes += granule.counted;
+    } else if (granule.counted > 0) {
       // lru-cache takes a new size only with a new entry: if it has the entry already, it compares only the value.
       this.#clean.delete(granule);
-      this.#clean.set(granule, granule, { size: granule.bytes });
+      this.#clean.set(granule, granule, { size: granule.counted });
     } else {
       this.#clean.delete(granule);
     }
@@ -127,7 +128,7 @@ export class PageCache implements GranuleMemory {
     let dirty = 0;
     let inLru = 0;
     for (const granule of granules) {
-      const { index, bytes } = granule;
+      const { index, counted: bytes } = granule;
       const isPinned = granule.pinned > 0;
       assert(
         this.#clean.has(granule) !== isPinned,

@@ -271,8 +271,29 @@ test('memory of whole pages that are dropped or overwritten is used again, but n
     retired.map((slab) => slab.buffer),
     dirty?.map((view) => view.buffer),
   );
-  if (flying !== undefined) pages.written(flying);
   assert.equal(retired.length, 1);
+  assert.ok(flying !== undefined);
+  pages.written(flying);
+  assert.deepEqual(
+    retired.slice(1).map((slab) => slab.buffer),
+    flying.chunks.map((chunk) => chunk.buffer),
+  );
+});
+
+test('memory of a large file that was cut to a little is used again when its WRITE is answered', () => {
+  const retired: Buffer[] = [];
+  const pages = new FilePages(new PageCache(8 * GRANULE_BYTES, memoryInto(retired)));
+  pages.write(0, Buffer.alloc(GRANULE_BYTES, 1), false);
+  const flying = pages.takeDirty(true);
+  assert.ok(flying !== undefined);
+  pages.drop(4096, GRANULE_BYTES);
+  assert.equal(retired.length, 0);
+  pages.written(flying);
+  assert.deepEqual(
+    retired.map((slab) => slab.buffer),
+    flying.chunks.map((chunk) => chunk.buffer),
+  );
+  assert.deepEqual(Buffer.concat(pages.collect(0, 4096) ?? []), Buffer.alloc(4096, 1));
 });
 
 test('pages and free memory together stay within the limit of the cache', () => {
@@ -318,6 +339,40 @@ test('what is left of large writes that were cut does not keep their memory aliv
     pages.collect(GRANULE_BYTES - 4096, GRANULE_BYTES),
   ]);
   assert.deepEqual([cache.bytes, heldBytes(views)], [20 * 8192, 20 * 8192]);
+});
+
+test('memory that overwrites leave behind counts, and is given back before it is a quarter of a granule', () => {
+  const cache = new PageCache(256 << 20);
+  const pages = new FilePages(cache);
+  const written = (): void => {
+    for (let batch = pages.takeDirty(false); batch !== undefined; batch = pages.takeDirty(false))
+      pages.written(batch);
+  };
+  pages.write(0, Buffer.alloc(GRANULE_BYTES, 1), false);
+  written();
+  const overwrite = (count: number, first: number): void => {
+    for (let at = 0; at < count; at += 1) pages.write((first + 3 * at) * 4096, Buffer.alloc(4096, 2), false);
+    written();
+  };
+  overwrite(60, 0);
+  assert.equal(cache.bytes, GRANULE_BYTES + 60 * 4096);
+  overwrite(10, 1);
+  const held = heldBytes([pages.collect(0, GRANULE_BYTES)]);
+  assert.ok(held <= GRANULE_BYTES + 10 * 4096 + 2 * 65_536, `${held} bytes`);
+  assert.ok(cache.bytes < GRANULE_BYTES + 10 * 4096, `${cache.bytes} bytes count`);
+  pages.checkInvariants();
+  pages.dropAll();
+  assert.equal(cache.bytes, 0);
+});
+
+test('a hole that is written into here and there takes no memory but what was written', () => {
+  const cache = new PageCache(256 << 20);
+  const pages = new FilePages(cache);
+  pages.fillZeros(0, GRANULE_BYTES);
+  for (let at = 1; at < 256; at += 3) pages.write(at * 4096, Buffer.alloc(4096, 2), false);
+  const held = heldBytes([pages.collect(0, GRANULE_BYTES)]);
+  // The zeros, and pieces of 4 KiB in chunks.
+  assert.ok(held <= GRANULE_BYTES + 85 * 4096 + 65_536, `${held} bytes`);
 });
 
 test('a file that was written in many steps keeps no spare room when it is on the target', () => {
