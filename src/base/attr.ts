@@ -24,6 +24,8 @@ export interface Attr {
   readonly mtime: Timespec;
   readonly ctime: Timespec;
   readonly btime: Timespec;
+  /** true: it has no extended attributes, so nobody need ask for one. Undefined: it may have some. */
+  readonly noXattrs?: true | undefined;
 }
 
 /** A block in st_blocks units. */

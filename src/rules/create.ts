@@ -123,11 +123,10 @@ export function newInode(edits: Edits, object: NewObject): Inode {
     gid = directory.gid;
     if (type === S_IFDIR) mode |= S_ISGID;
   }
-  if (type === S_IFLNK) mode = S_IFLNK | 0o777;
-  else mode = withInheritedAcl(tx, object, mode);
+  const inherited = type === S_IFLNK ? LINK : withInheritedAcl(tx, object, mode);
   return {
     fid: object.fid,
-    mode,
+    mode: inherited.mode,
     nlink: object.name === undefined ? 0 : type === S_IFDIR ? 2 : 1,
     uid: object.uid,
     gid,
@@ -138,18 +137,26 @@ export function newInode(edits: Edits, object: NewObject): Inode {
     mtime: now,
     ctime: now,
     btime: now,
+    noXattrs: inherited.noXattrs,
     parent: type === S_IFDIR ? object.parent : 0,
     digest: undefined,
   };
 }
 
-/** @returns the mode; puts the ACLs that the new object gets from its directory's default ACL. */
-function withInheritedAcl(tx: Tx, { parent, fid, umask }: NewObject, mode: number): number {
+type Inherited = Pick<Inode, 'mode' | 'noXattrs'>;
+
+const LINK: Inherited = { mode: S_IFLNK | 0o777, noXattrs: true };
+
+/** Puts the ACLs that the new object gets from its directory's default ACL. */
+function withInheritedAcl(tx: Tx, { parent, fid, umask }: NewObject, mode: number): Inherited {
   const stored = tx.xattr(parent, ACL_DEFAULT);
   const parentDefault = stored === undefined ? undefined : parseAcl(stored);
-  if (stored === undefined || parentDefault === undefined) return mode & ~(umask & UMASK_BITS);
+  if (stored === undefined || parentDefault === undefined) {
+    return { mode: mode & ~(umask & UMASK_BITS), noXattrs: true };
+  }
   const inherited = inheritAcl(parentDefault, mode);
-  if (!isMinimal(inherited.access)) tx.putXattr(fid, ACL_ACCESS, encodeAcl(inherited.access));
+  const hasAccess = !isMinimal(inherited.access);
+  if (hasAccess) tx.putXattr(fid, ACL_ACCESS, encodeAcl(inherited.access));
   if (isDir(mode)) tx.putXattr(fid, ACL_DEFAULT, stored);
-  return inherited.mode;
+  return { mode: inherited.mode, noXattrs: hasAccess || isDir(mode) ? undefined : true };
 }

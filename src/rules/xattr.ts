@@ -108,7 +108,11 @@ function removeIfThere(tx: Tx, fid: Fid, name: string): void {
 }
 
 function touched(tx: Tx, inode: Inode, now: Timespec): Inode {
-  const after = { ...inode, ctime: now };
+  const after = {
+    ...inode,
+    ctime: now,
+    noXattrs: tx.xattrNames(inode.fid).length === 0 ? (true as const) : undefined,
+  };
   tx.putInode(after);
   return after;
 }

@@ -244,6 +244,7 @@ function rootDirectory(runtime: Pick<Runtime, 'clock'>): Inode {
     mtime: now,
     ctime: now,
     btime: now,
+    noXattrs: true,
     parent: ROOT_FID,
     digest: undefined,
   };

@@ -182,6 +182,15 @@ export const bool: FieldType<boolean> = {
   },
 };
 
+/** Of an optional field that says something only if it is there. */
+const yes: FieldType<true> = {
+  label: 'true',
+  unpack(value) {
+    if (value !== true) throw bad('not true');
+    return value;
+  },
+};
+
 /** A non-negative integer with a brand. */
 export function branded<T extends number>(label: string): FieldType<T> {
   return { label, unpack: (value) => uint.unpack(value) as T };
@@ -297,5 +306,6 @@ const AttrMessage = message('Attr', {
   mtime: req(10, timespec),
   ctime: req(11, timespec),
   btime: req(12, timespec),
+  noXattrs: opt(13, yes),
 });
 export const attr: FieldType<Attr> = nested(AttrMessage);

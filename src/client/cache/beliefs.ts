@@ -80,6 +80,12 @@ export class Beliefs {
     return target.locks.match('inode', parent, 'PR', BIT_UPDATE) !== undefined;
   }
 
+  /** A lock of ours keeps it true that the inode has no extended attributes. */
+  lacksXattrs(target: TargetSession, fid: Fid): boolean {
+    if (this.#tables.attrs.get(fid)?.noXattrs !== true) return false;
+    return target.locks.match('inode', fid, 'PR', BIT_ATTR) !== undefined;
+  }
+
   /** Attributes that locks of ours keep true, or undefined. */
   cachedAttr(target: TargetSession, fid: Fid): AttrsWithValidity | undefined {
     const attr = this.#tables.attrs.get(fid);

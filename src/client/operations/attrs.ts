@@ -5,6 +5,7 @@ import { FsError } from '../../base/errno.js';
 import { type Fid, ROOT_FID } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import { checkXattrName } from '../../rules/xattr.js';
 import type { StatfsMessage } from '../../wire/meta.js';
 import type { AttrChange, AttrsWithValidity, Caller } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
@@ -148,6 +149,10 @@ export class AttrOperations {
 
   getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array> {
     const target = this.#context.targets.of(fid);
+    if (this.#context.beliefs.lacksXattrs(target, fid)) {
+      checkXattrName(name);
+      throw new FsError('ENODATA');
+    }
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);
     const answered = this.#context.pass(target, op, () =>
@@ -172,6 +177,7 @@ export class AttrOperations {
 
   listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]> {
     const target = this.#context.targets.of(fid);
+    if (this.#context.beliefs.lacksXattrs(target, fid)) return [];
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return [...known.keys()];
     const answered = this.#context.pass(target, op, () => this.#namespace.listxattr(target, fid, op.signal));

@@ -39,11 +39,13 @@ function getI64(source: Buffer, at: number): number {
 }
 
 /**
- * inode, 96 bytes: 0 u8 version, 4 u32 mode, 8 u32 nlink, 12 u32 uid, 16 u32 gid, 20 u32 rdev, 24 u64 size,
+ * inode, 96 bytes: 0 u8 version, 1 u8 flags (1: no extended attributes), 4 u32 mode, 8 u32 nlink, 12 u32 uid, 16 u32 gid, 20 u32 rdev, 24 u64 size,
  * 32 u64 blocks, 40 u64 parent, 48 i64 x4 atime mtime ctime btime seconds, 80 u32 x4 their nanoseconds. With a digest
  * 100 bytes: 96 u32 digest.
  */
 export const INODE_BYTES = 96;
+/** Of the flags. Releases that do not know it write 0 with each change: the inode may have some. */
+const NO_XATTRS = 1;
 const INODE_DIGEST_BYTES = 100;
 
 export function inodeBytes(inode: Inode): number {
@@ -55,7 +57,7 @@ export function isInodeLength(lengthBytes: number): boolean {
 
 /** @param target has inodeBytes() bytes. */
 export function encodeInode(inode: Inode, target: Buffer): void {
-  target.writeUInt32LE(VERSION, 0);
+  target.writeUInt32LE(VERSION | (inode.noXattrs === true ? NO_XATTRS << 8 : 0), 0);
   target.writeUInt32LE(inode.mode, 4);
   target.writeUInt32LE(inode.nlink, 8);
   target.writeUInt32LE(inode.uid, 12);
@@ -101,6 +103,7 @@ export function decodeInode(fid: Fid, value: Buffer): Inode {
     mtime: timeAt(value, 1),
     ctime: timeAt(value, 2),
     btime: timeAt(value, 3),
+    noXattrs: ((value[1] as number) & NO_XATTRS) !== 0 ? true : undefined,
     digest: value.length === INODE_DIGEST_BYTES ? value.readUInt32LE(INODE_BYTES) : undefined,
   };
 }

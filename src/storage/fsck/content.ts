@@ -220,6 +220,18 @@ class ContentPass {
     if (!TYPES.includes(mode & S_IFMT)) return;
     this.#content(seen, inode);
     this.#blocks(seen, inode);
+    if (inode.noXattrs === true && seen.xattrs > 0) {
+      this.#context.findings.add({
+        kind: 'inode',
+        fid,
+        text: `inode ${fid} says that it has no extended attributes, and has ${seen.xattrs}`,
+        repair: {
+          stage: 'records',
+          done: 'corrected',
+          apply: (tx) => tx.changeInode(fid, { noXattrs: undefined }),
+        },
+      });
+    }
     if (!isDir(mode) && parent !== 0 && fid !== ROOT_FID) {
       this.#context.findings.add({
         kind: 'parent',

@@ -429,6 +429,10 @@ function showTree(tree: MemoryTree): Record<number, unknown> {
 
 /** What holds in every tree, whatever was called. */
 function checkTree(tree: MemoryTree): void {
+  for (const fid of tree.fids()) {
+    const says = needInode(tree, fid).noXattrs;
+    if (says === true) assert.deepEqual(tree.xattrNames(fid), [], `inode ${fid} says that it has none`);
+  }
   const links = new Map<Fid, number>();
   const reached = new Set<Fid>();
   const walk = (fid: Fid, parent: Fid): void => {

@@ -201,6 +201,8 @@ function sampleOf(
       return 0x8000_0000 + number;
     case 'bool':
       return number % 2 === 0;
+    case 'true':
+      return true;
     case 'name':
       return `name\xff${number}`;
     case 'timespec':

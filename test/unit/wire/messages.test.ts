@@ -84,6 +84,8 @@ function valuesOfLabel(label: string, inner: Message<unknown> | undefined): fc.A
       return fc.oneof(fc.nat(0xffff_ffff), fc.constant(0xffff_ffff));
     case 'bool':
       return fc.boolean();
+    case 'true':
+      return fc.constant(true);
     case 'name':
       return nameText;
     case 'lockOffset':

@@ -21,6 +21,27 @@ test('a file may have set-id bits until attributes under a lock say that it has 
   assert.equal(a.fs.mayHaveSetId(a.op, fid), false);
 });
 
+test('an inode without extended attributes answers for itself, as long as a lock keeps that true', async (t) => {
+  const world = await clientWorld(t);
+  const [a, b] = [await world.client('a'), await world.client('b')];
+  const { fid } = await a.create('f');
+  const ask = () => a.fs.getxattr(a.op, fid, 'user.x');
+  // Thrown at once: no message was sent.
+  assert.throws(ask, { code: 'ENODATA' });
+  assert.throws(() => a.fs.getxattr(a.op, fid, 'system.posix_acl_access'), { code: 'ENODATA' });
+  assert.throws(() => a.fs.getxattr(a.op, fid, 'nothing.x'), { code: 'EOPNOTSUPP' });
+  assert.deepEqual(a.fs.listxattr(a.op, fid), []);
+  await b.fs.setxattr(b.op, fid, 'user.x', Buffer.from('y'), 0, false);
+  assert.equal(Buffer.from(await ask()).toString(), 'y');
+  assert.deepEqual(await a.fs.listxattr(a.op, fid), ['user.x']);
+  await a.fs.getattr(a.op, fid);
+  assert.equal(Buffer.from(await ask()).toString(), 'y');
+  await b.fs.removexattr(b.op, fid, 'user.x');
+  await assert.rejects(async () => ask(), { code: 'ENODATA' });
+  await a.fs.getattr(a.op, fid);
+  assert.throws(ask, { code: 'ENODATA' });
+});
+
 const UNASKED: readonly [string, Omit<GrantMessage, 'handle'>][] = [
   ['on another inode', { fid: 77 as Fid, type: 'inode', mode: 'PR', bits: BIT_ATTR }],
   ['of a stronger mode', { fid: 99 as Fid, type: 'inode', mode: 'PW', bits: BIT_ATTR }],

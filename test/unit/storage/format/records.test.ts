@@ -91,6 +91,7 @@ test('inode', () => {
     mtime: { sec: -1, nsec: 999_999_999 },
     ctime: { sec: 2 ** 33, nsec: 0 },
     btime: { sec: -(2 ** 35) - 3, nsec: 4 },
+    noXattrs: undefined,
     parent: 0 as const,
     digest: undefined,
   };
@@ -102,6 +103,10 @@ test('inode', () => {
       '0000000002000000fdfffffff7ffffff02000000ffc99a3b0000000004000000',
   );
   assert.deepEqual(records.decodeInode(FID, bytes), inode);
+  const bare = { ...inode, noXattrs: true as const };
+  const bareBytes = records.encodedInode(bare);
+  assert.deepEqual([hex(bareBytes.subarray(0, 4)), bareBytes.subarray(4)], ['01010000', bytes.subarray(4)]);
+  assert.deepEqual(records.decodeInode(FID, bareBytes), bare);
 });
 
 test('directory entries', () => {

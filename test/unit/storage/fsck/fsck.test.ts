@@ -115,6 +115,20 @@ test('bytes behind the end of a file that are no zeros are found', async (t) => 
   ]);
 });
 
+test('an inode that denies its extended attributes is corrected', async (t) => {
+  const world = await fsckWorld(t);
+  const { dir } = world.fids;
+  const key = fidKey(KEY.inode, dir);
+  await world.damage((writer, db) => {
+    const before = db.get(key);
+    assert(before !== undefined);
+    writer.put(key, encodedInode({ ...decodeInode(dir, before), noXattrs: true }));
+  });
+  const said = `inode: inode ${dir} says that it has no extended attributes, and has 1`;
+  assert.deepEqual(world.lines(await world.fsck({ repair: true })), [`${said}: corrected`]);
+  assert.deepEqual(world.lines(await world.fsck()), []);
+});
+
 test('a target that was not stopped cleanly is checked as it is, and repaired only by force', async (t) => {
   const target = await testTarget(t);
   const store = await target.open();
