@@ -32,6 +32,7 @@ import { type TakenTarget, takeTarget } from '../storage/take_target.js';
 import { connectionsMax } from './descriptors.js';
 import { CliError } from './failure.js';
 import { formatAddress, formatBytes } from './format.js';
+import { StandbyPort, standInLine } from './handover.js';
 import { installedVersion } from './installed.js';
 import { startNotices } from './notices.js';
 import { announceReady } from './service_manager.js';
@@ -43,6 +44,7 @@ import {
   openUnlessHeld,
   type ResolvedPair,
   resolveDevices,
+  targetFolder,
   withNames,
 } from './target_devices.js';
 
@@ -101,6 +103,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   let metricsServer: HttpServer | undefined;
   let block: OpenMultiMount | undefined;
   let taken: TakenTarget<OpenDevices> | undefined;
+  let standbys: StandbyPort | undefined;
   try {
     await pair.reserve();
     if (registry !== undefined && options.metrics !== undefined)
@@ -118,6 +121,7 @@ export async function serve(options: ServeOptions): Promise<void> {
       return;
     }
     await server.activate(taken.store);
+    standbys = await StandbyPort.open(targetFolder(pair), pair.data.path);
     const { superblock, unusedBytes } = requireTarget(server).store;
     const { label, instance } = superblock;
     for (const [path, bytes] of [
@@ -142,8 +146,11 @@ export async function serve(options: ServeOptions): Promise<void> {
     throw withNames(pair, thrown);
   } finally {
     metricsServer?.close();
-    await block?.close();
+    // Whoever stands by finds the devices free when it is told that the target is its own.
     await taken?.devices.close();
+    const successor = standbys?.successor;
+    const gave = await block?.close(successor);
+    await standbys?.close(gave === true ? successor : undefined);
     await pair.release();
   }
 }
@@ -191,6 +198,10 @@ function take(node: Node, standBy: boolean): Promise<TakenTarget<OpenDevices> | 
     judge: (superblock) => judge(superblock, version, options.forceStart === true),
     taking: ({ why, record }) => {
       if (record === undefined || why === 'clean') return;
+      if (why === 'handed over') {
+        process.stderr.write('holdfast: takes over: the server that had the target has handed it over\n');
+        return;
+      }
       const how = why === 'gone' ? 'that process is gone' : `silent for ${record.periodMs / 1000} s`;
       process.stderr.write(`holdfast: takes over: ${describeHolder(record)}, ${how}\n`);
     },
@@ -216,13 +227,16 @@ async function openWithPort(server: Server, node: Node): Promise<OpenDevices> {
 
 /** @returns undefined if a signal, or a shutdown of the standby, ended the wait. */
 async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined> {
-  const { runtime, server, options, signal } = node;
+  const { runtime, server, pair, options, signal } = node;
   const standingBy = `standing by for ${options.meta}, version ${node.version}`;
   process.stdout.write(`holdfast: ${standingBy}\n`);
   announceReady(standingBy);
   const listening = untilFree(runtime, signal, () => server.listen());
   // Awaited below. Until then a failure must not become an unhandled rejection.
   listening.catch(() => {});
+  const { multiMount } = node.block;
+  await multiMount.look();
+  standInLine(targetFolder(pair), pair.data.path, multiMount, signal);
   const taken = await take(node, true);
   try {
     if (taken !== undefined) await listening;

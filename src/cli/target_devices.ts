@@ -14,6 +14,7 @@ import {
   MultiMount,
   type MultiMountOptions,
   type MultiMountRuntime,
+  type Successor,
 } from '../storage/ownership/multi_mount.js';
 import { DEFAULT_PERIOD_MS } from '../storage/ownership/multi_mount_watch.js';
 import type { ExclusiveDevices } from '../storage/take_target.js';
@@ -84,13 +85,19 @@ export interface OpenDevices extends ExclusiveDevices {
   readonly data: NodeBlockDevice;
 }
 
+/** Where the processes of this host that serve a target, or stand by for it, have their files. */
+export function targetFolder(pair: ResolvedPair): string {
+  const folder = join(runtimeDir(), 'targets', basename(pair.meta.path));
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  return folder;
+}
+
 /** @throws FsError EBUSY if one of the devices is in use; then neither stays open. */
 export async function openTargetDevices(pair: ResolvedPair): Promise<OpenDevices> {
   const meta = await openBlockDevice(pair.meta.path, { exclusive: true });
   try {
     const data = await openBlockDevice(pair.data.path, { exclusive: true });
-    const folder = join(runtimeDir(), 'targets', basename(pair.meta.path));
-    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const folder = targetFolder(pair);
     return {
       meta,
       data,
@@ -114,8 +121,11 @@ export async function openTargetDevices(pair: ResolvedPair): Promise<OpenDevices
 
 export interface OpenMultiMount {
   readonly multiMount: MultiMount;
-  /** Gives the target back if this process has it. The caller has closed the store. */
-  close(): Promise<void>;
+  /**
+   * Gives the target, if this process has it, to the successor, or back. The caller has closed the store.
+   * @returns whether the successor has it.
+   */
+  close(successor?: Successor): Promise<boolean>;
 }
 
 /** Opens the multi-mount block of a pair by its own descriptor: a standby reads it while another server serves. */
@@ -128,12 +138,15 @@ export async function openMultiMount(
   const multiMount = new MultiMount(runtime, device, { ...options, owner: thisProcess(), isGone });
   return {
     multiMount,
-    close: async () => {
+    close: async (successor) => {
       try {
+        if (successor !== undefined) return await multiMount.handOver(successor);
         await multiMount.release();
+        return false;
       } catch (thrown) {
         // Not worth another failure: the next one to take the target waits for the period.
         log('giving back %s: %O', pair.data.path, thrown);
+        return false;
       } finally {
         await device.close();
       }

@@ -111,6 +111,22 @@ async function unlessBusy<T>(opening: Promise<T>): Promise<T | undefined> {
   }
 }
 
+/** Takes a target that a server has handed over which had the same devices of this kernel: what they have cached is true. */
+async function takeHanded<Devices extends ExclusiveDevices>(
+  runtime: TakeRuntime,
+  { multiMount, judge }: TakeOptions<Devices>,
+  devices: Devices,
+): Promise<TargetStore | undefined> {
+  if (!(await multiMount.adopt())) return undefined;
+  try {
+    judge(await readSuperblock(runtime, devices));
+    return await openTarget(runtime, devices, { guard: multiMount });
+  } catch (thrown) {
+    await multiMount.release();
+    throw thrown;
+  }
+}
+
 /** @returns undefined if somebody else was faster. */
 async function tryTake<Devices extends ExclusiveDevices>(
   runtime: TakeRuntime,
@@ -119,6 +135,10 @@ async function tryTake<Devices extends ExclusiveDevices>(
   sighting: Sighting,
 ): Promise<TargetStore | undefined> {
   const { multiMount } = options;
+  if (sighting.free && sighting.why === 'handed over') {
+    options.taking?.(sighting);
+    return await takeHanded(runtime, options, devices);
+  }
   await devices.dropCaches();
   options.judge(await readSuperblock(runtime, devices));
   if (sighting.free) options.taking?.(sighting);

@@ -156,6 +156,7 @@ test('with a standby of the next version the pause is short, and clients hear bo
   })();
   await cluster.shutdown();
   await standby.ready();
+  await standby.child.line(/has handed it over/);
   cluster.adopt(standby);
   await agent.call('mkdir', { path: 'after' }).catch(() => undefined);
   stop = true;

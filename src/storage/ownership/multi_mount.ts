@@ -16,6 +16,11 @@
  *   confirmation is over, check() waits: it reads the block, which must still be the holder's own, and a new claim must
  *   succeed by the rule above. If the block is foreign, the holder has lost the target for good, and writes nothing any
  *   more.
+ * - **Handing over.** A holder may give the target to a program that stands by and has told it the nonce that it will use. The
+ *   last write of the holder then names this program as the holder. If the old holder was still confirmed when that write was
+ *   done, nobody can have claimed the block before it, and the old holder says so to the new one. Only then does the new one
+ *   take the target, without a claim. It is confirmed from its last look before that one: the write came after it. If it is not
+ *   told, the block is a foreign one to it, whose whole period must pass.
  * - **A confirmed holder is the only one.** So if it meets a foreign claim, or a heartbeat of its predecessor, these
  *   are writes that came late, and their writers will notice by themselves. The holder writes over them. Any other
  *   foreign block means that somebody broke the rules (cloned machines, a manual write to the device), and the holder
@@ -80,6 +85,13 @@ export interface MultiMountOptions {
   readonly isGone?: (owner: Owner) => boolean;
 }
 
+/** Whom a holder gives the target to. */
+export interface Successor {
+  readonly nonce: string;
+  readonly owner: Owner;
+  readonly periodMs: number;
+}
+
 interface Claim {
   readonly nonce: string;
   readonly sinceSec: number;
@@ -102,6 +114,13 @@ export class MultiMount implements WriteGuard {
   #claimMs = CLAIM_MS;
   /** Time that a heartbeat takes, from before its read to the end of its write; longer times fade slowly. */
   #beatMs = 0;
+  /** The nonce that a holder may hand the target over to. */
+  #ownNonce: string | undefined;
+  /** The holder has said that it handed the target over to that nonce. */
+  #given = false;
+  #told = new Deferred<void>();
+  /** When our last look began that found the block of somebody else. */
+  #foreignMs: number | undefined;
   /** Nonce of the holder before us, if it did not give the target back itself. */
   #predecessor: string | undefined;
   /** The moment before the last confirmed heartbeat was written. */
@@ -138,7 +157,24 @@ export class MultiMount implements WriteGuard {
   /** Looks at the block once. Only earlier looks can show that it is silent. */
   async look(): Promise<Sighting> {
     const issuedMs = this.#runtime.clock.nowMs();
-    return this.#watch.found(await this.#read(), issuedMs);
+    const sighting = this.#watch.found(await this.#read(), issuedMs);
+    const { record } = sighting;
+    if (record?.state !== 'active' || record.nonce !== this.#ownNonce) this.#foreignMs = issuedMs;
+    else if (this.#given) return { free: true, why: 'handed over', record };
+    return sighting;
+  }
+
+  /** What a program that stands by tells the holder. It must have looked at the block before. */
+  get successor(): Successor {
+    assert(this.#foreignMs !== undefined, 'a program looks at the block before it asks for the target');
+    this.#ownNonce ??= this.#runtime.rng.uuid();
+    return { nonce: this.#ownNonce, owner: this.#options.owner, periodMs: this.#options.periodMs };
+  }
+
+  /** The holder has said that its last write names this program, and came in time. */
+  given(): void {
+    this.#given = true;
+    this.#told.resolve();
   }
 
   /**
@@ -152,7 +188,8 @@ export class MultiMount implements WriteGuard {
       const sighting = await this.look();
       if (sighting.free) return sighting;
       if (!standBy && sighting.alive) throw this.refusal(sighting.record);
-      await sleep(this.#runtime.timers, pollMs);
+      await Promise.race([sleep(this.#runtime.timers, pollMs), this.#told.promise]);
+      this.#told = new Deferred();
     }
     return undefined;
   }
@@ -225,11 +262,37 @@ export class MultiMount implements WriteGuard {
       this.#watch.changed(bytes);
       return false;
     }
-    this.#state = 'held';
     this.#confirmedMs = claim.issuedMs;
+    await this.#holds();
+    return true;
+  }
+
+  async #holds(): Promise<void> {
+    this.#state = 'held';
     await this.#alone(() => this.#beat());
     if (this.#failure !== undefined) throw this.#failure;
     this.#schedule();
+  }
+
+  /**
+   * Takes the target that its holder has handed over, directly after a look found that.
+   * @returns false if somebody has written the block since: look again.
+   */
+  async adopt(): Promise<boolean> {
+    const fromMs = this.#foreignMs;
+    assert(this.#state === 'looking' && fromMs !== undefined && this.#given, 'it was handed over');
+    const bytes = await this.#read();
+    const content = decodeMultiMount(bytes, this.#runtime.checksum);
+    if (content.kind !== 'record' || content.record.nonce !== this.#ownNonce) {
+      this.#watch.changed(bytes);
+      return false;
+    }
+    const { nonce, sinceSec, sequence, claimMs } = content.record;
+    this.#claim = { nonce, sinceSec, issuedMs: fromMs, doneMs: fromMs };
+    this.#sequence = sequence;
+    this.#claimMs = claimMs;
+    this.#confirmedMs = fromMs;
+    await this.#holds();
     return true;
   }
 
@@ -242,14 +305,33 @@ export class MultiMount implements WriteGuard {
    * @throws FsError EIO; this instance gives up the target in any case.
    */
   async release(): Promise<void> {
+    await this.#giveUp(() => this.#write('clean', false));
+  }
+
+  /**
+   * Gives the target, if it is ours, to a program that stands by. This instance writes nothing any more.
+   * @returns whether that program may take it, and is to be told. False: nobody can take it before a period has passed.
+   * @throws FsError EIO; this instance gives up the target in any case.
+   */
+  async handOver({ nonce, owner, periodMs }: Successor): Promise<boolean> {
+    let inTime = false;
+    await this.#giveUp(async () => {
+      const sinceSec = this.#runtime.clock.wall().sec;
+      await this.#put({ state: this.#options.state, claim: false, nonce, sinceSec, owner, periodMs });
+      inTime = this.isConfirmed;
+    });
+    return inTime;
+  }
+
+  async #giveUp(lastWrite: () => Promise<unknown>): Promise<void> {
     try {
       if (this.#state !== 'held') return;
       await this.check();
       await this.#alone(async () => {
-        // Heartbeat first. A late clean mark would deny a successor; after a fresh heartbeat the mark has a whole
+        // Heartbeat first. A late last write would deny a successor; after a fresh heartbeat the write has a whole
         // period before there can be one.
         await this.#beat();
-        if (this.isConfirmed) await this.#write('clean', false);
+        if (this.isConfirmed) await lastWrite();
       });
     } finally {
       this.abandon();
@@ -387,13 +469,17 @@ export class MultiMount implements WriteGuard {
     return bytes;
   }
 
-  async #write(state: MultiMountState, claim: boolean): Promise<Buffer> {
-    assert(this.#claim !== undefined, 'only who claimed the target writes its block');
+  #write(state: MultiMountState, claim: boolean): Promise<Buffer> {
+    assert(this.#claim !== undefined, 'only who has the target, or claims it, writes its block');
     const { nonce, sinceSec } = this.#claim;
     const { periodMs, owner } = this.#options;
+    return this.#put({ state, claim, nonce, sinceSec, owner, periodMs });
+  }
+
+  async #put(record: Omit<MultiMountRecord, 'sequence' | 'claimMs'>): Promise<Buffer> {
     this.#sequence += 1;
     const bytes = encodeMultiMount(
-      { state, claim, nonce, sequence: this.#sequence, periodMs, claimMs: this.#claimMs, sinceSec, owner },
+      { ...record, sequence: this.#sequence, claimMs: this.#claimMs },
       this.#runtime.checksum,
     );
     await this.#device.writeDirect(MULTI_MOUNT_OFFSET, bytes);

@@ -19,7 +19,7 @@ export const DEFAULT_PERIOD_MS = 5000;
 export type Sighting =
   | {
       readonly free: true;
-      readonly why: 'never held' | 'clean' | 'gone' | 'silent';
+      readonly why: 'never held' | 'clean' | 'handed over' | 'gone' | 'silent';
       readonly record: MultiMountRecord | undefined;
     }
   | {

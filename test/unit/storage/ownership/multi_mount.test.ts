@@ -208,6 +208,74 @@ test('who was slow to claim begins anew, and lets a whole period pass', async ()
   assert.equal(quick.check(), undefined);
 });
 
+/** Stands by until it has the target. @returns when. */
+async function standsBy(world: World, instance: MultiMount): Promise<number> {
+  for (;;) {
+    const sighting = await instance.untilFree(true);
+    const took =
+      sighting?.free === true && sighting.why === 'handed over'
+        ? await instance.adopt()
+        : (await instance.claim()) && (await instance.confirm());
+    if (took) return world.nowMs;
+  }
+}
+
+test('a target that is handed over is taken at once, without a claim, and by nobody else', async () => {
+  const { world, b, holder } = await held();
+  const [next, other] = [b.instance(), world.host('c').instance()];
+  const [has, waits] = [standsBy(world, next), standsBy(world, other)];
+  await world.pass(20);
+  const before = world.writes.length;
+  assert.equal(await world.outcome(holder.handOver(next.successor)), true);
+  const gaveMs = world.nowMs;
+  next.given();
+  const tookMs = Number(await world.outcome(has)) - gaveMs;
+  assert.ok(tookMs <= 2, `${tookMs} ms`);
+  assert.deepEqual(
+    world.writes.slice(before).map((write) => write.replace(/ \d+$/, '')),
+    ['a active', 'a active', 'b active'],
+  );
+  assert.deepEqual([next.check(), await world.outcome(waits, 3000)], [undefined, 'nothing']);
+  await assert.rejects(Promise.resolve(holder.check()), { code: 'EIO' });
+});
+
+test('who is named as the holder and not told so lets a whole period pass', async () => {
+  const { world, b, holder } = await held();
+  const next = b.instance();
+  const has = standsBy(world, next);
+  await world.pass(20);
+  await world.outcome(holder.handOver(next.successor));
+  const gaveMs = world.nowMs;
+  const tookMs = Number(await world.outcome(has)) - gaveMs;
+  assert.ok(tookMs >= 1000 && tookMs < 1200, `${tookMs} ms`);
+});
+
+test('a holder whose last write comes too late to be sure of it tells nobody', async () => {
+  const { world, a, b, holder } = await held();
+  const next = b.instance();
+  await world.outcome(next.look());
+  let writes = 0;
+  // The heartbeat is quick, the write that hands over is not.
+  a.delays = (kind) => (kind === 'write' && ++writes > 1 ? [950, 0] : [0, 0]);
+  assert.equal(await world.outcome(holder.handOver(next.successor)), false);
+});
+
+test('who learns of it only after its period claims the target as a holder that stood still', async () => {
+  const { world, b, holder } = await held();
+  const next = b.instance();
+  const has = standsBy(world, next);
+  await world.pass(20);
+  assert.equal(await world.outcome(holder.handOver(next.successor)), true);
+  b.stop();
+  next.given();
+  await world.pass(900);
+  b.resume();
+  await world.outcome(has);
+  assert.equal(next.isConfirmed, false);
+  assert.equal(await world.outcome(Promise.resolve(next.check())), undefined);
+  assert.equal(world.writes.at(-1)?.includes('claims'), true);
+});
+
 test('a device error stops the writers once the heartbeat is too old, and not before', async () => {
   const { world, a, holder } = await held();
   a.failing = new FsError('EIO', 'broken');
@@ -220,20 +288,24 @@ test('a device error stops the writers once the heartbeat is too old, and not be
 });
 
 /** Three hosts that claim, stop, resume, give back and start again, with clocks that differ, on a device that stalls. */
-async function chaos(seed: number): Promise<{ readonly takeovers: number; readonly lost: number }> {
+async function chaos(
+  seed: number,
+): Promise<{ readonly takeovers: number; readonly lost: number; readonly given: number }> {
   const world = new World(seed);
   const hosts = [world.host('a', { rate: 1.02 }), world.host('b', { rate: 0.98 }), world.host('c')];
   const instances = new Map<Host, MultiMount>();
+  const inLine = new Set<MultiMount>();
   let takeovers = 0;
   let lost = 0;
+  let given = 0;
   const start = (host: Host): void => {
     const instance = host.instance();
     instances.set(host, instance);
     const run = async (): Promise<void> => {
-      for (;;) {
-        await instance.untilFree(true);
-        if ((await instance.claim()) && (await instance.confirm())) break;
-      }
+      await instance.look();
+      inLine.add(instance);
+      await standsBy(world, instance);
+      inLine.delete(instance);
       takeovers++;
     };
     // Lost between the claim and its end: it starts anew as below.
@@ -267,6 +339,17 @@ async function chaos(seed: number): Promise<{ readonly takeovers: number; readon
       case 1:
         if (host.runs) instance?.release().catch(() => undefined);
         break;
+      case 2: {
+        const [next] = [...inLine].filter((other) => other !== instance);
+        if (!host.runs || next === undefined) break;
+        const told = (sure: boolean): void => {
+          if (!sure) return;
+          given++;
+          world.at(world.nowMs + world.random(100), () => next.given());
+        };
+        instance?.handOver(next.successor).then(told, () => undefined);
+        break;
+      }
       default:
         host.resume();
     }
@@ -275,19 +358,22 @@ async function chaos(seed: number): Promise<{ readonly takeovers: number; readon
       start(host);
     }
   }
-  return { takeovers, lost };
+  return { takeovers, lost, given };
 }
 
 test('whatever hosts and device do, never two may write', async (t: TestContext) => {
   let takeovers = 0;
   let lost = 0;
+  let given = 0;
   for (let seed = 1; seed <= 15; seed++) {
     const run = await chaos(seed);
     takeovers += run.takeovers;
     lost += run.lost;
+    given += run.given;
   }
-  t.diagnostic(`${takeovers} takeovers, ${lost} lost`);
-  assert.ok(takeovers > 50 && lost > 8, `${takeovers} takeovers, ${lost} lost: too little has happened`);
+  const happened = `${takeovers} takeovers, ${given} of them handed over, ${lost} lost`;
+  t.diagnostic(happened);
+  assert.ok(takeovers > 50 && lost > 8 && given > 8, `${happened}: too little has happened`);
 });
 
 /** A store whose guard says what the test wants. */
