@@ -7,6 +7,9 @@ import type { Peer, RunningPeer } from '../peer.js';
 import type { Site } from '../site.js';
 import { endDaemon } from '../site.js';
 
+/** passthrough_hp keeps an open file for each inode that the kernel knows. */
+const DESCRIPTORS = 1 << 20;
+
 /** ext4 on a device of this site. Everything that is not a block device's own filesystem lies on one. */
 export class Ext4 {
   readonly folder: string;
@@ -85,7 +88,13 @@ export const PASSTHROUGH: Peer = {
     const mountpoint = site.makeFolder('passthrough');
     let child: Child | undefined;
     const mount = async (): Promise<void> => {
-      child = site.daemon('client', program, ['--foreground', ext4.folder, mountpoint]);
+      child = site.daemon('client', 'prlimit', [
+        `--nofile=${DESCRIPTORS}`,
+        program,
+        '--foreground',
+        ext4.folder,
+        mountpoint,
+      ]);
       await site.mounted(mountpoint, child);
     };
     const umount = async (): Promise<void> => {
