@@ -15,6 +15,7 @@
         "posix_calls.cc",
         "send_queue.cc",
         "socket.cc",
+        "spin.cc",
         "stream_socket.cc"
       ],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],

@@ -24,6 +24,7 @@
 #include "napi_util.h"
 #include "notify_thread.h"
 #include "registration.h"
+#include "spin.h"
 
 namespace holdfast {
 
@@ -205,12 +206,15 @@ void FuseChannel::OnPoll(uv_poll_t* handle, int status, int) {
   if (napi_open_handle_scope(self->env_, &scope) != napi_ok) return;
   // status < 0 is the error condition of poll(2): the connection has ended, and read() says how.
   int end = 0;
+  uint32_t requests = 0;
   for (int round = 0; round < kRoundsPerPoll && end == 0 && self->poll_ != nullptr; ++round) {
     size_t used = 0;
     uint32_t count = 0;
     end = self->ReadBatch(&used, &count);
+    requests += count;
     if (count > 0) self->Deliver(used, count);
   }
+  if (requests == 1) SpinAfterLoneEvent(self->env_);
   if (end == EAGAIN && status < 0) end = -status;
   if (end != 0 && end != EAGAIN && self->poll_ != nullptr) self->ReportClosed(end);
   napi_close_handle_scope(self->env_, scope);

@@ -9,7 +9,7 @@ namespace holdfast {
 static napi_value Init(napi_env env, napi_value exports) {
   if (!RegisterFuseChannel(env, exports) || !RegisterMount(env, exports) || !RegisterBlockDevice(env, exports) ||
       !RegisterCrc32c(env, exports) || !RegisterPosixCalls(env, exports) || !RegisterMetaPages(env, exports) ||
-      !RegisterSocket(env, exports) || !RegisterStreamSocket(env, exports)) {
+      !RegisterSocket(env, exports) || !RegisterStreamSocket(env, exports) || !RegisterSpin(env, exports)) {
     return ThrowNapiFailure(env);
   }
   return exports;

@@ -22,6 +22,7 @@
 #include "registration.h"
 #include "send_queue.h"
 #include "socket.h"
+#include "spin.h"
 
 namespace holdfast {
 
@@ -30,6 +31,8 @@ namespace {
 constexpr int kRoundsPerPoll = 16;
 constexpr int kUnixBufferBytes = 1 << 20;
 constexpr size_t kDropBytes = 32 << 10;
+// As much as one small message, or a few.
+constexpr size_t kLoneBytes = 4 << 10;
 
 ssize_t ReceiveInto(int fd, uint8_t* memory, size_t length) {
   ssize_t got;
@@ -254,7 +257,10 @@ int StreamSocket::Receive() {
     }
     if (!drops) CallBackWithBytes(on_data_, static_cast<size_t>(got));
     // Less than asked for: there is no more, and asking again would cost a system call.
-    if (static_cast<size_t>(got) < length) return 0;
+    if (static_cast<size_t>(got) < length) {
+      if (round == 0 && static_cast<size_t>(got) <= kLoneBytes) SpinAfterLoneEvent(env_);
+      return 0;
+    }
   }
   return 0;
 }

@@ -65,6 +65,27 @@ const NOT_BYTES: readonly unknown[] = [
   () => undefined,
 ];
 
+test('the loop that stays awake for the next message runs everything else meanwhile, and sleeps in the end', async (t) => {
+  const [a, b] = pair(t);
+  b.socket.resume();
+  let ran = 0;
+  // One behind the other, as answers and requests come: the loop stays awake from one to the next.
+  for (let at = 0; at < 300; at += 1) {
+    a.socket.write([Buffer.from('m')]);
+    await until(`message ${at}`, () => b.log.length > at);
+    const runs = (): void => {
+      ran += 1;
+    };
+    setTimeout(runs, 0);
+    setImmediate(runs);
+  }
+  await until('timers and immediates have run', () => ran === 600);
+  const before = process.cpuUsage();
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const { user, system } = process.cpuUsage(before);
+  assert.ok(user + system < 500_000, `${user + system} us of a second in which nothing came`);
+});
+
 test('bytes go through, and the end', async (t) => {
   const [a, b] = pair(t);
   b.socket.resume();
