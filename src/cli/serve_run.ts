@@ -236,8 +236,9 @@ async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined
   listening.catch(() => {});
   const { multiMount } = node.block;
   await multiMount.look();
-  standInLine(targetFolder(pair), pair.data.path, multiMount, signal);
-  const taken = await take(node, true);
+  const inLine = new AbortController();
+  standInLine(targetFolder(pair), pair.data.path, multiMount, AbortSignal.any([signal, inLine.signal]));
+  const taken = await take(node, true).finally(() => inLine.abort());
   try {
     if (taken !== undefined) await listening;
   } catch (thrown) {

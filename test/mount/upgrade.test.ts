@@ -164,6 +164,31 @@ test('with a standby of the next version the pause is short, and clients hear bo
   const status = await cluster.status();
   assert.deepEqual([status.softwareVersion, status.clients.length], [standby.tree.version, 1]);
   t.diagnostic(`longest pause ${longestMs.toFixed(0)} ms`);
+  // A server that took over so gives the target back to nobody in particular.
+  await cluster.shutdown();
+  const next = await cluster.serve({ tree: cluster.otherTree() });
+  assert.doesNotMatch(next.child.stderr.join('\n'), /takes over/);
+  await agent.stat('f');
+});
+
+test('of two standbys on a host the first in line is handed the target, the second the one after', async (t) => {
+  const cluster = await startCluster(t);
+  const agent = cluster.agent();
+  const standbys = [];
+  for (const _ of [1, 2]) {
+    const standby = cluster.startServer({ args: ['--standby'] });
+    await standby.standingBy();
+    standbys.push(standby);
+  }
+  for (let left = standbys.length; left > 0; left--) {
+    await cluster.shutdown();
+    const server = await Promise.race(standbys.map((standby) => standby.ready().then(() => standby)));
+    standbys.splice(standbys.indexOf(server), 1);
+    await server.child.line(/has handed it over/);
+    cluster.adopt(server);
+    await agent.writeFile(`made-${left}`, 'x');
+  }
+  assert.deepEqual(await agent.list(), ['made-1', 'made-2']);
 });
 
 test('a client that mounts while the server shuts down or is away waits, and gets in after', async (t) => {
