@@ -22,7 +22,6 @@ import {
   NO_FAULTS,
   PRIVILEGED_PORTS_END,
   type Runtime,
-  sleep,
 } from '../runtime/ports.js';
 import { createServer, type Server } from '../server/server.js';
 import { decideStart } from '../server/target/version_gate.js';
@@ -36,6 +35,7 @@ import { StandbyPort, standInLine } from './handover.js';
 import { installedVersion } from './installed.js';
 import { startNotices } from './notices.js';
 import { announceReady } from './service_manager.js';
+import { StandbyListen } from './standby_listen.js';
 import {
   type OpenDevices,
   type OpenMultiMount,
@@ -50,7 +50,6 @@ import {
 
 const log = logger('cli:serve');
 
-const PORT_POLL_MS = 5;
 /** The first port of this network namespace that every user may use. 0 in many containers. */
 const UNPRIVILEGED_PORTS = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
 
@@ -115,7 +114,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     });
     const signal = AbortSignal.any([stopping.signal, closed.signal]);
     const node = { runtime, server, pair, block, options, version, signal };
-    taken = await (options.standby === true ? standBy(node) : take(node, false));
+    taken = await (options.standby === true ? standBy(node) : take(node));
     if (taken === undefined) {
       await server.stop();
       return;
@@ -186,13 +185,15 @@ interface Node {
   readonly signal: AbortSignal;
 }
 
-/** @returns undefined if a signal, or a shutdown of the standby, ended the wait. */
-function take(node: Node, standBy: boolean): Promise<TakenTarget<OpenDevices> | undefined> {
+/** @param holderChanged of a standby. @returns undefined if a signal, or a shutdown of the standby, ended the wait. */
+function take(node: Node, holderChanged?: () => void): Promise<TakenTarget<OpenDevices> | undefined> {
   const { runtime, server, pair, options, version, signal } = node;
   const { multiMount } = node.block;
+  const standBy = holderChanged !== undefined;
   return takeTarget(runtime, {
     multiMount,
     standBy,
+    holderChanged,
     signal,
     open: standBy ? () => openTargetDevices(pair) : () => openWithPort(server, node),
     judge: (superblock) => judge(superblock, version, options.forceStart === true),
@@ -231,39 +232,20 @@ async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined
   const standingBy = `standing by for ${options.meta}, version ${node.version}`;
   process.stdout.write(`holdfast: ${standingBy}\n`);
   announceReady(standingBy);
-  const listening = untilFree(runtime, signal, () => server.listen());
-  // Awaited below. Until then a failure must not become an unhandled rejection.
-  listening.catch(() => {});
+  const port = new StandbyListen(server, runtime.timers, signal);
   const { multiMount } = node.block;
   await multiMount.look();
   const inLine = new AbortController();
   standInLine(targetFolder(pair), pair.data.path, multiMount, AbortSignal.any([signal, inLine.signal]));
-  const taken = await take(node, true).finally(() => inLine.abort());
+  const taken = await take(node, () => port.holderChanged()).finally(() => inLine.abort());
   try {
-    if (taken !== undefined) await listening;
+    if (taken !== undefined) await port.listening();
   } catch (thrown) {
     await taken?.store.close();
     await taken?.devices.close();
     throw thrown;
   }
   return taken;
-}
-
-/** Tries again while the attempt fails with EBUSY. @returns undefined if the signal aborted. */
-async function untilFree<T>(
-  runtime: Runtime,
-  signal: AbortSignal,
-  attempt: () => Promise<T>,
-): Promise<T | undefined> {
-  while (!signal.aborted) {
-    try {
-      return await attempt();
-    } catch (thrown) {
-      if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
-    }
-    await sleep(runtime.timers, PORT_POLL_MS);
-  }
-  return undefined;
 }
 
 /** For tests of recovery with real processes: with HOLDFAST_FAULTS=1, the server commits nothing from SIGUSR2 on. */

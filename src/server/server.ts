@@ -161,6 +161,15 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     this.#listener = listener;
   }
 
+  /** Of a standby: gives its port up, because the server that has the target now needs it. It may listen again. */
+  async vacate(): Promise<void> {
+    const listener = this.#listener;
+    this.#listener = undefined;
+    this.connectWait.over();
+    this.#connections.hangUp();
+    await listener?.close();
+  }
+
   /**
    * Serves this target from now on. Owns the store: when this fails, it is closed.
    * @param store opened, not begun.

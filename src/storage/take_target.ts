@@ -33,6 +33,8 @@ export interface TakeOptions<Devices extends ExclusiveDevices> {
   readonly standBy: boolean;
   /** Ends the wait of a standby. */
   readonly signal: AbortSignal;
+  /** A standby sees that another program has the target than a look before. */
+  readonly holderChanged?: (() => void) | undefined;
   /** Called with the reason why the target can be taken, before the server takes it. */
   readonly taking?: (sighting: Sighting & { readonly free: true }) => void;
 }
@@ -84,7 +86,7 @@ async function takeWhenFree<Devices extends ExclusiveDevices>(
   options: TakeOptions<Devices>,
 ): Promise<TakenTarget<Devices> | undefined> {
   for (;;) {
-    const sighting = await options.multiMount.untilFree(true, options.signal);
+    const sighting = await options.multiMount.untilFree(true, options.signal, options.holderChanged);
     if (sighting === undefined) return undefined;
     const devices = await unlessBusy(options.open());
     if (devices === undefined) {

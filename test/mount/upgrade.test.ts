@@ -171,25 +171,30 @@ test('with a standby of the next version the pause is short, and clients hear bo
   await agent.stat('f');
 });
 
-test('of two standbys on a host the first in line is handed the target, the second the one after', async (t) => {
-  const cluster = await startCluster(t);
-  const agent = cluster.agent();
-  const standbys = [];
-  for (const _ of [1, 2]) {
-    const standby = cluster.startServer({ args: ['--standby'] });
-    await standby.standingBy();
-    standbys.push(standby);
-  }
-  for (let left = standbys.length; left > 0; left--) {
-    await cluster.shutdown();
-    const server = await Promise.race(standbys.map((standby) => standby.ready().then(() => standby)));
-    standbys.splice(standbys.indexOf(server), 1);
-    await server.child.line(/has handed it over/);
-    cluster.adopt(server);
-    await agent.writeFile(`made-${left}`, 'x');
-  }
-  assert.deepEqual(await agent.list(), ['made-1', 'made-2']);
-});
+for (const [how, said] of [
+  ['shut down', /has handed it over/],
+  ['killed', /that process is gone/],
+] as const) {
+  test(`two standbys on one address: each in turn gets the target and the port when the server is ${how}`, async (t) => {
+    const cluster = await startCluster(t);
+    const agent = cluster.agent();
+    const standbys = [];
+    for (const _ of [1, 2]) {
+      const standby = cluster.startServer({ args: ['--standby'] });
+      await standby.standingBy();
+      standbys.push(standby);
+    }
+    for (let left = standbys.length; left > 0; left--) {
+      await (how === 'killed' ? cluster.killServer() : cluster.shutdown());
+      const server = await Promise.race(standbys.map((standby) => standby.ready().then(() => standby)));
+      standbys.splice(standbys.indexOf(server), 1);
+      await server.child.line(said);
+      cluster.adopt(server);
+      await agent.writeFile(`made-${left}`, 'x');
+    }
+    assert.deepEqual(await agent.list(), ['made-1', 'made-2']);
+  });
+}
 
 test('a client that mounts while the server shuts down or is away waits, and gets in after', async (t) => {
   const cluster = await startCluster(t);

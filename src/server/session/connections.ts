@@ -82,9 +82,14 @@ export class Connections {
   }
 
   /** Ends them in order: what was sent arrives. */
+  hangUp(): void {
+    for (const session of [...this.#sessions]) session.link.end();
+  }
+
+  /** Ends them, and there are no more. */
   end(): void {
     this.#liveness.stop();
-    for (const session of [...this.#sessions]) session.link.end();
+    this.hangUp();
   }
 
   #limit(latest: Session): void {

@@ -119,6 +119,8 @@ export class MultiMount implements WriteGuard {
   /** The holder has said that it handed the target over to that nonce. */
   #given = false;
   #told = new Deferred<void>();
+  /** Nonce of the holder that our looks found last. */
+  #holder: string | undefined;
   /** When our last look began that found the block of somebody else. */
   #foreignMs: number | undefined;
   /** Nonce of the holder before us, if it did not give the target back itself. */
@@ -179,15 +181,24 @@ export class MultiMount implements WriteGuard {
 
   /**
    * Looks until the target may be claimed.
+   * @param holderChanged is called when a look finds another holder than the looks before.
    * @returns undefined if the signal aborted.
    * @throws FsError EBUSY, without standBy, as soon as the holder is seen to be alive.
    */
-  async untilFree(standBy: boolean, signal?: AbortSignal): Promise<Sighting | undefined> {
+  async untilFree(
+    standBy: boolean,
+    signal?: AbortSignal,
+    holderChanged?: () => void,
+  ): Promise<Sighting | undefined> {
     const pollMs = standBy ? STANDBY_POLL_MS : Math.min(POLL_MAX_MS, this.#options.periodMs / 50);
     while (signal?.aborted !== true) {
       const sighting = await this.look();
       if (sighting.free) return sighting;
       if (!standBy && sighting.alive) throw this.refusal(sighting.record);
+      const nonce = sighting.record?.nonce;
+      const isOther = nonce !== this.#holder && nonce !== this.#ownNonce;
+      if (isOther && this.#holder !== undefined) holderChanged?.();
+      this.#holder = nonce ?? this.#holder;
       await Promise.race([sleep(this.#runtime.timers, pollMs), this.#told.promise]);
       this.#told = new Deferred();
     }

@@ -1,0 +1,74 @@
+/** Which of several standbys has the port, and when. */
+
+import assert from 'node:assert/strict';
+import { type TestContext, test } from 'node:test';
+import { FsError } from '../../../src/base/errno.js';
+import { StandbyListen } from '../../../src/cli/standby_listen.js';
+import { nodeRuntime } from '../../../src/runtime/node_runtime.js';
+import { until } from '../../fixtures/until.js';
+
+/** One port that several may bind. */
+class Port {
+  owner: string | undefined;
+
+  server(name: string): { listen(): Promise<void>; vacate(): Promise<void> } {
+    return {
+      listen: async () => {
+        if (this.owner !== undefined) throw new FsError('EBUSY', `${this.owner} has it`);
+        this.owner = name;
+      },
+      vacate: async () => {
+        assert.equal(this.owner, name);
+        this.owner = undefined;
+      },
+    };
+  }
+}
+
+function standby(t: TestContext, port: Port, name: string): StandbyListen {
+  const ended = new AbortController();
+  t.after(() => ended.abort());
+  return new StandbyListen(port.server(name), nodeRuntime().timers, ended.signal);
+}
+
+test('a standby binds the port as soon as the holder closes it, and has it when it has the target', async (t) => {
+  const port = new Port();
+  port.owner = 'holder';
+  const one = standby(t, port, 'one');
+  await new Promise((resolve) => setImmediate(resolve));
+  port.owner = undefined;
+  await until('it is bound', () => port.owner === 'one');
+  await one.listening();
+  assert.equal(port.owner, 'one');
+});
+
+test('whoever gets the target gets the port, although another standby bound it first', async (t) => {
+  const port = new Port();
+  port.owner = 'holder';
+  const [quick, slow] = [standby(t, port, 'quick'), standby(t, port, 'slow')];
+  await new Promise((resolve) => setImmediate(resolve));
+  port.owner = undefined;
+  await until('one of them is bound', () => port.owner !== undefined);
+  const [taker, other] = port.owner === 'quick' ? [slow, quick] : [quick, slow];
+  const name = taker === slow ? 'slow' : 'quick';
+  const listens = taker.listening();
+  other.holderChanged();
+  await listens;
+  assert.equal(port.owner, name);
+  // The other one gets it when this holder is gone, and not before.
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  assert.equal(port.owner, name);
+  port.owner = undefined;
+  await until('the other one is bound', () => port.owner !== undefined);
+  await other.listening();
+});
+
+test('a standby with an address of its own keeps it, whoever has the target', async (t) => {
+  const port = new Port();
+  const one = standby(t, port, 'one');
+  await until('it is bound', () => port.owner === 'one');
+  one.holderChanged();
+  await new Promise((resolve) => setTimeout(resolve, 30));
+  assert.equal(port.owner, 'one');
+  await one.listening();
+});
