@@ -83,6 +83,8 @@ export class Drain {
     try {
       await this.#ahead(serving);
       gate.setDrain('draining');
+      // The connection may have been lost meanwhile: the gate was closed, and ends have waited at it.
+      target.outgoing.sendEnds();
       await serving.wait(gate.idle());
       await serving.wait(target.outgoing.idle('operation'));
       // Writes most dirty data now, while locks that other clients call back still go back one by one, in time.

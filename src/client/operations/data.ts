@@ -241,7 +241,8 @@ export class DataOperations {
       through = true;
       break;
     }
-    if (through) await life.wait(this.#flushed(use, handle));
+    // A write that goes through only for want of a promise answers for what this handle wrote, as every write does.
+    if (through) await life.wait(this.#flushed(use, handle, options.sync ? reportLoss : reportWriteError));
     if (options.sync)
       await life.wait(target.call('operation', Sync, { fid: file.fid }, { signal: op.signal }));
     return data.length;
@@ -311,10 +312,14 @@ export class DataOperations {
   }
 
   /** @throws FsError the write-back error, EINTR */
-  async #flushed({ op, life, target, file }: FileUse, handle: Handle | undefined): Promise<void> {
+  async #flushed(
+    { op, life, target, file }: FileUse,
+    handle: Handle | undefined,
+    report: (handle: Handle) => void = reportLoss,
+  ): Promise<void> {
     const written = this.#writeBack.flush(target, file);
     if (written !== undefined) await life.wait(interruptible(written, op.signal));
-    if (handle !== undefined) reportLoss(handle);
+    if (handle !== undefined) report(handle);
   }
 
   fsync(op: Caller, fh: Fh): MaybePromise<void> {

@@ -52,9 +52,13 @@ export class Admission {
     return frames;
   }
 
-  /** @returns true if the frame is kept for later. Frames of one client keep their order. */
+  /**
+   * @returns true if the frame is not to be executed now: it is kept for later, or dropped, because its client has said goodbye or
+   *   was evicted and waits for no answer. Frames of one client keep their order.
+   */
   holds(session: FrameSource, client: ClientExport, frame: Frame): boolean {
     if (frame.header.kind !== KIND.request || this.#passes(client, frame)) return false;
+    if (client.life.isOver) return true;
     const bytes = frameBytes(frame);
     client.held.push(keptCopy(frame));
     client.heldBytes += bytes;
