@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
+import { FsError } from '../../../src/base/errno.js';
 import type { Fid } from '../../../src/base/ids.js';
+import { Lifetime } from '../../../src/base/lifetime.js';
 import type { Frame } from '../../../src/rpc/api.js';
 import { hostOf, WaitingRequests } from '../../../src/rpc/waiting_requests.js';
+import type { ClientExport } from '../../../src/server/export/export.js';
 import { frameBytes, KeptFrames, keptCopy } from '../../../src/server/export/kept_frames.js';
+import { Admission, type FrameSource } from '../../../src/server/session/admission.js';
+import type { ServerView } from '../../../src/server/session/server_view.js';
 import { Write } from '../../../src/wire/data.js';
+import { KIND } from '../../../src/wire/header.js';
 import { Enqueue } from '../../../src/wire/lock.js';
 import { bytes, decode, encode, message, req } from '../../../src/wire/schema.js';
 import { GetFids } from '../../../src/wire/session.js';
@@ -80,6 +86,30 @@ async function withHolder(t: TestContext, lockTimeoutMs: number): Promise<[Serve
   holder.locksContent = false;
   return [world, holder, fid];
 }
+
+test('a frame waits for the next server only if its client does', () => {
+  const admission = new Admission({ state: 'committing', target: undefined } as unknown as ServerView);
+  const kept = new KeptFrames();
+  const life = new Lifetime();
+  const client = {
+    life,
+    kept,
+    held: [],
+    heldBytes: 0,
+    replayBytes: 0,
+    heldPause: false,
+    activeLocks: new Set(),
+  };
+  const header = { kind: KIND.request, opcode: GetFids.opcode, flags: 0 };
+  const frame = { header, body: Buffer.alloc(3), bulk: Buffer.alloc(0) } as unknown as Frame;
+  const source = { link: { pause: () => undefined } } as unknown as FrameSource;
+  const holds = (): boolean => admission.holds(source, client as unknown as ClientExport, frame);
+  assert.deepEqual([holds(), client.held.length, client.heldBytes], [true, 1, frameBytes(frame)]);
+  kept.checkInvariants([client]);
+  life.end(new FsError('ESHUTDOWN', 'it has said goodbye'));
+  assert.deepEqual([holds(), client.held.length], [true, 1]);
+  kept.checkInvariants([client]);
+});
 
 test('a lock holder that writes a byte now and then is evicted at its limit', async (t) => {
   const [world, holder, fid] = await withHolder(t, 400);

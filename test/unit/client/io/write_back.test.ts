@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Deferred } from '../../../../src/base/wait.js';
-import { clientWorld, errnoOf, O_RDWR, O_WRONLY } from '../../../worlds/client_world.js';
+import { ScriptedTarget } from '../../../fixtures/scripted_target.js';
+import { clientWorld, errnoOf, O_RDWR, O_WRONLY, scriptedWorld } from '../../../worlds/client_world.js';
 
 test('dirty data goes out by itself within little more than a second', async (t) => {
   const world = await clientWorld(t);
@@ -192,4 +193,22 @@ test('fallocate takes what is promised to its client and not used, and leaves di
   await other.fs.fsync(other.op, g.fh);
   const left = world.server?.target?.store.availableBytes() ?? 0;
   assert.ok(left - (world.server?.target?.grants.promisedBytes ?? 0) < 4096, `${left} bytes are left`);
+});
+
+test('a write that nothing is promised for answers for itself; fsync tells what was lost before its handle', async (t) => {
+  const target = new ScriptedTarget();
+  target.grantBytes = 4096;
+  const world = scriptedWorld(t, [target]);
+  const a = await world.client('a');
+  const first = await a.create('f');
+  target.failsWrites = true;
+  await a.write(first, 0, Buffer.alloc(4096, 1));
+  a.fs.release(first.fh, undefined);
+  await world.time.until('the WRITE has failed', () => target.of('WRITE').length > 0);
+  await world.time.until('the client knows', () => a.target.dirtyBytes === 0);
+  target.failsWrites = false;
+  const again = await a.open('f', O_RDWR);
+  await a.write(again, 0, Buffer.alloc(4096, 2));
+  await assert.rejects(async () => a.fs.fsync(a.op, again.fh), { code: 'EIO' });
+  await a.fs.fsync(a.op, again.fh);
 });
