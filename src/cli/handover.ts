@@ -77,7 +77,8 @@ export class StandbyPort {
     const sent: Promise<void>[] = [];
     for (const [socket, successor] of this.#waiting) {
       if (successor !== to) socket.destroy();
-      else sent.push(new Promise((resolve) => socket.ref().once('close', resolve).end(`${HANDED_OVER}\n`)));
+      // Not its 'close': a standby that stands still would keep this process from ending.
+      else sent.push(new Promise((resolve) => socket.ref().end(`${HANDED_OVER}\n`, resolve)));
     }
     await Promise.all(sent);
   }

@@ -1,6 +1,6 @@
 /**
  * The port of a standby. Its address may be that of the server that has the target, on the same host: then the standby binds the
- * port as soon as that server closes it, before it has the target, so that clients who come back wait here and not in vain.
+ * port as soon as that server closes it, before it has the target, so that clients that come back wait here.
  *
  * Several standbys may want the port, and one gets the target. So a standby that has bound a port which was the holder's gives it
  * up when it sees another holder; and it keeps a port only if it was in use before, under the same holder: a new holder may not
@@ -24,6 +24,8 @@ export class StandbyListen {
   /** It was in use since the holder of the target has last changed. */
   #wasBusy = false;
   #hasTarget = false;
+  /** How often the holder has changed. */
+  #changes = 0;
   #newHolder = new Deferred<void>();
 
   constructor(server: Pick<Server, 'listen' | 'vacate'>, timers: Timers, signal: AbortSignal) {
@@ -37,6 +39,7 @@ export class StandbyListen {
 
   /** A look at the block has found another holder than the look before. */
   holderChanged(): void {
+    this.#changes += 1;
     this.#wasBusy = false;
     this.#newHolder.resolve();
   }
@@ -51,8 +54,9 @@ export class StandbyListen {
   async #run(): Promise<void> {
     for (let first = true; !this.#signal.aborted; first = false) {
       this.#newHolder = new Deferred();
+      const before = this.#changes;
       const isBound = await this.#bind();
-      if (!isBound) this.#wasBusy = true;
+      if (!isBound && before === this.#changes) this.#wasBusy = true;
       this.#isOwn ||= first && isBound;
       if (isBound && (this.#isOwn || this.#wasBusy || this.#hasTarget)) {
         if (!this.#isOwn && !this.#hasTarget) await this.#newHolder.promise;

@@ -4,7 +4,8 @@
  *
  * The steps have this order so that a refused server has changed nothing. The server reads afresh what another host
  * wrote: it drops the devices' caches when it sees that the block is free, and its claim succeeds only if nobody had
- * the target since.
+ * the target since. A target that is handed over is this server's at once: if the version gate refuses it then, the server
+ * gives it back.
  */
 
 import { FsError } from '../base/errno.js';
@@ -113,7 +114,7 @@ async function unlessBusy<T>(opening: Promise<T>): Promise<T | undefined> {
   }
 }
 
-/** Takes a target that a server has handed over which had the same devices of this kernel: what they have cached is true. */
+/** Takes a target that was handed over. The server before had the same devices of this kernel: what they have cached is true. */
 async function takeHanded<Devices extends ExclusiveDevices>(
   runtime: TakeRuntime,
   { multiMount, judge }: TakeOptions<Devices>,

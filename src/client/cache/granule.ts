@@ -39,7 +39,7 @@ const WRITTEN_WASTE = 1.5;
 /** A granule that hides more memory than this is copied: the copy costs a few such overwrites. */
 const HIDDEN_MAX_BYTES = GRANULE_BYTES / 4;
 
-/** What all holes show: memory that nobody counts. */
+/** What all holes show: they share this memory. */
 export const ZEROS = Buffer.alloc(GRANULE_BYTES);
 
 /** One WRITE to be sent. */

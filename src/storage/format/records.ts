@@ -39,8 +39,8 @@ function getI64(source: Buffer, at: number): number {
 }
 
 /**
- * inode, 96 bytes: 0 u8 version, 1 u8 flags (1: no extended attributes), 4 u32 mode, 8 u32 nlink, 12 u32 uid, 16 u32 gid, 20 u32 rdev, 24 u64 size,
- * 32 u64 blocks, 40 u64 parent, 48 i64 x4 atime mtime ctime btime seconds, 80 u32 x4 their nanoseconds. With a digest
+ * inode, 96 bytes: 0 u8 version, 1 u8 flags (1: no extended attributes), 4 u32 mode, 8 u32 nlink, 12 u32 uid, 16 u32 gid,
+ * 20 u32 rdev, 24 u64 size, 32 u64 blocks, 40 u64 parent, 48 i64 x4 atime mtime ctime btime seconds, 80 u32 x4 their nanoseconds. With a digest
  * 100 bytes: 96 u32 digest.
  */
 export const INODE_BYTES = 96;

@@ -79,6 +79,15 @@ test('the first in line is told, and only it; who leaves the line is forgotten',
   assert.deepEqual([first.told(), other.told()], [0, 0]);
 });
 
+test('a standby that stands still does not keep the server from ending', async (t) => {
+  const { folder, port } = await opened(t);
+  const socket = createConnection({ path: join(folder, 'standby'), allowHalfOpen: true });
+  t.after(() => socket.destroy());
+  socket.write(`${JSON.stringify({ dataPath: DATA, successor: successor(1) })}\n`);
+  await until('it stands in line', () => port.successor !== undefined);
+  await port.close(port.successor);
+});
+
 test('a standby finds the server that begins to listen later', async (t) => {
   const { folder, port } = await opened(t);
   await port.close();

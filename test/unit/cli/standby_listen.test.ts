@@ -10,11 +10,16 @@ import { until } from '../../fixtures/until.js';
 /** One port that several may bind. */
 class Port {
   owner: string | undefined;
+  /** Attempts to bind it while another one had it. */
+  refused = 0;
 
   server(name: string): { listen(): Promise<void>; vacate(): Promise<void> } {
     return {
       listen: async () => {
-        if (this.owner !== undefined) throw new FsError('EBUSY', `${this.owner} has it`);
+        if (this.owner !== undefined) {
+          this.refused += 1;
+          throw new FsError('EBUSY', `${this.owner} has it`);
+        }
         this.owner = name;
       },
       vacate: async () => {
@@ -56,7 +61,8 @@ test('whoever gets the target gets the port, although another standby bound it f
   await listens;
   assert.equal(port.owner, name);
   // The other one gets it when this holder is gone, and not before.
-  await new Promise((resolve) => setTimeout(resolve, 30));
+  const before = port.refused;
+  await until('the other one has tried again', () => port.refused > before + 2);
   assert.equal(port.owner, name);
   port.owner = undefined;
   await until('the other one is bound', () => port.owner !== undefined);
@@ -68,7 +74,6 @@ test('a standby with an address of its own keeps it, whoever has the target', as
   const one = standby(t, port, 'one');
   await until('it is bound', () => port.owner === 'one');
   one.holderChanged();
-  await new Promise((resolve) => setTimeout(resolve, 30));
-  assert.equal(port.owner, 'one');
   await one.listening();
+  assert.equal(port.owner, 'one');
 });
