@@ -41,6 +41,12 @@ export const WANT_PARENT = 1; // UPDATE|ATTR PR on the directory
 export const WANT_ATTR = 2; // ATTR PR on the inode (UPDATE|ATTR on a directory)
 export const WANT_DATA_READ = 4; // data PR on a regular file
 export const WANT_DATA_WRITE = 8; // data PW on a regular file
+/**
+ * FEATURE.batch: own locks. The holder of UPDATE|ATTR EX on a directory decides alone what is in it, and sends that later
+ * (BATCH). The server grants no own lock while another client has a lock that conflicts.
+ */
+export const WANT_OWN_PARENT = 16; // UPDATE|ATTR EX on the directory
+export const WANT_OWN = 32; // UPDATE|ATTR EX on the inode, if it is a directory
 
 export const fh = branded<Fh>('fh');
 export const SYMLINK_MAX = 4095;

@@ -1,6 +1,7 @@
 /** All operations, by opcode. An opcode is never reused. */
 
 import { DrainProgress, Evict, Shutdown, ShutdownEnds, Status } from './admin.js';
+import { Batch } from './batch.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from './data.js';
 import { Bast, Cancel, Cast, Enqueue, Glimpse, Gone, Nameless, TestFlock, Unflock } from './lock.js';
 import {
@@ -86,6 +87,7 @@ export const FAMILIES: readonly {
       Listxattr,
       Removexattr,
       Statfs,
+      Batch,
     ],
   },
   { name: 'data', first: 96, last: 111, operations: [Read, Write, Sync, Fallocate, Seek, CopyRange] },

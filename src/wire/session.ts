@@ -14,6 +14,7 @@ import {
   opt,
   req,
   text,
+  timespec,
   u8,
   u16,
   u32,
@@ -28,6 +29,8 @@ export const FEATURE = {
   grants: 2,
   /** Full recovery: clients replay uncommitted operations and cache locks, and reply data outlives the server. */
   replay: 4,
+  /** Own locks and BATCH: the client executes operations on names by itself, and tells the server later. */
+  batch: 8,
   /** REPLAY_OPENS outside recovery: a client that holds ATTR opens files by itself, and tells of them when the lock goes back. */
   localOpens: 16,
   /** NAMELESS, GONE and CLOSE.released: an unlinked inode lives while a client's kernel refers to it. */
@@ -39,6 +42,7 @@ export const FEATURES_ALL =
   FEATURE.readdirPlus |
   FEATURE.grants |
   FEATURE.replay |
+  FEATURE.batch |
   FEATURE.localOpens |
   FEATURE.holds |
   FEATURE.lockOffsets;
@@ -76,6 +80,8 @@ export const Connect = operation(
      * client's record, and refuses a peer that names the UUID without it. Clients of earlier releases do not send it.
      */
     secret: opt(14, text(64)),
+    /** FEATURE.batch: bytes of the metadata grant that operations not answered yet use up. */
+    metaGrantInUse: opt(15, uint),
   }),
   message('ConnectReply', {
     /**
@@ -105,6 +111,10 @@ export const Connect = operation(
      * FEATURE.replay.
      */
     lastCommitted: opt(14, branded<Transno>('transno')),
+    /** FEATURE.batch: bytes of the meta store that are promised to this client's BATCHes, beside those that it has in use. */
+    metaGrantBytes: opt(15, uint),
+    /** FEATURE.batch: the server's clock. The client gives its own operations times by it. */
+    time: opt(16, timespec),
   }),
 );
 
@@ -176,7 +186,8 @@ export const ReplayLocks = operation(
           message('ReplayedLock', {
             fid: req(1, fid),
             type: req(2, oneOf('inode', 'data')),
-            mode: req(3, oneOf('PR', 'PW')),
+            /** EX: an own lock; FEATURE.batch. */
+            mode: req(3, oneOf('PR', 'PW', 'EX')),
             bits: opt(4, u32),
           }),
         ),
