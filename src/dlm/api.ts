@@ -1,7 +1,7 @@
 /**
  * The lock manager as server and client use it. Rules and hazards: docs/LOCKING.md.
  *
- * Clients hold cache locks: inode PR (bits), data PR or PW, active PR. The server calls a lock back with a BAST, and
+ * Clients hold cache locks: inode PR (bits), inode EX on a directory (an own lock), data PR or PW, active PR. The server calls a lock back with a BAST, and
  * the client gives it back with CANCEL. An operation that the server executes for a client takes server locks for its
  * duration. A server lock does not conflict with the locks of that client, because the client's caches follow the
  * replies of its own operations.
@@ -107,6 +107,10 @@ export interface LockServerApi extends Checked {
   cacheLocks(client: ClientUuid): HeldLock[];
   /** Whether the client has a lock that covers this one and was not called back. */
   covers(client: ClientUuid, spec: LockSpec): boolean;
+  /** Whether the client has a lock that covers this one, called back or not. */
+  holds(client: ClientUuid, spec: LockSpec): boolean;
+  /** Whether no other client, and no operation of another client, has a lock in conflict with this one. Waiting locks do not count. */
+  heldAlone(client: ClientUuid, spec: LockSpec): boolean;
   /** Whether the client has a data lock of this mode or a stronger one, called back or not. */
   holdsData(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean;
   /** Whether tryEnqueue() would grant it. */

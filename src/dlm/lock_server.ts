@@ -303,6 +303,16 @@ export class LockServer implements LockServerApi {
     return probe?.resource.coveredBy(probe) !== undefined;
   }
 
+  holds(client: ClientUuid, spec: LockSpec): boolean {
+    const probe = this.#probe(client, spec);
+    return probe?.resource.heldAs(probe) !== undefined;
+  }
+
+  heldAlone(client: ClientUuid, spec: LockSpec): boolean {
+    const probe = this.#probe(client, spec);
+    return probe?.resource.holderInTheWay(probe) === undefined;
+  }
+
   holdsData(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean {
     const granted = this.#data.get(fid)?.granted;
     if (granted === undefined) return false;

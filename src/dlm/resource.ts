@@ -173,14 +173,12 @@ export class Resource {
 
   /** A lock of this client that was not called back and allows everything this one would. */
   coveredBy(lock: ServerLock): ServerLock | undefined {
-    return this.granted.find(
-      (held) =>
-        held.client === lock.client &&
-        !held.operation &&
-        held.bast === 'none' &&
-        modeCovers(held.mode, lock.mode) &&
-        (held.bits & lock.bits) === lock.bits,
-    );
+    return this.granted.find((held) => held.bast === 'none' && allows(held, lock));
+  }
+
+  /** A lock of this client, called back or not, that allows everything this one would. */
+  heldAs(lock: ServerLock): ServerLock | undefined {
+    return this.granted.find((held) => allows(held, lock));
   }
 
   holderInTheWay(lock: ServerLock): ServerLock | undefined {
@@ -341,4 +339,13 @@ export class Resource {
       }
     }
   }
+}
+
+function allows(held: ServerLock, lock: ServerLock): boolean {
+  return (
+    held.client === lock.client &&
+    !held.operation &&
+    modeCovers(held.mode, lock.mode) &&
+    (held.bits & lock.bits) === lock.bits
+  );
 }

@@ -225,6 +225,12 @@ export interface FileData {
   memory(lengthBytes: number): Buffer;
   /** Extends the file if needed, sets mtime and ctime. Owns `data` until it resolves. */
   write(fid: Fid, offset: number, data: Uint8Array, change: Change): MaybePromise<Executed<Inode>>;
+  /**
+   * Inside a running change: gives a regular file that the same change has made its whole content, 0 to 4032 bytes of
+   * it. Copies the bytes; sets mtime and ctime. @returns the inode as it is then.
+   * @throws FsError EINVAL if it is no such file or no such content.
+   */
+  putWhole(tx: Tx, fid: Fid, content: Uint8Array, time: Timespec): Inode;
   /** Shrinks or extends (by a hole); sets mtime and ctime. */
   truncate(fid: Fid, sizeBytes: number, change: Change): MaybePromise<Executed<Inode>>;
   /** Reserves space; unwritten space reads as zeros. keepSize: the size does not grow. */
@@ -268,6 +274,14 @@ export interface Superblock {
   readonly clean: boolean;
 }
 
+/** Bytes as operationCost() of wire/batch.ts counts them. */
+export interface MetaRoom {
+  /** How many more bytes can be promised. 0 while the meta device is nearly full. */
+  promisableBytes(): number;
+  /** @param bytes more that are promised, and that other operations do not get; below 0: fewer. */
+  promise(bytes: number): void;
+}
+
 export interface TargetStore extends Reader, Checked {
   readonly superblock: Superblock;
   /**
@@ -295,6 +309,8 @@ export interface TargetStore extends Reader, Checked {
   readonly unusedBytes: { readonly meta: number; readonly data: number };
   /** Bytes that data may still use: free blocks less what is allocated but uncommitted. */
   availableBytes(): number;
+  /** The room of the meta device, for those who promise parts of it (BATCH). */
+  readonly metaRoom: MetaRoom;
   /** Resolves with the cause when a commit failed; never rejects. */
   readonly failed: Promise<Error>;
   /**

@@ -18,6 +18,7 @@ import type {
   ExecuteOptions,
   FileData,
   Inode,
+  MetaRoom,
   NumberedEviction,
   SlotReply,
   StoreOptions,
@@ -198,6 +199,9 @@ class OpenTarget implements TargetStore {
   }
   get data(): FileData {
     return this.#data;
+  }
+  get metaRoom(): MetaRoom {
+    return this.#metaSpace;
   }
   get lastTransno(): Transno {
     return this.#lastTransno;

@@ -22,6 +22,18 @@ export const BATCH_BULK_MAX = 256 << 10;
 /** Most bytes of a file whose content goes with a BATCH: it lies in the meta store, and its transaction has it whole. */
 export const BATCH_CONTENT_MAX = 4032;
 
+const OPERATION_COST_BYTES = 2048;
+
+/**
+ * What one entry of a BATCH costs of the metadata grant, in bytes of the meta store: more than it takes there. Client and
+ * server both count by this rule; `grantUsed` is the sum over the entries.
+ * @param nameBytes bytes of the names in the operation, and of the text of a symbolic link; 0 for SETATTR and a content.
+ * @param contentBytes `lengthBytes` of a content; 0 for an operation.
+ */
+export function operationCost(nameBytes: number, contentBytes: number): number {
+  return OPERATION_COST_BYTES + 4 * nameBytes + 2 * contentBytes;
+}
+
 /** The whole content of a file that an earlier operation of the same BATCH has made. */
 export const Content = message('Content', {
   fid: req(1, fid),

@@ -144,6 +144,8 @@ export class ClientExport {
 
   /** Changed by SpaceGrants only. */
   grantBytes = 0;
+  /** Changed by MetaGrants only. */
+  metaGrantBytes = 0;
   /** Transno of the client's last change: the server has executed its replays up to it. */
   lastTransno = 0 as Transno;
   progress: DrainProgressReport | undefined;
@@ -206,6 +208,7 @@ export class ClientExport {
       heldBytes === this.heldBytes,
       `${heldBytes} bytes of ${label} are held, counted ${this.heldBytes}`,
     );
+    assert(this.metaGrantBytes >= 0, `${label} has ${this.metaGrantBytes} bytes of meta grant`);
     assert(this.replayBytes >= 0 && this.grantBytes >= 0, `${label} has ${this.grantBytes} bytes of grant`);
     const called = new Set(this.calledBack.values());
     for (const fid of called)

@@ -85,7 +85,7 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   if (fh !== undefined) {
     target.opens.add(call.client, fh, fid, name === undefined ? flags | O_TMPFILE_BIT : flags);
   }
-  call.alsoChanged = inodeLock(fid, 'EX', attrBits(request.mode));
+  call.alsoChanged = [inodeLock(fid, 'EX', attrBits(request.mode))];
   try {
     const { result, transno } = call.execute(
       (tx) => applyCreate(tx, request, circumstancesOf(call, request)),

@@ -54,7 +54,7 @@ export function rename(call: ServedCall, request: Request, incoming: Incoming<Re
         if (target.store.inode(whiteoutFid) !== undefined) {
           throw new FsError('EPROTO', `FID ${whiteoutFid} is in use`);
         }
-        call.alsoChanged = inodeLock(whiteoutFid, 'EX', BIT_ATTR);
+        call.alsoChanged = [inodeLock(whiteoutFid, 'EX', BIT_ATTR)];
       }
       const { result, transno } = call.execute(
         (tx) => applyRename(tx, request, names, circumstancesOf(call, request)),

@@ -28,7 +28,7 @@ export function dataLock(fid: Fid, mode: Mode): LockSpec {
 export function dataToSet(call: ServedCall, fid: Fid): readonly LockSpec[] {
   const data = dataLock(fid, 'EX');
   if (call.target.locks.dataWriter(fid, undefined)?.client !== call.client.uuid) return [data];
-  call.alsoChanged = data;
+  call.alsoChanged = [data];
   return [];
 }
 

@@ -77,6 +77,8 @@ export function connect(server: ServerView, session: Session, request: ConnectRe
     ...verdict,
     fids: fresh ? target.allocateFids() : undefined,
     grantBytes: granted(applicant, client, verdict),
+    metaGrantBytes: metaGranted(applicant, client, verdict),
+    time: (client.features & FEATURE.batch) === 0 ? undefined : server.runtime.clock.wall(),
     lastCommitted: (client.features & FEATURE.replay) === 0 ? undefined : target.store.lastCommitted,
   };
 }
@@ -86,6 +88,21 @@ function granted({ server, target, request }: Applicant, client: ClientExport, {
   if (outcome === 'resumed' || (client.features & FEATURE.grants) === 0) return 0;
   if (outcome === 'recover') return target.grants.promiseAgain(client, request.grantsInUse ?? 0);
   return server.recovery?.isOpen === true ? 0 : target.grants.refill(client);
+}
+
+/** The same for the meta device. What a client has in use it knows itself. */
+function metaGranted(
+  { server, target, request }: Applicant,
+  client: ClientExport,
+  { outcome }: Verdict,
+): number | undefined {
+  if ((client.features & FEATURE.batch) === 0) return undefined;
+  if (outcome === 'resumed') return 0;
+  if (outcome === 'recover') {
+    target.metaGrants.promiseAgain(client, request.metaGrantInUse ?? 0);
+    return 0;
+  }
+  return server.recovery?.isOpen === true ? 0 : target.metaGrants.refill(client);
 }
 
 function common(server: ServerView, agreed: Agreed): Omit<ConnectReply, 'outcome'> {

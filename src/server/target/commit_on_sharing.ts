@@ -17,7 +17,7 @@ export interface NotedCall {
   readonly client: ClientExport;
   readonly isReplay: boolean;
   readonly locked: readonly LockSpec[];
-  readonly alsoChanged: LockSpec | undefined;
+  readonly alsoChanged: readonly LockSpec[];
   /** The transno of the call's changes, once they are noted. */
   noted: Transno | undefined;
 }
@@ -31,7 +31,7 @@ export function noteChanges(call: NotedCall, { transno }: Pick<HandlerOutcome<un
   if (transno === undefined || transno === 0 || transno === call.noted) return;
   call.noted = transno;
   for (const spec of call.locked) if (spec.mode === 'EX') noteChange(call, spec, transno);
-  if (call.alsoChanged !== undefined) noteChange(call, call.alsoChanged, transno);
+  for (const spec of call.alsoChanged) noteChange(call, spec, transno);
 }
 
 export function noteChange(call: NotedCall, spec: LockSpec, transno: Transno): void {

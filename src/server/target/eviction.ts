@@ -95,6 +95,7 @@ function leave(
   endRequests(client, goneReason);
   target.locks.abandonWaits(client.uuid);
   target.grants.drop(client);
+  target.metaGrants.drop(client);
   target.undrained.delete(client);
   const left = leaves(target, client.uuid, client.writes.count > 0);
   const remove = (): void => {

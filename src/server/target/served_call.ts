@@ -38,11 +38,8 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
   /** Server locks of this operation. */
   locked: readonly LockSpec[] = NO_LOCKS;
   noted: Transno | undefined;
-  /**
-   * Something that this operation changed under a lock of its client, or that is new: no lock of the operation covers
-   * it.
-   */
-  alsoChanged: LockSpec | undefined;
+  /** What this operation changed under locks of its client, and what is new: no lock of the operation covers it. */
+  alsoChanged: readonly LockSpec[] = NO_LOCKS;
   resentLink: Link | undefined;
   /**
    * Set if an earlier instance of the server executed the request and its answer is lost: operations/table.ts makes an

@@ -15,6 +15,7 @@ import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
 import { ExportTable } from '../export/exports.js';
 import { KeptFrames } from '../export/kept_frames.js';
+import { MetaGrants } from '../export/meta_grants.js';
 import { OpenTable } from '../export/open_table.js';
 import { SpaceGrants } from '../export/space_grants.js';
 import { UndrainedClients } from '../export/undrained_clients.js';
@@ -68,6 +69,7 @@ export class ServedTarget {
   /** Frames of all clients that the server keeps for later. */
   readonly kept = new KeptFrames();
   readonly grants: SpaceGrants;
+  readonly metaGrants: MetaGrants;
   /** Memory for the answers to READs of a stream. */
   readonly slabs: SlabPool;
   /** Clients that were evicted or have said goodbye, until all of their state is gone. */
@@ -111,6 +113,7 @@ export class ServedTarget {
       () => this.exports.size,
       () => runtime.faults.strikes('space.refuse'),
     );
+    this.metaGrants = new MetaGrants(store.metaRoom, () => this.exports.size);
   }
 
   /** From now on the server executes nothing any more. */
@@ -149,6 +152,7 @@ export class ServedTarget {
     this.opens.checkInvariants(exports, leaving.size > 0);
     this.holds.checkInvariants();
     this.grants.checkInvariants(exports);
+    this.metaGrants.checkInvariants(exports);
     this.kept.checkInvariants(exports);
     this.#checkClients();
   }

@@ -5,6 +5,7 @@
  * long change goes in steps of MAPS_PER_STEP block maps, one transaction each. After every step the file makes sense.
  */
 
+import type { Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import type { Change, Executed, ExecuteOptions, Inode, ReserveOfMeta, Tx } from '../api.js';
@@ -87,6 +88,13 @@ export class FileChanges {
       reserve: true,
       transno: ending.transno,
     });
+  }
+
+  /** Inside an operation that has made the file. @param content the caller never changes it again. */
+  putWhole(tx: Tx, fid: Fid, content: Buffer, time: Timespec): Inode {
+    const { length } = content;
+    if (length > 0) this.#overlay.setInlineData(fid, content);
+    return this.#end(tx, fid, 0, { time, size: () => length }, Math.ceil(length / 512));
   }
 
   putInline(

@@ -6,14 +6,17 @@
  * file truncated to zero starts again. The bytes of the last block behind the end of the file are always zeros, so
  * extending a file needs no look at the block.
  *
- * Changes of a file take effect in the order of RangeLocks (file_changes.ts has the steps of one change). Reads take no
+ * Changes of a file take effect in the order of RangeLocks (file_changes.ts has the steps of one change), but for
+ * putWhole(): nobody knows the file yet. Reads take no
  * lock; they see the block maps of one moment.
  */
 
+import { isRegular, type Timespec } from '../../base/attr.js';
+import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { checkFileEnd, FILE_MAX_BYTES } from '../../base/limits.js';
 import { andThen, isPromise, type MaybePromise } from '../../base/maybe_promise.js';
-import type { ByteRange, Change, Executed, FileData, FilePlace, Inode, Within } from '../api.js';
+import type { ByteRange, Change, Executed, FileData, FilePlace, Inode, Tx, Within } from '../api.js';
 import { BLOCK_BYTES, MAP_BLOCKS, MAP_BYTES } from '../format/block_map.js';
 import type { Overlay } from '../meta/overlay.js';
 import { BlockIo } from './block_io.js';
@@ -96,6 +99,19 @@ export class StoredFileData implements FileData {
       }
       return this.#changes.writeBlocks(inode, inline, offset, data, ending);
     });
+  }
+
+  putWhole(tx: Tx, fid: Fid, content: Uint8Array, time: Timespec): Inode {
+    const inode = tx.inode(fid);
+    const isEmpty =
+      inode !== undefined && isRegular(inode.mode) && inode.sizeBytes === 0 && inode.blocks === 0;
+    if (!isEmpty || this.#overlay.hasInlineData(fid)) {
+      throw new FsError('EINVAL', `inode ${fid} is no empty regular file`);
+    }
+    if (content.length > INLINE_MAX) {
+      throw new FsError('EINVAL', `${content.length} bytes are too many for the database`);
+    }
+    return this.#changes.putWhole(tx, fid, Buffer.from(content), time);
   }
 
   truncate(fid: Fid, sizeBytes: number, change: Change): MaybePromise<Executed<Inode>> {

@@ -17,7 +17,11 @@
  * the free list's pages. Deletes use the last tier too when their own is used up, in batches so small that the copies
  * of three of them fit.
  *
- * Invariants: the tiers leave room for something; no more pages are in use than there are.
+ * The server promises pages to clients that answer their programs first and send their operations later (BATCH). What is
+ * promised counts as if the operations were executed already and collected, so others find no room in it.
+ *
+ * Invariants: the tiers leave room for something; no more pages are in use than there are; the promised bytes are not
+ * negative.
  */
 
 import { assert } from '../../base/assert.js';
@@ -37,6 +41,11 @@ const PAGES_PER_COMMIT = 32;
 const ROOM_PAGES = 64;
 /** Most records of running batches with which a delete may still take from the pages for copies. */
 const SMALL_BATCH_RECORDS = 64;
+/** For what is promised: records of an operation that its client pays with so many bytes or more (wire/batch.ts). */
+const RECORDS_PER_PROMISE = 6;
+const PROMISE_BYTES = 2048;
+/** Pages that a promise takes for each page of its bytes, at most: its records, and the copies of pages that they touch. */
+const PAGES_PER_PROMISE = PROMISE_BYTES / BYTES_PER_PAGE + RECORDS_PER_PROMISE * PAGES_PER_RECORD;
 /** For statfs: bytes of an inode with two entries and a little content. */
 const BYTES_PER_INODE = 1024;
 
@@ -47,6 +56,7 @@ export class MetaSpace {
   readonly #copyPages: number;
   readonly #deletePages: number;
   #usedPages: number;
+  #promisedBytes = 0;
   /** Records of the last batch that was committed. */
   #committedRecords = 0;
   /** Most records of a batch: each touches a leaf of its own in the worst case, and they share the branches above. */
@@ -96,6 +106,19 @@ export class MetaSpace {
   freeBytes(): number {
     return Math.max(0, this.#left() - this.#deletePages) * LMDB_PAGE_BYTES;
   }
+
+  /** How many more bytes can be promised, beside what operations use and what is promised already. */
+  promisableBytes(): number {
+    if (this.isPressed) return 0;
+    const pages = Math.max(0, this.#left() - this.#deletePages);
+    return Math.floor(pages / PAGES_PER_PROMISE) * PROMISE_BYTES;
+  }
+
+  /** @param bytes more that are promised; below 0: fewer. */
+  promise(bytes: number): void {
+    this.#promisedBytes += bytes;
+  }
+
   inodesFree(): number {
     return Math.floor(this.freeBytes() / BYTES_PER_INODE);
   }
@@ -104,15 +127,19 @@ export class MetaSpace {
     return this.#leftAfter(Math.max(this.#copyPages, this.#copies()));
   }
   #leftAfter(copies: number): number {
-    const pending = Math.ceil(this.#overlay.pendingBytes / BYTES_PER_PAGE);
+    const pending = Math.ceil((this.#overlay.pendingBytes + this.#promisedBytes) / BYTES_PER_PAGE);
     return this.#totalPages - this.#usedPages - pending - copies;
   }
   #copies(): number {
     return (
-      this.#touched(this.#overlay.collectedRecords) +
+      this.#touched(this.#overlay.collectedRecords + this.#promisedRecords) +
       this.#touched(this.#overlay.sealedRecords) +
       this.#touched(this.#committedRecords)
     );
+  }
+
+  get #promisedRecords(): number {
+    return Math.ceil((this.#promisedBytes / PROMISE_BYTES) * RECORDS_PER_PROMISE);
   }
 
   /** Pages that a batch writes anew, at most. */
@@ -124,6 +151,7 @@ export class MetaSpace {
     const reserved = this.#copyPages + this.#deletePages;
     assert(reserved < this.#totalPages, `${reserved} of ${this.#totalPages} pages are kept back`);
     assert(this.#usedPages <= this.#totalPages, `${this.#usedPages} of ${this.#totalPages} pages are in use`);
+    assert(this.#promisedBytes >= 0, `${this.#promisedBytes} bytes are promised`);
     assert(this.#committedRecords >= 0, `a batch of ${this.#committedRecords} records`);
   }
 }

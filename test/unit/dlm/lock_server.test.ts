@@ -47,6 +47,57 @@ test('a client that takes locks and gives none back gets no more, alone; the act
   assert.deepEqual(server.size, EMPTY);
 });
 
+test('a client holds its own lock until it gives the lock back, also when it is called back', () => {
+  const { server, told } = startWorld();
+  const own = inode(5, 'EX');
+  now(server.enqueue(A, inode(5, 'PR')));
+  assert.deepEqual([server.holds(A, own), server.holds(A, inode(6, 'EX'))], [false, false]);
+  const exclusive = now(server.enqueue(A, own));
+  assert.deepEqual(
+    [server.holds(A, own), server.holds(B, own), server.holds(A, { ...own, bits: 7 })],
+    [true, false, false],
+  );
+  const waits = new Outcome(server.enqueue(B, inode(5, 'PR')));
+  assert.deepEqual(
+    [told(), server.covers(A, own), server.holds(A, own)],
+    [['bast client-a inode 5 EX'], false, true],
+  );
+  server.cancel(A, [exclusive]);
+  assert.deepEqual([server.holds(A, own), waits.state], [false, 'waiting']);
+  server.dropClient(A);
+  server.dropClient(B);
+  assert.deepEqual(server.size, EMPTY);
+});
+
+test('an inode is held alone if nothing that others hold is in the way, whatever waits', () => {
+  const { server } = startWorld();
+  const exclusive = inode(5, 'EX');
+  assert.equal(server.heldAlone(A, exclusive), true, 'nobody has a lock');
+  const own = now(server.enqueue(A, exclusive));
+  void new Outcome(server.enqueue(B, inode(5, 'PR')));
+  assert.deepEqual(
+    [server.heldAlone(A, exclusive), server.heldAlone(B, inode(5, 'PR'))],
+    [true, false],
+    'another client only waits',
+  );
+  server.cancel(A, [own]);
+  assert.deepEqual(
+    [server.heldAlone(A, exclusive), server.heldAlone(A, inode(5, 'PR'))],
+    [false, true],
+    'another client has a shared lock',
+  );
+  server.dropClient(B);
+  const release = now(server.acquire(B, [exclusive]));
+  assert.deepEqual(
+    [server.heldAlone(A, inode(5, 'PR')), server.heldAlone(B, exclusive)],
+    [false, true],
+    'an operation of another client runs',
+  );
+  release();
+  server.dropClient(A);
+  assert.deepEqual(server.size, EMPTY);
+});
+
 test('releasing twice is a bug', () => {
   const { server } = startWorld();
   const release = now(server.acquire(undefined, [inode(5, 'EX')]));

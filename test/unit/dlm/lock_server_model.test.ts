@@ -50,7 +50,7 @@ const clientLock: fc.Arbitrary<LockSpec> = fc.oneof(
   fc.record({
     type: fc.constant('inode' as const),
     fid: fc.constantFrom(fid(1), fid(2)),
-    mode: fc.constantFrom<Mode>('PR', 'PR', 'CR', 'PW'),
+    mode: fc.constantFrom<Mode>('PR', 'PR', 'CR', 'PW', 'EX'),
     bits: fc.integer({ min: 1, max: 3 }),
   }),
   fc.record({
@@ -159,7 +159,7 @@ class Model {
         )?.abort.abort();
         return;
       case 'change':
-        this.change(this.picked(step.pick, (ask) => ask.operation && ask.client !== undefined));
+        this.change(this.picked(step.pick, (ask) => ask.client !== undefined));
         return;
       case 'commit':
         this.commit();
@@ -172,7 +172,7 @@ class Model {
     }
   }
 
-  /** An operation takes effect under its locks. */
+  /** An operation takes effect under its locks, or the changes of a client under locks of its own. */
   change(ask: Ask | undefined): void {
     const { client, specs } = ask ?? { client: undefined, specs: [] };
     if (client === undefined) return;

@@ -3,12 +3,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { S_IFREG } from '../../../../src/base/attr.js';
 import { FsError } from '../../../../src/base/errno.js';
-import type { Fid, Name } from '../../../../src/base/ids.js';
+import { type Fid, type Name, ROOT_FID } from '../../../../src/base/ids.js';
 import type { TargetStore } from '../../../../src/storage/api.js';
 import { BLOCK_BYTES, MAP_BYTES } from '../../../../src/storage/format/block_map.js';
 import { formatTarget } from '../../../../src/storage/mkfs.js';
-import { createFile, MIB, TestTarget, testTarget } from '../../../fixtures/storage_target.js';
+import { createFile, MIB, TEST_TIME, TestTarget, testTarget } from '../../../fixtures/storage_target.js';
 
 const TIME = { sec: 5, nsec: 6 };
 /** Hundreds found what there was to find; these keep it found. */
@@ -345,6 +346,59 @@ test('within runs in the transaction of the data operation, and its failure undo
     },
   });
   assert.equal(store.xattr(fid, 'user.transno')?.toString(), `${executed.transno} ${MIB}`);
+});
+
+/** Makes an empty file and gives it this content, in one transaction. */
+function makeWhole(store: TargetStore, name: string, content: Uint8Array): Fid {
+  return store.execute((tx) => {
+    const times = { atime: TEST_TIME, mtime: TEST_TIME, ctime: TEST_TIME, btime: TEST_TIME };
+    const numbers = { nlink: 1, uid: 0, gid: 0, rdev: 0, sizeBytes: 0, blocks: 0, parent: 0 } as const;
+    const { start: fid } = tx.allocateFids(1);
+    tx.putInode({ fid, mode: S_IFREG | 0o644, ...numbers, ...times, digest: undefined });
+    tx.putDirent(ROOT_FID, name as Name, fid, S_IFREG);
+    store.data.putWhole(tx, fid, content, WHOLE_TIME);
+    return fid;
+  }).result;
+}
+const WHOLE_TIME = { sec: 77, nsec: 88 } as const;
+
+test('a file that a transaction makes gets its whole content in that transaction, as bytes of its own', async (t) => {
+  const target = await testTarget(t);
+  let store = await target.open();
+  const content = Buffer.alloc(4032, 'x');
+  const fids = [0, 1, 513, 4032].map((length) => makeWhole(store, `f${length}`, content.subarray(0, length)));
+  content.fill('y');
+  store = await target.reopen();
+  for (const [index, length] of [0, 1, 513, 4032].entries()) {
+    const fid = fids[index] as Fid;
+    const inode = store.inode(fid);
+    assert.deepEqual(
+      [inode?.sizeBytes, inode?.blocks, inode?.mtime, inode?.ctime, inode?.atime],
+      [length, Math.ceil(length / 512), WHOLE_TIME, WHOLE_TIME, TEST_TIME],
+    );
+    assert.equal((await contentOf(store, fid)).toString(), 'x'.repeat(length));
+  }
+  store.checkInvariants();
+});
+
+test('the whole content of a file is refused if the file has some, is none, or the content is too long', async (t) => {
+  const target = await testTarget(t);
+  const store = await target.open();
+  const refused = { code: 'EINVAL' };
+  const last = store.lastTransno;
+  assert.throws(() => makeWhole(store, 'long', Buffer.alloc(4033)), refused);
+  assert.deepEqual(
+    [store.dirent(ROOT_FID, 'long' as Name), store.lastTransno],
+    [undefined, last],
+    'the transaction left nothing',
+  );
+  const put = (fid: Fid) => () =>
+    store.execute((tx) => store.data.putWhole(tx, fid, Buffer.from('new'), TEST_TIME));
+  const small = makeWhole(store, 'small', Buffer.from('old'));
+  const large = createFile(store, 'large');
+  await store.data.write(large, 0, Buffer.alloc(8192, 'b'), { time: TEST_TIME });
+  for (const fid of [small, large, ROOT_FID, 12_345 as Fid]) assert.throws(put(fid), refused);
+  assert.equal((await contentOf(store, small)).toString(), 'old');
 });
 
 test('a hole copied behind the end of a small file makes it as long as it says', async (t) => {
