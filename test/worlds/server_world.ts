@@ -319,12 +319,13 @@ export class RawClient {
       .sort((a, b) => a.transno - b.transno);
   }
 
-  /** Sends it again, as it was, with the time it had. @returns its errno; never if the connection breaks. */
+  /** Sends it again, as it was, with the time and (BATCH) the positions it had. @returns its errno; never if the connection breaks. */
   replay({ operation, request, bulk, xid, transno, reply }: Answered): Promise<number> {
     const { link } = this;
     if (link === undefined) throw new Error('not connected');
-    const { parentAttr, attr } = reply as { parentAttr?: Attr; attr?: Attr };
-    const body = encode(operation.request, { ...(request as object), time: (parentAttr ?? attr)?.ctime });
+    const { parentAttr, attr, positions } = reply as { parentAttr?: Attr; attr?: Attr; positions?: unknown };
+    const time = (parentAttr ?? attr)?.ctime;
+    const body = encode(operation.request, { ...(request as object), time, positions });
     return new Promise((resolve) => {
       this.#replays.set(xid, resolve);
       const { opcode } = operation;

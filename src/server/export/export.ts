@@ -133,10 +133,10 @@ export class ClientExport {
   readonly activeLocks = new Set<LockHandle>();
   /** BASTs that the client is late to answer but shows progress on. */
   readonly prolonged = new Map<LockHandle, Prolonged>();
-  /** Data locks that the server asked the client to give back. */
+  /** Data locks and own locks that the server asked the client to give back. */
   readonly calledBack = new Map<LockHandle, Fid>();
   /**
-   * Bytes that the client wrote to and read from each of those files since then: it shows progress. See eviction.ts.
+   * Bytes that the client wrote to and read from each of those inodes since then: it shows progress. See eviction.ts.
    */
   readonly movedBytes = new Map<Fid, number>();
   /** WRITEs of the client that the store works on. */

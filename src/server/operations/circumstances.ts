@@ -11,6 +11,17 @@ export interface FirstTime {
   readonly position?: number | undefined;
 }
 
+/** Of an operation in a BATCH: its client has told its programs the time already, so it is obeyed at the first execution too. */
+export function batchedCircumstances(
+  call: ServedCall,
+  time: Timespec,
+  position: number | undefined,
+  fateOf: Circumstances['fateOf'],
+): Circumstances {
+  // A rename that moves nothing has no position.
+  return { now: time, position: call.isReplay && position !== 0 ? position : undefined, fateOf };
+}
+
 export function circumstancesOf(call: ServedCall, { time, position }: FirstTime): Circumstances {
   return {
     now: call.time(time),

@@ -175,8 +175,8 @@ function listDirectory(call: ServedCall, request: RequestOf<typeof Readdir>): Re
 type Entry = ReplyOf<typeof Readdir>['entries'][number];
 
 /**
- * Absent if another client is writing the file, or has changed it and the change is not committed: a glimpse or a wait for
- * each entry would cost more than it is worth.
+ * Absent if another client is writing the file, owns the directory, or has changed it and the change is not committed: a
+ * glimpse, a callback or a wait for each entry would cost more than it is worth.
  */
 function entryAttr(call: ServedCall, want: number, entry: Dirent, locks: GrantMessage[]): Inode | undefined {
   const inode = call.target.store.inode(entry.fid);
@@ -185,8 +185,10 @@ function entryAttr(call: ServedCall, want: number, entry: Dirent, locks: GrantMe
   if (!exact && (hasOtherWriter(call, inode) || hasUncommittedData(call, inode.fid, inode.mode)))
     return undefined;
   // Takes no server lock on the entry: this turn sees the entry as it is, and grants none that an operation is changing.
-  const settled = grantInode(call, want, inode, locks) || !isUncommitted(call, attrLock(inode));
-  return settled ? inode : undefined;
+  if (grantInode(call, want, inode, locks)) return inode;
+  const attributes = attrLock(inode);
+  const isOthers = !call.target.locks.heldAlone(call.client.uuid, attributes);
+  return isOthers || isUncommitted(call, attributes) ? undefined : inode;
 }
 
 export function statfs(call: ServedCall): HandlerOutcome<ReplyOf<typeof Statfs>> {

@@ -12,7 +12,14 @@ import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
 import type { Empty, ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { Of } from '../../wire/schema.js';
-import type { GetFids, RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
+import {
+  FEATURE,
+  type GetFids,
+  type RecoveryDone,
+  type Replayed,
+  type ReplayLocks,
+  type ReplayOpens,
+} from '../../wire/session.js';
 import type { RecoveryWindow } from '../lifecycle/recovery_window.js';
 import { goodbye } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
@@ -77,15 +84,16 @@ export function replayLocks(
   window?.progress(client.uuid);
   const handles = request.locks.map(({ fid, type, mode, bits = 0 }) => {
     const spec: LockSpec = { type, fid, mode, bits };
-    if (!target.store.hasInode(fid) || !isCacheLock(spec)) return 0;
+    if (!target.store.hasInode(fid) || !isCacheLock(spec, client.features)) return 0;
     return client.reclaimed.take(spec) ?? target.locks.adopt(client.uuid, spec) ?? 0;
   });
   return { reply: { handles } };
 }
 
-/** True for a lock that ENQUEUE would grant to a client. */
-function isCacheLock({ type, mode, bits }: LockSpec): boolean {
+/** True for a lock that ENQUEUE, or the answer to an operation (an own lock), would grant to a client. */
+function isCacheLock({ type, mode, bits }: LockSpec, features: number): boolean {
   if (type === 'data') return bits === 0 && (mode === 'PR' || mode === 'PW');
+  if (mode === 'EX') return (features & FEATURE.batch) !== 0 && bits === (BIT_UPDATE | BIT_ATTR);
   return mode === 'PR' && bits !== 0 && (bits & ~(BIT_UPDATE | BIT_ATTR)) === 0;
 }
 

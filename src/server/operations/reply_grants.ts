@@ -1,7 +1,8 @@
 /**
  * Cache locks that go with a reply because the client asked for them (`want`). The server grants a lock only if it need not
  * call anybody back: the operation holds its server locks, so nothing can be in the way of PARENT and ATTR. It does not grant
- * a lock that the client holds already.
+ * a lock that the client holds already. An own lock (UPDATE|ATTR EX on a directory) comes after the shared lock, in addition
+ * to it.
  */
 
 import { isDir, isRegular } from '../../base/attr.js';
@@ -9,7 +10,15 @@ import type { Fid } from '../../base/ids.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { Inode } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
-import { WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE, WANT_PARENT } from '../../wire/meta.js';
+import {
+  WANT_ATTR,
+  WANT_DATA_READ,
+  WANT_DATA_WRITE,
+  WANT_OWN,
+  WANT_OWN_PARENT,
+  WANT_PARENT,
+} from '../../wire/meta.js';
+import { FEATURE } from '../../wire/session.js';
 import type { ServedCall } from '../target/served_call.js';
 import { dataLock, inodeLock } from './with_locks.js';
 
@@ -20,11 +29,36 @@ export function attrBits(mode: number): number {
 
 export function grantParent(call: ServedCall, want: number, parent: Fid, into: GrantMessage[]): void {
   if ((want & WANT_PARENT) !== 0) grant(call, inodeLock(parent, 'PR', BIT_UPDATE | BIT_ATTR), into);
+  if ((want & WANT_OWN_PARENT) !== 0 && canOwn(call)) grant(call, ownLock(parent), into);
 }
 
-/** @returns whether the client has the lock. */
+/** @returns whether the client has the lock on the attributes. */
 export function grantInode(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): boolean {
-  return (want & WANT_ATTR) !== 0 && grant(call, attrLock(inode), into);
+  const isGranted = (want & WANT_ATTR) !== 0 && grant(call, attrLock(inode), into);
+  if ((want & WANT_OWN) !== 0 && isDir(inode.mode) && canOwn(call)) grant(call, ownLock(inode.fid), into);
+  return isGranted;
+}
+
+/**
+ * For an inode that this BATCH has made: all that `want` asks of the inode itself. The client has changes under these locks
+ * already, so no fault refuses them, and nobody can have a lock in the way.
+ */
+export function grantMade(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): void {
+  const specs: LockSpec[] = [];
+  if (isRegular(inode.mode) && (want & WANT_DATA_WRITE) !== 0) specs.push(dataLock(inode.fid, 'PW'));
+  else if (isRegular(inode.mode) && (want & WANT_DATA_READ) !== 0) specs.push(dataLock(inode.fid, 'PR'));
+  if ((want & WANT_ATTR) !== 0) specs.push(attrLock(inode));
+  if ((want & WANT_OWN) !== 0 && isDir(inode.mode)) specs.push(ownLock(inode.fid));
+  for (const spec of specs) if (!has(call, spec)) put(call, spec, into);
+}
+
+function canOwn(call: ServedCall): boolean {
+  return (call.client.features & FEATURE.batch) !== 0;
+}
+
+/** Its holder decides alone what is in the directory. */
+export function ownLock(directory: Fid): LockSpec {
+  return inodeLock(directory, 'EX', BIT_UPDATE | BIT_ATTR);
 }
 
 export function attrLock(inode: Inode): LockSpec {
@@ -41,11 +75,17 @@ export function grantData(call: ServedCall, want: number, inode: Inode, into: Gr
 function grant(call: ServedCall, spec: LockSpec, into: GrantMessage[]): boolean {
   // The client replays its locks in a request of their own.
   if (call.isReplay) return false;
-  const { locks } = call.target;
-  // The client has what it wants. Thousands of equal locks would make every look at the resource slow.
-  if (locks.covers(call.client.uuid, spec)) return true;
-  if (call.target.runtime.faults.strikes('grant.refuse')) return false;
-  const handle = locks.tryEnqueue(call.client.uuid, spec);
+  if (has(call, spec)) return true;
+  return !call.target.runtime.faults.strikes('grant.refuse') && put(call, spec, into);
+}
+
+/** The client has what it wants. Thousands of equal locks would make every look at the resource slow. */
+function has({ target, client }: ServedCall, spec: LockSpec): boolean {
+  return target.locks.covers(client.uuid, spec);
+}
+
+function put(call: ServedCall, spec: LockSpec, into: GrantMessage[]): boolean {
+  const handle = call.target.locks.tryEnqueue(call.client.uuid, spec);
   if (handle === undefined) return false;
   // If a grant were lost with its reply, the client could never give it back.
   call.keepReply();

@@ -14,6 +14,7 @@ import { type Pinger, startPinger } from '../../rpc/pinger.js';
 import { Requester } from '../../rpc/requester.js';
 import type { Service } from '../../rpc/service.js';
 import { Evict, Shutdown, ShutdownEnds, Status } from '../../wire/admin.js';
+import { Batch } from '../../wire/batch.js';
 import { Write } from '../../wire/data.js';
 import { FLAG_REPLAY, FLAG_RESENT, KIND } from '../../wire/header.js';
 import { Cast, Enqueue } from '../../wire/lock.js';
@@ -281,10 +282,11 @@ export class Session implements LinkEvents, FrameSource {
 }
 
 /**
- * Only a WRITE has a bulk. A bulk that comes with another request is not kept, because that request may wait for long.
+ * Only a WRITE and a BATCH have a bulk, and neither waits for a lock. A bulk that comes with another request is not kept, because that request may wait for long.
  */
 function withoutSurplus(frame: Frame): Frame {
-  if (frame.bulk.length === 0 || frame.header.opcode === Write.opcode) return frame;
+  const { opcode } = frame.header;
+  if (frame.bulk.length === 0 || opcode === Write.opcode || opcode === Batch.opcode) return frame;
   return { header: frame.header, body: frame.body, bulk: NO_BULK };
 }
 

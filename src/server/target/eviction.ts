@@ -230,8 +230,16 @@ export function noteMoved(client: ClientExport, fid: Fid, bytes: number): void {
   if (before !== undefined) client.movedBytes.set(fid, before + bytes);
 }
 
+/**
+ * Call it when a BATCH came. What a client has executed by itself it sends before it flushes a file and before it gives an
+ * own lock back, so it makes progress on each of these locks.
+ */
+export function noteBatch(client: ClientExport, bytes: number): void {
+  for (const [fid, before] of client.movedBytes) client.movedBytes.set(fid, before + bytes);
+}
+
 export function noteCalledBack(client: ClientExport, lock: HeldLock): void {
-  if (lock.type !== 'data') return;
+  if (lock.type !== 'data' && lock.mode !== 'EX') return;
   client.calledBack.set(lock.handle, lock.fid as Fid);
   if (!client.movedBytes.has(lock.fid as Fid)) client.movedBytes.set(lock.fid as Fid, 0);
 }
@@ -248,8 +256,8 @@ export function noteCancelled(client: ClientExport, handle: HeldLock['handle']):
 }
 
 /**
- * Called when a client did not give back a lock within lockTimeoutMs. A client that goes on writing to the file is
- * flushing a large cache, or a small one over a slow line. A client that reads the file has to finish a read of its
+ * Called when a client did not give back a lock within lockTimeoutMs. A client that goes on writing to the file, or sends
+ * BATCHes, is flushing a large cache, or a small one over a slow line. A client that reads the file has to finish a read of its
  * kernel, piece by piece. If at least MOVED_BYTES_MIN moved since the last look, the server looks at the lock again
  * later, at most PROLONGED_MAX times. If a client moves less, or does not finish, the server evicts it: others wait for
  * the lock. The active lock has its own limit, the drain timeout.
@@ -258,7 +266,7 @@ export function lockExpired(target: ServedTarget, uuid: ClientUuid, lock: HeldLo
   const client = target.exports.get(uuid);
   if (client === undefined || lock.type === 'active') return;
   const { lockTimeoutMs } = target.options;
-  const movedBytes = lock.type === 'data' ? moved(client, lock.fid as Fid) : 0;
+  const movedBytes = client.calledBack.has(lock.handle) ? moved(client, lock.fid as Fid) : 0;
   const times = (last?.times ?? 0) + 1;
   if (movedBytes - (last?.movedBytes ?? 0) >= MOVED_BYTES_MIN && times <= PROLONGED_MAX) {
     const timer = target.time.after(lockTimeoutMs / 2, () => {

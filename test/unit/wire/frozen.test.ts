@@ -133,7 +133,7 @@ function framesOf(
   return (optional ? [true, false] : [true]).map((full) => {
     const body = encode(type, valuesOf(type, full, { next: opcode }));
     const bulk =
-      /^(WRITE request|READ reply)$/.test(name) && full
+      /^(WRITE request|BATCH request|READ reply)$/.test(name) && full
         ? Buffer.from('bulk\0\xff', 'latin1')
         : Buffer.alloc(0);
     const header = {
