@@ -109,7 +109,10 @@ export interface LockServerApi extends Checked {
   covers(client: ClientUuid, spec: LockSpec): boolean;
   /** Whether the client has a lock that covers this one, called back or not. */
   holds(client: ClientUuid, spec: LockSpec): boolean;
-  /** Whether no other client, and no operation of another client, has a lock in conflict with this one. Waiting locks do not count. */
+  /**
+   * Whether no other client has a lock in conflict with this one. Waiting locks do not count, nor do locks of operations:
+   * an operation may have this lock and still wait for another, behind which the client works alone.
+   */
   heldAlone(client: ClientUuid, spec: LockSpec): boolean;
   /** Whether the client has a data lock of this mode or a stronger one, called back or not. */
   holdsData(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean;

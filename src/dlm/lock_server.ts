@@ -310,7 +310,9 @@ export class LockServer implements LockServerApi {
 
   heldAlone(client: ClientUuid, spec: LockSpec): boolean {
     const probe = this.#probe(client, spec);
-    return probe?.resource.holderInTheWay(probe) === undefined;
+    if (probe === undefined) return true;
+    const { resource } = probe;
+    return !resource.granted.some((held) => !held.operation && resource.conflict(probe, held));
   }
 
   holdsData(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean {

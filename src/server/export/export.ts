@@ -120,6 +120,11 @@ export class ClientExport {
   /** Bytes of replays in the queue; the link that the server pauses because they are many. */
   replayBytes = 0;
   replayPaused: Link | undefined;
+  /**
+   * Directories that the client has made by BATCHes, and whose own locks the server could not grant. The client may have
+   * executed more operations there before it learns of that.
+   */
+  readonly madeUnowned = new Set<Fid>();
   readonly casts = new UnconfirmedCasts();
   /** Requests that the server executes at the moment. */
   readonly calls = new Map<Xid, PendingCall>();

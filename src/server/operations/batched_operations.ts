@@ -4,7 +4,7 @@
  * Each looks at the state through the transaction, so it sees those before it. The rules are those of src/rules, as for any
  * request; beside them each operation needs the locks that make its client the only one who can have decided it:
  * - the own lock of each directory whose names change;
- * - nothing of another client in the way on each inode that changes. Files of an owned directory are known to no other client.
+ * - no lock of another client in the way on each inode that changes. Files of an owned directory are known to no other client.
  * An inode that the same BATCH has made needs neither. A lock that was called back counts: the client sends what it has
  * executed before it gives the lock back. A replay was checked when it was executed first.
  */
@@ -163,9 +163,11 @@ export class BatchedOperations {
   }
 
   #changesNames(directory: Fid): void {
-    this.#mustHave(directory, 'names', ({ target, client }) =>
-      target.locks.holds(client.uuid, ownLock(directory)),
-    );
+    this.#mustHave(directory, 'names', ({ target, client }) => {
+      const own = ownLock(directory);
+      if (target.locks.holds(client.uuid, own)) return true;
+      return client.madeUnowned.has(directory) && target.locks.heldAlone(client.uuid, own);
+    });
     this.#changed(directory, ownLock(directory).bits);
   }
 

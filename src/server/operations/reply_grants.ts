@@ -41,15 +41,20 @@ export function grantInode(call: ServedCall, want: number, inode: Inode, into: G
 
 /**
  * For an inode that this BATCH has made: all that `want` asks of the inode itself. The client has changes under these locks
- * already, so no fault refuses them, and nobody can have a lock in the way.
+ * already, so no fault refuses them. No other client can have a lock in the way. But if an earlier instance executed the
+ * BATCH, an operation of another client may have a lock on a new directory while it waits for the directory above.
  */
 export function grantMade(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): void {
+  // The client replays its locks in a request of their own.
+  if (call.isReplay) return;
   const specs: LockSpec[] = [];
   if (isRegular(inode.mode) && (want & WANT_DATA_WRITE) !== 0) specs.push(dataLock(inode.fid, 'PW'));
   else if (isRegular(inode.mode) && (want & WANT_DATA_READ) !== 0) specs.push(dataLock(inode.fid, 'PR'));
   if ((want & WANT_ATTR) !== 0) specs.push(attrLock(inode));
-  if ((want & WANT_OWN) !== 0 && isDir(inode.mode)) specs.push(ownLock(inode.fid));
   for (const spec of specs) if (!has(call, spec)) put(call, spec, into);
+  if ((want & WANT_OWN) === 0 || !isDir(inode.mode)) return;
+  const own = ownLock(inode.fid);
+  if (!has(call, own) && !put(call, own, into)) call.client.madeUnowned.add(inode.fid);
 }
 
 function canOwn(call: ServedCall): boolean {

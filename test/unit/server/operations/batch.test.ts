@@ -2,10 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
-import { type Fid, ROOT_FID } from '../../../../src/base/ids.js';
+import { FsError } from '../../../../src/base/errno.js';
+import { type ClientUuid, type Fid, ROOT_FID } from '../../../../src/base/ids.js';
 import type { Server } from '../../../../src/server/server.js';
 import { Batch, operationCost } from '../../../../src/wire/batch.js';
 import { Read, Sync } from '../../../../src/wire/data.js';
+import { FLAG_RECOVERY } from '../../../../src/wire/header.js';
 import { Cancel, Enqueue, type GrantMessage } from '../../../../src/wire/lock.js';
 import {
   Getattr,
@@ -20,7 +22,7 @@ import {
   WANT_PARENT,
 } from '../../../../src/wire/meta.js';
 import type { RequestOf } from '../../../../src/wire/operation.js';
-import { FEATURES_ALL, type ReplayLocks } from '../../../../src/wire/session.js';
+import { FEATURE, FEATURES_ALL, RecoveryDone, type ReplayLocks } from '../../../../src/wire/session.js';
 import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../../../worlds/server_world.js';
 
 type Operations = RequestOf<typeof Batch>['operations'];
@@ -83,9 +85,9 @@ interface Setting {
   readonly d: Fid;
 }
 
-async function batching(world: ServerWorld, name: string): Promise<RawClient> {
+async function batching(world: ServerWorld, name: string, features = FEATURES_ALL): Promise<RawClient> {
   const client = world.client(name);
-  client.features = FEATURES_ALL;
+  client.features = features;
   await client.connect();
   await client.activate();
   return client;
@@ -193,34 +195,26 @@ test('a batch is executed in its order, in one transaction, with the times that 
 });
 
 test('a file that its batch makes and takes away may have attributes and content behind that', async (t) => {
-  const { a, d } = await owner(t);
-  const fid = a.newFid();
+  const world = await serverWorld(t);
+  const server = await world.server();
+  // Without holds nobody is asked whether the file is in use: it is destroyed with its name.
+  const a = await batching(world, 'a', FEATURES_ALL & ~FEATURE.holds);
+  const d = await ownDirectory(a, 'd');
+  const [fid, stays] = [a.newFid(), a.newFid()];
   const operations = [
     createOf(d, 'f', fid),
     unlinkOf(d, 'f'),
     { setattr: { fid, mode: 0o600, time: T } },
-    contentOf(fid, 'text'),
+    contentOf(fid, 'gone'),
+    createOf(d, 'stays', stays),
+    contentOf(stays, 'text'),
   ];
-  await send(a, operations, 'text');
-  assert.deepEqual([await names(a, d), a.evictions], [[], []]);
-});
-
-test('memory that a batch came in may be used again: the content stays', async (t) => {
-  const { a, d } = await owner(t);
-  const fids = Array.from({ length: 64 }, () => a.newFid());
-  const text = (index: number) => `${index} `.repeat(1000).slice(0, 4032);
-  const operations = fids.flatMap((fid, index) => [
-    createOf(d, `f${index}`, fid),
-    contentOf(fid, text(index)),
-  ]);
-  await send(a, operations, fids.map((_, index) => text(index)).join(''));
-  const more = fids.map(() => a.newFid());
-  await send(
-    a,
-    more.flatMap((fid, index) => [createOf(d, `g${index}`, fid), contentOf(fid, 'z'.repeat(4032))]),
-    'z'.repeat(4032 * more.length),
+  const { reply } = await send(a, operations, 'gonetext');
+  assert.deepEqual(
+    [await names(a, d), await content(a, stays), server.target?.store.hasInode(fid)],
+    [['stays'], 'text', false],
   );
-  for (const [index, fid] of fids.entries()) assert.equal(await content(a, fid), text(index));
+  assert.deepEqual(grantsFor(reply.locks, [fid]), []);
 });
 
 const REFUSED: readonly {
@@ -494,15 +488,90 @@ test('a batch that is sent again on a new connection is executed once, and has t
   await a.time.sleep(50);
   const store = server.target?.store;
   const last = store?.lastTransno;
-  const locks = server.target?.locks.cacheLocks(a.uuid as never);
+  const locks = server.target?.locks.cacheLocks(a.uuid as ClientUuid);
   await a.lose();
   a.deaf = false;
   assert.equal((await a.connect()).outcome, 'resumed');
   const { reply, transno } = await answer;
   assert.deepEqual([transno, store?.lastTransno], [last, last]);
-  assert.deepEqual(server.target?.locks.cacheLocks(a.uuid as never), locks);
+  assert.deepEqual(server.target?.locks.cacheLocks(a.uuid as ClientUuid), locks);
   const known = locks?.map(({ handle }) => handle) ?? [];
   assert.ok(reply.locks.length === 2 && reply.locks.every(({ handle }) => known.includes(handle)));
+});
+
+/**
+ * A directory that `a` owns, whose FID is above those that `a` gives. So an operation that takes locks in the order of FIDs
+ * has one on a name's inode while it waits for the directory.
+ */
+async function ownedAbove(t: TestContext): Promise<Setting & { readonly b: RawClient }> {
+  const world = await serverWorld(t);
+  const server = await world.server();
+  const a = await batching(world, 'a');
+  const b = await batching(world, 'b');
+  const d = (await b.mkdir('d')).attr.fid;
+  await b.call(Sync, {});
+  const { locks } = await a.lookup('d', ROOT_FID, OWN_DIRECTORY);
+  assert.ok(locks.some(({ fid, mode }) => fid === d && mode === 'EX'));
+  a.yields = false;
+  return { world, server, a, b, d };
+}
+
+test('an operation that waits for the owner keeps the owner from nothing', async (t) => {
+  const { world, a, b, d } = await ownedAbove(t);
+  const [f, g] = [a.newFid(), a.newFid()];
+  await send(a, [createOf(d, 'f', f, { want: 0 }), createOf(d, 'g', g, { want: 0 })]);
+  await a.call(Sync, {});
+  const looking = Promise.all([b.lookup('f', d), b.lookup('g', d)]);
+  await world.time.until('the callback', () => a.basts.length > 0);
+  await send(a, [{ setattr: { fid: f, mode: 0o600, time: T } }, unlinkOf(d, 'g')]);
+  await a.call(Cancel, { handles: a.basts.map(({ handle }) => handle) });
+  const [found, gone] = await looking;
+  assert.deepEqual([(found.attr?.mode ?? 0) & 0o777, gone.attr, a.evictions], [0o600, undefined, []]);
+});
+
+test('a new directory whose own lock an operation keeps from its maker takes what the maker has executed in it', async (t) => {
+  const { world, a, b, d } = await ownedAbove(t);
+  const [g, f] = [a.newFid(), a.newFid()];
+  a.deaf = true;
+  const made = send(a, [mkdirOf(d, 'g', g)]);
+  const { store } = world.last.target ?? {};
+  await world.time.until('the batch', () => store?.inode(g));
+  await store?.sync();
+  await world.crash();
+  await world.server();
+  a.deaf = false;
+  assert.equal((await a.connect({ hasMoreThanOpens: true })).outcome, 'recover');
+  await a.replayAll([], [ownLockOf(d)]);
+  const recovered = a.call(RecoveryDone, {}, { flags: FLAG_RECOVERY });
+  await b.comeBack();
+  await recovered;
+  a.basts.length = 0;
+  const looking = b.lookup('g', d);
+  await world.time.until('the callback', () => a.basts.length > 0);
+  await a.goOn();
+  assert.deepEqual(grantsFor((await made).reply.locks, [g]), [[g, 'inode', 'PR']]);
+  await send(a, [createOf(g, 'f', f, { want: 0 })]);
+  await a.call(Cancel, { handles: a.basts.map(({ handle }) => handle) });
+  assert.deepEqual([(await looking).attr?.fid, (await b.lookup('f', g)).attr?.fid, a.evictions], [g, f, []]);
+});
+
+test('a target that has failed refuses no batch: its client keeps it for the next instance', async (t) => {
+  const { world, server, a, d } = await owner(t);
+  assert.ok(server.target !== undefined);
+  server.target.store.hasInode = () => {
+    throw new FsError('EIO', 'the device fails');
+  };
+  let answered = false;
+  send(a, [createOf(d, 'f', a.newFid())]).then(
+    () => {
+      answered = true;
+    },
+    () => {
+      answered = true;
+    },
+  );
+  await world.time.until('the end of the connection', () => a.closed);
+  assert.deepEqual([answered, a.evictions, a.requester.inFlight], [false, [], 1]);
 });
 
 /** The own lock on a directory, as its owner replays it. */
@@ -520,7 +589,8 @@ test('an answer that was lost with the server is made anew: positions, directori
     createOf(d, 'x', a.newFid()),
     renameOf(d, 'x', d, 'y'),
   ];
-  const answer = send(a, [...operations, unlinkOf(d, 'y')]);
+  const used = 5 * operationCost(2, 0);
+  const answer = send(a, [...operations, unlinkOf(d, 'y')], '', used);
   const { store } = world.last.target ?? {};
   await world.time.until('the batch', () => store?.inode(f));
   await store?.sync();
@@ -528,9 +598,13 @@ test('an answer that was lost with the server is made anew: positions, directori
   const entries = new Map(store?.dirents(d, 0, 10).map(({ name, cookie }) => [name as string, cookie]));
   const directory = store?.inode(d);
   await world.crash();
-  await world.server();
+  const next = await world.server();
   a.deaf = false;
-  const { locks } = await a.comeBack([], [ownLockOf(d)]);
+  assert.equal((await a.connect({ metaGrantInUse: used, hasMoreThanOpens: true })).outcome, 'recover');
+  const { locks } = await a.replayAll([], [ownLockOf(d)]);
+  await a.call(RecoveryDone, {}, { flags: FLAG_RECOVERY });
+  assert.equal(grantsOf(next), used);
+  await a.goOn();
   assert.notEqual(locks[0], 0, 'the own lock is replayed');
   const { reply, transno } = await answer;
   assert.deepEqual(
@@ -543,6 +617,7 @@ test('an answer that was lost with the server is made anew: positions, directori
     [g, 'inode', 'PR'],
     [g, 'inode', 'EX'],
   ]);
+  assert.equal(grantsOf(next), reply.grantBytes, 'what it used is spent');
   await send(a, [createOf(g, 'in', a.newFid())]);
   assert.deepEqual([await names(a, d), await names(a, g)], [['f', 'g'], ['in']]);
 });
@@ -565,6 +640,8 @@ test('batches that were answered and not durable are replayed as they were', asy
   const next = await world.server();
   const { replays, locks } = await a.comeBack([], [ownLockOf(d), ownLockOf(g)]);
   assert.deepEqual([replays, locks.filter((handle) => handle === 0)], [[0, 0, 0], []]);
+  const held = next.target?.locks.cacheLocks(a.uuid as ClientUuid).map(({ handle }) => handle);
+  assert.deepEqual(held, locks, 'the replays themselves grant nothing');
   assert.deepEqual(await state(), before);
   assert.ok(reply.positions.length === 2 && inOther.transno > 0);
   await send(a, [createOf(g, 'new', a.newFid()), unlinkOf(g, 'moved')]);
