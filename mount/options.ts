@@ -17,6 +17,8 @@ export interface MountOptions {
   readonly sync: boolean;
   /** How long an unmount waits for a server that makes no progress, in milliseconds; undefined: without limit. */
   readonly umountTimeoutMs: number | undefined;
+  /** Operations on names wait for the server, each one. */
+  readonly syncMetadata: boolean;
   readonly driver: 'native' | 'fuse-native';
   readonly readOnly: boolean;
   /** Users other than the one who mounts may enter. */
@@ -76,6 +78,7 @@ const KNOWN = [
   'noallow_other',
   'name=NAME',
   'sync',
+  'sync-metadata',
   ...Object.keys(FLAG_WORDS),
 ];
 
@@ -120,6 +123,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let intrGraceMs = INTR_GRACE_MS;
   let retry = false;
   let sync = false;
+  let syncMetadata = false;
   let umountTimeoutMs: number | undefined;
   let driver: MountOptions['driver'] = 'native';
   let allowOther = root;
@@ -154,11 +158,13 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
         break;
       case 'retry':
       case 'sync':
+      case 'sync-metadata':
       case 'allow_other':
       case 'noallow_other':
         refuseValue(key, value);
         if (key === 'retry') retry = true;
         else if (key === 'sync') sync = true;
+        else if (key === 'sync-metadata') syncMetadata = true;
         else allowOther = key === 'allow_other';
         break;
       case 'name':
@@ -179,6 +185,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     retry,
     sync,
     umountTimeoutMs,
+    syncMetadata: syncMetadata || sync,
     driver,
     readOnly,
     allowOther,

@@ -121,6 +121,7 @@ async function startMount(
     connectTimeoutMs: options.retry ? undefined : CONNECT_TIMEOUT_MS,
     signal: signals.beforeMount,
     leavePatienceMs: options.umountTimeoutMs,
+    syncMetadata: options.syncMetadata,
     onTrouble: (text) => {
       const until = options.retry ? 'until a server takes the mount' : `for ${CONNECT_TIMEOUT_MS / 1000} s`;
       says(`${text}; tries again ${until}`);

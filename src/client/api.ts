@@ -258,6 +258,8 @@ export interface ClientStatus {
     readonly opens: number;
     readonly appLocks: number;
     /** Operations that the target has executed, and that are not known to be durable. */
+    /** Operations that the client has answered, and that the target has not answered yet. */
+    readonly changes: number;
     readonly replayList: { readonly operations: number; readonly bulkBytes: number };
     /** Number of application locks that were lost with a crash of the target. */
     readonly lostAppLocks: number;
@@ -294,6 +296,8 @@ export interface ClientOptions {
   readonly cacheBytes: number;
   /** Limit on the cache locks kept for each target; the default is what a real mount has. */
   readonly maxLocks?: number | undefined;
+  /** Every operation on names is an RPC that its caller waits for (-o sync-metadata). */
+  readonly syncMetadata?: boolean | undefined;
   /** Give up the first connect after this; undefined: never (-o retry). */
   readonly connectTimeoutMs: number | undefined;
   /** Ends the first connect, with its reason. */

@@ -24,6 +24,7 @@ import { HeldInodes } from './operations/held_inodes.js';
 import { LocalOpens } from './operations/local_opens.js';
 import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
+import { OwnNames } from './operations/own_names.js';
 import { RemoteNamespace } from './operations/remote_namespace.js';
 import { type ClientIdentity, newIdentity } from './session/identity.js';
 
@@ -97,8 +98,9 @@ class Client {
     const data = this.#data;
     const appLocks = this.#appLocks;
     const namespace = new RemoteNamespace(context, this.#held, this.#localOpens);
-    const names = new NameOperations(context, namespace);
-    const attrs = new AttrOperations(context, namespace, this.#locks, this.#writeBack);
+    const own = new OwnNames(context, this.#writeBack, this.#held);
+    const names = new NameOperations(context, namespace, own, this.#writeBack);
+    const attrs = new AttrOperations(context, namespace, own, this.#locks, this.#writeBack);
     const opens = new OpenOperations(
       context,
       namespace,
@@ -108,6 +110,7 @@ class Client {
       this.#writeBack,
       this.#held,
       this.#localOpens,
+      own,
     );
     return {
       awayMs: (fid) => context.targets.of(fid).gate.awayMs,
@@ -191,6 +194,7 @@ class Client {
         locks: target.locks.size,
         opens: context.handles.ofTarget(target.index).length,
         appLocks: target.appLocks.size,
+        changes: target.changes.size,
         replayList: { operations: target.replays.size, bulkBytes: target.replays.bulkBytes },
         lostAppLocks: target.lostAppLocks,
         evictions: [...target.evictions],

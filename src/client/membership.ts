@@ -20,6 +20,7 @@ import { releaseLock } from './io/lock_release.js';
 import type { WriteBack } from './io/write_back.js';
 import { Drain } from './lifecycle/drain.js';
 import { Import, type ImportEvents, type ImportOwner } from './lifecycle/import.js';
+import { lockRefused } from './lifecycle/replay.js';
 import type { LockOperations } from './operations/app_locks.js';
 import type { DataOperations } from './operations/data.js';
 import type { HeldInodes } from './operations/held_inodes.js';
@@ -83,7 +84,14 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
     const { context, writeBack } = parts;
     this.#parts = parts;
     const { runtime, kept, options } = context;
-    this.target = new TargetSession({ runtime, kept, maxLocks: options.maxLocks }, identity, this);
+    const { maxLocks, syncMetadata } = options;
+    const writesNamesBack = syncMetadata !== true;
+    this.target = new TargetSession({ runtime, kept, maxLocks, writesNamesBack }, identity, this);
+    this.target.changes.host = {
+      contentOf: (fid) => writeBack.takeWhole(this.target, fid),
+      granted: (lock, handle) => this.target.locks.granted(lock, handle),
+      refused: (lock) => lockRefused(context, this.target, writeBack, lock),
+    };
     this.connection = new Import(context, this.target, writeBack, identity, events, this);
     this.drain = new Drain(context, this.target, writeBack, this.connection);
     context.targets.add(this.target);
@@ -132,6 +140,14 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   // LockClientCallbacks.
 
   release(lock: CachedLock): MaybePromise<void> {
+    if (lock.type !== 'inode' || lock.fid === 0) return this.#release(lock);
+    this.target.own.released(lock);
+    // What the client has changed under the lock must be at the target before another client gets the lock.
+    const settled = this.target.changes.settled(lock.fid);
+    return settled === undefined ? this.#release(lock) : settled.then(() => this.#release(lock));
+  }
+
+  #release(lock: CachedLock): MaybePromise<void> {
     if (lock.type === 'inode' && lock.fid !== 0) this.#parts.localOpens.uncovered(this.target, lock.fid);
     return releaseLock(this.#parts.context, this.#parts.writeBack, this.target, lock);
   }

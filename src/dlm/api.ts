@@ -190,6 +190,11 @@ export interface LockClientApi extends Checked {
    * not kept here: it belongs to the gate.
    */
   add(lock: LockSpec & { readonly handle: LockHandle }): CachedLock;
+  /**
+   * Adds an inode or data lock on a new inode that no other client can know of. The server grants it later: then call
+   * granted(), or forget() if it never will.
+   */
+  addAhead(lock: LockSpec): CachedLock;
   /** While at least one reference is held, the client does not give the lock back (release() may already be under way). */
   addRef(lock: CachedLock): void;
   dropRef(lock: CachedLock): void;
@@ -223,16 +228,16 @@ export interface LockClientApi extends Checked {
   newInstance(): void;
   /**
    * The locks that the new instance must grant again. Locks that are being given back are among them: they still
-   * protect data that is not flushed yet. Each has no handle until replayed() or forget() is called for it. Each call
-   * starts the replay anew.
+   * protect data that is not flushed yet. Each has no handle until granted() or forget() is called for it. Each call
+   * starts the replay anew. Locks that were added ahead and not granted yet are not among them.
    */
   toReplay(): readonly CachedLock[];
   /**
-   * The new instance has granted the lock under this handle. If the client has given the lock back meanwhile, it gives
-   * this handle back too.
+   * The server has granted the lock, again or for the first time, under this handle. If the client has given the lock back
+   * meanwhile, it gives this handle back too.
    */
-  replayed(lock: CachedLock, handle: LockHandle): void;
-  /** The new instance has not granted it. release() is called unless it was already. */
+  granted(lock: CachedLock, handle: LockHandle): void;
+  /** The server has not granted it. release() is called unless it was already. */
   forget(lock: CachedLock): void;
   readonly size: number;
 }

@@ -11,7 +11,8 @@
  *   and never after forgetAll().
  * - The LRU holds exactly the locks that are not cancelling.
  * - A handle is valid for one instance of the server. When another instance takes over, each lock is nameless until
- *   that instance has granted or refused it. If the client gives a nameless lock back, it sends no CANCEL.
+ *   that instance has granted or refused it. If the client gives a nameless lock back, it sends no CANCEL. A lock that was
+ *   added ahead of its grant is nameless too, and no other instance is asked for it before it has had its grant.
  * - The chains hold exactly the locks with a handle, the nameless ones, and the forgotten ones that are not released
  *   yet.
  * - A lock whose release() has ended stays only while a reference is held.
@@ -47,6 +48,8 @@ const EARLY_MAX = 4096;
 const LRU_SEARCH_MAX = 256;
 /** The LRU releases this share of maxLocks at once, so that the cancels of a long scan travel in batches. */
 const LRU_BATCH_SHARE = 32;
+/** Of a nameless lock that never had one. */
+const NO_HANDLE = 0 as LockHandle;
 const DONE: Promise<void> = Promise.resolve();
 
 class Lock implements CachedLock, Linked<Lock> {
@@ -64,6 +67,8 @@ class Lock implements CachedLock, Linked<Lock> {
   released = false;
   /** Given back, or forgotten and released: nobody may use it any more. */
   gone = false;
+  /** The server has not granted it yet, and will: see addAhead(). */
+  ahead = false;
   /** Resolves when release() has ended. Defined only while release() waits for something. */
   releasing: Promise<void> | undefined = undefined;
   unused: Deferred<void> | undefined = undefined;
@@ -169,10 +174,7 @@ export class LockClient implements LockClientApi {
     const lock = new Lock(spec);
     assert(!this.#byHandle.has(lock.handle), 'a lock is added twice');
     this.#byHandle.set(lock.handle, lock);
-    const chains = this.#chains(lock.type);
-    lock.next = chains.get(lock.fid);
-    chains.set(lock.fid, lock);
-    this.#lru.add(lock);
+    this.#chain(lock);
     if (this.#early.delete(lock.handle)) {
       // No other operation may use the lock. The operation that asked for it still can: it takes its reference in this
       // turn.
@@ -181,6 +183,22 @@ export class LockClient implements LockClientApi {
       this.#shrink(lock);
     }
     return lock;
+  }
+
+  addAhead(spec: LockSpec): CachedLock {
+    const lock = new Lock({ ...spec, handle: NO_HANDLE });
+    lock.ahead = true;
+    this.#nameless.add(lock);
+    this.#chain(lock);
+    if (this.#lru.size > this.#maxLocks) this.#shrink(lock);
+    return lock;
+  }
+
+  #chain(lock: Lock): void {
+    const chains = this.#chains(lock.type);
+    lock.next = chains.get(lock.fid);
+    chains.set(lock.fid, lock);
+    this.#lru.add(lock);
   }
 
   addRef(lock: CachedLock): void {
@@ -244,17 +262,18 @@ export class LockClient implements LockClientApi {
   toReplay(): readonly CachedLock[] {
     for (const lock of this.#byHandle.values()) this.#nameless.add(lock);
     this.#byHandle.clear();
-    return [...this.#nameless];
+    return [...this.#nameless].filter(({ ahead }) => !ahead);
   }
 
-  replayed(lock: CachedLock, handle: LockHandle): void {
+  granted(lock: CachedLock, handle: LockHandle): void {
     const mine = this.#own(lock);
+    mine.ahead = false;
     if (mine.forgotten) return;
     if (mine.gone) {
       this.#sendBack(handle);
       return;
     }
-    assert(this.#nameless.delete(mine), 'a lock was granted again that had a name');
+    assert(this.#nameless.delete(mine), 'a lock was granted that had a name');
     assert(!this.#byHandle.has(handle), 'one handle for two locks');
     mine.handle = handle;
     this.#byHandle.set(handle, mine);
@@ -379,7 +398,7 @@ export class LockClient implements LockClientApi {
   #giveBack(lock: Lock): void {
     lock.gone = true;
     this.#unchain(lock);
-    // A nameless lock needs no CANCEL here: if its replay is on the way, replayed() gives the new handle back.
+    // A nameless lock needs no CANCEL here: if its replay is on the way, granted() gives the new handle back.
     if (!lock.forgotten && !this.#nameless.delete(lock)) {
       this.#byHandle.delete(lock.handle);
       this.#sendBack(lock.handle);

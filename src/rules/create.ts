@@ -6,6 +6,7 @@
  */
 
 import {
+  type Attr,
   isDir,
   isRegular,
   isSymlink,
@@ -18,6 +19,7 @@ import {
   S_IFREG,
   S_IFSOCK,
   S_ISGID,
+  type Timespec,
 } from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import type { Fh, Fid, Name } from '../base/ids.js';
@@ -115,18 +117,23 @@ export function applyCreate(tx: Tx, object: NewObject, circumstances: Circumstan
 /** Puts its ACLs; the caller puts the inode. */
 export function newInode(edits: Edits, object: NewObject): Inode {
   const { tx, now } = edits;
-  const directory = edits.get(object.parent);
+  const attr = bareAttr(edits.get(object.parent), object, now);
+  const inode: Inode = { ...attr, parent: isDir(attr.mode) ? object.parent : 0, digest: undefined };
+  return isSymlink(inode.mode) ? inode : withInheritedAcl(tx, object, inode);
+}
+
+/** What the new inode is, if its directory has no default ACL. */
+export function bareAttr(directory: Pick<Attr, 'mode' | 'gid'>, object: NewObject, now: Timespec): Attr {
   const type = object.mode & S_IFMT;
-  let mode = type | (object.mode & PERMISSIONS);
+  let mode = type === S_IFLNK ? S_IFLNK | 0o777 : masked(object);
   let { gid } = object;
   if ((directory.mode & S_ISGID) !== 0) {
     gid = directory.gid;
     if (type === S_IFDIR) mode |= S_ISGID;
   }
-  const inherited = type === S_IFLNK ? LINK : withInheritedAcl(tx, object, mode);
   return {
     fid: object.fid,
-    mode: inherited.mode,
+    mode,
     nlink: object.name === undefined ? 0 : type === S_IFDIR ? 2 : 1,
     uid: object.uid,
     gid,
@@ -137,26 +144,22 @@ export function newInode(edits: Edits, object: NewObject): Inode {
     mtime: now,
     ctime: now,
     btime: now,
-    noXattrs: inherited.noXattrs,
-    parent: type === S_IFDIR ? object.parent : 0,
-    digest: undefined,
+    noXattrs: true,
   };
 }
 
-type Inherited = Pick<Inode, 'mode' | 'noXattrs'>;
+function masked({ mode, umask }: NewObject): number {
+  return (mode & S_IFMT) | (mode & PERMISSIONS & ~(umask & UMASK_BITS));
+}
 
-const LINK: Inherited = { mode: S_IFLNK | 0o777, noXattrs: true };
-
-/** Puts the ACLs that the new object gets from its directory's default ACL. */
-function withInheritedAcl(tx: Tx, { parent, fid, umask }: NewObject, mode: number): Inherited {
+/** Puts the ACLs that the new object gets from its directory's default ACL. The umask does not count if there is one. */
+function withInheritedAcl(tx: Tx, { parent, fid, mode: asked }: NewObject, inode: Inode): Inode {
   const stored = tx.xattr(parent, ACL_DEFAULT);
   const parentDefault = stored === undefined ? undefined : parseAcl(stored);
-  if (stored === undefined || parentDefault === undefined) {
-    return { mode: mode & ~(umask & UMASK_BITS), noXattrs: true };
-  }
-  const inherited = inheritAcl(parentDefault, mode);
+  if (stored === undefined || parentDefault === undefined) return inode;
+  const inherited = inheritAcl(parentDefault, inode.mode | (asked & PERMISSIONS));
   const hasAccess = !isMinimal(inherited.access);
   if (hasAccess) tx.putXattr(fid, ACL_ACCESS, encodeAcl(inherited.access));
-  if (isDir(mode)) tx.putXattr(fid, ACL_DEFAULT, stored);
-  return { mode: inherited.mode, noXattrs: hasAccess || isDir(mode) ? undefined : true };
+  if (isDir(asked)) tx.putXattr(fid, ACL_DEFAULT, stored);
+  return { ...inode, mode: inherited.mode, noXattrs: hasAccess || isDir(asked) ? undefined : true };
 }

@@ -3,7 +3,16 @@
  * and whether it costs the file its privileges, the kernel has decided.
  */
 
-import { isDir, isRegular, isSymlink, S_IFMT, S_ISGID, S_ISUID, type Timespec } from '../base/attr.js';
+import {
+  type Attr,
+  isDir,
+  isRegular,
+  isSymlink,
+  S_IFMT,
+  S_ISGID,
+  S_ISUID,
+  type Timespec,
+} from '../base/attr.js';
 import { FsError } from '../base/errno.js';
 import { checkFileEnd, clampTime } from '../base/limits.js';
 import type { Inode, Tx } from '../storage/api.js';
@@ -52,7 +61,8 @@ export function applyPartOfCut(tx: Tx, inode: Inode, { killSuidgid }: AttrChange
   dropCapability(tx, inode);
 }
 
-function changed(inode: Inode, changes: AttrChanges, now: Timespec): Inode {
+/** The inode with these attributes. What else they bring about (applyTies), they bring about only for an inode with xattrs. */
+export function changed<I extends Attr>(inode: I, changes: AttrChanges, now: Timespec): I {
   let { mode } = inode;
   if (changes.mode !== undefined) mode = (mode & S_IFMT) | (changes.mode & PERMISSIONS);
   if (changes.killSuidgid === true && !isDir(mode)) mode = withoutPrivileges(mode);

@@ -13,7 +13,7 @@
 import { grants } from './lock.js';
 import { Create, Rename, Setattr, Unlink } from './meta.js';
 import { operation } from './operation.js';
-import { attr, fid, list, message, nested, opt, req, timespec, u16, uint } from './schema.js';
+import { attr, fid, list, message, nested, type Of, opt, req, timespec, u16, uint } from './schema.js';
 
 /** Most operations in one BATCH. */
 export const BATCH_MAX = 128;
@@ -74,3 +74,5 @@ export const Batch = operation(
   }),
   'modifies',
 );
+
+export type BatchedOperationMessage = Of<typeof BatchedOperation>;

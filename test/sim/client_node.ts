@@ -40,6 +40,9 @@ export class ClientNode {
   /** Cache locks that it keeps; undefined: as many as a real mount does. */
   maxLocks: number | undefined;
 
+  /** It waits for each operation on names. */
+  syncMetadata = false;
+
   constructor(machine: Machine, servers: readonly Address[]) {
     this.machine = machine;
     this.#servers = servers;
@@ -101,6 +104,7 @@ export class ClientNode {
         cacheBytes: CACHE_BYTES,
         connectTimeoutMs: undefined,
         maxLocks: this.maxLocks,
+        syncMetadata: this.syncMetadata,
         kernel: vfs.kernelCache,
         onState: (text) => this.#state(text),
       },

@@ -11,6 +11,7 @@ import { FAULT_KINDS, type FaultKind, Faults } from './faults.js';
 import type { Process } from './file_calls.js';
 import { FillWorker } from './fill_worker.js';
 import { judgeEnd } from './judge_end.js';
+import { OrderWorker } from './order_worker.js';
 import { SimRng } from './rng.js';
 import {
   Appends,
@@ -126,6 +127,7 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
       world.network.baseDelayMs = rng.pick([0.02, 0.1, 1]);
       for (const client of world.clients) {
         client.maxLocks = rng.pick([undefined, undefined, 8, 40]);
+        client.syncMetadata = rng.chance(0.5);
         if (rng.chance(0.08)) client.build = rng.pick([RELEASE_0_1, LATER_BUILD]);
       }
       // Steps that follow each other at once, or with time for others, and for faults, in between.
@@ -160,6 +162,7 @@ interface Shared {
   readonly section: Section;
   readonly appends: Appends;
   readonly holders: Set<ExclusiveWorker>;
+  readonly orders: OrderWorker[];
 }
 
 /** Who plays. */
@@ -175,6 +178,7 @@ function usualCast(world: World, rng: SimRng, isFull: boolean): Cast {
     section: new Section(),
     appends: new Appends(),
     holders: new Set(),
+    orders: [],
   };
   return {
     make: (client, name) =>
@@ -182,6 +186,10 @@ function usualCast(world: World, rng: SimRng, isFull: boolean): Cast {
         ? new FillWorker(world, client, name, rng.between(5, 30))
         : makeWorker(world, client, name, rng, shared),
     atEnd: async (process) => {
+      for (const worker of shared.orders) {
+        const wrong = await worker.judge(process);
+        if (wrong !== undefined) world.violated(`at the end: ${wrong}`);
+      }
       const file = await process.open('/appends', 0).catch(() => undefined);
       if (file === undefined) return;
       const wrong = judgeAppends(await process.pread(file, 0, 1 << 20), shared.appends);
@@ -239,7 +247,7 @@ export async function play(
 
 function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng, shared: Shared): Worker {
   const count = rng.between(10, 150);
-  switch (rng.weighted({ tree: 5, register: 2, section: 2, append: 2, exclusive: 1 })) {
+  switch (rng.weighted({ tree: 5, register: 2, section: 2, append: 2, exclusive: 1, order: 2 })) {
     case 'tree':
       return new TreeWorker(world, client, name, count);
     case 'register':
@@ -248,6 +256,11 @@ function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng,
       return new SectionWorker(world, client, name, shared.section, count);
     case 'append':
       return new AppendWorker(world, client, name, shared.appends, count);
+    case 'order': {
+      const worker = new OrderWorker(world, client, name, count);
+      shared.orders.push(worker);
+      return worker;
+    }
     case 'exclusive':
       return new ExclusiveWorker(world, client, name, shared.holders, count);
   }

@@ -60,18 +60,21 @@ export class TreeWorker extends TreeKeeper {
   /** Files that were written and closed, and not synced since. */
   readonly #unsynced = new Set<ModelNode>();
   readonly #count: number;
+  /** Chance that a call follows the one before it at once. */
+  readonly #burst: number;
 
   constructor(world: World, node: ClientNode, name: string, count: number) {
     super(world, node, name);
     this.base = `/${name}`;
     this.#count = count;
+    this.#burst = this.rng.pick([0, 0.5, 0.95]);
   }
 
   protected async work(): Promise<void> {
     await this.does(`mkdir ${this.base}`, () => this.process.mkdir(this.base));
     for (let index = 0; index < this.#count && !this.isStopping; index++) {
       await this.#step();
-      await this.think();
+      if (!this.rng.chance(this.#burst)) await this.think();
     }
     for (const open of this.#opens.splice(0)) await this.#close(open);
     await this.#compareAll();

@@ -58,6 +58,8 @@ export class Beliefs {
    */
   applyAttr(target: TargetSession, attr: Attr, own = false): void {
     const { fid } = attr;
+    // What the client has changed since is not in it.
+    if (target.changes.touches(fid)) return;
     if (fid === ROOT_FID) this.#tables.attrs.sawRoot(attr);
     let bits = BIT_ATTR;
     if (isRegular(attr.mode)) {
@@ -71,7 +73,8 @@ export class Beliefs {
   }
 
   applyName(target: TargetSession, parent: Fid, name: Name, fid: Fid | 0): void {
-    if (this.holdsNames(target, parent)) this.#tables.names.put(parent, name, fid);
+    if (target.changes.changesName(parent, name) || !this.holdsNames(target, parent)) return;
+    this.#tables.names.put(parent, name, fid);
   }
 
   // What the client believes.

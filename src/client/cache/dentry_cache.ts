@@ -36,6 +36,12 @@ export class DentryCache {
     return this.#directories.peek(parent)?.complete ?? false;
   }
 
+  /** Every name of the directory is here, and there is none. */
+  isKnownEmpty(parent: Fid): boolean {
+    const directory = this.#directories.peek(parent);
+    return directory?.complete === true && directory.names.size === 0;
+  }
+
   /** The caller holds the parent's UPDATE lock. */
   put(parent: Fid, name: Name, fid: Fid | 0): void {
     const directory = this.#directory(parent);
@@ -46,7 +52,9 @@ export class DentryCache {
 
   /** All names of the directory are here: any other name does not exist. */
   setComplete(parent: Fid): void {
-    this.#directory(parent).complete = true;
+    const directory = this.#directory(parent);
+    directory.complete = true;
+    for (const [name, fid] of directory.names) if (fid === 0) directory.names.delete(name);
   }
 
   /** The client does not know this name any more. */

@@ -62,6 +62,11 @@ export class FilePages implements GranuleOwner {
     return this.#dirtyBytes === 0 && this.#flights.size === 0;
   }
 
+  /** Number of WRITEs under way. */
+  get flightCount(): number {
+    return this.#flights.size;
+  }
+
   get isEmpty(): boolean {
     return this.#granules.size === 0 && this.#flights.size === 0;
   }

@@ -10,7 +10,7 @@
  *   sizeKnown                    beliefs.ts sets it; lock_release.ts and replay.ts clear it when the lock goes, remote_namespace.ts
  *                                when an open cuts the file
  *   exclusive, exclusives, waitsToCut, enqueues    io_lock.ts
- *   flushing, flushWaiters       write_back.ts
+ *   flushing, flushWaiters, contentUnderWay    write_back.ts
  *   fetches                      readahead.ts
  *   handingBack, handedBack, cutCrossed    lock_release.ts; io_lock.ts clears cutCrossed when the truncate is done
  *   delivered                    operations/data.ts adds, lock_release.ts takes
@@ -74,6 +74,8 @@ export class FileState {
    * write is done: compare it with pages.isWritten().
    */
   unpaidSeq = 0;
+  /** The whole content is under way in a BATCH, which the target executes before what is sent later. */
+  contentUnderWay = false;
   /** Write back everything, not only full granules. */
   flushing = false;
   readonly fetches: Fetch[] = [];
@@ -108,9 +110,20 @@ export class FileState {
     return this.#pages?.unwrittenBytes ?? 0;
   }
 
+  /** Something is dirty that no WRITE has taken yet. */
+  get isDirty(): boolean {
+    return (this.#pages?.dirtyBytes ?? 0) > 0;
+  }
+
   /** Nothing is dirty, and no WRITE is under way. */
   get isClean(): boolean {
     return this.#pages?.isClean ?? true;
+  }
+
+  /** A WRITE is under way. The target may finish it after what is sent later. */
+  get hasWritesUnderWay(): boolean {
+    const flights = this.#pages?.flightCount ?? 0;
+    return flights > (this.contentUnderWay ? 1 : 0);
   }
 
   get isEmpty(): boolean {

@@ -8,7 +8,14 @@ import { type Attr, isDir, isRegular } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
-import { WANT_ATTR, WANT_DATA_READ, WANT_DATA_WRITE, WANT_PARENT } from '../../wire/meta.js';
+import {
+  WANT_ATTR,
+  WANT_DATA_READ,
+  WANT_DATA_WRITE,
+  WANT_OWN,
+  WANT_OWN_PARENT,
+  WANT_PARENT,
+} from '../../wire/meta.js';
 
 /** What a request asked for. */
 export interface Asked {
@@ -35,12 +42,15 @@ export function checkGrants(asked: Asked, grants: readonly GrantMessage[]): void
 }
 
 function isOfParent({ want, parent }: Asked, grant: GrantMessage): boolean {
-  return (want & WANT_PARENT) !== 0 && grant.fid === parent && isInodeLock(grant, BIT_UPDATE | BIT_ATTR);
+  if (grant.fid !== parent) return false;
+  if ((want & WANT_OWN_PARENT) !== 0 && isOwnLock(grant)) return true;
+  return (want & WANT_PARENT) !== 0 && isInodeLock(grant, BIT_UPDATE | BIT_ATTR);
 }
 
 function isOfInode(want: number, fileMode: number | undefined, grant: GrantMessage): boolean {
   if (fileMode === undefined) return false;
   if (grant.type === 'inode') {
+    if ((want & WANT_OWN) !== 0 && isDir(fileMode) && isOwnLock(grant)) return true;
     const bits = isDir(fileMode) ? BIT_UPDATE | BIT_ATTR : BIT_ATTR;
     return (want & WANT_ATTR) !== 0 && isInodeLock(grant, bits);
   }
@@ -53,4 +63,8 @@ function isOfInode(want: number, fileMode: number | undefined, grant: GrantMessa
 
 function isInodeLock({ type, mode, bits = 0 }: GrantMessage, wanted: number): boolean {
   return type === 'inode' && mode === 'PR' && bits !== 0 && (bits & ~wanted) === 0;
+}
+
+function isOwnLock({ type, mode, bits = 0 }: GrantMessage): boolean {
+  return type === 'inode' && mode === 'EX' && bits === (BIT_UPDATE | BIT_ATTR);
 }

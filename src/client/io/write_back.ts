@@ -18,15 +18,18 @@
 
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import { interruptible, WaitList } from '../../base/wait.js';
 import type { Timer } from '../../runtime/ports.js';
+import { BATCH_CONTENT_MAX } from '../../wire/batch.js';
 import { Sync, Write } from '../../wire/data.js';
 import { Getattr } from '../../wire/meta.js';
 import type { ClientContext } from '../cache/context.js';
 import type { FileState } from '../cache/file_state.js';
 import { type Batch, GRANULE_BYTES } from '../cache/granule.js';
+import type { WholeContent } from '../session/change_log.js';
 import type { Passenger } from '../session/gate.js';
 import { BULK_MAX_BYTES } from '../session/replay_list.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
@@ -43,6 +46,7 @@ const SMALL_IN_FLIGHT_BYTES = 1 << 20;
 const SMALL_FILE_BYTES = 64 << 10;
 /** Short beside DIRTY_AGE_MS, long beside the creation of a file. */
 const CLOSED_DELAY_MS = 5;
+const SECTOR_BYTES = 512;
 const DIRTY_AGE_MS = 1000;
 const AGE_LOOK_MS = 250;
 /** If a target could not commit, the client asks it again after this time. */
@@ -131,6 +135,51 @@ export class WriteBack {
       lane.closed = false;
       this.#pump(target);
     });
+  }
+
+  /** Whether takeWhole() would take the content now. */
+  isWhole(fid: Fid): boolean {
+    const file = this.#context.files.get(fid);
+    if (file === undefined || file.isClean || !file.sizeKnown) return false;
+    const { sizeBytes, pages } = file;
+    return (
+      sizeBytes <= BATCH_CONTENT_MAX &&
+      pages.dirtyBytes === sizeBytes &&
+      pages.unwrittenBytes === sizeBytes &&
+      pages.unwrittenEnd === sizeBytes
+    );
+  }
+
+  /** The content of a new file, to go with the BATCH that makes the file; undefined if it is large, or not dirty as a whole. */
+  takeWhole(target: TargetSession, fid: Fid): WholeContent | undefined {
+    const file = this.#context.files.get(fid);
+    if (file === undefined || !this.isWhole(fid)) return undefined;
+    const batch = file.pages.takeDirty(false);
+    if (batch === undefined) return undefined;
+    assert(batch.start === 0 && batch.end === file.sizeBytes, `the content of ${fid} is not whole`);
+    const lane = this.#lane(target);
+    const { session } = target;
+    lane.inFlight += 1;
+    lane.inFlightBytes += batch.end;
+    file.contentUnderWay = true;
+    return {
+      fid,
+      mtime: file.mtime,
+      chunks: batch.chunks,
+      lengthBytes: batch.end,
+      ended: (error) => {
+        file.contentUnderWay = false;
+        if (error === undefined) {
+          // It lies in the meta store.
+          file.blocks = Math.ceil(batch.end / SECTOR_BYTES);
+          file.pages.written(batch);
+        } else {
+          this.#failed(target, file, batch, error, !session.isOver);
+        }
+        if (!session.isOver) target.grantBytes += batch.grantBytes;
+        this.#landing(target, lane, file, batch);
+      },
+    };
   }
 
   /** Resolves when all that is dirty now is written or dropped; undefined when nothing is. */

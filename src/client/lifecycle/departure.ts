@@ -46,14 +46,14 @@ export interface Departing {
 /** Never rejects. @returns undefined when everything is on the server. */
 export async function depart(departing: Departing): Promise<Loss | undefined> {
   const { context, target, connection } = departing;
-  log('%d bytes dirty, %d operations not committed', context.dirtyBytes(target), target.replays.size);
+  log('%d bytes dirty, %d operations not committed', context.dirtyBytes(target), unsafeOperations(target));
   target.losses = [];
   const { losses } = target;
   const patience = watch(departing);
   const whyNot = await Promise.race([giveBack(departing, patience.signal), patience.over]);
   patience.stop();
   if (whyNot !== undefined) {
-    const left = { bytes: context.dirtyBytes(target), operations: target.replays.size };
+    const left = { bytes: context.dirtyBytes(target), operations: unsafeOperations(target) };
     if (left.bytes > 0 || left.operations > 0) losses.push({ ...left, why: whyNot });
   }
   target.losses = undefined;
@@ -74,6 +74,11 @@ export function describeLoss({ bytes, operations, why }: Loss): string {
     ...(operations > 0 ? [`${operations} operations may not be on its devices`] : []),
   ];
   return `${lost.join(', and ')}: ${why}`;
+}
+
+/** Operations that programs were told of and that may not be on the target's devices. */
+function unsafeOperations({ replays, changes }: TargetSession): number {
+  return replays.size + changes.size;
 }
 
 interface Patience {
@@ -99,7 +104,7 @@ function watch({ context, target, connection, patienceMs }: Departing): Patience
     const look = (): void => {
       const { state } = connection;
       const bytes = context.dirtyBytes(target);
-      const operations = target.replays.size;
+      const operations = unsafeOperations(target);
       const inFlight = target.outgoing.inFlight('operation') + target.outgoing.inFlight('data');
       const now = `${bytes} ${operations} ${inFlight} ${state}`;
       const goesOn = RECOVERING.has(state) || (state === 'FULL' && now !== seen);
@@ -132,6 +137,7 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
     await drain.ended();
     await target.gate.enter({ signal });
     target.gate.leave();
+    await target.changes.flushed();
     const locks = await target.locks.cancelAll();
     for (const file of context.filesOf(target)) if (!file.isClean) await writeBack.flush(target, file);
     target.outgoing.sendEnds();
@@ -139,7 +145,7 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
     if (target.replays.size > 0) await target.call('operation', Sync, {});
     if (target.gate.state !== 'CLOSED') {
       target.outgoing.cancel(locks);
-      await target.outgoing.idle('operation', 'data', 'closing');
+      await target.outgoing.idle('operation', 'data', 'changes', 'closing');
     }
     return undefined;
   } catch (error) {

@@ -87,13 +87,14 @@ export class Drain {
       target.outgoing.sendEnds();
       await serving.wait(gate.idle());
       await serving.wait(target.outgoing.idle('operation'));
+      await serving.wait(target.changes.flushed());
       // Writes most dirty data now, while locks that other clients call back still go back one by one, in time.
       await serving.wait(this.#writeBack.flushAll(target));
       // The release of each lock empties the kernel's caches, writes what they bring back, and empties ours (lock_release.ts).
       const handles = await serving.wait(target.locks.cancelAll());
       await serving.wait(this.#writeBack.flushAll(target));
       target.outgoing.sendEnds();
-      await serving.wait(target.outgoing.idle('operation', 'data', 'closing'));
+      await serving.wait(target.outgoing.idle('operation', 'data', 'changes', 'closing'));
       gate.setDrain('drained');
       this.#report();
       target.outgoing.cancel(handles);

@@ -28,7 +28,7 @@ export function dropEverything(
   reason: string,
 ): void {
   const lostBytes = context.dirtyBytes(target);
-  const uncommitted = target.replays.size;
+  const uncommitted = target.replays.size + target.changes.size;
   log('evicted: %s; %d dirty bytes lost, %d operations uncommitted', reason, lostBytes, uncommitted);
   context.options.onState?.(
     `evicted: ${reason}; ${lostBytes} bytes not written are lost, ${uncommitted} operations may be lost`,
@@ -53,10 +53,11 @@ export function dropEverything(
   target.locks.forgetAll().catch((cause: unknown) => log('%O', cause));
 }
 
-/** Files with data that is dirty, or that the target answered and may not have made durable: if it crashed, the data is gone. */
+/** Files and directories with changes that the target has not, files with data that is dirty, or that the target answered and may not have made durable: if it crashed, the data is gone. */
 function unsafe(context: ClientContext, target: TargetSession): Set<Fid> {
   const fids = new Set<Fid>();
   for (const file of context.filesOf(target)) if (file.unwrittenBytes > 0) fids.add(file.fid);
   for (const { fid } of target.replays.requestsOf(Write)) fids.add(fid);
+  for (const fid of target.changes.touched()) fids.add(fid);
   return fids;
 }

@@ -427,6 +427,7 @@ export class Import {
       hasMoreThanOpens: recovery.hasMoreThanOpens(context, target),
       grantsInUse: known ? recovery.grantsInUse(context, target) : undefined,
       secret: this.#identity.secret,
+      metaGrantInUse: known ? target.changes.usedBytes : undefined,
     };
   }
 

@@ -15,6 +15,7 @@ import { FLAG_RECOVERY } from '../../wire/header.js';
 import { Enqueue, type FlockRangeMessage } from '../../wire/lock.js';
 import { RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
 import type { ClientContext } from '../cache/context.js';
+import type { Handle } from '../cache/open_files.js';
 import type { WriteBack } from '../io/write_back.js';
 import type { GrantedLock, WaitingLock } from '../session/app_lock_table.js';
 import type { TargetSession } from '../session/target_session.js';
@@ -34,7 +35,7 @@ const RECOVERY_CALL = { flags: FLAG_RECOVERY, connectionOnly: true } as const;
  */
 export function hasMoreThanOpens(context: ClientContext, target: TargetSession): boolean {
   return (
-    target.outgoing.inFlight('operation') + target.outgoing.inFlight('data') > 0 ||
+    target.outgoing.inFlight('operation') + target.outgoing.inFlight('data') + target.changes.size > 0 ||
     context.dirtyBytes(target) > 0
   );
 }
@@ -43,7 +44,7 @@ export function hasMoreThanOpens(context: ClientContext, target: TargetSession):
 export function newInstance(context: ClientContext, target: TargetSession, replays: boolean): void {
   target.newInstance();
   // REPLAY_OPENS tells of all handles.
-  for (const handle of context.handles.ofTarget(target.index)) handle.known = 'yes';
+  for (const handle of replayedHandles(context, target)) handle.known = 'yes';
   target.gate.setDrain('no');
   if (replays) {
     target.locks.newInstance();
@@ -108,9 +109,14 @@ function bulkBytes(bulk: readonly Uint8Array[] | undefined): number {
   return bytes;
 }
 
+/** Without those on inodes that the target may not have yet: they are covered, and stay so until the target has the inode. */
+function replayedHandles(context: ClientContext, target: TargetSession): Handle[] {
+  return context.handles.ofTarget(target.index).filter(({ fid }) => !target.changes.isBorn(fid));
+}
+
 /** Replays every handle in the table, also of unlinked files and of directories. A lost handle answers EIO from now on. */
 export async function replayOpens(context: ClientContext, target: TargetSession): Promise<void> {
-  const handles = context.handles.ofTarget(target.index);
+  const handles = replayedHandles(context, target);
   const batches: Promise<void>[] = [];
   for (let at = 0; at < handles.length; at += REPLAY_BATCH) {
     const opens = handles.slice(at, at + REPLAY_BATCH).map(({ fid, fh, flags }) => ({ fid, fh, flags }));
@@ -164,7 +170,7 @@ async function replayCacheLocks(
           for (const [index, lock] of batch.entries()) {
             const handle = reply.handles[index] ?? 0;
             if (handle !== 0) {
-              target.locks.replayed(lock, handle as LockHandle);
+              target.locks.granted(lock, handle as LockHandle);
               continue;
             }
             refused += 1;
@@ -182,12 +188,12 @@ async function replayCacheLocks(
 function replayedLock({ fid, type, mode, bits }: CachedLock) {
   // The LockClient keeps no others.
   assert(fid !== 0 && (type === 'inode' || type === 'data'), 'not a cache lock');
-  assert(mode === 'PR' || mode === 'PW', 'a cache lock is PR or PW');
+  assert(mode === 'PR' || mode === 'PW' || mode === 'EX', 'a cache lock is PR, PW or EX');
   return { fid, type, mode, bits };
 }
 
 /** Another client has the lock, so what it covers is not true any more. Dirty data must not go over that client's data. */
-function lockRefused(
+export function lockRefused(
   context: ClientContext,
   target: TargetSession,
   writeBack: WriteBack,

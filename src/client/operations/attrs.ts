@@ -4,7 +4,7 @@ import { type Attr, SET_ID_BITS } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import { type Fid, ROOT_FID } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
-import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import { andThen, isPromise, type MaybePromise } from '../../base/maybe_promise.js';
 import { checkXattrName } from '../../rules/xattr.js';
 import type { StatfsMessage } from '../../wire/meta.js';
 import type { AttrChange, AttrsWithValidity, Caller } from '../api.js';
@@ -14,6 +14,7 @@ import type { DataLocks } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS } from '../session/target_session.js';
 import type { Namespace } from './namespace.js';
+import type { OwnNames } from './own_names.js';
 
 const log = logger('client:attrs');
 
@@ -25,9 +26,17 @@ export class AttrOperations {
   readonly #locks: DataLocks;
   readonly #writeBack: WriteBack;
   readonly #namespace: Namespace;
+  readonly #own: OwnNames;
 
-  constructor(context: ClientContext, namespace: Namespace, locks: DataLocks, writeBack: WriteBack) {
+  constructor(
+    context: ClientContext,
+    namespace: Namespace,
+    own: OwnNames,
+    locks: DataLocks,
+    writeBack: WriteBack,
+  ) {
     this.#context = context;
+    this.#own = own;
     this.#namespace = namespace;
     this.#locks = locks;
     this.#writeBack = writeBack;
@@ -104,8 +113,12 @@ export class AttrOperations {
     const target = context.targets.of(fid);
     const handle = change.fh === undefined ? undefined : context.handles.live(change.fh);
     const life = handle?.life ?? ACROSS_SESSIONS;
-    const run = async (): Promise<AttrsWithValidity> => {
+    const run = (): MaybePromise<AttrsWithValidity> => {
       life.check();
+      const attr = this.#own.setattr(target, fid, change) ?? askTarget();
+      return andThen(attr, (known) => context.beliefs.withValidity(target, known, undefined));
+    };
+    const askTarget = async (): Promise<Attr> => {
       const timed = change.mtime !== undefined || change.atime !== undefined || change.ctime !== undefined;
       const file = context.files.get(fid);
       let attr: Attr;
@@ -122,7 +135,7 @@ export class AttrOperations {
       } else {
         attr = await life.wait(this.#namespace.setattr(target, fid, change, false, op.signal));
       }
-      return context.beliefs.withValidity(target, attr, undefined);
+      return attr;
     };
     return context.pass(target, op, run, handle);
   }

@@ -13,15 +13,13 @@ export function freshFid({ signal }: Caller, { fids }: Pick<TargetSession, 'fids
   return isPromise(taken) ? ACROSS_SESSIONS.wait(interruptible(taken, signal)) : taken;
 }
 
-/** The object, under a FID that was never used. @throws FsError EINTR (as a rejection) */
-export async function newObject(
+/** The object, under this FID. */
+export function newObject(
   op: Caller,
-  target: Pick<TargetSession, 'fids'>,
+  fid: Fid,
   parent: Fid,
   name: Name | undefined,
   { mode, umask, rdev, linkText }: NewObject,
-): Promise<Omit<Creation, 'exclusive'>> {
-  const taken = freshFid(op, target);
-  const fid = isPromise(taken) ? await ACROSS_SESSIONS.wait(taken) : taken;
+): Omit<Creation, 'exclusive'> {
   return { parent, name, fid, mode, umask, uid: op.uid, gid: op.gid, rdev, target: linkText };
 }

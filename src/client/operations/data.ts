@@ -262,18 +262,16 @@ export class DataOperations {
     const end = start + data.length;
     checkFileEnd(end);
     const mtime = this.#context.runtime.clock.wall();
-    const sent = target.call(
-      'data',
-      Write,
-      { fid: file.fid, offset: start, mtime, grantUsed: 0 },
-      {
+    const request = { fid: file.fid, offset: start, mtime, grantUsed: 0 };
+    const sent = target.changing(file.fid, () =>
+      target.call('data', Write, request, {
         bulk: [data],
         apply: () => {
           this.#context.dropPages(target, file, start, end);
           file.sizeBytes = Math.max(file.sizeBytes, end);
           this.#context.attrs.delete(file.fid);
         },
-      },
+      }),
     );
     await life.wait(interruptible(sent, op.signal));
     if (options.sync)
@@ -301,14 +299,15 @@ export class DataOperations {
       ),
     );
     if ((reply.attr.mode & SET_ID_BITS) === 0) return;
-    await session.wait(
+    const killed = target.changing(fid, () =>
       target.call(
         'operation',
         Setattr,
         { fid, killSuidgid: true },
-        { signal, apply: (answer) => context.beliefs.applyAttr(target, answer.reply.attr) },
+        { apply: (answer) => context.beliefs.applyAttr(target, answer.reply.attr) },
       ),
     );
+    await session.wait(interruptible(killed, signal));
   }
 
   /** @throws FsError the write-back error, EINTR */

@@ -15,6 +15,7 @@
 
 import { assert } from '../../base/assert.js';
 import { isDir, isRegular, opensForWrite } from '../../base/attr.js';
+import { Counts } from '../../base/counts.js';
 import type { Fh, Fid, Name } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
@@ -38,26 +39,6 @@ interface Names {
 
 function keyOf(parent: Fid, name: Name): string {
   return `${parent}/${name}`;
-}
-
-/** How often each key was added and not removed. */
-class Counts<K> {
-  readonly #counts = new Map<K, number>();
-
-  has(key: K): boolean {
-    return this.#counts.has(key);
-  }
-
-  add(key: K): void {
-    this.#counts.set(key, (this.#counts.get(key) ?? 0) + 1);
-  }
-
-  remove(key: K): void {
-    const left = (this.#counts.get(key) ?? 0) - 1;
-    assert(left >= 0, `${key} was not added`);
-    if (left === 0) this.#counts.delete(key);
-    else this.#counts.set(key, left);
-  }
 }
 
 export class LocalOpens {
@@ -168,7 +149,11 @@ export class LocalOpens {
     const { handles, targets } = this.#context;
     for (const { fh, fid, known, life } of handles.all()) {
       if (known !== 'covered' || life.isOver) continue;
-      const lock = targets.of(fid).locks.match('inode', fid, 'PR', BIT_ATTR);
+      const { locks, changes } = targets.of(fid);
+      // A lock on an inode that the client has changed stays until the change is at the target.
+      const lock = changes.touches(fid)
+        ? locks.find('inode', fid, 'PR', BIT_ATTR)
+        : locks.match('inode', fid, 'PR', BIT_ATTR);
       assert(lock !== undefined, `the target does not know handle ${fh} on ${fid}, and no lock covers it`);
     }
   }

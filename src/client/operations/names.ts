@@ -5,25 +5,32 @@
 
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid, Name } from '../../base/ids.js';
-import type { MaybePromise } from '../../base/maybe_promise.js';
-import { RENAME_WHITEOUT, type Readdir, SYMLINK_MAX } from '../../wire/meta.js';
-import type { ReplyOf } from '../../wire/operation.js';
+import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
+import { interruptible } from '../../base/wait.js';
+import { RENAME_WHITEOUT, type Readdir, type Rename, SYMLINK_MAX } from '../../wire/meta.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { AttrsWithValidity, Caller, DirEntry, FsClient, NewObject, NoEntry } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
+import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import { freshFid, newObject } from './create.js';
 import type { Namespace } from './namespace.js';
+import type { OwnNames } from './own_names.js';
 
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
 
 export class NameOperations {
   readonly #context: ClientContext;
   readonly #namespace: Namespace;
+  readonly #own: OwnNames;
+  readonly #writeBack: WriteBack;
   /** Where handles have seen the end of their directory. */
   readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
 
-  constructor(context: ClientContext, namespace: Namespace) {
+  constructor(context: ClientContext, namespace: Namespace, own: OwnNames, writeBack: WriteBack) {
+    this.#writeBack = writeBack;
     this.#context = context;
+    this.#own = own;
     this.#namespace = namespace;
   }
 
@@ -54,12 +61,15 @@ export class NameOperations {
       throw new FsError('ENAMETOOLONG');
     // The caller's bytes are valid only in this turn.
     const linkText = object.linkText === undefined ? undefined : Buffer.from(object.linkText);
-    return context.pass(target, op, async () => {
-      const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, { ...object, linkText }));
-      const created = this.#namespace.create(target, { ...made, exclusive: true }, op.signal);
-      const attr = await ACROSS_SESSIONS.wait(created);
-      return context.beliefs.withValidity(target, attr, parent);
-    });
+    return context.pass(target, op, () =>
+      andThen(freshFid(op, target), (fid) => {
+        const made = newObject(op, fid, parent, name, { ...object, linkText });
+        const attr =
+          this.#own.create(target, made) ??
+          this.#namespace.create(target, { ...made, exclusive: true }, op.signal);
+        return andThen(attr, (known) => context.beliefs.withValidity(target, known, parent));
+      }),
+    );
   }
 
   link(op: Caller, fid: Fid, parent: Fid, name: Name): MaybePromise<AttrsWithValidity> {
@@ -67,6 +77,8 @@ export class NameOperations {
     const target = context.targets.of(parent);
     if (context.targets.of(fid) !== target) throw new FsError('EXDEV', 'link across targets');
     return context.pass(target, op, async () => {
+      const written = this.#writtenFirst(target, fid);
+      if (written !== undefined) await ACROSS_SESSIONS.wait(interruptible(written, op.signal));
       const attr = await ACROSS_SESSIONS.wait(this.#namespace.link(target, { fid, parent, name }, op.signal));
       return context.beliefs.withValidity(target, attr, parent);
     });
@@ -74,8 +86,9 @@ export class NameOperations {
 
   unlink(op: Caller, parent: Fid, name: Name, directory: boolean): MaybePromise<void> {
     const target = this.#context.targets.of(parent);
+    const removed = { parent, name, directory };
     return this.#context.pass(target, op, () =>
-      this.#namespace.unlink(target, { parent, name, directory }, op.signal),
+      this.#own.unlink(target, removed) ? undefined : this.#namespace.unlink(target, removed, op.signal),
     );
   }
 
@@ -90,13 +103,30 @@ export class NameOperations {
     const context = this.#context;
     const target = context.targets.of(parent);
     if (context.targets.of(newParent) !== target) throw new FsError('EXDEV', 'rename across targets');
-    return context.pass(target, op, async () => {
-      const whiteoutFid =
-        (flags & RENAME_WHITEOUT) === 0 ? undefined : await ACROSS_SESSIONS.wait(freshFid(op, target));
-      const owner = whiteoutFid === undefined ? undefined : { uid: op.uid, gid: op.gid };
-      const names = { parent, name, newParent, newName, flags, whiteoutFid, ...owner };
-      await ACROSS_SESSIONS.wait(this.#namespace.rename(target, names, op.signal));
+    return context.pass(target, op, () => {
+      if (this.#own.rename(target, { parent, name, newParent, newName, flags })) return undefined;
+      return this.#rename(op, target, { parent, name, newParent, newName, flags });
     });
+  }
+
+  async #rename(op: Caller, target: TargetSession, move: RequestOf<typeof Rename>): Promise<void> {
+    const { flags } = move;
+    const written = this.#writtenFirst(target, this.#context.names.get(move.parent, move.name) || undefined);
+    if (written !== undefined) await ACROSS_SESSIONS.wait(interruptible(written, op.signal));
+    const whiteoutFid =
+      (flags & RENAME_WHITEOUT) === 0 ? undefined : await ACROSS_SESSIONS.wait(freshFid(op, target));
+    const owner = whiteoutFid === undefined ? undefined : { uid: op.uid, gid: op.gid };
+    const names = { ...move, whiteoutFid, ...owner };
+    await ACROSS_SESSIONS.wait(this.#namespace.rename(target, names, op.signal));
+  }
+
+  /**
+   * A program that writes a file and then gives it its name counts on it that nobody sees a short file under that name, whatever
+   * happens: what is dirty of the file is written before.
+   */
+  #writtenFirst(target: TargetSession, fid: Fid | undefined): Promise<void> | undefined {
+    const file = fid === undefined ? undefined : this.#context.files.get(fid);
+    return file === undefined ? undefined : this.#writeBack.flush(target, file);
   }
 
   readdir(op: Caller, fh: Fh, cookie: number, limit: number, plus: boolean): MaybePromise<Listing> {

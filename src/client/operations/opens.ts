@@ -2,7 +2,7 @@
 
 import { type Attr, isRegular, O_EXCL, O_TRUNC, opensForWrite } from '../../base/attr.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
-import type { MaybePromise } from '../../base/maybe_promise.js';
+import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import { interruptible } from '../../base/wait.js';
 import type { AttrsWithValidity, Caller, NewObject } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
@@ -11,11 +11,12 @@ import type { DataLocks } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { LockOperations } from './app_locks.js';
-import { newObject } from './create.js';
+import { freshFid, newObject } from './create.js';
 import type { HeldInodes } from './held_inodes.js';
 import type { LocalOpens } from './local_opens.js';
 import type { NameOperations } from './names.js';
-import type { Namespace } from './namespace.js';
+import type { Creation, Namespace } from './namespace.js';
+import type { OwnNames } from './own_names.js';
 
 const O_CREAT = 0o100;
 /** Flags that act once, at open: a replayed open must not truncate again. */
@@ -30,6 +31,7 @@ export class OpenOperations {
   readonly #held: HeldInodes;
   readonly #namespace: Namespace;
   readonly #local: LocalOpens;
+  readonly #own: OwnNames;
 
   constructor(
     context: ClientContext,
@@ -40,7 +42,9 @@ export class OpenOperations {
     writeBack: WriteBack,
     held: HeldInodes,
     local: LocalOpens,
+    own: OwnNames,
   ) {
+    this.#own = own;
     this.#local = local;
     this.#held = held;
     this.#namespace = namespace;
@@ -96,18 +100,33 @@ export class OpenOperations {
   ): MaybePromise<{ readonly known: AttrsWithValidity; readonly fh: Fh }> {
     const context = this.#context;
     const target = context.targets.of(parent);
-    return context.pass(target, op, async () => {
-      const made = await ACROSS_SESSIONS.wait(newObject(op, target, parent, name, object));
-      const fh = context.handles.newFh();
-      const handle = new NewHandle(context, target, fh);
-      const created = { ...made, exclusive: (flags & O_EXCL) !== 0, fh, flags };
-      const answered = this.#namespace.create(target, created, op.signal, (attr) =>
-        handle.opened(attr, flags),
-      );
-      const attr = await ACROSS_SESSIONS.wait(handle.wait(answered));
-      const parentOfName = name === undefined ? undefined : parent;
-      return { known: context.beliefs.withValidity(target, attr, parentOfName), fh };
-    });
+    const parentOfName = name === undefined ? undefined : parent;
+    return context.pass(target, op, () =>
+      andThen(freshFid(op, target), (fid) => {
+        const made = newObject(op, fid, parent, name, object);
+        const attr = this.#own.create(target, made);
+        if (attr === undefined) return this.#createThere(op, target, made, flags);
+        const fh = context.handles.newFh();
+        context.handles.add(fh, fid, flags & ~ONCE, attr, target.session, 'covered');
+        return { known: context.beliefs.withValidity(target, attr, parentOfName), fh };
+      }),
+    );
+  }
+
+  async #createThere(
+    op: Caller,
+    target: TargetSession,
+    object: Omit<Creation, 'exclusive'>,
+    flags: number,
+  ): Promise<{ readonly known: AttrsWithValidity; readonly fh: Fh }> {
+    const context = this.#context;
+    const fh = context.handles.newFh();
+    const handle = new NewHandle(context, target, fh);
+    const created = { ...object, exclusive: (flags & O_EXCL) !== 0, fh, flags };
+    const answered = this.#namespace.create(target, created, op.signal, (attr) => handle.opened(attr, flags));
+    const attr = await ACROSS_SESSIONS.wait(handle.wait(answered));
+    const parentOfName = object.name === undefined ? undefined : object.parent;
+    return { known: context.beliefs.withValidity(target, attr, parentOfName), fh };
   }
 
   /** close(2). Never parks: at a closed gate it changes our tables. The target learns of it when the gate opens, or need not. */

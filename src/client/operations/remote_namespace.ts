@@ -1,6 +1,9 @@
 /**
  * The namespace of the server: one RPC for each call. The reply is applied to the caches in the turn in which it arrives, so
  * that the caches follow the order of the frames.
+ *
+ * While a change is under way here, the client changes nothing of what it touches by itself (ChangeLog.pin). An inode that gets a
+ * second name, or may get a name in a directory that is not ours, is private no more from the moment at which the request leaves.
  */
 
 import {
@@ -38,10 +41,13 @@ import {
   WANT_ATTR,
   WANT_DATA_READ,
   WANT_DATA_WRITE,
+  WANT_OWN,
+  WANT_OWN_PARENT,
 } from '../../wire/meta.js';
 import type { Operation, ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { AttrChange } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
+import { OWN_BITS } from '../session/own_directories.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
 import type { LocalOpens } from './local_opens.js';
@@ -132,7 +138,7 @@ export class RemoteNamespace implements Namespace {
     this.#scans.delete(fh);
     const lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);
     if (lock === undefined) return;
-    for (const entry of reply.entries) context.names.put(fid, entry.name, entry.fid);
+    for (const entry of reply.entries) context.beliefs.applyName(target, fid, entry.name, entry.fid);
     const gapless = cookie === 0 || (scan?.lock === lock && scan.cookie === cookie);
     if (!gapless) return;
     if (reply.end) context.names.setComplete(fid);
@@ -142,15 +148,24 @@ export class RemoteNamespace implements Namespace {
   async create(target: TargetSession, object: Creation, signal: Signal, opened?: Opened): Promise<Attr> {
     const { parent, name, fh, flags = 0 } = object;
     const parentWant = name === undefined ? 0 : this.#context.beliefs.wantParent(target, parent);
-    const want = parentWant | WANT_ATTR | (fh === undefined ? 0 : dataWant(flags));
+    const want =
+      parentWant | this.#wantOwn(target, object) | WANT_ATTR | (fh === undefined ? 0 : dataWant(flags));
     const request = { ...object, want };
-    const { attr } = await ACROSS_SESSIONS.wait(
-      this.#ask(target, Create, request, signal, (reply) => {
-        this.#applyCreate(target, request, reply);
-        opened?.(reply.attr);
-      }),
-    );
+    const apply = (reply: ReplyOf<typeof Create>): void => {
+      this.#applyCreate(target, request, reply);
+      opened?.(reply.attr);
+    };
+    const ended = target.changes.pin(name === undefined ? [] : [parent]);
+    const { attr } = await ACROSS_SESSIONS.wait(this.#ask(target, Create, request, signal, apply, ended));
     return attr;
+  }
+
+  /** A new directory is worth an own lock, and so is an old one in which this client makes one name after the other. */
+  #wantOwn(target: TargetSession, { parent, name, mode }: Creation): number {
+    if (!target.batchUsed || name === undefined) return 0;
+    const ofNew = isDir(mode) ? WANT_OWN : 0;
+    if (target.locks.match('inode', parent, 'EX', OWN_BITS) !== undefined) return ofNew;
+    return ofNew | (target.own.wantsParent(parent) ? WANT_OWN_PARENT : 0);
   }
 
   #applyCreate(
@@ -171,6 +186,8 @@ export class RemoteNamespace implements Namespace {
     if (name !== undefined) beliefs.applyName(target, parent, name, attr.fid);
     // No other client could have put a name into it, and from now on none can before the server calls the lock back.
     const empty = !existed && (attr.mode & S_IFMT) === S_IFDIR;
+    const home = target.locks.match('inode', parent, 'EX', OWN_BITS);
+    if (!existed && name !== undefined && home !== undefined) target.own.addPrivate(attr.fid, home);
     if (empty && beliefs.holdsNames(target, attr.fid)) context.names.setComplete(attr.fid);
     if (isRegular(attr.mode) && target.locks.holds('data', attr.fid)) files.of(attr.fid);
     if (linkText !== undefined && isSymlink(attr.mode)) context.attrs.putSymlinkTarget(attr.fid, linkText);
@@ -178,13 +195,14 @@ export class RemoteNamespace implements Namespace {
 
   async link(target: TargetSession, link: RequestOf<typeof Link>, signal: Signal): Promise<Attr> {
     const { beliefs } = this.#context;
-    const { attr } = await ACROSS_SESSIONS.wait(
-      this.#ask(target, Link, link, signal, (reply) => {
-        beliefs.applyAttr(target, reply.attr);
-        beliefs.applyAttr(target, reply.parentAttr);
-        beliefs.applyName(target, link.parent, link.name, reply.attr.fid);
-      }),
-    );
+    target.own.removePrivate(link.fid);
+    const apply = (reply: ReplyOf<typeof Link>): void => {
+      beliefs.applyAttr(target, reply.attr);
+      beliefs.applyAttr(target, reply.parentAttr);
+      beliefs.applyName(target, link.parent, link.name, reply.attr.fid);
+    };
+    const ended = target.changes.pin([link.parent, link.fid]);
+    const { attr } = await ACROSS_SESSIONS.wait(this.#ask(target, Link, link, signal, apply, ended));
     return attr;
   }
 
@@ -197,13 +215,49 @@ export class RemoteNamespace implements Namespace {
       beliefs.applyName(target, parent, name, 0);
       if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
     };
-    const ended = this.#local.unlinking(target, parent, name);
+    const there = this.#openedThere(target, this.#known(parent, name));
+    if (there !== undefined) await ACROSS_SESSIONS.wait(there);
+    const victim = this.#known(parent, name);
+    const unpin = target.changes.pin([parent, ...victim]);
+    const removedHere = this.#local.unlinking(target, parent, name);
+    const ended = (): void => {
+      unpin();
+      removedHere();
+    };
     await ACROSS_SESSIONS.wait(this.#ask(target, Unlink, removed, signal, apply, ended));
+  }
+
+  /** @returns the inode of the name, for pin(): none, if it does not exist, or undefined if nobody here knows. */
+  #known(parent: Fid, name: Name): readonly (Fid | undefined)[] {
+    const fid = this.#context.names.get(parent, name);
+    return fid === 0 ? [] : [fid];
+  }
+
+  /**
+   * An inode may lose its last name. If it is open here and not at the target yet, the target gets it first. Then it can be told of
+   * the handle, and a crash between the two changes nothing.
+   */
+  #openedThere(target: TargetSession, victims: readonly (Fid | undefined)[]): Promise<void> | undefined {
+    const { changes } = target;
+    const mayBeBorn = victims.some((fid) =>
+      fid === undefined ? changes.size > 0 : changes.isBorn(fid) && this.#context.handles.isOpen(fid),
+    );
+    return mayBeBorn ? changes.flushed() : undefined;
   }
 
   async rename(target: TargetSession, names: RequestOf<typeof Rename>, signal: Signal): Promise<void> {
     const apply = (reply: ReplyOf<typeof Rename>): void => this.#applyRename(target, names, reply);
-    const ended = this.#local.renaming(target, names);
+    const { parent, name, newParent, newName } = names;
+    const there = this.#openedThere(target, this.#known(newParent, newName));
+    if (there !== undefined) await ACROSS_SESSIONS.wait(there);
+    const moved = [...this.#known(parent, name), ...this.#known(newParent, newName)];
+    for (const fid of moved) if (fid !== undefined) target.own.removePrivate(fid);
+    const unpin = target.changes.pin([parent, newParent, ...moved]);
+    const movedHere = this.#local.renaming(target, names);
+    const ended = (): void => {
+      unpin();
+      movedHere();
+    };
     await ACROSS_SESSIONS.wait(this.#ask(target, Rename, names, signal, apply, ended));
   }
 
@@ -237,15 +291,15 @@ export class RemoteNamespace implements Namespace {
     const attr = context.attrs.get(fid);
     const hasData = attr === undefined || isRegular(attr.mode);
     const want = context.beliefs.wantAttr(target, fid) | (hasData ? dataWant(flags) : 0);
-    await ACROSS_SESSIONS.wait(
-      this.#ask(target, Open, { ...open, want }, signal, (reply) => {
-        context.beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
-        const cut = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
-        if (cut !== undefined) context.dropPages(target, cut);
-        context.beliefs.applyAttr(target, reply.attr, cut !== undefined);
-        opened(reply.attr);
-      }),
-    );
+    const apply = (reply: ReplyOf<typeof Open>): void => {
+      context.beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
+      const cut = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
+      if (cut !== undefined) context.dropPages(target, cut);
+      context.beliefs.applyAttr(target, reply.attr, cut !== undefined);
+      opened(reply.attr);
+    };
+    const ended = (flags & O_TRUNC) === 0 ? undefined : target.changes.pin([fid]);
+    await ACROSS_SESSIONS.wait(this.#ask(target, Open, { ...open, want }, signal, apply, ended));
   }
 
   // Attributes.
@@ -284,13 +338,13 @@ export class RemoteNamespace implements Namespace {
       ctime,
       killSuidgid: killSuidgid ? true : undefined,
     };
-    const { attr } = await ACROSS_SESSIONS.wait(
-      this.#ask(target, Setattr, request, signal, (reply) => {
-        const file = sizeBytes === undefined ? undefined : context.files.get(fid);
-        if (file !== undefined) context.dropPages(target, file, sizeBytes);
-        context.beliefs.applyAttr(target, reply.attr, own);
-      }),
-    );
+    const apply = (reply: ReplyOf<typeof Setattr>): void => {
+      const file = sizeBytes === undefined ? undefined : context.files.get(fid);
+      if (file !== undefined) context.dropPages(target, file, sizeBytes);
+      context.beliefs.applyAttr(target, reply.attr, own);
+    };
+    const ended = target.changes.pin([fid]);
+    const { attr } = await ACROSS_SESSIONS.wait(this.#ask(target, Setattr, request, signal, apply, ended));
     return attr;
   }
 
@@ -315,12 +369,12 @@ export class RemoteNamespace implements Namespace {
 
   async setxattr(target: TargetSession, xattr: RequestOf<typeof Setxattr>, signal: Signal): Promise<void> {
     const { fid, name, value } = xattr;
-    await ACROSS_SESSIONS.wait(
-      this.#ask(target, Setxattr, xattr, signal, (reply) => {
-        this.#context.beliefs.applyAttr(target, reply.attr);
-        if (fid === ROOT_FID) target.rootXattrs?.set(name, value);
-      }),
-    );
+    const apply = (reply: ReplyOf<typeof Setxattr>): void => {
+      this.#context.beliefs.applyAttr(target, reply.attr);
+      if (fid === ROOT_FID) target.rootXattrs?.set(name, value);
+    };
+    const ended = target.changes.pin([fid]);
+    await ACROSS_SESSIONS.wait(this.#ask(target, Setxattr, xattr, signal, apply, ended));
   }
 
   async listxattr(target: TargetSession, fid: Fid, signal: Signal): Promise<readonly string[]> {
@@ -328,12 +382,12 @@ export class RemoteNamespace implements Namespace {
   }
 
   async removexattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<void> {
-    await ACROSS_SESSIONS.wait(
-      this.#ask(target, Removexattr, { fid, name }, signal, (reply) => {
-        this.#context.beliefs.applyAttr(target, reply.attr);
-        if (fid === ROOT_FID) target.rootXattrs?.delete(name);
-      }),
-    );
+    const apply = (reply: ReplyOf<typeof Removexattr>): void => {
+      this.#context.beliefs.applyAttr(target, reply.attr);
+      if (fid === ROOT_FID) target.rootXattrs?.delete(name);
+    };
+    const ended = target.changes.pin([fid]);
+    await ACROSS_SESSIONS.wait(this.#ask(target, Removexattr, { fid, name }, signal, apply, ended));
   }
 
   async statfs(target: TargetSession, signal: Signal): Promise<StatfsMessage> {

@@ -1,7 +1,8 @@
 /**
  * What a client sends to one target: every call leaves here, first in, first out.
  *
- * A call leaves in the turn in which it is made. An end (the close of a handle, the release of a held inode, the return of an
+ * A call leaves in the turn in which it is made, behind the changes that the client has made by itself until then (change_log.ts).
+ * An end (the close of a handle, the release of a held inode, the return of an
  * application lock) has no caller that waits for it. So ends collect for a moment, and one CLOSE serves many files: a message for
  * each file would cost as much as the CREATE that comes next. While the gate is closed, ends stay here: the drain has waited for
  * the calls before, and the server is about to stop. Ends leave in the order in which they were made. A call may overtake ends of handles: no call names a
@@ -14,6 +15,7 @@
  * the last.
  *   operation  calls for a caller that has passed the gate
  *   data       READs and WRITEs of the page cache: a drain depends on them
+ *   changes    BATCHes of the change log
  *   closing    CLOSE, CANCEL, UNFLOCK, GET_FIDS: no caller has passed the gate for them, and a drain waits for them too
  *   session    what the connection itself needs, and what is void without it
  *
@@ -41,7 +43,7 @@ const ENDS_AT_ONCE = 512;
 /** Limit on the handles in one CLOSE or CANCEL. */
 const HANDLES_MAX = 10_000;
 
-export type CallKind = 'operation' | 'data' | 'closing' | 'session';
+export type CallKind = 'operation' | 'data' | 'changes' | 'closing' | 'session';
 
 /** A function sends the end as a call of its own. */
 type End = { readonly fh: Fh } | { readonly released: Fid } | (() => void);
@@ -50,9 +52,11 @@ export class Outgoing {
   readonly #requester: Pick<Requester, 'call' | 'inFlight'>;
   readonly #gate: Gate;
   readonly #timers: Timers;
+  readonly #pushChanges: () => void;
   readonly #calls: Record<CallKind, CountDown> = {
     operation: new CountDown(),
     data: new CountDown(),
+    changes: new CountDown(),
     closing: new CountDown(),
     session: new CountDown(),
   };
@@ -60,7 +64,14 @@ export class Outgoing {
   /** The timer of the ends runs. */
   #collecting = false;
 
-  constructor(requester: Pick<Requester, 'call' | 'inFlight'>, gate: Gate, timers: Timers) {
+  /** @param pushChanges sends the changes that the client has made by itself until now. */
+  constructor(
+    requester: Pick<Requester, 'call' | 'inFlight'>,
+    gate: Gate,
+    timers: Timers,
+    pushChanges: () => void,
+  ) {
+    this.#pushChanges = pushChanges;
     this.#requester = requester;
     this.#gate = gate;
     this.#timers = timers;
@@ -74,6 +85,8 @@ export class Outgoing {
     options: CallOptions<R> = {},
   ): Promise<Answer<R>> {
     const { signal, ...rest } = options;
+    // Calls of the connection itself say nothing about names.
+    if (kind !== 'changes' && kind !== 'session') this.#pushChanges();
     this.#calls[kind].add();
     const answered = this.#requester.call(operation, request, rest);
     const done = (): void => this.#calls[kind].done();

@@ -39,6 +39,8 @@ interface FirstTime {
   readonly time: Timespec | undefined;
   /** Where the name that it made lies in its directory. */
   readonly position: number | undefined;
+  /** The same for each name that a BATCH made. */
+  readonly positions: readonly number[] | undefined;
 }
 
 /** What replies carry of it. */
@@ -46,6 +48,7 @@ interface Answer {
   readonly attr?: Attr;
   readonly parentAttr?: Attr;
   readonly position?: number;
+  readonly positions?: readonly number[];
 }
 
 export class ReplayList implements AnswerObserver {
@@ -107,8 +110,8 @@ export class ReplayList implements AnswerObserver {
     if (transno > this.#lastExecuted) this.#lastExecuted = transno;
     if (!this.enabled || transno <= this.#lastCommitted || operation.opcode === Close.opcode) return;
     const { xid, body, bulk } = request;
-    const { attr, parentAttr, position } = reply as Answer;
-    const firstTime: FirstTime = { time: (parentAttr ?? attr)?.ctime, position };
+    const { attr, parentAttr, position, positions } = reply as Answer;
+    const firstTime: FirstTime = { time: (parentAttr ?? attr)?.ctime, position, positions };
     const entry: Entry = { operation, xid, body, bulk, transno, firstTime };
     if (bulk !== undefined) {
       for (const chunk of bulk) {
@@ -183,6 +186,6 @@ export class ReplayList implements AnswerObserver {
 }
 
 function asAtFirst(operation: Operation<unknown, unknown>, body: Buffer, firstTime: FirstTime): Buffer {
-  if (firstTime.time === undefined) return body;
+  if (firstTime.time === undefined && firstTime.positions === undefined) return body;
   return encode(operation.request, { ...(decode(operation.request, body) as object), ...firstTime });
 }

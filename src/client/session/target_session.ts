@@ -4,6 +4,7 @@
  */
 
 import { assert } from '../../base/assert.js';
+import { compareTime, type Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import { type Fid, type LockHandle, type TargetUuid, targetIndexOf } from '../../base/ids.js';
 import { Lifetime } from '../../base/lifetime.js';
@@ -12,6 +13,7 @@ import { LockClient } from '../../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../../rpc/api.js';
 import { Requester } from '../../rpc/requester.js';
 import type { Clock, Timers } from '../../runtime/ports.js';
+import { Batch } from '../../wire/batch.js';
 import { Cancel, type FlockRangeMessage, rangeFor } from '../../wire/lock.js';
 import {
   Close,
@@ -33,11 +35,13 @@ import {
 import type { Operation } from '../../wire/operation.js';
 import { type ConnectReply, FEATURE, GetFids, Ping, ReplayOpens } from '../../wire/session.js';
 import { AppLocks } from './app_lock_table.js';
+import { ChangeLog } from './change_log.js';
 import { FidPool } from './fid_pool.js';
 import { Gate } from './gate.js';
 import type { ClientIdentity } from './identity.js';
 import type { KeptMemory } from './kept_memory.js';
 import { type CallKind, Outgoing } from './outgoing.js';
+import { OwnDirectories } from './own_directories.js';
 import { ReplayList } from './replay_list.js';
 
 /** Limit on the cache locks held on one target. Each takes a little memory on the client and on the server. */
@@ -92,6 +96,8 @@ export interface TargetSessionOptions {
   readonly kept: KeptMemory;
   /** Limit on the cache locks. Default 100,000. */
   readonly maxLocks?: number | undefined;
+  /** Default true. false: every operation on names is an RPC that its caller waits for (-o sync-metadata). */
+  readonly writesNamesBack?: boolean | undefined;
 }
 
 export class TargetSession {
@@ -103,6 +109,9 @@ export class TargetSession {
   readonly appLocks = new AppLocks();
   readonly locks: LockClient;
   readonly fids: FidPool;
+  /** Changes that the client has made by itself, and that the target has not answered. */
+  readonly changes: ChangeLog;
+  readonly own: OwnDirectories;
   /** -1 until the first CONNECT is answered. */
   index = -1;
   label = '';
@@ -117,6 +126,10 @@ export class TargetSession {
   holdsUsed = false;
   /** The server takes a handle that it did not open. */
   localOpensUsed = false;
+  /** The server gives own locks, and takes BATCHes. */
+  batchUsed = false;
+  /** By how much the server's clock is ahead of ours, as far as we know. */
+  #clockAheadMs = 0;
   /** The server promises space by grants. A server without grants finds space at each WRITE, or fails it. */
   grantsUsed = true;
   /** Handles of the active lock: one, or two for a moment when a connection broke at the wrong time. */
@@ -136,15 +149,24 @@ export class TargetSession {
   losses: Loss[] | undefined;
   /** Application locks that a new instance did not grant again. */
   lostAppLocks = 0;
+  readonly #clock: Clock;
+  readonly #writesNamesBack: boolean;
+
   constructor(
-    { runtime, kept, maxLocks = LOCKS_MAX }: TargetSessionOptions,
+    { runtime, kept, maxLocks = LOCKS_MAX, writesNamesBack = true }: TargetSessionOptions,
     { nextXid }: Pick<ClientIdentity, 'nextXid'>,
     locks: LockClientCallbacks,
   ) {
     this.gate = new Gate(runtime.clock);
     this.replays = new ReplayList(kept);
     this.requester = new Requester({ firstXid: nextXid, observer: this.replays });
-    this.outgoing = new Outgoing(this.requester, this.gate, runtime.timers);
+    this.#clock = runtime.clock;
+    this.#writesNamesBack = writesNamesBack;
+    this.outgoing = new Outgoing(this.requester, this.gate, runtime.timers, () => this.changes.push());
+    this.changes = new ChangeLog(runtime, (request, options) =>
+      this.outgoing.call('changes', Batch, request, options),
+    );
+    this.own = new OwnDirectories(runtime.clock);
     this.locks = new LockClient({ callbacks: locks, maxLocks });
     this.fids = new FidPool(async () => (await this.call('closing', GetFids, {})).reply);
   }
@@ -157,6 +179,16 @@ export class TargetSession {
     options?: CallOptions<R>,
   ): Promise<Answer<R>> {
     return this.outgoing.call(kind, operation, request, options);
+  }
+
+  /** Sends a change of an inode. Until it is answered, the client changes nothing of the inode by itself. */
+  async changing<T>(fid: Fid, send: () => Promise<T>): Promise<T> {
+    const unpin = this.changes.pin([fid]);
+    try {
+      return await send();
+    } finally {
+      unpin();
+    }
   }
 
   /** This client can replay, so it goes on as if nothing had happened when the target crashes and comes back. */
@@ -176,9 +208,20 @@ export class TargetSession {
     this.holdsUsed = (reply.features & FEATURE.holds) !== 0;
     this.localOpensUsed = (reply.features & FEATURE.localOpens) !== 0;
     this.replays.enabled = (reply.features & FEATURE.replay) !== 0;
+    this.batchUsed = this.#writesNamesBack && this.replays.enabled && (reply.features & FEATURE.batch) !== 0;
+    this.changes.promised(reply.metaGrantBytes ?? 0);
+    if (reply.time !== undefined) this.#clockAheadMs = inMs(reply.time) - inMs(this.#clock.wall());
     if (reply.lastCommitted !== undefined) this.replays.committed(reply.lastCommitted);
     this.grantBytes += reply.grantBytes ?? 0;
     if (reply.fids !== undefined) this.fids.add(reply.fids);
+  }
+
+  /** The time by the server's clock. @param after the result is not before any of these. */
+  now(...after: readonly Timespec[]): Timespec {
+    const wall = this.#clock.wall();
+    let now = this.#clockAheadMs === 0 ? wall : later(wall, this.#clockAheadMs);
+    for (const time of after) if (compareTime(time, now) > 0) now = time;
+    return now;
   }
 
   /**
@@ -229,6 +272,7 @@ export class TargetSession {
     this.serving = new Lifetime(this.session);
     this.#forgetSession();
     this.appLocks.newInstance();
+    this.changes.newInstance();
     this.requester.failAll(why, (operation) => VOID_AFTER_RESTART.has(operation.opcode));
   }
 
@@ -252,6 +296,8 @@ export class TargetSession {
     this.serving = new Lifetime(this.session);
     this.#forgetSession();
     this.replays.clear();
+    this.changes.clear();
+    this.own.clear();
     this.lastStatfs = undefined;
     this.requester.renew(error, ({ opcode }, wasSent) => {
       return ASKED_AGAIN.has(opcode) || (!wasSent && SENT_LATER.has(opcode));
@@ -274,9 +320,21 @@ export class TargetSession {
     this.gate.checkInvariants();
     this.appLocks.checkInvariants();
     this.locks.checkInvariants();
+    this.changes.checkInvariants();
+    this.own.checkInvariants();
     this.fids.checkInvariants();
     assert(this.grantBytes >= 0, `a grant of ${this.grantBytes} bytes`);
   }
+}
+
+function inMs({ sec, nsec }: Timespec): number {
+  return sec * 1000 + nsec / 1e6;
+}
+
+function later({ sec, nsec }: Timespec, ms: number): Timespec {
+  const at = nsec + Math.round(ms * 1e6);
+  const seconds = Math.floor(at / 1e9);
+  return { sec: sec + seconds, nsec: at - seconds * 1e9 };
 }
 
 /** The lifetime of an operation by name, or of one that drops what is not true any more: it goes on in the next session. */

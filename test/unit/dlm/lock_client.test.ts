@@ -297,8 +297,8 @@ test('another instance: locks are believed as before, and go back under the name
   locks.called(handle(1));
   assert.deepEqual([locks.toReplay(), locks.size], [[kept, called], 2]);
   assert.equal(locks.match('inode', fid(5), 'PR', 1), kept);
-  locks.replayed(kept, handle(2));
-  locks.replayed(called, handle(1));
+  locks.granted(kept, handle(2));
+  locks.granted(called, handle(1));
   await turn();
   assert.deepEqual([released, cancelled, locks.size], [[1], [[1]], 1], 'the callback was for the new name');
   locks.called(handle(2));
@@ -321,7 +321,7 @@ test('another instance: a lock given back before it is granted again is not ment
   finish(crossed);
   await turn();
   const finishStill = (): void => finish({ ...still, handle: handle(3) });
-  for (const [index, lock] of [crossed, still, given].entries()) locks.replayed(lock, handle(100 + index));
+  for (const [index, lock] of [crossed, still, given].entries()) locks.granted(lock, handle(100 + index));
   await turn();
   assert.deepEqual([cancelled, locks.size], [[[100]], 2]);
   finishStill();
@@ -339,7 +339,7 @@ test('another instance: what was to be sent to the last one is void, and a drain
   await turn();
   locks.newInstance();
   assert.deepEqual(locks.toReplay(), [second]);
-  locks.replayed(second, handle(50));
+  locks.granted(second, handle(50));
   finish({ ...second, handle: handle(2) });
   assert.deepEqual(await drained, []);
   await turn();
@@ -352,7 +352,7 @@ test('a lock that the new instance refuses is released and never sent back; unti
   const other = add(data(5, 'PR'));
   locks.newInstance();
   locks.toReplay();
-  locks.replayed(other, handle(9));
+  locks.granted(other, handle(9));
   locks.forget(lock);
   assert.deepEqual(
     [released, locks.forgets('data', fid(5)), locks.find('data', fid(5), 'PW', 0), locks.size],

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Fid, type Name, ROOT_FID } from '../../../../src/base/ids.js';
-import { newObject } from '../../../../src/client/operations/create.js';
+import { type Name, ROOT_FID } from '../../../../src/base/ids.js';
+import { freshFid } from '../../../../src/client/operations/create.js';
 import { FidPool } from '../../../../src/client/session/fid_pool.js';
 import { RENAME_EXCHANGE } from '../../../../src/wire/meta.js';
 import { clientWorld } from '../../../worlds/client_world.js';
@@ -24,7 +24,7 @@ test('a create that waits for FIDs ends when its caller is interrupted', async (
   const abort = new AbortController();
   const never = new FidPool(() => new Promise(() => undefined));
   const op = { uid: 0, gid: 0, signal: abort.signal };
-  const made = newObject(op, { fids: never }, 1 as Fid, 'f' as Name, { mode: 0o100644, umask: 0 });
+  const taken = freshFid(op, { fids: never });
   abort.abort();
-  await assert.rejects(made, { code: 'EINTR' });
+  await assert.rejects(async () => taken, { code: 'EINTR' });
 });

@@ -23,7 +23,7 @@ function outgoing() {
   const time = new ManualTime();
   const gate = new Gate(time);
   gate.setConnected(true);
-  return { sent, time, gate, out: new Outgoing(requester, gate, time) };
+  return { sent, time, gate, out: new Outgoing(requester, gate, time, () => undefined) };
 }
 
 const fid = (value: number): Fid => value as Fid;

@@ -1,0 +1,410 @@
+/**
+ * The change log of one target: operations on names and attributes that the client has executed by itself and answered, and
+ * that the target has not answered yet (FEATURE.batch). docs/WRITE_BACK.md has the whole picture.
+ *
+ * - One queue, one connection, one order: the target executes changes in the order in which the client has answered them.
+ * - Whatever leaves for the target after a change leaves behind it: outgoing.ts calls push() before each other call. So the
+ *   target always sees what the client's programs have done, in program order.
+ * - The log sends by itself when nothing of it is under way and its oldest change is SEND_AFTER_MS old, or when SEND_AT changes
+ *   wait. It does not wait longer to collect more: the gain is that nobody waits, and a short log makes callbacks, drains and
+ *   losses small.
+ * - Each change is paid from the metadata grant, which the target has promised. So nothing that was answered is refused later.
+ *   A target that refuses a BATCH evicts this client.
+ * - Answers that come from other calls are not believed about what the log still changes: `touches` and `changesName` say so.
+ * - pin(): while an operation of ours that the target executes is under way, nothing that it touches is changed here. Its answer
+ *   may be lost on its way while its effect is there, and a change made on top of an unknown state could be refused.
+ *
+ * Invariants: #touched and #names count exactly what the changes in the log name; an inode is in #born exactly while the change that
+ * makes it is in the log; while changes wait, a timer runs or a BATCH is under way.
+ */
+
+import { assert } from '../../base/assert.js';
+import { Counts } from '../../base/counts.js';
+import { FsError } from '../../base/errno.js';
+import type { Fid, LockHandle } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
+import type { CachedLock } from '../../dlm/api.js';
+import type { Answer, CallOptions } from '../../rpc/api.js';
+import type { Clock, Timers } from '../../runtime/ports.js';
+import {
+  BATCH_BULK_MAX,
+  BATCH_CONTENT_MAX,
+  BATCH_MAX,
+  type Batch,
+  type BatchedOperationMessage,
+  operationCost,
+} from '../../wire/batch.js';
+import type { GrantMessage } from '../../wire/lock.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
+
+const log = logger('client:changes');
+
+const SEND_AFTER_MS = 2;
+/** So many changes are worth a message, even while another one is under way. */
+const SEND_AT = 64;
+const UNDER_WAY_MAX = 2;
+/** A target that has no room now is asked again after this time. */
+const ASK_AGAIN_MS = 1000;
+/** Limit on the changes in the log. Above it the target is asked, which makes the caller wait. */
+const CHANGES_MAX = 1024;
+
+/** An inode that a change in the log makes. */
+export interface Born {
+  readonly fid: Fid;
+  /** What the client holds of it ahead of the grant. */
+  readonly locks: readonly CachedLock[];
+}
+
+/** What the log keeps of one operation. */
+export interface Change {
+  readonly operation: BatchedOperationMessage;
+  /** Inodes whose attributes or names it changes. */
+  readonly touches: readonly Fid[];
+  /** Names that it changes: keys made by nameKey(). */
+  readonly names: readonly string[];
+  readonly born?: Born | undefined;
+  readonly costBytes: number;
+}
+
+/** The whole content of a new file, on its way with the BATCH that makes the file. */
+export interface WholeContent {
+  readonly fid: Fid;
+  readonly mtime: { readonly sec: number; readonly nsec: number };
+  readonly chunks: readonly Uint8Array[];
+  readonly lengthBytes: number;
+  /** Called once, with the error if the target has not got it. */
+  ended(error?: unknown): void;
+}
+
+/** What the log needs of the rest of the client. */
+export interface ChangeLogHost {
+  /** The content of a file that is made by the BATCH that is being put together, if it is small and wholly dirty. */
+  contentOf(fid: Fid): WholeContent | undefined;
+  /** The target has granted the lock that was added ahead. */
+  granted(lock: CachedLock, handle: LockHandle): void;
+  /** The target has not granted it: it will never be granted. */
+  refused(lock: CachedLock): void;
+}
+
+type Call = (
+  request: RequestOf<typeof Batch>,
+  options: CallOptions<ReplyOf<typeof Batch>>,
+) => Promise<Answer<ReplyOf<typeof Batch>>>;
+
+interface Waiting extends Change {
+  readonly sinceMs: number;
+}
+
+/** Waits until the target has answered all BATCHes up to this one, or none that is left changes the inode. */
+interface Waiter {
+  readonly upTo: number;
+  readonly fid: Fid | undefined;
+  readonly done: () => void;
+}
+
+export function nameKey(parent: Fid, name: string): string {
+  return `${parent}/${name}`;
+}
+
+export class ChangeLog {
+  readonly #call: Call;
+  readonly #runtime: { readonly timers: Timers; readonly clock: Clock };
+  #host: ChangeLogHost | undefined;
+  #waiting: Waiting[] = [];
+  /** Changes that were sent and not answered. */
+  #sent = 0;
+  #underWay = 0;
+  #timerRuns = false;
+  readonly #touched = new Counts<Fid>();
+  readonly #names = new Counts<string>();
+  readonly #born = new Map<Fid, Born>();
+  readonly #pinned = new Counts<Fid>();
+  #allPinned = 0;
+  /** BATCHes of this session that were sent, and those that have ended. */
+  #sentCount = 0;
+  #endedCount = 0;
+  #waiters: Waiter[] = [];
+  /** When the client last asked for a grant. */
+  #askedMs: number | undefined;
+  /** Bytes of the metadata grant that no change has used. */
+  #grantBytes = 0;
+  /** Bytes that the changes in the log use. */
+  #usedBytes = 0;
+  /** Grows with each session: answers to BATCHes of an earlier one change nothing. */
+  #session = 0;
+
+  constructor(runtime: { readonly timers: Timers; readonly clock: Clock }, call: Call) {
+    this.#runtime = runtime;
+    this.#call = call;
+  }
+
+  set host(host: ChangeLogHost) {
+    this.#host = host;
+  }
+
+  /** Changes that the target has not answered. */
+  get size(): number {
+    return this.#waiting.length + this.#sent;
+  }
+  /** Changes that were not sent. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+  get usedBytes(): number {
+    return this.#usedBytes;
+  }
+
+  /** The target has promised so much room for changes, beside what those in the log use. */
+  promised(bytes: number): void {
+    this.#grantBytes += bytes;
+  }
+
+  /** Another instance serves: what the last one has promised and was not used is void. */
+  newInstance(): void {
+    this.#grantBytes = 0;
+    this.#askedMs = undefined;
+  }
+
+  hasRoom(costBytes: number): boolean {
+    if (costBytes <= this.#grantBytes) return this.size < CHANGES_MAX;
+    if (this.#underWay === 0) this.#askForGrant();
+    return false;
+  }
+
+  /** Each answer to a BATCH fills the grant up, but without a grant there is no BATCH: so the client sends an empty one. */
+  #askForGrant(): void {
+    const now = this.#runtime.clock.nowMs();
+    if (this.#askedMs !== undefined && now - this.#askedMs < ASK_AGAIN_MS) return;
+    this.#askedMs = now;
+    this.#send();
+  }
+
+  /** Whether a change in the log changes the inode. */
+  touches(fid: Fid): boolean {
+    return this.#touched.has(fid);
+  }
+  changesName(parent: Fid, name: string): boolean {
+    return this.#names.size > 0 && this.#names.has(nameKey(parent, name));
+  }
+  /** Whether a change in the log makes the inode: the target may not have it yet. */
+  isBorn(fid: Fid): boolean {
+    return this.#born.has(fid);
+  }
+  /** Whether a change that makes the inode waits: what is dirty of it can go with that change. */
+  isWaiting(fid: Fid): boolean {
+    return this.#born.has(fid) && this.#waiting.some(({ born }) => born?.fid === fid);
+  }
+  /** Inodes that would be lost, or not be as programs were told, if the log were lost. */
+  touched(): Iterable<Fid> {
+    return this.#touched.keys();
+  }
+
+  /** The caller has checked hasRoom(), and changes the caches in this turn. */
+  add(change: Change): void {
+    const { touches, names, born, costBytes } = change;
+    for (const fid of touches) this.#touched.add(fid);
+    for (const name of names) this.#names.add(name);
+    if (born !== undefined) this.#born.set(born.fid, born);
+    this.#grantBytes -= costBytes;
+    this.#usedBytes += costBytes;
+    this.#waiting.push({ ...change, sinceMs: this.#runtime.clock.nowMs() });
+    if (this.#waiting.length >= SEND_AT && this.#underWay < UNDER_WAY_MAX) this.#send();
+    else this.#sendLater();
+  }
+
+  /** Sends everything that waits, in this turn. */
+  push(): void {
+    while (this.#waiting.length > 0) this.#send();
+  }
+
+  /** Sends everything. @returns resolves when the target has answered all that is in the log now, or never will. */
+  flushed(): Promise<void> {
+    return this.#answered(undefined);
+  }
+
+  /** Sends everything. @returns resolves when the target has answered all that changes this inode; undefined: nothing does. */
+  settled(fid: Fid): Promise<void> | undefined {
+    return this.touches(fid) ? this.#answered(fid) : undefined;
+  }
+
+  #answered(fid: Fid | undefined): Promise<void> {
+    this.push();
+    return new Promise((done) => {
+      if (this.#underWay === 0) done();
+      else this.#waiters.push({ upTo: this.#sentCount, fid, done });
+    });
+  }
+
+  // Pins.
+
+  /** @param fids inodes that an operation at the target may change; undefined: nobody knows which. @returns to be called at its end. */
+  pin(fids: readonly (Fid | undefined)[]): () => void {
+    for (const fid of fids) {
+      if (fid === undefined) this.#allPinned += 1;
+      else this.#pinned.add(fid);
+    }
+    return () => {
+      for (const fid of fids) {
+        if (fid === undefined) this.#allPinned -= 1;
+        else this.#pinned.remove(fid);
+      }
+    };
+  }
+
+  isPinned(fid: Fid): boolean {
+    return this.#allPinned > 0 || this.#pinned.has(fid);
+  }
+
+  // Sending.
+
+  #sendLater(): void {
+    if (this.#timerRuns || this.#underWay > 0 || this.#waiting.length === 0) return;
+    this.#timerRuns = true;
+    this.#runtime.timers.after(SEND_AFTER_MS, () => {
+      this.#timerRuns = false;
+      if (this.#underWay === 0) this.push();
+    });
+  }
+
+  #send(): void {
+    const contents: WholeContent[] = [];
+    const changes = this.#next(contents);
+    const operations = changes.map(({ operation }) => operation);
+    let grantUsed = 0;
+    for (const { costBytes } of changes) grantUsed += costBytes;
+    for (const { fid, mtime, lengthBytes } of contents) {
+      operations.push({ content: { fid, mtime, lengthBytes } });
+      grantUsed += operationCost(0, lengthBytes);
+    }
+    this.#sent += changes.length;
+    this.#underWay += 1;
+    this.#sentCount += 1;
+    const session = this.#session;
+    const bulk = contents.flatMap(({ chunks }) => chunks);
+    this.#call(
+      { operations, grantUsed },
+      {
+        bulk: bulk.length === 0 ? undefined : bulk,
+        apply: ({ reply }) => {
+          if (session === this.#session) this.#apply(changes, reply);
+        },
+      },
+    )
+      .then(
+        () => {
+          for (const content of contents) content.ended();
+        },
+        (error: unknown) => {
+          log('%d changes are lost: %s', changes.length, error);
+          for (const content of contents) content.ended(error);
+        },
+      )
+      .finally(() => {
+        if (session !== this.#session) return;
+        this.#underWay -= 1;
+        this.#endedCount += 1;
+        this.#wake();
+        if (this.#waiting.length >= SEND_AT) this.#send();
+        else this.#sendLater();
+      })
+      .catch((error: unknown) => log('%O', error));
+  }
+
+  /** The changes of the next BATCH, and the contents that go with them. */
+  #next(contents: WholeContent[]): readonly Waiting[] {
+    let count = 0;
+    let bulkBytes = 0;
+    for (const { born } of this.#waiting) {
+      const isFull = count + contents.length + 2 > BATCH_MAX || bulkBytes > BATCH_BULK_MAX / 2;
+      if (isFull) break;
+      count += 1;
+      const pays = this.#grantBytes >= operationCost(0, BATCH_CONTENT_MAX);
+      const content = born !== undefined && pays ? this.#host?.contentOf(born.fid) : undefined;
+      if (content === undefined) continue;
+      this.#grantBytes -= operationCost(0, content.lengthBytes);
+      contents.push(content);
+      bulkBytes += content.lengthBytes;
+    }
+    return this.#waiting.splice(0, count);
+  }
+
+  #apply(changes: readonly Waiting[], reply: ReplyOf<typeof Batch>): void {
+    this.#grantBytes += reply.grantBytes;
+    this.#sent -= changes.length;
+    const grants = new Map<Fid, GrantMessage[]>();
+    for (const grant of reply.locks) {
+      const ofInode = grants.get(grant.fid);
+      if (ofInode === undefined) grants.set(grant.fid, [grant]);
+      else ofInode.push(grant);
+    }
+    for (const change of changes) {
+      this.#forget(change);
+      if (change.born !== undefined) this.#settleLocks(change.born, grants.get(change.born.fid) ?? []);
+    }
+  }
+
+  #settleLocks({ fid, locks }: Born, grants: readonly GrantMessage[]): void {
+    for (const lock of locks) {
+      const grant = grants.find(
+        ({ type, mode, bits = 0 }) => type === lock.type && mode === lock.mode && bits === lock.bits,
+      );
+      if (grant !== undefined) this.#host?.granted(lock, grant.handle);
+      else this.#host?.refused(lock);
+    }
+    if (grants.length > locks.length)
+      throw new FsError('EPROTO', `the server granted more locks on ${fid} than asked`);
+  }
+
+  #forget({ touches, names, born, costBytes }: Change): void {
+    for (const fid of touches) this.#touched.remove(fid);
+    for (const name of names) this.#names.remove(name);
+    if (born !== undefined) this.#born.delete(born.fid);
+    this.#usedBytes -= costBytes;
+  }
+
+  /** The target has evicted this client: nothing of the log will be executed any more. */
+  clear(): void {
+    this.#session += 1;
+    this.#waiting = [];
+    this.#sent = 0;
+    this.#underWay = 0;
+    this.#touched.clear();
+    this.#names.clear();
+    this.#born.clear();
+    this.#grantBytes = 0;
+    this.#usedBytes = 0;
+    this.#endedCount = this.#sentCount;
+    this.#wake();
+  }
+
+  /** BATCHes end in the order in which they were sent. */
+  #wake(): void {
+    const { length } = this.#waiters;
+    if (length === 0) return;
+    const isOver = ({ upTo, fid }: Waiter): boolean =>
+      upTo <= this.#endedCount || (fid !== undefined && !this.touches(fid));
+    const waiters = this.#waiters;
+    this.#waiters = waiters.filter((waiter) => !isOver(waiter));
+    for (const waiter of waiters) if (isOver(waiter)) waiter.done();
+  }
+
+  checkInvariants(): void {
+    assert(
+      this.#waiting.length === 0 || this.#timerRuns || this.#underWay > 0,
+      `${this.#waiting.length} changes wait, and nothing sends them`,
+    );
+    assert(
+      this.#sent === 0 || this.#underWay > 0,
+      `${this.#sent} changes were sent, and no BATCH is under way`,
+    );
+    assert(this.#sentCount - this.#endedCount === this.#underWay, `${this.#underWay} BATCHes are under way`);
+    assert(this.#underWay > 0 || this.#waiters.length === 0, 'nothing is under way, and that is waited for');
+    assert(this.#grantBytes >= 0 && this.#usedBytes >= 0, `a metadata grant of ${this.#grantBytes} bytes`);
+    assert(
+      this.size > 0 || this.#touched.size + this.#names.size + this.#born.size === 0,
+      'an empty log changes something',
+    );
+    assert(this.size > 0 || this.#usedBytes === 0, `an empty log uses ${this.#usedBytes} bytes`);
+    for (const fid of this.#born.keys()) assert(this.#touched.has(fid), `${fid} is born, and not changed`);
+  }
+}
