@@ -32,6 +32,7 @@ export function create(call: ServedCall, request: Request, incoming: Incoming<Re
   const { store } = call.target;
   const { parent, name } = request;
   let entry: Dirent | undefined;
+  call.looksInto = [parent];
   return locked(
     call,
     incoming,

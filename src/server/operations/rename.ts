@@ -38,6 +38,7 @@ export function rename(call: ServedCall, request: Request, incoming: Incoming<Re
   const { target } = call;
   checkFlags(request);
   let names: MovedNames;
+  call.looksInto = [request.parent, request.newParent];
   return locked(
     call,
     incoming,

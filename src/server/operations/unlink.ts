@@ -24,6 +24,7 @@ export function unlink(
   const { store } = call.target;
   const { parent } = request;
   let entry: Dirent;
+  call.looksInto = [parent];
   return locked(
     call,
     incoming,
@@ -54,6 +55,7 @@ export function link(
 ): Answered<ReplyOf<typeof Link>> {
   const { store } = call.target;
   const { fid, parent } = request;
+  call.looksInto = [parent];
   return locked(
     call,
     incoming,

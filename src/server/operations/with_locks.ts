@@ -9,6 +9,7 @@ import type { Fid } from '../../base/ids.js';
 import { isPromise, type MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec, Mode } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
+import { BIT_UPDATE } from '../../wire/lock.js';
 import { noteChanges, refused } from '../target/commit_on_sharing.js';
 import type { ServedCall } from '../target/served_call.js';
 
@@ -58,6 +59,8 @@ export function locked<R>(
   try {
     specs = plan();
   } catch (refusal) {
+    const owned = ownedByOthers(call);
+    if (owned.length > 0) return afterOwners(call, incoming, owned, { plan, run, sharesMore });
     return refused(call, refusal);
   }
   // At its first execution all that a replay builds on was durable or its client's own. Nothing else runs during replays.
@@ -94,6 +97,33 @@ function executed<R>(
   }
   noteChanges(call, outcome);
   return outcome;
+}
+
+/**
+ * Directories that the operation looked into, and of which another client decides alone what is in them: that client may know
+ * better than the state here (docs/WRITE_BACK.md).
+ */
+function ownedByOthers(call: ServedCall): readonly LockSpec[] {
+  if (call.isReplay) return [];
+  const { locks } = call.target;
+  return [...new Set(call.looksInto)]
+    .map((fid) => inodeLock(fid, 'PR', BIT_UPDATE))
+    .filter((spec) => !locks.heldAlone(call.client.uuid, spec));
+}
+
+/** Begins again when the owners have said what they did there, and have given their own locks back. */
+async function afterOwners<R>(
+  call: ServedCall,
+  incoming: Incoming<R>,
+  owned: readonly LockSpec[],
+  { plan, run, sharesMore }: LockedOperation<R>,
+): Promise<undefined> {
+  const release = await call.target.locks.acquire(call.client.uuid, owned);
+  release();
+  call.assertLive();
+  const outcome = await locked(call, incoming, plan, run, sharesMore);
+  if (outcome !== undefined) incoming.answer(outcome);
+  return undefined;
 }
 
 async function afterWait<R>(

@@ -25,6 +25,7 @@ import type { ServedTarget } from './served_target.js';
 type SentReply = Parameters<NonNullable<ServiceHooks['onReply']>>[1];
 
 const NO_LOCKS: readonly LockSpec[] = [];
+const NOWHERE: readonly Fid[] = [];
 
 export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
   readonly target: ServedTarget;
@@ -38,6 +39,8 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
   /** Server locks of this operation. */
   locked: readonly LockSpec[] = NO_LOCKS;
   noted: Transno | undefined;
+  /** Directories in which the operation looks for names before it has locks. */
+  looksInto: readonly Fid[] = NOWHERE;
   /** What this operation changed under locks of its client, and what is new: no lock of the operation covers it. */
   alsoChanged: readonly LockSpec[] = NO_LOCKS;
   resentLink: Link | undefined;

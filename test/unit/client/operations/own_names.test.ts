@@ -328,6 +328,7 @@ test('set-group-id directories, umask and owners: as the server would have made 
 test('a name that an interrupted operation may have changed is not changed here', async (t) => {
   const { world, a, d } = await setting(t);
   const fid = await put(a, d, 'f', 'x');
+  await world.time.until('all is there', () => a.target.changes + a.target.dirtyBytes === 0);
   a.lose('answers');
   const { op, interrupt } = a.interruptible();
   const linked = errnoOf(() => a.fs.link(op, fid, d, nameOf('g')));
