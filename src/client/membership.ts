@@ -89,6 +89,7 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
     this.target = new TargetSession({ runtime, kept, maxLocks, writesNamesBack }, identity, this);
     this.target.changes.host = {
       contentOf: (fid) => writeBack.takeWhole(this.target, fid),
+      isOpenToWrite: (fid) => context.handles.isOpenToWrite(fid),
       granted: (lock, handle) => this.target.locks.granted(lock, handle),
       refused: (lock) => lockRefused(context, this.target, writeBack, lock),
     };

@@ -44,7 +44,7 @@ import {
   ReplayOpens,
 } from '../../src/wire/session.js';
 import { memoryPair } from '../fixtures/memory_connection.js';
-import { type AnyTarget, testRuntime } from '../fixtures/storage_target.js';
+import { type AnyTarget, type TestRuntime, testRuntime } from '../fixtures/storage_target.js';
 import type { WorldTime } from './virtual_time.js';
 import { type WorldOptions, worldTarget } from './world_target.js';
 
@@ -53,7 +53,7 @@ type Accept = (connection: Connection) => ConnectionEvents;
 export class ServerWorld {
   readonly target: AnyTarget;
   readonly time: WorldTime;
-  readonly runtime: Runtime;
+  readonly runtime: Runtime & Pick<TestRuntime, 'counted'>;
   /** Ports in use, as a machine has them. */
   readonly #listening = new Map<number, Accept>();
   readonly #servers: Server[] = [];

@@ -126,6 +126,11 @@ export class OpenFiles {
     return this.#byFid.has(fid);
   }
 
+  isOpenToWrite(fid: Fid): boolean {
+    for (const { flags } of this.of(fid)) if (opensForWrite(flags)) return true;
+    return false;
+  }
+
   of(fid: Fid): Iterable<Handle> {
     return this.#byFid.get(fid) ?? [];
   }

@@ -6,8 +6,8 @@
  * - Whatever leaves for the target after a change leaves behind it: outgoing.ts calls push() before each other call. So the
  *   target always sees what the client's programs have done, in program order.
  * - The log sends by itself when nothing of it is under way and its oldest change is SEND_AFTER_MS old, or when SEND_AT changes
- *   wait. It does not wait longer to collect more: the gain is that nobody waits, and a short log makes callbacks, drains and
- *   losses small.
+ *   wait. It waits a little longer for a program that is writing the file that it has just made: then the content can go with
+ *   the file. It does not wait to collect more: the gain is that nobody waits, and a short log makes callbacks, drains and losses small.
  * - Each change is paid from the metadata grant, which the target has promised. So nothing that was answered is refused later.
  *   A target that refuses a BATCH evicts this client.
  * - Answers that come from other calls are not believed about what the log still changes: `touches` and `changesName` say so.
@@ -39,7 +39,9 @@ import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 
 const log = logger('client:changes');
 
-const SEND_AFTER_MS = 2;
+const SEND_AFTER_MS = 3;
+/** Limit on the age of a change when a program is still writing the newest file. */
+const SEND_AT_LATEST_MS = 8;
 /** So many changes are worth a message, even while another one is under way. */
 const SEND_AT = 64;
 const UNDER_WAY_MAX = 2;
@@ -80,6 +82,7 @@ export interface WholeContent {
 export interface ChangeLogHost {
   /** The content of a file that is made by the BATCH that is being put together, if it is small and wholly dirty. */
   contentOf(fid: Fid): WholeContent | undefined;
+  isOpenToWrite(fid: Fid): boolean;
   /** The target has granted the lock that was added ahead. */
   granted(lock: CachedLock, handle: LockHandle): void;
   /** The target has not granted it: it will never be granted. */
@@ -259,11 +262,26 @@ export class ChangeLog {
 
   #sendLater(): void {
     if (this.#timerRuns || this.#underWay > 0 || this.#waiting.length === 0) return;
+    this.#sendAfter(SEND_AFTER_MS);
+  }
+
+  #sendAfter(ms: number): void {
     this.#timerRuns = true;
-    this.#runtime.timers.after(SEND_AFTER_MS, () => {
+    this.#runtime.timers.after(ms, () => {
       this.#timerRuns = false;
-      if (this.#underWay === 0) this.push();
+      if (this.#underWay > 0) return;
+      if (this.#isBeingWritten()) this.#sendAfter(1);
+      else this.push();
     });
+  }
+
+  /** A program has made the newest file, and has not closed it yet. */
+  #isBeingWritten(): boolean {
+    const [oldest] = this.#waiting;
+    const newest = this.#waiting.at(-1);
+    if (oldest === undefined || newest?.born === undefined) return false;
+    if (this.#runtime.clock.nowMs() - oldest.sinceMs >= SEND_AT_LATEST_MS) return false;
+    return this.#host?.isOpenToWrite(newest.born.fid) === true;
   }
 
   #send(): void {

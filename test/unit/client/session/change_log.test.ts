@@ -30,8 +30,10 @@ function changeLog(grantBytes = 1 << 20) {
     return answered.promise;
   });
   const granted: string[] = [];
+  const writing = new Set<Fid>();
   log.host = {
     contentOf: () => undefined,
+    isOpenToWrite: (fid) => writing.has(fid),
     granted: (lock, handle) => granted.push(`${lock.fid} ${lock.mode} ${handle}`),
     refused: (lock) => granted.push(`${lock.fid} ${lock.mode} refused`),
   };
@@ -52,7 +54,7 @@ function changeLog(grantBytes = 1 << 20) {
     await new Promise((resolve) => setImmediate(resolve));
     log.checkInvariants();
   };
-  return { log, time, sent, granted, answer };
+  return { log, time, sent, granted, writing, answer };
 }
 
 const lockOn = (fid: number, mode: 'PR' | 'PW'): CachedLock => {
@@ -85,7 +87,7 @@ test('changes leave together a moment after the first, and again as soon as that
   log.add(change(10));
   log.add(change(11));
   assert.equal(sent.length, 0);
-  time.advance(2);
+  time.advance(3);
   assert.deepEqual(
     sent.map(({ request }) => modes(request)),
     [[10, 11]],
@@ -94,7 +96,7 @@ test('changes leave together a moment after the first, and again as soon as that
   time.advance(50);
   assert.equal(sent.length, 1, 'one is under way');
   await answer();
-  time.advance(2);
+  time.advance(3);
   assert.deepEqual(
     sent.map(({ request }) => modes(request)),
     [[12]],
@@ -106,6 +108,23 @@ test('changes leave together a moment after the first, and again as soon as that
   assert.equal(log.changesName(DIRECTORY, 'n12'), true);
   await answer();
   assert.deepEqual([log.size, log.touches(DIRECTORY), log.usedBytes], [0, false, 0]);
+});
+
+test('the log waits a little for the content of a file that a program has just made, and not for ever', () => {
+  const { log, time, sent, writing } = changeLog();
+  const born = (fid: number): Change => ({ ...change(fid), born: { fid: fid as Fid, locks: [] } });
+  writing.add(10 as Fid);
+  log.add(born(10));
+  time.advance(5);
+  assert.equal(sent.length, 0);
+  writing.delete(10 as Fid);
+  time.advance(1);
+  assert.equal(sent.length, 1);
+  const slow = changeLog();
+  slow.writing.add(10 as Fid);
+  slow.log.add(born(10));
+  slow.time.advance(9);
+  assert.equal(slow.sent.length, 1);
 });
 
 test('push() sends all that waits in this turn, in order, and no message is too long', () => {

@@ -1,0 +1,129 @@
+/** What operations cost in messages: figures that must not grow. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Fid, Name } from '../../../src/base/ids.js';
+import {
+  type ClientWorld,
+  clientWorld,
+  O_CREAT,
+  O_EXCL,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+} from '../../worlds/client_world.js';
+
+const MIB = 1 << 20;
+/** Pings and the like, in the few seconds that a test takes. */
+const CONNECTION_REQUESTS = 3;
+
+function requests({ servers }: ClientWorld): number {
+  return servers.runtime.counted.get('holdfast_server_requests_total') ?? 0;
+}
+
+/** @returns the number of requests that reached the server meanwhile, and in the second after it. */
+async function counted(world: ClientWorld, run: () => Promise<unknown>): Promise<number> {
+  await world.time.sleep(1000);
+  const before = requests(world);
+  await run();
+  await world.time.sleep(1000);
+  return requests(world) - before;
+}
+
+function atMost(count: number, limit: number): void {
+  assert.ok(count <= limit + CONNECTION_REQUESTS, `${count} requests, at most ${limit} are right`);
+}
+
+test('stat, and open with read and close, of a file in the cache cost no message', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const made = await a.create('f');
+  await a.write(made, 0, 'content');
+  await a.close(made);
+  await a.text(await a.open('f', O_RDONLY));
+  const count = await counted(world, async () => {
+    for (let round = 0; round < 100; round++) {
+      await a.fs.getattr(a.op, made.fid);
+      const file = await a.open('f', O_RDONLY);
+      assert.equal(await a.text(file), 'content');
+      await a.close(file);
+    }
+  });
+  atMost(count, 0);
+});
+
+test('open with read and close of a file that another client has made costs two messages', async (t) => {
+  const world = await clientWorld(t);
+  const [a, b] = [await world.client('a'), await world.client('b')];
+  const d = await a.mkdir('d');
+  const names = Array.from({ length: 50 }, (_, at) => `f${at}`);
+  for (const name of names) {
+    const made = await a.create(name, O_RDWR, d);
+    await a.write(made, 0, name);
+    await a.close(made);
+  }
+  await a.unmount();
+  await b.names(d);
+  const count = await counted(world, async () => {
+    for (const name of names) {
+      const file = await b.open(name, O_RDONLY, d);
+      assert.equal(await b.text(file), name);
+      await b.close(file);
+    }
+  });
+  atMost(count, 2 * names.length);
+});
+
+/** What tar does for one file. */
+const CALLS_OF_TAR = 7;
+
+test('unpacking an archive costs at most one message for 16 operations', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const [files, perDirectory] = [600, 20];
+  const when = { sec: 1_000_000, nsec: 0 };
+  const count = await counted(world, async () => {
+    let directory = 1 as Fid;
+    for (let at = 0; at < files; at++) {
+      if (at % perDirectory === 0) directory = await a.mkdir(`d${at}`);
+      const name = `f${at}` as Name;
+      assert.equal(await a.lookup(name, directory), undefined);
+      const object = { mode: 0o100600, umask: 0o022 };
+      const { known, fh } = await a.fs.createAndOpen(
+        a.op,
+        directory,
+        name,
+        object,
+        O_WRONLY | O_CREAT | O_EXCL,
+      );
+      const { fid } = known.attr;
+      await a.write({ fid, fh }, 0, Buffer.alloc(3000, 'x'));
+      const of = { fh, killSuidgid: false };
+      await a.fs.setattr(a.op, fid, { ...of, atime: when, mtime: when });
+      await a.fs.setattr(a.op, fid, { ...of, uid: 7, gid: 8 });
+      await a.fs.setattr(a.op, fid, { ...of, mode: 0o644 });
+      await a.close({ fh });
+      // As long as a real one takes.
+      if (at % 2 === 0) await world.time.sleep(1);
+    }
+  });
+  atMost(count, (files * CALLS_OF_TAR) / 16);
+});
+
+test('reading a file from its beginning to its end costs a message for each MiB, and a few to begin with', async (t) => {
+  const world = await clientWorld(t);
+  const [a, b] = [await world.client('a'), await world.client('b')];
+  const made = await a.create('f');
+  const mib = Buffer.alloc(MIB, 'x');
+  for (let at = 0; at < 64; at++) await a.write(made, at * MIB, mib);
+  await a.fs.fsync(a.op, made.fh);
+  await a.unmount();
+  const count = await counted(world, async () => {
+    const file = await b.open('f', O_RDONLY);
+    for (let at = 0; at < 64 * MIB; at += MIB / 8)
+      assert.equal((await b.read(file, at, MIB / 8)).length, MIB / 8);
+    await b.close(file);
+  });
+  // The first ones are smaller. For 1 GiB it is 7 percent.
+  atMost(count, 64 + 9);
+});
