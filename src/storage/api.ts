@@ -221,6 +221,8 @@ export interface FileData {
    * @param memory the store may read into it, if it is large enough; the chunks are then views of it.
    */
   read(fid: Fid, offset: number, length: number, memory?: Buffer): MaybePromise<readonly Uint8Array[]>;
+  /** The whole content of a file that lies in the database; undefined: it lies elsewhere, is empty, or is damaged. */
+  smallContent(fid: Fid): Uint8Array | undefined;
   /** Memory that read() fills without a copy; the caller may use it again and again. */
   memory(lengthBytes: number): Buffer;
   /** Extends the file if needed, sets mtime and ctime. Owns `data` until it resolves. */

@@ -11,7 +11,7 @@
  */
 
 import { grants } from './lock.js';
-import { Create, Rename, Setattr, Unlink } from './meta.js';
+import { CONTENT_MAX, Create, Rename, Setattr, Unlink } from './meta.js';
 import { operation } from './operation.js';
 import { attr, fid, list, message, nested, type Of, opt, req, timespec, u16, uint } from './schema.js';
 
@@ -20,7 +20,7 @@ export const BATCH_MAX = 128;
 /** Most bytes of content in one BATCH. */
 export const BATCH_BULK_MAX = 256 << 10;
 /** Most bytes of a file whose content goes with a BATCH: it lies in the meta store, and its transaction has it whole. */
-export const BATCH_CONTENT_MAX = 4032;
+export const BATCH_CONTENT_MAX = CONTENT_MAX;
 
 const OPERATION_COST_BYTES = 2048;
 

@@ -48,6 +48,11 @@ export const WANT_DATA_WRITE = 8; // data PW on a regular file
 export const WANT_OWN_PARENT = 16; // UPDATE|ATTR EX on the directory
 export const WANT_OWN = 32; // UPDATE|ATTR EX on the inode, if it is a directory
 
+/** The whole content of a small file, with a data lock that the client wants too. A server of an earlier release sends none. */
+export const WANT_CONTENT = 64;
+/** Most bytes of such a content. */
+export const CONTENT_MAX = 4032;
+
 export const fh = branded<Fh>('fh');
 export const SYMLINK_MAX = 4095;
 export const XATTR_VALUE_MAX = 65536;
@@ -63,7 +68,7 @@ export const Lookup = operation(
    * If attr is absent, there is no such name; with WANT_PARENT the client may cache that too. `locks` may be fewer than
    * wanted.
    */
-  message('LookupReply', { attr: opt(1, attr), locks: req(2, grants) }),
+  message('LookupReply', { attr: opt(1, attr), locks: req(2, grants), content: opt(3, bytes(CONTENT_MAX)) }),
 );
 /** stat, fstat. Size and mtime are exact: the server has glimpsed a PW holder. */
 export const Getattr = operation(
@@ -249,6 +254,7 @@ export const Readdir = operation(
             type: req(3, u32),
             cookie: req(4, uint),
             attr: opt(5, attr),
+            content: opt(6, bytes(CONTENT_MAX)),
           }),
         ),
         10_000,

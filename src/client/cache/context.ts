@@ -22,6 +22,7 @@ import type { Granule } from './granule.js';
 import { KernelQueue } from './kernel_queue.js';
 import { OpenFiles } from './open_files.js';
 import { PageCache, type PageMemory } from './page_cache.js';
+import { SmallReads } from './small_reads.js';
 
 /** Below this the machinery of readahead and write-back would fight over single granules. */
 const CACHE_MIN_BYTES = 16 << 20;
@@ -41,6 +42,7 @@ export class ClientContext {
   readonly attrs = new AttrCache();
   readonly names = new DentryCache();
   readonly handles = new OpenFiles();
+  readonly smallReads = new SmallReads();
   /** Memory of large transfers and of the page cache, used in turn. */
   readonly slabs = new SlabPool(SLABS);
   /** The part of that memory that a replay may still need after the page cache is done with it. */

@@ -95,6 +95,7 @@ export class DataOperations {
       const views = this.#cached(target, file, handle, offset, length);
       if (views !== undefined) return views;
       const end = Math.min(offset + length, file.sizeBytes);
+      this.#context.smallReads.read(file.fid, file.sizeBytes);
       const needed = this.#reader.need(use, offset, end);
       this.#reader.advance(target, file, handle, offset, end);
       await life.wait(needed);

@@ -14,6 +14,7 @@ import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import { freshFid, newObject } from './create.js';
+import type { LookupAhead } from './lookup_ahead.js';
 import type { Namespace } from './namespace.js';
 import type { OwnNames } from './own_names.js';
 
@@ -23,13 +24,21 @@ export class NameOperations {
   readonly #context: ClientContext;
   readonly #namespace: Namespace;
   readonly #own: OwnNames;
+  readonly #ahead: LookupAhead;
   readonly #writeBack: WriteBack;
   /** Where handles have seen the end of their directory. */
   readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
 
-  constructor(context: ClientContext, namespace: Namespace, own: OwnNames, writeBack: WriteBack) {
+  constructor(
+    context: ClientContext,
+    namespace: Namespace,
+    own: OwnNames,
+    ahead: LookupAhead,
+    writeBack: WriteBack,
+  ) {
     this.#writeBack = writeBack;
     this.#context = context;
+    this.#ahead = ahead;
     this.#own = own;
     this.#namespace = namespace;
   }
@@ -37,21 +46,36 @@ export class NameOperations {
   lookup(op: Caller, parent: Fid, name: Name): MaybePromise<AttrsWithValidity | NoEntry> {
     const context = this.#context;
     const target = context.targets.of(parent);
-    const cached = context.names.get(parent, name);
-    if (cached === 0) return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
-    if (cached !== undefined) {
-      const attr = context.attrs.get(cached);
-      const known =
-        attr === undefined
-          ? undefined
-          : context.beliefs.withValidity(context.targets.of(cached), attr, parent);
-      if (known?.attrCacheable) return known;
-    }
+    const cached = this.#cached(target, parent, name);
+    if (cached !== undefined) return cached;
     return context.pass(target, op, async () => {
-      const attr = await ACROSS_SESSIONS.wait(this.#namespace.lookup(target, parent, name, op.signal));
-      if (attr !== undefined) return context.beliefs.withValidity(target, attr, parent);
-      return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
+      const ahead = this.#ahead.miss(target, parent);
+      if (ahead !== undefined) {
+        await ACROSS_SESSIONS.wait(interruptible(ahead, op.signal));
+        const known = this.#cached(target, parent, name);
+        if (known !== undefined) return known;
+      }
+      const looked = { parent, name, contents: context.smallReads.areUsual(parent) };
+      const attr = await ACROSS_SESSIONS.wait(this.#namespace.lookup(target, looked, op.signal));
+      if (attr === undefined)
+        return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
+      context.smallReads.lookedUp(parent, attr.fid);
+      return context.beliefs.withValidity(target, attr, parent);
     });
+  }
+
+  /** What the caches say of the name; undefined if the target must be asked. */
+  #cached(target: TargetSession, parent: Fid, name: Name): AttrsWithValidity | NoEntry | undefined {
+    const { names, attrs, beliefs } = this.#context;
+    const fid = names.get(parent, name);
+    if (fid === 0) return { attr: null, nameCacheable: beliefs.holdsNames(target, parent) };
+    const attr = fid === undefined ? undefined : attrs.get(fid);
+    if (fid === undefined || attr === undefined) return undefined;
+    const known = beliefs.withValidity(this.#context.targets.of(fid), attr, parent);
+    if (!known.attrCacheable) return undefined;
+    this.#ahead.hit(parent);
+    this.#context.smallReads.lookedUp(parent, fid);
+    return known;
   }
 
   create(op: Caller, parent: Fid, name: Name, object: NewObject): MaybePromise<AttrsWithValidity> {

@@ -8,10 +8,11 @@
  */
 
 import type { Attr } from '../../base/attr.js';
-import type { Fh, Fid, Name } from '../../base/ids.js';
+import type { Fh, Fid } from '../../base/ids.js';
 import type {
   Create,
   Link,
+  Lookup,
   Open,
   Readdir,
   Rename,
@@ -30,14 +31,16 @@ type Wanting<O> = Omit<RequestOf<O>, 'want'>;
 
 export type Creation = Wanting<typeof Create>;
 export type Opening = Wanting<typeof Open>;
-/** A part of a directory's listing, for a handle. */
-export type Listing = Wanting<typeof Readdir> & { readonly fh: Fh };
+/** contents: of small files, to be kept, where locks allow. */
+export type LookedUp = Wanting<typeof Lookup> & { readonly contents?: boolean };
+/** A part of a directory's listing, for a handle. contents: as for LookedUp. */
+export type Listing = Wanting<typeof Readdir> & { readonly fh: Fh; readonly contents?: boolean };
 /** Called in the turn in which the answer comes: the target holds the handle open. */
 export type Opened = (attr: Attr) => void;
 
 export interface Namespace {
   /** @returns undefined: there is no such name. */
-  lookup(target: TargetSession, parent: Fid, name: Name, signal: Signal): Promise<Attr | undefined>;
+  lookup(target: TargetSession, name: LookedUp, signal: Signal): Promise<Attr | undefined>;
   readdir(target: TargetSession, part: Listing, signal: Signal): Promise<ReplyOf<typeof Readdir>>;
   /** A handle reads no more of its directory. */
   closed(fh: Fh): void;

@@ -39,6 +39,7 @@ import {
   type StatfsMessage,
   Unlink,
   WANT_ATTR,
+  WANT_CONTENT,
   WANT_DATA_READ,
   WANT_DATA_WRITE,
   WANT_OWN,
@@ -51,7 +52,7 @@ import { OWN_BITS } from '../session/own_directories.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
 import type { LocalOpens } from './local_opens.js';
-import type { Creation, Listing, Namespace, Opened, Opening, Signal } from './namespace.js';
+import type { Creation, Listing, LookedUp, Namespace, Opened, Opening, Signal } from './namespace.js';
 
 type ReaddirReply = ReplyOf<typeof Readdir>;
 
@@ -94,28 +95,49 @@ export class RemoteNamespace implements Namespace {
 
   // Names.
 
-  async lookup(target: TargetSession, parent: Fid, name: Name, signal: Signal): Promise<Attr | undefined> {
+  async lookup(target: TargetSession, looked: LookedUp, signal: Signal): Promise<Attr | undefined> {
     const { beliefs } = this.#context;
-    const want = beliefs.wantParent(target, parent) | WANT_ATTR | WANT_DATA_READ;
+    const { parent, name, contents } = looked;
+    const want =
+      beliefs.wantParent(target, parent) |
+      WANT_ATTR |
+      WANT_DATA_READ |
+      (contents === true ? WANT_CONTENT : 0);
     const request = { parent, name, want };
     const { attr } = await ACROSS_SESSIONS.wait(
       this.#ask(target, Lookup, request, signal, (reply) => {
         const inodes = reply.attr === undefined ? [] : [reply.attr];
         beliefs.applyGrants(target, { want, parent, inodes }, reply.locks);
         if (reply.attr !== undefined) beliefs.applyAttr(target, reply.attr);
+        if (reply.attr !== undefined) this.#applyContent(target, reply.attr, reply.content);
         beliefs.applyName(target, parent, name, reply.attr?.fid ?? 0);
       }),
     );
     return attr;
   }
 
-  async readdir(target: TargetSession, { fh, ...part }: Listing, signal: Signal): Promise<ReaddirReply> {
+  async readdir(
+    target: TargetSession,
+    { fh, contents, ...part }: Listing,
+    signal: Signal,
+  ): Promise<ReaddirReply> {
     const { beliefs } = this.#context;
-    const want = beliefs.wantParent(target, part.fid) | (part.plus ? WANT_ATTR | WANT_DATA_READ : 0);
+    const ofEntries = part.plus ? WANT_ATTR | WANT_DATA_READ | (contents === true ? WANT_CONTENT : 0) : 0;
+    const want = beliefs.wantParent(target, part.fid) | ofEntries;
     const request = { ...part, want };
     return this.#ask(target, Readdir, request, signal, (reply) =>
       this.#applyListing(target, fh, request, reply),
     );
+  }
+
+  /** Keeps the content that came with a file's attributes, if a lock of ours keeps it true and nothing of the file is here yet. */
+  #applyContent(target: TargetSession, { fid, sizeBytes }: Attr, content: Uint8Array | undefined): void {
+    if (content === undefined || content.length !== sizeBytes) return;
+    const file = this.#context.files.get(fid);
+    if (file === undefined || !file.sizeKnown || file.sizeBytes !== sizeBytes || !file.isEmpty) return;
+    if (target.locks.match('data', fid, 'PR', 0) === undefined) return;
+    // The message's memory would stay as long as the page does.
+    file.pages.fill(0, Uint8Array.from(content));
   }
 
   closed(fh: Fh): void {
@@ -133,7 +155,11 @@ export class RemoteNamespace implements Namespace {
     // The server may grant a lock on an entry without attributes too; the type of an entry is always there.
     const inodes = reply.entries.map((entry) => ({ fid: entry.fid, mode: entry.type }));
     context.beliefs.applyGrants(target, { want, parent: fid, inodes }, reply.locks);
-    for (const { attr } of reply.entries) if (attr !== undefined) context.beliefs.applyAttr(target, attr);
+    for (const { attr, content } of reply.entries) {
+      if (attr === undefined) continue;
+      context.beliefs.applyAttr(target, attr);
+      this.#applyContent(target, attr, content);
+    }
     const scan = this.#scans.get(fh);
     this.#scans.delete(fh);
     const lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);

@@ -14,6 +14,7 @@ import {
   type Readdir,
   type Readlink,
   type Statfs,
+  WANT_CONTENT,
   WANT_DATA_READ,
   WANT_PARENT,
 } from '../../wire/meta.js';
@@ -80,7 +81,7 @@ export function lookup(
       }
       return describe(call, want, needInode(store, entry.fid), (attr, locks) => {
         grantParent(call, want, parent, locks);
-        return { attr, locks };
+        return { attr, locks, content: contentOf(call, want, attr) };
       });
     },
     () => entry !== undefined && hasUncommittedData(call, entry.fid, entry.type),
@@ -114,6 +115,16 @@ export function readlink(
   const target = isSymlink(inode.mode) ? store.symlinkTarget(request.fid) : undefined;
   if (target === undefined) throw new FsError('EINVAL', 'not a symbolic link');
   return { reply: { target } };
+}
+
+/**
+ * The content of a small file, if the client has a lock under which it may keep it, and no other client writes the file. A damaged
+ * content is left to the READ that asks for it.
+ */
+function contentOf({ target, client }: ServedCall, want: number, inode: Inode): Uint8Array | undefined {
+  if ((want & WANT_CONTENT) === 0 || !isRegular(inode.mode) || inode.sizeBytes === 0) return undefined;
+  if (!target.locks.holdsData(client.uuid, inode.fid, 'PR')) return undefined;
+  return target.store.data.smallContent(inode.fid);
 }
 
 /** A reply of this size stays well below BODY_MAX, whatever comes with its entries. */
@@ -155,13 +166,10 @@ function listDirectory(call: ServedCall, request: RequestOf<typeof Readdir>): Re
     bytes += ENTRY_BYTES + 2 * entry.name.length;
     if (bytes > READDIR_BYTES) break;
     const { name, type, cookie } = entry;
-    entries.push({
-      name,
-      fid: entry.fid,
-      type,
-      cookie,
-      attr: plus ? entryAttr(call, want, entry, locks) : undefined,
-    });
+    const attr = plus ? entryAttr(call, want, entry, locks) : undefined;
+    const content = attr === undefined ? undefined : contentOf(call, want, attr);
+    if (content !== undefined) bytes += content.length;
+    entries.push({ name, fid: entry.fid, type, cookie, attr, content });
   }
   return {
     entries,

@@ -81,6 +81,18 @@ export class StoredFileData implements FileData {
     );
   }
 
+  smallContent(fid: Fid): Uint8Array | undefined {
+    this.#host.check();
+    if (!this.#overlay.hasInlineData(fid)) return undefined;
+    try {
+      this.#overlay.compareContent(fid);
+      return this.#overlay.inlineData(fid);
+    } catch (error) {
+      if (error instanceof FsError && error.code === 'EIO') return undefined;
+      throw error;
+    }
+  }
+
   memory(lengthBytes: number): Buffer {
     return this.#host.device.memory(lengthBytes);
   }
