@@ -21,7 +21,7 @@ function colourOf(peer: string, at: number): string {
   return peer === 'holdfast' ? HOLDFAST_COLOUR : (COLOURS[at % COLOURS.length] ?? HOLDFAST_COLOUR);
 }
 
-function escapeXml(text: string): string {
+export function escapeXml(text: string): string {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('"', '&quot;');
 }
 

@@ -17,6 +17,8 @@ export interface BenchOptions {
   readonly markdown?: true;
   readonly install?: true;
   readonly syscalls?: true;
+  /** Folder for the profiles of Holdfast's processes. */
+  readonly profile?: string;
   readonly quick?: true;
   /** Of the processors, in percent. */
   readonly others: number;
@@ -71,6 +73,10 @@ export function benchCommand(act: (options: BenchOptions) => Promise<void>): Com
     .addOption(new Option('--table <table>', 'which table').choices(TABLES).default('main'))
     .option('--markdown', 'write the table into docs/MEASURED.md, with bars in docs/measured/')
     .option('--install', 'install the Debian packages of the peers that are not there')
+    .option(
+      '--profile <folder>',
+      "write CPU profiles of Holdfast's processes into this folder, and a flame graph of each side; with --filter",
+    )
     .option('--syscalls', 'count system calls by perf, in one run more of each row')
     .option(
       '--others <percent>',

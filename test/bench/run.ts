@@ -8,9 +8,11 @@
 
 import { writeFileSync } from 'node:fs';
 import { cpus, loadavg, release } from 'node:os';
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
 import { CliError, describeFailure } from '../../src/cli/failure.js';
+import { drawProfiles } from './flame.js';
 import { verdictsOf } from './goals.js';
 import { growthRows } from './growth.js';
 import { installPackages } from './install.js';
@@ -20,7 +22,7 @@ import { type BenchOptions, benchCommand } from './options.js';
 import { OWN_NAMES } from './own.js';
 import { notInstalled, type Peer } from './peer.js';
 import { ALL_PEERS } from './peers/all.js';
-import { HOLDFAST, otherBuild } from './peers/holdfast.js';
+import { HOLDFAST, otherBuild, profiled } from './peers/holdfast.js';
 import { measureRecovery, RECOVERY_PARTS } from './recovery.js';
 import { figureLines, resultLines } from './report.js';
 import { BenchSession } from './session.js';
@@ -30,7 +32,11 @@ const USAGE = 2;
 function peersOf(options: BenchOptions): Peer[] {
   const others = ALL_PEERS.filter(({ name }) => options.peer.includes(name));
   const before = options.before === undefined ? [] : [otherBuild(options.before)];
-  return [...others, ...before, HOLDFAST];
+  return [
+    ...others,
+    ...before,
+    options.profile === undefined ? HOLDFAST : profiled(resolve(options.profile)),
+  ];
 }
 
 /** Names that --filter looks at. */
@@ -47,6 +53,8 @@ function judgeOptions(options: BenchOptions): void {
     throw new CliError(`no row has "${filter}" in its name`, USAGE);
   if (options.markdown === true && (filter !== undefined || options.quick === true))
     throw new CliError('--markdown writes whole tables: leave out --filter and --quick', USAGE);
+  if (options.profile !== undefined && filter === undefined)
+    throw new CliError('--profile draws one row: name it by --filter', USAGE);
 }
 
 function say(line: string): void {
@@ -96,6 +104,13 @@ export function passes({ results, figures }: Pick<Measured, 'results' | 'figures
   return !missed && !failed && figures.every(({ met }) => met);
 }
 
+function drawFlames(folder: string, row: string): void {
+  for (const side of ['server', 'client']) {
+    const svg = drawProfiles(resolve(folder), side, row);
+    if (svg !== undefined) say(`flame graph: ${svg}`);
+  }
+}
+
 async function bench(options: BenchOptions): Promise<void> {
   judgeOptions(options);
   const peers = peersOf(options);
@@ -117,6 +132,7 @@ async function bench(options: BenchOptions): Promise<void> {
     if (options.json === '-') process.stdout.write(text);
     else writeFileSync(options.json, text);
   }
+  if (options.profile !== undefined) drawFlames(options.profile, options.filter ?? '');
   if (options.markdown === true) writePage(options.table, pageOf(options.table, about, measured));
   if (!passes(measured)) process.exitCode = 1;
 }

@@ -18,6 +18,9 @@ import type { OwnNames } from './own_names.js';
 
 const log = logger('client:attrs');
 
+/** Made once: programs ask each file for ACLs, and the stack of an error takes longer than the rest of the answer. */
+const NO_SUCH_XATTR = new FsError('ENODATA');
+
 /** After this time the client answers a question about the root as last known: a stat of the mount point takes no second. */
 const SOON_MS = 500;
 
@@ -164,7 +167,7 @@ export class AttrOperations {
     const target = this.#context.targets.of(fid);
     if (this.#context.beliefs.lacksXattrs(target, fid)) {
       checkXattrName(name);
-      throw new FsError('ENODATA');
+      throw NO_SUCH_XATTR;
     }
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);

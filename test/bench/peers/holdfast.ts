@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Child } from '../../fixtures/child.js';
 import { freePort } from '../../fixtures/failover_pair.js';
+import { profilingOptions } from '../flame.js';
 import type { Peer, RunningPeer } from '../peer.js';
 import type { Site } from '../site.js';
 import { dropCaches } from './local.js';
@@ -27,6 +28,8 @@ export class HoldfastSite implements RunningPeer {
   readonly #main: string;
   readonly #devices: Devices;
   readonly #env: NodeJS.ProcessEnv;
+  /** Folder for the profiles of its processes. */
+  readonly #profiles: string | undefined;
   readonly #metrics: string;
   readonly #clients = new Map<number, Child>();
   #address = '127.0.0.1:0';
@@ -35,7 +38,8 @@ export class HoldfastSite implements RunningPeer {
   startMs = 0;
   mountMs = 0;
 
-  private constructor(site: Site, main: string, devices: Devices, metrics: string) {
+  private constructor(site: Site, main: string, devices: Devices, metrics: string, profiles?: string) {
+    this.#profiles = profiles;
     this.#site = site;
     this.#main = main;
     this.#devices = devices;
@@ -43,8 +47,8 @@ export class HoldfastSite implements RunningPeer {
     this.#env = { ...process.env, HOLDFAST_RUNTIME_DIR: site.makeFolder('run', 0o700) };
   }
 
-  static async make(site: Site, devices: Devices, main = MAIN): Promise<HoldfastSite> {
-    const holdfast = new HoldfastSite(site, main, devices, `127.0.0.1:${await freePort()}`);
+  static async make(site: Site, devices: Devices, main = MAIN, profiles?: string): Promise<HoldfastSite> {
+    const holdfast = new HoldfastSite(site, main, devices, `127.0.0.1:${await freePort()}`, profiles);
     const { meta, data } = devices;
     await holdfast.#command('mkfs', '--meta', meta, '--data', data, '--force', '--label', 'bench');
     await holdfast.startServer();
@@ -72,11 +76,17 @@ export class HoldfastSite implements RunningPeer {
     await this.#site.helper(process.execPath, [this.#main, ...args], this.#env);
   }
 
+  /** Node's options for a process of this side. */
+  #nodeOptions(side: string): readonly string[] {
+    return this.#profiles === undefined ? [] : profilingOptions(join(this.#profiles, side));
+  }
+
   async startServer(): Promise<void> {
     const { meta, data } = this.#devices;
     const where = ['--meta', meta, '--data', data, '--listen', this.#address, '--metrics', this.#metrics];
     const began = performance.now();
-    this.#server = this.#site.daemon('server', process.execPath, [this.#main, 'serve', ...where], this.#env);
+    const args = [...this.#nodeOptions('server'), this.#main, 'serve', ...where];
+    this.#server = this.#site.daemon('server', process.execPath, args, this.#env);
     const [, address = ''] = await this.#server.line(/^holdfast: serving \S+ on (\S+),/, PATIENCE_MS);
     this.startMs = performance.now() - began;
     this.#address = address;
@@ -93,7 +103,14 @@ export class HoldfastSite implements RunningPeer {
     const mountpoint = this.#mountpoint(index);
     if (this.#clients.has(index)) return mountpoint;
     mkdirSync(mountpoint, { recursive: true });
-    const args = [this.#main, 'mount', this.#address, mountpoint, '--foreground'];
+    const args = [
+      ...this.#nodeOptions('client'),
+      this.#main,
+      'mount',
+      this.#address,
+      mountpoint,
+      '--foreground',
+    ];
     const began = performance.now();
     const client = this.#site.daemon('client', process.execPath, args, this.#env);
     await client.line(/^holdfast: mounted/, PATIENCE_MS);
@@ -140,11 +157,11 @@ export class HoldfastSite implements RunningPeer {
   }
 }
 
-async function start(site: Site, main: string): Promise<HoldfastSite> {
+async function start(site: Site, main: string, profiles?: string): Promise<HoldfastSite> {
   const metaBytes = Math.floor(site.deviceBytes * META_PART);
   const meta = await site.device('meta', metaBytes);
   const data = await site.device('data', site.deviceBytes - metaBytes);
-  return await HoldfastSite.make(site, { meta, data }, main);
+  return await HoldfastSite.make(site, { meta, data }, main, profiles);
 }
 
 export const HOLDFAST: Peer = {
@@ -155,6 +172,11 @@ export const HOLDFAST: Peer = {
   hasClient: true,
   start: (site) => start(site, MAIN),
 };
+
+/** Holdfast, whose processes write profiles into this folder. */
+export function profiled(folder: string): Peer {
+  return { ...HOLDFAST, start: (site) => start(site, MAIN, folder) };
+}
 
 /** Another build of Holdfast, compared with this one as any other peer is. @param folder its repository, built. */
 export function otherBuild(folder: string): Peer {
