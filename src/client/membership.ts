@@ -155,6 +155,8 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
 
   gone(type: 'inode' | 'data', fid: Fid): void {
     if (type === 'data') this.#parts.context.forgetIfUnused(this.target, fid);
+    // Without a lock the client knows no attributes that it could change.
+    else this.target.own.removePrivate(fid);
   }
 
   cancel(handles: readonly LockHandle[]): void {

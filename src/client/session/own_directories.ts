@@ -9,7 +9,7 @@
  * in a row. When the target has called an own lock back, other clients use the directory too: then the client asks for nothing for
  * a while, and works there as if there were no own locks.
  *
- * Invariant: both tables of private inodes have the same ones.
+ * Invariants: both tables of private inodes have the same ones; the client holds a lock on each of them.
  */
 
 import { LRUCache } from 'lru-cache';
@@ -90,14 +90,18 @@ export class OwnDirectories {
     this.#calledBackMs.clear();
   }
 
-  checkInvariants(): void {
+  /** @param holdsLock whether the client holds an inode lock on it. */
+  checkInvariants(holdsLock: (fid: Fid) => boolean): void {
     let inside = 0;
     for (const [home, fids] of this.#inside) {
       assert(
         !home.cancelling && fids.size > 0,
         `inodes are private under lock ${home.handle}, which goes back`,
       );
-      for (const fid of fids) assert(this.#homes.get(fid) === home, `${fid} is private elsewhere`);
+      for (const fid of fids) {
+        assert(this.#homes.get(fid) === home, `${fid} is private elsewhere`);
+        assert(holdsLock(fid), `${fid} is private, and no lock on it is held`);
+      }
       inside += fids.size;
     }
     assert(inside === this.#homes.size, `${this.#homes.size} inodes are private, directories have ${inside}`);

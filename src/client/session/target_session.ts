@@ -321,7 +321,7 @@ export class TargetSession {
     this.appLocks.checkInvariants();
     this.locks.checkInvariants();
     this.changes.checkInvariants();
-    this.own.checkInvariants();
+    this.own.checkInvariants((fid) => this.locks.holds('inode', fid));
     this.fids.checkInvariants();
     assert(this.grantBytes >= 0, `a grant of ${this.grantBytes} bytes`);
   }

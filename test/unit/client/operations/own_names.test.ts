@@ -371,6 +371,31 @@ test('a small meta device: what was answered is there, whatever found no room', 
   assert.deepEqual(await a.names(dirs[0]), []);
 });
 
+test('a client that may keep few locks forgets what it made, and goes on', async (t) => {
+  const world = await clientWorld(t);
+  const [a, b] = [await world.client('a', { maxLocks: 32 }), await world.client('b')];
+  const d = await a.mkdir('d');
+  const expected = new Map<string, string>();
+  for (let at = 0; at < 300; at++) {
+    const file = await a.create(`f${at}`, O_RDWR, d);
+    await a.write(file, 0, `content ${at}`);
+    await a.setattr(file.fid, { mode: 0o600 });
+    await a.close(file);
+    expected.set(`f${at}`, `content ${at}`);
+    if (at > 100 && at % 3 === 0) {
+      await a.unlink(`f${at - 100}`, d);
+      expected.delete(`f${at - 100}`);
+    }
+    if (at % 20 !== 0) continue;
+    await world.time.sleep(5);
+    a.check();
+  }
+  await sameAs(a, d, expected);
+  await sameAs(b, d, expected);
+  assert.deepEqual(a.target.evictions, []);
+  assert.ok(a.target.locks < 100);
+});
+
 test('with sync-metadata, and with a server from before, nothing is executed here', async (t) => {
   const world = await clientWorld(t);
   const a = await world.client('a', { syncMetadata: true });
