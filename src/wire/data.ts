@@ -32,7 +32,10 @@ export const Write = operation(
   }),
   'modifies',
 );
-/** fsync, fdatasync, fsyncdir, syncfs: the server answers when everything executed before it is durable. */
+/**
+ * fsync, fdatasync, fsyncdir, syncfs: the server answers when everything executed before it is durable. With
+ * FEATURE.orderedSync also the WRITEs that came before it and are not executed yet, if they succeed.
+ */
 export const Sync = operation(98, 'SYNC', message('SyncRequest', { fid: opt(1, fid) }), Empty);
 /** Linux flags: KEEP_SIZE 1, PUNCH_HOLE 2 (with KEEP_SIZE), ZERO_RANGE 16; others EOPNOTSUPP. */
 export const Fallocate = operation(

@@ -37,6 +37,8 @@ export const FEATURE = {
   holds: 256,
   /** FlockRange of TEST_FLOCK, ENQUEUE, UNFLOCK: start and end may be 2^53 to 2^63 - 1. */
   lockOffsets: 512,
+  /** SYNC covers the WRITEs that the client has sent before it, answered or not. */
+  orderedSync: 1024,
 } as const;
 export const FEATURES_ALL =
   FEATURE.readdirPlus |
@@ -45,7 +47,8 @@ export const FEATURES_ALL =
   FEATURE.batch |
   FEATURE.localOpens |
   FEATURE.holds |
-  FEATURE.lockOffsets;
+  FEATURE.lockOffsets |
+  FEATURE.orderedSync;
 
 /** A range of unused FIDs [start, end) from which the client names new objects. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });

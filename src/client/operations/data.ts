@@ -337,9 +337,14 @@ export class DataOperations {
       async () => {
         life.check();
         const file = this.#context.files.get(handle.fid);
-        if (file !== undefined) await life.wait(this.#flushed({ op, life, target, file }, handle));
-        else reportLoss(handle);
-        await life.wait(target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal }));
+        const written = file && this.#writeBack.flush(target, file);
+        if (written === undefined) reportLoss(handle);
+        const waited = written && interruptible(written, op.signal);
+        // If all of it is on its way, SYNC may follow at once: the target answers it behind those WRITEs.
+        if (!target.ordersSync || file?.isDirty !== false) await life.wait(waited);
+        const synced = target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal });
+        await life.wait(Promise.all([waited, synced]));
+        if (written !== undefined) reportLoss(handle);
       },
       handle,
     );

@@ -126,6 +126,8 @@ export class TargetSession {
   holdsUsed = false;
   /** The server takes a handle that it did not open. */
   localOpensUsed = false;
+  /** SYNC covers WRITEs that are not answered yet. */
+  ordersSync = false;
   /** The server gives own locks, and takes BATCHes. */
   batchUsed = false;
   /** By how much the server's clock is ahead of ours, as far as we know. */
@@ -209,6 +211,7 @@ export class TargetSession {
     this.localOpensUsed = (reply.features & FEATURE.localOpens) !== 0;
     this.replays.enabled = (reply.features & FEATURE.replay) !== 0;
     this.batchUsed = this.#writesNamesBack && this.replays.enabled && (reply.features & FEATURE.batch) !== 0;
+    this.ordersSync = (reply.features & FEATURE.orderedSync) !== 0;
     this.changes.promised(reply.metaGrantBytes ?? 0);
     if (reply.time !== undefined) this.#clockAheadMs = inMs(reply.time) - inMs(this.#clock.wall());
     if (reply.lastCommitted !== undefined) this.replays.committed(reply.lastCommitted);

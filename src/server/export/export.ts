@@ -67,10 +67,13 @@ export interface Prolonged {
 /** A request while the server executes it: see target/served_call.ts. */
 export interface PendingCall {
   readonly xid: Xid;
+  readonly opcode: number;
   /** Whether the request changes something: a shutdown waits for it. */
   readonly modifies: boolean;
   /** The link through which the request came again; the reply goes there too. */
   resentLink: Link | undefined;
+  /** Resolves when it is answered. */
+  answered(): Promise<void>;
 }
 
 export class ClientExport {

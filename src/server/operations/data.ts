@@ -15,7 +15,7 @@ import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { needRegular } from '../../rules/checks.js';
 import { dropCapability } from '../../rules/setattr.js';
 import type { Change, Executed, Inode, ReplyRecord, Within } from '../../storage/api.js';
-import type { CopyRange, Fallocate, Read, Seek, Sync, Write } from '../../wire/data.js';
+import { type CopyRange, type Fallocate, type Read, type Seek, type Sync, Write } from '../../wire/data.js';
 import { BULK_MAX } from '../../wire/header.js';
 import { BIT_ATTR } from '../../wire/lock.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
@@ -188,9 +188,18 @@ export async function sync(
   _request: RequestOf<typeof Sync>,
   incoming: Incoming<ReplyOf<typeof Sync>>,
 ): Promise<undefined> {
+  await writesBefore(call);
   await call.target.store.sync();
   incoming.answer({ reply: {} });
   return undefined;
+}
+
+/** A WRITE waits for the device, and SYNC comes right behind it. It waits for no lock, so SYNC does not wait for others. */
+async function writesBefore({ client, xid }: ServedCall): Promise<void> {
+  const writes = [...client.calls.values()].filter(
+    (earlier) => earlier.opcode === Write.opcode && earlier.xid < xid,
+  );
+  await Promise.all(writes.map((earlier) => earlier.answered()));
 }
 
 const KEEP_SIZE = 1;

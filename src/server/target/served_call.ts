@@ -14,6 +14,7 @@
 
 import type { Timespec } from '../../base/attr.js';
 import type { Fid, Transno, Xid } from '../../base/ids.js';
+import { Deferred } from '../../base/wait.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { Frame, Link, ServiceHooks } from '../../rpc/api.js';
 import type { Executed, ReplyRecord, Tx } from '../../storage/api.js';
@@ -56,6 +57,8 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
   #started = false;
   #dispatching = false;
   #replied = false;
+  /** Made when somebody waits for the answer. */
+  #waited: Deferred<void> | undefined;
   #releases: (() => void)[] = [];
 
   constructor(target: ServedTarget, client: ClientExport, { header }: Frame, link: Link, modifies: boolean) {
@@ -83,6 +86,16 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
 
   get xid(): Xid {
     return this.header.xid;
+  }
+
+  get opcode(): number {
+    return this.header.opcode;
+  }
+
+  answered(): Promise<void> {
+    if (this.#replied) return Promise.resolve();
+    this.#waited ??= new Deferred<void>();
+    return this.#waited.promise;
   }
 
   /**
@@ -185,6 +198,7 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
       );
     }
     this.#replied = true;
+    this.#waited?.resolve();
     // The reply leaves in this turn, right after this function returns.
     if (!this.#dispatching && this.#releases.length > 0) queueMicrotask(() => this.#finish());
     if (this.#started && this.modifies) this.target.modifying.done();
