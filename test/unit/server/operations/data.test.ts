@@ -5,7 +5,7 @@ import { test } from 'node:test';
 import type { Fid } from '../../../../src/base/ids.js';
 import { Deferred } from '../../../../src/base/wait.js';
 import type { ServedTarget } from '../../../../src/server/target/served_target.js';
-import { Fallocate, Write } from '../../../../src/wire/data.js';
+import { Fallocate, Sync, Write } from '../../../../src/wire/data.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
 import { type RawClient, serverWorld } from '../../../worlds/server_world.js';
 
@@ -98,4 +98,28 @@ test('a WRITE that was paid and has not got its blocks yet finds them, whatever 
   await world.time.within('the WRITE', written);
   assert.equal(await world.time.within('the FALLOCATE', allocated), 'ENOSPC');
   assert.equal(target.store.inode(fid)?.sizeBytes, BYTES);
+});
+
+test('SYNC covers the WRITEs that its client has sent before it, also those that wait for the device', async (t) => {
+  const world = await serverWorld(t);
+  const server = await world.server();
+  const [a, b] = [await world.connected('a'), await world.connected('b')];
+  const { fid } = (await a.create('f')).attr;
+  await a.call(Enqueue, { type: 'data', fid, mode: 'PW' });
+  assert.ok(server.target !== undefined);
+  const device = stalled(server.target);
+  a.locksContent = false;
+  const written = write(a, fid);
+  let synced = false;
+  const sync = a.call(Sync, {}).then(() => {
+    synced = true;
+  });
+  await b.call(Sync, {});
+  assert.equal(synced, false, "the SYNC of another client does not wait for a's WRITE");
+  device.resolve();
+  await Promise.all([written, sync]);
+  await world.crash();
+  const store = await world.target.open();
+  assert.equal(store.inode(fid)?.sizeBytes, BYTES);
+  await store.close();
 });
