@@ -213,7 +213,8 @@ export class RemoteNamespace implements Namespace {
     // No other client could have put a name into it, and from now on none can before the server calls the lock back.
     const empty = !existed && (attr.mode & S_IFMT) === S_IFDIR;
     const home = target.locks.match('inode', parent, 'EX', OWN_BITS);
-    if (!existed && name !== undefined && home !== undefined) target.own.addPrivate(attr.fid, home);
+    const isPrivate = !existed && name !== undefined && target.locks.holds('inode', attr.fid);
+    if (isPrivate && home !== undefined) target.own.addPrivate(attr.fid, home);
     if (empty && beliefs.holdsNames(target, attr.fid)) context.names.setComplete(attr.fid);
     if (isRegular(attr.mode) && target.locks.holds('data', attr.fid)) files.of(attr.fid);
     if (linkText !== undefined && isSymlink(attr.mode)) context.attrs.putSymlinkTarget(attr.fid, linkText);
