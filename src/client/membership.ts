@@ -142,9 +142,11 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
 
   release(lock: CachedLock): MaybePromise<void> {
     if (lock.type !== 'inode' || lock.fid === 0) return this.#release(lock);
-    this.target.own.released(lock);
-    // What the client has changed under the lock must be at the target before another client gets the lock.
-    const settled = this.target.changes.settled(lock.fid);
+    const { own, changes } = this.target;
+    own.released(lock);
+    // What the client has changed under the lock must be at the target before another client gets the lock. Under an own lock that
+    // is more than the directory: private inodes too, wherever they have come from.
+    const settled = lock.mode === 'EX' && changes.size > 0 ? changes.flushed() : changes.settled(lock.fid);
     return settled === undefined ? this.#release(lock) : settled.then(() => this.#release(lock));
   }
 

@@ -190,7 +190,7 @@ export type Within = (tx: Tx, inode: Inode, isLast: boolean) => void;
 
 /** What a change of content brings with it. */
 export interface Change {
-  /** mtime and ctime of the file from then on. */
+  /** mtime of the file from then on, and ctime, which does not go back. */
   readonly time: Timespec;
   readonly within?: Within | undefined;
   /** As in ExecuteOptions. If the operation takes several steps, the last one gets it. */

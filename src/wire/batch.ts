@@ -37,7 +37,7 @@ export function operationCost(nameBytes: number, contentBytes: number): number {
 /** The whole content of a file that an earlier operation of the same BATCH has made. */
 export const Content = message('Content', {
   fid: req(1, fid),
-  /** Becomes mtime and ctime of the file. */
+  /** Becomes mtime of the file, and ctime if that does not go back. */
   mtime: req(2, timespec),
   /** Bytes of the bulk. The contents lie in it one behind the other. */
   lengthBytes: req(3, u16),

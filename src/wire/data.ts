@@ -13,7 +13,7 @@ export const Read = operation(
   message('ReadRequest', { fid: req(1, fid), offset: req(2, uint), length: req(3, u32) }),
   message('ReadReply', { sizeBytes: req(1, uint) }),
 );
-/** Write-back of dirty pages. May extend the file; sets the file's mtime and ctime to `mtime`. */
+/** Write-back of dirty pages. May extend the file; sets its mtime to `mtime`, and its ctime, which does not go back. */
 export const Write = operation(
   97,
   'WRITE',

@@ -58,8 +58,11 @@ export class Beliefs {
    */
   applyAttr(target: TargetSession, attr: Attr, own = false): void {
     const { fid } = attr;
-    // What the client has changed since is not in it.
-    if (target.changes.touches(fid)) return;
+    // What the client has changed since is not in it. It changes no size of a file by itself.
+    if (target.changes.touches(fid)) {
+      if (own && target.locks.holds('data', fid)) this.#tables.files.get(fid)?.adoptSize(attr);
+      return;
+    }
     if (fid === ROOT_FID) this.#tables.attrs.sawRoot(attr);
     let bits = BIT_ATTR;
     if (isRegular(attr.mode)) {

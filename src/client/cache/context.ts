@@ -13,6 +13,7 @@ import type { Runtime } from '../../runtime/ports.js';
 import type { ClientOptions } from '../api.js';
 import type { Passenger } from '../session/gate.js';
 import { KeptMemory } from '../session/kept_memory.js';
+import { OWN_BITS } from '../session/own_directories.js';
 import { type TargetSession, Targets } from '../session/target_session.js';
 import { AttrCache } from './attr_cache.js';
 import { Beliefs } from './beliefs.js';
@@ -109,6 +110,7 @@ export class ClientContext {
     if (this.handles.isOpen(fid)) return;
     this.attrs.delete(fid);
     this.names.drop(fid);
+    target.own.gone(target.locks.match('inode', fid, 'EX', OWN_BITS));
     target.locks.giveBackUnused(fid);
     this.forgetIfUnused(target, fid);
   }
@@ -146,6 +148,7 @@ export class ClientContext {
     start = 0,
     end: number = Number.MAX_SAFE_INTEGER,
   ): number {
+    target.changes.contentChanges(file.fid);
     file.spoil(start, end);
     if (file.isEmpty) return 0;
     const lost = file.pages.drop(start, end);

@@ -146,6 +146,12 @@ export class FileState {
     this.sizeKnown = true;
   }
 
+  /** Takes size and blocks alone. */
+  adoptSize({ sizeBytes, blocks }: Attr): void {
+    this.sizeBytes = sizeBytes;
+    this.blocks = blocks;
+  }
+
   /** Marks the range as old in the READs under way: the client does not take what they bring of it. */
   spoil(start: number, end: number): void {
     for (const fetch of this.fetches) {

@@ -324,6 +324,8 @@ export class WriteBack {
   ): { file: FileState; batch: Batch } | undefined {
     for (const file of files) {
       files.delete(file);
+      // The content of a small file goes with the change that makes the file.
+      if (target.changes.isWaiting(file.fid)) target.changes.push();
       const batch = file.pages.takeDirty(fullOnly, lane.pace.pieceBytes);
       if (batch === undefined) continue; // clean, or under a WRITE: the end of that WRITE brings the file back
       // Takes back grant for blocks that were dropped since. While other data was dirty, the grant could still be for its blocks.

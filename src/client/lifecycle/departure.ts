@@ -78,7 +78,7 @@ export function describeLoss({ bytes, operations, why }: Loss): string {
 
 /** Operations that programs were told of and that may not be on the target's devices. */
 function unsafeOperations({ replays, changes }: TargetSession): number {
-  return replays.size + changes.size;
+  return replays.operations + changes.size;
 }
 
 interface Patience {

@@ -12,6 +12,7 @@
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
+import { Batch } from '../../wire/batch.js';
 import { Write } from '../../wire/data.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
@@ -28,7 +29,7 @@ export function dropEverything(
   reason: string,
 ): void {
   const lostBytes = context.dirtyBytes(target);
-  const uncommitted = target.replays.size + target.changes.size;
+  const uncommitted = target.replays.operations + target.changes.size;
   log('evicted: %s; %d dirty bytes lost, %d operations uncommitted', reason, lostBytes, uncommitted);
   context.options.onState?.(
     `evicted: ${reason}; ${lostBytes} bytes not written are lost, ${uncommitted} operations may be lost`,
@@ -58,6 +59,12 @@ function unsafe(context: ClientContext, target: TargetSession): Set<Fid> {
   const fids = new Set<Fid>();
   for (const file of context.filesOf(target)) if (file.unwrittenBytes > 0) fids.add(file.fid);
   for (const { fid } of target.replays.requestsOf(Write)) fids.add(fid);
+  for (const { operations } of target.replays.requestsOf(Batch)) {
+    for (const { create, content } of operations) {
+      if (create !== undefined) fids.add(create.fid);
+      if (content !== undefined) fids.add(content.fid);
+    }
+  }
   for (const fid of target.changes.touched()) fids.add(fid);
   return fids;
 }

@@ -1,6 +1,6 @@
 /** read, write, fsync, fallocate, lseek, copy_file_range: file contents under data locks, through the page cache. */
 
-import { O_ACCMODE, O_RDWR, SET_ID_BITS, type Timespec } from '../../base/attr.js';
+import { compareTime, O_ACCMODE, O_RDWR, SET_ID_BITS, type Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import { checkFileEnd } from '../../base/limits.js';
@@ -188,6 +188,7 @@ export class DataOperations {
       const paid = cost <= target.grantBytes;
       if (!paid && !options.writeback) return undefined;
       if (paid) target.grantBytes -= cost;
+      target.changes.contentChanges(file.fid);
       file.pages.write(
         start,
         data.subarray(0, end - start),
@@ -198,7 +199,7 @@ export class DataOperations {
       file.spoil(start, end);
       file.sizeBytes = Math.max(file.sizeBytes, end);
       file.mtime = this.#context.runtime.clock.wall();
-      file.ctime = file.mtime;
+      if (compareTime(file.mtime, file.ctime) > 0) file.ctime = file.mtime;
       // The kernel itself drops a page that it has written back.
       if (file.handingBack !== 'no' && !options.writeback) file.delivered.push({ start, end });
       this.#writeBack.dirtied(target, file, start, end);

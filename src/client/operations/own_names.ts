@@ -64,7 +64,7 @@ export class OwnNames {
     if (!target.changes.hasRoom(costBytes)) return undefined;
     const creation = { ...object, exclusive: true, fh: undefined, flags: undefined };
     checkCreation(creation);
-    const time = target.now(directory.attr.mtime, directory.attr.ctime);
+    const time = target.now(directory.attr.ctime);
     const attr = bareAttr(directory.attr, creation, time);
     const born = this.#giveBirth(target, attr, directory.lock);
     const want = WANT_ATTR | (isDir(attr.mode) ? WANT_OWN : isRegular(attr.mode) ? WANT_DATA_WRITE : 0);
@@ -109,10 +109,12 @@ export class OwnNames {
     const { changes, own } = target;
     if (change.sizeBytes !== undefined) return undefined;
     const attr = attrs.get(fid);
-    if (attr?.noXattrs !== true || changes.isPinned(fid)) return undefined;
+    if (attr?.noXattrs !== true || attr.nlink === 0 || changes.isPinned(fid)) return undefined;
     if (isDir(attr.mode) ? this.#ownDirectory(target, fid) === undefined : !own.isPrivate(fid))
       return undefined;
     const file = isRegular(attr.mode) ? files.get(fid) : undefined;
+    // The answer says how long the file is.
+    if (isRegular(attr.mode) && file?.sizeKnown !== true) return undefined;
     const setsTimes = change.atime !== undefined || change.mtime !== undefined || change.ctime !== undefined;
     if (file !== undefined && (file.exclusives > 0 || (setsTimes && file.hasWritesUnderWay)))
       return undefined;
@@ -120,7 +122,7 @@ export class OwnNames {
     if (!changes.hasRoom(costBytes)) return undefined;
     const time = target.now(attr.ctime, ...(file === undefined ? [] : [file.ctime]));
     const wanted = changesOf(change);
-    const before = file?.sizeKnown ? { ...attr, mtime: file.mtime } : attr;
+    const before = file === undefined ? attr : { ...attr, mtime: file.mtime };
     const after = changed(before, wanted, time);
     attrs.put(after);
     if (fid === ROOT_FID) attrs.sawRoot(after);
@@ -147,7 +149,7 @@ export class OwnNames {
     if (victim === undefined || home === undefined || isDir(victim.mode) !== directory) return false;
     const costBytes = operationCost(name.length, 0);
     if (!target.changes.hasRoom(costBytes)) return false;
-    const time = target.now(home.attr.mtime, home.attr.ctime, victim.ctime);
+    const time = target.now(home.attr.ctime, victim.ctime);
     names.put(parent, name, 0);
     this.#changeDirectory(home.attr, directory ? -1 : 0, time);
     this.#remove(target, victim, time);
@@ -175,16 +177,17 @@ export class OwnNames {
     if (from === undefined || to === undefined || moved === undefined) return false;
     const replaced = other === 0 ? undefined : this.#removable(target, other);
     if (other !== 0 && (replaced === undefined || isDir(replaced.mode) || isDir(moved.mode))) return false;
+    const file = files.get(fid);
+    const contentOf = file?.isDirty === true ? fid : undefined;
     const costBytes = operationCost(name.length + newName.length, 0);
-    if (!changes.hasRoom(costBytes)) return false;
+    if (!changes.hasRoom(costBytes, contentOf !== undefined)) return false;
     const { attr } = from;
-    const time = target.now(attr.mtime, attr.ctime, to.attr.mtime, to.attr.ctime, moved.ctime);
+    const time = target.now(attr.ctime, to.attr.ctime, moved.ctime);
     names.put(parent, name, 0);
     names.put(newParent, newName, fid);
     this.#changeDirectory(attr, 0, time);
     if (newParent !== parent) this.#changeDirectory(to.attr, 0, time);
     attrs.put({ ...moved, ctime: time });
-    const file = files.get(fid);
     if (file !== undefined && compareTime(time, file.ctime) > 0) file.ctime = time;
     if (own.isPrivate(fid)) own.addPrivate(fid, to.lock);
     if (replaced !== undefined) this.#remove(target, replaced, time);
@@ -192,6 +195,7 @@ export class OwnNames {
       operation: { rename: { parent, name, newParent, newName, flags, time } },
       touches: [parent, newParent, fid, ...(replaced === undefined ? [] : [replaced.fid])],
       names: [nameKey(parent, name), nameKey(newParent, newName)],
+      contentOf,
       costBytes,
     });
     return true;
@@ -229,6 +233,7 @@ export class OwnNames {
     if (isDir(attr.mode)) return stays && this.#ownDirectory(target, fid) !== undefined ? attr : undefined;
     if (!target.own.isPrivate(fid)) return undefined;
     const file = files.get(fid);
+    if (file !== undefined && file.exclusives > 0) return undefined;
     const isOnItsWay = file === undefined || (!file.isDirty && !file.hasWritesUnderWay);
     return isOnItsWay || (target.changes.isWaiting(fid) && this.#writeBack.isWhole(fid)) ? attr : undefined;
   }

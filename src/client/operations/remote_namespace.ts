@@ -237,14 +237,16 @@ export class RemoteNamespace implements Namespace {
     const { beliefs } = this.#context;
     const { parent, name, directory } = removed;
     const apply = ({ attr, parentAttr }: ReplyOf<typeof Unlink>): void => {
+      target.own.removePrivate(attr.fid);
       beliefs.applyAttr(target, attr);
       beliefs.applyAttr(target, parentAttr);
       beliefs.applyName(target, parent, name, 0);
       if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
     };
-    const there = this.#openedThere(target, this.#known(parent, name));
+    const there = this.#openedThere(target, parent, name, signal);
     if (there !== undefined) await ACROSS_SESSIONS.wait(there);
     const victim = this.#known(parent, name);
+    for (const fid of victim) if (fid !== undefined) target.own.removePrivate(fid);
     const unpin = target.changes.pin([parent, ...victim]);
     const removedHere = this.#local.unlinking(target, parent, name);
     const ended = (): void => {
@@ -264,18 +266,23 @@ export class RemoteNamespace implements Namespace {
    * An inode may lose its last name. If it is open here and not at the target yet, the target gets it first. Then it can be told of
    * the handle, and a crash between the two changes nothing.
    */
-  #openedThere(target: TargetSession, victims: readonly (Fid | undefined)[]): Promise<void> | undefined {
+  #openedThere(target: TargetSession, parent: Fid, name: Name, signal: Signal): Promise<void> | undefined {
     const { changes } = target;
+    const victims = this.#known(parent, name);
     const mayBeBorn = victims.some((fid) =>
       fid === undefined ? changes.size > 0 : changes.isBorn(fid) && this.#context.handles.isOpen(fid),
     );
-    return mayBeBorn ? changes.flushed() : undefined;
+    if (!mayBeBorn) return undefined;
+    // Nothing that it may be is born meanwhile.
+    const unpin = changes.pin(victims);
+    const flushed = changes.flushed().finally(unpin);
+    return signal === undefined ? flushed : interruptible(flushed, signal);
   }
 
   async rename(target: TargetSession, names: RequestOf<typeof Rename>, signal: Signal): Promise<void> {
     const apply = (reply: ReplyOf<typeof Rename>): void => this.#applyRename(target, names, reply);
     const { parent, name, newParent, newName } = names;
-    const there = this.#openedThere(target, this.#known(newParent, newName));
+    const there = this.#openedThere(target, newParent, newName, signal);
     if (there !== undefined) await ACROSS_SESSIONS.wait(there);
     const moved = [...this.#known(parent, name), ...this.#known(newParent, newName)];
     for (const fid of moved) if (fid !== undefined) target.own.removePrivate(fid);
@@ -294,6 +301,8 @@ export class RemoteNamespace implements Namespace {
     { attr, parentAttr, newParentAttr, otherAttr, whiteoutAttr }: ReplyOf<typeof Rename>,
   ): void {
     const { beliefs, names } = this.#context;
+    // The client may not have known that it has these names, and where they lead now others may go.
+    for (const each of [attr, otherAttr]) if (each !== undefined) target.own.removePrivate(each.fid);
     for (const each of [attr, parentAttr, newParentAttr, otherAttr, whiteoutAttr]) {
       if (each !== undefined) beliefs.applyAttr(target, each);
     }

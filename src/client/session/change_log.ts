@@ -65,6 +65,8 @@ export interface Change {
   /** Names that it changes: keys made by nameKey(). */
   readonly names: readonly string[];
   readonly born?: Born | undefined;
+  /** A file in the log whose content must be at the target with this change, or before. */
+  readonly contentOf?: Fid | undefined;
   readonly costBytes: number;
 }
 
@@ -94,6 +96,8 @@ type Call = (
   options: CallOptions<ReplyOf<typeof Batch>>,
 ) => Promise<Answer<ReplyOf<typeof Batch>>>;
 
+const CONTENT_COST_MAX = operationCost(0, BATCH_CONTENT_MAX);
+
 interface Waiting extends Change {
   readonly sinceMs: number;
 }
@@ -121,6 +125,10 @@ export class ChangeLog {
   readonly #touched = new Counts<Fid>();
   readonly #names = new Counts<string>();
   readonly #born = new Map<Fid, Born>();
+  /** Those of changes that wait. */
+  readonly #bornWaiting = new Set<Fid>();
+  /** Files whose contents must go with changes that wait: the grant for them is kept. */
+  readonly #contentsKept = new Set<Fid>();
   readonly #pinned = new Counts<Fid>();
   #allPinned = 0;
   /** BATCHes of this session that were sent, and those that have ended. */
@@ -168,8 +176,10 @@ export class ChangeLog {
     this.#askedMs = undefined;
   }
 
-  hasRoom(costBytes: number): boolean {
-    if (costBytes <= this.#grantBytes) return this.size < CHANGES_MAX;
+  /** @param withContent whether the change keeps the grant for the content of a file, too. */
+  hasRoom(costBytes: number, withContent = false): boolean {
+    const neededBytes = costBytes + (withContent ? CONTENT_COST_MAX : 0);
+    if (neededBytes <= this.#grantBytes) return this.size < CHANGES_MAX;
     if (this.#underWay === 0) this.#askForGrant();
     return false;
   }
@@ -195,7 +205,7 @@ export class ChangeLog {
   }
   /** Whether a change that makes the inode waits: what is dirty of it can go with that change. */
   isWaiting(fid: Fid): boolean {
-    return this.#born.has(fid) && this.#waiting.some(({ born }) => born?.fid === fid);
+    return this.#bornWaiting.has(fid);
   }
   /** Inodes that would be lost, or not be as programs were told, if the log were lost. */
   touched(): Iterable<Fid> {
@@ -204,15 +214,24 @@ export class ChangeLog {
 
   /** The caller has checked hasRoom(), and changes the caches in this turn. */
   add(change: Change): void {
-    const { touches, names, born, costBytes } = change;
+    const { touches, names, born, contentOf, costBytes } = change;
     for (const fid of touches) this.#touched.add(fid);
     for (const name of names) this.#names.add(name);
-    if (born !== undefined) this.#born.set(born.fid, born);
+    if (born !== undefined) {
+      this.#born.set(born.fid, born);
+      this.#bornWaiting.add(born.fid);
+    }
+    if (contentOf !== undefined) this.#keepGrant(contentOf);
     this.#grantBytes -= costBytes;
     this.#usedBytes += costBytes;
     this.#waiting.push({ ...change, sinceMs: this.#runtime.clock.nowMs() });
     if (this.#waiting.length >= SEND_AT && this.#underWay < UNDER_WAY_MAX) this.#send();
     else this.#sendLater();
+  }
+
+  /** What is dirty of the file is about to change: a change that waits may need the content as it is now. */
+  contentChanges(fid: Fid): void {
+    if (this.#contentsKept.has(fid)) this.push();
   }
 
   /** Sends everything that waits, in this turn. */
@@ -289,11 +308,13 @@ export class ChangeLog {
     const changes = this.#next(contents);
     const operations = changes.map(({ operation }) => operation);
     let grantUsed = 0;
+    let contentBytes = 0;
     for (const { costBytes } of changes) grantUsed += costBytes;
     for (const { fid, mtime, lengthBytes } of contents) {
       operations.push({ content: { fid, mtime, lengthBytes } });
-      grantUsed += operationCost(0, lengthBytes);
+      contentBytes += operationCost(0, lengthBytes);
     }
+    grantUsed += contentBytes;
     this.#sent += changes.length;
     this.#underWay += 1;
     this.#sentCount += 1;
@@ -304,7 +325,9 @@ export class ChangeLog {
       {
         bulk: bulk.length === 0 ? undefined : bulk,
         apply: ({ reply }) => {
-          if (session === this.#session) this.#apply(changes, reply);
+          if (session !== this.#session) return;
+          this.#usedBytes -= contentBytes;
+          this.#apply(changes, reply);
         },
       },
     )
@@ -336,14 +359,32 @@ export class ChangeLog {
       const isFull = count + contents.length + 2 > BATCH_MAX || bulkBytes > BATCH_BULK_MAX / 2;
       if (isFull) break;
       count += 1;
-      const pays = this.#grantBytes >= operationCost(0, BATCH_CONTENT_MAX);
-      const content = born !== undefined && pays ? this.#host?.contentOf(born.fid) : undefined;
+      if (born === undefined) continue;
+      this.#bornWaiting.delete(born.fid);
+      this.#releaseGrant(born.fid);
+      const pays = this.#grantBytes >= CONTENT_COST_MAX;
+      const content = pays ? this.#host?.contentOf(born.fid) : undefined;
       if (content === undefined) continue;
-      this.#grantBytes -= operationCost(0, content.lengthBytes);
+      const costBytes = operationCost(0, content.lengthBytes);
+      this.#grantBytes -= costBytes;
+      this.#usedBytes += costBytes;
       contents.push(content);
       bulkBytes += content.lengthBytes;
     }
     return this.#waiting.splice(0, count);
+  }
+
+  #keepGrant(fid: Fid): void {
+    if (this.#contentsKept.has(fid)) return;
+    this.#contentsKept.add(fid);
+    this.#grantBytes -= CONTENT_COST_MAX;
+    this.#usedBytes += CONTENT_COST_MAX;
+  }
+
+  #releaseGrant(fid: Fid): void {
+    if (!this.#contentsKept.delete(fid)) return;
+    this.#grantBytes += CONTENT_COST_MAX;
+    this.#usedBytes -= CONTENT_COST_MAX;
   }
 
   #apply(changes: readonly Waiting[], reply: ReplyOf<typeof Batch>): void {
@@ -389,6 +430,8 @@ export class ChangeLog {
     this.#touched.clear();
     this.#names.clear();
     this.#born.clear();
+    this.#bornWaiting.clear();
+    this.#contentsKept.clear();
     this.#grantBytes = 0;
     this.#usedBytes = 0;
     this.#endedCount = this.#sentCount;
@@ -423,6 +466,10 @@ export class ChangeLog {
       'an empty log changes something',
     );
     assert(this.size > 0 || this.#usedBytes === 0, `an empty log uses ${this.#usedBytes} bytes`);
+    for (const fid of this.#bornWaiting)
+      assert(this.#born.has(fid), `${fid} waits to be born, and is not in the log`);
+    for (const fid of this.#contentsKept)
+      assert(this.#bornWaiting.has(fid), `the grant for ${fid} is kept, and it does not wait`);
     for (const fid of this.#born.keys()) assert(this.#touched.has(fid), `${fid} is born, and not changed`);
   }
 }

@@ -68,8 +68,13 @@ export class OwnDirectories {
     if (lock.mode !== 'EX' || lock.fid === 0) return;
     this.#calledBackMs.set(lock.fid, this.#clock.nowMs());
     this.#made.delete(lock.fid);
-    const inside = this.#inside.get(lock);
-    if (inside === undefined) return;
+    this.gone(lock);
+  }
+
+  /** The directory under this own lock is gone, or the lock. */
+  gone(lock: CachedLock | undefined): void {
+    const inside = lock && this.#inside.get(lock);
+    if (lock === undefined || inside === undefined) return;
     this.#inside.delete(lock);
     for (const fid of inside) this.#homes.delete(fid);
   }

@@ -16,6 +16,7 @@ import { assert } from '../../base/assert.js';
 import type { Attr, Timespec } from '../../base/attr.js';
 import type { Transno } from '../../base/ids.js';
 import type { AnsweredRequest, AnswerObserver } from '../../rpc/api.js';
+import { Batch } from '../../wire/batch.js';
 import { Close } from '../../wire/meta.js';
 import type { Operation } from '../../wire/operation.js';
 import { decode, encode } from '../../wire/schema.js';
@@ -68,6 +69,13 @@ export class ReplayList implements AnswerObserver {
 
   get size(): number {
     return this.#entries.length - this.#first;
+  }
+
+  /** Operations of programs in the list: a BATCH has many. */
+  get operations(): number {
+    let more = 0;
+    for (const { operations } of this.requestsOf(Batch)) more += Math.max(0, operations.length - 1);
+    return this.size + more;
   }
 
   /** Bytes of the WRITEs in the list. */

@@ -5,7 +5,7 @@
  * long change goes in steps of MAPS_PER_STEP block maps, one transaction each. After every step the file makes sense.
  */
 
-import type { Timespec } from '../../base/attr.js';
+import { compareTime, type Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import type { Change, Executed, ExecuteOptions, Inode, ReserveOfMeta, Tx } from '../api.js';
@@ -76,7 +76,8 @@ export class FileChanges {
       sizeBytes: ending.size(before.sizeBytes),
       blocks: exactSectors ?? before.blocks + sectors,
       mtime: ending.time,
-      ctime: ending.time,
+      // A client sends content behind a change of attributes that its programs have seen. Its time is that of the content.
+      ctime: compareTime(before.ctime, ending.time) > 0 ? before.ctime : ending.time,
     };
     tx.putInode(inode);
     ending.within?.(tx, inode, true);
