@@ -221,7 +221,8 @@ export class ChangeLog {
       this.#born.set(born.fid, born);
       this.#bornWaiting.add(born.fid);
     }
-    if (contentOf !== undefined) this.#keepGrant(contentOf);
+    // If the file has been sent meanwhile, its content was sent with it.
+    if (contentOf !== undefined && this.#bornWaiting.has(contentOf)) this.#keepGrant(contentOf);
     this.#grantBytes -= costBytes;
     this.#usedBytes += costBytes;
     this.#waiting.push({ ...change, sinceMs: this.#runtime.clock.nowMs() });
