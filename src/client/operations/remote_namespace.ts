@@ -17,6 +17,7 @@ import {
   S_IFMT,
 } from '../../base/attr.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
+import { logger } from '../../base/log.js';
 import { interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { BIT_UPDATE } from '../../wire/lock.js';
@@ -54,6 +55,16 @@ import type { HeldInodes } from './held_inodes.js';
 import type { LocalOpens } from './local_opens.js';
 import type { Creation, Listing, LookedUp, Namespace, Opened, Opening, Signal } from './namespace.js';
 
+/** What replies to changes tell of inodes. */
+interface Told {
+  readonly attr?: Attr;
+  readonly parentAttr?: Attr;
+  readonly newParentAttr?: Attr;
+  readonly otherAttr?: Attr;
+}
+
+const log = logger('client:namespace');
+
 type ReaddirReply = ReplyOf<typeof Readdir>;
 
 /** How far a handle has read its directory under one and the same lock. */
@@ -86,11 +97,31 @@ export class RemoteNamespace implements Namespace {
     apply: (reply: R) => void,
     ended?: () => void,
   ): Promise<R> {
-    const options = { apply: ({ reply }: { readonly reply: R }) => apply(reply) };
+    const options = {
+      apply: ({ reply }: { readonly reply: R }) => {
+        apply(reply);
+        if (operation.modifies && signal?.aborted === true) this.#tellKernel(reply as Told);
+      },
+    };
     const answered = target.call('operation', operation, request, options);
     if (ended !== undefined) answered.then(ended, ended);
     const waited = signal === undefined ? answered : interruptible(answered, signal);
     return (await ACROSS_SESSIONS.wait(waited)).reply;
+  }
+
+  /**
+   * An operation whose caller was interrupted has taken effect. The kernel was told of EINTR, and goes on to believe what it knew
+   * before: that there is no such name, above all.
+   */
+  #tellKernel({ attr, parentAttr, newParentAttr, otherAttr }: Told): void {
+    const { kernel } = this.#context;
+    const waits = [kernel.dropNames()];
+    for (const each of [attr, parentAttr, newParentAttr, otherAttr]) {
+      const dropped = each === undefined ? undefined : kernel.dropAttrs(each.fid);
+      if (dropped !== undefined) waits.push(dropped);
+    }
+    // Not awaited: nobody waits for the operation any more.
+    Promise.all(waits).catch((error: unknown) => log('after an interrupt: %O', error));
   }
 
   // Names.

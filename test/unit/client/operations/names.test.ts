@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type Name, ROOT_FID } from '../../../../src/base/ids.js';
+import type { Caller } from '../../../../src/client/api.js';
 import { freshFid } from '../../../../src/client/operations/create.js';
 import { FidPool } from '../../../../src/client/session/fid_pool.js';
 import { RENAME_EXCHANGE } from '../../../../src/wire/meta.js';
-import { clientWorld } from '../../../worlds/client_world.js';
+import { clientWorld, errnoOf } from '../../../worlds/client_world.js';
 
 test('two names of one inode that are exchanged both stay, for the client that exchanged them too', async (t) => {
   const world = await clientWorld(t);
@@ -18,6 +19,28 @@ test('two names of one inode that are exchanged both stay, for the client that e
     found.map((known) => known?.attr.fid),
     [fid, fid],
   );
+});
+
+test('the kernel forgets what it knew when an operation takes effect whose caller was interrupted', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a', { syncMetadata: true });
+  const { fid } = await a.create('f');
+  const calls = {
+    link: (op: Caller) => a.fs.link(op, fid, ROOT_FID, 'g' as Name),
+    mkdir: (op: Caller) => a.fs.create(op, ROOT_FID, 'd' as Name, { mode: 0o040755, umask: 0 }),
+    rename: (op: Caller) => a.fs.rename(op, ROOT_FID, 'f' as Name, ROOT_FID, 'h' as Name, 0),
+    unlink: (op: Caller) => a.fs.unlink(op, ROOT_FID, 'g' as Name, false),
+  };
+  for (const [what, call] of Object.entries(calls)) {
+    a.kernel.told.length = 0;
+    const { op, interrupt } = a.interruptible();
+    const called = errnoOf(() => call(op));
+    interrupt();
+    assert.equal(await called, 'EINTR', what);
+    await world.time.until(`the kernel is told of ${what}`, () => a.kernel.told.includes('names'));
+    assert.ok(a.kernel.told.some((told) => told.startsWith('attrs ') && told.includes(`${ROOT_FID}`)));
+  }
+  assert.deepEqual(await a.names(), ['d', 'h']);
 });
 
 test('a create that waits for FIDs ends when its caller is interrupted', async () => {
