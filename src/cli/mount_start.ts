@@ -16,7 +16,7 @@ import { formatAddress } from './format.js';
  * V8's youngest generation takes up to three times this many MiB (16 unless told otherwise), and the memory of short-lived buffers
  * is given back when it is collected. Under a mixed load a client needs 30 to 60 MiB less this way, and no more processor time.
  */
-const SMALL_YOUNG_GENERATION = '--max-semi-space-size=4';
+export const SMALL_YOUNG_GENERATION = '--max-semi-space-size=4';
 
 /** @returns when the mount is usable (background), or when it has ended (foreground). */
 export async function mount(

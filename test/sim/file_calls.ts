@@ -63,17 +63,28 @@ export class Process extends NameCalls {
     return failures;
   }
 
-  /** open(2). */
+  /** open(2). If the inode is gone, Linux does not believe its dentries and walks the path once more (retry_estale). */
   open(path: string, flags: number, mode = 0o644): Promise<OpenFile> {
     return this.call(async () => {
-      if ((flags & O_CREAT) === 0) return this.#openInode(await this.inodeOf(path), flags);
-      const { parent, name } = await this.parentOf(path);
-      return this.locked(parent, true, async () => {
-        const found = await this.find(parent, name, true);
-        if (found === undefined) return this.#create(parent, name, flags, mode);
-        if ((flags & O_EXCL) !== 0) throw new SystemError(ERRNO.EEXIST, path);
-        return this.#openInode(found, flags);
-      });
+      try {
+        return await this.#openPath(path, flags, mode);
+      } catch (error) {
+        if (!(error instanceof SystemError) || error.code !== 'ESTALE') throw error;
+        const { parent, name } = await this.parentOf(path);
+        this.kernel.forgetName(parent, name);
+        return await this.#openPath(path, flags, mode);
+      }
+    });
+  }
+
+  async #openPath(path: string, flags: number, mode: number): Promise<OpenFile> {
+    if ((flags & O_CREAT) === 0) return this.#openInode(await this.inodeOf(path), flags);
+    const { parent, name } = await this.parentOf(path);
+    return this.locked(parent, true, async () => {
+      const found = await this.find(parent, name, true);
+      if (found === undefined) return this.#create(parent, name, flags, mode);
+      if ((flags & O_EXCL) !== 0) throw new SystemError(ERRNO.EEXIST, path);
+      return this.#openInode(found, flags);
     });
   }
 

@@ -3,6 +3,7 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { SMALL_YOUNG_GENERATION } from '../../../src/cli/mount_start.js';
 import type { Child } from '../../fixtures/child.js';
 import { freePort } from '../../fixtures/failover_pair.js';
 import { profilingOptions } from '../flame.js';
@@ -104,6 +105,8 @@ export class HoldfastSite implements RunningPeer {
     if (this.#clients.has(index)) return mountpoint;
     mkdirSync(mountpoint, { recursive: true });
     const args = [
+      // As a mount in the background runs.
+      SMALL_YOUNG_GENERATION,
       ...this.#nodeOptions('client'),
       this.#main,
       'mount',
