@@ -109,6 +109,23 @@ interface Waiter {
   readonly done: () => void;
 }
 
+function lockKey({ fid, type, mode }: Pick<CachedLock, 'fid' | 'mode'> & { readonly type: string }): string {
+  return `${fid} ${type} ${mode}`;
+}
+
+/** @throws FsError EPROTO for a lock that these changes do not wait for. */
+function checkLocks(changes: readonly Change[], locks: readonly GrantMessage[]): void {
+  const wanted = new Map<string, CachedLock>();
+  for (const { born } of changes) for (const lock of born?.locks ?? []) wanted.set(lockKey(lock), lock);
+  for (const grant of locks) {
+    const key = lockKey(grant);
+    const lock = wanted.get(key);
+    wanted.delete(key);
+    if (lock === undefined || lock.bits !== (grant.bits ?? 0))
+      throw new FsError('EPROTO', `the server granted a lock that nobody asked for: ${key}`);
+  }
+}
+
 export function nameKey(parent: Fid, name: string): string {
   return `${parent}/${name}`;
 }
@@ -321,14 +338,21 @@ export class ChangeLog {
     this.#sentCount += 1;
     const session = this.#session;
     const bulk = contents.flatMap(({ chunks }) => chunks);
+    let isSettled = false;
+    const settle = (locks: readonly GrantMessage[]): void => {
+      isSettled = true;
+      this.#usedBytes -= contentBytes;
+      this.#settle(changes, locks);
+    };
     this.#call(
       { operations, grantUsed },
       {
         bulk: bulk.length === 0 ? undefined : bulk,
         apply: ({ reply }) => {
           if (session !== this.#session) return;
-          this.#usedBytes -= contentBytes;
-          this.#apply(changes, reply);
+          checkLocks(changes, reply.locks);
+          this.#grantBytes += reply.grantBytes;
+          settle(reply.locks);
         },
       },
     )
@@ -338,6 +362,8 @@ export class ChangeLog {
         },
         (error: unknown) => {
           log('%d changes are lost: %s', changes.length, error);
+          // An eviction has emptied the log. Any other failure comes from a server that does not keep the protocol.
+          if (session === this.#session && !isSettled) settle([]);
           for (const content of contents) content.ended(error);
         },
       )
@@ -388,31 +414,18 @@ export class ChangeLog {
     this.#usedBytes -= CONTENT_COST_MAX;
   }
 
-  #apply(changes: readonly Waiting[], reply: ReplyOf<typeof Batch>): void {
-    this.#grantBytes += reply.grantBytes;
+  /** The target has executed these changes, or never will. @param locks what it has granted of what they wait for. */
+  #settle(changes: readonly Waiting[], locks: readonly GrantMessage[]): void {
     this.#sent -= changes.length;
-    const grants = new Map<Fid, GrantMessage[]>();
-    for (const grant of reply.locks) {
-      const ofInode = grants.get(grant.fid);
-      if (ofInode === undefined) grants.set(grant.fid, [grant]);
-      else ofInode.push(grant);
-    }
+    const granted = new Map(locks.map((grant) => [lockKey(grant), grant.handle]));
     for (const change of changes) {
       this.#forget(change);
-      if (change.born !== undefined) this.#settleLocks(change.born, grants.get(change.born.fid) ?? []);
+      for (const lock of change.born?.locks ?? []) {
+        const handle = granted.get(lockKey(lock));
+        if (handle !== undefined) this.#host?.granted(lock, handle);
+        else this.#host?.refused(lock);
+      }
     }
-  }
-
-  #settleLocks({ fid, locks }: Born, grants: readonly GrantMessage[]): void {
-    for (const lock of locks) {
-      const grant = grants.find(
-        ({ type, mode, bits = 0 }) => type === lock.type && mode === lock.mode && bits === lock.bits,
-      );
-      if (grant !== undefined) this.#host?.granted(lock, grant.handle);
-      else this.#host?.refused(lock);
-    }
-    if (grants.length > locks.length)
-      throw new FsError('EPROTO', `the server granted more locks on ${fid} than asked`);
   }
 
   #forget({ touches, names, born, costBytes }: Change): void {

@@ -16,6 +16,16 @@ type Reply = ReplyOf<typeof Batch>;
 const DIRECTORY = 1 as Fid;
 const NOTHING: Reply = { locks: [], grantBytes: 0, positions: [], directories: [] };
 
+function answerOf(reply: Partial<Reply>): Answer<Reply> {
+  return {
+    reply: { ...NOTHING, ...reply },
+    bulk: Buffer.alloc(0),
+    transno: 1 as Transno,
+    lastCommitted: 0 as Transno,
+    xid: 1 as Xid,
+  };
+}
+
 /** A log whose target answers when the test says so. */
 function changeLog(grantBytes = 1 << 20) {
   const sent: {
@@ -42,13 +52,7 @@ function changeLog(grantBytes = 1 << 20) {
   const answer = async (reply: Partial<Reply> = {}): Promise<void> => {
     const oldest = sent.shift();
     assert.ok(oldest !== undefined, 'something is under way');
-    const whole = {
-      reply: { ...NOTHING, ...reply },
-      bulk: Buffer.alloc(0),
-      transno: 1 as Transno,
-      lastCommitted: 0 as Transno,
-      xid: 1 as Xid,
-    };
+    const whole = answerOf(reply);
     oldest.options.apply?.(whole);
     oldest.answered.resolve(whole);
     await new Promise((resolve) => setImmediate(resolve));
@@ -170,6 +174,24 @@ test('the answer brings the locks of what was born; one that it does not bring w
   await answer({ locks });
   assert.deepEqual(granted, ['10 PR 7', '10 PW refused']);
   assert.equal(log.isBorn(10 as Fid), false);
+});
+
+test('an answer with a lock that nobody asked for, and a failure, leave nothing of the changes in the log', async () => {
+  const { log, granted, sent } = changeLog();
+  const born = { fid: 10 as Fid, locks: [lockOn(10, 'PR')] };
+  log.add({ ...change(10), born });
+  log.push();
+  const locks: GrantMessage[] = [
+    { handle: 7 as LockHandle, fid: 10 as Fid, type: 'inode', mode: 'PR', bits: 2 },
+    { handle: 8 as LockHandle, fid: 11 as Fid, type: 'inode', mode: 'PR', bits: 2 },
+  ];
+  const reply = answerOf({ locks });
+  const [batch] = sent;
+  assert.throws(() => batch?.options.apply?.(reply), { code: 'EPROTO' });
+  batch?.answered.reject(new FsError('EPROTO', 'as the requester does it'));
+  await new Promise((resolve) => setImmediate(resolve));
+  log.checkInvariants();
+  assert.deepEqual([log.size, granted], [0, ['10 PR refused']]);
 });
 
 test('flushed() resolves when all that was there is answered, and not later', async () => {
