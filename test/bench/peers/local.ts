@@ -7,7 +7,7 @@ import type { Peer, RunningPeer } from '../peer.js';
 import type { Site } from '../site.js';
 import { endDaemon } from '../site.js';
 
-/** passthrough_hp keeps an open file for each inode that the kernel knows. */
+/** passthrough_hp keeps an open file for each inode that the kernel knows. Where root may not raise its limit, that must do. */
 const DESCRIPTORS = 1 << 20;
 
 /** ext4 on a device of this site. Everything that is not a block device's own filesystem lies on one. */
@@ -88,13 +88,8 @@ export const PASSTHROUGH: Peer = {
     const mountpoint = site.makeFolder('passthrough');
     let child: Child | undefined;
     const mount = async (): Promise<void> => {
-      child = site.daemon('client', 'prlimit', [
-        `--nofile=${DESCRIPTORS}`,
-        program,
-        '--foreground',
-        ext4.folder,
-        mountpoint,
-      ]);
+      const raised = `ulimit -n ${DESCRIPTORS} 2>/dev/null || ulimit -n "$(ulimit -H -n)"; exec "$0" "$@"`;
+      child = site.daemon('client', 'sh', ['-c', raised, program, '--foreground', ext4.folder, mountpoint]);
       await site.mounted(mountpoint, child);
     };
     const umount = async (): Promise<void> => {
