@@ -126,6 +126,30 @@ function checkLocks(changes: readonly Change[], locks: readonly GrantMessage[]):
   }
 }
 
+type SetattrMessage = NonNullable<BatchedOperationMessage['setattr']>;
+
+/** Both changes in one; undefined: they are not the same in one, because the loss of privileges depends on their order. */
+function joinedAttrs(before: SetattrMessage, after: SetattrMessage): SetattrMessage | undefined {
+  if (before.killSuidgid === true || after.killSuidgid === true) return undefined;
+  // The time of the first change is not that of both.
+  const atime = before.atimeNow === true ? before.time : before.atime;
+  const mtime = before.mtimeNow === true ? before.time : before.mtime;
+  const setsAtime = after.atime !== undefined || after.atimeNow === true;
+  const setsMtime = after.mtime !== undefined || after.mtimeNow === true;
+  return {
+    fid: after.fid,
+    mode: after.mode ?? before.mode,
+    uid: after.uid ?? before.uid,
+    gid: after.gid ?? before.gid,
+    atime: setsAtime ? after.atime : atime,
+    mtime: setsMtime ? after.mtime : mtime,
+    atimeNow: after.atimeNow,
+    mtimeNow: after.mtimeNow,
+    ctime: after.ctime,
+    time: after.time,
+  };
+}
+
 export function nameKey(parent: Fid, name: string): string {
   return `${parent}/${name}`;
 }
@@ -232,6 +256,7 @@ export class ChangeLog {
   /** The caller has checked hasRoom(), and changes the caches in this turn. */
   add(change: Change): void {
     const { touches, names, born, contentOf, costBytes } = change;
+    if (this.#joinsLast(change)) return;
     for (const fid of touches) this.#touched.add(fid);
     for (const name of names) this.#names.add(name);
     if (born !== undefined) {
@@ -245,6 +270,20 @@ export class ChangeLog {
     this.#waiting.push({ ...change, sinceMs: this.#runtime.clock.nowMs() });
     if (this.#waiting.length >= SEND_AT && this.#underWay < UNDER_WAY_MAX) this.#send();
     else this.#sendLater();
+  }
+
+  /**
+   * A change of attributes joins the one right before it, if both are of one inode: programs that unpack or copy set owner, times and
+   * mode one after the other.
+   */
+  #joinsLast({ operation: { setattr } }: Change): boolean {
+    const last = this.#waiting.at(-1);
+    const before = last?.operation.setattr;
+    if (last === undefined || before === undefined || before.fid !== setattr?.fid) return false;
+    const joined = joinedAttrs(before, setattr);
+    if (joined === undefined) return false;
+    this.#waiting[this.#waiting.length - 1] = { ...last, operation: { setattr: joined } };
+    return true;
   }
 
   /** What is dirty of the file is about to change: a change that waits may need the content as it is now. */

@@ -76,7 +76,7 @@ const lockOn = (fid: number, mode: 'PR' | 'PW'): CachedLock => {
 function change(fid: number, costBytes = 2048): Change {
   const name = `n${fid}` as Name;
   return {
-    operation: { setattr: { fid: fid as Fid, mode: fid } },
+    operation: { setattr: { fid: fid as Fid, mode: fid, time: { sec: fid, nsec: 0 } } },
     touches: [DIRECTORY, fid as Fid],
     names: [nameKey(DIRECTORY, name)],
     costBytes,
@@ -129,6 +129,38 @@ test('the log waits a little for the content of a file that a program has just m
   slow.log.add(born(10));
   slow.time.advance(9);
   assert.equal(slow.sent.length, 1);
+});
+
+test('changes of attributes of one inode, one right behind the other, go as one', () => {
+  const { log, sent } = changeLog();
+  const set = (fid: number, sec: number, wanted: object): void =>
+    log.add({
+      operation: { setattr: { fid: fid as Fid, time: { sec, nsec: 0 }, ...wanted } },
+      touches: [fid as Fid],
+      names: [],
+      costBytes: 2048,
+    });
+  const at = (sec: number) => ({ sec, nsec: 0 });
+  set(10, 1, { mtimeNow: true, atime: at(7) });
+  set(10, 2, { uid: 5, gid: 6 });
+  set(10, 3, { mode: 0o600, atimeNow: true });
+  set(11, 4, { mode: 1 });
+  set(10, 5, { mode: 0o644 });
+  set(10, 6, { killSuidgid: true });
+  log.push();
+  const [first, ...rest] = sent[0]?.request.operations.map(({ setattr }) => setattr) ?? [];
+  assert.deepEqual(
+    [first?.mtime, first?.atime, first?.mtimeNow, first?.atimeNow, first?.uid, first?.mode, first?.time],
+    [at(1), undefined, undefined, true, 5, 0o600, at(3)],
+  );
+  assert.deepEqual(
+    rest.map((one) => [one?.fid, one?.mode, one?.killSuidgid]),
+    [
+      [11, 1, undefined],
+      [10, 0o644, undefined],
+      [10, undefined, true],
+    ],
+  );
 });
 
 test('push() sends all that waits in this turn, in order, and no message is too long', () => {
