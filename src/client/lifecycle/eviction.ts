@@ -54,7 +54,10 @@ export function dropEverything(
   target.locks.forgetAll().catch((cause: unknown) => log('%O', cause));
 }
 
-/** Files and directories with changes that the target has not, files with data that is dirty, or that the target answered and may not have made durable: if it crashed, the data is gone. */
+/**
+ * Files and directories whose changes may be lost. Either the target does not have them, or it answered them and may not have
+ * made them durable: they are gone if it crashes.
+ */
 function unsafe(context: ClientContext, target: TargetSession): Set<Fid> {
   const fids = new Set<Fid>();
   for (const file of context.filesOf(target)) if (file.unwrittenBytes > 0) fids.add(file.fid);

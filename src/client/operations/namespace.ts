@@ -9,6 +9,7 @@
 
 import type { Attr } from '../../base/attr.js';
 import type { Fh, Fid } from '../../base/ids.js';
+import type { AttrChanges } from '../../rules/setattr.js';
 import type {
   Create,
   Link,
@@ -61,4 +62,20 @@ export interface Namespace {
   listxattr(target: TargetSession, fid: Fid, signal: Signal): Promise<readonly string[]>;
   removexattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<void>;
   statfs(target: TargetSession, signal: Signal): Promise<StatfsMessage>;
+}
+
+/** What a SETATTR or a BATCH says of a change, apart from the new size. */
+export function changesOf(change: AttrChange): AttrChanges {
+  const { mode, uid, gid, atime, mtime, ctime, killSuidgid } = change;
+  return {
+    mode,
+    uid,
+    gid,
+    atime: atime === 'now' ? undefined : atime,
+    mtime: mtime === 'now' ? undefined : mtime,
+    atimeNow: atime === 'now' ? true : undefined,
+    mtimeNow: mtime === 'now' ? true : undefined,
+    ctime,
+    killSuidgid: killSuidgid ? true : undefined,
+  };
 }

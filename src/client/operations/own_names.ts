@@ -14,7 +14,7 @@ import { type Attr, compareTime, isDir, isRegular, isSymlink, type Timespec } fr
 import { type Fid, ROOT_FID } from '../../base/ids.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { bareAttr, checkCreation } from '../../rules/create.js';
-import { type AttrChanges, changed } from '../../rules/setattr.js';
+import { changed } from '../../rules/setattr.js';
 import { operationCost } from '../../wire/batch.js';
 import { BIT_ATTR } from '../../wire/lock.js';
 import {
@@ -33,7 +33,7 @@ import { type Born, nameKey } from '../session/change_log.js';
 import { OWN_BITS } from '../session/own_directories.js';
 import type { TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
-import type { Creation } from './namespace.js';
+import { type Creation, changesOf } from './namespace.js';
 
 /** A directory of ours, with what the client knows of it. */
 interface OwnDirectory {
@@ -258,19 +258,4 @@ export class OwnNames {
     }
     this.#held.unlinked(target, fid);
   }
-}
-
-function changesOf(change: AttrChange): AttrChanges {
-  const { mode, uid, gid, atime, mtime, ctime, killSuidgid } = change;
-  return {
-    mode,
-    uid,
-    gid,
-    atime: atime === 'now' ? undefined : atime,
-    mtime: mtime === 'now' ? undefined : mtime,
-    atimeNow: atime === 'now' ? true : undefined,
-    mtimeNow: mtime === 'now' ? true : undefined,
-    ctime,
-    killSuidgid: killSuidgid ? true : undefined,
-  };
 }

@@ -53,7 +53,16 @@ import { OWN_BITS } from '../session/own_directories.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
 import type { LocalOpens } from './local_opens.js';
-import type { Creation, Listing, LookedUp, Namespace, Opened, Opening, Signal } from './namespace.js';
+import {
+  type Creation,
+  changesOf,
+  type Listing,
+  type LookedUp,
+  type Namespace,
+  type Opened,
+  type Opening,
+  type Signal,
+} from './namespace.js';
 
 /** What replies to changes tell of inodes. */
 interface Told {
@@ -304,7 +313,7 @@ export class RemoteNamespace implements Namespace {
       fid === undefined ? changes.size > 0 : changes.isBorn(fid) && this.#context.handles.isOpen(fid),
     );
     if (!mayBeBorn) return undefined;
-    // Nothing that it may be is born meanwhile.
+    // While the log is sent, this client makes no new change of these inodes.
     const unpin = changes.pin(victims);
     const flushed = changes.flushed().finally(unpin);
     return signal === undefined ? flushed : interruptible(flushed, signal);
@@ -391,20 +400,8 @@ export class RemoteNamespace implements Namespace {
     signal: Signal,
   ): Promise<Attr> {
     const context = this.#context;
-    const { mode, uid, gid, sizeBytes, atime, mtime, ctime, killSuidgid } = change;
-    const request = {
-      fid,
-      mode,
-      uid,
-      gid,
-      sizeBytes,
-      atime: atime === 'now' ? undefined : atime,
-      mtime: mtime === 'now' ? undefined : mtime,
-      atimeNow: atime === 'now' ? true : undefined,
-      mtimeNow: mtime === 'now' ? true : undefined,
-      ctime,
-      killSuidgid: killSuidgid ? true : undefined,
-    };
+    const { sizeBytes } = change;
+    const request = { fid, sizeBytes, ...changesOf(change) };
     const apply = (reply: ReplyOf<typeof Setattr>): void => {
       const file = sizeBytes === undefined ? undefined : context.files.get(fid);
       if (file !== undefined) context.dropPages(target, file, sizeBytes);

@@ -1,8 +1,8 @@
 /** What a client executes by itself in its own directories, and what becomes of that when others come, or somebody goes. */
 
 import assert from 'node:assert/strict';
-import { type TestContext, test } from 'node:test';
-import type { Fh, Fid, Name } from '../../../../src/base/ids.js';
+import { test } from 'node:test';
+import type { Fid } from '../../../../src/base/ids.js';
 import { ROOT_FID } from '../../../../src/base/ids.js';
 import { FEATURE, FEATURES_ALL } from '../../../../src/wire/session.js';
 import { ScriptedTarget } from '../../../fixtures/scripted_target.js';
@@ -10,65 +10,22 @@ import {
   type ClientWorld,
   clientWorld,
   errnoOf,
-  O_CREAT,
   O_EXCL,
   O_RDONLY,
   O_RDWR,
   scriptedWorld,
   type TestClient,
 } from '../../../worlds/client_world.js';
-
-interface Setting {
-  readonly world: ClientWorld;
-  readonly a: TestClient;
-  readonly b: TestClient;
-  /** An own directory of a, in the root. */
-  readonly d: Fid;
-}
-
-async function setting(t: TestContext): Promise<Setting> {
-  const world = await clientWorld(t);
-  const [a, b] = [await world.client('a'), await world.client('b')];
-  return { world, a, b, d: await a.mkdir('d') };
-}
-
-/** The answer that was there in the turn of the call. */
-function atOnce<T>(answer: T | Promise<T>): T {
-  assert.ok(!(answer instanceof Promise), 'it asked the server');
-  return answer;
-}
-
-const nameOf = (text: string): Name => text as Name;
-
-function create(a: TestClient, parent: Fid, name: string, flags = O_RDWR | O_CREAT): { fid: Fid; fh: Fh } {
-  const made = atOnce(
-    a.fs.createAndOpen(a.op, parent, nameOf(name), { mode: 0o100644, umask: 0o022 }, flags),
-  );
-  return { fid: made.known.attr.fid, fh: made.fh };
-}
-
-/** A file with content, closed. */
-async function put(a: TestClient, parent: Fid, name: string, content: string): Promise<Fid> {
-  const file = create(a, parent, name);
-  await a.write(file, 0, content);
-  await a.close(file);
-  return file.fid;
-}
-
-function mkdir(a: TestClient, parent: Fid, name: string): Fid {
-  return atOnce(a.fs.create(a.op, parent, nameOf(name), { mode: 0o040755, umask: 0 })).attr.fid;
-}
-
-function rename(a: TestClient, parent: Fid, name: string, newParent: Fid, newName: string): void {
-  atOnce(a.fs.rename(a.op, parent, nameOf(name), newParent, nameOf(newName), 0));
-}
-
-async function textOf(client: TestClient, parent: Fid, name: string): Promise<string> {
-  const file = await client.open(name, O_RDONLY, parent);
-  const text = await client.text(file);
-  await client.close(file);
-  return text;
-}
+import {
+  atOnce,
+  create,
+  mkdir,
+  nameOf,
+  put,
+  rename,
+  setting,
+  textOf,
+} from '../../../worlds/own_directory.js';
 
 test('what a program does in a directory of its client alone asks nobody, and others see it all', async (t) => {
   const { world, a, b, d } = await setting(t);

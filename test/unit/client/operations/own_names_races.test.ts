@@ -1,8 +1,8 @@
 /** Names written back: races between what a client executes by itself, its own requests, other clients, and crashes. */
 
 import assert from 'node:assert/strict';
-import { type TestContext, test } from 'node:test';
-import type { Fh, Fid, Name } from '../../../../src/base/ids.js';
+import { test } from 'node:test';
+import type { Fid } from '../../../../src/base/ids.js';
 import { ROOT_FID } from '../../../../src/base/ids.js';
 import type { ClientOptions } from '../../../../src/client/api.js';
 import type { Connection } from '../../../../src/runtime/ports.js';
@@ -18,54 +18,7 @@ import {
   O_RDWR,
   type TestClient,
 } from '../../../worlds/client_world.js';
-
-interface Setting {
-  readonly world: ClientWorld;
-  readonly a: TestClient;
-  readonly b: TestClient;
-  /** An own directory of a, in the root. */
-  readonly d: Fid;
-}
-
-async function setting(t: TestContext, options: Partial<ClientOptions> = {}): Promise<Setting> {
-  const world = await clientWorld(t);
-  const b = await world.client('b');
-  const a = await world.client('a', options);
-  return { world, a, b, d: await a.mkdir('d') };
-}
-
-/** The answer that was there in the turn of the call. */
-function atOnce<T>(answer: T | Promise<T>): T {
-  assert.ok(!(answer instanceof Promise), 'it asked the server');
-  return answer;
-}
-
-const nameOf = (text: string): Name => text as Name;
-
-function create(a: TestClient, parent: Fid, name: string, flags = O_RDWR | O_CREAT): { fid: Fid; fh: Fh } {
-  const made = atOnce(
-    a.fs.createAndOpen(a.op, parent, nameOf(name), { mode: 0o100644, umask: 0o022 }, flags),
-  );
-  return { fid: made.known.attr.fid, fh: made.fh };
-}
-
-async function put(a: TestClient, parent: Fid, name: string, content: string | Uint8Array): Promise<Fid> {
-  const file = create(a, parent, name);
-  await a.write(file, 0, content);
-  await a.close(file);
-  return file.fid;
-}
-
-function rename(a: TestClient, parent: Fid, name: string, newParent: Fid, newName: string): void {
-  atOnce(a.fs.rename(a.op, parent, nameOf(name), newParent, nameOf(newName), 0));
-}
-
-async function textOf(client: TestClient, parent: Fid, name: string): Promise<string> {
-  const file = await client.open(name, O_RDONLY, parent);
-  const text = await client.text(file);
-  await client.close(file);
-  return text;
-}
+import { atOnce, create, nameOf, put, rename, setting, textOf } from '../../../worlds/own_directory.js';
 
 async function quiet(world: ClientWorld, a: TestClient): Promise<void> {
   await world.time.until('all is there', () => a.target.changes + a.target.dirtyBytes === 0);
@@ -217,7 +170,7 @@ test('a rename while a fallocate of the file is under way: the new size is known
   assert.equal((await b.lookup('g', d))?.attr.sizeBytes, 100_003);
 });
 
-test('who removes an open new file can be interrupted while the server is silent', async (t) => {
+test('a program that removes an open new file can be interrupted while the server is silent', async (t) => {
   const { world, a, d } = await setting(t);
   create(a, d, 'f');
   a.lose('answers');
