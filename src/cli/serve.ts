@@ -58,6 +58,10 @@ export function registerServe(program: Command): void {
       '--force-start',
       'start after an unclean stop although the version changed; evicts the previous clients',
     )
+    .option(
+      '--no-redo-log',
+      'commit without the log, so that a release without one can be force-started after a crash; fsync takes longer',
+    )
     .addOption(
       secondsOption(
         '--drain-timeout <seconds>',

@@ -59,6 +59,7 @@ export interface ServeOptions {
   readonly listen: Address;
   readonly standby?: boolean;
   readonly forceStart?: boolean;
+  readonly redoLog: boolean;
   readonly drainTimeout: number;
   /** Milliseconds. */
   readonly heartbeatPeriod: number;
@@ -197,6 +198,7 @@ function take(node: Node, holderChanged?: () => void): Promise<TakenTarget<OpenD
     signal,
     open: standBy ? () => openTargetDevices(pair) : () => openWithPort(server, node),
     judge: (superblock) => judge(superblock, version, options.forceStart === true),
+    redoLog: options.redoLog,
     taking: ({ why, record }) => {
       if (record === undefined || why === 'clean') return;
       if (why === 'handed over') {

@@ -224,7 +224,7 @@ class OpenedDevice implements NodeBlockDevice {
     try {
       await datasync(this.fd);
     } catch (error) {
-      throw failed(`flush of ${this.path}`, error);
+      throw deviceFailed(`flush of ${this.path}`, error);
     }
   }
 
@@ -392,12 +392,12 @@ class OpenedDevice implements NodeBlockDevice {
   }
 
   #failure(what: string, offset: number, error: unknown): FsError {
-    return failed(`${what} of ${this.path} at ${offset}`, error);
+    return deviceFailed(`${what} of ${this.path} at ${offset}`, error);
   }
 }
 
 /** Makes the error, and notices it in this process's log too: the caller may be on another machine. */
-function failed(what: string, cause: unknown): FsError {
+export function deviceFailed(what: string, cause: unknown): FsError {
   const text = `${what} failed: ${messageOf(cause)}`;
   notice('device-failed', text);
   return new FsError('EIO', text, { cause });

@@ -353,6 +353,11 @@ export interface StoreOptions {
   readonly commitIntervalMs?: number;
   /** Asked before every write to the devices; if it is lost, the target fails. */
   readonly guard?: WriteGuard;
+  /**
+   * False: no redo log, so that a release without one can go on after a crash. A log that the last instance left is
+   * applied all the same.
+   */
+  readonly redoLog?: boolean | undefined;
 }
 
 /**

@@ -23,6 +23,7 @@ import {
 import { checkFreePages } from './fsck/pages.js';
 import { ExtentAllocator, GROUP_BLOCKS } from './meta/extent_allocator.js';
 import { metaMedium } from './meta/lmdb_store.js';
+import { applyFound, openLogged } from './meta/logged_database.js';
 import { LMDB_PAGE_BYTES, readMeta } from './meta/meta_probe.js';
 import { checkedRecords } from './meta/record_checksums.js';
 import type { MetaDatabase } from './meta_medium.js';
@@ -54,7 +55,7 @@ export interface Grown {
  * @throws FsError as openTarget; EBUSY: the target was not stopped cleanly, or somebody has it.
  */
 export async function growTarget(
-  runtime: Pick<Runtime, 'checksum'>,
+  runtime: Pick<Runtime, 'checksum' | 'timers'>,
   devices: TargetDevices,
   options: GrowOptions,
 ): Promise<Grown> {
@@ -78,7 +79,6 @@ export async function growTarget(
   if (metaSizeBytes === before.metaSizeBytes && dataSizeBytes === before.dataSizeBytes) return grown;
   const mine = guardedDevices(devices, guard);
   const medium = metaMedium(mine);
-  const after: SuperblockRecord = { ...before, metaSizeBytes, dataSizeBytes };
   if (devices.metaMedium === undefined) {
     const meta = await medium.withRawReader(async (read) => {
       await checkFreePages(read, metaPath, metaSizeBytes);
@@ -89,9 +89,17 @@ export async function growTarget(
     const { start, end } = newEnd(Math.max(before.metaSizeBytes, used), metaSizeBytes);
     if (end > start) await medium.writeRaw([{ offset: start, bytes: Buffer.alloc(end - start) }]);
   }
-  await growData(runtime, mine.data, before, after);
-  const db = checkedRecords(medium.open(), runtime.checksum, before);
+  await growData(runtime, mine.data, before, { ...before, dataSizeBytes });
+  const logged = await openLogged(medium, medium.open(), metaPath, before, runtime.checksum, {
+    wanted: false,
+    timers: runtime.timers,
+    data: mine.data,
+  });
+  let after = before;
+  const db = checkedRecords(logged, runtime.checksum, before);
   try {
+    const { featuresIncompat } = await applyFound(logged, before, runtime.checksum);
+    after = { ...before, featuresIncompat, metaSizeBytes, dataSizeBytes };
     const group = lastGroup(db, before);
     await db.commit((writer) => {
       writer.put(bareKey(KEY.superblock), encodeSuperblock(after, runtime.checksum));

@@ -32,6 +32,8 @@ export interface TakeOptions<Devices extends ExclusiveDevices> {
   /** Throws if this program must not serve a target with this superblock. Nothing has been changed then. */
   readonly judge: (superblock: Superblock) => void;
   readonly standBy: boolean;
+  /** As in StoreOptions. */
+  readonly redoLog?: boolean | undefined;
   /** Ends the wait of a standby. */
   readonly signal: AbortSignal;
   /** A standby sees that another program has the target than a look before. */
@@ -117,13 +119,13 @@ async function unlessBusy<T>(opening: Promise<T>): Promise<T | undefined> {
 /** Takes a target that was handed over. The server before had the same devices of this kernel: what they have cached is true. */
 async function takeHanded<Devices extends ExclusiveDevices>(
   runtime: TakeRuntime,
-  { multiMount, judge }: TakeOptions<Devices>,
+  { multiMount, judge, redoLog }: TakeOptions<Devices>,
   devices: Devices,
 ): Promise<TargetStore | undefined> {
   if (!(await multiMount.adopt())) return undefined;
   try {
     judge(await readSuperblock(runtime, devices));
-    return await openTarget(runtime, devices, { guard: multiMount });
+    return await openTarget(runtime, devices, { guard: multiMount, redoLog });
   } catch (thrown) {
     await multiMount.release();
     throw thrown;
@@ -137,7 +139,7 @@ async function tryTake<Devices extends ExclusiveDevices>(
   devices: Devices,
   sighting: Sighting,
 ): Promise<TargetStore | undefined> {
-  const { multiMount } = options;
+  const { multiMount, redoLog } = options;
   if (sighting.free && sighting.why === 'handed over') {
     options.taking?.(sighting);
     return await takeHanded(runtime, options, devices);
@@ -147,7 +149,7 @@ async function tryTake<Devices extends ExclusiveDevices>(
   if (sighting.free) options.taking?.(sighting);
   if (!(await multiMount.claim())) return undefined;
   // Opening only reads, so it need not wait for the claim to hold.
-  const opening = openTarget(runtime, devices, { guard: multiMount });
+  const opening = openTarget(runtime, devices, { guard: multiMount, redoLog });
   const closed = opening.then(
     (store) => () => store.close(),
     // If the target is ours, `await opening` below throws this error. If not, the error does not concern us.

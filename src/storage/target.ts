@@ -35,6 +35,7 @@ import { type Counters, damaged, decodeCounters } from './format/records.js';
 import {
   decodeDataHeader,
   encodeSuperblock,
+  FEATURE_REDO_LOG,
   FIRST_DATA_BLOCK,
   type SuperblockRecord,
   unusedBytes,
@@ -43,6 +44,7 @@ import { checkFreePages } from './fsck/pages.js';
 import { Committer } from './meta/committer.js';
 import { ExtentAllocator } from './meta/extent_allocator.js';
 import { metaMedium } from './meta/lmdb_store.js';
+import { type LoggedDatabase, openLogged } from './meta/logged_database.js';
 import { probeSuperblock } from './meta/meta_probe.js';
 import { MetaSpace } from './meta/meta_space.js';
 import { Overlay } from './meta/overlay.js';
@@ -75,9 +77,17 @@ export async function openTarget(
   if (unguarded.metaMedium === undefined) {
     await metaMedium(devices).withRawReader((read) => checkFreePages(read, metaPath, metaSizeBytes));
   }
-  const db = checkedRecords(metaMedium(devices).open(), runtime.checksum, superblock);
+  const medium = metaMedium(devices);
+  const tree = medium.open();
+  let db: MetaDatabase = tree;
   try {
-    return new OpenTarget(runtime, devices, db, superblock, options);
+    const logged = await openLogged(medium, tree, metaPath, superblock, runtime.checksum, {
+      wanted: options.redoLog ?? true,
+      timers: runtime.timers,
+      data: devices.data,
+    });
+    db = logged;
+    return new OpenTarget(runtime, devices, logged, superblock, options);
   } catch (thrown) {
     await db.close();
     throw thrown;
@@ -138,7 +148,7 @@ function loadSpace(db: MetaDatabase, superblock: SuperblockRecord): ExtentAlloca
 class OpenTarget implements TargetStore {
   readonly #runtime: StorageRuntime;
   readonly #devices: TargetDevices;
-  readonly #db: MetaDatabase;
+  readonly #logged: LoggedDatabase;
   readonly #overlay: Overlay;
   readonly #committer: Committer;
   readonly #metaSpace: MetaSpace;
@@ -146,6 +156,7 @@ class OpenTarget implements TargetStore {
   readonly guard: WriteGuard | undefined;
   #superblock: SuperblockRecord;
   #begun = false;
+  readonly #wantsLog: boolean;
   /** The superblock that begin() replaced. */
   #found: SuperblockRecord | undefined;
   /** The store executes replays with their old transnos. */
@@ -158,24 +169,26 @@ class OpenTarget implements TargetStore {
   constructor(
     runtime: StorageRuntime,
     devices: TargetDevices,
-    db: MetaDatabase,
+    logged: LoggedDatabase,
     superblock: SuperblockRecord,
     options: StoreOptions,
   ) {
     this.#runtime = runtime;
     this.#devices = devices;
-    this.#db = db;
+    this.#logged = logged;
+    this.#wantsLog = options.redoLog ?? true;
+    const db = checkedRecords(logged, runtime.checksum, superblock);
     this.#superblock = superblock;
     const counters = loadCounters(db);
     const space = loadSpace(db, superblock);
     this.#overlay = new Overlay(db, runtime.checksum, superblock, counters, space);
     this.#lastTransno = this.#overlay.lastTransno;
-    this.#metaSpace = new MetaSpace(db, this.#overlay, superblock.metaSizeBytes);
+    this.#metaSpace = new MetaSpace(db, this.#overlay, logged.logOffset ?? superblock.metaSizeBytes);
     this.#committer = new Committer(runtime, db, this.#overlay, devices.data, {
       commitIntervalMs: options.commitIntervalMs ?? COMMIT_INTERVAL_MS,
       recordsAtOnce: this.#metaSpace.recordsAtOnce,
-      committed: (records) => this.#metaSpace.refresh(records),
     });
+    void logged.failed.then((cause) => this.#committer.fail(cause));
     this.guard = options.guard;
     void options.guard?.lost.then((cause) => this.#committer.fail(cause));
     this.#data = new StoredFileData({
@@ -184,7 +197,7 @@ class OpenTarget implements TargetStore {
       checksum: runtime.checksum,
       execute: (run, executeOptions) => this.execute(run, executeOptions),
       sync: () => this.sync(),
-      dataWritten: (bytes) => this.#committer.dataWritten(bytes),
+      contentWritten: (offset, chunks) => this.#committer.contentWritten(offset, chunks),
       breathe: () => this.#breathe(),
       check: () => this.#check(),
     });
@@ -313,7 +326,10 @@ class OpenTarget implements TargetStore {
     // Goes into the transaction of the superblock, which is the next commit.
     if (options.within !== undefined) this.execute(options.within, { reserve: 'own' });
     this.#found = this.#superblock;
-    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false });
+    await this.#logged.restoreContent();
+    const hasLog = this.#wantsLog && this.#logged.start(instance);
+    if (!hasLog) this.#logged.stop();
+    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false }, hasLog);
     if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
   }
 
@@ -324,7 +340,8 @@ class OpenTarget implements TargetStore {
     await this.#destroying;
     await this.#committer.sync();
     await this.#committer.flushData();
-    await this.#writeSuperblock({ ...this.#superblock, clean: true });
+    this.#logged.stop();
+    await this.#writeSuperblock({ ...this.#superblock, clean: true }, false);
   }
 
   async takeBack(): Promise<void> {
@@ -337,10 +354,13 @@ class OpenTarget implements TargetStore {
     await this.#committer.flushData();
     // Keep the new instance number: records may hold its transnos.
     const { softwareVersion, clean } = found;
-    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, clean });
+    this.#logged.stop();
+    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, clean }, false);
   }
 
-  async #writeSuperblock(superblock: SuperblockRecord): Promise<void> {
+  async #writeSuperblock(changed: SuperblockRecord, hasLog: boolean): Promise<void> {
+    const others = changed.featuresIncompat & ~FEATURE_REDO_LOG;
+    const superblock = { ...changed, featuresIncompat: others | (hasLog ? FEATURE_REDO_LOG : 0) };
     const value = encodeSuperblock(superblock, this.#runtime.checksum);
     await this.#committer.commitWith(
       (writer) => writer.put(bareKey(KEY.superblock), value),
@@ -355,7 +375,7 @@ class OpenTarget implements TargetStore {
       await this.#committer.close();
       await this.#destroying;
       await this.#data.idle();
-      await this.#db.close();
+      await this.#logged.close();
       log('closed %s', this.#devices.metaPath);
     })();
     return this.#closed;
@@ -440,6 +460,7 @@ class OpenTarget implements TargetStore {
   checkInvariants(): void {
     this.#overlay.checkInvariants();
     this.#metaSpace.checkInvariants();
+    this.#logged.checkInvariants();
     this.#data.checkInvariants();
     const { lastCommitted } = this.#committer;
     assert(lastCommitted <= this.#overlay.lastTransno, `${lastCommitted} is committed, and was not executed`);

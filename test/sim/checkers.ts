@@ -11,6 +11,7 @@ import { modesConflict } from '../../src/dlm/modes.js';
 import { BLOCK_BYTES } from '../../src/storage/format/block_map.js';
 import { bareKey, KEY } from '../../src/storage/format/keys.js';
 import { decodeCounters } from '../../src/storage/format/records.js';
+import { FEATURE_REDO_LOG } from '../../src/storage/format/superblock.js';
 import { LMDB_PAGE_BYTES } from '../../src/storage/meta/meta_probe.js';
 import type { Program } from './machine.js';
 import type { World } from './world.js';
@@ -58,6 +59,7 @@ function shown({ type, fid, mode, bits }: LockSpec): string {
 
 export function watchTarget(world: World): void {
   let writer: Program | undefined;
+  const served = new WeakSet<Program>();
   // Devices to begin with may have been served before.
   let { instance } = world.disks.meta.superblock();
   let lastTransno = 0;
@@ -73,6 +75,7 @@ export function watchTarget(world: World): void {
         if (begun !== instance + 1) world.violated(`instance ${begun} follows ${instance}`);
         instance = begun;
         writer = program;
+        served.add(program);
       }
     }
     isWriter(program, 'a commit');
@@ -87,6 +90,10 @@ export function watchTarget(world: World): void {
   world.disks.data.onWrite = (program, offset, lengthBytes) => {
     const first = Math.floor(offset / BLOCK_BYTES);
     if (first === MULTI_MOUNT_BLOCK && lengthBytes <= BLOCK_BYTES) return;
+    // Before it says that it serves, a server restores content from the log of the one before, which must not write any more.
+    const { clean, featuresIncompat } = world.disks.meta.superblock();
+    if (!clean && (featuresIncompat & FEATURE_REDO_LOG) !== 0 && !served.has(program)) writer = program;
     isWriter(program, 'a write');
   };
+  world.disks.meta.log.onWrite = (program) => isWriter(program, 'a write to the log');
 }

@@ -10,11 +10,12 @@
 
 import { FsError } from '../../src/base/errno.js';
 import { nodeChecksum } from '../../src/runtime/node_checksum.js';
-import { KEY } from '../../src/storage/format/keys.js';
+import { isOfEveryTransaction, KEY } from '../../src/storage/format/keys.js';
 import { decodeSuperblock, type SuperblockRecord } from '../../src/storage/format/superblock.js';
 import { emptyDatabase, LMDB_PAGE_BYTES } from '../../src/storage/meta/meta_probe.js';
 import { withoutChecksum } from '../../src/storage/meta/record_checksums.js';
 import type { MetaDatabase, MetaMedium, Writer } from '../../src/storage/meta_medium.js';
+import { SimDisk } from './disk.js';
 import type { Program } from './machine.js';
 import type { SimRng } from './rng.js';
 import type { Scheduler } from './scheduler.js';
@@ -34,6 +35,8 @@ interface Change {
 
 export class SimMetaDisk {
   readonly sizeBytes: number;
+  /** The bytes of the redo log, at their places on the device. */
+  readonly log: SimDisk;
   readonly #scheduler: Scheduler;
   readonly #rng: SimRng;
   readonly #records: Map<string, Buffer>;
@@ -42,18 +45,35 @@ export class SimMetaDisk {
   readonly #underWay = new Set<UnderWay>();
   #bytes = 0;
   latencyMs = 0.4;
-  slowChance = 0;
-  commitErrorChance = 0;
+  #slowChance = 0;
+  #commitErrorChance = 0;
   /** Before a transaction is applied. */
   onCommit: (program: Program, get: (key: Buffer) => Buffer | undefined) => void = () => undefined;
 
   constructor(sizeBytes: number, scheduler: Scheduler, rng: SimRng, image?: SimMetaDisk) {
     this.sizeBytes = sizeBytes;
+    this.log = new SimDisk('the redo log', sizeBytes, scheduler, rng, image?.log);
     this.#scheduler = scheduler;
     this.#rng = rng;
     this.#records = new Map(image?.records() ?? []);
     this.#keys = [...this.#records.keys()].sort();
     for (const [key, value] of this.#records) this.#bytes += key.length + value.length;
+  }
+
+  get slowChance(): number {
+    return this.#slowChance;
+  }
+  set slowChance(chance: number) {
+    this.#slowChance = chance;
+    this.log.slowChance = chance;
+  }
+  /** How likely a commit fails, whether it goes to the log or to the tree. */
+  get commitErrorChance(): number {
+    return this.#commitErrorChance;
+  }
+  set commitErrorChance(chance: number) {
+    this.#commitErrorChance = chance;
+    this.log.writeErrorChance = chance;
   }
 
   records(): ReadonlyMap<string, Buffer> {
@@ -95,6 +115,22 @@ export class SimMetaDisk {
         this.#keys.length = 0;
         this.#bytes = 0;
       },
+      openLog: async () => {
+        const device = this.log.openShared(program);
+        return {
+          read: async (offset, lengthBytes) => {
+            const bytes = Buffer.alloc(lengthBytes);
+            await device.read(offset, bytes);
+            return bytes;
+          },
+          write: async (offset, bytes) => {
+            // The caller uses its memory again at once.
+            await device.write(offset, [Buffer.from(bytes)]);
+            await device.flush();
+          },
+          close: () => device.close(),
+        };
+      },
     };
   }
 
@@ -108,6 +144,7 @@ export class SimMetaDisk {
     });
     let scratch = Buffer.alloc(4096);
     let committing: Promise<void> = Promise.resolve();
+    let lastRecords = 0;
     return {
       get: (key) => {
         const value = this.#records.get(key.toString('latin1'));
@@ -119,10 +156,20 @@ export class SimMetaDisk {
       prefetch: () => undefined,
       range: (start, end, limit = Number.POSITIVE_INFINITY) => this.#range(start, end, limit),
       commit: (write) => {
-        committing = this.#commit(program, collect(write));
+        const changes = collect(write);
+        committing = this.#commit(program, changes).then(() => {
+          lastRecords = changes.filter(({ key }) => !isOfEveryTransaction(Buffer.from(key, 'latin1'))).length;
+        });
         return committing;
       },
-      usedPages: () => this.usedPages,
+      carriesBytes: 0,
+      use: () => ({
+        usedPages: this.usedPages,
+        lastPage: 0,
+        lastRecords,
+        waitingRecords: 0,
+        waitingBytes: 0,
+      }),
       close: async () => {
         await committing.catch(() => undefined);
       },

@@ -69,7 +69,7 @@ const SUB_ROOMS: Readonly<Record<string, Readonly<Record<string, readonly string
   'src/storage': {
     meta_medium: [],
     api: ['meta_medium'],
-    format: ['api'],
+    format: ['meta_medium', 'api'],
     meta: ['meta_medium', 'api', 'format'],
     data: ['api', 'format', 'meta'],
     ownership: ['meta_medium', 'api', 'format', 'meta'],

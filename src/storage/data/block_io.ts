@@ -63,8 +63,8 @@ export interface BlockIoHost {
   readonly checksum: Checksum;
   /** Resolves when every executed operation is durable: the blocks they freed can be handed out. */
   sync(): Promise<void>;
-  /** Bytes of content were written that the next commit must flush first. */
-  dataWritten(bytes: number): void;
+  /** Content was written to the data device that the next commit must make durable. */
+  contentWritten(offset: number, chunks: readonly Uint8Array[]): void;
 }
 
 /** Blocks [start, end) of a file. */
@@ -393,17 +393,17 @@ export class BlockIo {
       crcs.set(this.#host.checksum.crc32cBlocks(chunk, BLOCK_BYTES), at);
       at += chunk.length / BLOCK_BYTES;
     }
-    const writes: Promise<void>[] = [];
+    const parts: { readonly offset: number; readonly chunks: readonly Uint8Array[] }[] = [];
     for (let start = 0; start < places.length; ) {
       const place = places[start] ?? 0;
       let count = 1;
       while (start + count < places.length && places[start + count] === place + count) count++;
-      const part = slice(run.chunks, start * BLOCK_BYTES, (start + count) * BLOCK_BYTES);
-      writes.push(this.#host.device.write(place * BLOCK_BYTES, part));
+      const chunks = slice(run.chunks, start * BLOCK_BYTES, (start + count) * BLOCK_BYTES);
+      parts.push({ offset: place * BLOCK_BYTES, chunks });
       start += count;
     }
-    await allEnded(writes);
-    this.#host.dataWritten(places.length * BLOCK_BYTES);
+    await allEnded(parts.map(({ offset, chunks }) => this.#host.device.write(offset, chunks)));
+    for (const { offset, chunks } of parts) this.#host.contentWritten(offset, chunks);
     return { block: run.block, places, crcs };
   }
 }

@@ -9,6 +9,7 @@ import type { ClientUuid, Fid, Name } from '../../base/ids.js';
 export const KEY = {
   superblock: 0x01,
   counters: 0x02,
+  redoLog: 0x03,
   inode: 0x10,
   direntByName: 0x11,
   direntByCookie: 0x12,
@@ -35,6 +36,11 @@ function writeU64(target: Buffer, value: number, at: number): void {
 export function readU64(source: Uint8Array, at: number): number {
   const view = source as Buffer;
   return view.readUInt32BE(at) * SPAN_32 + view.readUInt32BE(at + 4);
+}
+
+/** Every transaction writes such records: their number says nothing about how much it changes. */
+export function isOfEveryTransaction(key: Uint8Array): boolean {
+  return key[0] === KEY.counters || key[0] === KEY.redoLog;
 }
 
 /** A key that is only the type byte. */

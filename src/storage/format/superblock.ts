@@ -16,8 +16,10 @@ export const FORMAT_VERSION = 1;
 export const FEATURE_CHECKSUMS = 1;
 /** All records have a checksum: a record without one is damaged. Only with FEATURE_CHECKSUMS. */
 export const FEATURE_ALL_CHECKSUMS = 2;
+/** There is a redo log, and it may have changes that the database has not. Set while a server serves the target. */
+export const FEATURE_REDO_LOG = 4;
 /** Incompatible feature bits this build knows. */
-export const FEATURES_KNOWN = FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS;
+export const FEATURES_KNOWN = FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS | FEATURE_REDO_LOG;
 /**
  * Blocks of the data device that never hold file data: 0 is the header, 1 is kept for the multi-mount-protection block,
  * the rest is reserved for later use.

@@ -80,7 +80,7 @@ async function putSuperblock(
 }
 
 function freePages(raw: MetaDatabase, { metaSizeBytes }: SuperblockRecord): number {
-  return Math.floor(metaSizeBytes / LMDB_PAGE_BYTES) - raw.usedPages();
+  return Math.floor(metaSizeBytes / LMDB_PAGE_BYTES) - raw.use().usedPages;
 }
 /** Records of a transaction: fewer on a device that is nearly full. */
 function recordsAtOnce(raw: MetaDatabase, superblock: SuperblockRecord): number {

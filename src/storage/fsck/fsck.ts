@@ -16,9 +16,10 @@ import { BLOCK_BYTES } from '../format/block_map.js';
 import { bareKey, KEY } from '../format/keys.js';
 import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from '../format/superblock.js';
 import { metaMedium } from '../meta/lmdb_store.js';
+import { applyFound, dropLog, openLogged } from '../meta/logged_database.js';
 import { probeSuperblock } from '../meta/meta_probe.js';
 import { checkedRecords } from '../meta/record_checksums.js';
-import type { MetaDatabase } from '../meta_medium.js';
+import type { ContentPiece, MetaDatabase } from '../meta_medium.js';
 import { guardedDevices } from '../ownership/write_guard.js';
 import { checkBlocks } from './blocks.js';
 import { addChecksums } from './checksums.js';
@@ -39,7 +40,7 @@ import {
   type ReportedFinding,
 } from './report.js';
 import { checkKeys, type FsckContext, type FsckPhase, type FsckRuntime } from './scan.js';
-import { applySalvage, type Salvage, salvage } from './snapshot.js';
+import { applySalvage, madeBefore, type Salvage, salvage } from './snapshot.js';
 import { BlockOwners, checkShared, checkSpace } from './space.js';
 import { checkTree } from './tree.js';
 
@@ -95,17 +96,100 @@ export async function fsckTarget(
     return await fsckDamaged(runtime, devices, options, { ...pages, superblock, guard });
   }
   const mine = guard === undefined ? devices : guardedDevices(devices, guard);
-  const db = metaMedium(mine).open({ readOnly: options.repair !== true, judges: true });
+  const logged = await openWithLog(runtime, mine, superblock, options);
+  const { db, data } = logged;
   try {
-    const checked = await checkTarget(runtime, db, mine.data, options);
+    const checked = await checkTarget(runtime, db, data, options);
     const isSound = checked.left === 0 && options.repair === true && options.addChecksums === true;
-    const report = isSound ? { ...checked, ...(await withChecksums(runtime, db, superblock)) } : checked;
+    const report = isSound
+      ? { ...checked, ...(await withChecksums(runtime, db, logged.superblock)) }
+      : checked;
     // If somebody else had the target meanwhile, the result is worth nothing.
     await guard?.check();
-    return { ...report, counts: { ...report.counts, pages: pages.pages } };
+    const withPages = { ...report, counts: { ...report.counts, pages: pages.pages } };
+    return logged.finding === undefined ? withPages : withFinding(withPages, logged.finding, options);
   } finally {
     await db.close();
   }
+}
+
+interface OpenedWithLog {
+  readonly db: MetaDatabase;
+  /** Content that only the log has is read from there. */
+  readonly data: BlockDevice;
+  /** With repair, that of a target without a log. */
+  readonly superblock: SuperblockRecord;
+  /** The log is damaged: the check is of the database without it. */
+  readonly finding: Finding | undefined;
+}
+
+/** Opens the database with what its redo log has. With repair, everything of the log is applied and the log is gone. */
+async function openWithLog(
+  runtime: FsckRuntime,
+  devices: TargetDevices,
+  superblock: SuperblockRecord,
+  { repair }: FsckOptions,
+): Promise<OpenedWithLog> {
+  const { checksum, timers } = runtime;
+  const { data, metaPath } = devices;
+  const medium = metaMedium(devices);
+  const tree = medium.open({ readOnly: repair !== true, judges: true });
+  try {
+    const options = { wanted: false, timers, data };
+    const db = await openLogged(medium, tree, metaPath, superblock, checksum, options);
+    if (repair !== true)
+      return { db, data: readThrough(data, db.foundContent), superblock, finding: undefined };
+    return { db, data, superblock: await applyFound(db, superblock, checksum), finding: undefined };
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EIO') {
+      await tree.close();
+      throw thrown;
+    }
+    const text = `${thrown.message}; what a server committed in its last second is not in this check`;
+    const finding: Finding = { kind: 'redo-log', text, repair: madeBefore('the log is left behind') };
+    if (repair !== true) return { db: tree, data, superblock, finding };
+    return { db: tree, data, superblock: await dropLog(tree, superblock, checksum), finding };
+  }
+}
+
+function withFinding(report: FsckReport, finding: Finding, { repair }: FsckOptions): FsckReport {
+  const isDone = repair === true;
+  return {
+    ...report,
+    findings: [reported(finding, isDone ? finding.repair?.done : undefined), ...report.findings],
+    repaired: report.repaired + (isDone ? 1 : 0),
+    left: report.left + (isDone ? 0 : 1),
+    repairable: report.repairable + (isDone ? 0 : 1),
+  };
+}
+
+/** The device as it will be when the log's content is restored. */
+function readThrough(data: BlockDevice, content: readonly ContentPiece[]): BlockDevice {
+  if (content.length === 0) return data;
+  const reading =
+    (read: BlockDevice['read']): BlockDevice['read'] =>
+    async (offset, target) => {
+      await read(offset, target);
+      for (const piece of content) {
+        const start = Math.max(offset, piece.offset);
+        const end = Math.min(offset + target.length, piece.offset + piece.bytes.length);
+        if (start < end)
+          target.set(piece.bytes.subarray(start - piece.offset, end - piece.offset), start - offset);
+      }
+    };
+  return {
+    path: data.path,
+    sizeBytes: data.sizeBytes,
+    memory: (lengthBytes) => data.memory(lengthBytes),
+    write: (offset, chunks) => data.write(offset, chunks),
+    writeDirect: (offset, bytes) => data.writeDirect(offset, bytes),
+    flush: () => data.flush(),
+    discard: (offset, lengthBytes) => data.discard(offset, lengthBytes),
+    close: () => data.close(),
+    read: reading((offset, target) => data.read(offset, target)),
+    readOnce: reading((offset, target) => data.readOnce(offset, target)),
+    readDirect: reading((offset, target) => data.readDirect(offset, target)),
+  };
 }
 
 /** @throws FsError EBUSY */

@@ -19,6 +19,7 @@ export type FindingKind =
   | 'data-header'
   | 'page'
   | 'free-list'
+  | 'redo-log'
   | 'unknown-record'
   | 'damaged-record'
   | 'counter'

@@ -75,6 +75,7 @@ function nextKey(key: Buffer): Buffer {
 const KEY_BYTES: Readonly<Record<KeyType, readonly [number, number]>> = {
   [KEY.superblock]: [1, 1],
   [KEY.counters]: [1, 1],
+  [KEY.redoLog]: [1, 1],
   [KEY.inode]: [9, 9],
   [KEY.direntByName]: [10, LONGEST_KEY],
   [KEY.direntByCookie]: [17, 17],
@@ -123,7 +124,7 @@ export async function checkKeys(context: FsckContext): Promise<void> {
   let from: Buffer = Buffer.alloc(1);
   for (const type of types) {
     await scan(context, from, bareKey(type), report);
-    const isOneRecord = type === KEY.superblock || type === KEY.counters;
+    const isOneRecord = KEY_BYTES[type][1] === 1;
     from = isOneRecord ? nextKey(bareKey(type)) : afterPrefix(bareKey(type));
   }
   await scan(context, from, Buffer.alloc(LONGEST_KEY + 1, 0xff), report);

@@ -78,8 +78,8 @@ export async function salvage(
   return undefined;
 }
 
-/** Repairs of pages are done before fsck checks the records: this one only says that there was one. */
-function madeBefore(done: string): Repair {
+/** Repairs of pages and of the log are done before fsck checks the records: this one only says that there was one. */
+export function madeBefore(done: string): Repair {
   return { stage: 'records', done, apply: () => undefined };
 }
 

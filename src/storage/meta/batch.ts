@@ -53,9 +53,10 @@ export interface BatchTables {
 }
 
 /**
- * Memory for the values of one batch. lmdb refers to them until its commit is over, so the arena uses no memory twice.
+ * Memory for the values of batches. The database refers to them until they are in the tree, so the arena uses no memory
+ * twice. Batches share a slab: one of its own for each would keep V8's garbage collector at work.
  */
-class Arena {
+export class Arena {
   #slab = Buffer.alloc(0);
   #at = 0;
   take(bytes: number): Buffer {
@@ -80,8 +81,8 @@ export function writeBatch(
   groups: readonly { readonly group: number; readonly record: Buffer | undefined }[],
   counters: Counters,
   crc: (bytes: Uint8Array) => number,
+  arena: Arena,
 ): void {
-  const arena = new Arena();
   const set = (key: Buffer, value: Buffer | undefined): void => {
     if (value === undefined) writer.remove(key);
     else writer.put(key, value);

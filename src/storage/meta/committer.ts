@@ -1,8 +1,9 @@
 /**
  * Group commit: while one batch becomes durable, the next one collects.
  *
- * A commit takes these steps, in order. It seals the layer. It flushes the data device if content was written to it. It
- * writes the records to the database in one transaction, durable when lmdb says so. It lets the allocator hand out the
+ * A commit takes these steps, in order. It seals the layer. It flushes the data device if content was written to it, unless
+ * the database takes that little content along (logged_database.ts). It writes the records to the database in one
+ * transaction, durable when the database says so. It lets the allocator hand out the
  * blocks that the batch freed. It advances lastCommitted. It resolves the waiters. So nothing durable names content
  * that is not durable.
  *
@@ -16,7 +17,7 @@ import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
 import { Deferred } from '../../base/wait.js';
 import type { BlockDevice, Runtime, Timer } from '../../runtime/ports.js';
-import type { MetaDatabase, Writer } from '../meta_medium.js';
+import type { ContentPiece, MetaDatabase, Writer } from '../meta_medium.js';
 import type { Overlay } from './overlay.js';
 
 const log = logger('storage:commit');
@@ -47,8 +48,6 @@ export interface CommitterOptions {
   readonly commitIntervalMs: number;
   /** Most records of a batch that the copied pages have room for; smaller devices commit smaller batches. */
   readonly recordsAtOnce: number;
-  /** Called when a batch of this many records is durable. */
-  readonly committed: (records: number) => void;
 }
 
 export class Committer {
@@ -68,8 +67,10 @@ export class Committer {
   #inFlight: Promise<void> | undefined;
   /** The overlay has collected something that no commit has sealed. */
   #collected = false;
-  /** Bytes of content written to the device since its last flush began. */
+  /** Bytes of content written to the device that no commit has begun to make durable. */
   #dataBytes = 0;
+  /** All of that content; undefined: it is too much for a commit to take it along. */
+  #content: ContentPiece[] | undefined = [];
   #lastCommitted: Transno;
   #failure: FsError | undefined;
   readonly #failed = new Deferred<Error>();
@@ -101,9 +102,12 @@ export class Committer {
     this.#listeners.push(listener);
   }
 
-  /** Bytes of content were written that the next commit must flush. */
-  dataWritten(bytes: number): void {
-    this.#dataBytes += bytes;
+  /** Content was written to the data device that the next commit must make durable. */
+  contentWritten(offset: number, chunks: readonly Uint8Array[]): void {
+    for (const chunk of chunks) this.#dataBytes += chunk.length;
+    if (this.#dataBytes > this.#db.carriesBytes) this.#content = undefined;
+    // The caller's memory gets other content soon.
+    this.#content?.push({ offset, bytes: Buffer.concat(chunks) });
   }
 
   /** An operation changed something. */
@@ -199,27 +203,36 @@ export class Committer {
     const started = this.#runtime.clock.nowMs();
     const transno = this.#overlay.lastTransno;
     this.#overlay.seal(extras.some((extra) => extra.final));
+    const through = extras.length > 0;
     try {
-      if (this.#dataBytes > 0) {
-        this.#dataBytes = 0;
-        await this.#data.flush();
-      }
-      await this.#db.commit((writer) => {
-        this.#overlay.write(writer);
-        for (const extra of extras) extra.write(writer);
-      });
+      const content = await this.#flushed(through);
+      await this.#db.commit(
+        (writer) => {
+          this.#overlay.write(writer);
+          for (const extra of extras) extra.write(writer);
+        },
+        { content, through },
+      );
     } catch (cause) {
       const failure = this.#stop(cause);
       for (const waiter of waiters) waiter.reject(failure);
       return;
     }
-    const records = this.#overlay.sealedRecords;
     this.#overlay.settle();
-    this.#options.committed(records);
     this.#lastCommitted = transno;
     this.#seconds.observe((this.#runtime.clock.nowMs() - started) / 1000);
     for (const listener of this.#listeners) listener(transno);
     for (const waiter of waiters) waiter.resolve();
+  }
+
+  /** Flushes the content that was written. @returns instead the content, if the commit takes it along. */
+  async #flushed(through: boolean): Promise<ContentPiece[] | undefined> {
+    const [bytes, content] = [this.#dataBytes, this.#content];
+    this.#dataBytes = 0;
+    this.#content = [];
+    if (!through && this.#db.carriesBytes > 0 && content !== undefined) return content;
+    if (bytes > 0) await this.#data.flush();
+    return undefined;
   }
 
   #stop(cause: unknown): FsError {

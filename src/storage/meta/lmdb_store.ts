@@ -7,7 +7,7 @@
  *   come later; after a host crash the next open would give up the newest transactions.
  * - The device is opened through a link in runtimeDir, because lmdb puts its lock file beside the path it is given.
  * - The map is as large as the device, so lmdb never has to grow it. The caller watches how full the device is
- *   (usedPages): past its end a commit fails as a whole.
+ *   (use()): past its end a commit fails as a whole.
  * - lmdb trusts the pages that it reads. So this store does not read records through lmdb, but with code that checks
  *   every page on the way (node_meta_pages.ts), and it checks the pages in the same way before each change. So an
  *   exchanged, zeroed or damaged page gives EIO; otherwise a record could seem missing, or the process could crash.
@@ -21,9 +21,11 @@ import { open, type RootDatabase } from 'lmdb';
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
+import { NodeLogDevice } from '../../runtime/node_log_device.js';
 import { MetaPages, PageFault } from '../../runtime/node_meta_pages.js';
 import type { TargetDevices } from '../api.js';
-import type { MetaDatabase, MetaMedium, ReadAt, Writer } from '../meta_medium.js';
+import { isOfEveryTransaction } from '../format/keys.js';
+import type { MetaDatabase, MetaMedium, ReadAt, TreeUse, Writer } from '../meta_medium.js';
 import { recordName } from './record_checksums.js';
 
 const log = logger('storage');
@@ -47,6 +49,7 @@ class LmdbDatabase implements MetaDatabase {
   readonly #link: string;
   readonly #path: string;
   readonly #pages: MetaPages;
+  #use: TreeUse;
   #prefetching: Promise<void> | undefined;
 
   /**
@@ -78,6 +81,7 @@ class LmdbDatabase implements MetaDatabase {
     this.#path = path;
     this.#pages = new MetaPages(path, sizeBytes, !judges);
     this.#db = open<Buffer, Buffer>(options);
+    this.#use = this.#useAfter(0);
   }
 
   get(key: Buffer): Buffer | undefined {
@@ -141,11 +145,18 @@ class LmdbDatabase implements MetaDatabase {
     } catch (thrown) {
       throw await reasonOf(thrown);
     }
+    this.#use = this.#useAfter(changes.filter(({ key }) => !isOfEveryTransaction(key)).length);
   }
 
-  usedPages(): number {
+  readonly carriesBytes = 0;
+
+  use(): TreeUse {
+    return this.#use;
+  }
+  #useAfter(lastRecords: number): TreeUse {
     const stats = this.#db.getStats() as unknown as Stats;
-    return 2 + pagesOf(stats) + pagesOf(stats.free);
+    const usedPages = 2 + pagesOf(stats) + pagesOf(stats.free);
+    return { usedPages, lastPage: stats.lastPageNumber, lastRecords, waitingRecords: 0, waitingBytes: 0 };
   }
 
   /** Closes the database, then removes the link and the lock file. */
@@ -179,6 +190,7 @@ export function metaMedium(devices: Omit<TargetDevices, 'data'>): MetaMedium {
     open: (options = {}) => new LmdbDatabase(metaPath, metaSizeBytes, runtimeDir, options),
     withRawReader: (use) => withRawReader(metaPath, use),
     writeRaw: (pieces) => writeRaw(metaPath, pieces),
+    openLog: () => NodeLogDevice.open(metaPath),
   };
 }
 

@@ -5,9 +5,9 @@
  *   | used | what operations may fill | deletes and overwrites may use, too | copies that commits make |
  *
  * The store never promises the last tier to users: a commit writes every page it touches to a new place, and the old
- * pages become free two transactions later. The tier holds the touched pages of three batches: the one that collects,
- * the one that is being committed, and the one before. Nobody can know in advance how large a batch gets while another
- * is committed, so the tier grows with the records that the three really hold. This count is the most pessimistic one.
+ * pages become free two transactions later. The tier holds the touched pages of these batches: the one that collects, the
+ * one that is being committed, what waits in the redo log, and the last one that went to the tree. Nobody can know in advance how large a batch gets while another
+ * is committed, so the tier grows with the records that they really hold. This count is the most pessimistic one.
  * An operation that finds no room by it may find room after a commit or two: `isPressed` says when that is worth a
  * wait.
  *
@@ -49,16 +49,22 @@ const PAGES_PER_PROMISE = PROMISE_BYTES / BYTES_PER_PAGE + RECORDS_PER_PROMISE *
 /** For statfs: bytes of an inode with two entries and a little content. */
 const BYTES_PER_INODE = 1024;
 
+function copyPages(sizeBytes: number): number {
+  return Math.min(8192, Math.floor(sizeBytes / LMDB_PAGE_BYTES / 8));
+}
+
+/** Most records of a batch on a device of this size, so that its copied pages have room. */
+export function recordsAtOnce(sizeBytes: number): number {
+  return Math.floor(copyPages(sizeBytes) / 4);
+}
+
 export class MetaSpace {
   readonly #db: MetaDatabase;
   readonly #overlay: Overlay;
   readonly #totalPages: number;
   readonly #copyPages: number;
   readonly #deletePages: number;
-  #usedPages: number;
   #promisedBytes = 0;
-  /** Records of the last batch that was committed. */
-  #committedRecords = 0;
   /** Most records of a batch: each touches a leaf of its own in the worst case, and they share the branches above. */
   readonly recordsAtOnce: number;
 
@@ -66,16 +72,9 @@ export class MetaSpace {
     this.#db = db;
     this.#overlay = overlay;
     this.#totalPages = Math.floor(sizeBytes / LMDB_PAGE_BYTES);
-    this.#copyPages = Math.min(8192, Math.floor(this.#totalPages / 8));
+    this.#copyPages = copyPages(sizeBytes);
     this.#deletePages = Math.min(4096, Math.floor(this.#totalPages / 16));
-    this.recordsAtOnce = Math.floor(this.#copyPages / 4);
-    this.#usedPages = db.usedPages();
-  }
-
-  /** Call it after a commit. @param records the number of records that the commit wrote. */
-  refresh(records: number): void {
-    this.#usedPages = this.#db.usedPages();
-    this.#committedRecords = records;
+    this.recordsAtOnce = recordsAtOnce(sizeBytes);
   }
 
   /** The store may refuse operations for lack of room that a commit would give back. */
@@ -100,7 +99,8 @@ export class MetaSpace {
   }
 
   #recent(): number {
-    return this.#overlay.collectedRecords + this.#overlay.sealedRecords + this.#committedRecords;
+    const { waitingRecords, lastRecords } = this.#db.use();
+    return this.#overlay.collectedRecords + this.#overlay.sealedRecords + waitingRecords + lastRecords;
   }
 
   freeBytes(): number {
@@ -127,14 +127,17 @@ export class MetaSpace {
     return this.#leftAfter(Math.max(this.#copyPages, this.#copies()));
   }
   #leftAfter(copies: number): number {
-    const pending = Math.ceil((this.#overlay.pendingBytes + this.#promisedBytes) / BYTES_PER_PAGE);
-    return this.#totalPages - this.#usedPages - pending - copies;
+    const { usedPages, waitingBytes } = this.#db.use();
+    const bytes = this.#overlay.pendingBytes + waitingBytes + this.#promisedBytes;
+    return this.#totalPages - usedPages - Math.ceil(bytes / BYTES_PER_PAGE) - copies;
   }
   #copies(): number {
+    const { waitingRecords, lastRecords } = this.#db.use();
     return (
       this.#touched(this.#overlay.collectedRecords + this.#promisedRecords) +
       this.#touched(this.#overlay.sealedRecords) +
-      this.#touched(this.#committedRecords)
+      (waitingRecords > 0 ? this.#touched(waitingRecords) : 0) +
+      this.#touched(lastRecords)
     );
   }
 
@@ -144,14 +147,14 @@ export class MetaSpace {
 
   /** Pages that a batch writes anew, at most. */
   #touched(records: number): number {
-    return PAGES_PER_COMMIT + Math.min(Math.ceil(records * PAGES_PER_RECORD), this.#usedPages);
+    return PAGES_PER_COMMIT + Math.min(Math.ceil(records * PAGES_PER_RECORD), this.#db.use().usedPages);
   }
 
   checkInvariants(): void {
     const reserved = this.#copyPages + this.#deletePages;
     assert(reserved < this.#totalPages, `${reserved} of ${this.#totalPages} pages are kept back`);
-    assert(this.#usedPages <= this.#totalPages, `${this.#usedPages} of ${this.#totalPages} pages are in use`);
+    const { usedPages } = this.#db.use();
+    assert(usedPages <= this.#totalPages, `${usedPages} of ${this.#totalPages} pages are in use`);
     assert(this.#promisedBytes >= 0, `${this.#promisedBytes} bytes are promised`);
-    assert(this.#committedRecords >= 0, `a batch of ${this.#committedRecords} records`);
   }
 }

@@ -33,7 +33,7 @@ import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
 import { type Counters, damaged } from '../format/records.js';
 import { crc32c, FEATURE_CHECKSUMS } from '../format/superblock.js';
 import type { MetaDatabase, Writer } from '../meta_medium.js';
-import { writeBatch } from './batch.js';
+import { Arena, writeBatch } from './batch.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import { LayeredReader } from './layered_reader.js';
 import { Journal } from './tables.js';
@@ -77,6 +77,7 @@ export class Overlay extends LayeredReader implements Tx {
   #sealedRecords = 0;
   #sealedGroups: { readonly group: number; readonly record: Buffer | undefined }[] = [];
   #sealedCounters: Counters | undefined;
+  readonly #arena = new Arena();
 
   constructor(
     db: MetaDatabase,
@@ -196,9 +197,8 @@ export class Overlay extends LayeredReader implements Tx {
   /** Writes the sealed layer as records. */
   write(writer: Writer): void {
     assert(this.#sealedCounters !== undefined, 'nothing is sealed');
-    writeBatch(writer, this.tables, this.#sealedGroups, this.#sealedCounters, (bytes) =>
-      crc32c(this.#checksum, bytes),
-    );
+    const crc = (bytes: Uint8Array): number => crc32c(this.#checksum, bytes);
+    writeBatch(writer, this.tables, this.#sealedGroups, this.#sealedCounters, crc, this.#arena);
   }
   /** The sealed layer is durable: the overlay drops it, and lets the allocator hand out the blocks it freed. */
   settle(): void {

@@ -3,8 +3,8 @@
  *
  * On the device a value has an envelope: its first byte (the version of the record) with the bit 0x80 set, the rest of
  * the value, and a u32 CRC-32C of the key and all these bytes. The checksum covers the key, so it also finds a value
- * that lies under a wrong key. Only the superblock has no such envelope: it has a checksum of its own, and software
- * that knows no other checksums reads it.
+ * that lies under a wrong key. Only the superblock and the state of the redo log have no such envelope: they have a
+ * checksum of their own. Software that knows no other checksums reads the superblock.
  *
  * Targets of earlier releases have records without an envelope. There the store uses the envelope only if the
  * superblock says so; it then reads old records as they are until they are rewritten (FEATURE_CHECKSUMS without
@@ -18,7 +18,7 @@ import type { Checksum } from '../../runtime/ports.js';
 import type { Superblock } from '../api.js';
 import { KEY, readU64 } from '../format/keys.js';
 import { FEATURE_ALL_CHECKSUMS, FEATURE_CHECKSUMS } from '../format/superblock.js';
-import type { MetaDatabase, Writer } from '../meta_medium.js';
+import type { CommitOptions, MetaDatabase, TreeUse, Writer } from '../meta_medium.js';
 
 const log = logger('storage');
 
@@ -71,6 +71,11 @@ function sum(checksum: Checksum, key: Buffer, value: Buffer, length: number): nu
   ofValue.writeUInt32LE(checksum.crc32cBlocks(value.subarray(0, length), length)[0] ?? 0, 0);
   crc = extend(crc, ofValue, 4);
   return ~crc >>> 0;
+}
+
+/** These records have a checksum inside. */
+export function hasOwnChecksum(key: Buffer): boolean {
+  return key[0] === KEY.superblock || key[0] === KEY.redoLog;
 }
 
 export function hasChecksum(value: Buffer): boolean {
@@ -127,24 +132,29 @@ export class ChecksummedDatabase implements MetaDatabase {
       yield { key, value: this.#opened(key, value) };
     }
   }
-  commit(write: (writer: Writer) => void): Promise<void> {
-    if (!this.#rules.write) return this.#db.commit(write);
-    return this.#db.commit((writer) =>
-      write({
-        put: (key, value) => writer.put(key, this.#sealed(key, value)),
-        remove: (key) => writer.remove(key),
-      }),
+  commit(write: (writer: Writer) => void, options?: CommitOptions): Promise<void> {
+    if (!this.#rules.write) return this.#db.commit(write, options);
+    return this.#db.commit(
+      (writer) =>
+        write({
+          put: (key, value) => writer.put(key, this.#sealed(key, value)),
+          remove: (key) => writer.remove(key),
+        }),
+      options,
     );
   }
-  usedPages(): number {
-    return this.#db.usedPages();
+  get carriesBytes(): number {
+    return this.#db.carriesBytes;
+  }
+  use(): TreeUse {
+    return this.#db.use();
   }
   close(): Promise<void> {
     return this.#db.close();
   }
 
   #sealed(key: Buffer, value: Buffer): Buffer {
-    if (key[0] === KEY.superblock || value.length === 0) return value;
+    if (hasOwnChecksum(key) || value.length === 0) return value;
     const { length } = value;
     const sealed = Buffer.allocUnsafe(length + CHECKSUM_BYTES);
     sealed.set(value, 0);
@@ -154,7 +164,7 @@ export class ChecksummedDatabase implements MetaDatabase {
   }
 
   #opened(key: Buffer, value: Buffer): Buffer {
-    if (key[0] === KEY.superblock) return value;
+    if (hasOwnChecksum(key)) return value;
     const first = value[0] ?? 0;
     // Only values with a checksum begin with this bit, so check them whatever the superblock says.
     if ((first & HAS_CHECKSUM) === 0) {

@@ -6,7 +6,7 @@
 import type { BlockDevice } from '../../runtime/ports.js';
 import type { TargetDevices, WriteGuard } from '../api.js';
 import { metaMedium } from '../meta/lmdb_store.js';
-import type { MetaDatabase, MetaMedium } from '../meta_medium.js';
+import type { LogDevice, MetaDatabase, MetaMedium } from '../meta_medium.js';
 
 /** Calls `write` once the guard allows it, in the same turn if it can. */
 function guarded(guard: WriteGuard, write: () => Promise<void>): Promise<void> {
@@ -47,9 +47,18 @@ function guardedDatabase(db: MetaDatabase, guard: WriteGuard): MetaDatabase {
     get: (key) => db.get(key),
     prefetch: (keys) => db.prefetch(keys),
     range: (start, end, limit) => db.range(start, end, limit),
-    commit: (write) => guarded(guard, () => db.commit(write)),
-    usedPages: () => db.usedPages(),
+    commit: (write, options) => guarded(guard, () => db.commit(write, options)),
+    carriesBytes: db.carriesBytes,
+    use: () => db.use(),
     close: () => db.close(),
+  };
+}
+
+function guardedLog(device: LogDevice, guard: WriteGuard): LogDevice {
+  return {
+    read: (offset, lengthBytes) => device.read(offset, lengthBytes),
+    write: (offset, bytes) => guarded(guard, () => device.write(offset, bytes)),
+    close: () => device.close(),
   };
 }
 
@@ -58,5 +67,6 @@ function guardedMedium(medium: MetaMedium, guard: WriteGuard): MetaMedium {
     open: (...options) => guardedDatabase(medium.open(...options), guard),
     withRawReader: (use) => medium.withRawReader(use),
     writeRaw: (pieces) => guarded(guard, () => medium.writeRaw(pieces)),
+    openLog: async () => guardedLog(await medium.openLog(), guard),
   };
 }

@@ -151,13 +151,13 @@ test('callers of sync share commits, and lastCommitted follows what is durable',
   assert.equal(Math.floor(store.lastTransno / 2 ** 32), store.superblock.instance);
 });
 
-test('data is flushed before the transaction that names it', async (t) => {
+test('more data than the redo log takes along is flushed before the transaction that names it', async (t) => {
   const target = await testTarget(t);
   const store = await target.open({ commitIntervalMs: 10_000 });
   const fid = createFile(store, 'f');
   await store.sync();
   const { flushes } = target.devices.data;
-  await store.data.write(fid, 0, Buffer.alloc(10_000, 1), { time: TIME });
+  await store.data.write(fid, 0, Buffer.alloc(100_000, 1), { time: TIME });
   assert.equal(target.devices.data.flushes, flushes);
   await store.sync();
   assert.equal(target.devices.data.flushes, flushes + 1);
@@ -167,7 +167,7 @@ test('a failed flush stops the target, loudly and for good', async (t) => {
   const target = await testTarget(t);
   const store = await target.open({ commitIntervalMs: 10_000 });
   const fid = createFile(store, 'f');
-  await store.data.write(fid, 0, Buffer.alloc(10_000, 1), { time: TIME });
+  await store.data.write(fid, 0, Buffer.alloc(100_000, 1), { time: TIME });
   target.devices.data.failing = new FsError('EIO', 'the disk is gone');
   await assert.rejects(store.sync(), { code: 'EIO', message: /the disk is gone/ });
   assert.match((await store.failed).message, /the disk is gone/);

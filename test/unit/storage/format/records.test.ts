@@ -274,9 +274,9 @@ test('a superblock of another format, with unknown features or damaged is told a
     code: 'EPROTO',
     message: 'dev has format version 9; this software reads 1: use a matching release',
   });
-  assert.throws(() => decodeSuperblock(encoded({ featuresIncompat: 4 }), tableChecksum, 'dev'), {
+  assert.throws(() => decodeSuperblock(encoded({ featuresIncompat: 8 }), tableChecksum, 'dev'), {
     code: 'EPROTO',
-    message: 'dev uses features this software does not know (bits 0x4): use a newer release',
+    message: 'dev uses features this software does not know (bits 0x8): use a newer release',
   });
   const bytes = encoded({});
   bytes[60] = 1;

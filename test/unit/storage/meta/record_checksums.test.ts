@@ -34,7 +34,8 @@ function memory(): MetaDatabase & { readonly records: Map<string, Buffer> } {
         put: (key, value) => records.set(key.toString('latin1'), Buffer.from(value)),
         remove: (key) => records.delete(key.toString('latin1')),
       }),
-    usedPages: () => 0,
+    carriesBytes: 0,
+    use: () => ({ usedPages: 0, lastPage: 0, lastRecords: 0, waitingRecords: 0, waitingBytes: 0 }),
     close: async () => undefined,
   };
 }
@@ -138,7 +139,8 @@ test('a target of an earlier release gets checksums when it is asked for, and go
           get: (of) => db.get(of),
           prefetch: () => undefined,
           range: (start, end, limit) => db.range(start, end, limit),
-          usedPages: () => db.usedPages(),
+          carriesBytes: 0,
+          use: () => db.use(),
           close: () => db.close(),
           commit: async (write) => {
             if (++commits === 3) throw new Error('killed');
