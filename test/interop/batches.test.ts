@@ -13,6 +13,7 @@ import { readFileSync } from 'node:fs';
 import test, { type TestContext } from 'node:test';
 import { askControl } from '../../src/cli/control.js';
 import type { ClientStatus } from '../../src/client/api.js';
+import { BATCH_MAX } from '../../src/wire/batch.js';
 import { type Agent, SyscallError } from '../fixtures/agent.js';
 import { type Cluster, type Mount, prepareCluster } from '../fixtures/cluster.js';
 import { nextTree, type Tree, thisTree } from '../fixtures/installed_tree.js';
@@ -29,8 +30,10 @@ const MIXED = [
   ['old', 'new'],
   ['new', 'old'],
 ] as const;
-/** More than two BATCHes have, so that some operations were not even sent. */
-const MANY_CHANGES = 280;
+/** In the log of a client whose server does not answer. The metadata grant ends that at 300 or more. */
+const MANY_CHANGES = 100;
+/** No more than two BATCHes are under way, so some operations were not even sent. */
+const CHANGES_NOT_SENT = 2 * BATCH_MAX + 1;
 /** In the replay list, when commits are held back. */
 const MANY_REPLAYS = 200;
 /** Only a BATCH or the content of a file is so long. */
@@ -124,41 +127,43 @@ function resumeServer(made: Cluster): void {
 /**
  * Keeps answers away from the clients until the log of one has many operations that programs were told of. A program that works in a
  * directory that others use has nothing in its log: then the answers arrive, and all begins anew in the next directory.
+ * @param relay the clients are connected through it, and it keeps the answers. Without it the server is stopped.
  * @returns of which parties that is so: one at least.
  */
 async function stopInTheMiddle(
   made: Cluster,
   parties: readonly Party[],
-  stop: () => unknown = () => pauseServer(made),
-  goOn: () => void = () => resumeServer(made),
+  least = MANY_CHANGES,
+  relay?: Relay,
 ): Promise<Party[]> {
   for (let tries = 0; tries < TRIES_MAX; tries++) {
     await theyGoOn(parties, 20);
-    await stop();
+    if (relay === undefined) await pauseServer(made);
+    else relay.keepAnswers();
     let [seen, hit]: [number[], Party[]] = [[], []];
     let looksAlike = 0;
     await whileTheyWork('many operations wait, or the programs do', parties, async () => {
       const before = { seen, hit };
       seen = parties.map(({ load }) => load.told);
       const statuses = await Promise.all(parties.map(targetStatus));
-      hit = parties.filter((_, at) => (statuses[at]?.changes ?? 0) >= MANY_CHANGES);
+      hit = parties.filter((_, at) => (statuses[at]?.changes ?? 0) >= least);
       looksAlike = seen.every((steps, at) => steps === before.seen[at]) ? looksAlike + 1 : 0;
       // Between two looks the client has read what had arrived before.
       return (hit.length > 0 && before.hit.length === hit.length) || looksAlike > LOOKS_ALIKE_MAX;
     });
     if (hit.length > 0) return hit;
     const directories = parties.map(({ load }) => load.directoryAfter(load.told));
-    goOn();
+    if (relay === undefined) resumeServer(made);
+    else relay.passAnswers();
     await whileTheyWork('the programs are in other directories', parties, () =>
       parties.every(({ load }, at) => load.directoryAfter(load.told) !== directories[at]),
     );
   }
-  throw new Error(`no client had ${MANY_CHANGES} operations in its log`);
+  throw new Error(`no client had ${least} operations in its log`);
 }
 
-/** A controlled shutdown that begins when clients have many operations to send, and a start of the version of that age. */
-async function upgradeInTheMiddle(made: Cluster, parties: readonly Party[], to: Age): Promise<void> {
-  await stopInTheMiddle(made, parties);
+/** A server that stands still is shut down as soon as it goes on, and the version of that age starts. */
+async function resumeWithUpgrade(made: Cluster, to: Age): Promise<void> {
   made.server.child.kill('SIGTERM');
   resumeServer(made);
   await made.serverEnded();
@@ -220,16 +225,12 @@ for (const [client, server] of MIXED) {
       assert.ok(recovery !== undefined && recovery.replayed > 0, JSON.stringify(recovery));
 
       // Durable, and not answered: the server knows from its records what it has done.
-      await stopInTheMiddle(
-        made,
-        parties,
-        () => relay.keepAnswers(),
-        () => relay.passAnswers(),
-      );
+      await stopInTheMiddle(made, parties, MANY_CHANGES, relay);
       await until('all that was sent is durable', async () => {
         const { lastTransno, lastCommitted } = await made.status();
         return lastCommitted === lastTransno;
       });
+      assert.ok(relay.keptBytes > 0, 'the server has answered batches, and the client does not know');
       await made.killServer();
       relay.loseAnswers();
       await made.serve();
@@ -256,12 +257,7 @@ for (const [client, server] of MIXED) {
       const parties = [await join(made, client, 'work', relay.address)];
       const { instance } = made.server;
       for (let round = 0; round < 3; round++) {
-        await stopInTheMiddle(
-          made,
-          parties,
-          () => relay.keepAnswers(),
-          () => relay.passAnswers(),
-        );
+        await stopInTheMiddle(made, parties, MANY_CHANGES, relay);
         relay.loseAnswers();
         await theyGoOn(parties);
         await within('a batch is cut', relay.cutInMessage(BATCH_BYTES), WAIT_MS);
@@ -288,7 +284,8 @@ for (const [client, server] of MIXED) {
       assert.match(refused.stderr, /left no clean mark.*--force-start/);
       await made.serve();
       await theyGoOn(parties);
-      await upgradeInTheMiddle(made, parties, otherThan(server));
+      await stopInTheMiddle(made, parties);
+      await resumeWithUpgrade(made, otherThan(server));
       await theyGoOn(parties);
       await assertAllIsThere(made, parties);
       t.diagnostic(told(parties));
@@ -325,7 +322,8 @@ for (const [client, server] of MIXED) {
 
       const again = { ...party, load: new NamesLoad(made.agent(party.mountIndex), 'again') };
       await theyGoOn([again], 400);
-      await upgradeInTheMiddle(made, [again], server);
+      await stopInTheMiddle(made, [again]);
+      await resumeWithUpgrade(made, server);
       await theyGoOn([again]);
       await assertAllIsThere(made, [again]);
     },
@@ -345,7 +343,7 @@ for (const [client, server] of MIXED) {
         const durable = await load.sync();
         await theyGoOn([party], 300);
         const { uuid } = await made.mountStatus(mount);
-        if (isStopped) await stopInTheMiddle(made, [party]);
+        if (isStopped) await stopInTheMiddle(made, [party], CHANGES_NOT_SENT);
         mount.child.kill('SIGKILL');
         await mount.child.exited;
         made.abortMount(mount);
@@ -413,7 +411,8 @@ for (const server of ['old', 'new'] as const) {
       const made = await startServer(t, server);
       const parties = [await join(made, 'old', 'of old'), await join(made, 'new', 'of new')];
       for (const to of [otherThan(server), server, otherThan(server), server]) {
-        await upgradeInTheMiddle(made, parties, to);
+        await stopInTheMiddle(made, parties);
+        await resumeWithUpgrade(made, to);
         await theyGoOn(parties);
       }
       await assertAllIsThere(made, parties);
@@ -441,11 +440,8 @@ for (const server of ['old', 'new'] as const) {
         await Promise.race([all, Promise.any(visitors.map((visitor) => visitor.blocked()))]);
         if (round % 3 === 1) await made.crash();
         else if (round % 3 === 2) {
-          made.server.child.kill('SIGTERM');
-          resumeServer(made);
-          await made.serverEnded();
           age = otherThan(age);
-          await made.serve({ tree: treeFor(age) });
+          await resumeWithUpgrade(made, age);
         } else resumeServer(made);
         await within('the looks end', all, WAIT_MS);
       }
