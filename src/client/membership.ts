@@ -26,6 +26,7 @@ import type { DataOperations } from './operations/data.js';
 import type { HeldInodes } from './operations/held_inodes.js';
 import type { LocalOpens } from './operations/local_opens.js';
 import type { ClientIdentity } from './session/identity.js';
+import { OWN_BITS } from './session/own_directories.js';
 import { TargetSession } from './session/target_session.js';
 
 const NO_TRANSNO = 0 as Transno;
@@ -144,21 +145,28 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
     if (lock.type !== 'inode' || lock.fid === 0) return this.#release(lock);
     const { own, changes } = this.target;
     own.released(lock);
-    // What the client has changed under the lock must be at the target before another client gets the lock. Under an own lock that
-    // is more than the directory: private inodes too, wherever they have come from.
-    const settled = lock.mode === 'EX' && changes.size > 0 ? changes.flushed() : changes.settled(lock.fid);
+    // What the client has changed under the lock must be at the target before another client gets the lock. Under the own lock of a
+    // directory that is more than the directory: what is in it too, wherever it has come from.
+    const isOfDirectory = lock.mode === 'EX' && lock.bits === OWN_BITS;
+    const settled = isOfDirectory && changes.size > 0 ? changes.flushed() : changes.settled(lock.fid);
     return settled === undefined ? this.#release(lock) : settled.then(() => this.#release(lock));
   }
 
   #release(lock: CachedLock): MaybePromise<void> {
-    if (lock.type === 'inode' && lock.fid !== 0) this.#parts.localOpens.uncovered(this.target, lock.fid);
+    // Another lock may cover the handles: an own lock goes back alone.
+    if (
+      lock.type === 'inode' &&
+      lock.fid !== 0 &&
+      this.target.locks.match('inode', lock.fid, 'PR', lock.bits) === undefined
+    )
+      this.#parts.localOpens.uncovered(this.target, lock.fid);
     return releaseLock(this.#parts.context, this.#parts.writeBack, this.target, lock);
   }
 
   gone(type: 'inode' | 'data', fid: Fid): void {
     if (type === 'data') this.#parts.context.forgetIfUnused(this.target, fid);
     // Without a lock the client knows no attributes that it could change.
-    else this.target.own.removePrivate(fid);
+    else this.target.own.forget(fid);
   }
 
   cancel(handles: readonly LockHandle[]): void {

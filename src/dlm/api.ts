@@ -217,6 +217,8 @@ export interface LockClientApi extends Checked {
    * them.
    */
   cancelAll(): Promise<readonly LockHandle[]>;
+  /** Gives a lock back as if it were called back; nothing happens if it goes back already. */
+  handBack(lock: CachedLock): void;
   /** Gives back all locks on an inode that is gone. release() is not called: they protect nothing any more. */
   giveBackUnused(fid: Fid): void;
   /** Forgets all locks without telling the server (eviction). release() is still called for each. */

@@ -238,6 +238,11 @@ export class LockClient implements LockClientApi {
     }
   }
 
+  handBack(lock: CachedLock): void {
+    const mine = this.#own(lock);
+    if (!mine.cancelling) void this.#cancelling(mine);
+  }
+
   giveBackUnused(fid: Fid): void {
     const unused: Lock[] = [];
     for (const type of ['inode', 'data'] as const) {

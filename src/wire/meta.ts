@@ -50,6 +50,12 @@ export const WANT_OWN = 32; // UPDATE|ATTR EX on the inode, if it is a directory
 
 /** The whole content of a small file, with a data lock that the client wants too. A server of an earlier release sends none. */
 export const WANT_CONTENT = 64;
+/**
+ * FEATURE.ownFiles, in LOOKUP and READDIR: ATTR EX on the inode, if it is no directory, beside what ATTR asks for. The holder
+ * decides alone what the attributes are and where in its own directories the name is, and sends that later (BATCH). The server grants it only
+ * to the owner of the directory, for an inode that has no second name and on which no other client has a lock.
+ */
+export const WANT_OWN_FILES = 128;
 /** Most bytes of such a content. */
 export const CONTENT_MAX = 4032;
 

@@ -39,6 +39,8 @@ export const FEATURE = {
   lockOffsets: 512,
   /** SYNC covers the WRITEs that the client has sent before it, answered or not. */
   orderedSync: 1024,
+  /** WANT_OWN_FILES: the owner of a directory gets own locks on the files that were there before. */
+  ownFiles: 2048,
 } as const;
 export const FEATURES_ALL =
   FEATURE.readdirPlus |
@@ -48,7 +50,8 @@ export const FEATURES_ALL =
   FEATURE.localOpens |
   FEATURE.holds |
   FEATURE.lockOffsets |
-  FEATURE.orderedSync;
+  FEATURE.orderedSync |
+  FEATURE.ownFiles;
 
 /** A range of unused FIDs [start, end) from which the client names new objects. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });

@@ -10,14 +10,16 @@
 import { type Attr, blocksOfUnwritten, compareTime, isDir, isRegular, shownBlocks } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import { type Fid, type LockHandle, type Name, ROOT_FID } from '../../base/ids.js';
+import type { CachedLock } from '../../dlm/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import { WANT_ATTR, WANT_DATA_READ, WANT_PARENT } from '../../wire/meta.js';
 import type { AttrsWithValidity } from '../api.js';
+import { OWN_BITS } from '../session/own_directories.js';
 import type { TargetSession } from '../session/target_session.js';
 import type { AttrCache } from './attr_cache.js';
 import type { DentryCache } from './dentry_cache.js';
 import type { FileState, FileTable } from './file_state.js';
-import { type Asked, checkGrants } from './grant_check.js';
+import { type Asked, checkGrants, isOwnFileLock } from './grant_check.js';
 import type { PageCache } from './page_cache.js';
 
 /** The tables that the beliefs are about. */
@@ -44,12 +46,21 @@ export class Beliefs {
   applyGrants(target: TargetSession, asked: Asked, locks: readonly GrantMessage[]): void {
     checkGrants(asked, locks);
     for (const { handle } of locks) needFreshHandle(target, handle);
-    for (const { handle, fid, type, mode, bits } of locks) {
-      target.locks.add({ handle, fid, type, mode, bits: bits ?? 0 });
+    for (const grant of locks) {
+      const { handle, fid, type, mode, bits } = grant;
+      const lock = target.locks.add({ handle, fid, type, mode, bits: bits ?? 0 });
       if (type === 'data') this.#tables.files.of(fid);
+      if (isOwnFileLock(grant)) this.#own(target, lock, asked.parent);
     }
     // Locks take memory from what pages may have.
     if (locks.length > 0) this.#tables.pages.makeRoom();
+  }
+
+  #own(target: TargetSession, lock: CachedLock, parent: Fid | undefined): void {
+    // The client has removed it since it asked.
+    if (this.#tables.attrs.get(lock.fid as Fid)?.nlink === 0) return;
+    const home = parent === undefined ? undefined : target.locks.match('inode', parent, 'EX', OWN_BITS);
+    target.own.addLocked(lock, home);
   }
 
   /**

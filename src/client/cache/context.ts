@@ -21,6 +21,7 @@ import { DentryCache } from './dentry_cache.js';
 import { type FileState, FileTable } from './file_state.js';
 import type { Granule } from './granule.js';
 import { KernelQueue } from './kernel_queue.js';
+import { LastParents } from './last_parents.js';
 import { OpenFiles } from './open_files.js';
 import { PageCache, type PageMemory } from './page_cache.js';
 import { SmallReads } from './small_reads.js';
@@ -46,7 +47,8 @@ export class ClientContext {
   readonly attrs = new AttrCache();
   readonly names = new DentryCache();
   readonly handles = new OpenFiles();
-  readonly smallReads = new SmallReads();
+  readonly parents = new LastParents();
+  readonly smallReads = new SmallReads(this.parents);
   /** Memory of large transfers and of the page cache, used in turn. */
   readonly slabs = new SlabPool(SLABS);
   /** The part of that memory that a replay may still need after the page cache is done with it. */
@@ -114,6 +116,7 @@ export class ClientContext {
     this.attrs.delete(fid);
     this.names.drop(fid);
     target.own.gone(target.locks.match('inode', fid, 'EX', OWN_BITS));
+    target.own.forget(fid);
     target.locks.giveBackUnused(fid);
     this.forgetIfUnused(target, fid);
   }

@@ -13,6 +13,7 @@ import {
   WANT_DATA_READ,
   WANT_DATA_WRITE,
   WANT_OWN,
+  WANT_OWN_FILES,
   WANT_OWN_PARENT,
   WANT_PARENT,
 } from '../../wire/meta.js';
@@ -51,6 +52,7 @@ function isOfInode(want: number, fileMode: number | undefined, grant: GrantMessa
   if (fileMode === undefined) return false;
   if (grant.type === 'inode') {
     if ((want & WANT_OWN) !== 0 && isDir(fileMode) && isOwnLock(grant)) return true;
+    if ((want & WANT_OWN_FILES) !== 0 && !isDir(fileMode) && isOwnFileLock(grant)) return true;
     const bits = isDir(fileMode) ? BIT_UPDATE | BIT_ATTR : BIT_ATTR;
     return (want & WANT_ATTR) !== 0 && isInodeLock(grant, bits);
   }
@@ -67,4 +69,12 @@ function isInodeLock({ type, mode, bits = 0 }: GrantMessage, wanted: number): bo
 
 function isOwnLock({ type, mode, bits = 0 }: GrantMessage): boolean {
   return type === 'inode' && mode === 'EX' && bits === (BIT_UPDATE | BIT_ATTR);
+}
+
+export function isOwnFileLock({
+  type,
+  mode,
+  bits = 0,
+}: Pick<GrantMessage, 'type' | 'mode' | 'bits'>): boolean {
+  return type === 'inode' && mode === 'EX' && bits === BIT_ATTR;
 }

@@ -6,25 +6,24 @@
 import { LRUCache } from 'lru-cache';
 import type { Fid } from '../../base/ids.js';
 import { CONTENT_MAX } from '../../wire/meta.js';
+import type { LastParents } from './last_parents.js';
 
 /** Small files read in a directory, before the contents of others are worth asking for. */
 const ENOUGH = 2;
 const DIRECTORIES_MAX = 256;
-const FILES_MAX = 1024;
 
 export class SmallReads {
-  /** The directories in which these files were looked up last. */
-  readonly #parents = new LRUCache<Fid, Fid>({ max: FILES_MAX });
+  readonly #parents: LastParents;
   readonly #counts = new LRUCache<Fid, number>({ max: DIRECTORIES_MAX });
 
-  lookedUp(parent: Fid, fid: Fid): void {
-    this.#parents.set(fid, parent);
+  constructor(parents: LastParents) {
+    this.#parents = parents;
   }
 
   /** A part of the file had to be read from the target. */
   read(fid: Fid, sizeBytes: number): void {
     if (sizeBytes > CONTENT_MAX) return;
-    const parent = this.#parents.get(fid);
+    const parent = this.#parents.of(fid);
     if (parent !== undefined) this.#counts.set(parent, (this.#counts.get(parent) ?? 0) + 1);
   }
 

@@ -5,6 +5,7 @@ import { FsError } from '../../base/errno.js';
 import { type Fid, ROOT_FID } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { andThen, isPromise, type MaybePromise } from '../../base/maybe_promise.js';
+import { interruptible } from '../../base/wait.js';
 import { checkXattrName } from '../../rules/xattr.js';
 import type { StatfsMessage } from '../../wire/meta.js';
 import type { AttrChange, AttrsWithValidity, Caller } from '../api.js';
@@ -12,7 +13,8 @@ import type { ClientContext } from '../cache/context.js';
 import type { FileUse } from '../io/file_use.js';
 import type { DataLocks } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
-import { ACROSS_SESSIONS } from '../session/target_session.js';
+import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
+import type { LookupAhead } from './lookup_ahead.js';
 import type { Namespace } from './namespace.js';
 import type { OwnNames } from './own_names.js';
 
@@ -30,16 +32,19 @@ export class AttrOperations {
   readonly #writeBack: WriteBack;
   readonly #namespace: Namespace;
   readonly #own: OwnNames;
+  readonly #changesAhead: LookupAhead;
 
   constructor(
     context: ClientContext,
     namespace: Namespace,
     own: OwnNames,
+    changesAhead: LookupAhead,
     locks: DataLocks,
     writeBack: WriteBack,
   ) {
     this.#context = context;
     this.#own = own;
+    this.#changesAhead = changesAhead;
     this.#namespace = namespace;
     this.#locks = locks;
     this.#writeBack = writeBack;
@@ -118,10 +123,16 @@ export class AttrOperations {
     const life = handle?.life ?? ACROSS_SESSIONS;
     const run = (): MaybePromise<AttrsWithValidity> => {
       life.check();
-      const attr = this.#own.setattr(target, fid, change) ?? askTarget();
+      const attr = this.#setattrHere(target, fid, change) ?? askTarget();
       return andThen(attr, (known) => context.beliefs.withValidity(target, known, undefined));
     };
     const askTarget = async (): Promise<Attr> => {
+      const ahead = this.#ahead(target, fid, change);
+      if (ahead !== undefined) {
+        await life.wait(interruptible(ahead, op.signal));
+        const here = this.#setattrHere(target, fid, change);
+        if (here !== undefined) return here;
+      }
       const timed = change.mtime !== undefined || change.atime !== undefined || change.ctime !== undefined;
       const file = context.files.get(fid);
       let attr: Attr;
@@ -141,6 +152,20 @@ export class AttrOperations {
       return attr;
     };
     return context.pass(target, op, run, handle);
+  }
+
+  #setattrHere(target: TargetSession, fid: Fid, change: AttrChange): Attr | undefined {
+    const attr = this.#own.setattr(target, fid, change);
+    const parent = attr === undefined ? undefined : this.#context.parents.of(fid);
+    if (parent !== undefined) this.#changesAhead.hit(parent);
+    return attr;
+  }
+
+  /** The target has to make the change. @returns see LookupAhead.miss */
+  #ahead(target: TargetSession, fid: Fid, { sizeBytes }: AttrChange): Promise<void> | undefined {
+    const parent = this.#context.parents.of(fid);
+    if (parent === undefined || sizeBytes !== undefined || !this.#own.lacksOwn(target, fid)) return undefined;
+    return this.#changesAhead.miss(target, parent);
   }
 
   #truncate(use: FileUse, change: AttrChange, size: number): Promise<Attr> {

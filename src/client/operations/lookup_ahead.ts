@@ -1,7 +1,11 @@
 /**
  * Lookup-ahead: programs that look up one name after the other in a directory (git status, rsync, a build) get many of them with one
- * message. After MISSES lookups that the caches could not answer, the client reads the directory, AHEAD entries at a time, with their
+ * message. After a few lookups that the caches could not answer, the client reads the directory, AHEAD entries at a time, with their
  * attributes and locks. If they also read the small files there, their contents come along.
+ *
+ * In the same way programs that remove, rename or change one file after the other (rm -r, chmod -R) come to own the directory and what is in
+ * it (docs/WRITE_BACK.md). After a few changes that the target had to make, the client reads the directory and asks for own locks with it.
+ * The next directory of a tree is read at the first change. In one that other clients have just used, the client reads nothing for a while.
  *
  * The client reads on while what it has read is used. A program that looks up names in another order than that of the directory would
  * have most of it read for nothing, and so would any program in a directory that other clients change all the time. So after each
@@ -14,13 +18,24 @@ import { logger } from '../../base/log.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { BIT_UPDATE } from '../../wire/lock.js';
 import type { ClientContext } from '../cache/context.js';
+import { OWN_BITS } from '../session/own_directories.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { Namespace } from './namespace.js';
 
 const log = logger('client:ahead');
 
-/** Lookups that had to ask the target, before the client reads ahead. */
-const MISSES = 3;
+/** What the client reads ahead for. */
+export interface Purpose {
+  /** Calls in a directory that had to ask the target, before the client reads ahead there. */
+  readonly misses: number;
+  /** The same, when reading ahead in the last directory was of use. */
+  readonly missesAfterUse: number;
+  /** Whether it is to own what it reads. */
+  readonly owns: boolean;
+}
+export const LOOKUPS: Purpose = { misses: 3, missesAfterUse: 3, owns: false };
+export const CHANGES: Purpose = { misses: 3, missesAfterUse: 1, owns: true };
+
 const MISSES_AFTER_WASTE = 8;
 const AHEAD = 512;
 /** Of the entries that were read, at least this part must have been looked up. */
@@ -38,7 +53,7 @@ interface Directory {
   readsAt: number;
   /** Where the next part begins. */
   cookie: number;
-  /** Entries of the last part, and how many lookups the caches have answered since. */
+  /** Entries of the last part, and how many calls the client has answered by itself since. */
   entries: number;
   hits: number;
   /** Whether reading ahead has ended here, or is of no use. */
@@ -49,26 +64,33 @@ interface Directory {
 export class LookupAhead {
   readonly #context: ClientContext;
   readonly #namespace: Namespace;
+  readonly #purpose: Purpose;
   readonly #directories: LRUCache<Fid, Directory>;
+  /** Of the next directory. */
+  #misses: number;
 
-  constructor(context: ClientContext, namespace: Namespace) {
+  constructor(context: ClientContext, namespace: Namespace, purpose: Purpose) {
     this.#context = context;
     this.#namespace = namespace;
+    this.#purpose = purpose;
+    this.#misses = purpose.misses;
     this.#directories = new LRUCache<Fid, Directory>({
       max: REMEMBERED_MAX,
       dispose: ({ fh }) => namespace.closed(fh),
     });
   }
 
-  /** The caches have answered a lookup. */
+  /** The client has answered a call by itself. */
   hit(parent: Fid): void {
     const directory = this.#directories.get(parent);
-    if (directory !== undefined) directory.hits += 1;
+    if (directory === undefined) return;
+    directory.hits += 1;
+    if (!isWaste(directory)) this.#misses = this.#purpose.missesAfterUse;
   }
 
   /**
-   * The caches could not answer a lookup.
-   * @returns resolves when more names are there, perhaps this one too; undefined: the target must be asked for this name.
+   * The client could not answer a call.
+   * @returns resolves when more is here, perhaps enough for this call too; undefined: the target must be asked.
    */
   miss(target: TargetSession, parent: Fid): Promise<void> | undefined {
     const directory = this.#directory(parent);
@@ -76,8 +98,10 @@ export class LookupAhead {
     if (directory.reading !== undefined) return directory.reading;
     if (directory.lock?.cancelling === true) beginAgain(directory);
     if (directory.misses < directory.readsAt || directory.isOver) return undefined;
+    if (this.#purpose.owns && target.own.isShared(parent)) return undefined;
     if (isWaste(directory)) {
       putOff(directory);
+      this.#misses = this.#purpose.misses;
       return undefined;
     }
     directory.reading = this.#read(target, parent, directory).finally(() => {
@@ -91,7 +115,7 @@ export class LookupAhead {
     if (directory === undefined) {
       const fh = this.#context.handles.newFh();
       const none = { misses: 0, cookie: 0, entries: 0, hits: 0 };
-      directory = { ...none, fh, lock: undefined, readsAt: MISSES, isOver: false, reading: undefined };
+      directory = { ...none, fh, lock: undefined, readsAt: this.#misses, isOver: false, reading: undefined };
       this.#directories.set(parent, directory);
     }
     return directory;
@@ -99,15 +123,23 @@ export class LookupAhead {
 
   async #read(target: TargetSession, fid: Fid, directory: Directory): Promise<void> {
     const { fh, cookie } = directory;
-    const contents = this.#context.smallReads.areUsual(fid);
-    const part = { fh, fid, cookie, limit: AHEAD, plus: true, contents };
+    const { owns } = this.#purpose;
+    const contents = !owns && this.#context.smallReads.areUsual(fid);
+    const part = { fh, fid, cookie, limit: AHEAD, plus: true, contents, owns };
     try {
       const { entries, end } = await ACROSS_SESSIONS.wait(this.#namespace.readdir(target, part, undefined));
       directory.cookie = entries.at(-1)?.cookie ?? cookie;
       directory.entries = entries.length;
       directory.hits = 0;
       directory.isOver = end;
-      directory.lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);
+      directory.lock = owns
+        ? target.locks.match('inode', fid, 'EX', OWN_BITS)
+        : target.locks.match('inode', fid, 'PR', BIT_UPDATE);
+      if (directory.lock !== undefined) return;
+      // Others use the directory: what was read is not known any more.
+      directory.cookie = 0;
+      directory.isOver = false;
+      putOff(directory);
     } catch (error) {
       // Nobody has asked for the listing; whoever looks a name up is told what is wrong.
       log('of %d: %s', fid, error);

@@ -18,6 +18,11 @@ import type { LookupAhead } from './lookup_ahead.js';
 import type { Namespace } from './namespace.js';
 import type { OwnNames } from './own_names.js';
 
+interface ChangedName {
+  readonly parent: Fid;
+  readonly name: Name;
+}
+
 type Listing = Awaited<ReturnType<FsClient['readdir']>>;
 
 export class NameOperations {
@@ -25,6 +30,7 @@ export class NameOperations {
   readonly #namespace: Namespace;
   readonly #own: OwnNames;
   readonly #ahead: LookupAhead;
+  readonly #changesAhead: LookupAhead;
   readonly #writeBack: WriteBack;
   /** Where handles have seen the end of their directory. */
   readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
@@ -34,11 +40,13 @@ export class NameOperations {
     namespace: Namespace,
     own: OwnNames,
     ahead: LookupAhead,
+    changesAhead: LookupAhead,
     writeBack: WriteBack,
   ) {
     this.#writeBack = writeBack;
     this.#context = context;
     this.#ahead = ahead;
+    this.#changesAhead = changesAhead;
     this.#own = own;
     this.#namespace = namespace;
   }
@@ -59,7 +67,7 @@ export class NameOperations {
       const attr = await ACROSS_SESSIONS.wait(this.#namespace.lookup(target, looked, op.signal));
       if (attr === undefined)
         return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
-      context.smallReads.lookedUp(parent, attr.fid);
+      context.parents.saw(parent, attr.fid);
       return context.beliefs.withValidity(target, attr, parent);
     });
   }
@@ -74,7 +82,7 @@ export class NameOperations {
     const known = beliefs.withValidity(this.#context.targets.of(fid), attr, parent);
     if (!known.attrCacheable) return undefined;
     this.#ahead.hit(parent);
-    this.#context.smallReads.lookedUp(parent, fid);
+    this.#context.parents.saw(parent, fid);
     return known;
   }
 
@@ -112,7 +120,38 @@ export class NameOperations {
     const target = this.#context.targets.of(parent);
     const removed = { parent, name, directory };
     return this.#context.pass(target, op, () =>
-      this.#own.unlink(target, removed) ? undefined : this.#namespace.unlink(target, removed, op.signal),
+      this.#change(
+        op,
+        target,
+        [{ parent, name }],
+        () => this.#own.unlink(target, removed),
+        () => this.#namespace.unlink(target, removed, op.signal),
+      ),
+    );
+  }
+
+  /**
+   * A change of these names: the client makes it by itself, or asks the target. A client that had to ask several times reads the
+   * directory ahead.
+   * @param here makes it here. @returns false: the target must be asked.
+   */
+  #change(
+    op: Caller,
+    target: TargetSession,
+    changed: readonly ChangedName[],
+    here: () => boolean,
+    there: () => Promise<void>,
+  ): MaybePromise<void> {
+    if (here()) {
+      for (const { parent } of changed) this.#changesAhead.hit(parent);
+      return undefined;
+    }
+    const lacking = changed.filter(({ parent, name }) => this.#own.lacksLock(target, parent, name));
+    const parents = new Set(lacking.map(({ parent }) => parent));
+    const ahead = [...parents].flatMap((parent) => this.#changesAhead.miss(target, parent) ?? []);
+    if (ahead.length === 0) return there();
+    return ACROSS_SESSIONS.wait(interruptible(Promise.all(ahead), op.signal)).then(() =>
+      here() ? undefined : there(),
     );
   }
 
@@ -127,10 +166,20 @@ export class NameOperations {
     const context = this.#context;
     const target = context.targets.of(parent);
     if (context.targets.of(newParent) !== target) throw new FsError('EXDEV', 'rename across targets');
-    return context.pass(target, op, () => {
-      if (this.#own.rename(target, { parent, name, newParent, newName, flags })) return undefined;
-      return this.#rename(op, target, { parent, name, newParent, newName, flags });
-    });
+    const move = { parent, name, newParent, newName, flags };
+    const changed = [
+      { parent, name },
+      { parent: newParent, name: newName },
+    ];
+    return context.pass(target, op, () =>
+      this.#change(
+        op,
+        target,
+        changed,
+        () => this.#own.rename(target, move),
+        () => this.#rename(op, target, move),
+      ),
+    );
   }
 
   async #rename(op: Caller, target: TargetSession, move: RequestOf<typeof Rename>): Promise<void> {
@@ -187,6 +236,7 @@ export class NameOperations {
   #entries(target: TargetSession, parent: Fid, reply: ReplyOf<typeof Readdir>): DirEntry[] {
     return reply.entries.map(({ name, fid, type, cookie, attr }) => {
       if (attr === undefined) return { name, fid, type, cookie };
+      this.#context.parents.saw(parent, fid);
       return { name, fid, type, cookie, known: this.#context.beliefs.withValidity(target, attr, parent) };
     });
   }

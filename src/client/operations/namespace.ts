@@ -34,8 +34,12 @@ export type Creation = Wanting<typeof Create>;
 export type Opening = Wanting<typeof Open>;
 /** contents: of small files, to be kept, where locks allow. */
 export type LookedUp = Wanting<typeof Lookup> & { readonly contents?: boolean };
-/** A part of a directory's listing, for a handle. contents: as for LookedUp. */
-export type Listing = Wanting<typeof Readdir> & { readonly fh: Fh; readonly contents?: boolean };
+/** A part of a directory's listing, for a handle. contents: as for LookedUp. owns: the client wants to decide alone what is there. */
+export type Listing = Wanting<typeof Readdir> & {
+  readonly fh: Fh;
+  readonly contents?: boolean;
+  readonly owns?: boolean;
+};
 /** Called in the turn in which the answer comes: the target holds the handle open. */
 export type Opened = (attr: Attr) => void;
 

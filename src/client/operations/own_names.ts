@@ -1,6 +1,6 @@
 /**
  * Operations on names and attributes that the client executes by itself, because nothing that it does not know can refuse them
- * (docs/WRITE_BACK.md): the directories are its own, the inodes are private or own directories. The caches are changed in the turn of the call by
+ * (docs/WRITE_BACK.md): the directories are its own, the inodes are ours (own_directories.ts) or own directories. The caches are changed in the turn of the call by
  * the rules that the target runs too (src/rules), and the change log tells the target later.
  *
  * Each method answers undefined (or false) if the target must be asked. Then nothing was changed. The caller is inside the gate.
@@ -11,7 +11,7 @@
  */
 
 import { type Attr, compareTime, isDir, isRegular, isSymlink, type Timespec } from '../../base/attr.js';
-import { type Fid, ROOT_FID } from '../../base/ids.js';
+import { type Fid, type Name, ROOT_FID } from '../../base/ids.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { bareAttr, checkCreation } from '../../rules/create.js';
 import { changed } from '../../rules/setattr.js';
@@ -110,8 +110,7 @@ export class OwnNames {
     if (change.sizeBytes !== undefined) return undefined;
     const attr = attrs.get(fid);
     if (attr?.noXattrs !== true || attr.nlink === 0 || changes.isPinned(fid)) return undefined;
-    if (isDir(attr.mode) ? this.#ownDirectory(target, fid) === undefined : !own.isPrivate(fid))
-      return undefined;
+    if (isDir(attr.mode) ? this.#ownDirectory(target, fid) === undefined : !own.isOurs(fid)) return undefined;
     const file = isRegular(attr.mode) ? files.get(fid) : undefined;
     // The answer says how long the file is.
     if (isRegular(attr.mode) && file?.sizeKnown !== true) return undefined;
@@ -189,7 +188,7 @@ export class OwnNames {
     if (newParent !== parent) this.#changeDirectory(to.attr, 0, time);
     attrs.put({ ...moved, ctime: time });
     if (file !== undefined && compareTime(time, file.ctime) > 0) file.ctime = time;
-    if (own.isPrivate(fid)) own.addPrivate(fid, to.lock);
+    own.move(fid, to.lock);
     if (replaced !== undefined) this.#remove(target, replaced, time);
     changes.add({
       operation: { rename: { parent, name, newParent, newName, flags, time } },
@@ -199,6 +198,22 @@ export class OwnNames {
       costBytes,
     });
     return true;
+  }
+
+  /** Whether the client lacks an own lock to change what has this name. */
+  lacksLock(target: TargetSession, parent: Fid, name: Name): boolean {
+    const { names } = this.#context;
+    if (!target.ownFilesUsed) return false;
+    if (target.locks.match('inode', parent, 'EX', OWN_BITS) === undefined) return true;
+    const fid = names.get(parent, name);
+    return fid === undefined || (fid !== 0 && this.lacksOwn(target, fid));
+  }
+
+  /** The same for an inode. */
+  lacksOwn(target: TargetSession, fid: Fid): boolean {
+    const attr = this.#context.attrs.get(fid);
+    if (!target.ownFilesUsed || (attr !== undefined && (isDir(attr.mode) || attr.nlink !== 1))) return false;
+    return !target.own.isOurs(fid);
   }
 
   /** The directory, if the client may change it by itself now. */
@@ -218,7 +233,7 @@ export class OwnNames {
     if (isDir(attr.mode)) {
       return this.#ownDirectory(target, fid) !== undefined && names.isKnownEmpty(fid) ? attr : undefined;
     }
-    if (!target.own.isPrivate(fid) || attr.nlink !== 1 || files.get(fid)?.isBusy === true) return undefined;
+    if (!target.own.isOurs(fid) || attr.nlink !== 1 || files.get(fid)?.isBusy === true) return undefined;
     return attr;
   }
 
@@ -231,7 +246,7 @@ export class OwnNames {
     const attr = attrs.get(fid);
     if (attr === undefined || target.changes.isPinned(fid)) return undefined;
     if (isDir(attr.mode)) return stays && this.#ownDirectory(target, fid) !== undefined ? attr : undefined;
-    if (!target.own.isPrivate(fid)) return undefined;
+    if (!target.own.isOurs(fid)) return undefined;
     const file = files.get(fid);
     if (file !== undefined && file.exclusives > 0) return undefined;
     const isOnItsWay = file === undefined || (!file.isDirty && !file.hasWritesUnderWay);
@@ -249,7 +264,7 @@ export class OwnNames {
   #remove(target: TargetSession, attr: Attr, time: Timespec): void {
     const context = this.#context;
     const { fid } = attr;
-    target.own.removePrivate(fid);
+    target.own.forget(fid);
     context.attrs.put({ ...attr, nlink: 0, ctime: time });
     const file = context.files.get(fid);
     if (file !== undefined) {

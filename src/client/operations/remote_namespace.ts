@@ -44,6 +44,7 @@ import {
   WANT_DATA_READ,
   WANT_DATA_WRITE,
   WANT_OWN,
+  WANT_OWN_FILES,
   WANT_OWN_PARENT,
 } from '../../wire/meta.js';
 import type { Operation, ReplyOf, RequestOf } from '../../wire/operation.js';
@@ -142,7 +143,8 @@ export class RemoteNamespace implements Namespace {
       beliefs.wantParent(target, parent) |
       WANT_ATTR |
       WANT_DATA_READ |
-      (contents === true ? WANT_CONTENT : 0);
+      (contents === true ? WANT_CONTENT : 0) |
+      (target.ownFilesUsed && owns(target, parent) ? WANT_OWN_FILES : 0);
     const request = { parent, name, want };
     const { attr } = await ACROSS_SESSIONS.wait(
       this.#ask(target, Lookup, request, signal, (reply) => {
@@ -158,12 +160,13 @@ export class RemoteNamespace implements Namespace {
 
   async readdir(
     target: TargetSession,
-    { fh, contents, ...part }: Listing,
+    { fh, contents, owns: wantsOwn, ...part }: Listing,
     signal: Signal,
   ): Promise<ReaddirReply> {
     const { beliefs } = this.#context;
     const ofEntries = part.plus ? WANT_ATTR | WANT_DATA_READ | (contents === true ? WANT_CONTENT : 0) : 0;
-    const want = beliefs.wantParent(target, part.fid) | ofEntries;
+    const own = wantsOwn === true ? WANT_OWN_FILES | (owns(target, part.fid) ? 0 : WANT_OWN_PARENT) : 0;
+    const want = beliefs.wantParent(target, part.fid) | ofEntries | own;
     const request = { ...part, want };
     return this.#ask(target, Readdir, request, signal, (reply) =>
       this.#applyListing(target, fh, request, reply),
@@ -230,7 +233,7 @@ export class RemoteNamespace implements Namespace {
   #wantOwn(target: TargetSession, { parent, name, mode }: Creation): number {
     if (!target.batchUsed || name === undefined) return 0;
     const ofNew = isDir(mode) ? WANT_OWN : 0;
-    if (target.locks.match('inode', parent, 'EX', OWN_BITS) !== undefined) return ofNew;
+    if (owns(target, parent)) return ofNew;
     return ofNew | (target.own.wantsParent(parent) ? WANT_OWN_PARENT : 0);
   }
 
@@ -262,7 +265,7 @@ export class RemoteNamespace implements Namespace {
 
   async link(target: TargetSession, link: RequestOf<typeof Link>, signal: Signal): Promise<Attr> {
     const { beliefs } = this.#context;
-    target.own.removePrivate(link.fid);
+    target.own.giveUp(link.fid);
     const apply = (reply: ReplyOf<typeof Link>): void => {
       beliefs.applyAttr(target, reply.attr);
       beliefs.applyAttr(target, reply.parentAttr);
@@ -277,7 +280,7 @@ export class RemoteNamespace implements Namespace {
     const { beliefs } = this.#context;
     const { parent, name, directory } = removed;
     const apply = ({ attr, parentAttr }: ReplyOf<typeof Unlink>): void => {
-      target.own.removePrivate(attr.fid);
+      target.own.giveUp(attr.fid);
       beliefs.applyAttr(target, attr);
       beliefs.applyAttr(target, parentAttr);
       beliefs.applyName(target, parent, name, 0);
@@ -286,7 +289,7 @@ export class RemoteNamespace implements Namespace {
     const there = this.#openedThere(target, parent, name, signal);
     if (there !== undefined) await ACROSS_SESSIONS.wait(there);
     const victim = this.#known(parent, name);
-    for (const fid of victim) if (fid !== undefined) target.own.removePrivate(fid);
+    for (const fid of victim) if (fid !== undefined) target.own.giveUp(fid);
     const unpin = target.changes.pin([parent, ...victim]);
     const removedHere = this.#local.unlinking(target, parent, name);
     const ended = (): void => {
@@ -325,7 +328,7 @@ export class RemoteNamespace implements Namespace {
     const there = this.#openedThere(target, newParent, newName, signal);
     if (there !== undefined) await ACROSS_SESSIONS.wait(there);
     const moved = [...this.#known(parent, name), ...this.#known(newParent, newName)];
-    for (const fid of moved) if (fid !== undefined) target.own.removePrivate(fid);
+    for (const fid of moved) if (fid !== undefined) target.own.giveUp(fid);
     const unpin = target.changes.pin([parent, newParent, ...moved]);
     const movedHere = this.#local.renaming(target, names);
     const ended = (): void => {
@@ -342,7 +345,7 @@ export class RemoteNamespace implements Namespace {
   ): void {
     const { beliefs, names } = this.#context;
     // The client may not have known that it has these names, and where they lead now others may go.
-    for (const each of [attr, otherAttr]) if (each !== undefined) target.own.removePrivate(each.fid);
+    for (const each of [attr, otherAttr]) if (each !== undefined) target.own.giveUp(each.fid);
     for (const each of [attr, parentAttr, newParentAttr, otherAttr, whiteoutAttr]) {
       if (each !== undefined) beliefs.applyAttr(target, each);
     }
@@ -466,4 +469,8 @@ export class RemoteNamespace implements Namespace {
 /** The lock that a file opened with these flags will need first. */
 function dataWant(flags: number): number {
   return opensForWrite(flags) ? WANT_DATA_WRITE : WANT_DATA_READ;
+}
+
+function owns(target: TargetSession, directory: Fid): boolean {
+  return target.locks.match('inode', directory, 'EX', OWN_BITS) !== undefined;
 }

@@ -130,6 +130,8 @@ export class TargetSession {
   ordersSync = false;
   /** The server gives own locks, and takes BATCHes. */
   batchUsed = false;
+  /** The server gives own locks on what was in an own directory before. */
+  ownFilesUsed = false;
   /** By how much the server's clock is ahead of ours, as far as we know. */
   #clockAheadMs = 0;
   /** The server promises space by grants. A server without grants finds space at each WRITE, or fails it. */
@@ -168,8 +170,8 @@ export class TargetSession {
     this.changes = new ChangeLog(runtime, (request, options) =>
       this.outgoing.call('changes', Batch, request, options),
     );
-    this.own = new OwnDirectories(runtime.clock);
     this.locks = new LockClient({ callbacks: locks, maxLocks });
+    this.own = new OwnDirectories(runtime.clock, (lock) => this.locks.handBack(lock));
     this.fids = new FidPool(async () => (await this.call('closing', GetFids, {})).reply);
   }
 
@@ -211,6 +213,7 @@ export class TargetSession {
     this.localOpensUsed = (reply.features & FEATURE.localOpens) !== 0;
     this.replays.enabled = (reply.features & FEATURE.replay) !== 0;
     this.batchUsed = this.#writesNamesBack && this.replays.enabled && (reply.features & FEATURE.batch) !== 0;
+    this.ownFilesUsed = this.batchUsed && (reply.features & FEATURE.ownFiles) !== 0;
     this.ordersSync = (reply.features & FEATURE.orderedSync) !== 0;
     this.changes.promised(reply.metaGrantBytes ?? 0);
     if (reply.time !== undefined) this.#clockAheadMs = inMs(reply.time) - inMs(this.#clock.wall());

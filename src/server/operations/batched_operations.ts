@@ -4,7 +4,10 @@
  * Each looks at the state through the transaction, so it sees those before it. The rules are those of src/rules, as for any
  * request; beside them each operation needs the locks that make its client the only one who can have decided it:
  * - the own lock of each directory whose names change;
- * - no lock of another client in the way on each inode that changes. Files of an owned directory are known to no other client.
+ * - no lock of another client in the way on each inode that changes. Files that were made in an owned directory are known to no
+ *   other client; on one that was there before the client has an own lock.
+ * - to remove a file: no other client has a lock on its data, or the client has an own lock on the file. Then others may have its
+ *   content in their caches, as when UNLINK removes it.
  * An inode that the same BATCH has made needs neither. A lock that was called back counts: the client sends what it has
  * executed before it gives the lock back. A replay was checked when it was executed first.
  */
@@ -27,7 +30,7 @@ import type { Of } from '../../wire/schema.js';
 import { DESTROYED_AT_ONCE, fateOfNameless } from '../target/orphans.js';
 import type { ServedCall } from '../target/served_call.js';
 import { batchedCircumstances } from './circumstances.js';
-import { attrBits, ownLock } from './reply_grants.js';
+import { attrBits, ownFileLock, ownLock } from './reply_grants.js';
 import { dataLock, inodeLock } from './with_locks.js';
 
 export type Batched = Of<typeof BatchedOperation>;
@@ -177,8 +180,11 @@ export class BatchedOperations {
   }
 
   #removesAlone(inode: Inode): void {
+    const { fid, mode } = inode;
+    const { target, client } = this.#call;
     this.#changesAlone(inode);
-    if (isRegular(inode.mode)) this.#needsAlone(inode.fid, dataLock(inode.fid, 'EX'));
+    if (!isRegular(mode) || target.locks.holds(client.uuid, ownFileLock(fid))) return;
+    this.#needsAlone(fid, dataLock(fid, 'EX'));
   }
 
   #needsAlone(fid: Fid, spec: LockSpec): void {

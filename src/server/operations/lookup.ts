@@ -22,7 +22,7 @@ import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { isUncommitted } from '../target/commit_on_sharing.js';
 import type { ServedCall } from '../target/served_call.js';
 import { exactInode, hasOtherWriter } from './glimpse.js';
-import { attrBits, attrLock, grantData, grantInode, grantParent } from './reply_grants.js';
+import { attrBits, attrLock, grantData, grantInode, grantOwnFile, grantParent } from './reply_grants.js';
 import { type Answered, dataLock, inodeLock, locked } from './with_locks.js';
 
 /** A reply with the exact inode and the locks that the client wants. Grants them in the turn in which the reply leaves. */
@@ -81,6 +81,7 @@ export function lookup(
       }
       return describe(call, want, needInode(store, entry.fid), (attr, locks) => {
         grantParent(call, want, parent, locks);
+        grantOwnFile(call, want, parent, attr, locks);
         return { attr, locks, content: contentOf(call, want, attr) };
       });
     },
@@ -166,7 +167,7 @@ function listDirectory(call: ServedCall, request: RequestOf<typeof Readdir>): Re
     bytes += ENTRY_BYTES + 2 * entry.name.length;
     if (bytes > READDIR_BYTES) break;
     const { name, type, cookie } = entry;
-    const attr = plus ? entryAttr(call, want, entry, locks) : undefined;
+    const attr = plus ? entryAttr(call, request, entry, locks) : undefined;
     const content = attr === undefined ? undefined : contentOf(call, want, attr);
     if (content !== undefined) bytes += content.length;
     entries.push({ name, fid: entry.fid, type, cookie, attr, content });
@@ -186,14 +187,22 @@ type Entry = ReplyOf<typeof Readdir>['entries'][number];
  * Absent if another client is writing the file, owns the directory, or has changed it and the change is not committed: a
  * glimpse, a callback or a wait for each entry would cost more than it is worth.
  */
-function entryAttr(call: ServedCall, want: number, entry: Dirent, locks: GrantMessage[]): Inode | undefined {
+function entryAttr(
+  call: ServedCall,
+  { fid: parent, want }: RequestOf<typeof Readdir>,
+  entry: Dirent,
+  locks: GrantMessage[],
+): Inode | undefined {
   const inode = call.target.store.inode(entry.fid);
   if (inode === undefined) return undefined;
   const exact = grantData(call, want & WANT_DATA_READ, inode, locks);
   if (!exact && (hasOtherWriter(call, inode) || hasUncommittedData(call, inode.fid, inode.mode)))
     return undefined;
   // Takes no server lock on the entry: this turn sees the entry as it is, and grants none that an operation is changing.
-  if (grantInode(call, want, inode, locks)) return inode;
+  if (grantInode(call, want, inode, locks)) {
+    grantOwnFile(call, want, parent, inode, locks);
+    return inode;
+  }
   const attributes = attrLock(inode);
   const isOthers = !call.target.locks.heldAlone(call.client.uuid, attributes);
   return isOthers || isUncommitted(call, attributes) ? undefined : inode;

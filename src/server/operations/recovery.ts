@@ -6,7 +6,8 @@
  * client ends up with the state that it replayed last.
  */
 
-import type { Fh } from '../../base/ids.js';
+import { isDir } from '../../base/attr.js';
+import type { Fh, Fid } from '../../base/ids.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { BIT_ATTR, BIT_UPDATE } from '../../wire/lock.js';
@@ -84,17 +85,20 @@ export function replayLocks(
   window?.progress(client.uuid);
   const handles = request.locks.map(({ fid, type, mode, bits = 0 }) => {
     const spec: LockSpec = { type, fid, mode, bits };
-    if (!target.store.hasInode(fid) || !isCacheLock(spec, client.features)) return 0;
+    if (!target.store.hasInode(fid) || !isCacheLock(call, spec)) return 0;
     return client.reclaimed.take(spec) ?? target.locks.adopt(client.uuid, spec) ?? 0;
   });
   return { reply: { handles } };
 }
 
 /** True for a lock that ENQUEUE, or the answer to an operation (an own lock), would grant to a client. */
-function isCacheLock({ type, mode, bits }: LockSpec, features: number): boolean {
+function isCacheLock({ target, client }: ServedCall, { type, fid, mode, bits }: LockSpec): boolean {
   if (type === 'data') return bits === 0 && (mode === 'PR' || mode === 'PW');
-  if (mode === 'EX') return (features & FEATURE.batch) !== 0 && bits === (BIT_UPDATE | BIT_ATTR);
-  return mode === 'PR' && bits !== 0 && (bits & ~(BIT_UPDATE | BIT_ATTR)) === 0;
+  if (mode === 'PR') return bits !== 0 && (bits & ~(BIT_UPDATE | BIT_ATTR)) === 0;
+  if (mode !== 'EX') return false;
+  const isOfDirectory = isDir(target.store.inode(fid as Fid)?.mode ?? 0);
+  const feature = isOfDirectory ? FEATURE.batch : FEATURE.ownFiles;
+  return (client.features & feature) !== 0 && bits === (isOfDirectory ? BIT_UPDATE | BIT_ATTR : BIT_ATTR);
 }
 
 /** Answers when the window ends. It ends now if this client is the last one. */

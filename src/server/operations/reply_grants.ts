@@ -1,8 +1,8 @@
 /**
  * Cache locks that go with a reply because the client asked for them (`want`). The server grants a lock only if it need not
  * call anybody back: the operation holds its server locks, so nothing can be in the way of PARENT and ATTR. It does not grant
- * a lock that the client holds already. An own lock (UPDATE|ATTR EX on a directory) comes after the shared lock, in addition
- * to it.
+ * a lock that the client holds already. An own lock (UPDATE|ATTR EX on a directory, ATTR EX on what is in it) comes after the
+ * shared lock, in addition to it.
  */
 
 import { isDir, isRegular } from '../../base/attr.js';
@@ -15,6 +15,7 @@ import {
   WANT_DATA_READ,
   WANT_DATA_WRITE,
   WANT_OWN,
+  WANT_OWN_FILES,
   WANT_OWN_PARENT,
   WANT_PARENT,
 } from '../../wire/meta.js';
@@ -37,6 +38,23 @@ export function grantInode(call: ServedCall, want: number, inode: Inode, into: G
   const isGranted = (want & WANT_ATTR) !== 0 && grant(call, attrLock(inode), into);
   if ((want & WANT_OWN) !== 0 && isDir(inode.mode) && canOwn(call)) grant(call, ownLock(inode.fid), into);
   return isGranted;
+}
+
+/**
+ * An own lock on what was in an own directory before, if nobody else has to do with it: no name of it is elsewhere, and no client
+ * that reads or writes it would have to ask for its attributes right away.
+ */
+export function grantOwnFile(
+  call: ServedCall,
+  want: number,
+  parent: Fid,
+  { fid, mode, nlink }: Inode,
+  into: GrantMessage[],
+): void {
+  const { client, target } = call;
+  if ((want & WANT_OWN_FILES) === 0 || (client.features & FEATURE.ownFiles) === 0) return;
+  if (isDir(mode) || nlink !== 1 || !has(call, ownLock(parent))) return;
+  if (target.locks.heldAlone(client.uuid, dataLock(fid, 'EX'))) grant(call, ownFileLock(fid), into);
 }
 
 /**
@@ -64,6 +82,11 @@ function canOwn(call: ServedCall): boolean {
 /** Its holder decides alone what is in the directory. */
 export function ownLock(directory: Fid): LockSpec {
   return inodeLock(directory, 'EX', BIT_UPDATE | BIT_ATTR);
+}
+
+/** Its holder decides alone what the attributes of an inode that is no directory are, and where in own directories its name is. */
+export function ownFileLock(fid: Fid): LockSpec {
+  return inodeLock(fid, 'EX', BIT_ATTR);
 }
 
 export function attrLock(inode: Inode): LockSpec {

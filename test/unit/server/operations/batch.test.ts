@@ -11,6 +11,7 @@ import { FLAG_RECOVERY } from '../../../../src/wire/header.js';
 import { Cancel, Enqueue, type GrantMessage } from '../../../../src/wire/lock.js';
 import {
   Getattr,
+  Link,
   RENAME_EXCHANGE,
   Readdir,
   Readlink,
@@ -18,6 +19,7 @@ import {
   WANT_ATTR,
   WANT_DATA_WRITE,
   WANT_OWN,
+  WANT_OWN_FILES,
   WANT_OWN_PARENT,
   WANT_PARENT,
 } from '../../../../src/wire/meta.js';
@@ -363,6 +365,116 @@ test('a file is not removed under pages of another client', async (t) => {
   await b.call(Enqueue, { type: 'data', fid, mode: 'PR' });
   send(a, [unlinkOf(d, 'f')]).catch(() => undefined);
   assert.match(await evicted(world, a), /EPERM.*data of inode/);
+});
+
+/** A file that was in `d` before, with a listing that asks for own locks on what is there. */
+async function listedToOwn(a: RawClient, d: Fid): Promise<readonly GrantMessage[]> {
+  const want = WANT_ATTR | WANT_OWN_FILES;
+  return (await a.call(Readdir, { fid: d, cookie: 0, limit: 100, plus: true, want })).locks;
+}
+/** The own lock of a file. */
+const ofFile = (fid: Fid) => ({ fid, type: 'inode' as const, mode: 'EX' as const, bits: 2 });
+
+test('own locks on files come to the owner of their directory alone, and only where no other client is', async (t) => {
+  const { world, a, d } = await owner(t);
+  const b = await batching(world, 'b');
+  const old = await batching(world, 'old', FEATURES_ALL & ~FEATURE.ownFiles);
+  const made = async (name: string) => (await a.create(name, { parent: d })).attr.fid;
+  const [alone, attributes, data, linked] = [
+    await made('f'),
+    await made('g'),
+    await made('h'),
+    await made('i'),
+  ];
+  const sub = (await a.mkdir('sub', d)).attr.fid;
+  await a.call(Link, { fid: linked, parent: d, name: nameOf('second') });
+  await a.call(Sync, {});
+  await b.call(Enqueue, { type: 'inode', fid: attributes, mode: 'PR', bits: 2 });
+  await b.call(Enqueue, { type: 'data', fid: data, mode: 'PR' });
+  const locks = await listedToOwn(a, d);
+  assert.deepEqual(
+    locks.filter(({ mode }) => mode === 'EX').map(({ fid, bits }) => [fid, bits]),
+    [[alone, 2]],
+    `not ${attributes}, ${data}, ${linked}, ${sub}`,
+  );
+  assert.deepEqual((await a.lookup('f', d, WANT_OWN_FILES)).locks, [], 'it has it');
+  const inRoot = (await a.create('in root')).attr.fid;
+  assert.deepEqual((await a.lookup('in root', ROOT_FID, WANT_OWN_FILES)).locks, [], `${inRoot} is nobody's`);
+  const of = await ownDirectory(old, 'of old');
+  await old.create('f', { parent: of });
+  const theirs = await listedToOwn(old, of);
+  assert.deepEqual(
+    theirs.map(({ mode }) => mode),
+    ['PR'],
+  );
+});
+
+test('an own lock on a file is called back by whoever looks at the file', async (t) => {
+  const { world, a, d } = await owner(t);
+  const b = await batching(world, 'b');
+  const { fid } = (await a.create('f', { parent: d })).attr;
+  const lock = (await listedToOwn(a, d)).find(({ mode }) => mode === 'EX');
+  a.yields = false;
+  const seen = attrOf(b, fid);
+  await world.time.until('the callback', () => a.basts.length > 0);
+  await send(a, [{ setattr: { fid, mode: 0o600, time: T } }]);
+  await a.call(Cancel, { handles: a.basts.map(({ handle }) => handle) });
+  assert.equal((await seen).mode, 0o100600);
+  assert.ok(a.basts.some(({ handle }) => handle === lock?.handle));
+  assert.deepEqual(a.evictions, []);
+});
+
+test('a file under an own lock is removed although another client has pages of it, as UNLINK removes it', async (t) => {
+  const { world, server, a, d } = await owner(t);
+  const b = await batching(world, 'b');
+  const { fid } = (await a.create('f', { parent: d })).attr;
+  await listedToOwn(a, d);
+  await b.call(Enqueue, { type: 'data', fid, mode: 'PW' });
+  await send(a, [unlinkOf(d, 'f')]);
+  await world.time.until('nobody uses it', () => server.target?.store.hasInode(fid) === false);
+  assert.deepEqual([a.evictions, b.evictions], [[], []]);
+});
+
+test('an inode that another client holds is not removed by a batch, nor moved', async (t) => {
+  for (const operation of [
+    (d: Fid) => unlinkOf(d, 'f'),
+    (d: Fid) => renameOf(d, 'f', d, 'g'),
+    (d: Fid) => renameOf(d, 'g', d, 'f'),
+  ]) {
+    const { world, a, d } = await owner(t);
+    const b = await batching(world, 'b');
+    const { fid } = (await a.create('f', { parent: d })).attr;
+    await a.create('g', { parent: d });
+    // It has had the lock, and has given it back.
+    const locks = await listedToOwn(a, d);
+    await a.call(Cancel, { handles: locks.filter((lock) => lock.fid === fid).map(({ handle }) => handle) });
+    await a.call(Sync, {});
+    b.yields = false;
+    await b.call(Enqueue, { type: 'inode', fid, mode: 'PR', bits: 2 });
+    send(a, [operation(d)]).catch(() => undefined);
+    assert.match(await evicted(world, a), /EPERM.*inode of inode/);
+  }
+});
+
+test('own locks on files are replayed as they were, and no others', async (t) => {
+  const { world, a, d } = await owner(t);
+  const old = await batching(world, 'old', FEATURES_ALL & ~FEATURE.ownFiles);
+  const { fid } = (await a.create('f', { parent: d })).attr;
+  await listedToOwn(a, d);
+  await a.call(Sync, {});
+  await world.crash();
+  await world.server();
+  assert.equal((await old.connect()).outcome, 'recover');
+  assert.deepEqual((await old.replayAll([], [ofFile(fid)])).locks, [0]);
+  assert.equal((await a.connect()).outcome, 'recover');
+  const { locks } = await a.replayAll(
+    [],
+    [ofFile(d), { ...ofFile(fid), bits: 3 }, ownLockOf(d), ofFile(fid)],
+  );
+  assert.deepEqual(
+    locks.map((handle) => handle !== 0),
+    [false, false, true, true],
+  );
 });
 
 test('a directory whose owner is called back shows what the owner did before that, and not before the owner is done', async (t) => {
