@@ -24,6 +24,7 @@ import {
   SectionWorker,
   SLOTS,
 } from './shared_workers.js';
+import { ShelfWorker, Shelves } from './shelf_worker.js';
 import { TreeWorker } from './tree_worker.js';
 import { LATER_BUILD, RELEASE_0_1 } from './versions.js';
 import type { Worker } from './worker.js';
@@ -163,6 +164,7 @@ interface Shared {
   readonly appends: Appends;
   readonly holders: Set<ExclusiveWorker>;
   readonly orders: OrderWorker[];
+  readonly shelves: Shelves;
 }
 
 /** Who plays. */
@@ -179,6 +181,7 @@ function usualCast(world: World, rng: SimRng, isFull: boolean): Cast {
     appends: new Appends(),
     holders: new Set(),
     orders: [],
+    shelves: new Shelves(),
   };
   return {
     make: (client, name) =>
@@ -247,7 +250,7 @@ export async function play(
 
 function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng, shared: Shared): Worker {
   const count = rng.between(10, 150);
-  switch (rng.weighted({ tree: 5, register: 2, section: 2, append: 2, exclusive: 1, order: 2 })) {
+  switch (rng.weighted({ tree: 5, register: 2, section: 2, append: 2, exclusive: 1, order: 2, shelf: 4 })) {
     case 'tree':
       return new TreeWorker(world, client, name, count);
     case 'register':
@@ -261,6 +264,8 @@ function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng,
       shared.orders.push(worker);
       return worker;
     }
+    case 'shelf':
+      return new ShelfWorker(world, client, name, shared.shelves, 3 * count);
     case 'exclusive':
       return new ExclusiveWorker(world, client, name, shared.holders, count);
   }

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import type { Fid, Name } from '../../../src/base/ids.js';
+import { type Fid, type Name, ROOT_FID } from '../../../src/base/ids.js';
 import {
   type ClientWorld,
   clientWorld,
@@ -11,6 +11,7 @@ import {
   O_RDONLY,
   O_RDWR,
   O_WRONLY,
+  type TestClient,
 } from '../../worlds/client_world.js';
 
 const MIB = 1 << 20;
@@ -125,4 +126,92 @@ test('reading a file from its beginning to its end costs a message for each MiB,
   });
   // The first ones are smaller. For 1 GiB it is 7 percent.
   atMost(count, 64 + 9);
+});
+
+/** A tree that its maker has left: directories d0, d1 ... with files f0, f1 ... each. */
+async function oldTree(world: ClientWorld, directories: number, files: number): Promise<Fid[]> {
+  const maker = await world.client('maker');
+  const made: Fid[] = [];
+  for (let index = 0; index < directories; index++) {
+    const directory = await maker.mkdir(`d${index}`);
+    for (let at = 0; at < files; at++) await maker.close(await maker.create(`f${at}`, O_RDWR, directory));
+    made.push(directory);
+  }
+  await maker.unmount();
+  return made;
+}
+
+const CHANGES: Readonly<Record<string, (a: TestClient, d: Fid, name: Name) => unknown>> = {
+  unlink: (a, d, name) => a.fs.unlink(a.op, d, name, false),
+  rename: (a, d, name) => a.fs.rename(a.op, d, name, d, `new ${name}` as Name, 0),
+};
+
+for (const [what, change] of Object.entries(CHANGES)) {
+  test(`after the first few, ${what} of old files waits for no message, and costs one for 8 of them`, async (t) => {
+    const world = await clientWorld(t);
+    const a = await world.client('a');
+    const [d] = await oldTree(world, 1, 400);
+    assert.ok(d !== undefined);
+    await a.names(d);
+    let waited = 0;
+    const count = await counted(world, async () => {
+      for (let at = 0; at < 400; at++) {
+        const answer = change(a, d, `f${at}` as Name);
+        if (answer instanceof Promise) waited += 1;
+        await answer;
+        if (at % 4 === 0) await world.time.sleep(1);
+      }
+    });
+    assert.ok(waited <= 4, `${waited} calls have waited`);
+    atMost(count, 400 / 8);
+  });
+}
+
+test('chmod of old files in an own directory waits for no message after the first few', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const [d] = await oldTree(world, 1, 400);
+  assert.ok(d !== undefined);
+  let waited = 0;
+  const fids: Fid[] = [];
+  for (const name of await a.names(d)) fids.push((await a.lookup(name, d))?.attr.fid ?? d);
+  const count = await counted(world, async () => {
+    for (const fid of fids) {
+      const answer = a.fs.setattr(a.op, fid, { mode: 0o600, killSuidgid: false });
+      if (answer instanceof Promise) waited += 1;
+      await answer;
+    }
+  });
+  assert.ok(waited <= 4, `${waited} calls have waited`);
+  atMost(count, 4 + 400 / 32);
+});
+
+test('rm -r of an old tree costs at most one message for 8 names', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const [directories, files] = [40, 40];
+  const made = await oldTree(world, directories, files);
+  const count = await counted(world, async () => {
+    for (const [index, d] of made.entries()) {
+      for (const name of await a.names(d)) {
+        await a.fs.unlink(a.op, d, name as Name, false);
+      }
+      await a.fs.unlink(a.op, ROOT_FID, `d${index}` as Name, true);
+    }
+  });
+  assert.deepEqual(await a.names(), []);
+  atMost(count, (directories * files) / 8);
+});
+
+test('a machine that lists a directory with thousands of own locks causes one callback', async (t) => {
+  const world = await clientWorld(t);
+  const [a, b] = [await world.client('a'), await world.client('b')];
+  const [d] = await oldTree(world, 1, 2000);
+  assert.ok(d !== undefined);
+  for (const name of (await a.names(d)).slice(0, 1000)) await a.fs.unlink(a.op, d, name as Name, false);
+  const count = await counted(world, async () => {
+    for (const name of await b.names(d)) await b.lookup(name, d);
+  });
+  // Ten parts of the listing; the owner gives its locks back in one message.
+  atMost(count, 10 + 1);
 });
