@@ -137,6 +137,8 @@ export class Task {
   protected async setattr(inode: KernelInode, content: Uint8Array): Promise<void> {
     const { body: bytes, since } = await this.request(OPCODE.SETATTR, inode, content);
     const { attr, attrValidMs } = readAttrOut(bytes);
+    // Linux takes the answer to its own SETATTR always. Another answer that has overtaken it, and may be older, does not stay valid.
+    this.kernel.forgetAttr(inode);
     this.kernel.learnAttr(inode, attr, attrValidMs, since);
   }
 }

@@ -150,10 +150,11 @@ export class LocalOpens {
     for (const { fh, fid, known, life } of handles.all()) {
       if (known !== 'covered' || life.isOver) continue;
       const { locks, changes } = targets.of(fid);
-      // A lock on an inode that the client has changed stays until the change is at the target.
-      const lock = changes.touches(fid)
-        ? locks.find('inode', fid, 'PR', BIT_ATTR)
-        : locks.match('inode', fid, 'PR', BIT_ATTR);
+      // A lock under which the client has changed something stays until that is at the target.
+      const lock =
+        changes.size > 0
+          ? locks.find('inode', fid, 'PR', BIT_ATTR)
+          : locks.match('inode', fid, 'PR', BIT_ATTR);
       assert(lock !== undefined, `the target does not know handle ${fh} on ${fid}, and no lock covers it`);
     }
   }
