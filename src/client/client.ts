@@ -22,7 +22,7 @@ import { AttrOperations } from './operations/attrs.js';
 import { DataOperations } from './operations/data.js';
 import { HeldInodes } from './operations/held_inodes.js';
 import { LocalOpens } from './operations/local_opens.js';
-import { CHANGES, LOOKUPS, LookupAhead } from './operations/lookup_ahead.js';
+import { CHANGES, LookupAhead } from './operations/lookup_ahead.js';
 import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
 import { OwnNames } from './operations/own_names.js';
@@ -100,9 +100,8 @@ class Client {
     const appLocks = this.#appLocks;
     const namespace = new RemoteNamespace(context, this.#held, this.#localOpens);
     const own = new OwnNames(context, this.#writeBack, this.#held);
-    const ahead = new LookupAhead(context, namespace, LOOKUPS);
     const changesAhead = new LookupAhead(context, namespace, CHANGES);
-    const names = new NameOperations(context, namespace, own, ahead, changesAhead, this.#writeBack);
+    const names = new NameOperations(context, namespace, own, changesAhead, this.#writeBack);
     const attrs = new AttrOperations(context, namespace, own, changesAhead, this.#locks, this.#writeBack);
     const opens = new OpenOperations(
       context,

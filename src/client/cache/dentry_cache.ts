@@ -32,6 +32,11 @@ export class DentryCache {
     return directory.names.get(name) ?? (directory.complete ? 0 : undefined);
   }
 
+  /** The same object as long as nothing of what was put is forgotten. */
+  contentOf(parent: Fid): object | undefined {
+    return this.#directories.peek(parent);
+  }
+
   isComplete(parent: Fid): boolean {
     return this.#directories.peek(parent)?.complete ?? false;
   }
@@ -61,8 +66,9 @@ export class DentryCache {
   forget(parent: Fid, name: Name): void {
     const directory = this.#directories.peek(parent);
     if (directory === undefined) return;
-    directory.names.delete(name);
-    directory.complete = false;
+    const { names } = directory;
+    names.delete(name);
+    this.#directories.set(parent, { names, complete: false }, { size: names.size + 1 });
   }
 
   /** The lock is gone, or the directory. */

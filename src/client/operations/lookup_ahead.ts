@@ -7,6 +7,9 @@
  * it (docs/WRITE_BACK.md). After a few changes that the target had to make, the client reads the directory and asks for own locks with it.
  * The next directory of a tree is read at the first change. In one that other clients have just used, the client reads nothing for a while.
  *
+ * And a program that makes or moves names in an own directory looks each of them up first, to find that it is not there. After a few such
+ * lookups the client reads all names of the directory, without more: then it knows by itself which ones are not there.
+ *
  * The client reads on while what it has read is used. A program that looks up names in another order than that of the directory would
  * have most of it read for nothing, and so would any program in a directory that other clients change all the time. So after each
  * reading of little use it takes eight times as many lookups before the client reads ahead there again.
@@ -32,12 +35,19 @@ export interface Purpose {
   readonly missesAfterUse: number;
   /** Whether it is to own what it reads. */
   readonly owns: boolean;
+  /** Whether the names alone are of use, and only all of them. */
+  readonly whole: boolean;
 }
-export const LOOKUPS: Purpose = { misses: 3, missesAfterUse: 3, owns: false };
-export const CHANGES: Purpose = { misses: 3, missesAfterUse: 1, owns: true };
+export const LOOKUPS: Purpose = { misses: 3, missesAfterUse: 3, owns: false, whole: false };
+export const CHANGES: Purpose = { misses: 3, missesAfterUse: 1, owns: true, whole: false };
+export const ABSENT_NAMES: Purpose = { misses: 3, missesAfterUse: 3, owns: false, whole: true };
 
 const MISSES_AFTER_WASTE = 8;
 const AHEAD = 512;
+/** A name without attributes costs less than a tenth. */
+const NAMES_AHEAD = 2048;
+/** The client does not read the names of a directory with more of them. */
+const WHOLE_MAX = 50_000;
 /** Of the entries that were read, at least this part must have been looked up. */
 const USED_SHARE = 1 / 8;
 /** Limit on the directories of which the client remembers such things. */
@@ -122,16 +132,22 @@ export class LookupAhead {
   }
 
   async #read(target: TargetSession, fid: Fid, directory: Directory): Promise<void> {
-    const { fh, cookie } = directory;
-    const { owns } = this.#purpose;
-    const contents = !owns && this.#context.smallReads.areUsual(fid);
-    const part = { fh, fid, cookie, limit: AHEAD, plus: true, contents, owns };
+    const { fh } = directory;
+    const { owns, whole } = this.#purpose;
+    const contents = !owns && !whole && this.#context.smallReads.areUsual(fid);
+    const limit = whole ? NAMES_AHEAD : AHEAD;
+    directory.entries = 0;
+    directory.hits = 0;
     try {
-      const { entries, end } = await ACROSS_SESSIONS.wait(this.#namespace.readdir(target, part, undefined));
-      directory.cookie = entries.at(-1)?.cookie ?? cookie;
-      directory.entries = entries.length;
-      directory.hits = 0;
-      directory.isOver = end;
+      do {
+        const part = { fh, fid, cookie: directory.cookie, limit, plus: !whole, contents, owns };
+        const { entries, end } = await ACROSS_SESSIONS.wait(this.#namespace.readdir(target, part, undefined));
+        directory.cookie = entries.at(-1)?.cookie ?? directory.cookie;
+        directory.entries += entries.length;
+        directory.isOver = end;
+      } while (whole && !directory.isOver && directory.entries < WHOLE_MAX);
+      // What is not read now is of no use.
+      if (whole) directory.isOver = true;
       directory.lock = owns
         ? target.locks.match('inode', fid, 'EX', OWN_BITS)
         : target.locks.match('inode', fid, 'PR', BIT_UPDATE);

@@ -14,7 +14,7 @@ import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import { freshFid, newObject } from './create.js';
-import type { LookupAhead } from './lookup_ahead.js';
+import { ABSENT_NAMES, LOOKUPS, LookupAhead } from './lookup_ahead.js';
 import type { Namespace } from './namespace.js';
 import type { OwnNames } from './own_names.js';
 
@@ -31,6 +31,7 @@ export class NameOperations {
   readonly #own: OwnNames;
   readonly #ahead: LookupAhead;
   readonly #changesAhead: LookupAhead;
+  readonly #absentAhead: LookupAhead;
   readonly #writeBack: WriteBack;
   /** Where handles have seen the end of their directory. */
   readonly #ends = new Map<Fh, { readonly cookie: number; readonly parent: Fid }>();
@@ -39,13 +40,13 @@ export class NameOperations {
     context: ClientContext,
     namespace: Namespace,
     own: OwnNames,
-    ahead: LookupAhead,
     changesAhead: LookupAhead,
     writeBack: WriteBack,
   ) {
     this.#writeBack = writeBack;
     this.#context = context;
-    this.#ahead = ahead;
+    this.#ahead = new LookupAhead(context, namespace, LOOKUPS);
+    this.#absentAhead = new LookupAhead(context, namespace, ABSENT_NAMES);
     this.#changesAhead = changesAhead;
     this.#own = own;
     this.#namespace = namespace;
@@ -65,8 +66,11 @@ export class NameOperations {
       }
       const looked = { parent, name, contents: context.smallReads.areUsual(parent) };
       const attr = await ACROSS_SESSIONS.wait(this.#namespace.lookup(target, looked, op.signal));
-      if (attr === undefined)
+      if (attr === undefined) {
+        const absent = this.#own.owns(target, parent) ? this.#absentAhead.miss(target, parent) : undefined;
+        if (absent !== undefined) await ACROSS_SESSIONS.wait(interruptible(absent, op.signal));
         return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
+      }
       context.parents.saw(parent, attr.fid);
       return context.beliefs.withValidity(target, attr, parent);
     });
@@ -76,7 +80,10 @@ export class NameOperations {
   #cached(target: TargetSession, parent: Fid, name: Name): AttrsWithValidity | NoEntry | undefined {
     const { names, attrs, beliefs } = this.#context;
     const fid = names.get(parent, name);
-    if (fid === 0) return { attr: null, nameCacheable: beliefs.holdsNames(target, parent) };
+    if (fid === 0) {
+      this.#absentAhead.hit(parent);
+      return { attr: null, nameCacheable: beliefs.holdsNames(target, parent) };
+    }
     const attr = fid === undefined ? undefined : attrs.get(fid);
     if (fid === undefined || attr === undefined) return undefined;
     const known = beliefs.withValidity(this.#context.targets.of(fid), attr, parent);

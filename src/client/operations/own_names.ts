@@ -200,11 +200,16 @@ export class OwnNames {
     return true;
   }
 
+  /** Whether the client alone decides which names are in the directory. */
+  owns(target: TargetSession, directory: Fid): boolean {
+    return target.batchUsed && target.locks.match('inode', directory, 'EX', OWN_BITS) !== undefined;
+  }
+
   /** Whether the client lacks an own lock to change what has this name. */
   lacksLock(target: TargetSession, parent: Fid, name: Name): boolean {
     const { names } = this.#context;
     if (!target.ownFilesUsed) return false;
-    if (target.locks.match('inode', parent, 'EX', OWN_BITS) === undefined) return true;
+    if (!this.owns(target, parent)) return true;
     const fid = names.get(parent, name);
     return fid === undefined || (fid !== 0 && this.lacksOwn(target, fid));
   }

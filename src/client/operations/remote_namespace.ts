@@ -77,10 +77,11 @@ const log = logger('client:namespace');
 
 type ReaddirReply = ReplyOf<typeof Readdir>;
 
-/** How far a handle has read its directory under one and the same lock. */
+/** How far a handle has read its directory under one and the same lock, with all names that it has read in the cache. */
 interface Scan {
   readonly lock: CachedLock;
   readonly cookie: number;
+  readonly content: object | undefined;
 }
 
 export class RemoteNamespace implements Namespace {
@@ -207,11 +208,17 @@ export class RemoteNamespace implements Namespace {
     this.#scans.delete(fh);
     const lock = target.locks.match('inode', fid, 'PR', BIT_UPDATE);
     if (lock === undefined) return;
+    const { names } = context;
+    const isNext = scan?.lock === lock && scan.cookie === cookie && scan.content === names.contentOf(fid);
     for (const entry of reply.entries) context.beliefs.applyName(target, fid, entry.name, entry.fid);
-    const gapless = cookie === 0 || (scan?.lock === lock && scan.cookie === cookie);
-    if (!gapless) return;
-    if (reply.end) context.names.setComplete(fid);
-    else this.#scans.set(fh, { lock, cookie: reply.entries.at(-1)?.cookie ?? cookie });
+    if (cookie !== 0 && !isNext) return;
+    if (reply.end) names.setComplete(fid);
+    else
+      this.#scans.set(fh, {
+        lock,
+        cookie: reply.entries.at(-1)?.cookie ?? cookie,
+        content: names.contentOf(fid),
+      });
   }
 
   async create(target: TargetSession, object: Creation, signal: Signal, opened?: Opened): Promise<Attr> {
