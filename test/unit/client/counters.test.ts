@@ -167,6 +167,25 @@ for (const [what, change] of Object.entries(CHANGES)) {
   });
 }
 
+test('names that are looked up before they are made in an old directory cost at most a message for 4 of them', async (t) => {
+  const world = await clientWorld(t);
+  const a = await world.client('a');
+  const [d] = await oldTree(world, 1, 400);
+  assert.ok(d !== undefined);
+  let asked = 0;
+  const count = await counted(world, async () => {
+    for (let at = 0; at < 400; at++) {
+      await a.lookup(`f${at}`, d);
+      const looked = a.fs.lookup(a.op, d, `new ${at}` as Name);
+      if (looked instanceof Promise) asked += 1;
+      await looked;
+      await a.fs.rename(a.op, d, `f${at}` as Name, d, `new ${at}` as Name, 0);
+    }
+  });
+  assert.ok(asked <= 8, `${asked} names were looked up at the server`);
+  atMost(count, 400 / 4);
+});
+
 test('chmod of old files in an own directory waits for no message after the first few', async (t) => {
   const world = await clientWorld(t);
   const a = await world.client('a');

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { type Name, ROOT_FID } from '../../../../src/base/ids.js';
+import { type Fid, type Name, ROOT_FID } from '../../../../src/base/ids.js';
 import type { Caller } from '../../../../src/client/api.js';
 import { freshFid } from '../../../../src/client/operations/create.js';
 import { FidPool } from '../../../../src/client/session/fid_pool.js';
@@ -50,4 +50,21 @@ test('a create that waits for FIDs ends when its caller is interrupted', async (
   const taken = freshFid(op, { fids: never });
   abort.abort();
   await assert.rejects(async () => taken, { code: 'EINTR' });
+});
+
+test('a listing of which the cache has dropped the first part does not make the directory a whole', async (t) => {
+  const world = await clientWorld(t);
+  const [a, b] = [await world.client('a'), await world.client('b')];
+  const d = await a.mkdir('d');
+  for (const name of ['first', 'second', 'third']) await a.close(await a.create(name, undefined, d));
+  await a.unmount();
+  const fh = await b.fs.open(b.op, d, 0);
+  const { entries } = await b.fs.readdir(b.op, fh, 0, 2, true);
+  assert.equal(entries.length, 2);
+  // As the LRU of names does it when there are more than 500,000.
+  for (const table of b.fs.checked() as unknown as { names?: { drop?(fid: Fid): void } }[])
+    table.names?.drop?.(d);
+  assert.equal((await b.fs.readdir(b.op, fh, entries[1]?.cookie ?? 0, 2, true)).end, true);
+  assert.ok(await b.lookup('first', d));
+  b.fs.release(fh, undefined);
 });
