@@ -129,3 +129,30 @@ test('with sync-metadata a name is at the server when its call returns', async (
   const witness = await cluster.addMount();
   assert.equal((await run('ls', [join(witness.dir, 'd')])).stdout.trim().split('\n').length, 20);
 });
+
+test('one machine changes and removes an old tree, another one lists it and has files of it open', async (t) => {
+  const cluster = await startCluster(t, { mounts: 3 });
+  const [maker, a, b] = [cluster.agent(0), cluster.agent(1), cluster.agent(2)];
+  const files = 60;
+  await maker.mkdir('tree');
+  for (const d of ['d0', 'd1', 'd2', 'd3']) {
+    await maker.mkdir(`tree/${d}`);
+    for (let at = 0; at < files; at++) await maker.writeFile(`tree/${d}/f${at}`, `${d} ${at}`);
+  }
+  const open = await Promise.all([10, 20, 30].map((at) => b.open(`tree/d0/f${at}`, O.RDONLY)));
+  const dir = join(cluster.mounts[1]?.dir ?? '', 'tree');
+  await run('bash', ['-c', 'chmod 604 "$0"/d0/* && mkdir "$0"/new && mv "$0"/d1/* "$0"/new', dir]);
+  for (const fd of open) assert.equal((await b.fstat(fd)).mode & 0o777, 0o604);
+  assert.deepEqual(
+    [(await b.list('tree/d1')).length, (await b.list('tree/new')).length, await b.readFile('tree/new/f59')],
+    [0, files, 'd1 59'],
+  );
+  const removing = run('rm', ['-r', join(dir, 'd0'), join(dir, 'd2'), join(dir, 'd3')]);
+  // Meanwhile, and until it is gone.
+  while ((await b.list('tree')).length > 2) await orOvertaken(b.list('tree/d2'), 'ENOENT');
+  await removing;
+  for (const fd of open) assert.equal((await b.fstat(fd)).nlink, 0);
+  assert.deepEqual((await a.list('tree')).sort(), ['d1', 'new']);
+  await run('rm', ['-r', join(cluster.mounts[2]?.dir ?? '', 'tree')]);
+  assert.deepEqual(await maker.list('.'), []);
+});
