@@ -158,7 +158,7 @@ export class ClientContext {
     file.spoil(start, end);
     if (file.isEmpty) return 0;
     const lost = file.pages.drop(start, end);
-    if (file.pages.dirtyBytes === 0) target.grantBytes += file.pages.refund();
+    target.grantBytes += file.pages.refund(start, end);
     return lost;
   }
 

@@ -250,11 +250,18 @@ export class FilePages implements GranuleOwner {
     return bytes;
   }
 
-  /** Grant paid for blocks that will not be written after all. @returns bytes to give back to the target's account. */
-  refund(): number {
-    const bytes = (this.#paid?.total ?? 0) * BLOCK_BYTES;
-    this.#paid = undefined;
-    return bytes;
+  /**
+   * Grant paid for blocks that will not be written after all: those in this range, in which nothing is dirty any more, or all of them if
+   * nothing is dirty anywhere. @returns bytes to give back to the target's account.
+   */
+  refund(start = 0, end = Number.MAX_SAFE_INTEGER): number {
+    if (this.#paid === undefined) return 0;
+    const isClean = this.#dirtyBytes === 0;
+    const first = isClean ? 0 : Math.ceil(start / BLOCK_BYTES);
+    const last = isClean ? Number.MAX_SAFE_INTEGER : Math.floor(end / BLOCK_BYTES);
+    const blocks = first < last ? this.#paid.remove(first, last) : 0;
+    if (this.#paid.isEmpty) this.#paid = undefined;
+    return blocks * BLOCK_BYTES;
   }
 
   /** The page cache has let go of the granule. */

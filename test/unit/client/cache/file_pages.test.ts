@@ -186,6 +186,16 @@ test('pages: grant is paid once a block, sent with the WRITE, refunded when noth
   assert.deepEqual([pages.refund(), pages.refund()], [12288, 0]);
 });
 
+test('pages: what is cut off is refunded while the rest is dirty', () => {
+  const pages = new FilePages(new PageCache(64 << 20));
+  pages.write(0, Buffer.alloc(5235), true);
+  pages.drop(4096, Number.MAX_SAFE_INTEGER);
+  assert.deepEqual([pages.refund(4096, Number.MAX_SAFE_INTEGER), pages.paidBytes], [4096, 4096]);
+  // What is left is sent, and nothing is dirty.
+  pages.takeDirty(true);
+  pages.checkInvariants();
+});
+
 test('pages: a stream of small writes becomes whole granules', () => {
   const pages = new FilePages(new PageCache(64 << 20));
   const piece = Buffer.alloc(4096, 1);
