@@ -332,7 +332,7 @@ export interface TargetStore extends Reader, Checked {
   takeBack(): Promise<void>;
   /** No replay comes any more: the transnos of this instance begin, above all replays. Idempotent. */
   endRecovery(): void;
-  /** Commits everything, flushes the devices, then writes the clean mark durably, as the last write. */
+  /** Flushes the data device, then commits everything that was executed, and the clean mark with it: the last write. */
   markClean(): Promise<void>;
   /** Releases the devices. Without a markClean() before it, the target stays unclean. */
   close(): Promise<void>;

@@ -338,8 +338,8 @@ class OpenTarget implements TargetStore {
     // The next instance removes the rest of a file that is being removed: nothing may change after the mark.
     this.#stopping = true;
     await this.#destroying;
+    // Ends a commit that is under way: the next one is that of the superblock, and the log ends with it.
     await this.#committer.sync();
-    await this.#committer.flushData();
     this.#logged.stop();
     await this.#writeSuperblock({ ...this.#superblock, clean: true }, false);
   }
@@ -351,13 +351,13 @@ class OpenTarget implements TargetStore {
     this.#stopping = true;
     await this.#destroying;
     await this.#committer.sync();
-    await this.#committer.flushData();
     // Keep the new instance number: records may hold its transnos.
     const { softwareVersion, clean } = found;
     this.#logged.stop();
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, clean }, false);
   }
 
+  /** In one transaction with everything that was executed; all content is flushed before. */
   async #writeSuperblock(changed: SuperblockRecord, hasLog: boolean): Promise<void> {
     const others = changed.featuresIncompat & ~FEATURE_REDO_LOG;
     const superblock = { ...changed, featuresIncompat: others | (hasLog ? FEATURE_REDO_LOG : 0) };

@@ -150,15 +150,6 @@ export class Committer {
     await this.sync();
   }
 
-  /** Flushes the data device now, whether or not something is collected. */
-  async flushData(): Promise<void> {
-    try {
-      await this.#data.flush();
-    } catch (cause) {
-      throw this.#stop(cause);
-    }
-  }
-
   /** The target must commit nothing any more, for a reason outside the committer. */
   fail(cause: Error): void {
     if (this.#failure === undefined) this.#stop(cause);
