@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { hasCommand, type Peer, type RunningPeer } from './peer.js';
 import { countSystemCalls } from './perf.js';
 import { Place, type Sizes } from './place.js';
+import { type Interval, nowUs } from './profile_shares.js';
 import type { Measurement, Row, Side } from './row.js';
 import type { Contender } from './runner.js';
 import type { Site } from './site.js';
@@ -30,6 +31,8 @@ export function cannotRun(row: Row, peer: Peer): string | undefined {
 
 export class PeerContender implements Contender {
   readonly name: string;
+  /** When its rows ran. */
+  readonly ran = new Map<string, readonly Interval[]>();
   readonly #peer: Peer;
   readonly #options: PeerOptions;
   #running: RunningPeer | undefined;
@@ -76,8 +79,10 @@ export class PeerContender implements Contender {
     const [place, running] = [await this.#placeOf(row), await this.start()];
     const rpcsBefore = await running.rpcs?.();
     const before = this.#cpuUs();
+    const fromUs = nowUs();
     const sample = await row.run(place);
     const after = this.#cpuUs();
+    this.ran.set(row.name, [...(this.ran.get(row.name) ?? []), { fromUs, toUs: nowUs() }]);
     const rpcsAfter = await running.rpcs?.();
     const used = (side: Side): number => after[side] - before[side];
     const cpuUs = { server: used('server'), client: used('client'), application: used('application') };

@@ -23,7 +23,9 @@ interface ProfileNode {
 }
 
 /** What V8 writes with --cpu-prof. */
-interface CpuProfile {
+export interface CpuProfile {
+  /** Microseconds of CLOCK_MONOTONIC. */
+  readonly startTime: number;
   readonly nodes: readonly ProfileNode[];
   readonly samples: readonly number[];
   /** Microseconds since the sample before. */
@@ -40,7 +42,7 @@ function boxOf(name: string): Box {
   return { name, us: 0, callees: new Map() };
 }
 
-function nameOf({ functionName, url }: ProfileNode['callFrame']): string {
+export function nameOf({ functionName, url }: ProfileNode['callFrame']): string {
   if (functionName !== '') return functionName;
   return url.startsWith('node:') ? `(${url})` : '(anonymous)';
 }
@@ -124,13 +126,18 @@ export function profilingOptions(folder: string): readonly string[] {
   return ['--cpu-prof', '--cpu-prof-interval=200', `--cpu-prof-dir=${folder}`];
 }
 
+/** What the processes of one side have left in the folder. */
+export function profilesIn(folder: string, side: string): CpuProfile[] {
+  const place = join(folder, side);
+  if (!existsSync(place)) return [];
+  const files = readdirSync(place).filter((name) => name.endsWith('.cpuprofile'));
+  return files.map((name) => JSON.parse(readFileSync(join(place, name), 'utf8')) as CpuProfile);
+}
+
 /** Draws what the processes of one side have left in the folder. @returns the file, or undefined if there is nothing. */
 export function drawProfiles(folder: string, side: string, title: string): string | undefined {
-  const place = join(folder, side);
-  if (!existsSync(place)) return undefined;
-  const files = readdirSync(place).filter((name) => name.endsWith('.cpuprofile'));
-  if (files.length === 0) return undefined;
-  const profiles = files.map((name) => JSON.parse(readFileSync(join(place, name), 'utf8')) as CpuProfile);
+  const profiles = profilesIn(folder, side);
+  if (profiles.length === 0) return undefined;
   const svg = join(folder, `${side}.svg`);
   writeFileSync(svg, flameSvg(`${title}, ${side}`, profiles));
   return svg;

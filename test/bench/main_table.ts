@@ -9,6 +9,7 @@ import { notInstalled, type Peer } from './peer.js';
 import { HOLDFAST } from './peers/holdfast.js';
 import { cannotCount } from './perf.js';
 import type { Sizes } from './place.js';
+import type { Interval } from './profile_shares.js';
 import type { Row, RowResult } from './row.js';
 import { BYTES_ROWS } from './rows/bytes.js';
 import { NAMES_ROWS } from './rows/names.js';
@@ -26,6 +27,8 @@ export interface Measured {
   readonly figures: readonly Figure[];
   /** In the order of the columns. */
   readonly peers: readonly string[];
+  /** When Holdfast's rows ran. */
+  readonly ran: ReadonlyMap<string, readonly Interval[]>;
   /** What was not measured, and why. */
   readonly missing: readonly string[];
 }
@@ -100,7 +103,8 @@ export async function measureRows(
     said([row.name, ...failures].join('; '));
   }
   for (const contender of contenders) await contender.stop();
-  return { results, peers: contenders.map(({ name }) => name), missing };
+  const ran = contenders.find(({ name }) => name === HOLDFAST.name)?.ran ?? new Map<string, Interval[]>();
+  return { results, ran, peers: contenders.map(({ name }) => name), missing };
 }
 
 export async function measureMain(
@@ -111,7 +115,7 @@ export async function measureMain(
 ): Promise<Measured> {
   const { filter = '', files, stream: streamGib } = options;
   const rows = MAIN_ROWS.filter(({ name }) => name.includes(filter));
-  const nothing = { results: [], peers: [], missing: [] };
+  const nothing = { results: [], ran: new Map<string, Interval[]>(), peers: [], missing: [] };
   const measured = rows.length > 0 ? await measureRows(session, peers, rows, options, said) : nothing;
   if (!Object.values(OWN_NAMES).some((name) => name.includes(filter))) return { ...measured, figures: [] };
   const own = { files, streamGib, check: () => session.check() };

@@ -8,6 +8,7 @@ import { barsSvg } from './bars.js';
 import type { Figure } from './figures.js';
 import type { Measured } from './main_table.js';
 import type { Table } from './options.js';
+import { SHARES_HEADER } from './profile_shares.js';
 import type { RowResult } from './row.js';
 import {
   cellOf,
@@ -102,7 +103,12 @@ export function pageOf(name: Table, about: string, { results, figures, peers, mi
   return { part: `${blocks.join('\n\n')}\n`, pictures };
 }
 
-export function writePage(name: Table, page: Page): void {
+/** @param lines those of shareLines(). */
+export function profilePage(lines: readonly (readonly string[])[]): Page {
+  return { part: `${table(SHARES_HEADER, lines)}\n`, pictures: new Map() };
+}
+
+export function writePage(name: Table | 'profile', page: Page): void {
   const docs = join(packageRoot(), 'docs');
   const path = join(docs, PAGE);
   writeFileSync(path, withPart(PAGE, readFileSync(path, 'utf8'), name, page.part));

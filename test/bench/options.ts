@@ -75,7 +75,7 @@ export function benchCommand(act: (options: BenchOptions) => Promise<void>): Com
     .option('--install', 'install the Debian packages of the peers that are not there')
     .option(
       '--profile <folder>',
-      "write CPU profiles of Holdfast's processes into this folder, and a flame graph of each side; with --filter",
+      "write CPU profiles of Holdfast's processes into this folder, and say where the time of each row goes; with --filter, draw flame graphs",
     )
     .option('--syscalls', 'count system calls by perf, in one run more of each row')
     .option(

@@ -17,12 +17,13 @@ import { verdictsOf } from './goals.js';
 import { growthRows } from './growth.js';
 import { installPackages } from './install.js';
 import { MAIN_ROWS, type Measured, measureMain, measureRows, sizesOf } from './main_table.js';
-import { pageOf, writePage } from './markdown.js';
+import { pageOf, profilePage, writePage } from './markdown.js';
 import { type BenchOptions, benchCommand } from './options.js';
 import { OWN_NAMES } from './own.js';
 import { notInstalled, type Peer } from './peer.js';
 import { ALL_PEERS } from './peers/all.js';
 import { HOLDFAST, otherBuild, profiled } from './peers/holdfast.js';
+import { shareLines } from './profile_shares.js';
 import { measureRecovery, RECOVERY_PARTS } from './recovery.js';
 import { figureLines, resultLines } from './report.js';
 import { BenchSession } from './session.js';
@@ -53,8 +54,8 @@ function judgeOptions(options: BenchOptions): void {
     throw new CliError(`no row has "${filter}" in its name`, USAGE);
   if (options.markdown === true && (filter !== undefined || options.quick === true))
     throw new CliError('--markdown writes whole tables: leave out --filter and --quick', USAGE);
-  if (options.profile !== undefined && filter === undefined)
-    throw new CliError('--profile draws one row: name it by --filter', USAGE);
+  if (options.profile !== undefined && options.table !== 'main')
+    throw new CliError('--profile is for the main table', USAGE);
 }
 
 function say(line: string): void {
@@ -76,7 +77,7 @@ async function measure(options: BenchOptions, peers: readonly Peer[], began: num
   const { filter = '', table } = options;
   if (table === 'pauses') {
     const parts = RECOVERY_PARTS.filter((part) => part.includes(filter));
-    return { results: [], figures: await measureRecovery(parts), peers: [], missing: [] };
+    return { results: [], ran: new Map(), figures: await measureRecovery(parts), peers: [], missing: [] };
   }
   const said = (line: string): void => say(`${clock(began)} ${line}`);
   const session = await BenchSession.open(sizesOf(options).part);
@@ -104,9 +105,15 @@ export function passes({ results, figures }: Pick<Measured, 'results' | 'figures
   return !missed && !failed && figures.every(({ met }) => met);
 }
 
-function drawFlames(folder: string, row: string): void {
+/** Prints what the profiles say about each row; of one row, draws flame graphs. */
+function showProfiles({ profile = '', filter, markdown }: BenchOptions, { ran }: Measured): void {
+  const folder = resolve(profile);
+  const lines = shareLines(folder, ran);
+  for (const line of lines) say(line.join('; '));
+  if (markdown === true) writePage('profile', profilePage(lines));
+  if (filter === undefined) return;
   for (const side of ['server', 'client']) {
-    const svg = drawProfiles(resolve(folder), side, row);
+    const svg = drawProfiles(folder, side, filter);
     if (svg !== undefined) say(`flame graph: ${svg}`);
   }
 }
@@ -128,12 +135,14 @@ async function bench(options: BenchOptions): Promise<void> {
     process.stdout.write(`${[about, '', ...tables, ...measured.missing].join('\n')}\n`);
   }
   if (options.json !== undefined) {
-    const text = `${JSON.stringify({ machine, options, ...measured })}\n`;
+    const { ran: _, ...figures } = measured;
+    const text = `${JSON.stringify({ machine, options, ...figures })}\n`;
     if (options.json === '-') process.stdout.write(text);
     else writeFileSync(options.json, text);
   }
-  if (options.profile !== undefined) drawFlames(options.profile, options.filter ?? '');
-  if (options.markdown === true) writePage(options.table, pageOf(options.table, about, measured));
+  if (options.profile !== undefined) showProfiles(options, measured);
+  // Profiles make everything slower: no figures for the page.
+  else if (options.markdown === true) writePage(options.table, pageOf(options.table, about, measured));
   if (!passes(measured)) process.exitCode = 1;
 }
 

@@ -6,6 +6,7 @@ const frame = (functionName: string) => ({ functionName, url: 'file:///x.js' });
 
 test('boxes are as wide as the time in a function and in what it calls; idle time is none', () => {
   const profile = {
+    startTime: 0,
     nodes: [
       { id: 1, callFrame: frame('(root)'), children: [2, 5] },
       { id: 2, callFrame: frame('outer'), children: [3, 4] },

@@ -47,6 +47,7 @@ test('a page has a table of each group with its picture, costs, figures, and wha
   const { part, pictures } = pageOf('main', 'Two processors', {
     results: [RATE, TIME],
     figures,
+    ran: new Map(),
     peers: PEERS,
     missing: ['sshfs: not installed: apt-get install sshfs'],
   });
