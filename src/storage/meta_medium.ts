@@ -27,6 +27,8 @@ export interface CommitOptions {
   readonly content?: readonly ContentPiece[] | undefined;
   /** The changes must be in the tree when this resolves, and all earlier ones. */
   readonly through?: boolean | undefined;
+  /** The superblock of this transaction says so: with it commits begin to go to the redo log, or the log ends. */
+  readonly log?: 'begins' | 'ends' | undefined;
 }
 
 /** What the tree takes, and will take. */

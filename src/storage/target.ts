@@ -189,6 +189,8 @@ class OpenTarget implements TargetStore {
       recordsAtOnce: this.#metaSpace.recordsAtOnce,
     });
     void logged.failed.then((cause) => this.#committer.fail(cause));
+    // What the log has may be what a failed flush has lost: it must stay there.
+    void this.#committer.failed.then((cause) => logged.giveUp(cause));
     this.guard = options.guard;
     void options.guard?.lost.then((cause) => this.#committer.fail(cause));
     this.#data = new StoredFileData({
@@ -322,13 +324,12 @@ class OpenTarget implements TargetStore {
       this.#lastTransno = (instance * TRANSNOS_PER_INSTANCE) as Transno;
       this.#overlay.advance(this.#lastTransno);
     }
-    this.#begun = true;
-    // Goes into the transaction of the superblock, which is the next commit.
-    if (options.within !== undefined) this.execute(options.within, { reserve: 'own' });
     this.#found = this.#superblock;
     await this.#logged.restoreContent();
+    this.#begun = true;
+    // Goes into the transaction of the superblock: that one is asked for in the same turn.
+    if (options.within !== undefined) this.execute(options.within, { reserve: 'own' });
     const hasLog = this.#wantsLog && this.#logged.start(instance);
-    if (!hasLog) this.#logged.stop();
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false }, hasLog);
     if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
   }
@@ -338,9 +339,6 @@ class OpenTarget implements TargetStore {
     // The next instance removes the rest of a file that is being removed: nothing may change after the mark.
     this.#stopping = true;
     await this.#destroying;
-    // Ends a commit that is under way: the next one is that of the superblock, and the log ends with it.
-    await this.#committer.sync();
-    this.#logged.stop();
     await this.#writeSuperblock({ ...this.#superblock, clean: true }, false);
   }
 
@@ -350,10 +348,8 @@ class OpenTarget implements TargetStore {
     assert(found !== undefined, 'begin() comes before takeBack()');
     this.#stopping = true;
     await this.#destroying;
-    await this.#committer.sync();
     // Keep the new instance number: records may hold its transnos.
     const { softwareVersion, clean } = found;
-    this.#logged.stop();
     await this.#writeSuperblock({ ...this.#superblock, softwareVersion, clean }, false);
   }
 
@@ -365,6 +361,7 @@ class OpenTarget implements TargetStore {
     await this.#committer.commitWith(
       (writer) => writer.put(bareKey(KEY.superblock), value),
       superblock.clean,
+      hasLog ? 'begins' : 'ends',
     );
     this.#superblock = superblock;
   }

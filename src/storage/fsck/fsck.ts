@@ -16,7 +16,7 @@ import { BLOCK_BYTES } from '../format/block_map.js';
 import { bareKey, KEY } from '../format/keys.js';
 import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from '../format/superblock.js';
 import { metaMedium } from '../meta/lmdb_store.js';
-import { applyFound, dropLog, openLogged } from '../meta/logged_database.js';
+import { applyFound, dropLog, type LoggedDatabase, openLogged } from '../meta/logged_database.js';
 import { probeSuperblock } from '../meta/meta_probe.js';
 import { checkedRecords } from '../meta/record_checksums.js';
 import type { ContentPiece, MetaDatabase } from '../meta_medium.js';
@@ -134,12 +134,10 @@ async function openWithLog(
   const { data, metaPath } = devices;
   const medium = metaMedium(devices);
   const tree = medium.open({ readOnly: repair !== true, judges: true });
+  let db: LoggedDatabase;
   try {
     const options = { wanted: false, timers, data };
-    const db = await openLogged(medium, tree, metaPath, superblock, checksum, options);
-    if (repair !== true)
-      return { db, data: readThrough(data, db.foundContent), superblock, finding: undefined };
-    return { db, data, superblock: await applyFound(db, superblock, checksum), finding: undefined };
+    db = await openLogged(medium, tree, metaPath, superblock, checksum, options);
   } catch (thrown) {
     if (!(thrown instanceof FsError) || thrown.code !== 'EIO') {
       await tree.close();
@@ -149,6 +147,15 @@ async function openWithLog(
     const finding: Finding = { kind: 'redo-log', text, repair: madeBefore('the log is left behind') };
     if (repair !== true) return { db: tree, data, superblock, finding };
     return { db: tree, data, superblock: await dropLog(tree, superblock, checksum), finding };
+  }
+  if (repair !== true)
+    return { db, data: readThrough(data, db.foundContent), superblock, finding: undefined };
+  try {
+    return { db, data, superblock: await applyFound(db, superblock, checksum), finding: undefined };
+  } catch (thrown) {
+    // The log is whole, and a device failed: it stays for the next start or repair.
+    await db.close();
+    throw thrown;
   }
 }
 

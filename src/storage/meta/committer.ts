@@ -17,7 +17,7 @@ import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
 import { Deferred } from '../../base/wait.js';
 import type { BlockDevice, Runtime, Timer } from '../../runtime/ports.js';
-import type { ContentPiece, MetaDatabase, Writer } from '../meta_medium.js';
+import type { CommitOptions, ContentPiece, MetaDatabase, Writer } from '../meta_medium.js';
 import type { Overlay } from './overlay.js';
 
 const log = logger('storage:commit');
@@ -42,6 +42,7 @@ interface Extra {
   readonly write: (writer: Writer) => void;
   /** Write the counters as they are, not ahead of use: the server is leaving the target clean. */
   readonly final: boolean;
+  readonly log: CommitOptions['log'];
 }
 
 export interface CommitterOptions {
@@ -144,9 +145,13 @@ export class Committer {
   }
 
   /** Commits what is collected together with more records. */
-  async commitWith(write: (writer: Writer) => void, final: boolean): Promise<void> {
+  async commitWith(
+    write: (writer: Writer) => void,
+    final: boolean,
+    log?: CommitOptions['log'],
+  ): Promise<void> {
     this.#collected = true;
-    this.#extras.push({ write, final });
+    this.#extras.push({ write, final, log });
     await this.sync();
   }
 
@@ -202,7 +207,7 @@ export class Committer {
           this.#overlay.write(writer);
           for (const extra of extras) extra.write(writer);
         },
-        { content, through },
+        { content, through, log: extras.find((extra) => extra.log !== undefined)?.log },
       );
     } catch (cause) {
       const failure = this.#stop(cause);

@@ -6,11 +6,15 @@
  * The log also takes along small content that was just written to the data device. So an fsync of a small write is one
  * flush of one device. The data device is flushed before the log forgets that content.
  *
- * A target has a log from begin() of an instance to its clean end. In between its superblock has FEATURE_REDO_LOG; after
- * it, nothing of the log is left, and releases without a log can serve the target.
+ * A target has a log from begin() of an instance to its clean end, or until the tree comes near the log. In between its
+ * superblock has FEATURE_REDO_LOG: the transaction that sets or clears it begins or ends the log. After the end nothing of
+ * the log is left, and releases without a log can serve the target.
+ *
+ * After a failure nothing is applied any more: what one checkpoint could not bring to the tree is only in the log, and the next
+ * one would say that it is applied.
  *
  * Invariants: what waits is in the log, in the same order; the log forgets nothing that the tree, or the data device's
- * flush, has not got.
+ * flush, has not got; the tree stays off the log, whatever pages lmdb takes for what waits.
  */
 
 import { assert } from '../../base/assert.js';
@@ -28,7 +32,12 @@ import {
   logRecordBytes,
 } from '../format/log_record.js';
 import { damaged } from '../format/records.js';
-import { encodeSuperblock, FEATURE_REDO_LOG, type SuperblockRecord } from '../format/superblock.js';
+import {
+  decodeSuperblock,
+  encodeSuperblock,
+  FEATURE_REDO_LOG,
+  type SuperblockRecord,
+} from '../format/superblock.js';
 import type {
   CommitOptions,
   ContentPiece,
@@ -38,7 +47,7 @@ import type {
   Writer,
 } from '../meta_medium.js';
 import { LMDB_PAGE_BYTES, readMeta } from './meta_probe.js';
-import { recordsAtOnce } from './meta_space.js';
+import { pagesOfCommit, recordsAtOnce } from './meta_space.js';
 import { RedoLog } from './redo_log.js';
 import { WaitingChanges } from './waiting_changes.js';
 
@@ -58,9 +67,9 @@ const STATE_KEY = bareKey(KEY.redoLog);
 /**
  *   none      no log is in use, and none was found
  *   found     a log of an instance without a clean end was read; its changes wait
- *   starting  the next commit goes to the tree and says that there is a log
+ *   starting  the commit under way goes to the tree and says that there is a log
  *   on        commits go to the log
- *   stopping  the next commit goes to the tree and says that there is no log
+ *   stopping  the commit under way goes to the tree and says that there is no log
  */
 type LogUse = 'none' | 'found' | 'starting' | 'on' | 'stopping';
 
@@ -82,6 +91,8 @@ export class LoggedDatabase implements MetaDatabase {
   #checkpointing: Promise<void> | undefined;
   #timer: Timer | undefined;
   #scratch = Buffer.alloc(4096);
+  /** Nothing may be applied any more. */
+  #broken: Error | undefined;
   /** Of the log that was found: content to be written again. */
   #foundContent: readonly ContentPiece[] = [];
   readonly #failed = new Deferred<Error>();
@@ -189,7 +200,7 @@ export class LoggedDatabase implements MetaDatabase {
     return this.#foundContent;
   }
 
-  /** Writes the content of the log that was found to the data device. Call it before the next commit. */
+  /** Writes the content of the log that was found to the data device. Call it before the first commit. */
   async restoreContent(): Promise<void> {
     const { data } = this.#options;
     for (const { offset, bytes } of this.#foundContent) await data.write(offset, [bytes]);
@@ -198,27 +209,47 @@ export class LoggedDatabase implements MetaDatabase {
   }
 
   /**
-   * From the end of the next commit on, which must say so in the superblock, commits go to the log. @returns whether they
-   * do: a target without room for a log gets none.
+   * The next commit begins the log (`log: 'begins'`). @returns whether it may: a target without room for a log gets none.
    */
   start(instance: number): boolean {
     if (this.#log === undefined) return false;
+    if (!this.#fits(this.#log, 2 * recordsAtOnce(this.#log.place.offset), 0)) return false;
     this.#log.begin(instance);
-    this.#use = 'starting';
     return true;
   }
 
-  /** The next commit applies everything that waits, and must say in the superblock that there is no log. */
-  stop(): void {
-    if (this.#use !== 'none') this.#use = 'stopping';
+  /** The target has failed: nothing is applied any more, and the log forgets nothing. */
+  giveUp(cause: Error): void {
+    this.#broken ??= cause;
+    this.#timer?.cancel();
+    this.#timer = undefined;
+  }
+
+  /**
+   * @returns whether the tree stays off the log whatever pages lmdb takes for all that waits and these changes. A value of
+   * several pages needs them in a row: with a free list of scattered pages, they are behind the last page.
+   */
+  #fits(redoLog: RedoLog, changes: number, bytes: number): boolean {
+    let pages = this.#db.use().lastPage + 1 + pagesOfCommit(changes, bytes);
+    for (const layer of [this.#waiting, this.#applying]) {
+      if (layer !== undefined && layer.size > 0) pages += pagesOfCommit(layer.size, layer.bytes);
+    }
+    return pages * LMDB_PAGE_BYTES <= redoLog.place.offset;
   }
 
   async commit(write: (writer: Writer) => void, options: CommitOptions = {}): Promise<void> {
     const redoLog = this.#log;
     if (redoLog === undefined) return await this.#db.commit(write);
+    if (this.#broken !== undefined) throw this.#broken;
     const changes = collect(write);
-    if (this.#use === 'on' && options.through !== true) {
-      const { content } = options;
+    const { content } = options;
+    if (this.#use === 'on' && options.log === undefined && !(await this.#makeRoom(redoLog, changes))) {
+      // Nothing waits: no record of the log is needed any more.
+      changes.push(this.#superblockWithoutLog());
+      await this.#through(changes, content, 'ends');
+      return;
+    }
+    if (this.#use === 'on' && options.log === undefined && options.through !== true) {
       const bytes = logRecordBytes({ changes, content });
       if (redoLog.takes(bytes)) {
         while (!redoLog.hasRoom(bytes)) await this.#checkpoint();
@@ -231,16 +262,54 @@ export class LoggedDatabase implements MetaDatabase {
         return;
       }
     }
-    if (this.#checkpointing !== undefined) await this.#checkpointing;
-    if (options.content !== undefined && options.content.length > 0) this.#waiting.isContentLoose = true;
+    await this.#through(changes, content, options.log);
+  }
+
+  /** Commits to the tree, together with what waits. */
+  async #through(
+    changes: readonly LoggedChange[],
+    content: CommitOptions['content'],
+    change: CommitOptions['log'],
+  ): Promise<void> {
+    // The end of one may begin the next.
+    while (this.#checkpointing !== undefined) await this.#checkpointing;
+    assert(
+      this.#use !== 'found' || change !== undefined,
+      'a commit would leave a log behind that it has applied',
+    );
+    if (change === 'begins') this.#use = 'starting';
+    if (change === 'ends') this.#use = 'stopping';
+    if (content !== undefined && content.length > 0) this.#waiting.isContentLoose = true;
     this.#waiting.add(changes);
+    if (this.#use === 'on') this.#log?.skip();
     await this.#checkpoint();
-    if (this.#use === 'starting') this.#use = 'on';
-    if (this.#use === 'stopping') this.#use = 'none';
+    if (change === 'begins') this.#use = 'on';
+    if (change === 'ends') this.#use = 'none';
+  }
+
+  /** @returns false: the tree may grow into the log with these changes, also when nothing else waits; and nothing does. */
+  async #makeRoom(redoLog: RedoLog, changes: readonly LoggedChange[]): Promise<boolean> {
+    const bytes = changes.reduce((sum, { key, value }) => sum + key.length + (value?.length ?? 0), 0);
+    while (!this.#fits(redoLog, changes.length, bytes)) {
+      if (this.#waiting.size === 0 && this.#applying === undefined) return false;
+      await this.#checkpoint();
+    }
+    return true;
+  }
+
+  #superblockWithoutLog(): LoggedChange {
+    const key = bareKey(KEY.superblock);
+    const value = this.get(key);
+    if (value === undefined) throw damaged('superblock, which is missing');
+    const superblock = decodeSuperblock(value, this.#checksum, 'the meta device');
+    const featuresIncompat = superblock.featuresIncompat & ~FEATURE_REDO_LOG;
+    log('the tree comes near the log: the log ends');
+    return { key, value: encodeSuperblock({ ...superblock, featuresIncompat }, this.#checksum) };
   }
 
   /** Begins a checkpoint now if much waits, else later. */
   #plan(redoLog: RedoLog): void {
+    if (this.#broken !== undefined || this.#use !== 'on' || this.#waiting.size === 0) return;
     const most = Math.min(CHECKPOINT_RECORDS, recordsAtOnce(redoLog.place.offset));
     const isMuch = this.#waiting.size >= most || redoLog.liveBytes >= redoLog.place.bytes * CHECKPOINT_SHARE;
     if (isMuch) {
@@ -254,7 +323,7 @@ export class LoggedDatabase implements MetaDatabase {
   }
 
   #inBackground(): void {
-    if (this.#checkpointing !== undefined) return;
+    if (this.#checkpointing !== undefined || this.#broken !== undefined) return;
     this.#checkpoint().catch((cause: unknown) => {
       log('a checkpoint failed: %O', cause);
       this.#failed.resolve(cause as Error);
@@ -263,9 +332,17 @@ export class LoggedDatabase implements MetaDatabase {
 
   /** Puts what waits into the tree. If a checkpoint is running, waits for that one alone. */
   #checkpoint(): Promise<void> {
-    this.#checkpointing ??= this.#apply().finally(() => {
-      this.#checkpointing = undefined;
-    });
+    // What a checkpoint did not bring to the tree is only in the log, and the next one would say that it is applied.
+    if (this.#broken !== undefined) return Promise.reject(this.#broken);
+    this.#checkpointing ??= this.#apply()
+      .catch((thrown: unknown) => {
+        this.giveUp(thrown as Error);
+        throw thrown;
+      })
+      .finally(() => {
+        this.#checkpointing = undefined;
+        if (this.#log !== undefined) this.#plan(this.#log);
+      });
     return this.#checkpointing;
   }
 
@@ -281,6 +358,8 @@ export class LoggedDatabase implements MetaDatabase {
     const state = isLogged ? encodeLogState(redoLog.state, this.#checksum) : undefined;
     const { liveBytes } = redoLog;
     if (layer.isContentLoose) await this.#options.data.flush();
+    // Another flush has failed meanwhile: it may have taken the error that this one should have got.
+    if (this.#broken !== undefined) throw this.#broken;
     await this.#db.commit((writer) => {
       for (const { key, value } of layer.changes()) {
         if (value === undefined) writer.remove(key);
@@ -290,7 +369,7 @@ export class LoggedDatabase implements MetaDatabase {
       else writer.put(STATE_KEY, state);
     });
     if (isLogged && (this.#db.use().lastPage + 1) * LMDB_PAGE_BYTES > redoLog.place.offset) {
-      // MetaSpace prevents it. Everything is in the tree now, so a start without a log loses nothing.
+      // #fits() prevents it. Everything is in the tree now, so a start without a log loses nothing.
       throw new FsError('EIO', 'the database has grown into its redo log');
     }
     this.#applying = undefined;
@@ -406,7 +485,6 @@ export async function applyFound(
 ): Promise<SuperblockRecord> {
   if ((superblock.featuresIncompat & FEATURE_REDO_LOG) === 0) return superblock;
   await db.restoreContent();
-  db.stop();
   return await dropLog(db, superblock, checksum);
 }
 
@@ -422,7 +500,7 @@ export async function dropLog(
       writer.put(bareKey(KEY.superblock), encodeSuperblock(superblock, checksum));
       writer.remove(STATE_KEY);
     },
-    { through: true },
+    { through: true, log: 'ends' },
   );
   return superblock;
 }

@@ -58,6 +58,11 @@ export function recordsAtOnce(sizeBytes: number): number {
   return Math.floor(copyPages(sizeBytes) / 4);
 }
 
+/** Pages that a transaction takes at most, with a value of many pages for each of them, and no page of the free list. */
+export function pagesOfCommit(changes: number, bytes: number): number {
+  return PAGES_PER_COMMIT + Math.ceil(changes * PAGES_PER_RECORD) + Math.ceil(bytes / BYTES_PER_PAGE);
+}
+
 export class MetaSpace {
   readonly #db: MetaDatabase;
   readonly #overlay: Overlay;

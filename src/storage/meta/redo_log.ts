@@ -100,6 +100,14 @@ export class RedoLog {
     this.#liveBytes += taken.bytes;
   }
 
+  /**
+   * A commit goes past the log: it takes a number too. So if the tree has lost it (fsck goes back a transaction), the records
+   * behind it, which build on it, count no more.
+   */
+  skip(): void {
+    this.#sequence += 1;
+  }
+
   /** @param bytes that liveBytes had when the records were taken that are applied now. */
   release(bytes: number): void {
     this.#liveBytes -= bytes;

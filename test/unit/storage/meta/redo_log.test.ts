@@ -149,7 +149,7 @@ test('content that the log took along does not come back over content that was f
   target.store = undefined;
   const db = await logged(target);
   assert.ok(db.start(2));
-  await db.commit(() => undefined, { through: true });
+  await db.commit(() => undefined, { through: true, log: 'begins' });
   const piece = (offset: number, fill: number): ContentPiece => ({ offset, bytes: Buffer.alloc(4096, fill) });
   await db.commit(() => undefined, { content: [piece(65_536, 1)] });
   // A flush: the blocks may have other content by now.
@@ -424,7 +424,7 @@ test('readers see the tree and what waits as one, in order, with limits', async 
   const db = await logged(target);
   t.after(() => db.close());
   assert.ok(db.start(1));
-  await db.commit(() => undefined, { through: true });
+  await db.commit(() => undefined, { through: true, log: 'begins' });
   const model = new Map<string, Buffer>();
   let seed = 3;
   const random = (below: number): number => {
