@@ -183,7 +183,7 @@ class OpenTarget implements TargetStore {
     const space = loadSpace(db, superblock);
     this.#overlay = new Overlay(db, runtime.checksum, superblock, counters, space);
     this.#lastTransno = this.#overlay.lastTransno;
-    this.#metaSpace = new MetaSpace(db, this.#overlay, logged.logOffset ?? superblock.metaSizeBytes);
+    this.#metaSpace = new MetaSpace(db, this.#overlay, superblock.metaSizeBytes, logged.logOffset);
     this.#committer = new Committer(runtime, db, this.#overlay, devices.data, {
       commitIntervalMs: options.commitIntervalMs ?? COMMIT_INTERVAL_MS,
       recordsAtOnce: this.#metaSpace.recordsAtOnce,
@@ -237,7 +237,10 @@ class OpenTarget implements TargetStore {
     const transno = this.#transnoOf(options.transno);
     // The server found room for a replay when it executed it first; the replay needs at most a few pages more.
     const reserve = options.transno !== undefined ? 'own' : (options.reserve ?? false);
-    this.#overlay.begin(transno, () => this.#metaSpace.check(reserve));
+    this.#overlay.begin(transno, {
+      change: () => this.#metaSpace.check(reserve),
+      value: (bytes) => this.#metaSpace.checkValue(reserve, bytes),
+    });
     let result: R;
     try {
       result = run(this.#overlay);

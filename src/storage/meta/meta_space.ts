@@ -37,6 +37,8 @@ const BYTES_PER_PAGE = 2048;
 const PAGES_PER_RECORD = 1.25;
 /** Counters, space bitmaps, the list of free pages: every commit touches them. */
 const PAGES_PER_COMMIT = 32;
+/** A longer value takes more than a page: with its header and checksum it does not fit one. */
+const VALUE_OF_A_PAGE = 4032;
 /** More pages than one operation may need. */
 const ROOM_PAGES = 64;
 /** Most records of running batches with which a delete may still take from the pages for copies. */
@@ -67,13 +69,17 @@ export class MetaSpace {
   readonly #db: MetaDatabase;
   readonly #overlay: Overlay;
   readonly #totalPages: number;
+  readonly #devicePages: number;
   readonly #copyPages: number;
   readonly #deletePages: number;
   #promisedBytes = 0;
   /** Most records of a batch: each touches a leaf of its own in the worst case, and they share the branches above. */
   readonly recordsAtOnce: number;
 
-  constructor(db: MetaDatabase, overlay: Overlay, sizeBytes: number) {
+  /** @param treeBytes the tree must keep to so much of the device; absent: to all of it. */
+  constructor(db: MetaDatabase, overlay: Overlay, deviceBytes: number, treeBytes?: number) {
+    const sizeBytes = treeBytes ?? deviceBytes;
+    this.#devicePages = Math.floor(deviceBytes / LMDB_PAGE_BYTES);
     this.#db = db;
     this.#overlay = overlay;
     this.#totalPages = Math.floor(sizeBytes / LMDB_PAGE_BYTES);
@@ -93,6 +99,20 @@ export class MetaSpace {
     const kind = typeof reserve === 'function' ? reserve() : reserve;
     if (kind === 'replaces' ? this.#left() >= 0 : kind && this.#mayDelete()) return;
     throw new FsError('ENOSPC', 'no space left on the meta device');
+  }
+
+  /**
+   * A value of several pages needs them in a row. If the free pages are scattered, lmdb takes pages behind its last one, and a
+   * commit past the end of the device fails. So such a value must fit there, whatever else the commit takes.
+   * @throws FsError ENOSPC
+   */
+  checkValue(reserve: NonNullable<ExecuteOptions['reserve']>, bytes: number): void {
+    if (reserve === 'own' || bytes <= VALUE_OF_A_PAGE) return;
+    const { lastPage, waitingRecords, waitingBytes } = this.#db.use();
+    const records = this.#overlay.collectedRecords + this.#overlay.sealedRecords + waitingRecords;
+    const pages = pagesOfCommit(records, this.#overlay.pendingBytes + waitingBytes);
+    if (lastPage + 1 + pages > this.#devicePages)
+      throw new FsError('ENOSPC', 'no pages in a row left on the meta device');
   }
 
   #mayDelete(): boolean {

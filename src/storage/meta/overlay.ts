@@ -44,10 +44,18 @@ const COOKIES_AHEAD = 2 ** 22;
 /** A file with more block maps than this is destroyed in the background, so that an unlink stays short. */
 export const DESTROY_AT_ONCE = 64;
 
+/** Asks for room on the meta device. If one of them throws, its error ends the operation. */
+export interface RoomCheck {
+  /** Called once, before the operation's first change. */
+  change(): void;
+  /** Called for each value that may take several pages. */
+  value(bytes: number): void;
+}
+
 /** What the running operation did besides its changes of the tables. */
 interface RunningTransaction {
   readonly transno: Transno;
-  readonly beforeChange: () => void;
+  readonly room: RoomCheck;
   readonly counters: Counters;
   readonly bytes: number;
   readonly records: number;
@@ -131,14 +139,11 @@ export class Overlay extends LayeredReader implements Tx {
     return this.#bytes + this.#sealedBytes;
   }
 
-  /**
-   * @param beforeChange called once, before the operation's first change; if it throws, its error ends the operation.
-   */
-  begin(transno: Transno, beforeChange: () => void): void {
+  begin(transno: Transno, room: RoomCheck): void {
     assert(this.#operation === undefined, 'operations do not nest');
     this.#operation = {
       transno,
-      beforeChange,
+      room,
       counters: this.#counters,
       bytes: this.#bytes,
       records: this.#records,
@@ -221,7 +226,7 @@ export class Overlay extends LayeredReader implements Tx {
   }
   #change(bytes: number): void {
     const operation = this.#running();
-    if (this.#records === operation.records) operation.beforeChange();
+    if (this.#records === operation.records) operation.room.change();
     this.#records++;
     this.#bytes += bytes;
   }
@@ -290,6 +295,7 @@ export class Overlay extends LayeredReader implements Tx {
   }
   putXattr(fid: Fid, name: string, value: Uint8Array): void {
     this.#change(64 + name.length + value.length);
+    this.#running().room.value(value.length);
     this.tables.xattrs.set(fid, name, Buffer.from(value), this.#journal);
   }
   removeXattr(fid: Fid, name: string): void {
@@ -298,6 +304,7 @@ export class Overlay extends LayeredReader implements Tx {
   }
   putSymlinkTarget(fid: Fid, target: Uint8Array): void {
     this.#change(32 + target.length);
+    this.#running().room.value(target.length);
     this.tables.symlinks.set(fid, Buffer.from(target), this.#journal);
   }
   putOrphan(fid: Fid): void {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { S_IFREG } from '../../../src/base/attr.js';
@@ -178,6 +178,51 @@ test('a failed flush stops the target, loudly and for good', async (t) => {
   await assert.rejects(async () => store.data.read(fid, 0, 1), { code: 'EIO' });
   const again = await target.crash();
   assert.equal(again.dirents(ROOT_FID, 0, 10).length, 0);
+});
+
+test('a value of many pages gets ENOSPC where no pages are in a row, and no commit goes past the end of the device', async (t) => {
+  const target = await testTarget(t, { metaBytes: 16 * MIB });
+  const store = await target.open();
+  const room = async (): Promise<void> => {
+    for (let wait = store.room(); wait !== undefined; wait = store.room()) await wait;
+  };
+  const files: Fid[] = [];
+  const isFull = (thrown: unknown): void => {
+    assert.equal((thrown as FsError).code, 'ENOSPC');
+  };
+  for (let full = false; !full; ) {
+    try {
+      const fid = createFile(store, `${files.length}`);
+      store.execute((tx) => tx.putXattr(fid, 'user.small', Buffer.alloc(3900)));
+      files.push(fid);
+    } catch (thrown) {
+      isFull(thrown);
+      full = true;
+    }
+    await room();
+  }
+  // Every other page becomes free.
+  for (let at = 0; at < files.length; at += 2) {
+    store.execute((tx) => tx.removeXattr(files[at] as Fid, 'user.small'), { reserve: true });
+    await room();
+  }
+  await store.sync();
+  let inARow = 0;
+  for (let at = 0; at < files.length; at++) {
+    try {
+      store.execute((tx) => tx.putXattr(files[at] as Fid, 'user.large', Buffer.alloc(60_000)));
+    } catch (thrown) {
+      isFull(thrown);
+      if (/in a row/.test((thrown as Error).message)) inARow += 1;
+    }
+    await room();
+    await store.sync();
+  }
+  assert.ok(inARow > 0 && inARow < files.length, `${inARow} of ${files.length}`);
+  assert.ok(statSync(target.devices.metaPath).size <= 16 * MIB);
+  // Small ones still find room.
+  store.execute((tx) => tx.putXattr(files[1] as Fid, 'user.more', Buffer.alloc(1000)));
+  await target.reopen();
 });
 
 test('a full meta device refuses new names, deletes work, and what they free is usable', async (t) => {
