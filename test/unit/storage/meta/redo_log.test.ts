@@ -2,10 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { closeSync, openSync, readSync, truncateSync, writeSync } from 'node:fs';
-import { type TestContext, test } from 'node:test';
-import { FsError } from '../../../../src/base/errno.js';
+import { test } from 'node:test';
 import { type Fid, type Name, ROOT_FID, type TargetUuid } from '../../../../src/base/ids.js';
-import type { TargetStore } from '../../../../src/storage/api.js';
 import { afterPrefix, bareKey, fidNumberKey, KEY } from '../../../../src/storage/format/keys.js';
 import {
   decodeLogRecord,
@@ -22,69 +20,22 @@ import { fsckTarget } from '../../../../src/storage/fsck/fsck.js';
 import { growTarget } from '../../../../src/storage/grow.js';
 import { metaMedium } from '../../../../src/storage/meta/lmdb_store.js';
 import { type LoggedDatabase, openLogged } from '../../../../src/storage/meta/logged_database.js';
-import type { ContentPiece, LogDevice, MetaMedium } from '../../../../src/storage/meta_medium.js';
+import type { ContentPiece } from '../../../../src/storage/meta_medium.js';
 import { readSuperblock } from '../../../../src/storage/target.js';
+import {
+  contentOf,
+  failing,
+  features,
+  lastPage,
+  leftWithLog,
+  namesOf,
+  SLOW,
+  watched,
+} from '../../../fixtures/logged_target.js';
 import { tableChecksum } from '../../../fixtures/memory_device.js';
 import { createFile, MIB, TEST_TIME, type TestTarget, testTarget } from '../../../fixtures/storage_target.js';
 
-const SLOW = { commitIntervalMs: 100_000 };
 const UUID = '00000000-0000-4000-8000-000000000001' as TargetUuid;
-
-function namesOf(store: TargetStore): string[] {
-  return store.dirents(ROOT_FID, 0, 10_000).map(({ name }) => name);
-}
-
-async function contentOf(store: TargetStore, name: string): Promise<Buffer> {
-  const fid = store.dirent(ROOT_FID, name as Name)?.fid ?? (0 as Fid);
-  const { sizeBytes = 0 } = store.inode(fid) ?? {};
-  return Buffer.concat(await store.data.read(fid, 0, sizeBytes));
-}
-
-async function features(target: TestTarget): Promise<number> {
-  return (await readSuperblock(target.runtime, target.devices)).featuresIncompat;
-}
-
-/** Counts what goes to the log and what to the tree; `failing` makes them fail. */
-function watched(target: TestTarget): { logWrites: number; transactions: number; failing?: 'log' | 'tree' } {
-  const medium = metaMedium(target.devices);
-  const seen: { logWrites: number; transactions: number; failing?: 'log' | 'tree' } = {
-    logWrites: 0,
-    transactions: 0,
-  };
-  const wrapped: MetaMedium = {
-    ...medium,
-    open: (options) => {
-      const db = medium.open(options);
-      return {
-        get: (key) => db.get(key),
-        prefetch: () => undefined,
-        range: (start, end, limit) => db.range(start, end, limit),
-        carriesBytes: 0,
-        use: () => db.use(),
-        close: () => db.close(),
-        commit: async (write) => {
-          if (seen.failing === 'tree') throw new FsError('EIO', 'the tree is gone');
-          seen.transactions += 1;
-          await db.commit(write);
-        },
-      };
-    },
-    openLog: async (): Promise<LogDevice> => {
-      const log = await medium.openLog();
-      return {
-        read: (offset, bytes) => log.read(offset, bytes),
-        write: async (offset, bytes) => {
-          if (seen.failing === 'log') throw new FsError('EIO', 'the log is gone');
-          seen.logWrites += 1;
-          await log.write(offset, bytes);
-        },
-        close: () => log.close(),
-      };
-    },
-  };
-  target.devices = { ...target.devices, metaMedium: wrapped };
-  return seen;
-}
 
 /** Changes bytes of the meta device where the log is. */
 function spoil(target: TestTarget, offset: number, bytes: Buffer): void {
@@ -309,10 +260,7 @@ test('a tree that reaches into the place of the log gets no log', async (t) => {
     store.execute((tx) => tx.putXattr(fid, `user.${number}`, Buffer.alloc(60_000)), { reserve: 'own' });
     if (number % 8 !== 0) continue;
     await store.sync();
-    const db = metaMedium(target.devices).open({ readOnly: true });
-    const { lastPage } = db.use();
-    await db.close();
-    if ((lastPage + 1) * 4096 > offset) break;
+    if (((await lastPage(target)) + 1) * 4096 > offset) break;
   }
   // The pages become free, and the tree still ends where it ended.
   store.execute(
@@ -333,40 +281,22 @@ test('a log, or a checkpoint, that fails stops the target; what was synced is th
   const store = await target.open(SLOW);
   createFile(store, 'synced');
   await store.sync();
-  seen.failing = 'log';
+  seen.onLog = failing('the log is gone');
   createFile(store, 'lost');
   await assert.rejects(store.sync(), { code: 'EIO', message: /the log is gone/ });
   assert.throws(() => createFile(store, 'more'), { code: 'EIO' });
-  delete seen.failing;
+  delete seen.onLog;
   const second = await target.crash(() => false, SLOW);
   assert.deepEqual(namesOf(second), ['synced']);
   createFile(second, 'also');
   await second.sync();
-  seen.failing = 'tree';
+  seen.onTree = failing('the tree is gone');
   // The checkpoint comes by itself, a second later.
   assert.match((await second.failed).message, /the tree is gone/);
   assert.throws(() => createFile(second, 'more'), { code: 'EIO' });
-  delete seen.failing;
+  delete seen.onTree;
   assert.deepEqual(namesOf(await target.crash(() => false, SLOW)), ['synced', 'also']);
 });
-
-/** A target whose server was killed: a file's name and content are only in the log. */
-async function leftWithLog(t: TestContext): Promise<TestTarget> {
-  const target = await testTarget(t);
-  const store = await target.open(SLOW);
-  await store.data.write(createFile(store, 'f'), 0, Buffer.alloc(8192, 5), { time: TEST_TIME });
-  await store.sync();
-  // What a crash leaves, without the start behind it.
-  await target.crash(() => false, SLOW).then((second) => second.close());
-  target.store = undefined;
-  const third = await target.open(SLOW);
-  await third.data.write(createFile(third, 'g'), 0, Buffer.alloc(8192, 6), { time: TEST_TIME });
-  await third.sync();
-  target.devices.data.crash(() => false);
-  await third.close();
-  target.store = undefined;
-  return target;
-}
 
 test('fsck sees what the log has, names and content; a repair applies it', async (t) => {
   const target = await leftWithLog(t);
