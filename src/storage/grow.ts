@@ -90,10 +90,14 @@ export async function growTarget(
     if (end > start) await medium.writeRaw([{ offset: start, bytes: Buffer.alloc(end - start) }]);
   }
   await growData(runtime, mine.data, before, { ...before, dataSizeBytes });
-  const logged = await openLogged(medium, medium.open(), metaPath, before, runtime.checksum, {
+  const tree = medium.open();
+  const logged = await openLogged(medium, tree, metaPath, before, runtime.checksum, {
     wanted: false,
     timers: runtime.timers,
     data: mine.data,
+  }).catch(async (thrown: unknown) => {
+    await tree.close();
+    throw thrown;
   });
   let after = before;
   const db = checkedRecords(logged, runtime.checksum, before);

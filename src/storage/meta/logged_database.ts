@@ -67,11 +67,9 @@ const STATE_KEY = bareKey(KEY.redoLog);
 /**
  *   none      no log is in use, and none was found
  *   found     a log of an instance without a clean end was read; its changes wait
- *   starting  the commit under way goes to the tree and says that there is a log
  *   on        commits go to the log
- *   stopping  the commit under way goes to the tree and says that there is no log
  */
-type LogUse = 'none' | 'found' | 'starting' | 'on' | 'stopping';
+type LogUse = 'none' | 'found' | 'on';
 
 export interface LoggedDatabaseOptions {
   readonly timers: Pick<Runtime['timers'], 'after'>;
@@ -277,14 +275,11 @@ export class LoggedDatabase implements MetaDatabase {
       this.#use !== 'found' || change !== undefined,
       'a commit would leave a log behind that it has applied',
     );
-    if (change === 'begins') this.#use = 'starting';
-    if (change === 'ends') this.#use = 'stopping';
+    if (change === undefined && this.#use === 'on') this.#log?.skip();
+    if (change !== undefined) this.#use = change === 'begins' ? 'on' : 'none';
     if (content !== undefined && content.length > 0) this.#waiting.isContentLoose = true;
     this.#waiting.add(changes);
-    if (this.#use === 'on') this.#log?.skip();
     await this.#checkpoint();
-    if (change === 'begins') this.#use = 'on';
-    if (change === 'ends') this.#use = 'none';
   }
 
   /** @returns false: the tree may grow into the log with these changes, also when nothing else waits; and nothing does. */
@@ -354,7 +349,7 @@ export class LoggedDatabase implements MetaDatabase {
     const layer = this.#waiting;
     this.#waiting = new WaitingChanges();
     this.#applying = layer;
-    const isLogged = this.#use === 'on' || this.#use === 'starting';
+    const isLogged = this.#use === 'on';
     const state = isLogged ? encodeLogState(redoLog.state, this.#checksum) : undefined;
     const { liveBytes } = redoLog;
     if (layer.isContentLoose) await this.#options.data.flush();

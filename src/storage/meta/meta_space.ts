@@ -27,7 +27,7 @@
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import type { ExecuteOptions } from '../api.js';
-import type { MetaDatabase } from '../meta_medium.js';
+import type { MetaDatabase, TreeUse } from '../meta_medium.js';
 import { LMDB_PAGE_BYTES } from './meta_probe.js';
 import type { Overlay } from './overlay.js';
 
@@ -63,6 +63,11 @@ export function recordsAtOnce(sizeBytes: number): number {
 /** Pages that a transaction takes at most, with a value of many pages for each of them, and no page of the free list. */
 export function pagesOfCommit(changes: number, bytes: number): number {
   return PAGES_PER_COMMIT + Math.ceil(changes * PAGES_PER_RECORD) + Math.ceil(bytes / BYTES_PER_PAGE);
+}
+
+/** Pages that a batch writes anew, at most. */
+function touched(records: number, usedPages: number): number {
+  return PAGES_PER_COMMIT + Math.min(Math.ceil(records * PAGES_PER_RECORD), usedPages);
 }
 
 export class MetaSpace {
@@ -120,7 +125,8 @@ export class MetaSpace {
     const recent = this.#recent();
     // The delete is alone in its batch: there will never be more room than now.
     if (recent === 0) return true;
-    return recent <= SMALL_BATCH_RECORDS && this.#leftAfter(this.#copies()) >= 0;
+    const use = this.#db.use();
+    return recent <= SMALL_BATCH_RECORDS && this.#leftAfter(use, this.#copies(use)) >= 0;
   }
 
   #recent(): number {
@@ -149,30 +155,25 @@ export class MetaSpace {
   }
 
   #left(): number {
-    return this.#leftAfter(Math.max(this.#copyPages, this.#copies()));
+    const use = this.#db.use();
+    return this.#leftAfter(use, Math.max(this.#copyPages, this.#copies(use)));
   }
-  #leftAfter(copies: number): number {
-    const { usedPages, waitingBytes } = this.#db.use();
+  #leftAfter(use: TreeUse, copies: number): number {
+    const { usedPages, waitingBytes } = use;
     const bytes = this.#overlay.pendingBytes + waitingBytes + this.#promisedBytes;
     return this.#totalPages - usedPages - Math.ceil(bytes / BYTES_PER_PAGE) - copies;
   }
-  #copies(): number {
-    const { waitingRecords, lastRecords } = this.#db.use();
+  #copies({ usedPages, waitingRecords, lastRecords }: TreeUse): number {
     return (
-      this.#touched(this.#overlay.collectedRecords + this.#promisedRecords) +
-      this.#touched(this.#overlay.sealedRecords) +
-      (waitingRecords > 0 ? this.#touched(waitingRecords) : 0) +
-      this.#touched(lastRecords)
+      touched(this.#overlay.collectedRecords + this.#promisedRecords, usedPages) +
+      touched(this.#overlay.sealedRecords, usedPages) +
+      (waitingRecords > 0 ? touched(waitingRecords, usedPages) : 0) +
+      touched(lastRecords, usedPages)
     );
   }
 
   get #promisedRecords(): number {
     return Math.ceil((this.#promisedBytes / PROMISE_BYTES) * RECORDS_PER_PROMISE);
-  }
-
-  /** Pages that a batch writes anew, at most. */
-  #touched(records: number): number {
-    return PAGES_PER_COMMIT + Math.min(Math.ceil(records * PAGES_PER_RECORD), this.#db.use().usedPages);
   }
 
   checkInvariants(): void {
