@@ -33,6 +33,7 @@ import {
   type Address,
   type Connection,
   type ConnectionEvents,
+  type ConnectOptions,
   type Listener,
   type Origin,
   PRIVILEGED_PORTS_END,
@@ -54,8 +55,6 @@ const SOURCE_PORTS = { start: 665, end: PRIVILEGED_PORTS_END };
  */
 const SOURCE_PORT_TRIES = 64;
 
-type ConnectOptions = Parameters<Transport['connect']>[2];
-
 const loopback = new BlockList();
 loopback.addSubnet('127.0.0.0', 8, 'ipv4');
 loopback.addAddress('::1', 'ipv6');
@@ -70,7 +69,12 @@ function originOf(socket: Socket): Origin {
   // BlockList recognizes an IPv4 peer of an IPv6 listener (::ffff:127.0.0.1).
   const sameHost =
     remoteAddress !== '' && (remoteAddress === localAddress || loopback.check(remoteAddress, family));
-  return { port: remotePort, sameHost };
+  return { proof: { kind: 'none' }, address: plain(remoteAddress), port: remotePort, sameHost };
+}
+
+/** Of an IPv4 peer of an IPv6 listener the IPv4 address. */
+function plain(address: string): string {
+  return address.replace(/^::ffff:(?=\d+\.)/i, '');
 }
 
 function show(address: Address): string {

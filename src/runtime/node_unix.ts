@@ -17,7 +17,7 @@ import { networkInterfaces } from 'node:os';
 import type { NativeBinding, UnixPeer } from '../../native/binding.js';
 import { logger } from '../base/log.js';
 import { adoptSocket, descriptorOf, StreamConnection } from './node_stream.js';
-import { type Address, type Connection, type ConnectionEvents, PRIVILEGED_PORTS_END } from './ports.js';
+import type { Address, Connection, ConnectionEvents, Origin } from './ports.js';
 
 const log = logger('runtime:unix');
 
@@ -96,7 +96,7 @@ function acceptFrom(
 ): void {
   const { uid, pid } = binding.unixPeer(descriptorOf(socket));
   const trusted = uid === 0 || uid === ownUid();
-  const origin = { port: trusted ? 0 : PRIVILEGED_PORTS_END, sameHost: true };
+  const origin: Origin = { proof: { kind: 'local', uid, trusted }, port: 0, sameHost: true };
   const connection = adoptSocket(binding, socket, `unix:${pid}`, origin);
   if (connection === undefined) socket.destroy();
   else connection.start(accept(connection));
@@ -117,7 +117,8 @@ export function connectUnix(binding: NativeBinding, address: Address): StreamCon
       const peer: UnixPeer = binding.unixPeer(fd);
       if (peer.uid === ownUid()) {
         const text = name.replace(PREFIX, 'unix:');
-        return new StreamConnection(binding, fd, text, { port: 0, sameHost: true });
+        const proof = { kind: 'local', uid: peer.uid, trusted: true } as const;
+        return new StreamConnection(binding, fd, text, { proof, port: 0, sameHost: true });
       }
       log('@%s belongs to a process of user %d: not used', name, peer.uid);
     } finally {

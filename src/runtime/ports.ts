@@ -42,7 +42,9 @@ export interface Rng {
   uuid(): string;
 }
 
+/** Where a server listens. */
 export interface Address {
+  /** Name or IP address of a host. Or the absolute path of a Unix socket, which begins with "/"; then the port is 0. */
   readonly host: string;
   readonly port: number;
 }
@@ -62,21 +64,63 @@ export interface ConnectionEvents {
   closed(error?: Error): void;
 }
 
-/** Where a connection comes from, as far as the network shows it. */
+/** How a peer has proved who it is. */
+export type Proof =
+  /** A Unix socket: the kernel names the peer's user. trusted: it is root, or the user of this process. */
+  | { readonly kind: 'local'; readonly uid: number; readonly trusted: boolean }
+  /** TLS: both sides have the pre-shared key with this identity. */
+  | { readonly kind: 'key'; readonly identity: string }
+  /** TLS: a CA that the listener trusts has signed the peer's certificate. names: the subject's common name, then the DNS names. */
+  | { readonly kind: 'certificate'; readonly names: readonly string[] }
+  /** TCP without TLS: nothing is proved. */
+  | { readonly kind: 'none' };
+
+/** Where a connection comes from, and whose it is. */
 export interface Origin {
+  readonly proof: Proof;
+  /** IP address of the peer (of one that came as ::ffff:1.2.3.4, 1.2.3.4). Absent: a Unix socket. */
+  readonly address?: string | undefined;
   /**
-   * Source port. Only root may use one below PRIVILEGED_PORTS_END (ip(7), ip_unprivileged_port_start). A Unix socket has no
-   * ports: 0 if the peer runs as root or as the user of this process, else PRIVILEGED_PORTS_END.
+   * Source port; a Unix socket has none: 0. Only root may use one below PRIVILEGED_PORTS_END (ip(7), ip_unprivileged_port_start).
    */
   readonly port: number;
   /** The peer runs on this host. */
   readonly sameHost: boolean;
 }
 
+/** Files in PEM, by their paths. They are read again for new connections when they have changed. */
+export interface CertificateFiles {
+  readonly certificate: string;
+  readonly key: string;
+  /** Certificates of the CAs that may sign the peer's certificate. */
+  readonly ca: string;
+}
+
+/** What a listener needs to take TLS connections. */
+export interface TlsListen {
+  /** undefined: handshakes may begin. Else they wait for it, and the connections stay unread meanwhile. */
+  ready(): Promise<void> | undefined;
+  /** The pre-shared key with this identity, 32 bytes. */
+  keyOf(identity: string): Uint8Array | undefined;
+  /** Absent: the listener takes keys only. */
+  readonly certificate?: CertificateFiles | undefined;
+  /** A handshake failed. why: for people, one line, without secrets. */
+  refused(peer: string, why: string): void;
+}
+
+/** What a client proves with who it is, where the kernel does not say it, and what it expects of the server. */
+export type Credentials =
+  /** key: 32 bytes. The server proves that it has it too. */
+  | { readonly kind: 'key'; readonly identity: string; readonly key: Uint8Array }
+  /** The server's certificate has to be of the CA, and to have the name or address that we connect to. */
+  | { readonly kind: 'certificate'; readonly files: CertificateFiles }
+  /** No TLS: the network is trusted. */
+  | { readonly kind: 'plain' };
+
 export const PRIVILEGED_PORTS_END = 1024;
 
 export interface Connection {
-  /** The peer's address as text, for logs and status: HOST:PORT, or unix:PID or unix:HOST:PORT for a Unix socket. */
+  /** The peer's address as text, for logs and status: HOST:PORT, or unix:PID or unix:HOST:PORT or unix:PATH for a Unix socket. */
   readonly peer: string;
   readonly origin: Origin;
   /** Bytes given to write() that have not left yet. */
@@ -106,19 +150,35 @@ export interface Listener {
 
 export interface Transport {
   /**
-   * @param accept called for each new connection; returns the receiver of its events.
-   * @throws FsError EBUSY if the port is in use, EINVAL if this machine cannot listen at the address.
+   * Listens for connections through TCP, and through Unix sockets from this host. Plain TCP connections are accepted too: the
+   * receiver has to look at their proof.
+   * @param accept called for each new connection, when its TLS handshake is done; returns the receiver of its events.
+   * @param tls absent: the listener takes no TLS.
+   * @throws FsError EBUSY if the port or path is in use, EINVAL if this machine cannot listen at the address.
    */
-  listen(address: Address, accept: (connection: Connection) => ConnectionEvents): Promise<Listener>;
+  listen(
+    address: Address,
+    accept: (connection: Connection) => ConnectionEvents,
+    tls?: TlsListen,
+  ): Promise<Listener>;
   /**
-   * Connects from a privileged source port if this process may use one: servers take no other connections.
-   * @throws FsError ECONNREFUSED, ETIMEDOUT, ENXIO (no such host), EAGAIN (no name server answers); ECANCELED when the signal aborts.
+   * Connects through a Unix socket if a server of this host listens there that may be trusted, else through TCP, from a
+   * privileged source port if this process may use one.
+   * @throws FsError ECONNREFUSED, ETIMEDOUT, ENXIO (no such host), EAGAIN (no name server answers); ECANCELED when the signal aborts;
+   *   EACCES if the server did not take the credentials, or credentials are missing; EPROTO if it does not speak TLS.
    */
   connect(
     address: Address,
     open: (connection: Connection) => ConnectionEvents,
-    options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+    options: ConnectOptions,
   ): Promise<Connection>;
+}
+
+export interface ConnectOptions {
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal | undefined;
+  /** For TCP. Absent: only Unix sockets are used. */
+  readonly credentials?: Credentials | undefined;
 }
 
 /** A block device opened exclusively. Offsets and lengths are in bytes and need no alignment, unless a method says so. */

@@ -161,7 +161,7 @@ export class SimNetwork {
     program: Program,
     address: Address,
     open: Accept,
-    options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+    options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
   ): Promise<Connection> {
     const { signal, timeoutMs } = options;
     const here = program.machine;
@@ -229,7 +229,7 @@ function way(from: Machine, to: Machine): string {
 /** One end of a connection: the Connection that a program writes to. */
 export class SimSocket implements Connection, PipeEnd {
   readonly peer: string;
-  readonly origin: Origin = { port: 1000, sameHost: false };
+  readonly origin: Origin = { proof: { kind: 'none' }, port: 1000, sameHost: false };
   readonly program: Program;
   readonly #network: SimNetwork;
   readonly #intoSpace: boolean;

@@ -7,8 +7,8 @@ import { FsError } from '../../base/errno.js';
 import { type Origin, PRIVILEGED_PORTS_END } from '../../runtime/ports.js';
 import { shortUuid } from '../export/export.js';
 
-function isPrivileged({ port }: Origin): boolean {
-  return port < PRIVILEGED_PORTS_END;
+function isPrivileged({ proof, port }: Origin): boolean {
+  return proof.kind === 'local' ? proof.trusted : port < PRIVILEGED_PORTS_END;
 }
 
 /** @throws FsError EACCES, unless the connection comes from a privileged port or any port is allowed. */

@@ -8,7 +8,7 @@ import { nativeBinding } from '../../../native/binding.js';
 import { tcpTransport } from '../../../src/runtime/node_tcp.js';
 import { nodeTransport } from '../../../src/runtime/node_transport.js';
 import { connectUnix, listenUnix, namesFor } from '../../../src/runtime/node_unix.js';
-import { PRIVILEGED_PORTS_END, type Transport } from '../../../src/runtime/ports.js';
+import type { Transport } from '../../../src/runtime/ports.js';
 import { connected, listening } from '../../fixtures/connection_ends.js';
 import { until } from '../../fixtures/until.js';
 
@@ -72,7 +72,8 @@ test('root of this host is root through the Unix socket, and knows that it stays
   const { listener, accepted } = await listening(t, nodeTransport);
   const { connection } = await connected(t, nodeTransport, listener);
   await until('it is accepted', () => accepted.length === 1);
-  assert.deepEqual(accepted[0]?.connection.origin, { port: 0, sameHost: true });
+  const proof = { kind: 'local', uid: 0, trusted: true };
+  assert.deepEqual(accepted[0]?.connection.origin, { proof, port: 0, sameHost: true });
   assert.equal(accepted[0]?.connection.peer, `unix:${process.pid}`);
   assert.equal(connection.peer, `unix:127.0.0.1:${listener.address.port}`);
 });
@@ -139,12 +140,13 @@ test('a client does not use the name if a process of another user has it', asRoo
   assert.equal(connection.peer, `127.0.0.1:${address.port}`);
 });
 
-test('a process of another user is as one from a high port', asRoot, async (t) => {
+test('a process of another user is not trusted', asRoot, async (t) => {
   const { listener, accepted } = await listening(t, nodeTransport);
   const name = `holdfast:127.0.0.1:${listener.address.port}`;
   assert.equal(await asNobody(t, name, "s.connect('\\0' + sys.argv[1])"), 'ready');
   await until('it is accepted', () => accepted.length === 1);
-  assert.deepEqual(accepted[0]?.connection.origin, { port: PRIVILEGED_PORTS_END, sameHost: true });
+  const proof = { kind: 'local', uid: NOBODY, trusted: false };
+  assert.deepEqual(accepted[0]?.connection.origin, { proof, port: 0, sameHost: true });
 });
 
 test('a cancelled connect does not use the Unix socket either', async (t) => {

@@ -9,8 +9,9 @@ import { Enqueue } from '../../../../src/wire/lock.js';
 import { Getattr } from '../../../../src/wire/meta.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../../../worlds/server_world.js';
 
-const ROOT_ELSEWHERE = { port: 1023, sameHost: false };
-const USER_HERE = { port: 1024, sameHost: true };
+const proof = { kind: 'none' } as const;
+const ROOT_ELSEWHERE = { proof, port: 1023, sameHost: false };
+const USER_HERE = { proof, port: 1024, sameHost: true };
 const SECRET = '6ad1a0f3-9c5e-4c53-8c5b-0a4f5cf4c6b1';
 /** The call ends with its connection. */
 const LOST = { connectionOnly: true };
@@ -41,7 +42,7 @@ test('connections of clients and administrators come from ports below 1024', asy
   await world.server();
   const outcomes: string[] = [];
   for (const role of ['client', 'admin'] as const) {
-    for (const origin of [USER_HERE, { port: 65_535, sameHost: false }, ROOT_ELSEWHERE]) {
+    for (const origin of [USER_HERE, { proof, port: 65_535, sameHost: false }, ROOT_ELSEWHERE]) {
       const client = world.client();
       client.origin = origin;
       outcomes.push(await connectErrno(client, { role }));
