@@ -3,7 +3,15 @@
 import { MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID, MS_RDONLY } from '../native/binding.js';
 import { FsError } from '../src/base/errno.js';
 import { INTR_GRACE_MS } from '../src/fuse/dispatcher.js';
+import type { CertificateFiles } from '../src/runtime/ports.js';
 import type { IntrMode } from './signals.js';
+
+/** As the user says it: -o key=FILE; -o tls,cert=FILE,key=FILE,ca=FILE; -o tls=off; or nothing. */
+export type Proofs =
+  | { readonly by: 'default' }
+  | { readonly by: 'key'; readonly path: string }
+  | { readonly by: 'certificate'; readonly files: CertificateFiles }
+  | { readonly by: 'nothing' };
 
 export interface MountOptions {
   /** Limit of the client's caches: pages, and locks, attributes and names. Less than 16 MiB counts as 16 MiB. */
@@ -25,6 +33,8 @@ export interface MountOptions {
   readonly allowOther: boolean;
   /** The client's name in the server's status; undefined: HOST:MOUNTPOINT. */
   readonly name: string | undefined;
+  /** With what the client proves who it is. */
+  readonly proofs: Proofs;
   /** MS_* of mount(2), MS_RDONLY included. */
   readonly mountFlags: number;
 }
@@ -77,13 +87,17 @@ const KNOWN = [
   'allow_other',
   'noallow_other',
   'name=NAME',
+  'key=FILE',
+  'cert=FILE',
+  'ca=FILE',
+  'tls[=on|off]',
   'sync',
   'sync-metadata',
   ...Object.keys(FLAG_WORDS),
 ];
 
 function unknownOption(key: string): string {
-  const words = [...KNOWN.map((word) => word.replace(/=.*/, '')), ...WITHOUT_EFFECT];
+  const words = [...KNOWN.map((word) => word.replace(/\[?=.*/, '')), ...WITHOUT_EFFECT];
   const nearest = words.reduce((best, word) =>
     editDistance(key, word) < editDistance(key, best) ? word : best,
   );
@@ -128,6 +142,8 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let driver: MountOptions['driver'] = 'native';
   let allowOther = root;
   let name: string | undefined;
+  const files: { key?: string; cert?: string; ca?: string } = {};
+  let tls: 'on' | 'off' | undefined;
   let mountFlags = root ? 0 : MS_NOSUID | MS_NODEV;
   for (const word of text.split(',').filter((part) => part !== '')) {
     const equals = word.indexOf('=');
@@ -167,6 +183,15 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
         else if (key === 'sync-metadata') syncMetadata = true;
         else allowOther = key === 'allow_other';
         break;
+      case 'key':
+      case 'cert':
+      case 'ca':
+        if (value === undefined || value === '') throw new FsError('EINVAL', `mount option ${key} names a file: ${key}=FILE`);
+        files[key] = value;
+        break;
+      case 'tls':
+        tls = value === undefined ? 'on' : oneOf(key, value, ['on', 'off'] as const);
+        break;
       case 'name':
         if (value === undefined || value === '' || value.length > 64) {
           throw new FsError('EINVAL', 'mount option name needs a value of 1 to 64 characters: name=NAME');
@@ -190,8 +215,24 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     readOnly,
     allowOther,
     name,
+    proofs: proofsOf(files, tls),
     mountFlags,
   };
+}
+
+function proofsOf(
+  { key, cert, ca }: { readonly key?: string; readonly cert?: string; readonly ca?: string },
+  tls: 'on' | 'off' | undefined,
+): Proofs {
+  if (tls === 'off') {
+    if (key === undefined && cert === undefined && ca === undefined) return { by: 'nothing' };
+    throw new FsError('EINVAL', 'mount option tls=off goes without a key: leave out key, cert and ca');
+  }
+  if (cert === undefined && ca === undefined) return key === undefined ? { by: 'default' } : { by: 'key', path: key };
+  if (key === undefined || cert === undefined || ca === undefined) {
+    throw new FsError('EINVAL', 'a mount with a certificate needs the options cert=FILE, key=FILE and ca=FILE');
+  }
+  return { by: 'certificate', files: { certificate: cert, key, ca } };
 }
 
 function refuseValue(key: string, value: string | undefined): void {

@@ -18,6 +18,7 @@ const KINDS = {
   back: 'info',
   drained: 'info',
   evicted: 'error',
+  refused: 'warning',
   'lock-lost': 'error',
   'data-lost': 'error',
   'checksum-wrong': 'error',

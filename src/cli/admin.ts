@@ -1,4 +1,4 @@
-/** A connection for the admin commands: status, shutdown, evict. A connection carries one call or several. */
+/** A connection for the admin commands: status, shutdown, evict, access. A connection carries one call or several. */
 
 import { FsError } from '../base/errno.js';
 import type { ClientUuid } from '../base/ids.js';
@@ -6,11 +6,11 @@ import type { Frame, RequesterApi } from '../rpc/api.js';
 import { FrameLink } from '../rpc/link.js';
 import { Requester } from '../rpc/requester.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
-import type { Address } from '../runtime/ports.js';
+import { type Address, formatAddress } from '../runtime/ports.js';
 import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../wire/header.js';
 import { Connect, FEATURES_ALL } from '../wire/session.js';
+import { proverOf } from './credentials.js';
 import { CliError } from './failure.js';
-import { formatAddress } from './format.js';
 import { installedVersion } from './installed.js';
 
 export interface AdminConnection {
@@ -20,12 +20,21 @@ export interface AdminConnection {
   close(): void;
 }
 
+export interface AdminOptions {
+  /** A key file; undefined: the one in the usual place, if there is one. */
+  readonly key?: string | undefined;
+  readonly timeoutMs?: number;
+  readonly onNotice?: (frame: Frame) => void;
+}
+
+const TIMEOUT_MS = 5000;
+
 /** @throws CliError if no program answers at the address, or one that is no Holdfast server. */
 export async function connectAdmin(
   address: Address,
-  timeoutMs = 5000,
-  onNotice: (frame: Frame) => void = () => {},
+  { key, timeoutMs = TIMEOUT_MS, onNotice = () => {} }: AdminOptions = {},
 ): Promise<AdminConnection> {
+  const prover = proverOf(key === undefined ? { by: 'default' } : { by: 'key', path: key });
   const runtime = nodeRuntime();
   const requester = new Requester();
   let link: FrameLink | undefined;
@@ -50,9 +59,11 @@ export async function connectAdmin(
         }));
         return link;
       },
-      { timeoutMs },
+      { timeoutMs, credentials: prover.credentials() },
     );
   } catch (cause) {
+    // The server is there, and does not take what we have shown.
+    if (cause instanceof FsError && cause.code === 'EACCES') throw new CliError(cause.message, 1, { cause });
     throw new CliError(
       `no Holdfast server answers at ${formatAddress(address)} (${(cause as Error).message}); is it running, and is the address right?`,
       1,

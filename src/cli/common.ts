@@ -2,13 +2,17 @@
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { LEVELS, type Level } from '../base/notices.js';
+import { AddressRange } from '../base/address_range.js';
 import type { Address } from '../runtime/ports.js';
+import { isServedHere, localAddress } from './local_servers.js';
 
 /** The port of --listen, and of addresses that name no port. */
 export const DEFAULT_PORT = 7988;
 
-/** HOST:PORT, HOST, [V6]:PORT. @throws InvalidArgumentError (usage, exit status 2). */
+/** HOST:PORT, HOST, [V6]:PORT, unix:/PATH. @throws InvalidArgumentError (usage, exit status 2). */
 export function parseAddress(text: string): Address {
+  const [, path] = /^unix:(\/.+)$/.exec(text) ?? [];
+  if (path !== undefined) return { host: path, port: 0 };
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/.exec(text);
   const host = match?.[1] ?? match?.[2];
   const port = match?.[3] === undefined ? DEFAULT_PORT : Number(match[3]);
@@ -18,9 +22,63 @@ export function parseAddress(text: string): Address {
   return { host, port };
 }
 
-/** HOST:PORT[,HOST:PORT...] */
-export function parseAddresses(text: string): readonly Address[] {
-  return text.split(',').map((part) => parseAddress(part.trim()));
+/** Where a filesystem is served, as the user names it. */
+export interface Source {
+  /** Of the filesystem, if the user has named it. */
+  readonly label: string | undefined;
+  readonly addresses: readonly Address[];
+}
+
+/** [LABEL@]HOST:PORT[,HOST:PORT...], unix:/PATH, or LABEL of a filesystem that this host serves. @throws InvalidArgumentError */
+export function parseSource(text: string): Source {
+  if (isLabelHere(text)) return { label: text, addresses: [localAddress(text)] };
+  const [, label, rest = text] = /^([^@/,]+)@(.+)$/.exec(text) ?? [];
+  return { label, addresses: rest.split(',').map((part) => parseAddress(part.trim())) };
+}
+
+/** A server of this host by its LABEL, or one by its address. @throws InvalidArgumentError */
+export function parseServer(text: string): Address {
+  return isLabelHere(text) ? localAddress(text) : parseAddress(text);
+}
+
+/** A word that could be the name of a host counts as a label if this host serves it. */
+function isLabelHere(text: string): boolean {
+  return !/[:@/,]/.test(text) && isServedHere(text);
+}
+
+/** Networks, as ADDRESS/BITS[,ADDRESS/BITS...]. */
+export function parseRanges(text: string): readonly AddressRange[] {
+  try {
+    return text.split(',').map((part) => new AddressRange(part.trim()));
+  } catch (cause) {
+    throw new InvalidArgumentError((cause as Error).message);
+  }
+}
+
+export function keyOption(): Option {
+  return new Option(
+    '--key <file>',
+    'key file of an administrator, for a server on another host; without it the one in /etc/holdfast, if there is one',
+  );
+}
+
+/** A whole number above 0. */
+export function parseCount(text: string, max: number): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > max)
+    throw new InvalidArgumentError(`Give a number from 1 to ${max}.`);
+  return count;
+}
+
+const UNIT_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const DURATION_MAX_MS = 3660 * 86_400_000;
+
+/** 0, 90s, 30m, 12h, 7d. @returns milliseconds. */
+export function parseDuration(text: string): number {
+  const [, number = '', unit = ''] = /^(\d+)([smhd])$/.exec(text) ?? [];
+  const ms = text === '0' ? 0 : Number(number || Number.NaN) * (UNIT_MS[unit] ?? Number.NaN);
+  if (!(ms <= DURATION_MAX_MS)) throw new InvalidArgumentError('Give a time: 0, 90s, 30m, 12h, 7d.');
+  return ms;
 }
 
 /** @param text seconds, as a decimal number above 0. @returns milliseconds. */

@@ -1,18 +1,26 @@
 /** holdfast evict: ends one client's session on a server. */
 
-import type { Command } from 'commander';
-import { parseAddress } from './common.js';
+import { type Command, InvalidArgumentError } from 'commander';
+import type { Address } from '../runtime/ports.js';
+import { keyOption, parseServer } from './common.js';
 
 export function registerEvict(program: Command): void {
   program
     .command('evict')
     .description('evict one client: its open files answer EIO, its unwritten data is lost')
-    .argument('<server>', 'HOST:PORT of the server', parseAddress)
-    .argument('<client>', 'UUID, unique beginning of it, or name as shown by "holdfast status"')
-    .action(async (address: ReturnType<typeof parseAddress>, client: string) => {
+    .usage('[options] [server] <client>')
+    .argument(
+      '<words...>',
+      'server: LABEL or HOST:PORT; if this host has one server, it need not be named. client: UUID, unique beginning of it, or name as shown by "holdfast status"',
+    )
+    .addOption(keyOption())
+    .action(async (words: string[], { key }: { key?: string }, command: Command) => {
+      const [client, server, ...surplus] = words.toReversed();
+      if (client === undefined || surplus.length > 0) command.error('error: give [SERVER] CLIENT', { exitCode: 2 });
       const { connectAdmin } = await import('./admin.js');
+      const { onlyServer } = await import('./local_servers.js');
       const { Evict } = await import('../wire/admin.js');
-      const admin = await connectAdmin(address);
+      const admin = await connectAdmin(server === undefined ? onlyServer() : serverOf(server, command), { key });
       try {
         const { reply } = await admin.requester.call(Evict, {
           client,
@@ -23,4 +31,13 @@ export function registerEvict(program: Command): void {
         admin.close();
       }
     });
+}
+
+function serverOf(text: string, command: Command): Address {
+  try {
+    return parseServer(text);
+  } catch (thrown) {
+    if (!(thrown instanceof InvalidArgumentError)) throw thrown;
+    return command.error(`error: ${thrown.message}`, { exitCode: 2 });
+  }
 }

@@ -1,10 +1,4 @@
-/** Addresses and sizes as people read them. */
-
-import type { Address } from '../runtime/ports.js';
-
-export function formatAddress(address: Address): string {
-  return address.host.includes(':') ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
-}
+/** Sizes as people read them. */
 
 const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 

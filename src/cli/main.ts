@@ -7,6 +7,7 @@
  */
 
 import { Command, CommanderError } from 'commander';
+import { registerAccess } from './access.js';
 import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
 import { describeFailure, exitWith } from './failure.js';
@@ -37,6 +38,7 @@ function buildProgram(): Command {
     registerStatus,
     registerShutdown,
     registerEvict,
+    registerAccess,
     registerFsck,
     registerGrow,
     registerInstall,
@@ -44,7 +46,9 @@ function buildProgram(): Command {
   ]) {
     register(program);
   }
-  for (const command of program.commands) command.exitOverride().copyInheritedSettings(program);
+  for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
+    command.exitOverride().copyInheritedSettings(program);
+  }
   return program;
 }
 

@@ -6,14 +6,13 @@
  */
 
 import { Command, CommanderError } from 'commander';
-import type { Address } from '../runtime/ports.js';
-import { parseAddresses } from './common.js';
+import { parseSource, type Source } from './common.js';
 import { CliError, describeFailure, exitWith } from './failure.js';
 
 /** The parser throws an error of commander, which prints only those of its own parsing: makes it one that we print. */
-function addressesOf(source: string): readonly Address[] {
+function sourceOf(text: string): Source {
   try {
-    return parseAddresses(source);
+    return parseSource(text);
   } catch (cause) {
     throw new CliError((cause as Error).message, 1, { cause });
   }
@@ -21,7 +20,7 @@ function addressesOf(source: string): readonly Address[] {
 
 async function run(argv: readonly string[]): Promise<number> {
   const command = new Command('mount.holdfast')
-    .argument('<source>', 'HOST:PORT[,HOST:PORT...]')
+    .argument('<source>', 'LABEL, unix:/PATH, or [LABEL@]HOST:PORT[,HOST:PORT...]')
     .argument('<mountpoint>')
     .option('-s', 'accepted, without effect')
     .option('-f', 'fake: check the arguments only')
@@ -44,14 +43,14 @@ async function run(argv: readonly string[]): Promise<number> {
       if (options.f !== true) remount(mountpoint, flags);
       return 0;
     }
-    const servers = addressesOf(source);
+    const named = sourceOf(source);
     if (options.f === true) {
       const { parseMountOptions } = await import('../../mount/options.js');
       parseMountOptions(options.o, process.getuid?.() === 0);
       return 0;
     }
     const { mount } = await import('./mount_start.js');
-    await mount(servers, mountpoint, options.o, false);
+    await mount(named, mountpoint, options.o, false);
     return 0;
   } catch (thrown) {
     if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? 0 : 1;

@@ -18,12 +18,14 @@ import type { Level, Notices } from '../base/notices.js';
 import type { FsClient } from '../client/api.js';
 import { startClient } from '../client/client.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
-import type { Address, Runtime } from '../runtime/ports.js';
+import { type Address, formatAddress, type Runtime } from '../runtime/ports.js';
 import { createVfs, type Vfs } from '../vfs/vfs.js';
+import type { Source } from './common.js';
 import { mountLogPath, serveControl } from './control.js';
+import { proverOf } from './credentials.js';
 import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { CliError, describeFailure } from './failure.js';
-import { formatAddress, formatBytes } from './format.js';
+import { formatBytes } from './format.js';
 import { installedVersion } from './installed.js';
 import { startNotices } from './notices.js';
 import { hostNumber } from './process_owner.js';
@@ -45,7 +47,7 @@ const PROGRESS_MS = 200;
  * @returns when the mount has ended.
  */
 export async function runMount(
-  servers: readonly Address[],
+  source: Source,
   mountpoint: string,
   options: MountOptions,
   level: Level,
@@ -59,10 +61,10 @@ export async function runMount(
     };
     // If the starting command is gone, this process ends as by any SIGTERM: before there is a mount, or by unmounting it.
     reporter?.onStarterGone(() => process.kill(process.pid, 'SIGTERM'));
-    const running = await startMount(servers, mountpoint, options, { says, logPath, level });
+    const running = await startMount(source, mountpoint, options, { says, logPath, level });
     if (reporter !== undefined) reporter.ready();
     else {
-      const mounted = `mounted ${servers.map(formatAddress).join(',')} on ${mountpoint}`;
+      const mounted = `mounted ${source.addresses.map(formatAddress).join(',')} on ${mountpoint}`;
       process.stdout.write(`holdfast: ${mounted}\n`);
       announceReady(mounted);
     }
@@ -103,17 +105,22 @@ interface Surroundings {
 }
 
 async function startMount(
-  servers: readonly Address[],
+  source: Source,
   mountpoint: string,
   options: MountOptions,
   { says, logPath, level }: Surroundings,
 ): Promise<RunningMount> {
   const runtime = nodeRuntime();
   const notices = startNotices(runtime, level);
+  const servers = source.addresses;
+  const prover = proverOf(options.proofs, source.label);
   const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
   const signals = new EndSignals();
   const client = await startClient(runtime, {
     addresses: servers,
+    label: source.label,
+    credentials: () => prover.credentials(),
+    access: prover.claim,
     name: options.name ?? `${hostname()}:${mountpoint}`,
     softwareVersion: installedVersion(),
     host: hostNumber(),

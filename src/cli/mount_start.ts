@@ -3,14 +3,15 @@
  * process. In the background this process only waits for the one that mounts, so it does not load the client.
  */
 
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { isBackgroundProcess, startInBackground } from '../../mount/daemonize.js';
 import { checkMountpoint } from '../../mount/mountpoint.js';
 import { parseMountOptions } from '../../mount/options.js';
 import type { Level } from '../base/notices.js';
-import type { Address } from '../runtime/ports.js';
+import type { Source } from './common.js';
+import { formatAddress } from '../runtime/ports.js';
 import { mountLogPath } from './control.js';
-import { formatAddress } from './format.js';
 
 /**
  * V8's youngest generation takes up to three times this many MiB (16 unless told otherwise), and the memory of short-lived buffers
@@ -20,32 +21,45 @@ export const SMALL_YOUNG_GENERATION = '--max-semi-space-size=4';
 
 /** @returns when the mount is usable (background), or when it has ended (foreground). */
 export async function mount(
-  servers: readonly Address[],
+  source: Source,
   path: string,
-  optionText: string,
+  words: string,
   foreground: boolean,
   level: Level = 'info',
 ): Promise<void> {
+  const optionText = withWholePaths(words);
   const options = parseMountOptions(optionText, process.getuid?.() === 0);
   const mountpoint = await checkMountpoint(path);
   if (!foreground && !isBackgroundProcess()) {
-    await startBackground(servers, mountpoint, optionText, level);
+    await startBackground(source, mountpoint, optionText, level);
     return;
   }
   const { runMount } = await import('./mount_run.js');
-  await runMount(servers, mountpoint, options, level);
+  await runMount(source, mountpoint, options, level);
 }
 
 /** @throws BackgroundFailure */
 async function startBackground(
-  servers: readonly Address[],
+  source: Source,
   mountpoint: string,
   optionText: string,
   level: Level,
 ): Promise<void> {
   const main = fileURLToPath(new URL('./main.js', import.meta.url));
-  const addresses = servers.map(formatAddress).join(',');
-  const argv = [SMALL_YOUNG_GENERATION, main, 'mount', '--log-level', level, addresses, mountpoint];
+  const argv = [SMALL_YOUNG_GENERATION, main, 'mount', '--log-level', level, textOf(source), mountpoint];
   if (optionText !== '') argv.push('-o', optionText);
   await startInBackground({ argv, logPath: mountLogPath(mountpoint) });
+}
+
+function textOf({ label, addresses }: Source): string {
+  const text = addresses.map(formatAddress).join(',');
+  return label === undefined || text.startsWith('unix:') ? text : `${label}@${text}`;
+}
+
+/** The process in the background has another working folder. */
+function withWholePaths(words: string): string {
+  return words
+    .split(',')
+    .map((word) => word.replace(/^(key|cert|ca)=(?=.)(.*)$/, (_, name, path) => `${name}=${resolve(path)}`))
+    .join(',');
 }

@@ -13,11 +13,14 @@ import {
   logLevelOption,
   needDevices,
   parseAddress,
+  parseCount,
+  parseRanges,
   parseSeconds,
   secondsOption,
 } from './common.js';
 import type { ServeOptions } from './serve_run.js';
 
+const CLIENTS_MAX = 100_000;
 const PERIOD_MIN_MS = 500;
 const PERIOD_MAX_MS = 600_000;
 
@@ -28,19 +31,12 @@ function parsePeriod(text: string): number {
   return ms;
 }
 
-function parseCount(text: string): number {
-  const count = Number(text);
-  if (!Number.isInteger(count) || count < 1 || count > 100_000)
-    throw new InvalidArgumentError('Give a number from 1 to 100000.');
-  return count;
-}
-
 export function registerServe(program: Command): void {
   needDevices(program.command('serve').description('serve a filesystem'))
     .addOption(
       new Option(
         '--listen <host:port>',
-        'address to listen on; loopback unless you name another: root of any machine that reaches it is root on the files',
+        'address to listen on; loopback unless you name another. Over the network only those come in who have a key (holdfast access)',
       )
         .argParser(parseAddress)
         .default({ host: '127.0.0.1', port: DEFAULT_PORT }, `127.0.0.1:${DEFAULT_PORT}`),
@@ -69,20 +65,40 @@ export function registerServe(program: Command): void {
         30_000,
       ),
     )
-    .option(
-      '--any-port',
-      'take connections from source ports above 1023 too: then every user who reaches the address is root on the files',
+    .option('--tls-cert <file>', 'certificate of this server (PEM), for clients that have certificates')
+    .option('--tls-key <file>', 'its private key')
+    .option('--tls-ca <file>', 'certificates of the CAs that sign clients')
+    .addOption(
+      new Option(
+        '--tls <mode>',
+        'off: take connections without a key too, from the networks of --from and from privileged ports; root of those hosts is root on the files, and everybody on the way reads and changes what they send',
+      )
+        .choices(['on', 'off'])
+        .default('on'),
+    )
+    .addOption(
+      new Option('--from <networks>', 'with --tls=off: ADDRESS/BITS[,ADDRESS/BITS...]').argParser(parseRanges),
     )
     .option(
       '--max-clients <number>',
       'limit on the number of mounts; one more waits until there is room',
-      parseCount,
+      (text: string) => parseCount(text, CLIENTS_MAX),
       10_000,
     )
     .addOption(logLevelOption())
     .option('--metrics <host:port>', 'serve Prometheus metrics over HTTP', parseAddress)
-    .action(async (options: ServeOptions) => {
+    .action(async (options: ServeOptions, command: Command) => {
+      const wrong = wrongTogether(options);
+      if (wrong !== undefined) command.error(`error: ${wrong}`, { exitCode: 2 });
       const { serve } = await import('./serve_run.js');
       await serve(options);
     });
+}
+
+/** @returns what is wrong with these options together. */
+function wrongTogether({ tls, from, tlsCert, tlsKey, tlsCa }: ServeOptions): string | undefined {
+  if (tls === 'off' && from === undefined) return '--tls=off needs --from: the networks that you trust';
+  if (tls === 'on' && from !== undefined) return '--from is for --tls=off; for a key it is an option of "holdfast access add"';
+  const files = [tlsCert, tlsKey, tlsCa].filter((file) => file !== undefined);
+  return files.length === 1 || files.length === 2 ? 'certificates need --tls-cert, --tls-key and --tls-ca' : undefined;
 }

@@ -8,8 +8,8 @@
  * systemd learns at once that this node cannot have the target, and lets the node with the right version try.
  */
 
-import { readFileSync } from 'node:fs';
 import type { Server as HttpServer } from 'node:http';
+import type { AddressRange } from '../base/address_range.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { Level } from '../base/notices.js';
@@ -17,12 +17,14 @@ import type { NodeMetrics } from '../runtime/node_metrics.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
 import {
   type Address,
+  type CertificateFiles,
   type FaultPoint,
   type Faults,
+  formatAddress,
   NO_FAULTS,
-  PRIVILEGED_PORTS_END,
   type Runtime,
 } from '../runtime/ports.js';
+import type { PlainAccess } from '../server/access/peers.js';
 import { createServer, type Server } from '../server/server.js';
 import { decideStart } from '../server/target/version_gate.js';
 import type { Superblock } from '../storage/api.js';
@@ -30,9 +32,10 @@ import { describeHolder } from '../storage/ownership/multi_mount_block.js';
 import { type TakenTarget, takeTarget } from '../storage/take_target.js';
 import { connectionsMax } from './descriptors.js';
 import { CliError } from './failure.js';
-import { formatAddress, formatBytes } from './format.js';
+import { formatBytes } from './format.js';
 import { StandbyPort, standInLine } from './handover.js';
 import { installedVersion } from './installed.js';
+import { localAddress } from './local_servers.js';
 import { startNotices } from './notices.js';
 import { announceReady } from './service_manager.js';
 import { StandbyListen } from './standby_listen.js';
@@ -50,9 +53,6 @@ import {
 
 const log = logger('cli:serve');
 
-/** The first port of this network namespace that every user may use. 0 in many containers. */
-const UNPRIVILEGED_PORTS = '/proc/sys/net/ipv4/ip_unprivileged_port_start';
-
 export interface ServeOptions {
   readonly meta: string;
   readonly data: string;
@@ -64,7 +64,13 @@ export interface ServeOptions {
   /** Milliseconds. */
   readonly heartbeatPeriod: number;
   readonly metrics?: Address;
-  readonly anyPort?: boolean;
+  readonly tls: 'on' | 'off';
+  /** With --tls=off. */
+  readonly from?: readonly AddressRange[];
+  /** All three or none. */
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly tlsCa?: string;
   readonly maxClients: number;
   readonly logLevel: Level;
 }
@@ -85,7 +91,8 @@ export async function serve(options: ServeOptions): Promise<void> {
     clientsMax: options.maxClients,
     connectionsMax: connectionsMax(),
     pid: process.pid,
-    anyPort: options.anyPort,
+    plain: plainAccess(options),
+    certificate: certificateFiles(options),
     // After a failure the user gets one line: the message of the failure.
     onState: (text, kind) => {
       if (failed) return;
@@ -94,7 +101,6 @@ export async function serve(options: ServeOptions): Promise<void> {
     },
     notices: () => notices.counts(),
   });
-  sayWhoIsTrusted(options);
   const stopping = new AbortController();
   const stopped = stopOnSignals(server, stopping);
   // A standby that an administrator shuts down through its port need not watch the devices any more.
@@ -120,6 +126,7 @@ export async function serve(options: ServeOptions): Promise<void> {
       await server.stop();
       return;
     }
+    await listenLocally(server, taken.store.superblock.label);
     await server.activate(taken.store);
     standbys = await StandbyPort.open(targetFolder(pair), pair.data.path);
     const { superblock, unusedBytes } = requireTarget(server).store;
@@ -155,19 +162,31 @@ export async function serve(options: ServeOptions): Promise<void> {
   }
 }
 
-/** Warns if users other than root can make connections that the server trusts. */
-function sayWhoIsTrusted({ anyPort, listen }: ServeOptions): void {
-  const reached = formatAddress(listen);
-  if (anyPort === true) {
-    process.stderr.write(`holdfast: --any-port: every user who reaches ${reached} is root on the files\n`);
-    return;
-  }
-  const start = Number(readFileSync(UNPRIVILEGED_PORTS, 'utf8'));
-  if (start >= PRIVILEGED_PORTS_END) return;
+/** What --tls=off allows. Says it to whoever started the server. */
+function plainAccess({ tls, from = [], listen }: ServeOptions): PlainAccess | undefined {
+  if (tls === 'on') return undefined;
+  const networks = from.map(({ text }) => text).join(', ');
   process.stderr.write(
-    `holdfast: every user of this host may use ports from ${start} on (${UNPRIVILEGED_PORTS}), so every user who ` +
-      `reaches ${reached} from here is root on the files; write ${PRIVILEGED_PORTS_END} there\n`,
+    `holdfast: --tls=off: root of every host in ${networks} that reaches ${formatAddress(listen)} is root on the files\n`,
   );
+  return { from };
+}
+
+function certificateFiles({ tlsCert, tlsKey, tlsCa }: ServeOptions): CertificateFiles | undefined {
+  if (tlsCert === undefined || tlsKey === undefined || tlsCa === undefined) return undefined;
+  return { certificate: tlsCert, key: tlsKey, ca: tlsCa };
+}
+
+/** Without the socket the server is reached by its address alone: no reason not to serve. */
+async function listenLocally(server: Server, label: string): Promise<void> {
+  const address = localAddress(label);
+  try {
+    await server.listenLocally(address);
+  } catch (thrown) {
+    if (!(thrown instanceof FsError)) throw thrown;
+    const why = thrown.code === 'EBUSY' ? `another server of a filesystem ${label} has it` : thrown.message;
+    process.stderr.write(`holdfast: ${formatAddress(address)} is not to be had (${why}): name HOST:PORT in mounts and commands\n`);
+  }
 }
 
 function requireTarget(server: Server): NonNullable<Server['target']> {

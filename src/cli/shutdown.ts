@@ -5,9 +5,10 @@
 
 import type { Command } from 'commander';
 import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
-import { parseAddress, parseSeconds } from './common.js';
+import { type Address, formatAddress } from '../runtime/ports.js';
+import { keyOption, parseSeconds, parseServer } from './common.js';
 import { CliError } from './failure.js';
-import { formatAddress, formatBytes } from './format.js';
+import { formatBytes } from './format.js';
 
 const POLL_MS = 100;
 /** Exit status if the target is clean, and the server evicted clients for that. */
@@ -18,6 +19,7 @@ const NAMED_MAX = 5;
 interface ShutdownOptions {
   readonly timeout?: number;
   readonly cancel?: boolean;
+  readonly key?: string;
 }
 
 export function registerShutdown(program: Command): void {
@@ -26,7 +28,7 @@ export function registerShutdown(program: Command): void {
     .description(
       'controlled shutdown: clients flush and wait, the server commits everything and marks the target clean',
     )
-    .argument('<server>', 'HOST:PORT', parseAddress)
+    .argument('[server]', 'LABEL or HOST:PORT; if this host has one server, it need not be named', parseServer)
     .option(
       '--timeout <seconds>',
       'evict clients that have not drained by then; can shorten the timeout of a shutdown under way',
@@ -36,6 +38,7 @@ export function registerShutdown(program: Command): void {
       '--cancel',
       'call off a shutdown while a client still drains; ending the command (Ctrl-C) does not',
     )
+    .addOption(keyOption())
     .addHelpText(
       'after',
       '\nExit status 3: the target is clean, and the server evicted clients that had not drained.',
@@ -43,10 +46,10 @@ export function registerShutdown(program: Command): void {
     .action(shutdown);
 }
 
-async function shutdown(
-  address: ReturnType<typeof parseAddress>,
-  { timeout, cancel }: ShutdownOptions,
-): Promise<void> {
+async function shutdown(server: Address | undefined, options: ShutdownOptions): Promise<void> {
+  const { timeout, cancel, key } = options;
+  const { onlyServer } = await import('./local_servers.js');
+  const address = server ?? onlyServer();
   const { connectAdmin } = await import('./admin.js');
   const { Shutdown, ShutdownEnds, Status } = await import('../wire/admin.js');
   const { decode } = await import('../wire/schema.js');
@@ -54,8 +57,11 @@ async function shutdown(
   const { sleep } = await import('../runtime/ports.js');
   const { timers } = nodeRuntime();
   let end: ShutdownEndsNotice | undefined;
-  const admin = await connectAdmin(address, undefined, ({ header, body }) => {
-    if (header.opcode === ShutdownEnds.opcode) end = decode(ShutdownEnds.request, body);
+  const admin = await connectAdmin(address, {
+    key,
+    onNotice: ({ header, body }) => {
+      if (header.opcode === ShutdownEnds.opcode) end = decode(ShutdownEnds.request, body);
+    },
   });
   const progress = new Progress();
   try {

@@ -1,5 +1,5 @@
 /**
- * holdfast status: shows a server (HOST:PORT), a mount (MOUNTPOINT), or every mount of this machine.
+ * holdfast status: shows a server, a mount (MOUNTPOINT), or every server and mount of this machine.
  * docs/OPERATIONS.md has the shapes of --json, which later versions only extend.
  */
 
@@ -7,7 +7,8 @@ import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { ClientStatus } from '../client/api.js';
 import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
-import { parseAddress } from './common.js';
+import type { Address } from '../runtime/ports.js';
+import { keyOption, parseServer } from './common.js';
 import { CliError } from './failure.js';
 import { formatBytes } from './format.js';
 
@@ -18,15 +19,16 @@ const EARLIER_SHOWN_MAX = 16;
 export function registerStatus(program: Command): void {
   program
     .command('status')
-    .description('show a server (HOST:PORT), a mount (MOUNTPOINT), or all mounts of this machine')
-    .argument('[what]', 'HOST:PORT or MOUNTPOINT')
+    .description('show a server, a mount, or all servers and mounts of this machine')
+    .argument('[what]', 'LABEL of a filesystem that this host serves, HOST:PORT of a server, or MOUNTPOINT')
     .option('--json', 'one JSON object, of a documented and stable shape')
     .option('--watch', 'show it again twice a second, until interrupted')
-    .action(async (what: string | undefined, options: { json?: boolean; watch?: boolean }) => {
+    .addOption(keyOption())
+    .action(async (what: string | undefined, options: StatusOptions) => {
       const { nodeRuntime } = await import('../runtime/node_runtime.js');
       const { sleep } = await import('../runtime/ports.js');
       for (;;) {
-        const text = await render(what, options.json === true);
+        const text = await render(what, options);
         if (options.watch === true && process.stdout.isTTY && options.json !== true)
           process.stdout.write('\x1b[2J\x1b[H');
         process.stdout.write(`${text}\n`);
@@ -36,25 +38,47 @@ export function registerStatus(program: Command): void {
     });
 }
 
-async function render(what: string | undefined, json: boolean): Promise<string> {
-  if (what === undefined) {
-    const mounts = await allMounts();
-    if (json) return JSON.stringify({ mounts });
-    return mounts.length === 0 ? 'no mounts of Holdfast on this machine' : mounts.map(mountText).join('\n');
-  }
-  const looksLikeAddress = /^(\[[0-9a-fA-F:.]+\]|[^/:]+):\d+$/.test(what) && !existsSync(what);
-  if (looksLikeAddress) {
-    const status = await serverStatus(what);
+interface StatusOptions {
+  readonly json?: boolean;
+  readonly watch?: boolean;
+  readonly key?: string;
+}
+
+async function render(what: string | undefined, { json, key }: StatusOptions): Promise<string> {
+  const { isServedHere } = await import('./local_servers.js');
+  if (what === undefined) return await everything(json === true);
+  const looksLikeAddress = /^(\[[0-9a-fA-F:.]+\]|[^/:]+):\d+$|^unix:\//.test(what) || isServedHere(what);
+  if (looksLikeAddress && !existsSync(what)) {
+    const status = await serverStatus(parseServer(what), key);
     return json ? JSON.stringify(status) : serverText(status);
   }
   const status = await mountStatus(what);
   return json ? JSON.stringify(status) : mountText(status);
 }
 
-async function serverStatus(text: string): Promise<StatusReply> {
+async function everything(json: boolean): Promise<string> {
+  const servers = await allServers();
+  const mounts = await allMounts();
+  if (json) return JSON.stringify({ mounts, servers });
+  const texts = [...servers.map(serverText), ...mounts.map(mountText)];
+  return texts.length === 0 ? 'no servers and no mounts of Holdfast on this machine' : texts.join('\n');
+}
+
+/** Those that answer: the socket of one that is gone may still be there. */
+async function allServers(): Promise<StatusReply[]> {
+  const { localServers } = await import('./local_servers.js');
+  const found: StatusReply[] = [];
+  for (const { address } of localServers()) {
+    const status = await serverStatus(address).catch(() => undefined);
+    if (status !== undefined) found.push(status);
+  }
+  return found;
+}
+
+async function serverStatus(address: Address, key?: string): Promise<StatusReply> {
   const { connectAdmin } = await import('./admin.js');
   const { readStatus } = await import('./server_status.js');
-  const admin = await connectAdmin(parseAddress(text));
+  const admin = await connectAdmin(address, { key });
   try {
     return await readStatus(admin.requester);
   } finally {
@@ -66,7 +90,7 @@ async function mountStatus(path: string): Promise<ClientStatus> {
   const { askControl, mountpointPath } = await import('./control.js');
   const answer = await askControl(mountpointPath(path), { command: 'status' });
   if (answer === undefined) {
-    throw new CliError(`${path} is neither HOST:PORT nor a mount point that a Holdfast client serves`);
+    throw new CliError(`${path} is neither a filesystem that this host serves, nor HOST:PORT, nor a mount point that a Holdfast client serves`);
   }
   return answer.data as ClientStatus;
 }
@@ -84,9 +108,13 @@ async function allMounts(): Promise<ClientStatus[]> {
 
 function serverText(status: StatusReply): string {
   const used = (status.blocks - status.blocksFree) * status.blockBytes;
-  const lines = [
+  const own = [
     `target   ${status.label} (${status.targetUuid})`,
     `state    ${status.state}, version ${status.softwareVersion}, instance ${status.instance}, up ${(status.uptimeMs / 1000).toFixed(1)} s`,
+  ];
+  if (status.brief === true) return [...own, 'clients  shown to administrators only'].join('\n');
+  const lines = [
+    ...own,
     `space    ${formatBytes(used)} of ${formatBytes(status.blocks * status.blockBytes)} used, ${status.inodes} inodes, ${status.orphans} orphans`,
     `commits  ${status.lastTransno - status.lastCommitted} operations executed and not yet committed`,
     `clients  ${status.clients.length}`,
@@ -98,11 +126,13 @@ function serverText(status: StatusReply): string {
     if (bytes > 0)
       lines.push(`         ${formatBytes(bytes)} of the ${device} device are not used; run holdfast grow`);
   }
+  if (status.plainFrom !== undefined)
+    lines.push(`TLS      off for ${status.plainFrom.join(', ')}: root of those hosts is root on the files`);
   if (status.recovery !== undefined) lines.push(recoveryLine(status.recovery));
   for (const client of status.clients) {
     lines.push(
       `  ${client.name}  ${client.state}  version ${client.softwareVersion}  ${client.opens} opens  ${client.locks} locks  ` +
-        `${formatBytes(client.dirtyBytes)} dirty  ${client.rpcsInFlight} RPCs  ${client.uuid}`,
+        `${formatBytes(client.dirtyBytes)} dirty  ${client.rpcsInFlight} RPCs  ${client.access ?? '-'}  ${client.uuid}`,
     );
   }
   for (const gone of status.evicted) lines.push(`  evicted: ${gone.name} (${gone.uuid}): ${gone.reason}`);

@@ -13,6 +13,7 @@ import type { LockOffset } from '../base/lock_offset.js';
 import type { MaybePromise } from '../base/maybe_promise.js';
 import type { NoticeKind } from '../base/notices.js';
 import type { LockSpec } from '../dlm/api.js';
+import type { Address, Credentials } from '../runtime/ports.js';
 import type { StatfsMessage } from '../wire/meta.js';
 
 /** The caller of an operation. RequestContext of fuse fits. */
@@ -248,7 +249,7 @@ export interface ClientStatus {
     readonly address: string;
     /** Name of an ImportState (import_state.ts). */
     readonly importState: string;
-    readonly gate: 'OPEN' | 'DRAINING' | 'CLOSED';
+    readonly gate: 'OPEN' | 'DRAINING' | 'CLOSED' | 'REFUSED';
     readonly instance: number;
     readonly serverVersion: string;
     readonly parked: number;
@@ -284,7 +285,16 @@ export interface ClientStatus {
 }
 
 export interface ClientOptions {
-  readonly addresses: readonly { readonly host: string; readonly port: number }[];
+  readonly addresses: readonly Address[];
+  /** The filesystem that has to be there; undefined: any. */
+  readonly label?: string | undefined;
+  /**
+   * With what the client proves who it is, for one connection; undefined: with what the kernel says of it on the server's host.
+   * @throws FsError for files that cannot be used.
+   */
+  readonly credentials?: (() => Credentials | undefined) | undefined;
+  /** See ConnectRequest.access. */
+  readonly access?: { readonly name: string; readonly targetUuid?: string | undefined } | undefined;
   /** Called once for each reason why no server takes the client yet, until the first one answers. */
   readonly onTrouble?: ((text: string) => void) | undefined;
   /** The server shows this name. */

@@ -64,6 +64,12 @@ export interface ConnectionEvents {
   closed(error?: Error): void;
 }
 
+/** As people read it: HOST:PORT, [IPV6]:PORT, unix:/PATH. */
+export function formatAddress({ host, port }: Address): string {
+  if (host.startsWith('/')) return `unix:${host}`;
+  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+}
+
 /** How a peer has proved who it is. */
 export type Proof =
   /** A Unix socket: the kernel names the peer's user. trusted: it is root, or the user of this process. */
@@ -86,6 +92,8 @@ export interface Origin {
   readonly port: number;
   /** The peer runs on this host. */
   readonly sameHost: boolean;
+  /** TCP on this host: the kernel says that the peer's socket is root's or this user's. Absent: it is not, or nobody knows. */
+  readonly isOwners?: boolean | undefined;
 }
 
 /** Files in PEM, by their paths. They are read again for new connections when they have changed. */

@@ -1,22 +1,49 @@
-/** CONNECT, and what an administrator may ask for: STATUS, SHUTDOWN, EVICT. Served in every state. */
+/**
+ * CONNECT, and what an administrator may ask for: STATUS, SHUTDOWN, EVICT, and the access table. Served in every state, the table
+ * while there is a target.
+ *
+ * Only an administrator (root of this host, or a key that says so) gets all of it. To others STATUS tells how the server is, and
+ * nothing of its clients.
+ */
 
+import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { Service } from '../rpc/service.js';
-import { Evict, Shutdown, Status, type StatusReply, type StatusRequest } from '../wire/admin.js';
+import type { AccessRecord } from '../storage/api.js';
+import {
+  AccessAdd,
+  type AccessEntryMessage,
+  AccessList,
+  AccessRemove,
+  AccessRotate,
+  Evict,
+  type NewKeyMessage,
+  Shutdown,
+  Status,
+  type StatusReply,
+  type StatusRequest,
+} from '../wire/admin.js';
 import { Connect } from '../wire/session.js';
-import { shortUuid } from './export/export.js';
+import type { MadeKey } from './access/access_table.js';
+import { principalOf } from './access/rights.js';
 import { NOT_RECOVERED } from './lifecycle/state.js';
 import { connect } from './session/connect.js';
-import { isLocalRoot, shownUuid } from './session/peer.js';
 import type { ServerView } from './session/server_view.js';
 import type { Session } from './session/session.js';
+import { briefly } from './status.js';
+import type { ServedTarget } from './target/served_target.js';
 
 const log = logger('server:admin');
+
+/** On a page: the longest entries fit into one frame. */
+const ENTRIES_PAGE = 250;
 
 /** What an administrator may have the server do: see Server. */
 export interface AdminCommands {
   status(page?: StatusRequest): StatusReply;
   evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string };
+  /** Ends everything that goes on under this entry of the access table. @returns how many clients that were. */
+  revoke(principal: string, reason: string): number;
   readonly isShuttingDown: boolean;
   shutdown(options: { readonly drainTimeoutMs?: number | undefined }): Promise<unknown>;
   cancelShutdown(): boolean;
@@ -30,33 +57,85 @@ interface ShutdownAnswer {
 export function sessionService(server: ServerView & AdminCommands): Service<Session> {
   const service = new Service<Session>();
   service.on(Connect, (session, request) => ({ reply: connect(server, session, request) }));
-  service.on(Status, (session, page) => ({ reply: forEyesOf(session, server.status(page)) }));
+  service.on(Status, (session, page) => {
+    const isAdmin = session.rights?.admin === true;
+    return { reply: isAdmin ? server.status(page) : briefly(server.status({ limit: 0 })) };
+  });
   service.on(Evict, (session, { client, reason }) => {
-    const { uuid, name } = server.evict(client, reason ?? 'the administrator said so');
-    return { reply: { uuid: shownUuid(session.link.origin, uuid), name } };
+    needsAdmin(session);
+    return { reply: server.evict(client, reason ?? 'the administrator said so') };
   });
   service.on(Shutdown, (session, { drainTimeoutMs, cancel }) => {
+    needsAdmin(session);
     if (cancel !== true) session.asksForShutdown();
     return { reply: cancel === true ? cancelShutdown(server) : shutdown(server, drainTimeoutMs) };
   });
+  registerAccess(service, server);
   return service;
 }
 
-/** Only root of this host is told whole UUIDs. The beginning of one still names its client to EVICT. */
-function forEyesOf(session: Session, status: StatusReply): StatusReply {
-  if (isLocalRoot(session.link.origin)) return status;
-  const shortened = <C extends { readonly uuid: string }>(client: C): C => ({
-    ...client,
-    uuid: shortUuid(client.uuid),
+function registerAccess(service: Service<Session>, server: ServerView & AdminCommands): void {
+  service.on(AccessList, (session, { after = '' }) => {
+    const target = targetFor(session, server);
+    const left = target.access.list().filter(({ name }) => name > after);
+    const entries = left.slice(0, ENTRIES_PAGE).map((entry) => shown(entry, target));
+    return { reply: { entries, more: entries.length < left.length ? true : undefined } };
   });
-  return {
-    ...status,
-    clients: status.clients.map(shortened),
-    evicted: status.evicted.map(shortened),
-    evictedBefore: status.evictedBefore?.map(shortened),
-    // Behind all that begin so: of two clients that do, a stranger may miss one.
-    more: status.more === undefined ? undefined : `${shortUuid(status.more)}~`,
-  };
+  service.on(AccessAdd, async (session, wish, incoming) => {
+    const target = targetFor(session, server);
+    const { entry, key } = target.access.add(wish);
+    log('%s may connect', principalOf(entry));
+    await target.access.sync();
+    incoming.answer({ reply: { key: key && newKey(target, { entry, key }) } });
+    return undefined;
+  });
+  service.on(AccessRotate, async (session, { name, graceMs }, incoming) => {
+    const target = targetFor(session, server);
+    const made = target.access.rotate(name, graceMs);
+    log('%s has a new key', name);
+    await target.access.sync();
+    incoming.answer({ reply: { key: newKey(target, made) } });
+    return undefined;
+  });
+  service.on(AccessRemove, async (session, { name }, incoming) => {
+    const target = targetFor(session, server);
+    const principal = principalOf(target.access.remove(name));
+    const evicted = server.revoke(principal, `${name} was removed from the access table`);
+    await target.access.sync();
+    incoming.answer({ reply: { evicted } });
+    return undefined;
+  });
+}
+
+/** @throws FsError EACCES */
+function needsAdmin(session: Session): void {
+  if (session.rights?.admin === true) return;
+  throw new FsError(
+    'EACCES',
+    'this needs an administrator: root on the host of the server, or a key that was made with --admin',
+  );
+}
+
+/** @throws FsError EACCES; EAGAIN without a target: the table lies on it. */
+function targetFor(session: Session, server: ServerView): ServedTarget {
+  needsAdmin(session);
+  const { target } = server;
+  if (target === undefined || target.life.isOver) {
+    throw new FsError('EAGAIN', `the server is ${server.state}: ask the one that serves the filesystem`);
+  }
+  return target;
+}
+
+function shown(entry: AccessRecord, target: ServedTarget): AccessEntryMessage {
+  const principal = principalOf(entry);
+  const clients = [...target.exports].filter(({ rights }) => rights.principal === principal).length;
+  const keys = entry.keys.map(({ id, createdMs, untilMs }) => ({ id, createdMs, untilMs }));
+  return { ...entry, keys, clients };
+}
+
+function newKey({ store }: ServedTarget, { key }: MadeKey): NewKeyMessage {
+  const { label, targetUuid } = store.superblock;
+  return { id: key.id, secret: key.secret, label, targetUuid };
 }
 
 function cancelShutdown(server: AdminCommands): ShutdownAnswer {

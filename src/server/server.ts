@@ -9,10 +9,12 @@ import type { Checked } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { NoticeKind } from '../base/notices.js';
+import { Deferred } from '../base/wait.js';
 import { Service } from '../rpc/service.js';
-import type { Address, Listener, Runtime } from '../runtime/ports.js';
+import type { Address, CertificateFiles, Listener, Runtime, TlsListen } from '../runtime/ports.js';
 import type { TargetStore } from '../storage/api.js';
 import type { ServerStateName, StatusReply, StatusRequest } from '../wire/admin.js';
+import type { PlainAccess } from './access/peers.js';
 import { type AdminCommands, sessionService } from './admin_handlers.js';
 import { type EvictedClient, findClient } from './export/exports.js';
 import type { RecoveryWindow } from './lifecycle/recovery_window.js';
@@ -58,8 +60,10 @@ export interface ServerOptions {
   readonly connectionsMax?: number | undefined;
   /** Shown by STATUS. */
   readonly pid?: number | undefined;
-  /** Take connections from any source port; else only from those below 1024. */
-  readonly anyPort?: boolean | undefined;
+  /** Connections without TLS to take. Default: none over the network. */
+  readonly plain?: PlainAccess | undefined;
+  /** For clients with certificates. Default: keys only. */
+  readonly certificate?: CertificateFiles | undefined;
   /** Told in one line of what the server does, for people. */
   readonly onState?: ((text: string, kind?: NoticeKind) => void) | undefined;
   /** Shown by STATUS: how often each kind of notice was given. */
@@ -79,7 +83,7 @@ function settingsOf(options: ServerOptions): ServerSettings {
     clientsMax: options.clientsMax ?? CLIENTS_MAX,
     connectionsMax: options.connectionsMax ?? Number.POSITIVE_INFINITY,
     pid: options.pid,
-    anyPort: options.anyPort ?? false,
+    plain: options.plain,
   };
 }
 
@@ -97,6 +101,9 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   readonly #memory: RequestMemory;
   readonly #connections: Connections;
   #listener: Listener | undefined;
+  /** The Unix socket of this host. */
+  #local: Listener | undefined;
+  readonly #targetIsThere = new Deferred<void>();
   #portIsClosed = false;
 
   constructor(runtime: Runtime, options: ServerOptions) {
@@ -153,12 +160,22 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   async listen(): Promise<void> {
     const { transport } = this.runtime;
     const accept = this.#connections.accept.bind(this.#connections);
-    const listener = await transport.listen(this.#options.listen, accept);
+    const listener = await transport.listen(this.#options.listen, accept, this.#tls());
     if (this.#portIsClosed) {
       await listener.close();
       throw new FsError('ESHUTDOWN', 'the server was stopped while it began to listen');
     }
     this.#listener = listener;
+  }
+
+  /**
+   * Listens at a Unix socket too, whose name says which filesystem this is: so only a server that has the target does.
+   * @throws FsError EBUSY when another process listens there, EINVAL.
+   */
+  async listenLocally(address: Address): Promise<void> {
+    const listener = await this.runtime.transport.listen(address, this.#connections.accept.bind(this.#connections));
+    if (this.#portIsClosed) await listener.close();
+    else this.#local = listener;
   }
 
   /** Of a standby: gives its port up, because the server that has the target now needs it. It may listen again. */
@@ -216,6 +233,18 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     return { uuid: found.uuid, name: found.name };
   }
 
+  revoke(principal: string, reason: string): number {
+    const { target, recovery } = this;
+    if (target === undefined || target.life.isOver) return 0;
+    const here = [...target.exports].filter(({ rights }) => rights.principal === principal);
+    const away = recovery?.isOpen === true ? recovery.missing() : [];
+    const gone = away.filter((record) => record.principal === principal);
+    for (const client of here) evict(target, client, reason);
+    if (gone.length > 0) forgetPrevious(target, gone, reason);
+    this.#connections.endOf(principal);
+    return here.length + gone.length;
+  }
+
   /** What is in memory of the target that is served (which asks all its tables), to be judged between two events: for tests. */
   checked(): readonly Checked[] {
     const { target } = this;
@@ -231,6 +260,10 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     };
   }
 
+  refused(peer: string, why: string): void {
+    this.say(`refuses ${peer}: ${why}`, 'refused');
+  }
+
   admitsClient(clients: number): string | undefined {
     return this.#connections.admitsClient(clients);
   }
@@ -239,7 +272,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
 
   async closePort(): Promise<void> {
     this.#portIsClosed = true;
-    await this.#listener?.close();
+    await Promise.all([this.#listener?.close(), this.#local?.close()]);
   }
 
   serveHeld(): void {
@@ -247,6 +280,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   }
 
   hasTarget(): void {
+    this.#targetIsThere.resolve();
     this.connectWait.over();
   }
 
@@ -271,6 +305,16 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     // A target that is lost says so by itself.
     wait?.catch(() => undefined);
     return wait === undefined;
+  }
+
+  /** A server without a target does not know the keys: who comes waits, before the handshake. */
+  #tls(): TlsListen {
+    return {
+      ready: () => (this.target === undefined ? this.#targetIsThere.promise : undefined),
+      keyOf: (identity) => this.target?.access.withKey(identity)?.key.secret,
+      certificate: this.#options.certificate,
+      refused: (peer, why) => this.refused(peer, why),
+    };
   }
 
   #registerMetrics(): void {

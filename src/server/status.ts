@@ -45,7 +45,16 @@ export function statusOf(server: ServerView, startedMs: number, page?: StatusReq
     // Of the first page: what is said once is enough.
     evictedBefore: page?.after === undefined ? target?.evictedBefore : undefined,
     clientCount: all.length === shown.clients.length ? undefined : all.length,
+    plainFrom: settings.plain?.from.map(({ text }) => text),
   };
+}
+
+/** What somebody who is no administrator learns: how the server is. Nothing of its clients, its disk or its process. */
+export function briefly(status: StatusReply): StatusReply {
+  const { state, label, targetUuid, softwareVersion, instance, uptimeMs } = status;
+  const nothing = { clients: [], evicted: [], blocks: 0, blocksFree: 0, blockBytes: 0, inodes: 0, orphans: 0 };
+  const own = { state, label, targetUuid, softwareVersion, instance, uptimeMs };
+  return { ...own, ...nothing, lastTransno: 0, lastCommitted: 0, brief: true };
 }
 
 type Present = ClientExport | ClientRecord;
@@ -92,13 +101,14 @@ function pageOf(
   return { clients, more: undefined };
 }
 
-function textBytes({ uuid, name, state, softwareVersion, address = '' }: ClientStatusMessage): number {
-  return Buffer.byteLength(`${uuid}${name}${state}${softwareVersion}${address}`);
+function textBytes(client: ClientStatusMessage): number {
+  const { uuid, name, state, softwareVersion, address = '', access = '' } = client;
+  return Buffer.byteLength(`${uuid}${name}${state}${softwareVersion}${address}${access}`);
 }
 
-function missing({ uuid, name, softwareVersion }: ClientRecord, idleMs: number): ClientStatusMessage {
+function missing({ uuid, name, softwareVersion, principal }: ClientRecord, idleMs: number): ClientStatusMessage {
   const nothing = { opens: 0, locks: 0, dirtyBytes: 0, rpcsInFlight: 0 };
-  return { uuid, name, softwareVersion, state: 'recovering', ...nothing, idleMs: Math.round(idleMs) };
+  return { uuid, name, softwareVersion, state: 'recovering', ...nothing, idleMs: Math.round(idleMs), access: principal };
 }
 
 function clientStatus(
@@ -118,6 +128,7 @@ function clientStatus(
     dirtyBytes: client.progress?.dirtyBytes ?? 0,
     rpcsInFlight: client.progress?.rpcsInFlight ?? client.calls.size,
     idleMs: Math.round(Math.max(0, now - client.lastHeardMs)),
+    access: client.rights.principal,
   };
 }
 

@@ -1,10 +1,10 @@
 /**
- * Admin family. Opcodes 128-143: status, shutdown and evict commands. The server answers them while it starts and shuts
- * down too.
+ * Admin family. Opcodes 128-143: the commands status, shutdown, evict and access. The server answers them while it starts and
+ * shuts down too.
  */
 
 import { Empty, operation } from './operation.js';
-import { bool, list, message, nested, type Of, oneOf, opt, req, text, u32, uint } from './schema.js';
+import { bool, bytes, list, message, nested, type Of, oneOf, opt, req, text, u32, uint } from './schema.js';
 
 export const serverState = oneOf(
   'standby',
@@ -29,6 +29,8 @@ export const ClientStatus = message('ClientStatus', {
   dirtyBytes: req(8, uint),
   rpcsInFlight: req(9, uint),
   idleMs: req(10, uint),
+  /** 'local', 'plain', 'key:NAME' or 'certificate:NAME'. */
+  access: opt(11, text(80)),
 });
 
 const EvictedClient = message('EvictedClient', {
@@ -116,6 +118,10 @@ export const Status = operation(
     more: opt(40, text(36)),
     /** Number of all clients, on this page or not. Absent: all are on this page. */
     clientCount: opt(41, uint),
+    /** The peer is no administrator: clients, evictions, space and the process are left out. */
+    brief: opt(42, bool),
+    /** Networks from which the server takes connections that prove nothing. Absent: from none, or an earlier release. */
+    plainFrom: opt(43, list(text(64), 64)),
   }),
 );
 /**
@@ -162,6 +168,88 @@ export const ShutdownEnds = operation(
   Empty,
   'notice',
 );
+
+/** A key of the access table, without its secret. */
+const AccessKeyInfo = message('AccessKeyInfo', {
+  id: req(1, text(16)),
+  /** Milliseconds since 1970. */
+  createdMs: req(2, uint),
+  /** Absent: without limit. */
+  untilMs: opt(3, uint),
+});
+const AccessLimitsMessage = message('AccessLimits', {
+  clients: opt(1, uint),
+  locks: opt(2, uint),
+  opens: opt(3, uint),
+  requestsPerSecond: opt(4, uint),
+  waitingBytes: opt(5, uint),
+});
+const accessKind = oneOf('key', 'certificate');
+const accessFrom = list(text(64), 64);
+const AccessEntry = message('AccessEntry', {
+  name: req(1, text(64)),
+  kind: req(2, accessKind),
+  keys: req(3, list(nested(AccessKeyInfo), 16)),
+  readOnly: req(4, bool),
+  squashRoot: req(5, bool),
+  admin: req(6, bool),
+  from: req(7, accessFrom),
+  limits: req(8, nested(AccessLimitsMessage)),
+  createdMs: req(9, uint),
+  /** Clients of this entry that are here. */
+  clients: req(10, uint),
+});
+/** A new key with what its file needs. The only message with a secret; the server sends it once, to the administrator who asked. */
+const NewKey = message('NewKey', {
+  id: req(1, text(16)),
+  secret: req(2, bytes(32)),
+  label: req(3, text(64)),
+  targetUuid: req(4, text(36)),
+});
+/** The access table. For administrators, as the other operations on it. */
+export const AccessList = operation(
+  133,
+  'ACCESS_LIST',
+  /** after: only entries whose names come after this one. */
+  message('AccessListRequest', { after: opt(1, text(64)) }),
+  message('AccessListReply', {
+    entries: req(1, list(nested(AccessEntry), 1000)),
+    /** There are more entries. */
+    more: opt(2, bool),
+  }),
+);
+/** EEXIST; EINVAL for a bad name or network; ENOSPC. Durable when answered. */
+export const AccessAdd = operation(
+  134,
+  'ACCESS_ADD',
+  message('AccessAddRequest', {
+    name: req(1, text(64)),
+    kind: req(2, accessKind),
+    readOnly: req(3, bool),
+    squashRoot: req(4, bool),
+    admin: req(5, bool),
+    from: req(6, accessFrom),
+    limits: req(7, nested(AccessLimitsMessage)),
+  }),
+  message('AccessAddReply', { key: opt(1, nested(NewKey)) }),
+);
+/** The entry's clients are evicted, and its connections end. ENOENT. Durable when answered. */
+export const AccessRemove = operation(
+  135,
+  'ACCESS_REMOVE',
+  message('AccessRemoveRequest', { name: req(1, text(64)) }),
+  message('AccessRemoveReply', { evicted: req(1, uint) }),
+);
+/** A new key for an entry. The keys before it go on working for graceMs; 0: not at all. ENOENT, EINVAL, EBUSY. */
+export const AccessRotate = operation(
+  136,
+  'ACCESS_ROTATE',
+  message('AccessRotateRequest', { name: req(1, text(64)), graceMs: req(2, uint) }),
+  message('AccessRotateReply', { key: req(1, nested(NewKey)) }),
+);
+export type AccessEntryMessage = Of<typeof AccessEntry>;
+export type AccessAddRequest = Of<typeof AccessAdd.request>;
+export type NewKeyMessage = Of<typeof NewKey>;
 export type ShutdownEndsNotice = Of<typeof ShutdownEnds.request>;
 export type StatusReply = Of<typeof Status.reply>;
 export type StatusRequest = Of<typeof Status.request>;

@@ -1,6 +1,16 @@
 /** All operations, by opcode. An opcode is never reused. */
 
-import { DrainProgress, Evict, Shutdown, ShutdownEnds, Status } from './admin.js';
+import {
+  AccessAdd,
+  AccessList,
+  AccessRemove,
+  AccessRotate,
+  DrainProgress,
+  Evict,
+  Shutdown,
+  ShutdownEnds,
+  Status,
+} from './admin.js';
 import { Batch } from './batch.js';
 import { CopyRange, Fallocate, Read, Seek, Sync, Write } from './data.js';
 import { Bast, Cancel, Cast, Enqueue, Glimpse, Gone, Nameless, TestFlock, Unflock } from './lock.js';
@@ -95,7 +105,17 @@ export const FAMILIES: readonly {
     name: 'admin',
     first: 128,
     last: 143,
-    operations: [Status, Shutdown, Evict, DrainProgress, ShutdownEnds],
+    operations: [
+      Status,
+      Shutdown,
+      Evict,
+      DrainProgress,
+      ShutdownEnds,
+      AccessList,
+      AccessAdd,
+      AccessRemove,
+      AccessRotate,
+    ],
   },
 ];
 

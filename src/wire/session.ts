@@ -56,6 +56,19 @@ export const FEATURES_ALL =
 /** A range of unused FIDs [start, end) from which the client names new objects. */
 export const FidRange = message('FidRange', { start: req(1, fid), end: req(2, fid) });
 
+export const AccessClaim = message('AccessClaim', {
+  name: req(1, text(64)),
+  /** The target whose access table has the entry. On another target the claim says nothing. Absent: this one. */
+  targetUuid: opt(2, text(36)),
+});
+
+export const Restricted = message('Restricted', {
+  /** Requests that change something are answered EROFS. */
+  readOnly: req(1, bool),
+  /** uid and gid 0 count as 65534. */
+  squashRoot: req(2, bool),
+});
+
 export const Connect = operation(
   1,
   'CONNECT',
@@ -88,6 +101,13 @@ export const Connect = operation(
     secret: opt(14, text(64)),
     /** FEATURE.batch: bytes of the metadata grant that operations not answered yet use up. */
     metaGrantInUse: opt(15, uint),
+    /**
+     * The entry of the access table that a client counts as which comes through a Unix socket now, and over the network, with
+     * the entry's key, at other times.
+     */
+    access: opt(16, nested(AccessClaim)),
+    /** Of the filesystem that the user has named; absent: any. */
+    label: opt(17, text(64)),
   }),
   message('ConnectReply', {
     /**
@@ -121,6 +141,8 @@ export const Connect = operation(
     metaGrantBytes: opt(15, uint),
     /** FEATURE.batch: the server's clock. The client gives its own operations times by it. */
     time: opt(16, timespec),
+    /** What the session may not do. Absent: nothing is forbidden, or an earlier release. */
+    restricted: opt(17, nested(Restricted)),
   }),
 );
 

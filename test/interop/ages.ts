@@ -10,8 +10,8 @@ import { RELEASE_0_1 } from '../fixtures/releases.js';
 export const skip = lacksCommit(RELEASE_0_1.commit);
 
 export type Age = 'old' | 'new';
-/** Clients of release 0.1 connect from any port, so a server of this tree must be told to take them. */
-const FOR_ALL = ['--any-port'];
+/** Clients of release 0.1 know neither keys nor Unix sockets, so a server of this tree must be told to take them. */
+const FOR_ALL = ['--tls=off', '--from', '127.0.0.0/8'];
 export const treeFor = (age: Age): Tree =>
   age === 'old' ? treeOf(RELEASE_0_1.commit) : { ...thisTree(), serveArgs: FOR_ALL };
 

@@ -163,8 +163,8 @@ for (const age of ['this', 'an older'] as const) {
     timeout: 120_000,
   }, async (t) => {
     const tree = age === 'this' ? undefined : treeOf(RELEASE_0_1.commit);
-    // Clients of that release connect from any port.
-    const serveArgs = age === 'this' ? [] : ['--any-port'];
+    // Clients of that release know neither keys nor Unix sockets.
+    const serveArgs = age === 'this' ? [] : ['--tls=off', '--from', '127.0.0.0/8'];
     const cluster = await startCluster(t, { mounts: 0, limitMs: 110_000, serveArgs });
     await cluster.addMount([], tree);
     await cluster.addMount([], tree);

@@ -23,6 +23,7 @@ import type {
   Runtime,
   Transport,
 } from '../../src/runtime/ports.js';
+import type { AccessTable } from '../../src/server/access/access_table.js';
 import { createServer, type Server, type ServerOptions } from '../../src/server/server.js';
 import type { StoreOptions } from '../../src/storage/api.js';
 import { openTarget } from '../../src/storage/target.js';
@@ -89,6 +90,13 @@ export class ServerWorld {
     const server = this.#servers.at(-1);
     if (server === undefined) throw new Error('no server was started');
     return server;
+  }
+
+  /** The access table of that server. */
+  get table(): AccessTable {
+    const { target } = this.last;
+    if (target === undefined) throw new Error('the server has no target');
+    return target.access;
   }
 
   /** The server goes on answering, and nothing is committed from now on. */

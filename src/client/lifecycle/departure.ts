@@ -143,7 +143,7 @@ async function giveBack(departing: Departing, signal: AbortSignal): Promise<stri
     target.outgoing.sendEnds();
     // Once this client has left, no client could replay what was answered and not committed.
     if (target.replays.size > 0) await target.call('operation', Sync, {});
-    if (target.gate.state !== 'CLOSED') {
+    if (!target.gate.isClosed) {
       target.outgoing.cancel(locks);
       await target.outgoing.idle('operation', 'data', 'changes', 'closing');
     }

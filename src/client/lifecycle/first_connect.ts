@@ -7,7 +7,7 @@
 
 import { FsError } from '../../base/errno.js';
 import { Deferred, onAbort } from '../../base/wait.js';
-import type { Timer } from '../../runtime/ports.js';
+import { formatAddress, type Timer } from '../../runtime/ports.js';
 import type { ClientContext } from '../cache/context.js';
 import type { ImportEvents } from './import.js';
 
@@ -63,7 +63,7 @@ export class FirstConnect implements ImportEvents {
   }
 
   #late(seconds: number): void {
-    const addresses = this.#context.options.addresses.map(({ host, port }) => `${host}:${port}`).join(', ');
+    const addresses = this.#context.options.addresses.map(formatAddress).join(', ');
     this.#giveUp(new FsError('ETIMEDOUT', `${this.#why} within ${seconds} s (${addresses})`));
   }
 

@@ -9,7 +9,7 @@ import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
 import type { Frame, Link } from '../../rpc/api.js';
 import { FrameLink } from '../../rpc/link.js';
-import type { Timer } from '../../runtime/ports.js';
+import { type Credentials, formatAddress, type Timer } from '../../runtime/ports.js';
 import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../../wire/header.js';
 import { Enqueue } from '../../wire/lock.js';
 import {
@@ -41,6 +41,8 @@ const log = logger('client:import');
 const HISTORY_MAX = 16;
 /** If a mount waits longer than this for the server, the client tells the user. */
 const SAID_AFTER_MS = 5000;
+/** A client that has state on the server waits this long for whoever refuses it to think better of it. */
+const REFUSED_MS = 10_000;
 
 /** Handles what the server asks. */
 export interface ImportOwner {
@@ -77,6 +79,8 @@ export class Import {
   #connecting: AbortController | undefined;
   #retry: Timer | undefined;
   #wasReady = false;
+  /** Since when servers refuse this mount; undefined: the last one that answered did not. */
+  #refusedSinceMs: number | undefined;
   /** When the target became unusable, and the timer that tells the user if this lasts. */
   #away: { readonly sinceMs: number; readonly timer: Timer } | undefined;
   #goodbye: Promise<void> = Promise.resolve();
@@ -108,11 +112,11 @@ export class Import {
     return this.#history;
   }
 
-  /** host:port of the server that the client uses or tries. */
+  /** Address of the server that the client uses or tries. */
   get address(): string {
     const { addresses } = this.#context.options;
     const address = addresses[this.#addressIndex % addresses.length];
-    return address === undefined ? '' : `${address.host}:${address.port}`;
+    return address === undefined ? '' : formatAddress(address);
   }
 
   start(): void {
@@ -319,6 +323,14 @@ export class Import {
     const connCount = this.#connCount;
     const abort = new AbortController();
     this.#connecting = abort;
+    let credentials: Credentials | undefined;
+    try {
+      credentials = this.#context.options.credentials?.();
+    } catch (thrown) {
+      this.#refused(thrown instanceof FsError ? thrown : new FsError('EIO', String(thrown)), true);
+      this.dispatch({ type: 'connectFailed', epoch });
+      return;
+    }
     const patience = patienceMs(tried, addresses.length);
     transport
       .connect(
@@ -329,7 +341,7 @@ export class Import {
             { connCount, outputLimitBytes: Number.POSITIVE_INFINITY, slabs: this.#context.slabs },
             (link) => this.#opened(link, epoch),
           ),
-        { timeoutMs: patience.connect, signal: abort.signal },
+        { timeoutMs: patience.connect, signal: abort.signal, credentials },
       )
       .then(
         () => this.#sayConnect(epoch, patience.answer),
@@ -360,7 +372,33 @@ export class Import {
 
   /** A host name that does not exist will not exist in a moment. After any other failure, a server may be starting. */
   #unreachable(error: FsError): void {
-    this.#events.refused(error, error.code === 'ENXIO' && this.#context.options.addresses.length === 1);
+    const isUnknown = error.code === 'ENXIO' && this.#context.options.addresses.length === 1;
+    this.#refused(error, isUnknown || error.code === 'EACCES');
+  }
+
+  /**
+   * @param final trying again will not help. If a server says of a mount that it may not connect (its key was removed, say), the
+   *   calls that wait for the server must not wait for ever. The client goes on asking: somebody may give it its access back.
+   */
+  #refused(error: FsError, final: boolean): void {
+    this.#events.refused(error, final);
+    if (!this.#wasReady || error.code !== 'EACCES') return;
+    const nowMs = this.#context.runtime.clock.nowMs();
+    if (this.#refusedSinceMs === undefined) {
+      this.#refusedSinceMs = nowMs;
+      const text = `${this.address} refuses this mount: ${error.message}`;
+      this.#context.options.onState?.(text, 'refused');
+    }
+    if (this.#instance === undefined) {
+      this.#target.gate.refuse(new FsError('EACCES', error.message));
+    } else if (nowMs - this.#refusedSinceMs >= REFUSED_MS) {
+      // What this client had there is for nobody else, and nothing of it can be saved.
+      this.dispatch({
+        type: 'evictedNotice',
+        epoch: this.#state.epoch,
+        reason: `it may not connect any more: ${error.message}`,
+      });
+    }
   }
 
   /** The connection ended before CONNECT was answered. */
@@ -401,7 +439,7 @@ export class Import {
         log('%s refused: %s', this.address, refusal.message);
         // Another protocol, another target, or a server that takes only root, or only a client with the secret of this UUID.
         const final = refusal.code === 'EPROTO' || refusal.code === 'ENODEV' || refusal.code === 'EACCES';
-        this.#events.refused(refusal, final);
+        this.#refused(refusal, final);
       }
       this.dispatch({ type: 'connectFailed', epoch });
     });
@@ -427,12 +465,16 @@ export class Import {
       hasMoreThanOpens: recovery.hasMoreThanOpens(context, target),
       grantsInUse: known ? recovery.grantsInUse(context, target) : undefined,
       secret: this.#identity.secret,
+      access: context.options.access,
+      label: context.options.label,
       metaGrantInUse: known ? target.changes.usedBytes : undefined,
     };
   }
 
   #answered(attempt: Attempt, epoch: number, reply: ConnectReply): void {
     if (this.#attempt !== attempt) return;
+    this.#refusedSinceMs = undefined;
+    this.#target.gate.refuse(undefined);
     this.#events.answered(reply.reason ?? reply.outcome);
     if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
       attempt.watch(reply.pingIntervalMs, () => {

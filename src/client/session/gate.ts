@@ -6,6 +6,8 @@
  * disconnected, or is in recovery). Parked operations run in arrival order when the gate opens. The signal of a parked
  * operation ends its wait at once.
  *
+ * REFUSED: the server does not take this client any more. Operations fail at once, with the reason.
+ *
  * A drain keeps the gate shut, and so does an import that is not FULL. Each of the two takes only its own reason away.
  *
  * Invariants: no operation is parked at an open gate; the gate has the time of its closing exactly while it is not open; nobody
@@ -17,7 +19,7 @@ import { FsError } from '../../base/errno.js';
 import { CountDown, onAbort, WaitList } from '../../base/wait.js';
 import type { Clock } from '../../runtime/ports.js';
 
-export type GateState = 'OPEN' | 'DRAINING' | 'CLOSED';
+export type GateState = 'OPEN' | 'DRAINING' | 'CLOSED' | 'REFUSED';
 
 interface Parked {
   readonly tag: unknown;
@@ -36,6 +38,7 @@ export class Gate {
   #shutSinceMs: number | undefined;
   #connected = false;
   #drain: 'no' | 'draining' | 'drained' = 'no';
+  #refusal: FsError | undefined;
   readonly #inside = new CountDown();
   readonly #parked = new Set<Parked>();
   readonly #untilShut = new WaitList();
@@ -47,11 +50,17 @@ export class Gate {
 
   get state(): GateState {
     if (this.#connected && this.#drain === 'no') return 'OPEN';
-    return this.#drain === 'draining' ? 'DRAINING' : 'CLOSED';
+    if (this.#drain === 'draining') return 'DRAINING';
+    return this.#refusal === undefined ? 'CLOSED' : 'REFUSED';
   }
 
   get isOpen(): boolean {
     return this.#connected && this.#drain === 'no';
+  }
+
+  /** Neither open nor draining: the client asks the target for nothing. */
+  get isClosed(): boolean {
+    return !this.isOpen && this.#drain !== 'draining';
   }
 
   /** How long the gate has not been open, so the target has been away; 0 while it is open, however slowly the target answers. */
@@ -76,13 +85,14 @@ export class Gate {
   /**
    * Passes, or parks until the gate opens. A caller that has passed calls leave() exactly once.
    * @param tag the handle that the operation uses: rejectTagged() finds the operation by it.
-   * @throws FsError EINTR (as a rejection) when the signal aborts while parked.
+   * @throws FsError EINTR (as a rejection) when the signal aborts while parked; the refusal, if the server refuses this client.
    */
   enter(passenger: Passenger, tag?: unknown): Promise<void> | undefined {
     if (this.isOpen && this.#parked.size === 0) {
       this.#inside.add();
       return undefined;
     }
+    if (this.#refusal !== undefined && !this.isOpen) return Promise.reject(this.#refusal);
     const signal = passenger.signal;
     if (signal.aborted) return Promise.reject(new FsError('EINTR', 'interrupted before the gate'));
     return new Promise((resolve, reject) => {
@@ -128,6 +138,12 @@ export class Gate {
   setDrain(drain: 'no' | 'draining' | 'drained'): void {
     this.#drain = drain;
     this.#changed();
+  }
+
+  /** Operations fail with this error while the gate is not open. undefined: they wait again. */
+  refuse(error: FsError | undefined): void {
+    this.#refusal = error;
+    if (error !== undefined && !this.isOpen) this.rejectTagged(() => true, error);
   }
 
   /** Ends the waits of the parked operations whose tag isGone() accepts: what they were about is gone. */

@@ -147,7 +147,7 @@ export class Outgoing {
 
   /** Sends the collected ends, unless the gate is closed. To be called when the gate opens, too. */
   sendEnds(): void {
-    if (this.#ends.length === 0 || this.#gate.state === 'CLOSED') return;
+    if (this.#ends.length === 0 || this.#gate.isClosed) return;
     const ends = this.#ends;
     this.#ends = [];
     let fhs: Fh[] = [];

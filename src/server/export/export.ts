@@ -19,6 +19,7 @@ import { CountDown } from '../../base/wait.js';
 import type { Frame, Link, RequesterApi } from '../../rpc/api.js';
 import type { Timer } from '../../runtime/ports.js';
 import type { ClientRecord } from '../../storage/api.js';
+import type { Rights } from '../access/rights.js';
 import { AnsweredRequests } from './answered_requests.js';
 import { DurableAnswers } from './durable_answers.js';
 import { frameBytes, type KeptFrames } from './kept_frames.js';
@@ -79,6 +80,8 @@ export interface PendingCall {
 export class ClientExport {
   readonly uuid: ClientUuid;
   readonly secret: string | undefined;
+  /** With which it connected last. The principal stays. */
+  rights: Rights;
   name: string;
   softwareVersion: string;
   /** Requests from the server to this client (glimpses) and notices. */
@@ -161,11 +164,13 @@ export class ClientExport {
   /** @param target the life of the target. */
   constructor(
     identity: ExportIdentity,
+    rights: Rights,
     requester: RequesterApi,
     nowMs: number,
     kept: KeptFrames,
     target: Lifetime,
   ) {
+    this.rights = rights;
     this.life = new Lifetime(target);
     this.kept = kept;
     this.uuid = identity.uuid;
@@ -182,6 +187,7 @@ export class ClientExport {
       secret: this.secret,
       name: this.name,
       softwareVersion: this.softwareVersion,
+      principal: this.rights.principal,
       lastTransno: this.lastTransno,
     };
   }

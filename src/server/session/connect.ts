@@ -1,8 +1,9 @@
 /**
  * CONNECT: who the peer is, what the server still has of it, and what both speak.
  *
- * A client makes up a secret and says it in each CONNECT. What the server has of a client is for whoever knows its secret:
- * its UUID alone gives nothing, and takes nothing from it. (Clients of earlier releases have none.)
+ * What the server has of a client is for whoever connects with the proof with which the client's session was made (its key, for
+ * example), and knows the secret that the client made up and says in each CONNECT. The client's UUID gives nothing, and takes
+ * nothing from it. (Sessions of earlier releases have no proof; clients of still earlier ones have no secret.)
  *
  * connect_outcome.ts decides what becomes of a client, from what connect_facts.ts finds; here it is done.
  */
@@ -15,13 +16,14 @@ import { Requester } from '../../rpc/requester.js';
 import type { ClientRecord } from '../../storage/api.js';
 import { type Negotiated, negotiate, ownAbilities } from '../../wire/negotiate.js';
 import { type ConnectReply, type ConnectRequest, FEATURE } from '../../wire/session.js';
+import { rightsOfPeer } from '../access/peers.js';
+import type { Rights } from '../access/rights.js';
 import { ClientExport } from '../export/export.js';
 import { cameAnew, evict, goodbye } from '../target/eviction.js';
 import type { ServedTarget } from '../target/served_target.js';
 import { versionChange } from '../target/version_gate.js';
 import { knownOf, saidBy } from './connect_facts.js';
 import { decideConnect } from './connect_outcome.js';
-import { checkOrigin } from './peer.js';
 import type { ServerView } from './server_view.js';
 import type { Session } from './session.js';
 
@@ -39,17 +41,29 @@ interface Applicant {
   readonly session: Session;
   readonly request: ConnectRequest;
   readonly agreed: Agreed;
+  readonly rights: Rights;
 }
 
 /**
  * @throws FsError EPROTO (no common protocol, no UUID), ENODEV (another target), EAGAIN (an older connection's CONNECT),
- *   EACCES (not from a privileged port; not the secret of this client).
+ *   EACCES (the peer may not connect: see access/peers.ts; it is not this client).
  */
 export function connect(server: ServerView, session: Session, request: ConnectRequest): ConnectReply {
-  checkOrigin(session.link.origin, server.settings.anyPort);
+  try {
+    return answer(server, session, request);
+  } catch (thrown) {
+    if (thrown instanceof FsError && thrown.code === 'EACCES') server.refused(session.link.peer, thrown.message);
+    throw thrown;
+  }
+}
+
+function answer(server: ServerView, session: Session, request: ConnectRequest): ConnectReply {
   const agreed = negotiate(request, ownAbilities(server.settings.softwareVersion));
   if (!agreed.agreed) throw new FsError('EPROTO', agreed.refusal);
   if (session.role === 'client') throw new FsError('EPROTO', 'this connection is connected already');
+  const { link } = session;
+  const rights = rightsOfPeer(link.origin, claimOf(server, request), server.target?.access, server.settings.plain);
+  session.rights = rights;
   session.link.connCount = request.connCount;
   session.link.protocol = agreed.protocol;
   if (request.role === 'admin') {
@@ -66,7 +80,10 @@ export function connect(server: ServerView, session: Session, request: ConnectRe
       `this is target ${superblock.label} (${superblock.targetUuid}), not the one meant`,
     );
   }
-  const applicant = { server, target, session, request, agreed };
+  if (request.label !== undefined && request.label !== superblock.label) {
+    throw new FsError('ENODEV', `this server has the filesystem ${superblock.label}, not ${request.label}`);
+  }
+  const applicant = { server, target, session, request, agreed, rights };
   const verdict = admit(applicant);
   log('%s %s from %s: %s', request.name, request.uuid, session.link.peer, verdict.outcome);
   const client = session.client;
@@ -80,7 +97,18 @@ export function connect(server: ServerView, session: Session, request: ConnectRe
     metaGrantBytes: metaGranted(applicant, client, verdict),
     time: (client.features & FEATURE.batch) === 0 ? undefined : server.runtime.clock.wall(),
     lastCommitted: (client.features & FEATURE.replay) === 0 ? undefined : target.store.lastCommitted,
+    restricted: restrictionsOf(rights),
   };
+}
+
+/** The entry of this target's access table that a peer of this host counts as, if it names one. */
+function claimOf({ target }: ServerView, { access }: ConnectRequest): string | undefined {
+  const of = access?.targetUuid;
+  return of === undefined || of === target?.store.superblock.targetUuid ? access?.name : undefined;
+}
+
+function restrictionsOf({ readOnly, squashRoot }: Rights): ConnectReply['restricted'] {
+  return readOnly || squashRoot ? { readOnly, squashRoot } : undefined;
 }
 
 /** What is promised to those who come back is kept for them: until all of them are here nobody gets more. */
@@ -132,13 +160,13 @@ function notActive(server: ServerView): string {
 
 /** Finds or makes the export and ties the session to it, or says why not. */
 function admit(applicant: Applicant): Verdict {
-  const { server, target, request } = applicant;
+  const { server, target, request, rights } = applicant;
   const { uuid } = request;
   const existing = target.exports.get(uuid);
   const record = server.recovery?.known(uuid);
   const decision = decideConnect(
     knownOf(server, target, request, existing, record),
-    saidBy(target, request, existing, record),
+    saidBy(target, request, rights, existing, record),
   );
   switch (decision.do) {
     case 'refuse':
@@ -182,8 +210,11 @@ function refusal(
   if (code === 'EAGAIN') {
     return new FsError(code, `a later connection of this client (${existing?.connCount}) is there`);
   }
-  log('%s says it is %s and does not know its secret', name, uuid);
-  return new FsError(code, 'this UUID is that of another client, whose secret was not given');
+  log('%s says it is %s and cannot prove it', name, uuid);
+  return new FsError(
+    code,
+    'this UUID is that of another client: its session was made with another key, or its secret was not given',
+  );
 }
 
 /**
@@ -200,7 +231,7 @@ function begin(applicant: Applicant): Verdict {
   const full = server.admitsClient(target.exports.size + (server.recovery?.missing().length ?? 0));
   if (full !== undefined) return { outcome: 'wait', reason: full };
   cameAnew(target, request.uuid);
-  const client = newExport(target, request);
+  const client = newExport(applicant);
   target.store.execute(
     (tx) => {
       // Of an earlier client with this UUID, who knows that it is gone for the server.
@@ -222,7 +253,7 @@ function begin(applicant: Applicant): Verdict {
 
 function recover(applicant: Applicant, record: ClientRecord): Verdict {
   const { server, target, request } = applicant;
-  const client = newExport(target, request);
+  const client = newExport(applicant);
   const inherited = client.durableAnswers.inherit(target.store.replies(client.uuid));
   client.lastTransno = Math.max(inherited, record.lastTransno) as Transno;
   const reason = cannotRecover(applicant);
@@ -237,7 +268,8 @@ function recover(applicant: Applicant, record: ClientRecord): Verdict {
   const isAsRecorded =
     client.name === record.name &&
     client.softwareVersion === record.softwareVersion &&
-    client.secret === record.secret;
+    client.secret === record.secret &&
+    client.rights.principal === record.principal;
   if (!isAsRecorded) {
     target.store.execute((tx) => tx.putClient(client.record()), { reserve: 'own' });
   }
@@ -266,9 +298,10 @@ function isAllDurable(target: ServedTarget, { lastTransno }: ConnectRequest): bo
   return lastTransno !== undefined && lastTransno <= target.store.lastCommitted;
 }
 
-function newExport(target: ServedTarget, request: ConnectRequest): ClientExport {
+function newExport({ target, request, rights }: Applicant): ClientExport {
   const client = new ClientExport(
     request,
+    rights,
     new Requester(),
     target.runtime.clock.nowMs(),
     target.kept,
@@ -279,7 +312,7 @@ function newExport(target: ServedTarget, request: ConnectRequest): ClientExport 
 }
 
 function attached(
-  { session, request, agreed }: Applicant,
+  { session, request, agreed, rights }: Applicant,
   client: ClientExport,
   outcome: 'new' | 'resumed' | 'recover',
 ): Verdict {
@@ -288,6 +321,7 @@ function attached(
   previous?.destroy(new FsError('ECANCELED', 'replaced by a later connection'));
   client.connCount = request.connCount;
   client.features = agreed.features;
+  client.rights = rights;
   client.name = request.name;
   client.softwareVersion = request.softwareVersion;
   session.attach(client);

@@ -2,10 +2,10 @@
 
 import type { ClientRecord } from '../../storage/api.js';
 import type { ConnectRequest } from '../../wire/session.js';
+import type { Rights } from '../access/rights.js';
 import type { ClientExport } from '../export/export.js';
 import type { ServedTarget } from '../target/served_target.js';
 import type { KnownOfClient, SaidByClient } from './connect_outcome.js';
-import { isSameSecret } from './peer.js';
 import type { ServerView } from './server_view.js';
 
 export function knownOf(
@@ -40,13 +40,16 @@ function hasOf(
 export function saidBy(
   target: ServedTarget,
   { previousInstance, secret }: ConnectRequest,
+  { principal }: Rights,
   existing: ClientExport | undefined,
   record: ClientRecord | undefined,
 ): SaidByClient {
   const held = existing?.secret ?? record?.secret;
+  const made = existing?.rights.principal ?? record?.principal;
+  const hasSameProof = made === undefined || made === principal;
   return {
     cameFrom: cameFrom(previousInstance, target.store.superblock.instance, existing?.recoveredFrom),
-    knowsSecret: held === undefined || isSameSecret(held, secret),
+    isTheClient: hasSameProof && (held === undefined || isSameSecret(held, secret)),
   };
 }
 
@@ -58,4 +61,12 @@ function cameFrom(
   if (previous === undefined) return 'nowhere';
   if (previous === here) return 'this instance';
   return previous === recoveredFrom ? 'the one it recovered from' : 'another instance';
+}
+
+/** Compares in a time that does not depend on where two texts of one length differ. */
+export function isSameSecret(held: string, said: string | undefined): boolean {
+  if (said === undefined || said.length !== held.length) return false;
+  let difference = 0;
+  for (let at = 0; at < held.length; at++) difference |= held.charCodeAt(at) ^ said.charCodeAt(at);
+  return difference === 0;
 }

@@ -20,7 +20,8 @@ export interface KnownOfClient {
 export interface SaidByClient {
   /** Where it was last: nowhere, here, in the instance that its export recovered from, or in another one. */
   readonly cameFrom: 'nowhere' | 'this instance' | 'the one it recovered from' | 'another instance';
-  readonly knowsSecret: boolean;
+  /** It has the proof with which this client's session was made, and knows the client's secret. */
+  readonly isTheClient: boolean;
 }
 
 export type ConnectDecision =
@@ -39,8 +40,8 @@ export type ConnectDecision =
   | { readonly do: 'evicted'; readonly evicts: boolean };
 
 export function decideConnect(known: KnownOfClient, said: SaidByClient): ConnectDecision {
-  // First of all: nothing of a client changes for a peer that does not know its secret.
-  if (!said.knowsSecret) return { do: 'refuse', code: 'EACCES' };
+  // First of all: nothing of a client changes for a peer that only says that it is that client.
+  if (!said.isTheClient) return { do: 'refuse', code: 'EACCES' };
   if (known.hasLater) return { do: 'refuse', code: 'EAGAIN' };
   if (!admits(known, said)) return { do: 'wait', why: 'not active' };
   if (known.isWriting) return { do: 'wait', why: 'writing' };

@@ -81,6 +81,13 @@ export class Connections {
     for (const session of this.#sessions) session.tellShutdownEnds(evicted, count);
   }
 
+  /** Ends those that were made with this proof. */
+  endOf(principal: string): void {
+    for (const session of [...this.#sessions]) {
+      if (session.rights?.principal === principal) session.link.end();
+    }
+  }
+
   /** Ends them in order: what was sent arrives. */
   hangUp(): void {
     for (const session of [...this.#sessions]) session.link.end();

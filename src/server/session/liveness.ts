@@ -3,6 +3,7 @@
  *
  * - The server closes a connection that does not say CONNECT. (If a connected one falls silent, its pinger closes it;
  *   its client, if alive, connects again and resumes.)
+ * - The server closes a connection whose key has run out: its client connects again, with its new key if it has one.
  * - The server evicts a client that has no connection for disconnectedMs. If somebody waits for a lock that the client
  *   holds, or for its answer to a glimpse, it evicts the client after half of the lock timeout, because the client
  *   cannot answer. That is long enough to come back after a short network failure, and short enough for others that
@@ -47,6 +48,11 @@ export class Liveness {
     }
     const { target } = this.#server;
     if (target === undefined) return;
+    for (const { rights, link } of this.#sessions) {
+      const keyId = rights?.keyId;
+      if (keyId === undefined || target.access.withKey(keyId) !== undefined) continue;
+      link.destroy(new FsError('EACCES', `key ${keyId} is not valid any more`));
+    }
     const { disconnectedMs, lockTimeoutMs } = target.options;
     for (const client of [...target.exports]) {
       const since = client.disconnectedAtMs;

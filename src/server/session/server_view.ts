@@ -2,6 +2,7 @@
 
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { ServerStateName } from '../../wire/admin.js';
+import type { PlainAccess } from '../access/peers.js';
 import type { RecoveryWindow } from '../lifecycle/recovery_window.js';
 import type { ServedTarget } from '../target/served_target.js';
 import type { ConnectWait } from './connect_wait.js';
@@ -21,8 +22,8 @@ export interface ServerSettings {
   /** Connections that may be open at one time; the last of them are kept for administrators. */
   readonly connectionsMax: number;
   readonly pid: number | undefined;
-  /** Whether the server accepts connections from source ports that any user may use. */
-  readonly anyPort: boolean;
+  /** Connections without TLS that the server takes; undefined: none. */
+  readonly plain: PlainAccess | undefined;
 }
 
 export interface ServerView {
@@ -35,6 +36,8 @@ export interface ServerView {
   /** For CONNECTs that come before the server has a target. */
   readonly connectWait: ConnectWait;
   readonly recovery: RecoveryWindow | undefined;
+  /** A peer may not connect. why: one line for people. */
+  refused(peer: string, why: string): void;
   /** @returns why one more client has to wait; undefined: it need not. */
   admitsClient(clients: number): string | undefined;
 }

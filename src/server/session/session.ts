@@ -13,25 +13,36 @@ import type { FrameLink } from '../../rpc/link.js';
 import { type Pinger, startPinger } from '../../rpc/pinger.js';
 import { Requester } from '../../rpc/requester.js';
 import type { Service } from '../../rpc/service.js';
-import { Evict, Shutdown, ShutdownEnds, Status } from '../../wire/admin.js';
+import {
+  AccessAdd,
+  AccessList,
+  AccessRemove,
+  AccessRotate,
+  Evict,
+  Shutdown,
+  ShutdownEnds,
+  Status,
+} from '../../wire/admin.js';
 import { Batch } from '../../wire/batch.js';
 import { Write } from '../../wire/data.js';
 import { FLAG_REPLAY, FLAG_RESENT, KIND } from '../../wire/header.js';
 import { Cast, Enqueue } from '../../wire/lock.js';
 import { Connect } from '../../wire/session.js';
+import type { Rights } from '../access/rights.js';
 import type { ClientExport } from '../export/export.js';
 import type { EvictedClient } from '../export/exports.js';
 import { dropAnswered } from '../lifecycle/unanswered_creates.js';
 import { dropHeld, evict } from '../target/eviction.js';
 import { ServedCall } from '../target/served_call.js';
 import type { Admission, FrameSource } from './admission.js';
-import { shownUuid } from './peer.js';
 import { type ClientServices, replay, replaysLost } from './replay.js';
 import type { ServerView } from './server_view.js';
 
 const log = logger('server:session');
 
-const ADMIN_OPCODES: ReadonlySet<number> = new Set([Status.opcode, Shutdown.opcode, Evict.opcode]);
+const ADMIN_OPCODES: ReadonlySet<number> = new Set(
+  [Status, Shutdown, Evict, AccessList, AccessAdd, AccessRemove, AccessRotate].map(({ opcode }) => opcode),
+);
 
 export interface SessionServices extends ClientServices {
   /** CONNECT and the admin family. */
@@ -43,6 +54,8 @@ export class Session implements LinkEvents, FrameSource {
   readonly link: FrameLink;
   role: 'none' | 'client' | 'admin' = 'none';
   client: ClientExport | undefined;
+  /** Since CONNECT has found who the peer is. */
+  rights: Rights | undefined;
   /** When the peer connected, or last sent CONNECT: the server closes a connection that does not say CONNECT. */
   sinceMs: number;
   readonly #server: ServerView;
@@ -106,9 +119,7 @@ export class Session implements LinkEvents, FrameSource {
     if (!this.#asksForShutdown) return;
     const requester = new Requester();
     requester.attach(this.link, { resend: false });
-    const { origin } = this.link;
-    const shown = evicted.map((client) => ({ ...client, uuid: shownUuid(origin, client.uuid) }));
-    requester.notify(ShutdownEnds, { evicted: shown, evictedCount });
+    requester.notify(ShutdownEnds, { evicted: [...evicted], evictedCount });
     requester.detach();
   }
 

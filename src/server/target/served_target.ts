@@ -13,6 +13,7 @@ import { CountDown } from '../../base/wait.js';
 import type { LockServerApi } from '../../dlm/api.js';
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
+import { AccessTable } from '../access/access_table.js';
 import { ExportTable } from '../export/exports.js';
 import { KeptFrames } from '../export/kept_frames.js';
 import { MetaGrants } from '../export/meta_grants.js';
@@ -62,6 +63,7 @@ export class ServedTarget {
   readonly store: TargetStore;
   readonly options: ServedTargetOptions;
   readonly locks: LockServerApi;
+  readonly access: AccessTable;
   readonly exports = new ExportTable();
   readonly opens = new OpenTable();
   readonly holds = new Holds(this);
@@ -98,6 +100,7 @@ export class ServedTarget {
     this.time = time;
     this.slabs = new SlabPool(READ_SLABS, (lengthBytes) => store.data.memory(lengthBytes));
     this.store = store;
+    this.access = new AccessTable(store, runtime);
     this.events = events;
     const { instance } = store.superblock;
     const before = store.evictions().filter((one) => one.instance < instance);
@@ -148,6 +151,7 @@ export class ServedTarget {
     this.store.checkInvariants();
     this.locks.checkInvariants();
     this.slabs.checkInvariants();
+    this.access.checkInvariants();
     exports.checkInvariants();
     this.opens.checkInvariants(exports, leaving.size > 0);
     this.holds.checkInvariants();

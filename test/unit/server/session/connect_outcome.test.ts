@@ -31,7 +31,7 @@ function pairs(known: Partial<KnownOfClient> = {}, said: Partial<SaidByClient> =
       CAME_FROM.filter((cameFrom) => has.endsWith('export') || cameFrom !== 'the one it recovered from').map(
         (cameFrom) => ({
           known: { server, has, hasLater: false, isWriting: false, ...known },
-          said: { cameFrom, knowsSecret: true, ...said },
+          said: { cameFrom, isTheClient: true, ...said },
         }),
       ),
     ),
@@ -70,7 +70,7 @@ function table(): string {
   const lines = [
     '| the server has | the client was last in | open: active or recovering | draining | neither |',
     '|---|---|---|---|---|',
-    `| a secret that the client does not say | | ${[1, 2, 3].map(() => always({}, { knowsSecret: false })).join(' | ')} |`,
+    `| a secret that the client does not say | | ${[1, 2, 3].map(() => always({}, { isTheClient: false })).join(' | ')} |`,
     `| a later connection of the client | | ${[1, 2, 3].map(() => always({ hasLater: true })).join(' | ')} |`,
     `| writes of the client under way, after its eviction or goodbye | | ${[1, 2, 3].map(() => always({ isWriting: true })).join(' | ')} |`,
   ];
@@ -94,7 +94,7 @@ test('the table in docs/recovery/window.md is that of the code', () => {
 test('a peer that does not know the secret is refused before anything else is looked at', () => {
   for (const hasLater of [false, true]) {
     for (const isWriting of [false, true]) {
-      for (const pair of pairs({ hasLater, isWriting }, { knowsSecret: false })) {
+      for (const pair of pairs({ hasLater, isWriting }, { isTheClient: false })) {
         assert.deepEqual(decide(pair), { do: 'refuse', code: 'EACCES' });
       }
     }

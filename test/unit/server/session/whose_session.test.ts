@@ -1,17 +1,18 @@
-/** Who is trusted: source ports, the secret of a client, and what READ and WRITE need. */
+/** Whose a session is, what its UUID alone gives (nothing), and what READ and WRITE need. */
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid } from '../../../../src/base/ids.js';
-import { Evict, Shutdown, Status } from '../../../../src/wire/admin.js';
+import type { Origin } from '../../../../src/runtime/ports.js';
+import { AccessList, AccessRemove, AccessRotate, Evict, Shutdown, Status } from '../../../../src/wire/admin.js';
 import { Read, Sync, Write } from '../../../../src/wire/data.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
 import { Getattr } from '../../../../src/wire/meta.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../../../worlds/server_world.js';
 
 const proof = { kind: 'none' } as const;
-const ROOT_ELSEWHERE = { proof, port: 1023, sameHost: false };
-const USER_HERE = { proof, port: 1024, sameHost: true };
+const PLAIN = { proof, address: '10.0.0.1', port: 1023, sameHost: false };
+const USER_HERE: Origin = { proof: { kind: 'local', uid: 1000, trusted: false }, port: 0, sameHost: true };
 const SECRET = '6ad1a0f3-9c5e-4c53-8c5b-0a4f5cf4c6b1';
 /** The call ends with its connection. */
 const LOST = { connectionOnly: true };
@@ -27,6 +28,13 @@ async function connectErrno(
   }
 }
 
+/** Where a peer comes from that has a new key. */
+function keyOrigin(world: ServerWorld, name: string, admin = false): Origin {
+  const wish = { kind: 'key', readOnly: false, squashRoot: false, from: [], limits: {} } as const;
+  const { key } = world.table.add({ ...wish, name, admin });
+  return { proof: { kind: 'key', identity: key?.id ?? '' }, address: '10.0.0.1', port: 40_000, sameHost: false };
+}
+
 /** A client with a secret that holds a file open. */
 async function withSecret(world: ServerWorld): Promise<{ client: RawClient; fid: Fid }> {
   const client = world.client('owner');
@@ -37,21 +45,7 @@ async function withSecret(world: ServerWorld): Promise<{ client: RawClient; fid:
   return { client, fid };
 }
 
-test('connections of clients and administrators come from ports below 1024', async (t) => {
-  const world = await serverWorld(t);
-  await world.server();
-  const outcomes: string[] = [];
-  for (const role of ['client', 'admin'] as const) {
-    for (const origin of [USER_HERE, { proof, port: 65_535, sameHost: false }, ROOT_ELSEWHERE]) {
-      const client = world.client();
-      client.origin = origin;
-      outcomes.push(await connectErrno(client, { role }));
-    }
-  }
-  assert.deepEqual(outcomes, ['EACCES', 'EACCES', 'new', 'EACCES', 'EACCES', 'new']);
-});
-
-test('what was refused for its port may do nothing else on the connection', async (t) => {
+test('what was refused may do nothing else on the connection', async (t) => {
   const world = await serverWorld(t);
   const server = await world.server();
   for (const operation of [Status, Shutdown] as const) {
@@ -62,14 +56,7 @@ test('what was refused for its port may do nothing else on the connection', asyn
     await assert.rejects(asked, { code: 'ENOTCONN' });
   }
   assert.equal(server.state, 'active');
-});
-
-test('a server with --any-port takes connections from every port', async (t) => {
-  const world = await serverWorld(t);
-  await world.server({ anyPort: true });
-  const client = world.client();
-  client.origin = USER_HERE;
-  assert.equal(await connectErrno(client, {}), 'new');
+  assert.ok(world.said.some((line) => /^refuses .*run the command as root/.test(line)), world.said.join('\n'));
 });
 
 test('a client that names the UUID of another is refused, and the other goes on', async (t) => {
@@ -136,26 +123,96 @@ test('a client that learned to have a secret between two servers keeps it from t
   assert.equal(await connectErrno(client, { secret: SECRET }), 'recover');
 });
 
-test('STATUS and EVICT tell whole UUIDs to root of the same host only', async (t) => {
+test('a session belongs to the key that it was made with: its UUID and secret give nothing', async (t) => {
   const world = await serverWorld(t);
   await world.server();
+  const [own, other] = ['own', 'other'].map((name) => keyOrigin(world, name));
+  const client = world.client('owner');
+  client.origin = own;
+  client.features = 7;
+  await client.connect({ secret: SECRET });
+  await client.activate();
+  const { fid } = (await client.create('f', { fh: client.newFh(), flags: 2 })).attr;
+  await client.call(Sync, {});
+  const steal = async (): Promise<string[]> => {
+    const outcomes: string[] = [];
+    for (const origin of [other, undefined, PLAIN]) {
+      const thief = world.client('thief');
+      thief.origin = origin;
+      const said = { uuid: client.uuid as never, secret: SECRET, previousInstance: client.instance, connCount: 1000 };
+      outcomes.push(await connectErrno(thief, said));
+    }
+    return outcomes;
+  };
+  assert.deepEqual(await steal(), ['EACCES', 'EACCES', 'EACCES']);
+  await world.crash();
+  await world.server();
+  assert.deepEqual(await steal(), ['EACCES', 'EACCES', 'EACCES']);
+  assert.equal(await connectErrno(client, { secret: SECRET, hasMoreThanOpens: true }), 'recover');
+  await client.replayAll([{ fid, fh: 1 as never, flags: 2 }]);
+  await client.recover([{ fid, fh: 1 as never, flags: 2 }]);
+  assert.equal((await client.call(Getattr, { fid, want: 0 })).attr.fid, fid);
+});
+
+test('a client of a key is the same client through the Unix socket of the host of the server', async (t) => {
+  const world = await serverWorld(t);
+  const server = await world.server();
+  const client = world.client('moves');
+  client.origin = keyOrigin(world, 'web');
+  await client.connect({ secret: SECRET });
+  await client.activate();
+  client.origin = undefined;
+  const { targetUuid } = server.target?.store.superblock ?? {};
+  const claims = [undefined, { name: 'web', targetUuid: client.uuid }, { name: 'nobody' }, { name: 'web', targetUuid }];
+  const outcomes: string[] = [];
+  for (const access of claims) outcomes.push(await connectErrno(client, { secret: SECRET, access }));
+  assert.deepEqual(outcomes, ['EACCES', 'EACCES', 'EACCES', 'resumed']);
+});
+
+test('a session of a release without keys goes on with its secret alone', async (t) => {
+  const world = await serverWorld(t);
+  const server = await world.server();
+  const { client } = await withSecret(world);
+  await client.call(Sync, {});
+  const { store } = server.target ?? assert.fail('no target');
+  const [record] = store.clients();
+  store.execute((tx) => tx.putClient({ ...(record ?? assert.fail('no record')), principal: undefined }));
+  await store.sync();
+  await world.crash();
+  await world.server();
+  client.origin = keyOrigin(world, 'web');
+  assert.equal(await connectErrno(client, { secret: SECRET.replace('6', '7') }), 'EACCES');
+  assert.equal(await connectErrno(client, { secret: SECRET, hasMoreThanOpens: true }), 'recover');
+  await client.replayAll();
+  await client.recover();
+  assert.equal(world.last.status().clients[0]?.access, 'key:web');
+});
+
+test('only an administrator sees clients and changes something; a key without --admin sees how the server is', async (t) => {
+  const world = await serverWorld(t);
+  const server = await world.server();
   const client = await world.connected('a');
-  const shown: string[] = [];
-  for (const origin of [undefined, ROOT_ELSEWHERE]) {
+  const answers: string[] = [];
+  for (const origin of [undefined, keyOrigin(world, 'boss', true), keyOrigin(world, 'web')]) {
     const admin = world.client();
     admin.origin = origin;
     await admin.connect({ role: 'admin' });
-    const { clients } = await admin.call(Status, {}, { connectionOnly: true });
-    shown.push(...clients.map(({ uuid }) => uuid));
-    if (origin === undefined) continue;
-    // What it is shown is enough to name the client.
-    const evicted = await admin.call(Evict, { client: shown.at(-1) ?? '' }, { connectionOnly: true });
-    shown.push(evicted.uuid);
-    const after = await admin.call(Status, {}, { connectionOnly: true });
-    shown.push(...after.evicted.map(({ uuid }) => uuid));
+    const status = await admin.call(Status, {}, LOST);
+    answers.push([status.state, status.clients.length, status.brief === true].join(' '));
+    const asks = [
+      () => admin.errno(Evict, { client: 'nobody there' }),
+      () => admin.errno(AccessList, {}),
+      () => admin.errno(AccessRemove, { name: 'nobody there' }),
+      () => admin.errno(AccessRotate, { name: 'nobody there', graceMs: 0 }),
+      () => admin.errno(Shutdown, { cancel: true }),
+    ];
+    for (const ask of asks) answers.push(await ask());
   }
-  const short = client.uuid.slice(0, 8);
-  assert.deepEqual(shown, [client.uuid, short, short, short]);
+  const all = ['active 1 false', 'ENOENT', 'no error', 'ENOENT', 'ENOENT', 'no error'];
+  const refused = ['active 0 true', 'EACCES', 'EACCES', 'EACCES', 'EACCES', 'EACCES'];
+  assert.deepEqual(answers, [...all, ...all, ...refused]);
+  assert.equal(server.state, 'active');
+  assert.equal(client.closed, false);
 });
 
 test('READ and WRITE without a lock that allows them are refused', async (t) => {

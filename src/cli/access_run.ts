@@ -1,0 +1,144 @@
+/** What the commands of `holdfast access` do. */
+
+import { closeSync, fsyncSync, openSync, writeSync } from 'node:fs';
+import type { RequesterApi } from '../rpc/api.js';
+import {
+  AccessAdd,
+  type AccessEntryMessage,
+  AccessList,
+  AccessRemove,
+  AccessRotate,
+  type NewKeyMessage,
+} from '../wire/admin.js';
+import type { AddOptions, RotateOptions, Where } from './access.js';
+import { connectAdmin } from './admin.js';
+import { CliError } from './failure.js';
+import { formatKey, keyPathOf } from './key_file.js';
+import { onlyServer } from './local_servers.js';
+
+export async function addAccess(name: string, options: AddOptions): Promise<void> {
+  const output = options.cert === true ? undefined : openOutput(options.output);
+  const { maxClients: clients, maxLocks: locks, maxOpens: opens, maxRequests: requestsPerSecond } = options;
+  const wish = {
+    name,
+    kind: options.cert === true ? 'certificate' : 'key',
+    readOnly: options.readOnly === true,
+    squashRoot: options.rootSquash,
+    admin: options.admin === true,
+    from: (options.from ?? []).map(({ text }) => text),
+    limits: { clients, locks, opens, requestsPerSecond },
+  } as const;
+  const { reply } = await asking(options, (requester) => requester.call(AccessAdd, wish));
+  if (reply.key !== undefined) output?.write(name, reply.key);
+  else process.stderr.write(`holdfast: whoever has a certificate for ${name} may connect\n`);
+}
+
+export async function rotateAccess(name: string, options: RotateOptions): Promise<void> {
+  const { grace: graceMs } = options;
+  const output = openOutput(options.output);
+  const { reply } = await asking(options, (requester) => requester.call(AccessRotate, { name, graceMs }));
+  output.write(name, reply.key);
+  const until = graceMs === 0 ? 'does not work any more' : `works until ${new Date(Date.now() + graceMs).toISOString()}`;
+  process.stderr.write(`holdfast: the key that ${name} had before ${until}\n`);
+}
+
+export async function removeAccess(name: string, options: Where): Promise<void> {
+  const { reply } = await asking(options, (requester) => requester.call(AccessRemove, { name }));
+  const clients = reply.evicted === 1 ? 'its client was' : `its ${reply.evicted} clients were`;
+  process.stdout.write(`holdfast: ${name} may not connect any more; ${clients} evicted\n`);
+}
+
+export async function listAccess(options: Where & { readonly json?: boolean }): Promise<void> {
+  const entries = await asking(options, async (requester) => {
+    const found: AccessEntryMessage[] = [];
+    for (let more = true; more; ) {
+      const { reply } = await requester.call(AccessList, { after: found.at(-1)?.name });
+      found.push(...reply.entries);
+      more = reply.more === true;
+    }
+    return found;
+  });
+  if (options.json === true) process.stdout.write(`${JSON.stringify({ entries })}\n`);
+  else process.stdout.write(`${table(entries)}\n`);
+}
+
+async function asking<T>({ server, key }: Where, ask: (requester: RequesterApi) => Promise<T>): Promise<T> {
+  const admin = await connectAdmin(server ?? onlyServer(), { key });
+  try {
+    return await ask(admin.requester);
+  } finally {
+    admin.close();
+  }
+}
+
+interface Output {
+  write(name: string, key: NewKeyMessage): void;
+}
+
+/** Opened before the key is made: a key that cannot be written is lost. */
+function openOutput(path: string | undefined): Output {
+  if (path === undefined) {
+    return {
+      write: (name, key) => {
+        process.stdout.write(textOf(name, key));
+        process.stderr.write(
+          `holdfast: put this on the client as ${keyPathOf(key.label)} (mode 0600); it is not shown again\n`,
+        );
+      },
+    };
+  }
+  let fd: number;
+  try {
+    fd = openSync(path, 'wx', 0o600);
+  } catch (cause) {
+    throw new CliError(`the key file ${path} cannot be made: ${(cause as Error).message}`, 1, { cause });
+  }
+  return {
+    write: (name, key) => {
+      writeSync(fd, textOf(name, key));
+      fsyncSync(fd);
+      closeSync(fd);
+      process.stderr.write(`holdfast: the key of ${name} is in ${path}; on the client it belongs to ${keyPathOf(key.label)}\n`);
+    },
+  };
+}
+
+function textOf(name: string, { id, secret, label, targetUuid }: NewKeyMessage): string {
+  return formatKey({ name, id, label, targetUuid, secret: Buffer.from(secret) });
+}
+
+function table(entries: readonly AccessEntryMessage[]): string {
+  if (entries.length === 0) return 'nobody may connect over the network; root of the server\'s host may';
+  return entries.flatMap(lines).join('\n');
+}
+
+function lines(entry: AccessEntryMessage): string[] {
+  const { name, kind, keys, readOnly, squashRoot, admin, from, limits, clients } = entry;
+  const words = [
+    readOnly ? 'read-only' : 'read-write',
+    squashRoot ? 'root is nobody' : 'root is root',
+    ...(admin ? ['administrator'] : []),
+    from.length === 0 ? 'from everywhere' : `from ${from.join(', ')}`,
+    ...Object.entries(limits).map(([what, value]) => `${LIMIT_WORDS[what] ?? what} ${value}`),
+    `${clients} mounted`,
+  ];
+  const own = `${name}  ${kind}  ${words.join(', ')}`;
+  return [own, ...keys.map((key) => `  key ${key.id}, made ${when(key.createdMs)}${until(key.untilMs)}`)];
+}
+
+const LIMIT_WORDS: Readonly<Record<string, string>> = {
+  clients: 'at most clients',
+  locks: 'locks',
+  opens: 'open files',
+  requestsPerSecond: 'requests a second',
+  waitingBytes: 'waiting bytes',
+};
+
+function when(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
+function until(ms: number | undefined): string {
+  if (ms === undefined) return '';
+  return ms <= Date.now() ? `, ran out ${when(ms)}` : `, works until ${when(ms)}`;
+}
