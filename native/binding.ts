@@ -199,9 +199,12 @@ export interface NativeBinding {
   metaPagesPrefetch(handle: MetaPagesHandle, keys: Uint8Array): Promise<void>;
   /** Bytes that the peer's kernel has acknowledged on this TCP connection. EBADF, ENOTSOCK, EOPNOTSUPP. */
   socketTakenBytes(fd: number): number;
-  /** Listens at an abstract Unix name, in this network namespace. @returns the descriptor. EADDRINUSE. */
+  /**
+   * Listens at an abstract Unix name, in this network namespace, or at a path: that begins with "/", and gets mode 0600.
+   * @returns the descriptor. EADDRINUSE.
+   */
   unixListen(name: string, backlog: number): number;
-  /** Connects to an abstract Unix name. Never waits. @returns the descriptor. ECONNREFUSED; EAGAIN: the backlog is full. */
+  /** Connects to such a name or path. Never waits. @returns the descriptor. ECONNREFUSED; EAGAIN: the backlog is full. */
   unixConnect(name: string): number;
   /** The process at the other end of a Unix socket, as it was when it connected or began to listen (SO_PEERCRED). */
   unixPeer(fd: number): UnixPeer;

@@ -1,5 +1,5 @@
-// What Node does not show of a connection, and Unix sockets with abstract names. Node pads such a name with zeros or not,
-// depending on its version; here it has exactly the bytes that were given.
+// What Node does not show of a connection, and Unix sockets. Node pads an abstract name with zeros or not, depending on its
+// version; here it has exactly the bytes that were given. Node removes a socket's path when it closes, whoever has it by then.
 
 #include <cerrno>
 #include <cstddef>
@@ -9,6 +9,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -41,18 +42,24 @@ napi_value SocketTakenBytes(napi_env env, napi_callback_info info) {
   return result;
 }
 
-// A socket that does not block, and the address of an abstract name. @returns its descriptor, or -1 with an exception.
+// A socket that does not block, and the address of an abstract name, or of a path: that begins with a slash.
+// @returns its descriptor, or -1 with an exception.
 int UnixSocket(napi_env env, const Arguments& args, sockaddr_un* address, socklen_t* length) {
   std::string name;
   if (!args.String(0, &name)) return -1;
   *address = {};
   address->sun_family = AF_UNIX;
-  // An abstract name begins with a zero byte.
+  // An abstract name begins with a zero byte, and a path ends with one.
   if (name.size() + 1 > sizeof address->sun_path) {
     ThrowErrno(env, ENAMETOOLONG, "socket");
     return -1;
   }
-  memcpy(address->sun_path + 1, name.data(), name.size());
+  const bool is_path = !name.empty() && name.front() == '/';
+  if (is_path && name.find('\0') != std::string::npos) {
+    ThrowErrno(env, EINVAL, "socket");
+    return -1;
+  }
+  memcpy(address->sun_path + (is_path ? 0 : 1), name.data(), name.size());
   *length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) ThrowErrno(env, errno, "socket");
@@ -66,7 +73,7 @@ napi_value Descriptor(napi_env env, int fd, int error, const char* operation) {
   return error != 0 ? ThrowErrno(env, error, operation) : ThrowNapiFailure(env);
 }
 
-// unixListen(name, backlog)
+// unixListen(name, backlog). A path has mode 0600 from its beginning: bind() takes the mode of the socket.
 napi_value UnixListen(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   int32_t backlog;
@@ -75,7 +82,7 @@ napi_value UnixListen(napi_env env, napi_callback_info info) {
   socklen_t length;
   const int fd = UnixSocket(env, args, &address, &length);
   if (fd < 0) return nullptr;
-  const bool listens = bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 && listen(fd, backlog) == 0;
+  const bool listens = fchmod(fd, S_IRUSR | S_IWUSR) == 0 && bind(fd, reinterpret_cast<sockaddr*>(&address), length) == 0 && listen(fd, backlog) == 0;
   return Descriptor(env, fd, listens ? 0 : errno, "listen");
 }
 

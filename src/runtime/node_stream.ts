@@ -5,7 +5,7 @@
  * - The socket receives into the receiver's memory (ConnectionEvents.space).
  * - Chunks of one write leave as one sendmsg, within write() if the kernel has room.
  * - node:net makes the connection and knows its addresses. adoptSocket() takes it over by a duplicate of its descriptor,
- *   before anything was read, and drops the net.Socket: that closes one descriptor of two, so the peer sees nothing.
+ *   with all that was read, and drops the net.Socket: that closes one descriptor of two, so the peer sees nothing.
  * - When the peer has ended its side, or end() was called, the connection takes no further write(): what waits leaves,
  *   then FIN. After end() it waits a short time for the peer's FIN. If we closed a socket that has unread input, the
  *   kernel would send RST and might drop the last message (an EVICTED notice).
@@ -42,6 +42,8 @@ export class StreamConnection implements Connection {
   readonly #socket: StreamSocket;
   /** Where the socket receives. */
   readonly #memory: [Buffer];
+  /** Was read before the socket was ours, and is not handed out yet. */
+  #first: Buffer | undefined;
   #events: ConnectionEvents | undefined;
   #paused = false;
   /** No write() and no data() any more. */
@@ -57,8 +59,13 @@ export class StreamConnection implements Connection {
   #sent: (() => void)[] = [];
   #linger: NodeJS.Timeout | undefined;
 
-  /** @param fd stays the caller's. @throws Error of the addon if it is no connected stream. */
-  constructor(binding: NativeBinding, fd: number, peer: string, origin: Origin) {
+  /**
+   * @param fd stays the caller's.
+   * @param first what was read from it before.
+   * @throws Error of the addon if it is no connected stream.
+   */
+  constructor(binding: NativeBinding, fd: number, peer: string, origin: Origin, first?: Buffer) {
+    this.#first = first;
     this.peer = peer;
     this.origin = origin;
     this.#memory = [Buffer.alloc(0)];
@@ -75,8 +82,8 @@ export class StreamConnection implements Connection {
   start(events: ConnectionEvents): void {
     this.#events = events;
     if (this.#closed) return;
-    this.#memory[0] = this.#nextMemory(0);
-    if (!this.#paused) this.#socket.resume();
+    if (this.#first === undefined) this.#memory[0] = this.#nextMemory(0);
+    if (!this.#paused) this.resume();
   }
 
   get bufferedBytes(): number {
@@ -111,7 +118,9 @@ export class StreamConnection implements Connection {
 
   resume(): void {
     this.#paused = false;
-    if (this.#events !== undefined) this.#socket.resume();
+    if (this.#events === undefined) return;
+    if (this.#first === undefined) this.#socket.resume();
+    else setImmediate(() => this.#handOutFirst());
   }
 
   end(): void {
@@ -129,6 +138,17 @@ export class StreamConnection implements Connection {
     this.#bufferedBytes = 0;
     this.#unsent.length = 0;
     setImmediate(() => this.#events?.closed(error));
+  }
+
+  #handOutFirst(): void {
+    const first = this.#first;
+    if (first === undefined || this.#paused || this.#ending) return;
+    this.#first = undefined;
+    this.#events?.data(first);
+    if (this.#ending) return;
+    // Only now: the receiver chooses the place by what it has got.
+    this.#memory[0] = this.#nextMemory(0);
+    if (!this.#paused) this.#socket.resume();
   }
 
   #received(bytes: number): void {
@@ -201,7 +221,8 @@ export function streamBinding(): NativeBinding | undefined {
 }
 
 /**
- * Takes a connection over from a net.Socket that is connected and has read nothing.
+ * Takes a connection over from a net.Socket that is connected and has nothing in its buffers.
+ * @param first all that it has read.
  * @returns undefined if that is not possible; then the socket is as it was.
  */
 export function adoptSocket(
@@ -209,12 +230,13 @@ export function adoptSocket(
   socket: Socket,
   peer: string,
   origin: Origin,
+  first?: Buffer,
 ): StreamConnection | undefined {
   const fd = descriptorOf(socket);
-  if (fd < 0 || socket.bytesRead > 0 || socket.writableLength > 0) return undefined;
+  if (fd < 0 || socket.bytesRead !== (first?.length ?? 0) || socket.writableLength > 0) return undefined;
   let connection: StreamConnection;
   try {
-    connection = new StreamConnection(binding, fd, peer, origin);
+    connection = new StreamConnection(binding, fd, peer, origin, first);
   } catch (error) {
     log('%s keeps its net.Socket: %s', peer, error instanceof Error ? error.message : error);
     return undefined;

@@ -62,6 +62,11 @@ function ownUid(): number {
   return process.geteuid?.() ?? -1;
 }
 
+/** Root may do anything, and so may our own user with what is ours. */
+export function isTrusted(uid: number): boolean {
+  return uid === 0 || uid === ownUid();
+}
+
 /**
  * Listens for connections of this host beside a TCP listener.
  * @param bound the address that the TCP listener has.
@@ -75,28 +80,35 @@ export function listenUnix(
   const address = canonical(bound.host);
   if (address === undefined) return undefined;
   const name = nameOf(address, bound.port);
-  let fd: number;
   try {
-    fd = binding.unixListen(name, BACKLOG);
+    return listenAt(binding, `@${name}`, (backlog) => binding.unixListen(name, backlog), accept);
   } catch (error) {
     log('no connections through @%s: %s', name, error instanceof Error ? error.message : error);
     return undefined;
   }
+}
+
+/** @returns a function that stops it. @throws what `bind` throws, which makes the descriptor. */
+export function listenAt(
+  binding: NativeBinding,
+  shown: string,
+  bind: (backlog: number) => number,
+  accept: (connection: Connection) => ConnectionEvents,
+): () => void {
+  const fd = bind(BACKLOG);
   const server = createServer({ pauseOnConnect: true }, (socket) => acceptFrom(binding, socket, accept));
-  server.on('error', (error) => log('@%s: %s', name, error.message));
+  server.on('error', (error) => log('%s: %s', shown, error.message));
   // net listens once more, and would lower the backlog.
   server.listen({ fd, backlog: BACKLOG });
   return () => void server.close();
 }
-
 function acceptFrom(
   binding: NativeBinding,
   socket: Socket,
   accept: (connection: Connection) => ConnectionEvents,
 ): void {
   const { uid, pid } = binding.unixPeer(descriptorOf(socket));
-  const trusted = uid === 0 || uid === ownUid();
-  const origin: Origin = { proof: { kind: 'local', uid, trusted }, port: 0, sameHost: true };
+  const origin: Origin = { proof: { kind: 'local', uid, trusted: isTrusted(uid) }, port: 0, sameHost: true };
   const connection = adoptSocket(binding, socket, `unix:${pid}`, origin);
   if (connection === undefined) socket.destroy();
   else connection.start(accept(connection));

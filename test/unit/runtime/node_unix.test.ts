@@ -9,6 +9,7 @@ import { tcpTransport } from '../../../src/runtime/node_tcp.js';
 import { nodeTransport } from '../../../src/runtime/node_transport.js';
 import { connectUnix, listenUnix, namesFor } from '../../../src/runtime/node_unix.js';
 import type { Transport } from '../../../src/runtime/ports.js';
+import { withCredentials } from '../../fixtures/carriers.js';
 import { connected, listening } from '../../fixtures/connection_ends.js';
 import { until } from '../../fixtures/until.js';
 
@@ -135,8 +136,10 @@ test('a client does not use the name if a process of another user has it', asRoo
   );
   assert.equal(said, 'ready');
   assert.equal(connectUnix(binding, address), undefined);
-  const { connection } = await connected(t, nodeTransport, listener);
-  await until('it is accepted', () => accepted.length === 1);
+  await assert.rejects(connected(t, nodeTransport, listener), { code: 'EACCES', message: / needs a key: / });
+  const { connection } = await connected(t, withCredentials(nodeTransport, { kind: 'plain' }), listener);
+  // The first looked whether there is anybody.
+  await until('both are accepted', () => accepted.length === 2);
   assert.equal(connection.peer, `127.0.0.1:${address.port}`);
 });
 

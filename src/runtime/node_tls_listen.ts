@@ -1,0 +1,316 @@
+/**
+ * Connections to a listener that takes TLS, from their first byte until they are through: who they are is known then.
+ *
+ * - The first byte decides. 0x16 begins a ClientHello; anything else is plain, and goes on at once with what was read.
+ * - A ClientHello is collected here, up to HELLO_MAX_BYTES in one record, before there is any state of TLS: half of one costs
+ *   its bytes only. A client sends nothing behind it before it has an answer, so more bytes are refused, and the end of a
+ *   connection that waits is noticed.
+ * - Then the connection waits, in order, until handshakes may begin (TlsListen.ready) and one of HANDSHAKES_MAX is free.
+ * - Strangers are bounded: in number (the oldest makes room for a new one), in the bytes of their ClientHellos, and in time:
+ *   STRANGER_MS for the ClientHello and again for the handshake, less if others wait behind it. Waiting costs nobody time.
+ */
+
+import type { Socket } from 'node:net';
+import { logger } from '../base/log.js';
+import { NetConnection } from './node_net_connection.js';
+import { originOf, peerOf, setOptions } from './node_peer.js';
+import { TlsServer } from './node_tls_server.js';
+import { broken, turningAway } from './node_tls_texts.js';
+import type { Origin, TlsListen } from './ports.js';
+
+const log = logger('runtime:tls');
+
+const HANDSHAKE_RECORD = 22;
+const CLIENT_HELLO = 1;
+const RECORD_HEADER_BYTES = 5;
+/** Ours has some 300 bytes, and 1500 with a key share that withstands quantum computers. */
+const HELLO_MAX_BYTES = 4 << 10;
+const HELLOS_MAX_BYTES = 16 << 20;
+const STRANGERS_MAX = 12_000;
+const HANDSHAKES_MAX = 256;
+const STRANGER_MS = 10_000;
+/** A handshake that others wait for may take this long. It needs one answer of the client. */
+const HURRY_MS = 2000;
+/** How long a connection that was turned away may take to read why. */
+const FAREWELL_MS = 1000;
+
+/** Tests have smaller ones. */
+export interface GateLimits {
+  readonly strangersMax: number;
+  readonly handshakesMax: number;
+  readonly strangerMs: number;
+  readonly hurryMs: number;
+}
+
+const LIMITS: GateLimits = {
+  strangersMax: STRANGERS_MAX,
+  handshakesMax: HANDSHAKES_MAX,
+  strangerMs: STRANGER_MS,
+  hurryMs: HURRY_MS,
+};
+
+/** Where connections go that are through. */
+export interface GateExits {
+  /** Not TLS. @param first all that was read. */
+  plain(socket: Socket, first: Buffer): void;
+  secure(connection: NetConnection): void;
+}
+
+interface Stranger {
+  readonly raw: Socket;
+  readonly peer: string;
+  readonly origin: Origin;
+  phase: 'hello' | 'waiting' | 'handshake' | 'leaving';
+  hello: Buffer;
+  /** When the handshake began. */
+  beganMs: number;
+  timer: NodeJS.Timeout | undefined;
+  readonly onData: (chunk: Buffer) => void;
+  readonly onClose: () => void;
+}
+
+export class TlsGate {
+  readonly #tls: TlsListen;
+  readonly #exits: GateExits;
+  readonly #limits: GateLimits;
+  readonly #server: TlsServer;
+  /** The oldest first. */
+  readonly #strangers = new Map<Socket, Stranger>();
+  readonly #waiting = new Set<Stranger>();
+  readonly #handshakes = new Set<Stranger>();
+  #helloBytes = 0;
+  #awaitsReady = false;
+  #hurry: NodeJS.Timeout | undefined;
+
+  /** @throws FsError EINVAL if the certificate files cannot be used. */
+  constructor(tls: TlsListen, exits: GateExits, limits: GateLimits = LIMITS) {
+    this.#tls = tls;
+    this.#exits = exits;
+    this.#limits = limits;
+    this.#server = new TlsServer(tls, {
+      proved: (raw, socket, proof) => {
+        const stranger = this.#strangers.get(raw);
+        if (stranger === undefined) {
+          socket.destroy();
+          return;
+        }
+        this.#forget(stranger);
+        const { peer, origin } = stranger;
+        this.#exits.secure(
+          new NetConnection(socket, { from: { peer, origin: { ...origin, proof } }, explain: broken }),
+        );
+      },
+      unproved: (raw, socket, why) => {
+        socket.on('error', (error) => log('%s, turned away: %s', peerOf(raw), error.message));
+        const stranger = this.#strangers.get(raw);
+        if (stranger === undefined) {
+          socket.destroy();
+          return;
+        }
+        this.#enter(stranger, 'leaving');
+        this.#arm(stranger, FAREWELL_MS, () => this.#drop(stranger));
+        this.#tls.refused(stranger.peer, why);
+        socket.resume();
+        socket.end(turningAway(why));
+      },
+      failed: (raw, why) => {
+        const stranger = this.#strangers.get(raw);
+        if (stranger !== undefined) this.#drop(stranger, why);
+      },
+    });
+  }
+
+  /** @param raw is paused, and nothing has been read. */
+  take(raw: Socket): void {
+    setOptions(raw);
+    const stranger: Stranger = {
+      raw,
+      peer: peerOf(raw),
+      origin: originOf(raw),
+      phase: 'hello',
+      hello: Buffer.alloc(0),
+      beganMs: 0,
+      timer: undefined,
+      onData: (chunk) => this.#received(stranger, chunk),
+      onClose: () => this.#gone(stranger),
+    };
+    this.#strangers.set(raw, stranger);
+    raw.on('data', stranger.onData);
+    raw.on('error', logged);
+    raw.on('close', stranger.onClose);
+    this.#arm(stranger, this.#limits.strangerMs, () =>
+      this.#drop(
+        stranger,
+        stranger.hello.length > 0 ? 'it did not finish its ClientHello' : 'it sent nothing',
+      ),
+    );
+    raw.resume();
+    this.#bound();
+  }
+
+  /** Closes all that are not through. */
+  close(): void {
+    for (const stranger of [...this.#strangers.values()]) this.#drop(stranger);
+  }
+
+  #received(stranger: Stranger, chunk: Buffer): void {
+    const { raw, phase } = stranger;
+    if (phase !== 'hello') {
+      this.#drop(stranger, 'it sent more than a ClientHello');
+      return;
+    }
+    if (stranger.hello.length === 0 && chunk[0] !== HANDSHAKE_RECORD) {
+      this.#forget(stranger);
+      this.#exits.plain(raw, this.#allRead(raw, chunk));
+      return;
+    }
+    const hello = stranger.hello.length === 0 ? chunk : Buffer.concat([stranger.hello, chunk]);
+    this.#helloBytes += hello.length - stranger.hello.length;
+    stranger.hello = hello;
+    const state = helloState(hello);
+    if (state === 'wrong') {
+      this.#drop(stranger, 'it sent no ClientHello');
+    } else if (state === 'complete') {
+      this.#enter(stranger, 'waiting');
+      this.#begin();
+    }
+    this.#bound();
+  }
+
+  /** A stream may have more in its buffer than it has handed out. */
+  #allRead(raw: Socket, chunk: Buffer): Buffer {
+    raw.pause();
+    const more = raw.read() as Buffer | null;
+    return more === null ? chunk : Buffer.concat([chunk, more]);
+  }
+
+  /** Begins the handshakes that may begin. */
+  #begin(): void {
+    for (const stranger of this.#waiting) {
+      if (this.#handshakes.size >= this.#limits.handshakesMax) {
+        this.#hurryOldest();
+        return;
+      }
+      if (this.#awaitsReady) return;
+      const ready = this.#tls.ready();
+      if (ready !== undefined) {
+        this.#awaitsReady = true;
+        const goOn = (): void => {
+          this.#awaitsReady = false;
+          this.#begin();
+        };
+        // In a turn of its own: ready() may have another promise by then.
+        ready.then(
+          () => setImmediate(goOn),
+          () => setImmediate(goOn),
+        );
+        return;
+      }
+      this.#handshake(stranger);
+    }
+  }
+
+  #handshake(stranger: Stranger): void {
+    const { raw, hello } = stranger;
+    // Its 'close' is on the way.
+    if (raw.destroyed) {
+      this.#forget(stranger);
+      return;
+    }
+    raw.off('data', stranger.onData);
+    raw.pause();
+    raw.unshift(hello);
+    stranger.hello = Buffer.alloc(0);
+    this.#helloBytes -= hello.length;
+    stranger.beganMs = performance.now();
+    this.#enter(stranger, 'handshake');
+    this.#arm(stranger, this.#limits.strangerMs, () => this.#stalled(stranger));
+    this.#server.handshake(raw);
+  }
+
+  #stalled(stranger: Stranger): void {
+    const seconds = ((performance.now() - stranger.beganMs) / 1000).toFixed(1);
+    this.#drop(stranger, `it did not go on with the handshake within ${seconds} s`);
+  }
+
+  /** Others wait: the oldest handshake gets less time. */
+  #hurryOldest(): void {
+    if (this.#hurry !== undefined) return;
+    const [oldest] = this.#handshakes;
+    if (oldest === undefined) return;
+    const leftMs = Math.max(0, oldest.beganMs + this.#limits.hurryMs - performance.now());
+    this.#hurry = setTimeout(() => {
+      this.#hurry = undefined;
+      if (this.#waiting.size > 0 && this.#handshakes.has(oldest)) this.#stalled(oldest);
+      else this.#begin();
+    }, leftMs);
+    this.#hurry.unref();
+  }
+
+  #enter(stranger: Stranger, phase: Stranger['phase']): void {
+    clearTimeout(stranger.timer);
+    stranger.phase = phase;
+    this.#waiting.delete(stranger);
+    const hadSlot = this.#handshakes.delete(stranger);
+    if (phase === 'waiting') this.#waiting.add(stranger);
+    if (phase === 'handshake') this.#handshakes.add(stranger);
+    else if (hadSlot) setImmediate(() => this.#begin());
+  }
+
+  #arm(stranger: Stranger, ms: number, late: () => void): void {
+    clearTimeout(stranger.timer);
+    stranger.timer = setTimeout(late, ms);
+    stranger.timer.unref();
+  }
+
+  #bound(): void {
+    const { strangersMax } = this.#limits;
+    while (this.#strangers.size > strangersMax || this.#helloBytes > HELLOS_MAX_BYTES) {
+      const [oldest] = this.#strangers.values();
+      if (oldest === undefined) return;
+      this.#drop(oldest, 'too many connections wait to prove who they are, and it was the oldest');
+    }
+  }
+
+  /** It has closed by itself. */
+  #gone(stranger: Stranger): void {
+    if (stranger.phase === 'hello' && stranger.hello.length > 0) {
+      this.#tls.refused(stranger.peer, 'it hung up in its ClientHello');
+    } else if (stranger.phase === 'handshake') {
+      this.#tls.refused(stranger.peer, 'it hung up in the handshake');
+    }
+    this.#forget(stranger);
+  }
+
+  #drop(stranger: Stranger, why?: string): void {
+    this.#forget(stranger);
+    stranger.raw.on('error', logged);
+    stranger.raw.destroy();
+    if (why !== undefined) this.#tls.refused(stranger.peer, why);
+  }
+
+  /** It is a stranger no more. */
+  #forget(stranger: Stranger): void {
+    const { raw } = stranger;
+    this.#enter(stranger, 'leaving');
+    this.#strangers.delete(raw);
+    this.#helloBytes -= stranger.hello.length;
+    stranger.hello = Buffer.alloc(0);
+    raw.off('data', stranger.onData);
+    raw.off('error', logged);
+    raw.off('close', stranger.onClose);
+  }
+}
+
+function logged(error: Error): void {
+  log('a connection that is not through: %s', error.message);
+}
+
+function helloState(hello: Buffer): 'part' | 'complete' | 'wrong' {
+  if (hello.length >= 2 && hello[1] !== 3) return 'wrong';
+  if (hello.length < RECORD_HEADER_BYTES) return 'part';
+  const lengthBytes = RECORD_HEADER_BYTES + hello.readUInt16BE(3);
+  if (lengthBytes > HELLO_MAX_BYTES || hello.length > lengthBytes) return 'wrong';
+  if (hello.length > RECORD_HEADER_BYTES && hello[RECORD_HEADER_BYTES] !== CLIENT_HELLO) return 'wrong';
+  return hello.length === lengthBytes ? 'complete' : 'part';
+}
