@@ -186,7 +186,8 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
       case 'key':
       case 'cert':
       case 'ca':
-        if (value === undefined || value === '') throw new FsError('EINVAL', `mount option ${key} names a file: ${key}=FILE`);
+        if (value === undefined || value === '')
+          throw new FsError('EINVAL', `mount option ${key} names a file: ${key}=FILE`);
         files[key] = value;
         break;
       case 'tls':
@@ -228,9 +229,13 @@ function proofsOf(
     if (key === undefined && cert === undefined && ca === undefined) return { by: 'nothing' };
     throw new FsError('EINVAL', 'mount option tls=off goes without a key: leave out key, cert and ca');
   }
-  if (cert === undefined && ca === undefined) return key === undefined ? { by: 'default' } : { by: 'key', path: key };
+  if (cert === undefined && ca === undefined)
+    return key === undefined ? { by: 'default' } : { by: 'key', path: key };
   if (key === undefined || cert === undefined || ca === undefined) {
-    throw new FsError('EINVAL', 'a mount with a certificate needs the options cert=FILE, key=FILE and ca=FILE');
+    throw new FsError(
+      'EINVAL',
+      'a mount with a certificate needs the options cert=FILE, key=FILE and ca=FILE',
+    );
   }
   return { by: 'certificate', files: { certificate: cert, key, ca } };
 }

@@ -24,7 +24,10 @@ export class AddressRange {
 }
 
 function parse(text: string): [ipaddr.IPv4 | ipaddr.IPv6, number] {
-  const refusal = new FsError('EINVAL', `${JSON.stringify(text)} is not a network; write ADDRESS/BITS, as 10.1.0.0/16`);
+  const refusal = new FsError(
+    'EINVAL',
+    `${JSON.stringify(text)} is not a network; write ADDRESS/BITS, as 10.1.0.0/16`,
+  );
   // The library takes an address like 10.1 too, which people do not mean.
   const [host = ''] = text.split('/');
   if (!ipaddr.IPv6.isValid(host) && !ipaddr.IPv4.isValidFourPartDecimal(host)) throw refusal;

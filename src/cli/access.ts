@@ -62,16 +62,29 @@ export function registerAccess(program: Command): void {
     .description('let one more client in; prints its key, which nobody can see again')
     .argument('<name>', 'of the client: letters, digits, dots, _ and -')
     .option('--read-only', 'it may change nothing')
-    .option('--no-root-squash', 'its root is root on the files; without this, uid and gid 0 of the client count as nobody (65534)')
+    .option(
+      '--no-root-squash',
+      'its root is root on the files; without this, uid and gid 0 of the client count as nobody (65534)',
+    )
     .option('--admin', 'it may shut the server down, evict clients and change this table')
     .addOption(
-      new Option('--from <networks>', 'only from these networks: ADDRESS/BITS[,ADDRESS/BITS...]').argParser(parseRanges),
+      new Option('--from <networks>', 'only from these networks: ADDRESS/BITS[,ADDRESS/BITS...]').argParser(
+        parseRanges,
+      ),
     )
-    .option('--cert', 'it has a certificate with this common name (or DNS name), and gets no key: see serve --tls-ca')
+    .option(
+      '--cert',
+      'it has a certificate with this common name (or DNS name), and gets no key: see serve --tls-ca',
+    )
     .addOption(limit('--max-clients <number>', 'limit on its mounts'))
     .addOption(limit('--max-locks <number>', 'limit on the locks of each of its mounts'))
     .addOption(limit('--max-opens <number>', 'limit on the open files of each of its mounts'))
-    .addOption(limit('--max-requests <number>', 'limit on its requests a second, of all its mounts; what is above waits'))
+    .addOption(
+      limit(
+        '--max-requests <number>',
+        'limit on its requests a second, of all its mounts; what is above waits',
+      ),
+    )
     .addOption(outputOption())
     .action(async (name: string, options: AddOptions) => (await run()).addAccess(name, options));
   where(access.command('list'))

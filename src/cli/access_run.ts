@@ -38,7 +38,8 @@ export async function rotateAccess(name: string, options: RotateOptions): Promis
   const output = openOutput(options.output);
   const { reply } = await asking(options, (requester) => requester.call(AccessRotate, { name, graceMs }));
   output.write(name, reply.key);
-  const until = graceMs === 0 ? 'does not work any more' : `works until ${new Date(Date.now() + graceMs).toISOString()}`;
+  const until =
+    graceMs === 0 ? 'does not work any more' : `works until ${new Date(Date.now() + graceMs).toISOString()}`;
   process.stderr.write(`holdfast: the key that ${name} had before ${until}\n`);
 }
 
@@ -98,7 +99,9 @@ function openOutput(path: string | undefined): Output {
       writeSync(fd, textOf(name, key));
       fsyncSync(fd);
       closeSync(fd);
-      process.stderr.write(`holdfast: the key of ${name} is in ${path}; on the client it belongs to ${keyPathOf(key.label)}\n`);
+      process.stderr.write(
+        `holdfast: the key of ${name} is in ${path}; on the client it belongs to ${keyPathOf(key.label)}\n`,
+      );
     },
   };
 }
@@ -108,7 +111,7 @@ function textOf(name: string, { id, secret, label, targetUuid }: NewKeyMessage):
 }
 
 function table(entries: readonly AccessEntryMessage[]): string {
-  if (entries.length === 0) return 'nobody may connect over the network; root of the server\'s host may';
+  if (entries.length === 0) return "nobody may connect over the network; root of the server's host may";
   return entries.flatMap(lines).join('\n');
 }
 

@@ -1,8 +1,8 @@
 /** How the commands read addresses, numbers and the names of devices from their command lines. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { LEVELS, type Level } from '../base/notices.js';
 import { AddressRange } from '../base/address_range.js';
+import { LEVELS, type Level } from '../base/notices.js';
 import type { Address } from '../runtime/ports.js';
 import { isServedHere, localAddress } from './local_servers.js';
 

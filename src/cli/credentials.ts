@@ -2,8 +2,8 @@
 
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { FsError } from '../base/errno.js';
 import type { Proofs } from '../../mount/options.js';
+import { FsError } from '../base/errno.js';
 import type { Credentials } from '../runtime/ports.js';
 import { defaultKeyPath, readKeyFile } from './key_file.js';
 
@@ -27,7 +27,10 @@ export function proverOf(proofs: Proofs, label?: string): Prover {
       return { credentials: () => ({ kind: 'plain' }), claim: undefined };
     case 'certificate': {
       const { files } = proofs;
-      return { credentials: () => ({ kind: 'certificate', files }), claim: { name: nameIn(files.certificate) } };
+      return {
+        credentials: () => ({ kind: 'certificate', files }),
+        claim: { name: nameIn(files.certificate) },
+      };
     }
     case 'key':
       return keyProver(proofs.path);
@@ -52,7 +55,9 @@ function nameIn(path: string): string {
   try {
     text = readFileSync(path);
   } catch (cause) {
-    throw new FsError('ENOENT', `the certificate ${path} cannot be read: ${(cause as Error).message}`, { cause });
+    throw new FsError('ENOENT', `the certificate ${path} cannot be read: ${(cause as Error).message}`, {
+      cause,
+    });
   }
   try {
     const { subject } = new X509Certificate(text);

@@ -16,11 +16,14 @@ export function registerEvict(program: Command): void {
     .addOption(keyOption())
     .action(async (words: string[], { key }: { key?: string }, command: Command) => {
       const [client, server, ...surplus] = words.toReversed();
-      if (client === undefined || surplus.length > 0) command.error('error: give [SERVER] CLIENT', { exitCode: 2 });
+      if (client === undefined || surplus.length > 0)
+        command.error('error: give [SERVER] CLIENT', { exitCode: 2 });
       const { connectAdmin } = await import('./admin.js');
       const { onlyServer } = await import('./local_servers.js');
       const { Evict } = await import('../wire/admin.js');
-      const admin = await connectAdmin(server === undefined ? onlyServer() : serverOf(server, command), { key });
+      const admin = await connectAdmin(server === undefined ? onlyServer() : serverOf(server, command), {
+        key,
+      });
       try {
         const { reply } = await admin.requester.call(Evict, {
           client,

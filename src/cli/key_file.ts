@@ -51,7 +51,8 @@ export function formatKey(key: ClientKey): string {
 export function readKeyFile(path: string): ClientKey {
   const { mode, uid, size } = found(path);
   const own = process.geteuid?.() ?? 0;
-  if (uid !== own && uid !== 0) throw new FsError('EACCES', `the key file ${path} belongs to user ${uid}, who could change it`);
+  if (uid !== own && uid !== 0)
+    throw new FsError('EACCES', `the key file ${path} belongs to user ${uid}, who could change it`);
   if ((mode & READABLE_FOR_OTHERS) !== 0) {
     const shown = (mode & 0o777).toString(8).padStart(4, '0');
     throw new FsError('EACCES', `others may read the key file ${path} (mode ${shown}): chmod 600 ${path}`);
@@ -65,8 +66,15 @@ function found(path: string): { readonly mode: number; readonly uid: number; rea
     return statSync(path);
   } catch (cause) {
     const isMissing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
-    if (!isMissing) throw new FsError('EACCES', `the key file ${path} cannot be read: ${(cause as Error).message}`, { cause });
-    throw new FsError('ENOENT', `there is no key file ${path}; "holdfast access add NAME" on the server makes one`, { cause });
+    if (!isMissing)
+      throw new FsError('EACCES', `the key file ${path} cannot be read: ${(cause as Error).message}`, {
+        cause,
+      });
+    throw new FsError(
+      'ENOENT',
+      `there is no key file ${path}; "holdfast access add NAME" on the server makes one`,
+      { cause },
+    );
   }
 }
 
@@ -77,17 +85,23 @@ function parseKey(text: string, path: string): ClientKey {
     if (word !== undefined && value !== undefined && !words.has(word)) words.set(word, value);
   }
   const version = words.get(FORMAT);
-  if (version === undefined) throw new FsError('EINVAL', `${path} is no key file: it has no line "${FORMAT} ${VERSION}"`);
+  if (version === undefined)
+    throw new FsError('EINVAL', `${path} is no key file: it has no line "${FORMAT} ${VERSION}"`);
   if (version !== VERSION) {
-    throw new FsError('EINVAL', `the key file ${path} has format ${version}, and this release knows format ${VERSION}`);
+    throw new FsError(
+      'EINVAL',
+      `the key file ${path} has format ${version}, and this release knows format ${VERSION}`,
+    );
   }
   const given = (word: string, shape: RegExp): string => {
     const value = words.get(word);
-    if (value === undefined || !shape.test(value)) throw new FsError('EINVAL', `the key file ${path} has no good line "${word}"`);
+    if (value === undefined || !shape.test(value))
+      throw new FsError('EINVAL', `the key file ${path} has no good line "${word}"`);
     return value;
   };
   const secret = Buffer.from(given('secret', /^[A-Za-z0-9+/]{43}=$/), 'base64');
-  if (secret.length !== SECRET_BYTES) throw new FsError('EINVAL', `the key file ${path} has no good line "secret"`);
+  if (secret.length !== SECRET_BYTES)
+    throw new FsError('EINVAL', `the key file ${path} has no good line "secret"`);
   return {
     label: given('filesystem', /^.{1,64}$/),
     targetUuid: given('target', /^[0-9a-f-]{36}$/),

@@ -9,8 +9,8 @@ import { isBackgroundProcess, startInBackground } from '../../mount/daemonize.js
 import { checkMountpoint } from '../../mount/mountpoint.js';
 import { parseMountOptions } from '../../mount/options.js';
 import type { Level } from '../base/notices.js';
-import type { Source } from './common.js';
 import { formatAddress } from '../runtime/ports.js';
+import type { Source } from './common.js';
 import { mountLogPath } from './control.js';
 
 /**

@@ -77,7 +77,9 @@ export function registerServe(program: Command): void {
         .default('on'),
     )
     .addOption(
-      new Option('--from <networks>', 'with --tls=off: ADDRESS/BITS[,ADDRESS/BITS...]').argParser(parseRanges),
+      new Option('--from <networks>', 'with --tls=off: ADDRESS/BITS[,ADDRESS/BITS...]').argParser(
+        parseRanges,
+      ),
     )
     .option(
       '--max-clients <number>',
@@ -98,7 +100,10 @@ export function registerServe(program: Command): void {
 /** @returns what is wrong with these options together. */
 function wrongTogether({ tls, from, tlsCert, tlsKey, tlsCa }: ServeOptions): string | undefined {
   if (tls === 'off' && from === undefined) return '--tls=off needs --from: the networks that you trust';
-  if (tls === 'on' && from !== undefined) return '--from is for --tls=off; for a key it is an option of "holdfast access add"';
+  if (tls === 'on' && from !== undefined)
+    return '--from is for --tls=off; for a key it is an option of "holdfast access add"';
   const files = [tlsCert, tlsKey, tlsCa].filter((file) => file !== undefined);
-  return files.length === 1 || files.length === 2 ? 'certificates need --tls-cert, --tls-key and --tls-ca' : undefined;
+  return files.length === 1 || files.length === 2
+    ? 'certificates need --tls-cert, --tls-key and --tls-ca'
+    : undefined;
 }

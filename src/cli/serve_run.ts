@@ -185,7 +185,9 @@ async function listenLocally(server: Server, label: string): Promise<void> {
   } catch (thrown) {
     if (!(thrown instanceof FsError)) throw thrown;
     const why = thrown.code === 'EBUSY' ? `another server of a filesystem ${label} has it` : thrown.message;
-    process.stderr.write(`holdfast: ${formatAddress(address)} is not to be had (${why}): name HOST:PORT in mounts and commands\n`);
+    process.stderr.write(
+      `holdfast: ${formatAddress(address)} is not to be had (${why}): name HOST:PORT in mounts and commands\n`,
+    );
   }
 }
 

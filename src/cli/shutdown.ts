@@ -4,8 +4,8 @@
  */
 
 import type { Command } from 'commander';
-import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
 import { type Address, formatAddress } from '../runtime/ports.js';
+import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
 import { keyOption, parseSeconds, parseServer } from './common.js';
 import { CliError } from './failure.js';
 import { formatBytes } from './format.js';
@@ -28,7 +28,11 @@ export function registerShutdown(program: Command): void {
     .description(
       'controlled shutdown: clients flush and wait, the server commits everything and marks the target clean',
     )
-    .argument('[server]', 'LABEL or HOST:PORT; if this host has one server, it need not be named', parseServer)
+    .argument(
+      '[server]',
+      'LABEL or HOST:PORT; if this host has one server, it need not be named',
+      parseServer,
+    )
     .option(
       '--timeout <seconds>',
       'evict clients that have not drained by then; can shorten the timeout of a shutdown under way',

@@ -6,8 +6,8 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import type { ClientStatus } from '../client/api.js';
-import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
 import type { Address } from '../runtime/ports.js';
+import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
 import { keyOption, parseServer } from './common.js';
 import { CliError } from './failure.js';
 import { formatBytes } from './format.js';
@@ -90,7 +90,9 @@ async function mountStatus(path: string): Promise<ClientStatus> {
   const { askControl, mountpointPath } = await import('./control.js');
   const answer = await askControl(mountpointPath(path), { command: 'status' });
   if (answer === undefined) {
-    throw new CliError(`${path} is neither a filesystem that this host serves, nor HOST:PORT, nor a mount point that a Holdfast client serves`);
+    throw new CliError(
+      `${path} is neither a filesystem that this host serves, nor HOST:PORT, nor a mount point that a Holdfast client serves`,
+    );
   }
   return answer.data as ClientStatus;
 }

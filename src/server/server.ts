@@ -173,7 +173,10 @@ export class Server implements ServerView, AdminCommands, LifeHost {
    * @throws FsError EBUSY when another process listens there, EINVAL.
    */
   async listenLocally(address: Address): Promise<void> {
-    const listener = await this.runtime.transport.listen(address, this.#connections.accept.bind(this.#connections));
+    const listener = await this.runtime.transport.listen(
+      address,
+      this.#connections.accept.bind(this.#connections),
+    );
     if (this.#portIsClosed) await listener.close();
     else this.#local = listener;
   }

@@ -52,7 +52,15 @@ export function statusOf(server: ServerView, startedMs: number, page?: StatusReq
 /** What somebody who is no administrator learns: how the server is. Nothing of its clients, its disk or its process. */
 export function briefly(status: StatusReply): StatusReply {
   const { state, label, targetUuid, softwareVersion, instance, uptimeMs } = status;
-  const nothing = { clients: [], evicted: [], blocks: 0, blocksFree: 0, blockBytes: 0, inodes: 0, orphans: 0 };
+  const nothing = {
+    clients: [],
+    evicted: [],
+    blocks: 0,
+    blocksFree: 0,
+    blockBytes: 0,
+    inodes: 0,
+    orphans: 0,
+  };
   const own = { state, label, targetUuid, softwareVersion, instance, uptimeMs };
   return { ...own, ...nothing, lastTransno: 0, lastCommitted: 0, brief: true };
 }
@@ -106,9 +114,20 @@ function textBytes(client: ClientStatusMessage): number {
   return Buffer.byteLength(`${uuid}${name}${state}${softwareVersion}${address}${access}`);
 }
 
-function missing({ uuid, name, softwareVersion, principal }: ClientRecord, idleMs: number): ClientStatusMessage {
+function missing(
+  { uuid, name, softwareVersion, principal }: ClientRecord,
+  idleMs: number,
+): ClientStatusMessage {
   const nothing = { opens: 0, locks: 0, dirtyBytes: 0, rpcsInFlight: 0 };
-  return { uuid, name, softwareVersion, state: 'recovering', ...nothing, idleMs: Math.round(idleMs), access: principal };
+  return {
+    uuid,
+    name,
+    softwareVersion,
+    state: 'recovering',
+    ...nothing,
+    idleMs: Math.round(idleMs),
+    access: principal,
+  };
 }
 
 function clientStatus(

@@ -65,7 +65,11 @@ type TargetStatus = ClientStatus['targets'][number];
 
 /** The old build makes the target, so both builds can serve it. */
 async function startServer(t: TestContext, age: Age, args: readonly string[] = []): Promise<Cluster> {
-  const made = prepareCluster(t, { faults: true, limitMs: LIMIT_MS, serveArgs: ['--tls=off', '--from', '127.0.0.0/8'] });
+  const made = prepareCluster(t, {
+    faults: true,
+    limitMs: LIMIT_MS,
+    serveArgs: ['--tls=off', '--from', '127.0.0.0/8'],
+  });
   await made.cliOk(['mkfs', ...made.deviceArgs], treeFor('old'));
   await made.serve({ tree: treeFor(age), args });
   // Where this process finds the clients, too.

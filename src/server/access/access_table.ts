@@ -12,12 +12,7 @@ import { AddressRange } from '../../base/address_range.js';
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { type Clock, type Rng, wallMs } from '../../runtime/ports.js';
-import {
-  ACCESS_NAME,
-  type AccessKey,
-  type AccessRecord,
-  type TargetStore,
-} from '../../storage/api.js';
+import { ACCESS_NAME, type AccessKey, type AccessRecord, type TargetStore } from '../../storage/api.js';
 
 const KEY_BYTES = 32;
 const ID_BYTES = 8;
@@ -89,7 +84,10 @@ export class AccessTable {
   add(wish: AccessWish): { readonly entry: AccessRecord; readonly key: AccessKey | undefined } {
     checkWish(wish);
     if (this.#entries.has(wish.name)) {
-      throw new FsError('EEXIST', `${wish.name} is in the access table; remove it first, or give it a new key with rotate`);
+      throw new FsError(
+        'EEXIST',
+        `${wish.name} is in the access table; remove it first, or give it a new key with rotate`,
+      );
     }
     const key = wish.kind === 'key' ? this.#makeKey() : undefined;
     const from = wish.from.map((text) => new AddressRange(text).text);
@@ -104,13 +102,20 @@ export class AccessTable {
    */
   rotate(name: string, graceMs: number): MadeKey {
     const before = this.#given(name);
-    if (before.kind !== 'key') throw new FsError('EINVAL', `${name} has a certificate: its CA makes a new one`);
+    if (before.kind !== 'key')
+      throw new FsError('EINVAL', `${name} has a certificate: its CA makes a new one`);
     const untilMs = this.#nowMs() + graceMs;
     const valid = before.keys.filter((key) => this.#isValid(key));
     if (graceMs > 0 && valid.length >= KEYS_MAX) {
-      throw new FsError('EBUSY', `${name} has ${valid.length} keys that still work; wait, or rotate without a grace period`);
+      throw new FsError(
+        'EBUSY',
+        `${name} has ${valid.length} keys that still work; wait, or rotate without a grace period`,
+      );
     }
-    const old = graceMs === 0 ? [] : valid.map((key) => ({ ...key, untilMs: Math.min(key.untilMs ?? untilMs, untilMs) }));
+    const old =
+      graceMs === 0
+        ? []
+        : valid.map((key) => ({ ...key, untilMs: Math.min(key.untilMs ?? untilMs, untilMs) }));
     const key = this.#makeKey();
     const entry = { ...before, keys: [...old, key] };
     this.#write(entry);
@@ -167,7 +172,10 @@ export class AccessTable {
 
   #put(entry: AccessRecord): void {
     this.#entries.set(entry.name, entry);
-    this.#from.set(entry.name, entry.from.map((text) => new AddressRange(text)));
+    this.#from.set(
+      entry.name,
+      entry.from.map((text) => new AddressRange(text)),
+    );
     for (const key of entry.keys) this.#byKey.set(key.id, { entry, key });
   }
 
@@ -181,7 +189,8 @@ export class AccessTable {
     let keys = 0;
     for (const [name, entry] of this.#entries) {
       assert(entry.name === name, `${entry.name} stands as ${name}`);
-      for (const key of entry.keys) assert(this.#byKey.get(key.id)?.entry === entry, `key ${key.id} of ${name} is lost`);
+      for (const key of entry.keys)
+        assert(this.#byKey.get(key.id)?.entry === entry, `key ${key.id} of ${name} is lost`);
       keys += entry.keys.length;
     }
     assert(keys === this.#byKey.size, `${this.#byKey.size} keys are known, entries have ${keys}`);
@@ -190,7 +199,10 @@ export class AccessTable {
 
 function checkWish({ name, from }: AccessWish): void {
   if (!ACCESS_NAME.test(name)) {
-    throw new FsError('EINVAL', `${JSON.stringify(name)} is no name: letters, digits, dots, _ and -, at most 64`);
+    throw new FsError(
+      'EINVAL',
+      `${JSON.stringify(name)} is no name: letters, digits, dots, _ and -, at most 64`,
+    );
   }
   if (from.length > FROM_MAX) throw new FsError('EINVAL', `at most ${FROM_MAX} networks, not ${from.length}`);
 }

@@ -35,7 +35,8 @@ export function rightsOfPeer(
   const { proof } = origin;
   switch (proof.kind) {
     case 'local':
-      if (!proof.trusted) throw refusal(`user ${proof.uid} of this host may not connect; run the command as root`);
+      if (!proof.trusted)
+        throw refusal(`user ${proof.uid} of this host may not connect; run the command as root`);
       return as === undefined || table === undefined ? LOCAL : rightsOf(entryFor(as, table));
     case 'key': {
       const found = table?.withKey(proof.identity);
@@ -46,7 +47,9 @@ export function rightsOfPeer(
       const entry = table?.certified(proof.names);
       if (entry === undefined) {
         const names = proof.names.join(', ');
-        throw refusal(`no entry of the access table has a name of this certificate (${names}): holdfast access add --cert NAME`);
+        throw refusal(
+          `no entry of the access table has a name of this certificate (${names}): holdfast access add --cert NAME`,
+        );
       }
       return from(origin, entry, table);
     }
@@ -64,13 +67,17 @@ function refusal(text: string): FsError {
 function entryFor(name: string, table: AccessTable): AccessRecord {
   const entry = table.named(name);
   if (entry !== undefined) return entry;
-  throw refusal(`nobody is called ${name} in the access table: the key file is of another filesystem, or its key was removed`);
+  throw refusal(
+    `nobody is called ${name} in the access table: the key file is of another filesystem, or its key was removed`,
+  );
 }
 
 function from(origin: Origin, entry: AccessRecord, table: AccessTable | undefined, keyId?: string): Rights {
   const ranges = table?.rangesOf(entry) ?? [];
   if (ranges.length > 0 && !isIn(ranges, origin.address)) {
-    throw refusal(`${entry.name} may not connect from ${origin.address ?? 'here'} (holdfast access list shows from where)`);
+    throw refusal(
+      `${entry.name} may not connect from ${origin.address ?? 'here'} (holdfast access list shows from where)`,
+    );
   }
   return rightsOf(entry, keyId);
 }

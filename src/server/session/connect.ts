@@ -52,7 +52,8 @@ export function connect(server: ServerView, session: Session, request: ConnectRe
   try {
     return answer(server, session, request);
   } catch (thrown) {
-    if (thrown instanceof FsError && thrown.code === 'EACCES') server.refused(session.link.peer, thrown.message);
+    if (thrown instanceof FsError && thrown.code === 'EACCES')
+      server.refused(session.link.peer, thrown.message);
     throw thrown;
   }
 }
@@ -62,7 +63,12 @@ function answer(server: ServerView, session: Session, request: ConnectRequest): 
   if (!agreed.agreed) throw new FsError('EPROTO', agreed.refusal);
   if (session.role === 'client') throw new FsError('EPROTO', 'this connection is connected already');
   const { link } = session;
-  const rights = rightsOfPeer(link.origin, claimOf(server, request), server.target?.access, server.settings.plain);
+  const rights = rightsOfPeer(
+    link.origin,
+    claimOf(server, request),
+    server.target?.access,
+    server.settings.plain,
+  );
   session.rights = rights;
   session.link.connCount = request.connCount;
   session.link.protocol = agreed.protocol;

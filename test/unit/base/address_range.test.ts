@@ -6,7 +6,11 @@ import { AddressRange, isIn } from '../../../src/base/address_range.js';
 
 test('a range has the addresses of its network and no others, of its own family only', () => {
   const cases: [range: string, inside: string[], outside: string[]][] = [
-    ['10.1.0.0/16', ['10.1.0.0', '10.1.255.255', '::ffff:10.1.2.3'], ['10.2.0.0', '10.0.255.255', '::1', 'x', '']],
+    [
+      '10.1.0.0/16',
+      ['10.1.0.0', '10.1.255.255', '::ffff:10.1.2.3'],
+      ['10.2.0.0', '10.0.255.255', '::1', 'x', ''],
+    ],
     ['10.1.2.3', ['10.1.2.3'], ['10.1.2.4']],
     ['0.0.0.0/0', ['255.255.255.255', '0.0.0.0'], ['::', '2001:db8::1']],
     ['2001:db8::/32', ['2001:db8::', '2001:DB8:ffff::1'], ['2001:db9::', '32.1.13.184']],
@@ -22,7 +26,20 @@ test('a range has the addresses of its network and no others, of its own family 
 });
 
 test('what is no network is refused', () => {
-  const bad = ['', '10.1/16', '10.0.0.0/33', '10.0.0.0/', '10.0.0.0/x', '/8', 'host', '1', '0x7f.1', '::/129', '10.0.0.0/-1', '10.0.0.0/8/8'];
+  const bad = [
+    '',
+    '10.1/16',
+    '10.0.0.0/33',
+    '10.0.0.0/',
+    '10.0.0.0/x',
+    '/8',
+    'host',
+    '1',
+    '0x7f.1',
+    '::/129',
+    '10.0.0.0/-1',
+    '10.0.0.0/8/8',
+  ];
   for (const text of bad) assert.throws(() => new AddressRange(text), { code: 'EINVAL' }, text);
 });
 

@@ -68,7 +68,10 @@ test('what is no key file is refused with one line, which has nothing of the sec
       () => readKeyFile(fileOf(t, text)),
       (error: Error & { code?: string }) => {
         assert.equal(error.code, code, text);
-        assert.ok(!error.message.includes('\n') && !error.message.includes(secret.slice(0, 8)), error.message);
+        assert.ok(
+          !error.message.includes('\n') && !error.message.includes(secret.slice(0, 8)),
+          error.message,
+        );
         return true;
       },
     );

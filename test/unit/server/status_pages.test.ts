@@ -4,6 +4,7 @@ import { connectionsMax } from '../../../src/cli/descriptors.js';
 import { readStatus } from '../../../src/cli/server_status.js';
 import { Requester } from '../../../src/rpc/requester.js';
 import type { Runtime } from '../../../src/runtime/ports.js';
+import { LOCAL } from '../../../src/server/access/rights.js';
 import { ClientExport } from '../../../src/server/export/export.js';
 import { Status } from '../../../src/wire/admin.js';
 import { BODY_MAX } from '../../../src/wire/header.js';
@@ -23,7 +24,7 @@ function addClients(world: ServerWorld, runtime: Runtime): void {
     const uuid = `${digits}-0000-4000-8000-000000000000` as ConnectRequest['uuid'];
     const identity = { uuid, name: `host${n}.example.org:/home/projects/${n}`, softwareVersion: '1.0.0' };
     target.exports.add(
-      new ClientExport(identity, new Requester(), runtime.clock.nowMs(), target.kept, target.life),
+      new ClientExport(identity, LOCAL, new Requester(), runtime.clock.nowMs(), target.kept, target.life),
     );
   }
 }

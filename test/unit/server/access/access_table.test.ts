@@ -33,6 +33,7 @@ function withKey(identity: string): Origin {
 
 async function mounted(world: ServerWorld, name: string, key: string): Promise<RawClient> {
   const client = world.client(name);
+  client.features = 7;
   client.origin = withKey(key);
   await client.connect({ secret: `secret of ${name}` });
   await client.activate();
@@ -61,7 +62,10 @@ test('a new key works at once and after a crash; its secret is told once', async
     ['web', 'key', true, true, false, ['10.0.0.0/8'], 1],
   );
   assert.equal(entry?.limits.clients, 3);
-  assert.ok(!JSON.stringify(list).includes(Buffer.from(key.secret).toString('base64')), 'no secret is listed');
+  assert.ok(
+    !JSON.stringify(list).includes(Buffer.from(key.secret).toString('base64')),
+    'no secret is listed',
+  );
 });
 
 test('what cannot be an entry is refused, and changes nothing', async (t) => {
@@ -84,7 +88,10 @@ test('what cannot be an entry is refused, and changes nothing', async (t) => {
   assert.equal(await asker.errno(AccessRemove, { name: 'nobody' }), 'ENOENT');
   await asker.call(AccessAdd, { ...WISH, name: 'c', kind: 'certificate' }, CALL);
   assert.equal(await asker.errno(AccessRotate, { name: 'c', graceMs: 0 }), 'EINVAL');
-  assert.deepEqual(world.table.list().map(({ name }) => name), ['c', 'web']);
+  assert.deepEqual(
+    world.table.list().map(({ name }) => name),
+    ['c', 'web'],
+  );
 });
 
 test('after a rotation both keys work until the deadline, and then only the new one', async (t) => {

@@ -4,7 +4,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Fid } from '../../../../src/base/ids.js';
 import type { Origin } from '../../../../src/runtime/ports.js';
-import { AccessList, AccessRemove, AccessRotate, Evict, Shutdown, Status } from '../../../../src/wire/admin.js';
+import {
+  AccessList,
+  AccessRemove,
+  AccessRotate,
+  Evict,
+  Shutdown,
+  Status,
+} from '../../../../src/wire/admin.js';
 import { Read, Sync, Write } from '../../../../src/wire/data.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
 import { Getattr } from '../../../../src/wire/meta.js';
@@ -32,7 +39,12 @@ async function connectErrno(
 function keyOrigin(world: ServerWorld, name: string, admin = false): Origin {
   const wish = { kind: 'key', readOnly: false, squashRoot: false, from: [], limits: {} } as const;
   const { key } = world.table.add({ ...wish, name, admin });
-  return { proof: { kind: 'key', identity: key?.id ?? '' }, address: '10.0.0.1', port: 40_000, sameHost: false };
+  return {
+    proof: { kind: 'key', identity: key?.id ?? '' },
+    address: '10.0.0.1',
+    port: 40_000,
+    sameHost: false,
+  };
 }
 
 /** A client with a secret that holds a file open. */
@@ -56,7 +68,10 @@ test('what was refused may do nothing else on the connection', async (t) => {
     await assert.rejects(asked, { code: 'ENOTCONN' });
   }
   assert.equal(server.state, 'active');
-  assert.ok(world.said.some((line) => /^refuses .*run the command as root/.test(line)), world.said.join('\n'));
+  assert.ok(
+    world.said.some((line) => /^refuses .*run the command as root/.test(line)),
+    world.said.join('\n'),
+  );
 });
 
 test('a client that names the UUID of another is refused, and the other goes on', async (t) => {
@@ -139,7 +154,12 @@ test('a session belongs to the key that it was made with: its UUID and secret gi
     for (const origin of [other, undefined, PLAIN]) {
       const thief = world.client('thief');
       thief.origin = origin;
-      const said = { uuid: client.uuid as never, secret: SECRET, previousInstance: client.instance, connCount: 1000 };
+      const said = {
+        uuid: client.uuid as never,
+        secret: SECRET,
+        previousInstance: client.instance,
+        connCount: 1000,
+      };
       outcomes.push(await connectErrno(thief, said));
     }
     return outcomes;
@@ -163,7 +183,12 @@ test('a client of a key is the same client through the Unix socket of the host o
   await client.activate();
   client.origin = undefined;
   const { targetUuid } = server.target?.store.superblock ?? {};
-  const claims = [undefined, { name: 'web', targetUuid: client.uuid }, { name: 'nobody' }, { name: 'web', targetUuid }];
+  const claims = [
+    undefined,
+    { name: 'web', targetUuid: client.uuid },
+    { name: 'nobody' },
+    { name: 'web', targetUuid },
+  ];
   const outcomes: string[] = [];
   for (const access of claims) outcomes.push(await connectErrno(client, { secret: SECRET, access }));
   assert.deepEqual(outcomes, ['EACCES', 'EACCES', 'EACCES', 'resumed']);
