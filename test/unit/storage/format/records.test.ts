@@ -6,6 +6,8 @@ import fc from 'fast-check';
 import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../../../../src/base/ids.js';
 import { decodeBlockMap, emptyBlockMap, encodeBlockMap } from '../../../../src/storage/format/block_map.js';
 import {
+  accessKey,
+  accessNameOf,
   afterPrefix,
   clientKey,
   evictionKey,
@@ -47,6 +49,7 @@ test('keys', () => {
       clientKey('00112233-4455-6677-8899-aabbccddeeff' as ClientUuid),
       replyKey(uuidKey(KEY.reply, '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid), 259),
       evictionKey(63),
+      accessKey('backup.1'),
     ].map(hex),
     [
       '100000080000000102',
@@ -57,9 +60,11 @@ test('keys', () => {
       '1900112233445566778899aabbccddeeff',
       '1b00112233445566778899aabbccddeeff0103',
       '1c3f',
+      '1d6261636b75702e31',
     ],
   );
   assert.equal(slotOf(Buffer.from('1b00112233445566778899aabbccddeeff0103', 'hex')), 259);
+  assert.equal(accessNameOf(accessKey('backup.1')), 'backup.1');
 });
 
 test('keys order as numbers, and all of a prefix come before its end', () => {
@@ -274,9 +279,9 @@ test('a superblock of another format, with unknown features or damaged is told a
     code: 'EPROTO',
     message: 'dev has format version 9; this software reads 1: use a matching release',
   });
-  assert.throws(() => decodeSuperblock(encoded({ featuresIncompat: 8 }), tableChecksum, 'dev'), {
+  assert.throws(() => decodeSuperblock(encoded({ featuresIncompat: 24 }), tableChecksum, 'dev'), {
     code: 'EPROTO',
-    message: 'dev uses features this software does not know (bits 0x8): use a newer release',
+    message: 'dev uses features this software does not know (bits 0x10): use a newer release',
   });
   const bytes = encoded({});
   bytes[60] = 1;
