@@ -52,7 +52,15 @@ export interface ClientRecord {
    * came later.
    */
   readonly lastTransno: Transno;
+  /**
+   * With which entry of the access table the session was made: 'key:NAME', 'certificate:NAME', 'local', 'plain'. At most
+   * PRINCIPAL_BYTES_MAX bytes of ASCII. undefined in records of releases that had none, and for a 'local' or 'plain' session
+   * of a client without a secret once the record is stored (docs/ONDISK.md).
+   */
+  readonly principal?: string | undefined;
 }
+
+export const PRINCIPAL_BYTES_MAX = 80;
 
 /** Name of an entry of the access table. */
 export const ACCESS_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;

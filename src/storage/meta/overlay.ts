@@ -26,6 +26,7 @@ import {
   EVICTIONS_KEPT,
   type EvictionRecord,
   type Inode,
+  PRINCIPAL_BYTES_MAX,
   type ReplyRecord,
   type Tx,
 } from '../api.js';
@@ -333,6 +334,7 @@ export class Overlay extends LayeredReader implements Tx {
     this.tables.orphans.set(fid, null, this.#journal);
   }
   putClient(record: ClientRecord): void {
+    assert((record.principal ?? '').length <= PRINCIPAL_BYTES_MAX, 'a principal that no record holds');
     this.#change(120);
     this.tables.clients.set(record.uuid, record, this.#journal);
   }

@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict';
 import { truncateSync } from 'node:fs';
 import { type TestContext, test } from 'node:test';
-import type { Fid } from '../../../src/base/ids.js';
+import { type ClientUuid, type Fid, type Name, ROOT_FID, type Transno } from '../../../src/base/ids.js';
 import { Deferred } from '../../../src/base/wait.js';
 import type { AccessRecord, TargetStore, Tx, WriteGuard } from '../../../src/storage/api.js';
 import { accessKey, bareKey, KEY } from '../../../src/storage/format/keys.js';
@@ -435,4 +435,28 @@ test('a full meta device has no room for an entry, and one can be removed', asyn
   await store.sync();
   assert.deepEqual([namesIn(store), await hasStoredBit(target)], ['', false]);
   await target.reopen();
+});
+
+test("a client's record names the entry with which its session was made", async (t) => {
+  const target = await testTarget(t);
+  let store = await target.open(SLOW);
+  const client = (digit: string, secret: string | undefined, principal: string | undefined) => ({
+    uuid: `00112233-4455-6677-8899-aabbccddee0${digit}` as ClientUuid,
+    ...{ name: 'c', softwareVersion: '1', lastTransno: 0 as Transno, secret, principal },
+  });
+  const clients = [
+    client('1', 'abc', 'key:a'),
+    client('2', undefined, 'certificate:b'),
+    client('3', 'abc', 'plain'),
+    client('4', 'abc', undefined),
+    client('5', undefined, 'local'),
+  ];
+  store.execute((tx) => {
+    for (const each of clients) tx.putClient(each);
+  });
+  assert.deepEqual(store.clients(), clients);
+  store = await target.reopen(SLOW);
+  assert.deepEqual(store.clients(), [...clients.slice(0, 4), client('5', undefined, undefined)]);
+  assert.throws(() => store.execute((tx) => tx.putClient(client('6', 'abc', 'p'.repeat(81)))), /principal/);
+  assert.equal(store.dirent(ROOT_FID, 'f' as Name), undefined);
 });

@@ -149,8 +149,12 @@ test('bytes, inline data, clients, counters', () => {
   ]);
   assert.deepEqual(records.decodeBytes(bytes, 'x'), content);
   assert.deepEqual(records.decodeInline(FID, inline), { bytes: content, crc: 0x0102_0304 });
-  assert.deepEqual(records.decodeClient(client.uuid, clientBytes), { ...client, secret: undefined });
-  const withSecret = { ...client, secret: 'abc' };
+  assert.deepEqual(records.decodeClient(client.uuid, clientBytes), {
+    ...client,
+    secret: undefined,
+    principal: undefined,
+  });
+  const withSecret = { ...client, secret: 'abc', principal: undefined };
   const secretBytes = records.encodeClient(withSecret);
   assert.equal(hex(secretBytes), `${hex(clientBytes)}0300616263`);
   assert.deepEqual(records.decodeClient(client.uuid, secretBytes), withSecret);
@@ -158,6 +162,63 @@ test('bytes, inline data, clients, counters', () => {
     assert.throws(() => records.decodeClient(client.uuid, secretBytes.subarray(0, -cut)), { code: 'EIO' });
   }
   assert.deepEqual(records.decodeCounters(counterBytes), counters);
+});
+
+test("a client's principal stands behind its secret, and no build before principals takes what is there for a secret", () => {
+  const client = {
+    uuid: '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid,
+    name: 'h',
+    softwareVersion: '1',
+    lastTransno: 0 as Transno,
+  };
+  const encoded = (secret: string | undefined, principal: string | undefined): string =>
+    hex(records.encodeClient({ ...client, secret, principal }));
+  const start = '0100000000000000000000000000000000010068010031';
+  assert.deepEqual(
+    [
+      encoded('abc', 'key:a'),
+      encoded('abc', 'plain'),
+      // No older build opens a target whose table has the entry.
+      encoded(undefined, 'key:a'),
+      encoded('', 'certificate:b'),
+      // An older build would lock this client out.
+      encoded(undefined, 'plain'),
+      encoded(undefined, 'local'),
+    ],
+    [
+      `${start}030061626305006b65793a61`,
+      `${start}03006162630500706c61696e`,
+      `${start}000005006b65793a61`,
+      `${start}00000d0063657274696669636174653a62`,
+      start,
+      start,
+    ],
+  );
+  const decoded = (text: string): readonly [string | undefined, string | undefined] => {
+    const { secret, principal } = records.decodeClient(client.uuid, Buffer.from(text, 'hex'));
+    return [secret, principal];
+  };
+  assert.deepEqual(
+    [
+      decoded(encoded('abc', 'key:a')),
+      decoded(encoded(undefined, 'key:a')),
+      decoded(`${start}0000`),
+      decoded(start),
+      decoded(`${encoded('abc', 'key:a')}1122`),
+    ],
+    [
+      ['abc', 'key:a'],
+      [undefined, 'key:a'],
+      [undefined, undefined],
+      [undefined, undefined],
+      ['abc', 'key:a'],
+    ],
+  );
+  const bytes = Buffer.from(encoded('abc', 'key:a'), 'hex');
+  for (const cut of [1, 5, 6]) {
+    assert.throws(() => records.decodeClient(client.uuid, bytes.subarray(0, -cut)), { code: 'EIO' });
+  }
+  assert.throws(() => decoded(encoded('abc', 'p'.repeat(81))), { code: 'EIO' });
 });
 
 test('eviction', () => {
