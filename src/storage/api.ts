@@ -239,8 +239,8 @@ export interface Executed<R> {
  * What an operation may use of the meta device, beside the pages that every operation may use. true: it makes room, or
  * adds no bytes, and may use the pages kept back for deletes, and the pages for copies. 'replaces': it replaces a
  * record by one that may be longer, and may use the pages kept back for deletes. 'own': the server changes something
- * for itself (clients' records, FIDs, orphans, evictions, entries that leave the access table). This needs little and is never refused for lack of room; a
- * change of the server that can be large goes in steps (room()).
+ * for itself (clients' records, FIDs, orphans, evictions, entries that leave the access table). This needs little and is
+ * never refused for lack of room; a change of the server that can be large goes in steps (room()).
  */
 export type ReserveOfMeta = boolean | 'own' | 'replaces';
 

@@ -7,8 +7,8 @@
  * flush of one device. The data device is flushed before the log forgets that content.
  *
  * A target has a log from begin() of an instance to its clean end, or until the tree comes near the log. In between its
- * superblock, which is never in the log itself, has FEATURE_REDO_LOG: the transaction that sets or clears it begins or ends the log. After the end nothing of
- * the log is left, and releases without a log can serve the target.
+ * superblock, which is never in the log itself, has FEATURE_REDO_LOG: the transaction that sets or clears it begins or ends
+ * the log. After the end nothing of the log is left, and releases without a log can serve the target.
  *
  * After a failure nothing is applied any more: what one checkpoint could not bring to the tree is only in the log, and the next
  * one would say that it is applied.

@@ -2,9 +2,9 @@
  * The view that operations run on: the database, under the changes that operations have executed since.
  *
  * Owns the fate of the two layers of changes (tables.ts; layered_reader.ts reads them; superblock_layer.ts has the superblock's
- * part), the counters, and the space bitmaps as the executed operations have them. A running operation writes into the collecting layer; if it throws, the
- * overlay undoes it from a journal. JavaScript runs nothing else meanwhile, so readers see all of an operation or
- * nothing.
+ * part), the counters, and the space bitmaps as the executed operations have them. A running operation writes into the
+ * collecting layer; if it throws, the overlay undoes it from a journal. JavaScript runs nothing else meanwhile, so readers
+ * see all of an operation or nothing.
  *
  * The overlay writes the counters of numbers that must never be handed out twice (objects, cookies) ahead of use. So
  * after a crash they go on above every number that a client may have been told, committed or not.

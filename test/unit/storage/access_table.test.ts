@@ -11,23 +11,24 @@ import { Deferred } from '../../../src/base/wait.js';
 import type { AccessRecord, TargetStore, Tx, WriteGuard } from '../../../src/storage/api.js';
 import { accessKey, bareKey, KEY } from '../../../src/storage/format/keys.js';
 import { logPlace } from '../../../src/storage/format/log_record.js';
-import { FEATURE_ACCESS, FEATURE_REDO_LOG } from '../../../src/storage/format/superblock.js';
+import {
+  encodeSuperblock,
+  FEATURE_ACCESS,
+  FEATURE_ALL_CHECKSUMS,
+  FEATURE_CHECKSUMS,
+  FEATURE_REDO_LOG,
+} from '../../../src/storage/format/superblock.js';
 import { fsckTarget } from '../../../src/storage/fsck/fsck.js';
 import { growTarget } from '../../../src/storage/grow.js';
 import { metaMedium } from '../../../src/storage/meta/lmdb_store.js';
 import { LMDB_PAGE_BYTES } from '../../../src/storage/meta/meta_probe.js';
 import { checkedRecords } from '../../../src/storage/meta/record_checksums.js';
 import type { MetaDatabase, Writer } from '../../../src/storage/meta_medium.js';
+import { formatTarget } from '../../../src/storage/mkfs.js';
 import { openTarget, readSuperblock } from '../../../src/storage/target.js';
 import { accessEntry, accessKeyOf } from '../../fixtures/access_entries.js';
 import { features, namesOf, SLOW, watched } from '../../fixtures/logged_target.js';
-import {
-  createFile,
-  MIB,
-  type TestDevices,
-  type TestTarget,
-  testTarget,
-} from '../../fixtures/storage_target.js';
+import { createFile, MIB, type TestDevices, TestTarget, testTarget } from '../../fixtures/storage_target.js';
 
 function put(store: TargetStore, ...records: readonly AccessRecord[]): void {
   store.execute((tx) => {
@@ -384,6 +385,33 @@ test('grow keeps the table and the bit, with a log that waits too', async (t) =>
   }
 });
 
+/** Of an earlier release: its records have no checksums. */
+async function plainTarget(t: TestContext): Promise<TestTarget> {
+  const target = new TestTarget(16 * MIB, 16 * MIB);
+  t.after(() => target.end());
+  await formatTarget(target.runtime, target.devices, { label: 'test', force: false, recordChecksums: false });
+  return target;
+}
+
+test('fsck gives an access table checksums, and keeps a bit that it has just set', async (t) => {
+  for (const isBitLost of [false, true]) {
+    const target = await plainTarget(t);
+    put(await target.open(SLOW), accessEntry('a'));
+    await stop(target);
+    if (isBitLost) {
+      const superblock = await readSuperblock(target.runtime, target.devices);
+      const value = encodeSuperblock({ ...superblock, featuresIncompat: 0 }, target.runtime.checksum);
+      await damage(target, (writer) => writer.put(bareKey(KEY.superblock), value));
+    }
+    const options = { repair: true, addChecksums: true };
+    const report = await fsckTarget(target.runtime, target.devices, options);
+    assert.deepEqual([report.repaired, report.left], [isBitLost ? 1 : 0, 0]);
+    const all = FEATURE_ACCESS | FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS;
+    assert.deepEqual([report.superblock?.featuresIncompat, await features(target)], [all, all]);
+    assert.equal(namesIn(await target.open(SLOW)), 'a');
+  }
+});
+
 test('a damaged entry: the table says nothing then, and it can be removed or replaced; the bit counts it', async (t) => {
   const target = await testTarget(t);
   put(await target.open(SLOW), accessEntry('a'), accessEntry('b'));
@@ -403,6 +431,31 @@ test('a damaged entry: the table says nothing then, and it can be removed or rep
   remove(store, 'a');
   await store.sync();
   assert.deepEqual([namesIn(store), await hasStoredBit(target)], ['', false]);
+});
+
+test('no server serves a target that has lost its access table; after a repair it lets nobody in', async (t) => {
+  const target = await testTarget(t);
+  put(await target.open(SLOW), accessEntry('a'));
+  await stop(target);
+  await damage(target, (writer) => writer.remove(accessKey('a')));
+  await assert.rejects(openTarget(target.runtime, target.devices), {
+    code: 'EIO',
+    message:
+      /^the table of who may connect is lost on .*; holdfast fsck --repair makes one that lets nobody in$/,
+  });
+  const report = await fsckTarget(target.runtime, target.devices, { repair: true });
+  assert.deepEqual([report.repaired, report.left], [1, 0]);
+  const store = await target.open(SLOW);
+  const [nobody] = store.access();
+  assert.deepEqual(
+    [nobody?.name, nobody?.kind, nobody?.from, nobody?.limits, hasBit(store)],
+    ['nobody', 'certificate', ['0.0.0.0/32'], { clients: 0 }, true],
+  );
+  // As its line says.
+  put(store, accessEntry('a'));
+  remove(store, 'nobody');
+  await store.sync();
+  assert.deepEqual([namesIn(store), await hasStoredBit(target)], ['a', true]);
 });
 
 test('a full meta device has no room for an entry, and one can be removed', async (t) => {
