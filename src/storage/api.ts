@@ -52,6 +52,65 @@ export interface ClientRecord {
    * came later.
    */
   readonly lastTransno: Transno;
+  /**
+   * With which entry of the access table the session was made: 'key:NAME', 'certificate:NAME', 'local', 'plain'. At most
+   * PRINCIPAL_BYTES_MAX bytes of ASCII. undefined in records of releases that had none, and for a 'local' or 'plain' session
+   * of a client without a secret once the record is stored (docs/ONDISK.md).
+   */
+  readonly principal?: string | undefined;
+}
+
+export const PRINCIPAL_BYTES_MAX = 80;
+
+/** Name of an entry of the access table. */
+export const ACCESS_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+export const ACCESS_KEYS_MAX = 8;
+export const ACCESS_NETWORKS_MAX = 64;
+
+/**
+ * An entry of the access table: who may connect, and what they may do. The secrets never leave the server but once, when
+ * they are made.
+ */
+export interface AccessRecord {
+  /** 1 to 64 characters, see ACCESS_NAME. */
+  readonly name: string;
+  /** How they prove who they are: with one of `keys`, or with a certificate that has this name. */
+  readonly kind: 'key' | 'certificate';
+  /** Pre-shared keys that are valid: one, two while a rotation is under way, at most ACCESS_KEYS_MAX; none for a certificate. */
+  readonly keys: readonly AccessKey[];
+  readonly readOnly: boolean;
+  /** uid and gid 0 of the client become 65534. */
+  readonly squashRoot: boolean;
+  readonly admin: boolean;
+  /** Networks that connections may come from, as ADDRESS/BITS, at most ACCESS_NETWORKS_MAX. Empty: from everywhere. */
+  readonly from: readonly string[];
+  /** Milliseconds since 1970. */
+  readonly createdMs: number;
+  readonly limits: AccessLimits;
+  /** What a later release has written behind all this. Whoever changes an entry puts it back. */
+  readonly later?: Buffer | undefined;
+}
+
+export interface AccessKey {
+  /** Public: 16 hexadecimal digits, in lower case. */
+  readonly id: string;
+  /** 32 bytes. */
+  readonly secret: Buffer;
+  /** Milliseconds since 1970. */
+  readonly createdMs: number;
+  /** Not valid from then on (milliseconds since 1970, above 0); undefined: without limit. */
+  readonly untilMs: number | undefined;
+}
+
+/** Limits for all that connect with one entry, below 2^53. undefined: without limit. */
+export interface AccessLimits {
+  readonly clients?: number | undefined;
+  readonly locks?: number | undefined;
+  readonly opens?: number | undefined;
+  readonly requestsPerSecond?: number | undefined;
+  readonly waitingBytes?: number | undefined;
+  /** Limits of a later release, by their numbers in the record. Whoever changes an entry puts them back. */
+  readonly unknown?: readonly { readonly what: number; readonly value: number }[] | undefined;
 }
 
 /**
@@ -121,6 +180,11 @@ export interface Reader {
   replies(uuid: ClientUuid): SlotReply[];
   /** The evictions that are kept and readable, of all instances; newest last. */
   evictions(): NumberedEviction[];
+  /**
+   * The access table: who may connect, in order of name. Empty: nobody has made one.
+   * @throws FsError EIO if an entry is damaged: what is left of the table does not say who may connect.
+   */
+  access(): AccessRecord[];
 }
 
 /** The changes of one operation. Valid only while `run` runs. */
@@ -153,6 +217,14 @@ export interface Tx extends Reader {
   putReply(uuid: ClientUuid, slot: number, reply: ReplyRecord): void;
   /** Replaces the oldest eviction that is kept. */
   putEviction(record: EvictionRecord): void;
+  /**
+   * Adds an entry to the access table, or replaces the one of its name. While the table has entries, the target has
+   * FEATURE_ACCESS: releases that do not know the table refuse it.
+   * @throws FsError EINVAL if there can be no such entry.
+   */
+  putAccess(record: AccessRecord): void;
+  /** Also removes an entry that is damaged. Give it the reserve 'own': it must work on a full target. */
+  removeAccess(name: string): void;
   /** A run of `count` FIDs never handed out before. */
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid };
 }
@@ -167,8 +239,8 @@ export interface Executed<R> {
  * What an operation may use of the meta device, beside the pages that every operation may use. true: it makes room, or
  * adds no bytes, and may use the pages kept back for deletes, and the pages for copies. 'replaces': it replaces a
  * record by one that may be longer, and may use the pages kept back for deletes. 'own': the server changes something
- * for itself (clients' records, FIDs, orphans, evictions). This needs little and is never refused for lack of room; a
- * change of the server that can be large goes in steps (room()).
+ * for itself (clients' records, FIDs, orphans, evictions, entries that leave the access table). This needs little and is
+ * never refused for lack of room; a change of the server that can be large goes in steps (room()).
  */
 export type ReserveOfMeta = boolean | 'own' | 'replaces';
 

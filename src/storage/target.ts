@@ -12,6 +12,7 @@ import { logger } from '../base/log.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { StatfsMessage } from '../wire/meta.js';
 import type {
+  AccessRecord,
   ClientRecord,
   Dirent,
   Executed,
@@ -34,8 +35,7 @@ import { afterPrefix, bareKey, KEY } from './format/keys.js';
 import { type Counters, damaged, decodeCounters } from './format/records.js';
 import {
   decodeDataHeader,
-  encodeSuperblock,
-  FEATURE_REDO_LOG,
+  FEATURE_ACCESS,
   FIRST_DATA_BLOCK,
   type SuperblockRecord,
   unusedBytes,
@@ -49,6 +49,7 @@ import { probeSuperblock } from './meta/meta_probe.js';
 import { MetaSpace } from './meta/meta_space.js';
 import { Overlay } from './meta/overlay.js';
 import { checkedRecords } from './meta/record_checksums.js';
+import { hasAccess, type SuperblockChange, SuperblockLayer } from './meta/superblock_layer.js';
 import type { MetaDatabase } from './meta_medium.js';
 import { guardedDevices } from './ownership/write_guard.js';
 
@@ -87,6 +88,13 @@ export async function openTarget(
       data: devices.data,
     });
     db = logged;
+    if ((superblock.featuresIncompat & FEATURE_ACCESS) !== 0 && !hasAccess(logged)) {
+      // No transaction leaves this. An empty table would let everybody in.
+      throw new FsError(
+        'EIO',
+        `the table of who may connect is lost on ${metaPath}; holdfast fsck --repair makes one that lets nobody in`,
+      );
+    }
     return new OpenTarget(runtime, devices, logged, superblock, options);
   } catch (thrown) {
     await db.close();
@@ -154,11 +162,11 @@ class OpenTarget implements TargetStore {
   readonly #metaSpace: MetaSpace;
   readonly #data: StoredFileData;
   readonly guard: WriteGuard | undefined;
-  #superblock: SuperblockRecord;
+  readonly #superblock: SuperblockLayer;
   #begun = false;
   readonly #wantsLog: boolean;
   /** The superblock that begin() replaced. */
-  #found: SuperblockRecord | undefined;
+  #found: Superblock | undefined;
   /** The store executes replays with their old transnos. */
   #recovering = false;
   #lastTransno: Transno;
@@ -178,10 +186,10 @@ class OpenTarget implements TargetStore {
     this.#logged = logged;
     this.#wantsLog = options.redoLog ?? true;
     const db = checkedRecords(logged, runtime.checksum, superblock);
-    this.#superblock = superblock;
+    this.#superblock = new SuperblockLayer(logged, runtime.checksum, superblock);
     const counters = loadCounters(db);
     const space = loadSpace(db, superblock);
-    this.#overlay = new Overlay(db, runtime.checksum, superblock, counters, space);
+    this.#overlay = new Overlay(db, runtime.checksum, this.#superblock, counters, space);
     this.#lastTransno = this.#overlay.lastTransno;
     this.#metaSpace = new MetaSpace(db, this.#overlay, superblock.metaSizeBytes, logged.logOffset);
     this.#committer = new Committer(runtime, db, this.#overlay, devices.data, {
@@ -210,7 +218,7 @@ class OpenTarget implements TargetStore {
   }
 
   get superblock(): Superblock {
-    return this.#superblock;
+    return this.#superblock.durable;
   }
   get data(): FileData {
     return this.#data;
@@ -267,7 +275,7 @@ class OpenTarget implements TargetStore {
   }
 
   get firstTransno(): Transno {
-    return (this.#superblock.instance * TRANSNOS_PER_INSTANCE) as Transno;
+    return (this.superblock.instance * TRANSNOS_PER_INSTANCE) as Transno;
   }
 
   endRecovery(): void {
@@ -292,7 +300,7 @@ class OpenTarget implements TargetStore {
   room(): Promise<void> | undefined {
     if (!this.#metaSpace.isPressed || this.#committer.failure !== undefined) return undefined;
     // Commits whatever is collected: pages become free only as transactions pass.
-    return this.#committer.commitWith(() => {}, false);
+    return this.#committer.commitToTree();
   }
 
   statfs(): StatfsMessage {
@@ -308,7 +316,7 @@ class OpenTarget implements TargetStore {
     };
   }
   get unusedBytes(): { readonly meta: number; readonly data: number } {
-    return unusedBytes(this.#devices, this.#superblock);
+    return unusedBytes(this.#devices, this.#superblock.durable);
   }
   availableBytes(): number {
     return this.#data.availableBytes;
@@ -320,20 +328,20 @@ class OpenTarget implements TargetStore {
   ): Promise<void> {
     this.#check();
     assert(!this.#begun, 'begin() is called once');
-    const instance = this.#superblock.instance + 1;
+    const instance = this.superblock.instance + 1;
     if (instance >= INSTANCE_MAX) throw new FsError('EOVERFLOW', 'the target has been started too often');
     this.#recovering = options.recovering ?? false;
     if (!this.#recovering) {
       this.#lastTransno = (instance * TRANSNOS_PER_INSTANCE) as Transno;
       this.#overlay.advance(this.#lastTransno);
     }
-    this.#found = this.#superblock;
+    this.#found = this.superblock;
     await this.#logged.restoreContent();
     this.#begun = true;
     // Goes into the transaction of the superblock: that one is asked for in the same turn.
     if (options.within !== undefined) this.execute(options.within, { reserve: 'own' });
     const hasLog = this.#wantsLog && this.#logged.start(instance);
-    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, instance, clean: false }, hasLog);
+    await this.#writeSuperblock({ softwareVersion, instance, clean: false, hasLog });
     if (this.#overlay.doomed().length > 0) this.#destroyInBackground();
   }
 
@@ -342,7 +350,7 @@ class OpenTarget implements TargetStore {
     // The next instance removes the rest of a file that is being removed: nothing may change after the mark.
     this.#stopping = true;
     await this.#destroying;
-    await this.#writeSuperblock({ ...this.#superblock, clean: true }, false);
+    await this.#writeSuperblock({ clean: true, hasLog: false });
   }
 
   async takeBack(): Promise<void> {
@@ -353,20 +361,13 @@ class OpenTarget implements TargetStore {
     await this.#destroying;
     // Keep the new instance number: records may hold its transnos.
     const { softwareVersion, clean } = found;
-    await this.#writeSuperblock({ ...this.#superblock, softwareVersion, clean }, false);
+    await this.#writeSuperblock({ softwareVersion, clean, hasLog: false });
   }
 
   /** In one transaction with everything that was executed; all content is flushed before. */
-  async #writeSuperblock(changed: SuperblockRecord, hasLog: boolean): Promise<void> {
-    const others = changed.featuresIncompat & ~FEATURE_REDO_LOG;
-    const superblock = { ...changed, featuresIncompat: others | (hasLog ? FEATURE_REDO_LOG : 0) };
-    const value = encodeSuperblock(superblock, this.#runtime.checksum);
-    await this.#committer.commitWith(
-      (writer) => writer.put(bareKey(KEY.superblock), value),
-      superblock.clean,
-      hasLog ? 'begins' : 'ends',
-    );
-    this.#superblock = superblock;
+  async #writeSuperblock(change: SuperblockChange): Promise<void> {
+    this.#overlay.changeSuperblock(change);
+    await this.#committer.commitToTree({ final: change.clean, log: change.hasLog ? 'begins' : 'ends' });
   }
 
   close(): Promise<void> {
@@ -455,6 +456,10 @@ class OpenTarget implements TargetStore {
   evictions(): NumberedEviction[] {
     this.#check();
     return this.#overlay.evictions();
+  }
+  access(): AccessRecord[] {
+    this.#check();
+    return this.#overlay.access();
   }
 
   checkInvariants(): void {

@@ -21,12 +21,15 @@ import { metaMedium } from '../../src/storage/meta/lmdb_store.js';
 import { checkedRecords } from '../../src/storage/meta/record_checksums.js';
 import type { MetaDatabase, Writer } from '../../src/storage/meta_medium.js';
 import { readSuperblock } from '../../src/storage/target.js';
+import { accessEntry, accessKeyOf } from '../fixtures/access_entries.js';
 import { MIB, TEST_TIME, type TestTarget, testTarget } from '../fixtures/storage_target.js';
 
 export const CLIENT = '11111111-2222-4333-8444-555555555555' as ClientUuid;
 const BLOCK = 4096;
 
-/** What is in the target: /dir/{inline,blocks,link}, /dir/sub, /hard and /dir/hard2, an orphan, a client with a reply. */
+/**
+ * What is in the target: /dir/{inline,blocks,link}, /dir/sub, /hard and /dir/hard2, an orphan, a client with a reply,
+ * and an access table of two. */
 export interface Fids {
   readonly dir: Fid;
   readonly sub: Fid;
@@ -112,6 +115,8 @@ async function populate(store: TargetStore): Promise<Fids> {
       fid: made.dir,
       copiedBytes: 0,
     });
+    tx.putAccess(accessEntry('backup', { keys: [accessKeyOf(1), accessKeyOf(2)] }));
+    tx.putAccess(accessEntry('host-1', { kind: 'certificate', keys: [], from: ['10.0.0.0/8'] }));
     return made;
   }).result;
   await store.data.write(fids.inline, 0, Buffer.from('small'), { time: TEST_TIME });

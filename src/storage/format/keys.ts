@@ -23,6 +23,7 @@ export const KEY = {
   doomed: 0x1a,
   reply: 0x1b,
   eviction: 0x1c,
+  access: 0x1d,
 } as const;
 export type KeyType = (typeof KEY)[keyof typeof KEY];
 
@@ -109,6 +110,15 @@ export function slotOf(key: Buffer): number {
 /** @param slot 0 to EVICTIONS_KEPT - 1. */
 export function evictionKey(slot: number): Buffer {
   return Buffer.from([KEY.eviction, slot]);
+}
+
+/** @param name matches ACCESS_NAME. */
+export function accessKey(name: string): Buffer {
+  return Buffer.concat([bareKey(KEY.access), Buffer.from(name, 'latin1')]);
+}
+
+export function accessNameOf(key: Buffer): string {
+  return key.toString('latin1', 1, key.length);
 }
 
 /** The least key above all keys that begin with `prefix` (whose last byte is below 0xff or which is a FID's). */

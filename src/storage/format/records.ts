@@ -9,7 +9,14 @@
 import type { Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { ClientUuid, Fid, Name, Transno, Xid } from '../../base/ids.js';
-import type { ClientRecord, Dirent, Inode, NumberedEviction, ReplyRecord } from '../api.js';
+import {
+  type ClientRecord,
+  type Dirent,
+  type Inode,
+  type NumberedEviction,
+  PRINCIPAL_BYTES_MAX,
+  type ReplyRecord,
+} from '../api.js';
 
 const VERSION = 1;
 const SPAN_32 = 2 ** 32;
@@ -171,47 +178,50 @@ export function decodeInline(fid: Fid, value: Buffer): { readonly bytes: Buffer;
 
 /**
  * client: 0 u8 version, 1 u64 last transno, 9 u64 reserved (0), 17 u16 length and UTF-8 name, then u16 length and UTF-8
- * software version, then u16 length and ASCII secret. Records of releases without secrets end before the secret; those
- * releases ignore it.
+ * software version, then u16 length and ASCII secret, then u16 length and ASCII principal. Records of earlier releases end
+ * before the secret or before the principal; those releases ignore what they do not know.
+ *
+ * An empty secret stands for none, to keep the place of a principal behind it. Builds that know secrets and no principals
+ * take an empty secret for one that no client has. So it is only written if the principal is of an entry of the access
+ * table: then FEATURE_ACCESS keeps these builds off the target.
  */
 export function encodeClient(record: ClientRecord): Buffer {
   const name = Buffer.from(record.name, 'utf8');
   const version = Buffer.from(record.softwareVersion, 'utf8');
-  const secret = record.secret === undefined ? undefined : Buffer.from(record.secret, 'latin1');
-  const secretAt = 21 + name.length + version.length;
-  const value = Buffer.alloc(secretAt + (secret === undefined ? 0 : 2 + secret.length));
+  const secret = Buffer.from(record.secret ?? '', 'latin1');
+  const principal = Buffer.from(record.principal ?? '', 'latin1');
+  const isOfTable = /^(key|certificate):/.test(record.principal ?? '');
+  const fields = [name, version];
+  if (secret.length > 0 || isOfTable) fields.push(secret);
+  if (principal.length > 0 && fields.length > 2) fields.push(principal);
+  const value = Buffer.alloc(fields.reduce((sum, { length }) => sum + 2 + length, 17));
   value[0] = VERSION;
   putU64(value, record.lastTransno, 1);
-  value.writeUInt16LE(name.length, 17);
-  value.set(name, 19);
-  value.writeUInt16LE(version.length, 19 + name.length);
-  value.set(version, 21 + name.length);
-  if (secret !== undefined) {
-    value.writeUInt16LE(secret.length, secretAt);
-    value.set(secret, secretAt + 2);
+  let at = 17;
+  for (const field of fields) {
+    value.writeUInt16LE(field.length, at);
+    value.set(field, at + 2);
+    at += 2 + field.length;
   }
   return value;
 }
 export function decodeClient(uuid: ClientUuid, value: Buffer): ClientRecord {
   check(value, 21, `client ${uuid}`);
-  const nameEnd = 19 + value.readUInt16LE(17);
-  if (value.length < nameEnd + 2) throw damaged(`client ${uuid}`);
-  const versionEnd = nameEnd + 2 + value.readUInt16LE(nameEnd);
-  if (value.length < versionEnd) throw damaged(`client ${uuid}`);
-  return {
-    uuid,
-    secret: decodeSecret(uuid, value, versionEnd),
-    lastTransno: getU64(value, 1) as Transno,
-    name: value.toString('utf8', 19, nameEnd),
-    softwareVersion: value.toString('utf8', nameEnd + 2, versionEnd),
+  let at = 17;
+  const next = (encoding: 'utf8' | 'latin1'): string => {
+    const end = value.length < at + 2 ? Number.POSITIVE_INFINITY : at + 2 + value.readUInt16LE(at);
+    if (value.length < end) throw damaged(`client ${uuid}`);
+    const text = value.toString(encoding, at + 2, end);
+    at = end;
+    return text;
   };
-}
-
-function decodeSecret(uuid: ClientUuid, value: Buffer, at: number): string | undefined {
-  if (value.length === at) return undefined;
-  const end = value.length < at + 2 ? Number.POSITIVE_INFINITY : at + 2 + value.readUInt16LE(at);
-  if (value.length < end) throw damaged(`client ${uuid}`);
-  return value.toString('latin1', at + 2, end);
+  const optional = (): string | undefined => (value.length === at ? undefined : next('latin1') || undefined);
+  const name = next('utf8');
+  const softwareVersion = next('utf8');
+  const secret = optional();
+  const principal = optional();
+  if ((principal?.length ?? 0) > PRINCIPAL_BYTES_MAX) throw damaged(`client ${uuid}`);
+  return { uuid, secret, lastTransno: getU64(value, 1) as Transno, name, softwareVersion, principal };
 }
 
 /** reply, 40 bytes: 0 u8 version, 2 u16 opcode, 8 u64 xid, 16 u64 transno, 24 u64 fid, 32 u64 copied. */

@@ -18,8 +18,10 @@ export const FEATURE_CHECKSUMS = 1;
 export const FEATURE_ALL_CHECKSUMS = 2;
 /** There is a redo log, and it may have changes that the database has not. Set while a server serves the target. */
 export const FEATURE_REDO_LOG = 4;
+/** The access table has entries: a release that does not know it would let everybody in whom it keeps out. */
+export const FEATURE_ACCESS = 8;
 /** Incompatible feature bits this build knows. */
-export const FEATURES_KNOWN = FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS | FEATURE_REDO_LOG;
+export const FEATURES_KNOWN = FEATURE_CHECKSUMS | FEATURE_ALL_CHECKSUMS | FEATURE_REDO_LOG | FEATURE_ACCESS;
 /**
  * Blocks of the data device that never hold file data: 0 is the header, 1 is kept for the multi-mount-protection block,
  * the rest is reserved for later use.
@@ -115,6 +117,11 @@ export function decodeSuperblock(source: Uint8Array, checksum: Checksum, device:
     );
   }
   return superblock;
+}
+
+/** These feature bits, with one of them set or cleared. */
+export function withFeature(features: number, feature: number, isSet: boolean): number {
+  return isSet ? features | feature : features & ~feature;
 }
 
 export function wholeBlocks(bytes: number): number {

@@ -20,6 +20,7 @@ import {
 } from '../format/superblock.js';
 import { LMDB_PAGE_BYTES } from '../meta/meta_probe.js';
 import { checkedRecords, hasChecksum } from '../meta/record_checksums.js';
+import { storedSuperblock } from '../meta/superblock_layer.js';
 import type { MetaDatabase } from '../meta_medium.js';
 import { breathe, type FsckRuntime } from './scan.js';
 
@@ -38,13 +39,13 @@ export interface AddedChecksums {
   readonly full: boolean;
 }
 
-/** @param raw the database itself, without the checksum wrapper, of a target in which nothing is wrong. */
-export async function addChecksums(
-  runtime: FsckRuntime,
-  raw: MetaDatabase,
-  before: SuperblockRecord,
-): Promise<AddedChecksums> {
+/**
+ * @param raw the database itself, without the checksum wrapper, of a target in which nothing is wrong. Its superblock is read
+ *   now: a repair before this may have changed it.
+ */
+export async function addChecksums(runtime: FsckRuntime, raw: MetaDatabase): Promise<AddedChecksums> {
   const { checksum } = runtime;
+  const before = storedSuperblock(raw, checksum);
   const may = { ...before, featuresIncompat: before.featuresIncompat | FEATURE_CHECKSUMS };
   if (may.featuresIncompat !== before.featuresIncompat) await putSuperblock(raw, may, checksum);
   const db = checkedRecords(raw, checksum, may);

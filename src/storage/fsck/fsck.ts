@@ -13,14 +13,15 @@ import { FsError } from '../../base/errno.js';
 import type { BlockDevice } from '../../runtime/ports.js';
 import type { TargetDevices, WriteGuard } from '../api.js';
 import { BLOCK_BYTES } from '../format/block_map.js';
-import { bareKey, KEY } from '../format/keys.js';
-import { decodeDataHeader, decodeSuperblock, type SuperblockRecord } from '../format/superblock.js';
+import { decodeDataHeader, type SuperblockRecord } from '../format/superblock.js';
 import { metaMedium } from '../meta/lmdb_store.js';
 import { applyFound, dropLog, type LoggedDatabase, openLogged } from '../meta/logged_database.js';
 import { probeSuperblock } from '../meta/meta_probe.js';
 import { checkedRecords } from '../meta/record_checksums.js';
+import { storedSuperblock } from '../meta/superblock_layer.js';
 import type { ContentPiece, MetaDatabase } from '../meta_medium.js';
 import { guardedDevices } from '../ownership/write_guard.js';
+import { checkAccess } from './access.js';
 import { checkBlocks } from './blocks.js';
 import { addChecksums } from './checksums.js';
 import { checkClients, checkCounters, checkEvictions, checkReplies, readCounters } from './clients.js';
@@ -101,9 +102,7 @@ export async function fsckTarget(
   try {
     const checked = await checkTarget(runtime, db, data, options);
     const isSound = checked.left === 0 && options.repair === true && options.addChecksums === true;
-    const report = isSound
-      ? { ...checked, ...(await withChecksums(runtime, db, logged.superblock)) }
-      : checked;
+    const report = isSound ? { ...checked, ...(await withChecksums(runtime, db)) } : checked;
     // If somebody else had the target meanwhile, the result is worth nothing.
     await guard?.check();
     const withPages = { ...report, counts: { ...report.counts, pages: pages.pages } };
@@ -117,8 +116,6 @@ interface OpenedWithLog {
   readonly db: MetaDatabase;
   /** Content that only the log has is read from there. */
   readonly data: BlockDevice;
-  /** With repair, that of a target without a log. */
-  readonly superblock: SuperblockRecord;
   /** The log is damaged: the check is of the database without it. */
   readonly finding: Finding | undefined;
 }
@@ -145,13 +142,13 @@ async function openWithLog(
     }
     const text = `${thrown.message}; what a server committed in its last second is not in this check`;
     const finding: Finding = { kind: 'redo-log', text, repair: madeBefore('the log is left behind') };
-    if (repair !== true) return { db: tree, data, superblock, finding };
-    return { db: tree, data, superblock: await dropLog(tree, superblock, checksum), finding };
+    if (repair === true) await dropLog(tree, superblock, checksum);
+    return { db: tree, data, finding };
   }
-  if (repair !== true)
-    return { db, data: readThrough(data, db.foundContent), superblock, finding: undefined };
+  if (repair !== true) return { db, data: readThrough(data, db.foundContent), finding: undefined };
   try {
-    return { db, data, superblock: await applyFound(db, superblock, checksum), finding: undefined };
+    await applyFound(db, superblock, checksum);
+    return { db, data, finding: undefined };
   } catch (thrown) {
     // The log is whole, and a device failed: it stays for the next start or repair.
     await db.close();
@@ -259,9 +256,8 @@ async function fsckDamaged(
 async function withChecksums(
   runtime: FsckRuntime,
   db: MetaDatabase,
-  superblock: SuperblockRecord,
 ): Promise<Pick<FsckReport, 'superblock' | 'checksumsAdded' | 'checksumsLackRoom'>> {
-  const added = await addChecksums(runtime, db, superblock);
+  const added = await addChecksums(runtime, db);
   return {
     superblock: added.superblock,
     checksumsAdded: added.records,
@@ -334,11 +330,9 @@ export async function checkTarget(
   data: BlockDevice,
   options: Omit<FsckOptions, 'force' | 'claim'> = {},
 ): Promise<FsckReport> {
-  const value = raw.get(bareKey(KEY.superblock));
   let superblock: SuperblockRecord;
   try {
-    if (value === undefined) throw new FsError('EIO', 'the superblock is missing');
-    superblock = decodeSuperblock(value.subarray(0, value.length), runtime.checksum, data.path);
+    superblock = storedSuperblock(raw, runtime.checksum);
   } catch (thrown) {
     if (!(thrown instanceof FsError) || thrown.code !== 'EIO') throw thrown;
     return brokenReport(undefined, [{ kind: 'superblock', text: thrown.message }], 0);
@@ -359,6 +353,8 @@ export async function checkTarget(
       return await finish(round.context, kept, repairedCount, rounds);
     }
     await applyRepairs(db, repairs);
+    // A repair may have set a bit.
+    superblock = storedSuperblock(raw, runtime.checksum);
     repairedCount += repairs.length;
     repaired.push(...repairs.slice(0, FINDINGS_KEPT - repaired.length));
   }
@@ -452,6 +448,7 @@ async function checkOnce(
   const counters = readCounters(context);
   if (counters === undefined) findings.giveUp();
   inodes = counters?.inodes ?? 0;
+  await checkAccess(context);
   const index = new InodeIndex();
   const owners = new BlockOwners(Math.floor(superblock.dataSizeBytes / BLOCK_BYTES));
   const content = await checkContent(context, index, owners);

@@ -6,6 +6,7 @@
 
 import { isDir, S_IFDIR, S_IFMT } from '../../base/attr.js';
 import { type Fid, fidOf, type Name, ROOT_FID } from '../../base/ids.js';
+import type { Checksum } from '../../runtime/ports.js';
 import type { Dirent, Inode } from '../api.js';
 import { afterPrefix, bareKey, fidKey, fidNameKey, fidNumberKey, KEY } from '../format/keys.js';
 import {
@@ -24,6 +25,8 @@ import {
   encodedInode,
   MARK_RECORD,
 } from '../format/records.js';
+import { encodeSuperblock } from '../format/superblock.js';
+import { storedSuperblock } from '../meta/superblock_layer.js';
 import type { MetaDatabase, Writer } from '../meta_medium.js';
 
 const LOST_AND_FOUND = 'lost+found' as Name;
@@ -70,6 +73,12 @@ export class RepairTx {
     const value = Buffer.alloc(COUNTERS_BYTES);
     encodeCounters({ ...this.counters(), ...change }, value);
     this.put(bareKey(KEY.counters), value);
+  }
+  /** Sets feature bits of the superblock. */
+  addFeatures(features: number, checksum: Checksum): void {
+    const superblock = storedSuperblock(this, checksum);
+    const featuresIncompat = superblock.featuresIncompat | features;
+    this.put(bareKey(KEY.superblock), encodeSuperblock({ ...superblock, featuresIncompat }, checksum));
   }
   inode(fid: Fid): Inode | undefined {
     const value = this.get(fidKey(KEY.inode, fid));

@@ -44,6 +44,7 @@ export type FindingKind =
   | 'size'
   | 'client'
   | 'reply'
+  | 'access'
   | 'checksum';
 
 /** In the order in which fsck applies them. */
@@ -80,6 +81,8 @@ export interface FsckCounts {
   doomed: number;
   clients: number;
   replies: number;
+  /** Entries of the access table, whole or not. */
+  access: number;
   /** Blocks whose content was compared with the checksum. */
   checksums: number;
 }
@@ -99,6 +102,7 @@ export function noCounts(): FsckCounts {
     doomed: 0,
     clients: 0,
     replies: 0,
+    access: 0,
     checksums: 0,
   };
 }

@@ -89,6 +89,7 @@ const KEY_BYTES: Readonly<Record<KeyType, readonly [number, number]>> = {
   [KEY.doomed]: [9, 9],
   [KEY.reply]: [19, 19],
   [KEY.eviction]: [2, 2],
+  [KEY.access]: [2, 65],
 };
 const WITH_FID: readonly KeyType[] = [
   KEY.inode,

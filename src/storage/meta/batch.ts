@@ -1,9 +1,11 @@
 /** Writes a sealed layer of changes as records: one put or remove for each key that changed. */
 
 import type { ClientUuid, Fid, Name } from '../../base/ids.js';
-import type { ClientRecord, Dirent, Inode, NumberedEviction, ReplyRecord } from '../api.js';
+import type { AccessRecord, ClientRecord, Dirent, Inode, NumberedEviction, ReplyRecord } from '../api.js';
+import { encodeAccess } from '../format/access_record.js';
 import { type BlockMap, encodeBlockMap } from '../format/block_map.js';
 import {
+  accessKey,
   bareKey,
   clientKey,
   evictionKey,
@@ -50,6 +52,7 @@ export interface BatchTables {
   readonly clients: Table<ClientUuid, ClientRecord>;
   readonly replies: GroupTable<ClientUuid, number, ReplyRecord>;
   readonly evictions: Table<number, NumberedEviction>;
+  readonly access: Table<string, AccessRecord>;
 }
 
 /**
@@ -157,6 +160,9 @@ export function writeBatch(
   }
   for (const [slot, record] of tables.evictions.sealed) {
     set(evictionKey(slot), record === null ? undefined : encodeEviction(record));
+  }
+  for (const [name, record] of tables.access.sealed) {
+    set(accessKey(name), record === null ? undefined : encodeAccess(record));
   }
   for (const { group, record } of groups) set(spaceGroupKey(group), record);
 }

@@ -17,7 +17,7 @@ import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
 import { Deferred } from '../../base/wait.js';
 import type { BlockDevice, Runtime, Timer } from '../../runtime/ports.js';
-import type { CommitOptions, ContentPiece, MetaDatabase, Writer } from '../meta_medium.js';
+import type { CommitOptions, ContentPiece, MetaDatabase } from '../meta_medium.js';
 import type { Overlay } from './overlay.js';
 
 const log = logger('storage:commit');
@@ -37,12 +37,11 @@ interface Waiter {
   reject(error: Error): void;
 }
 
-/** One commit to do: more records that go with the collected layer. */
-interface Extra {
-  readonly write: (writer: Writer) => void;
+/** What a commit does besides: it always goes to the tree. */
+export interface TreeCommit {
   /** Write the counters as they are, not ahead of use: the server is leaving the target clean. */
-  readonly final: boolean;
-  readonly log: CommitOptions['log'];
+  readonly final?: boolean;
+  readonly log?: CommitOptions['log'];
 }
 
 export interface CommitterOptions {
@@ -60,7 +59,7 @@ export class Committer {
   readonly #listeners: ((lastCommitted: Transno) => void)[] = [];
   readonly #seconds;
   #waiters: Waiter[] = [];
-  #extras: Extra[] = [];
+  #extras: TreeCommit[] = [];
   #timer: Timer | undefined;
   #soon = false;
   /** A test injected a fault: the committer commits nothing any more. */
@@ -144,14 +143,10 @@ export class Committer {
     });
   }
 
-  /** Commits what is collected together with more records. */
-  async commitWith(
-    write: (writer: Writer) => void,
-    final: boolean,
-    log?: CommitOptions['log'],
-  ): Promise<void> {
+  /** Commits what is collected to the tree, also if that is nothing. */
+  async commitToTree(how: TreeCommit = {}): Promise<void> {
     this.#collected = true;
-    this.#extras.push({ write, final, log });
+    this.#extras.push(how);
     await this.sync();
   }
 
@@ -195,20 +190,15 @@ export class Committer {
   }
 
   /** Never rejects. */
-  async #commit(waiters: readonly Waiter[], extras: readonly Extra[]): Promise<void> {
+  async #commit(waiters: readonly Waiter[], extras: readonly TreeCommit[]): Promise<void> {
     const started = this.#runtime.clock.nowMs();
     const transno = this.#overlay.lastTransno;
-    this.#overlay.seal(extras.some((extra) => extra.final));
-    const through = extras.length > 0;
+    this.#overlay.seal(extras.some((extra) => extra.final === true));
+    const through = extras.length > 0 || this.#overlay.isForTree;
     try {
       const content = await this.#flushed(through);
-      await this.#db.commit(
-        (writer) => {
-          this.#overlay.write(writer);
-          for (const extra of extras) extra.write(writer);
-        },
-        { content, through, log: extras.find((extra) => extra.log !== undefined)?.log },
-      );
+      const log = extras.find((extra) => extra.log !== undefined)?.log;
+      await this.#db.commit((writer) => this.#overlay.write(writer), { content, through, log });
     } catch (cause) {
       const failure = this.#stop(cause);
       for (const waiter of waiters) waiter.reject(failure);

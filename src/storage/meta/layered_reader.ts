@@ -11,6 +11,7 @@ import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
 import type { Checksum } from '../../runtime/ports.js';
 import {
+  type AccessRecord,
   type ClientRecord,
   type Dirent,
   EVICTIONS_KEPT,
@@ -20,9 +21,11 @@ import {
   type ReplyRecord,
   type SlotReply,
 } from '../api.js';
+import { decodeAccess } from '../format/access_record.js';
 import { type BlockMap, decodeBlockMap } from '../format/block_map.js';
 import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
 import {
+  accessNameOf,
   afterPrefix,
   bareKey,
   evictionKey,
@@ -77,6 +80,7 @@ export class LayeredReader implements Reader {
     clients: new Table<ClientUuid, ClientRecord>(),
     replies: new GroupTable<ClientUuid, number, ReplyRecord>(),
     evictions: new Table<number, NumberedEviction>(),
+    access: new Table<string, AccessRecord>(),
   };
   /** Inodes as the database has them; readers ask the layers first. */
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
@@ -217,6 +221,16 @@ export class LayeredReader implements Reader {
       log('eviction %d is left out: %s', slot, thrown.message);
       return undefined;
     }
+  }
+  access(): AccessRecord[] {
+    const changes = this.tables.access.changes();
+    const found = [...changes.values()].filter((record) => record !== null);
+    const prefix = bareKey(KEY.access);
+    for (const { key, value } of this.#db.range(prefix, afterPrefix(prefix))) {
+      const name = accessNameOf(key);
+      if (!changes.has(name)) found.push(decodeAccess(name, value));
+    }
+    return found.sort((one, other) => (one.name < other.name ? -1 : 1));
   }
   /** Content of a file that is kept in the database. @throws FsError EIO if its checksum is wrong. */
   inlineData(fid: Fid): Buffer | undefined {

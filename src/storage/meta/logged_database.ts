@@ -7,8 +7,8 @@
  * flush of one device. The data device is flushed before the log forgets that content.
  *
  * A target has a log from begin() of an instance to its clean end, or until the tree comes near the log. In between its
- * superblock has FEATURE_REDO_LOG: the transaction that sets or clears it begins or ends the log. After the end nothing of
- * the log is left, and releases without a log can serve the target.
+ * superblock, which is never in the log itself, has FEATURE_REDO_LOG: the transaction that sets or clears it begins or ends
+ * the log. After the end nothing of the log is left, and releases without a log can serve the target.
  *
  * After a failure nothing is applied any more: what one checkpoint could not bring to the tree is only in the log, and the next
  * one would say that it is applied.
@@ -243,11 +243,13 @@ export class LoggedDatabase implements MetaDatabase {
     const { content } = options;
     if (this.#use === 'on' && options.log === undefined && !(await this.#makeRoom(redoLog, changes))) {
       // Nothing waits: no record of the log is needed any more.
-      changes.push(this.#superblockWithoutLog());
+      changes.push(this.#superblockWithoutLog(changes));
       await this.#through(changes, content, 'ends');
       return;
     }
-    if (this.#use === 'on' && options.log === undefined && options.through !== true) {
+    // Whoever opens the target reads the superblock before the log.
+    const isForTree = options.through === true || changes.some(({ key }) => key[0] === KEY.superblock);
+    if (this.#use === 'on' && options.log === undefined && !isForTree) {
       const bytes = logRecordBytes({ changes, content });
       if (redoLog.takes(bytes)) {
         while (!redoLog.hasRoom(bytes)) await this.#checkpoint();
@@ -292,9 +294,10 @@ export class LoggedDatabase implements MetaDatabase {
     return true;
   }
 
-  #superblockWithoutLog(): LoggedChange {
+  /** @param changes of the same commit: they may have another superblock, to which this is to be added. */
+  #superblockWithoutLog(changes: readonly LoggedChange[]): LoggedChange {
     const key = bareKey(KEY.superblock);
-    const value = this.get(key);
+    const value = (changes.findLast((change) => change.key.equals(key)) ?? { value: this.get(key) }).value;
     if (value === undefined) throw damaged('superblock, which is missing');
     const superblock = decodeSuperblock(value, this.#checksum, 'the meta device');
     const featuresIncompat = superblock.featuresIncompat & ~FEATURE_REDO_LOG;

@@ -1,10 +1,10 @@
 /**
  * The view that operations run on: the database, under the changes that operations have executed since.
  *
- * Owns the fate of the two layers of changes (tables.ts; layered_reader.ts reads them), the counters, and the space
- * bitmaps as the executed operations have them. A running operation writes into the collecting layer; if it throws, the
- * overlay undoes it from a journal. JavaScript runs nothing else meanwhile, so readers see all of an operation or
- * nothing.
+ * Owns the fate of the two layers of changes (tables.ts; layered_reader.ts reads them; superblock_layer.ts has the superblock's
+ * part), the counters, and the space bitmaps as the executed operations have them. A running operation writes into the
+ * collecting layer; if it throws, the overlay undoes it from a journal. JavaScript runs nothing else meanwhile, so readers
+ * see all of an operation or nothing.
  *
  * The overlay writes the counters of numbers that must never be handed out twice (objects, cookies) ahead of use. So
  * after a crash they go on above every number that a client may have been told, committed or not.
@@ -19,15 +19,18 @@ import { FsError } from '../../base/errno.js';
 import { type ClientUuid, type Fid, fidOf, type Name, type Transno } from '../../base/ids.js';
 import type { Checksum } from '../../runtime/ports.js';
 import {
+  ACCESS_NAME,
+  type AccessRecord,
   type ClientRecord,
   type Dirent,
   EVICTIONS_KEPT,
   type EvictionRecord,
   type Inode,
+  PRINCIPAL_BYTES_MAX,
   type ReplyRecord,
-  type Superblock,
   type Tx,
 } from '../api.js';
+import { decodeAccess, encodeAccess } from '../format/access_record.js';
 import type { BlockMap } from '../format/block_map.js';
 import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
 import { type Counters, damaged } from '../format/records.js';
@@ -36,6 +39,7 @@ import type { MetaDatabase, Writer } from '../meta_medium.js';
 import { Arena, writeBatch } from './batch.js';
 import type { Extent, ExtentAllocator } from './extent_allocator.js';
 import { LayeredReader } from './layered_reader.js';
+import type { SuperblockChange, SuperblockLayer } from './superblock_layer.js';
 import { Journal } from './tables.js';
 
 /** How far ahead of use the overlay writes the counters. */
@@ -69,6 +73,7 @@ export class Overlay extends LayeredReader implements Tx {
   /** New inodes have a digest of their content. */
   readonly #digests: boolean;
   readonly space: ExtentAllocator;
+  readonly #superblock: SuperblockLayer;
   readonly #journal = new Journal();
   #operation: RunningTransaction | undefined;
   #counters: Counters;
@@ -90,14 +95,15 @@ export class Overlay extends LayeredReader implements Tx {
   constructor(
     db: MetaDatabase,
     checksum: Checksum,
-    { targetIndex, featuresIncompat }: Pick<Superblock, 'targetIndex' | 'featuresIncompat'>,
+    superblock: SuperblockLayer,
     counters: Counters,
     space: ExtentAllocator,
   ) {
     super(db, checksum);
     this.#checksum = checksum;
-    this.#targetIndex = targetIndex;
-    this.#digests = (featuresIncompat & FEATURE_CHECKSUMS) !== 0;
+    this.#superblock = superblock;
+    this.#targetIndex = superblock.durable.targetIndex;
+    this.#digests = (superblock.durable.featuresIncompat & FEATURE_CHECKSUMS) !== 0;
     this.#counters = counters;
     this.#counterLimits = counters;
     this.space = space;
@@ -181,9 +187,19 @@ export class Overlay extends LayeredReader implements Tx {
     this.#counters = { ...this.#counters, lastTransno: transno };
   }
 
+  /** Goes with the collecting layer, which is to be committed now. @throws FsError EINVAL if the version is too long. */
+  changeSuperblock(change: SuperblockChange): void {
+    this.#superblock.change(change);
+  }
+  /** What the sealed layer has must be in the tree: a damaged redo log must not let anybody back in. */
+  get isForTree(): boolean {
+    return this.tables.access.sealed.size > 0;
+  }
+
   /** Closes the collecting layer: the next write() writes it. The layer before it must have settled. */
   seal(final: boolean): void {
     for (const table of Object.values(this.tables)) table.seal();
+    this.#superblock.seal();
     this.#sealedFreed = this.#freed;
     this.#freed = [];
     this.#sealedBytes = this.#bytes;
@@ -204,11 +220,13 @@ export class Overlay extends LayeredReader implements Tx {
     assert(this.#sealedCounters !== undefined, 'nothing is sealed');
     const crc = (bytes: Uint8Array): number => crc32c(this.#checksum, bytes);
     writeBatch(writer, this.tables, this.#sealedGroups, this.#sealedCounters, crc, this.#arena);
+    this.#superblock.write(writer, this.tables.access.sealed);
   }
   /** The sealed layer is durable: the overlay drops it, and lets the allocator hand out the blocks it freed. */
   settle(): void {
     this.keepSealed();
     for (const table of Object.values(this.tables)) table.settle();
+    this.#superblock.settle();
     for (const extent of this.#sealedFreed) this.space.release(extent, 'freed');
     this.#sealedFreed = [];
     this.#sealedBytes = 0;
@@ -316,6 +334,7 @@ export class Overlay extends LayeredReader implements Tx {
     this.tables.orphans.set(fid, null, this.#journal);
   }
   putClient(record: ClientRecord): void {
+    assert((record.principal ?? '').length <= PRINCIPAL_BYTES_MAX, 'a principal that no record holds');
     this.#change(120);
     this.tables.clients.set(record.uuid, record, this.#journal);
   }
@@ -334,6 +353,17 @@ export class Overlay extends LayeredReader implements Tx {
     const number = (this.#lastEviction ?? this.evictions().at(-1)?.number ?? 0) + 1;
     this.#lastEviction = number;
     this.tables.evictions.set(number % EVICTIONS_KEPT, { ...record, number }, this.#journal);
+  }
+  putAccess(record: AccessRecord): void {
+    const value = encodeAccess(record);
+    this.#change(64 + value.length);
+    // The caller may change its keys; and readers get what the database will have.
+    this.tables.access.set(record.name, decodeAccess(record.name, value), this.#journal);
+  }
+  removeAccess(name: string): void {
+    if (!ACCESS_NAME.test(name)) return;
+    this.#change(0);
+    this.tables.access.set(name, null, this.#journal);
   }
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid } {
     this.#change(0);

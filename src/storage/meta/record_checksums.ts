@@ -16,7 +16,7 @@ import { logger } from '../../base/log.js';
 import { notice } from '../../base/notices.js';
 import type { Checksum } from '../../runtime/ports.js';
 import type { Superblock } from '../api.js';
-import { KEY, readU64 } from '../format/keys.js';
+import { accessNameOf, KEY, readU64 } from '../format/keys.js';
 import { FEATURE_ALL_CHECKSUMS, FEATURE_CHECKSUMS } from '../format/superblock.js';
 import type { CommitOptions, MetaDatabase, TreeUse, Writer } from '../meta_medium.js';
 
@@ -94,6 +94,7 @@ export function withoutChecksum(value: Buffer): Buffer {
 export function recordName(key: Buffer): string {
   const name = (Object.entries(KEY) as [string, number][]).find(([, type]) => type === key[0])?.[0];
   if (name === undefined) return `of key ${key.subarray(0, 40).toString('hex')}`;
+  if (key[0] === KEY.access) return `access entry ${JSON.stringify(accessNameOf(key.subarray(0, 65)))}`;
   const isOfFid = key.length >= 9 && key[0] !== KEY.client && key[0] !== KEY.reply;
   const fid = isOfFid ? ` of fid ${readU64(key, 1)}` : '';
   if (key[0] === KEY.blockMap && key.length === 17) return `block map ${readU64(key, 9)}${fid}`;

@@ -281,8 +281,9 @@ test('clients, orphans, symlinks and xattrs are kept', async (t) => {
     uuid: '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid,
     name: 'host:/mnt',
     softwareVersion: '1.0.0',
-    secret: undefined,
+    secret: 'abc',
     lastTransno: 5 as Transno,
+    principal: 'key:backup',
   };
   const large = Buffer.alloc(60_000, 3);
   const fid = store.execute((tx) => {

@@ -6,6 +6,8 @@ import fc from 'fast-check';
 import type { ClientUuid, Fid, Name, TargetUuid, Transno, Xid } from '../../../../src/base/ids.js';
 import { decodeBlockMap, emptyBlockMap, encodeBlockMap } from '../../../../src/storage/format/block_map.js';
 import {
+  accessKey,
+  accessNameOf,
   afterPrefix,
   clientKey,
   evictionKey,
@@ -47,6 +49,7 @@ test('keys', () => {
       clientKey('00112233-4455-6677-8899-aabbccddeeff' as ClientUuid),
       replyKey(uuidKey(KEY.reply, '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid), 259),
       evictionKey(63),
+      accessKey('backup.1'),
     ].map(hex),
     [
       '100000080000000102',
@@ -57,9 +60,11 @@ test('keys', () => {
       '1900112233445566778899aabbccddeeff',
       '1b00112233445566778899aabbccddeeff0103',
       '1c3f',
+      '1d6261636b75702e31',
     ],
   );
   assert.equal(slotOf(Buffer.from('1b00112233445566778899aabbccddeeff0103', 'hex')), 259);
+  assert.equal(accessNameOf(accessKey('backup.1')), 'backup.1');
 });
 
 test('keys order as numbers, and all of a prefix come before its end', () => {
@@ -144,8 +149,12 @@ test('bytes, inline data, clients, counters', () => {
   ]);
   assert.deepEqual(records.decodeBytes(bytes, 'x'), content);
   assert.deepEqual(records.decodeInline(FID, inline), { bytes: content, crc: 0x0102_0304 });
-  assert.deepEqual(records.decodeClient(client.uuid, clientBytes), { ...client, secret: undefined });
-  const withSecret = { ...client, secret: 'abc' };
+  assert.deepEqual(records.decodeClient(client.uuid, clientBytes), {
+    ...client,
+    secret: undefined,
+    principal: undefined,
+  });
+  const withSecret = { ...client, secret: 'abc', principal: undefined };
   const secretBytes = records.encodeClient(withSecret);
   assert.equal(hex(secretBytes), `${hex(clientBytes)}0300616263`);
   assert.deepEqual(records.decodeClient(client.uuid, secretBytes), withSecret);
@@ -153,6 +162,63 @@ test('bytes, inline data, clients, counters', () => {
     assert.throws(() => records.decodeClient(client.uuid, secretBytes.subarray(0, -cut)), { code: 'EIO' });
   }
   assert.deepEqual(records.decodeCounters(counterBytes), counters);
+});
+
+test("a client's principal stands behind its secret, and no build before principals takes what is there for a secret", () => {
+  const client = {
+    uuid: '00112233-4455-6677-8899-aabbccddeeff' as ClientUuid,
+    name: 'h',
+    softwareVersion: '1',
+    lastTransno: 0 as Transno,
+  };
+  const encoded = (secret: string | undefined, principal: string | undefined): string =>
+    hex(records.encodeClient({ ...client, secret, principal }));
+  const start = '0100000000000000000000000000000000010068010031';
+  assert.deepEqual(
+    [
+      encoded('abc', 'key:a'),
+      encoded('abc', 'plain'),
+      // No older build opens a target whose table has the entry.
+      encoded(undefined, 'key:a'),
+      encoded('', 'certificate:b'),
+      // An older build would lock this client out.
+      encoded(undefined, 'plain'),
+      encoded(undefined, 'local'),
+    ],
+    [
+      `${start}030061626305006b65793a61`,
+      `${start}03006162630500706c61696e`,
+      `${start}000005006b65793a61`,
+      `${start}00000d0063657274696669636174653a62`,
+      start,
+      start,
+    ],
+  );
+  const decoded = (text: string): readonly [string | undefined, string | undefined] => {
+    const { secret, principal } = records.decodeClient(client.uuid, Buffer.from(text, 'hex'));
+    return [secret, principal];
+  };
+  assert.deepEqual(
+    [
+      decoded(encoded('abc', 'key:a')),
+      decoded(encoded(undefined, 'key:a')),
+      decoded(`${start}0000`),
+      decoded(start),
+      decoded(`${encoded('abc', 'key:a')}1122`),
+    ],
+    [
+      ['abc', 'key:a'],
+      [undefined, 'key:a'],
+      [undefined, undefined],
+      [undefined, undefined],
+      ['abc', 'key:a'],
+    ],
+  );
+  const bytes = Buffer.from(encoded('abc', 'key:a'), 'hex');
+  for (const cut of [1, 5, 6]) {
+    assert.throws(() => records.decodeClient(client.uuid, bytes.subarray(0, -cut)), { code: 'EIO' });
+  }
+  assert.throws(() => decoded(encoded('abc', 'p'.repeat(81))), { code: 'EIO' });
 });
 
 test('eviction', () => {
@@ -274,9 +340,9 @@ test('a superblock of another format, with unknown features or damaged is told a
     code: 'EPROTO',
     message: 'dev has format version 9; this software reads 1: use a matching release',
   });
-  assert.throws(() => decodeSuperblock(encoded({ featuresIncompat: 8 }), tableChecksum, 'dev'), {
+  assert.throws(() => decodeSuperblock(encoded({ featuresIncompat: 24 }), tableChecksum, 'dev'), {
     code: 'EPROTO',
-    message: 'dev uses features this software does not know (bits 0x8): use a newer release',
+    message: 'dev uses features this software does not know (bits 0x10): use a newer release',
   });
   const bytes = encoded({});
   bytes[60] = 1;

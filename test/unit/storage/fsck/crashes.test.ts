@@ -12,6 +12,7 @@ import { FsError } from '../../../../src/base/errno.js';
 import { type Fid, type Name, ROOT_FID } from '../../../../src/base/ids.js';
 import type { TargetStore } from '../../../../src/storage/api.js';
 import { fsckTarget } from '../../../../src/storage/fsck/fsck.js';
+import { accessEntry } from '../../../fixtures/access_entries.js';
 import { createFile, MIB, TEST_TIME, type TestTarget, testTarget } from '../../../fixtures/storage_target.js';
 
 const TIME = TEST_TIME;
@@ -126,6 +127,14 @@ class Workload {
   }
 }
 
+/** Adds an entry to the access table, or removes it. */
+function changeAccess(store: TargetStore, name: string): void {
+  const isThere = store.access().some((entry) => entry.name === name);
+  store.execute((tx) => (isThere ? tx.removeAccess(name) : tx.putAccess(accessEntry(name))), {
+    reserve: 'own',
+  });
+}
+
 /** Power is lost. The devices are as they would be found. */
 async function powerLost(
   target: TestTarget,
@@ -151,6 +160,7 @@ for (const seed of SEEDS) {
       const running: Promise<void>[] = [];
       for (let count = 20 + next(120); count > 0; count--) {
         running.push(work.step());
+        if (count % 16 === 0) changeAccess(store, `e${count % 3}`);
         // Some of them side by side, with commits in between.
         if (next(4) === 0) await Promise.all(running.splice(0));
         if (next(20) === 0) await store.sync();

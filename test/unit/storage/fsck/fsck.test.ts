@@ -47,6 +47,7 @@ test('a sound target is clean, and nothing is written', async (t) => {
         doomed: 0,
         clients: 1,
         replies: 1,
+        access: 2,
         checksums: 8,
       },
       findings: [],

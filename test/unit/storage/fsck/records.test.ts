@@ -9,6 +9,7 @@ import { S_IFDIR, S_IFLNK, S_IFREG } from '../../../../src/base/attr.js';
 import { type Fid, type Name, ROOT_FID, type Transno, type Xid } from '../../../../src/base/ids.js';
 import type { Dirent, Inode } from '../../../../src/storage/api.js';
 import {
+  accessKey,
   bareKey,
   clientKey,
   evictionKey,
@@ -37,7 +38,13 @@ import {
   MARK_RECORD,
   REPLY_BYTES,
 } from '../../../../src/storage/format/records.js';
+import {
+  decodeSuperblock,
+  encodeSuperblock,
+  FEATURE_ACCESS,
+} from '../../../../src/storage/format/superblock.js';
 import type { MetaDatabase, Writer } from '../../../../src/storage/meta_medium.js';
+import { tableChecksum } from '../../../fixtures/memory_device.js';
 import { CLIENT, type Fids, fsckWorld } from '../../../worlds/fsck_world.js';
 
 /** Writes records as the product would, one lie at a time. */
@@ -72,6 +79,14 @@ class Vandal {
     const value = Buffer.alloc(COUNTERS_BYTES);
     encodeCounters({ ...decodeCounters(this.get(bareKey(KEY.counters))), ...change }, value);
     this.put(bareKey(KEY.counters), value);
+  }
+  /** The superblock without the bit of the access table. */
+  withoutAccessBit(): void {
+    this.change(bareKey(KEY.superblock), (value) => {
+      const superblock = decodeSuperblock(value, tableChecksum, 'meta');
+      const featuresIncompat = superblock.featuresIncompat & ~FEATURE_ACCESS;
+      return encodeSuperblock({ ...superblock, featuresIncompat }, tableChecksum);
+    });
   }
   dirent(parent: Fid, name: string): Dirent {
     return decodeDirentByName(name as Name, this.get(nameKey(parent, name)));
@@ -119,6 +134,9 @@ interface Case {
   /** What the repair says it did, in order; looked at where given. */
   readonly repaired?: (fids: Fids) => readonly string[];
 }
+
+const CLOSED =
+  'the table has the entry "nobody" now, which lets nobody in: add the entries anew, then remove that one';
 
 const CASES: readonly Case[] = [
   // ---- Inodes.
@@ -699,6 +717,77 @@ const CASES: readonly Case[] = [
       'damaged-record: the record of eviction 4 is damaged: removed',
     ],
   },
+  // ---- The access table.
+  {
+    name: 'one damaged access entry of several',
+    damage: (vandal) => vandal.change(accessKey('backup'), (value) => value.subarray(0, 100)),
+    found: () => ['damaged-record: the record of access entry "backup" is damaged'],
+    repaired: () => [
+      'damaged-record: the record of access entry "backup" is damaged: removed, so that nobody can connect with it',
+    ],
+  },
+  {
+    name: 'access entries that are damaged, all of them',
+    damage: (vandal) => {
+      vandal.change(accessKey('backup'), (value) => value.subarray(0, 100));
+      vandal.put(accessKey('host-1'), Buffer.from([1, 3]));
+    },
+    found: () => [
+      'damaged-record: the record of access entry "backup" is damaged',
+      'damaged-record: the record of access entry "host-1" is damaged',
+    ],
+    repaired: () =>
+      ['backup', 'host-1'].map(
+        (each) =>
+          `damaged-record: the record of access entry "${each}" is damaged: removed, so that nobody can connect with it; ${CLOSED}`,
+      ),
+  },
+  {
+    name: 'an access entry whose key is no name',
+    damage: (vandal) => {
+      vandal.put(Buffer.from('1d', 'hex'), vandal.get(accessKey('backup')));
+      vandal.put(Buffer.from('1d2e2e', 'hex'), vandal.get(accessKey('backup')));
+    },
+    found: () => [
+      'damaged-record: the record of the access entry with key 1d, which is no name, is damaged',
+      'damaged-record: the record of the access entry with key 1d2e2e, which is no name, is damaged',
+    ],
+  },
+  {
+    name: 'an access table without its feature bit',
+    damage: (vandal) => vandal.withoutAccessBit(),
+    found: () => [
+      'access: the target has 2 access entries and no feature bit for them: earlier releases would let everybody in',
+    ],
+    repaired: () => [
+      'access: the target has 2 access entries and no feature bit for them: earlier releases would let everybody in: bit set',
+    ],
+  },
+  {
+    name: 'an access table of damaged entries without its feature bit',
+    damage: (vandal) => {
+      vandal.withoutAccessBit();
+      vandal.remove(accessKey('backup'));
+      vandal.put(accessKey('host-1'), Buffer.from([7]));
+    },
+    found: () => [
+      'damaged-record: the record of access entry "host-1" is damaged',
+      'access: the target has 1 access entries and no feature bit for them: earlier releases would let everybody in',
+    ],
+  },
+  {
+    name: 'a feature bit of an access table that is lost',
+    damage: (vandal) => {
+      vandal.remove(accessKey('backup'));
+      vandal.remove(accessKey('host-1'));
+    },
+    found: () => [
+      'access: the target has the feature bit of the access table and no entry: the table is lost',
+    ],
+    repaired: () => [
+      `access: the target has the feature bit of the access table and no entry: the table is lost: ${CLOSED}`,
+    ],
+  },
   // ---- Keys.
   {
     name: 'records of no known kind',
@@ -731,6 +820,8 @@ for (const { name, damage, found, left, repaired } of CASES) {
     const first = await world.fsck();
     assert.deepEqual(world.lines(first), found(fids));
     assert.ok(world.lines(first).every((line) => !line.includes('\n')));
+    const text = JSON.stringify(first);
+    assert.ok(!text.includes('01'.repeat(32)) && !text.includes('1,1,1,1,1,1'), 'and no secret');
     const remains = left === undefined ? [] : left(fids);
     assert.equal(first.left - first.repairable, remains.length, 'what can be repaired is said before');
 
@@ -744,6 +835,7 @@ for (const { name, damage, found, left, repaired } of CASES) {
     assert.deepEqual([third.repaired, world.lines(third)], [0, remains], 'a second repair changes nothing');
     if (remains.length > 0) return;
     const store = await world.target.open();
+    assert.ok(store.access().length > 0 && (store.superblock.featuresIncompat & FEATURE_ACCESS) !== 0);
     assert.equal(store.inode(ROOT_FID)?.parent, ROOT_FID, 'and the target is served');
   });
 }
