@@ -1,35 +1,8 @@
 /** holdfast access: who may connect to a filesystem over the network, and what they may do. */
 
 import { type Command, Option } from 'commander';
-import type { AddressRange } from '../base/address_range.js';
-import type { Address } from '../runtime/ports.js';
+import type { AddOptions, RotateOptions, Where } from './access_run.js';
 import { keyOption, parseCount, parseDuration, parseRanges, parseServer } from './common.js';
-
-export interface Where {
-  /** undefined: the only one of this host. */
-  readonly server?: Address;
-  readonly key?: string;
-}
-
-export interface AddOptions extends Where {
-  readonly readOnly?: boolean;
-  /** False: root of the client is root on the files. */
-  readonly rootSquash: boolean;
-  readonly admin?: boolean;
-  readonly cert?: boolean;
-  readonly from?: readonly AddressRange[];
-  readonly output?: string;
-  readonly maxClients?: number;
-  readonly maxLocks?: number;
-  readonly maxOpens?: number;
-  readonly maxRequests?: number;
-}
-
-export interface RotateOptions extends Where {
-  /** Milliseconds. */
-  readonly grace: number;
-  readonly output?: string;
-}
 
 const DAY_MS = 86_400_000;
 const LIMIT_MAX = 1_000_000_000;

@@ -1,7 +1,9 @@
 /** What the commands of `holdfast access` do. */
 
 import { closeSync, fsyncSync, openSync, writeSync } from 'node:fs';
+import type { AddressRange } from '../base/address_range.js';
 import type { RequesterApi } from '../rpc/api.js';
+import type { Address } from '../runtime/ports.js';
 import {
   AccessAdd,
   type AccessEntryMessage,
@@ -10,11 +12,36 @@ import {
   AccessRotate,
   type NewKeyMessage,
 } from '../wire/admin.js';
-import type { AddOptions, RotateOptions, Where } from './access.js';
 import { connectAdmin } from './admin.js';
 import { CliError } from './failure.js';
 import { formatKey, keyPathOf } from './key_file.js';
 import { onlyServer } from './local_servers.js';
+
+export interface Where {
+  /** undefined: the only one of this host. */
+  readonly server?: Address;
+  readonly key?: string;
+}
+
+export interface AddOptions extends Where {
+  readonly readOnly?: boolean;
+  /** False: root of the client is root on the files. */
+  readonly rootSquash: boolean;
+  readonly admin?: boolean;
+  readonly cert?: boolean;
+  readonly from?: readonly AddressRange[];
+  readonly output?: string;
+  readonly maxClients?: number;
+  readonly maxLocks?: number;
+  readonly maxOpens?: number;
+  readonly maxRequests?: number;
+}
+
+export interface RotateOptions extends Where {
+  /** Milliseconds. */
+  readonly grace: number;
+  readonly output?: string;
+}
 
 export async function addAccess(name: string, options: AddOptions): Promise<void> {
   const output = options.cert === true ? undefined : openOutput(options.output);

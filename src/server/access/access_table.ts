@@ -12,13 +12,17 @@ import { AddressRange } from '../../base/address_range.js';
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { type Clock, type Rng, wallMs } from '../../runtime/ports.js';
-import { ACCESS_NAME, type AccessKey, type AccessRecord, type TargetStore } from '../../storage/api.js';
+import {
+  ACCESS_KEYS_MAX,
+  ACCESS_NAME,
+  ACCESS_NETWORKS_MAX,
+  type AccessKey,
+  type AccessRecord,
+  type TargetStore,
+} from '../../storage/api.js';
 
 const KEY_BYTES = 32;
 const ID_BYTES = 8;
-/** One of them is new. More than two are there only if somebody rotates again and again. */
-const KEYS_MAX = 8;
-const FROM_MAX = 64;
 
 /** What an administrator chooses of an entry. */
 export type AccessWish = Omit<AccessRecord, 'keys' | 'createdMs'>;
@@ -106,7 +110,7 @@ export class AccessTable {
       throw new FsError('EINVAL', `${name} has a certificate: its CA makes a new one`);
     const untilMs = this.#nowMs() + graceMs;
     const valid = before.keys.filter((key) => this.#isValid(key));
-    if (graceMs > 0 && valid.length >= KEYS_MAX) {
+    if (graceMs > 0 && valid.length >= ACCESS_KEYS_MAX) {
       throw new FsError(
         'EBUSY',
         `${name} has ${valid.length} keys that still work; wait, or rotate without a grace period`,
@@ -164,18 +168,15 @@ export class AccessTable {
   }
 
   #write(entry: AccessRecord): void {
-    this.#store.execute((tx) => tx.putAccess(entry));
     const before = this.#entries.get(entry.name);
+    this.#store.execute((tx) => tx.putAccess(entry), before === undefined ? {} : { reserve: 'replaces' });
     if (before !== undefined) this.#drop(before);
     this.#put(entry);
   }
 
   #put(entry: AccessRecord): void {
     this.#entries.set(entry.name, entry);
-    this.#from.set(
-      entry.name,
-      entry.from.map((text) => new AddressRange(text)),
-    );
+    this.#from.set(entry.name, entry.from.flatMap(rangeOf));
     for (const key of entry.keys) this.#byKey.set(key.id, { entry, key });
   }
 
@@ -197,6 +198,15 @@ export class AccessTable {
   }
 }
 
+/** A text that a later release understands, and this one does not, has no addresses. */
+function rangeOf(text: string): AddressRange[] {
+  try {
+    return [new AddressRange(text)];
+  } catch {
+    return [];
+  }
+}
+
 function checkWish({ name, from }: AccessWish): void {
   if (!ACCESS_NAME.test(name)) {
     throw new FsError(
@@ -204,5 +214,6 @@ function checkWish({ name, from }: AccessWish): void {
       `${JSON.stringify(name)} is no name: letters, digits, dots, _ and -, at most 64`,
     );
   }
-  if (from.length > FROM_MAX) throw new FsError('EINVAL', `at most ${FROM_MAX} networks, not ${from.length}`);
+  if (from.length > ACCESS_NETWORKS_MAX)
+    throw new FsError('EINVAL', `at most ${ACCESS_NETWORKS_MAX} networks, not ${from.length}`);
 }

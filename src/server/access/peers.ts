@@ -73,8 +73,7 @@ function entryFor(name: string, table: AccessTable): AccessRecord {
 }
 
 function from(origin: Origin, entry: AccessRecord, table: AccessTable | undefined, keyId?: string): Rights {
-  const ranges = table?.rangesOf(entry) ?? [];
-  if (ranges.length > 0 && !isIn(ranges, origin.address)) {
+  if (entry.from.length > 0 && !isIn(table?.rangesOf(entry) ?? [], origin.address)) {
     throw refusal(
       `${entry.name} may not connect from ${origin.address ?? 'here'} (holdfast access list shows from where)`,
     );
