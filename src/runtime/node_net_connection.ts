@@ -74,6 +74,8 @@ export class NetConnection implements Connection {
     });
     socket.on('error', (error) => {
       this.#error ??= this.#explain(error);
+      // After an error of TLS Node leaves the socket open.
+      socket.destroy();
     });
     socket.on('close', () => {
       this.#hasClosed = true;

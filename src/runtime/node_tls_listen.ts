@@ -34,6 +34,8 @@ const HURRY_MS = 2000;
 /** How long a connection that was turned away may take to read why. */
 const FAREWELL_MS = 1000;
 
+const MORE = 'it sent more than a ClientHello';
+
 /** Tests have smaller ones. */
 export interface GateLimits {
   readonly strangersMax: number;
@@ -156,7 +158,7 @@ export class TlsGate {
   #received(stranger: Stranger, chunk: Buffer): void {
     const { raw, phase } = stranger;
     if (phase !== 'hello') {
-      this.#drop(stranger, 'it sent more than a ClientHello');
+      this.#drop(stranger, MORE);
       return;
     }
     if (stranger.hello.length === 0 && chunk[0] !== HANDSHAKE_RECORD) {
@@ -170,6 +172,8 @@ export class TlsGate {
     const state = helloState(hello);
     if (state === 'wrong') {
       this.#drop(stranger, 'it sent no ClientHello');
+    } else if (state === 'more') {
+      this.#drop(stranger, MORE);
     } else if (state === 'complete') {
       this.#enter(stranger, 'waiting');
       this.#begin();
@@ -277,7 +281,9 @@ export class TlsGate {
     if (stranger.phase === 'hello' && stranger.hello.length > 0) {
       this.#tls.refused(stranger.peer, 'it hung up in its ClientHello');
     } else if (stranger.phase === 'handshake') {
-      this.#tls.refused(stranger.peer, 'it hung up in the handshake');
+      // The server's side of TLS may know why: it hears of the end right behind us.
+      this.#arm(stranger, FAREWELL_MS, () => this.#drop(stranger, 'it hung up in the handshake'));
+      return;
     }
     this.#forget(stranger);
   }
@@ -306,11 +312,12 @@ function logged(error: Error): void {
   log('a connection that is not through: %s', error.message);
 }
 
-function helloState(hello: Buffer): 'part' | 'complete' | 'wrong' {
+function helloState(hello: Buffer): 'part' | 'complete' | 'more' | 'wrong' {
   if (hello.length >= 2 && hello[1] !== 3) return 'wrong';
   if (hello.length < RECORD_HEADER_BYTES) return 'part';
   const lengthBytes = RECORD_HEADER_BYTES + hello.readUInt16BE(3);
-  if (lengthBytes > HELLO_MAX_BYTES || hello.length > lengthBytes) return 'wrong';
+  if (lengthBytes > HELLO_MAX_BYTES) return 'wrong';
   if (hello.length > RECORD_HEADER_BYTES && hello[RECORD_HEADER_BYTES] !== CLIENT_HELLO) return 'wrong';
+  if (hello.length > lengthBytes) return 'more';
   return hello.length === lengthBytes ? 'complete' : 'part';
 }

@@ -112,7 +112,10 @@ export interface TlsListen {
   keyOf(identity: string): Uint8Array | undefined;
   /** Absent: the listener takes keys only. */
   readonly certificate?: CertificateFiles | undefined;
-  /** A handshake failed. why: for people, one line, without secrets. */
+  /**
+   * A handshake failed. Or certificate files have changed and cannot be used, so those from before stay: then `peer` is
+   * the path of the certificate. why: for people, one line, without secrets.
+   */
   refused(peer: string, why: string): void;
 }
 

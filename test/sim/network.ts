@@ -3,16 +3,21 @@
  *
  * A direction between two machines may be slow (clogged) or blocked (partitioned: bytes wait, as TCP sends them again
  * until the way is free). A connection may be cut after any byte. A machine without power answers nothing.
+ *
+ * A client with a key proves it as through TLS, without TLS: the listener knows the key or it does not. Others prove nothing.
  */
 
-import { FsError } from '../../src/base/errno.js';
+import { type Errno, FsError } from '../../src/base/errno.js';
 import type {
   Address,
   Connection,
   ConnectionEvents,
+  ConnectOptions,
   Listener,
   Origin,
+  Proof,
   Timer,
+  TlsListen,
   Transport,
 } from '../../src/runtime/ports.js';
 import type { Machine, Program } from './machine.js';
@@ -30,6 +35,7 @@ type Accept = (connection: Connection) => ConnectionEvents;
 interface Listening {
   readonly program: Program;
   readonly accept: Accept;
+  readonly tls: TlsListen | undefined;
 }
 
 export class SimNetwork {
@@ -134,16 +140,21 @@ export class SimNetwork {
 
   transport(program: Program): Transport {
     return {
-      listen: (address, accept) => this.#listen(program, address, accept),
+      listen: (address, accept, tls) => this.#listen(program, address, accept, tls),
       connect: (address, open, options) => this.#connect(program, address, open, options),
     };
   }
 
-  async #listen(program: Program, address: Address, accept: Accept): Promise<Listener> {
+  async #listen(
+    program: Program,
+    address: Address,
+    accept: Accept,
+    tls: TlsListen | undefined,
+  ): Promise<Listener> {
     const key = `${address.host}:${address.port}`;
     const there = this.#listening.get(key);
     if (there?.program.alive === true) throw new FsError('EBUSY', `port ${address.port} is in use`);
-    const listening = { program, accept };
+    const listening = { program, accept, tls };
     this.#listening.set(key, listening);
     const close = (): void => {
       if (this.#listening.get(key) === listening) this.#listening.delete(key);
@@ -157,18 +168,16 @@ export class SimNetwork {
     };
   }
 
-  #connect(
-    program: Program,
-    address: Address,
-    open: Accept,
-    options: { readonly timeoutMs: number; readonly signal?: AbortSignal | undefined },
-  ): Promise<Connection> {
+  #connect(program: Program, address: Address, open: Accept, options: ConnectOptions): Promise<Connection> {
     const { signal, timeoutMs } = options;
     const here = program.machine;
     const there = this.#machines.get(address.host);
     if (there === undefined) return Promise.reject(new FsError('ENXIO', `no such host: ${address.host}`));
     return new Promise((resolve, reject) => {
-      const fail = (code: 'ECONNREFUSED' | 'ETIMEDOUT' | 'ECANCELED'): void => {
+      let isSettled = false;
+      const fail = (code: Errno): void => {
+        if (isSettled) return;
+        isSettled = true;
         timeout.cancel();
         attempt?.cancel();
         signal?.removeEventListener('abort', cancelled);
@@ -177,6 +186,13 @@ export class SimNetwork {
       const cancelled = (): void => fail('ECANCELED');
       const timeout = this.scheduler.after(timeoutMs / here.clockRate, () => fail('ETIMEDOUT'), program);
       let attempt: Timer | undefined;
+      // TCP is connected, and the listener takes no handshakes yet.
+      const waits = ({ program: server, tls }: Listening): void => {
+        server.onEnd(() => fail('ECONNREFUSED'));
+        void tls?.ready()?.then(() => {
+          if (!isSettled) attempt = this.scheduler.after(0, syn, program);
+        });
+      };
       // SYN, and again once a second while nobody answers.
       const syn = (): void => {
         const there_ = there;
@@ -194,9 +210,17 @@ export class SimNetwork {
               fail('ECONNREFUSED');
               return;
             }
-            timeout.cancel();
-            signal?.removeEventListener('abort', cancelled);
-            resolve(this.#establish(program, open, listening));
+            const proof = this.#prove(program, listening, options);
+            if (proof === 'later') {
+              waits(listening);
+            } else if (typeof proof === 'string') {
+              fail(proof);
+            } else {
+              isSettled = true;
+              timeout.cancel();
+              signal?.removeEventListener('abort', cancelled);
+              resolve(this.#establish(program, open, listening, proof));
+            }
           },
           program,
         );
@@ -210,9 +234,23 @@ export class SimNetwork {
     });
   }
 
-  #establish(program: Program, open: Accept, listening: Listening): Connection {
-    const client = new SimSocket(this, program, listening.program, true);
-    const server = new SimSocket(this, listening.program, program, false);
+  /** @returns what the client proves to the listener, or why it does not get in; 'later': the listener is not ready. */
+  #prove(program: Program, { tls }: Listening, { credentials }: ConnectOptions): Proof | Errno | 'later' {
+    if (credentials === undefined || credentials.kind === 'plain') return { kind: 'none' };
+    if (tls === undefined) return 'EPROTO';
+    if (credentials.kind === 'certificate') return 'EOPNOTSUPP';
+    if (tls.ready() !== undefined) return 'later';
+    const { identity, key } = credentials;
+    const known = tls.keyOf(identity);
+    if (known !== undefined && Buffer.from(known).equals(key)) return { kind: 'key', identity };
+    const why = known === undefined ? `unknown key "${identity}"` : `wrong key for "${identity}"`;
+    tls.refused(nameOf(program), why);
+    return 'EACCES';
+  }
+
+  #establish(program: Program, open: Accept, listening: Listening, proof: Proof): Connection {
+    const client = new SimSocket(this, program, listening.program, true, proof);
+    const server = new SimSocket(this, listening.program, program, false, proof);
     client.join(server);
     server.join(client);
     client.start(open(client));
@@ -222,6 +260,10 @@ export class SimNetwork {
   }
 }
 
+function nameOf(program: Program): string {
+  return `${program.machine.name}/${program.name}`;
+}
+
 function way(from: Machine, to: Machine): string {
   return `${from.name}>${to.name}`;
 }
@@ -229,7 +271,7 @@ function way(from: Machine, to: Machine): string {
 /** One end of a connection: the Connection that a program writes to. */
 export class SimSocket implements Connection, PipeEnd {
   readonly peer: string;
-  readonly origin: Origin = { proof: { kind: 'none' }, port: 1000, sameHost: false };
+  readonly origin: Origin;
   readonly program: Program;
   readonly #network: SimNetwork;
   readonly #intoSpace: boolean;
@@ -244,10 +286,11 @@ export class SimSocket implements Connection, PipeEnd {
   #closed = false;
   #error: Error | undefined;
 
-  constructor(network: SimNetwork, program: Program, other: Program, intoSpace: boolean) {
+  constructor(network: SimNetwork, program: Program, other: Program, intoSpace: boolean, proof: Proof) {
     this.#network = network;
     this.program = program;
-    this.peer = `${other.machine.name}/${other.name}`;
+    this.peer = nameOf(other);
+    this.origin = { proof, port: 1000, sameHost: false };
     this.#intoSpace = intoSpace;
     network.connections.add(this);
     program.onEnd((how) => this.#programEnded(how));

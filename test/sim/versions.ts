@@ -47,7 +47,7 @@ export function spokenBy(
   serverAt: (address: Address) => Build,
 ): Transport {
   return {
-    listen: (address, accept) => transport.listen(address, accept),
+    listen: (address, accept, tls) => transport.listen(address, accept, tls),
     connect: (address, open, options) =>
       transport.connect(
         address,

@@ -1,6 +1,4 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { closeSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { type TestContext, test } from 'node:test';
@@ -11,12 +9,11 @@ import { connectUnix, listenUnix, namesFor } from '../../../src/runtime/node_uni
 import type { Transport } from '../../../src/runtime/ports.js';
 import { withCredentials } from '../../fixtures/carriers.js';
 import { connected, listening } from '../../fixtures/connection_ends.js';
+import { asNobody, asRoot, NOBODY } from '../../fixtures/nobody.js';
 import { until } from '../../fixtures/until.js';
 
 const binding = nativeBinding();
 const tcp = tcpTransport('addon');
-/** A user that is nobody else in particular. */
-const NOBODY = 65_534;
 
 async function peerOf(t: TestContext, transport: Transport, host: string, from = host): Promise<string[]> {
   const { listener, accepted } = await listening(t, nodeTransport, undefined, host);
@@ -105,26 +102,6 @@ test('a listener whose name another process has takes TCP connections', async (t
   const { connection } = await connected(t, tcp, listener);
   assert.equal(connection.peer, `127.0.0.1:${address.port}`);
 });
-
-/** A process of another user that works with an abstract name until it is ended. */
-async function asNobody(t: TestContext, name: string, action: string): Promise<string> {
-  const script = `
-import os, socket, sys
-s = socket.socket(socket.AF_UNIX)
-os.setresuid(${NOBODY}, ${NOBODY}, ${NOBODY})
-${action}
-print('ready', flush=True)
-sys.stdin.read()`;
-  const child = spawn('python3', ['-c', script, name], { stdio: ['pipe', 'pipe', 'inherit'] });
-  t.after(async () => {
-    child.stdin.end();
-    await once(child, 'exit');
-  });
-  const [line] = (await once(child.stdout, 'data')) as [Buffer];
-  return line.toString().trim();
-}
-
-const asRoot = { skip: process.geteuid?.() === 0 ? false : 'needs root' };
 
 test('a client does not use the name if a process of another user has it', asRoot, async (t) => {
   const { listener, accepted } = await listening(t, tcp);
