@@ -92,8 +92,8 @@ export interface Origin {
   readonly port: number;
   /** The peer runs on this host. */
   readonly sameHost: boolean;
-  /** TCP on this host: the kernel says that the peer's socket is root's or this user's. Absent: it is not, or nobody knows. */
-  readonly isOwners?: boolean | undefined;
+  /** TCP on this host: whether the kernel says that the peer's socket is root's or this user's. Asking takes some time. */
+  isOwners?(): boolean;
 }
 
 /** Files in PEM, by their paths. They are read again for new connections when they have changed. */

@@ -92,7 +92,7 @@ function checkPlain(origin: Origin, plain: PlainAccess | undefined): void {
     throw refusal(`${origin.address} is in no network of --from, and has shown no key`);
   }
   if (origin.sameHost) {
-    if (origin.isOwners === true) return;
+    if (origin.isOwners?.() === true) return;
     throw refusal('only root of this host may connect from it: run the command as root');
   }
   if (origin.port < PRIVILEGED_PORTS_END) return;
