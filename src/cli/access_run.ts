@@ -1,6 +1,6 @@
 /** What the commands of `holdfast access` do. */
 
-import { closeSync, fsyncSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, rmSync, writeSync } from 'node:fs';
 import type { AddressRange } from '../base/address_range.js';
 import type { RequesterApi } from '../rpc/api.js';
 import type { Address } from '../runtime/ports.js';
@@ -44,7 +44,6 @@ export interface RotateOptions extends Where {
 }
 
 export async function addAccess(name: string, options: AddOptions): Promise<void> {
-  const output = options.cert === true ? undefined : openOutput(options.output);
   const { maxClients: clients, maxLocks: locks, maxOpens: opens, maxRequests: requestsPerSecond } = options;
   const wish = {
     name,
@@ -55,16 +54,27 @@ export async function addAccess(name: string, options: AddOptions): Promise<void
     from: (options.from ?? []).map(({ text }) => text),
     limits: { clients, locks, opens, requestsPerSecond },
   } as const;
-  const { reply } = await asking(options, (requester) => requester.call(AccessAdd, wish));
-  if (reply.key !== undefined) output?.write(name, reply.key);
-  else process.stderr.write(`holdfast: whoever has a certificate for ${name} may connect\n`);
+  const isKey = options.cert !== true;
+  const key = await asking(options, (requester) =>
+    delivering(
+      isKey ? options.output : undefined,
+      name,
+      async () => (await requester.call(AccessAdd, wish)).reply.key,
+    ),
+  );
+  if (key === undefined)
+    process.stderr.write(`holdfast: whoever has a certificate for ${name} may connect\n`);
 }
 
 export async function rotateAccess(name: string, options: RotateOptions): Promise<void> {
   const { grace: graceMs } = options;
-  const output = openOutput(options.output);
-  const { reply } = await asking(options, (requester) => requester.call(AccessRotate, { name, graceMs }));
-  output.write(name, reply.key);
+  await asking(options, (requester) =>
+    delivering(
+      options.output,
+      name,
+      async () => (await requester.call(AccessRotate, { name, graceMs })).reply.key,
+    ),
+  );
   const until =
     graceMs === 0 ? 'does not work any more' : `works until ${new Date(Date.now() + graceMs).toISOString()}`;
   process.stderr.write(`holdfast: the key that ${name} had before ${until}\n`);
@@ -99,38 +109,48 @@ async function asking<T>({ server, key }: Where, ask: (requester: RequesterApi) 
   }
 }
 
-interface Output {
-  write(name: string, key: NewKeyMessage): void;
+/**
+ * Has a key made, and writes it where the user wants it. The file is there before the key is made: one that could not be written
+ * would be lost.
+ */
+async function delivering(
+  path: string | undefined,
+  name: string,
+  make: () => Promise<NewKeyMessage | undefined>,
+): Promise<NewKeyMessage | undefined> {
+  if (path === undefined) {
+    const key = await make();
+    if (key === undefined) return undefined;
+    process.stdout.write(textOf(name, key));
+    process.stderr.write(
+      `holdfast: put this on the client as ${keyPathOf(key.label)} (mode 0600); it is not shown again\n`,
+    );
+    return key;
+  }
+  const fd = newFile(path);
+  let isWritten = false;
+  try {
+    const key = await make();
+    if (key === undefined) return undefined;
+    writeSync(fd, textOf(name, key));
+    fsyncSync(fd);
+    isWritten = true;
+    process.stderr.write(
+      `holdfast: the key of ${name} is in ${path}; on the client it belongs to ${keyPathOf(key.label)}\n`,
+    );
+    return key;
+  } finally {
+    closeSync(fd);
+    if (!isWritten) rmSync(path, { force: true });
+  }
 }
 
-/** Opened before the key is made: a key that cannot be written is lost. */
-function openOutput(path: string | undefined): Output {
-  if (path === undefined) {
-    return {
-      write: (name, key) => {
-        process.stdout.write(textOf(name, key));
-        process.stderr.write(
-          `holdfast: put this on the client as ${keyPathOf(key.label)} (mode 0600); it is not shown again\n`,
-        );
-      },
-    };
-  }
-  let fd: number;
+function newFile(path: string): number {
   try {
-    fd = openSync(path, 'wx', 0o600);
+    return openSync(path, 'wx', 0o600);
   } catch (cause) {
     throw new CliError(`the key file ${path} cannot be made: ${(cause as Error).message}`, 1, { cause });
   }
-  return {
-    write: (name, key) => {
-      writeSync(fd, textOf(name, key));
-      fsyncSync(fd);
-      closeSync(fd);
-      process.stderr.write(
-        `holdfast: the key of ${name} is in ${path}; on the client it belongs to ${keyPathOf(key.label)}\n`,
-      );
-    },
-  };
 }
 
 function textOf(name: string, { id, secret, label, targetUuid }: NewKeyMessage): string {
