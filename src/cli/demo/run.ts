@@ -11,10 +11,12 @@ import { isMounted } from '../../../mount/unmount.js';
 import { packageRoot } from '../../../native/binding.js';
 import { nodeRuntime } from '../../runtime/node_runtime.js';
 import { sleep } from '../../runtime/ports.js';
+import { parseAddress } from '../common.js';
 import { CliError } from '../failure.js';
 import { installedVersion } from '../installed.js';
 import { type Child, runCommand, startChild, startUntilLine } from './process.js';
 import type { RoleName } from './roles.js';
+import { tryStrangers } from './strangers.js';
 import { installAs, nextVersion } from './tree.js';
 import { startView, type View } from './view.js';
 import type { WorkerReport } from './worker.js';
@@ -111,6 +113,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
 async function play(stage: Stage): Promise<void> {
   const { timers } = nodeRuntime();
   await build(stage);
+  for (const tried of await tryStrangers(parseAddress(stage.address))) stage.view.event(tried);
   startWorkload(stage);
   await Promise.race([sleep(timers, stage.options.phase), workloadFailure(stage)]);
   await upgradeWithStandby(stage);
