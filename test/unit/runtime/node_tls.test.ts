@@ -10,7 +10,7 @@ import { NetConnection } from '../../../src/runtime/node_net_connection.js';
 import { StreamConnection } from '../../../src/runtime/node_stream.js';
 import { tcpTransport } from '../../../src/runtime/node_tcp.js';
 import type { Credentials } from '../../../src/runtime/ports.js';
-import { IDENTITY, KEY, WITH_KEY } from '../../fixtures/carriers.js';
+import { IDENTITY, KEY, takingKeys, WITH_KEY } from '../../fixtures/carriers.js';
 import { authority } from '../../fixtures/certificates.js';
 import { connected, type End, listening } from '../../fixtures/connection_ends.js';
 import { bare, clientHello, connectedWith, failure, secured, stranger } from '../../fixtures/tls_peers.js';
@@ -133,10 +133,28 @@ test('a plain connection is passed on with nothing proved, and loses no byte', a
   assert.deepEqual(refused, []);
 });
 
+test('without the addon a plain connection loses no byte either', async (t) => {
+  const bare = tcpTransport('node:net');
+  const transport: typeof tcp = {
+    ...bare,
+    listen: (address, accept) => bare.listen(address, accept, takingKeys()),
+  };
+  const { listener, accepted } = await listening(t, transport);
+  const client = await connected(t, bare, listener);
+  client.connection.write([FRAME.subarray(0, 1)]);
+  await until('it is accepted', () => accepted.length === 1);
+  client.connection.write([FRAME.subarray(1), FRAME]);
+  const [server] = accepted as [End];
+  assert.ok(server.connection instanceof NetConnection);
+  assert.ok((await server.has(2 * FRAME.length)).equals(Buffer.concat([FRAME, FRAME])));
+});
+
 test('what came first waits for a receiver that is paused, and goes to memory of its own', async (t) => {
   const given: Buffer[] = [];
-  const tls = { ready: () => undefined, keyOf: () => undefined, refused: () => undefined };
-  const transport: typeof tcp = { ...tcp, listen: (address, accept) => tcp.listen(address, accept, tls) };
+  const transport: typeof tcp = {
+    ...tcp,
+    listen: (address, accept) => tcp.listen(address, accept, takingKeys()),
+  };
   const { listener, accepted } = await listening(t, transport, (end) => {
     end.connection.pause();
     end.space = () => {
