@@ -61,6 +61,8 @@ interface Stage {
   readonly commands: Set<Child>;
   /** The clean-up has begun. The story goes on until it next looks at this, and starts nothing more. */
   ended: boolean;
+  /** Aborts when the clean-up begins: nothing waits any more. */
+  readonly over: AbortController;
   address: string;
   version: string;
   phase: string;
@@ -85,6 +87,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
     children: [],
     commands: new Set(),
     ended: false,
+    over: new AbortController(),
     address: '127.0.0.1:0',
     version: installedVersion(),
     phase: 'start',
@@ -115,11 +118,11 @@ async function play(stage: Stage): Promise<void> {
   await build(stage);
   for (const tried of await tryStrangers(parseAddress(stage.address))) stage.view.event(tried);
   startWorkload(stage);
-  await Promise.race([sleep(timers, stage.options.phase), workloadFailure(stage)]);
+  await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await upgradeWithStandby(stage);
-  await Promise.race([sleep(timers, stage.options.phase), workloadFailure(stage)]);
+  await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await upgradeWithoutStandby(stage);
-  await Promise.race([sleep(timers, stage.options.phase), workloadFailure(stage)]);
+  await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await verify(stage);
 }
 
@@ -384,6 +387,7 @@ async function endCommands({ commands }: Stage): Promise<void> {
 /** Ends mounts before servers: a process that waits for a server that is gone would keep its mount. */
 async function cleanUp(stage: Stage): Promise<void> {
   stage.ended = true;
+  stage.over.abort(new CliError('the demo was ended'));
   for (const worker of stage.workers)
     if (worker.child.process.exitCode === null) worker.child.process.kill('SIGKILL');
   for (const child of stage.children) if (child.process.exitCode === null) child.process.kill('SIGKILL');
