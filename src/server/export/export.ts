@@ -22,6 +22,7 @@ import type { ClientRecord } from '../../storage/api.js';
 import type { Rights } from '../access/rights.js';
 import { AnsweredRequests } from './answered_requests.js';
 import { DurableAnswers } from './durable_answers.js';
+import { FidRanges } from './fid_ranges.js';
 import { frameBytes, type KeptFrames } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { UnconfirmedCasts } from './unconfirmed_casts.js';
@@ -131,6 +132,7 @@ export class ClientExport {
    * executed more operations there before it learns of that.
    */
   readonly madeUnowned = new Set<Fid>();
+  readonly fids = new FidRanges();
   readonly casts = new UnconfirmedCasts();
   /** Requests that the server executes at the moment. */
   readonly calls = new Map<Xid, PendingCall>();

@@ -277,7 +277,7 @@ export class ServerLife implements TargetEvents {
     const target = new ServedTarget(runtime, time, store, settings, this, lockServerOf);
     this.#target = target;
     // Also tells the target how far FIDs were handed out before.
-    target.allocateFids();
+    target.beginFids();
     void store.failed.then((cause) => this.#storeFailed(target, cause));
     const over = (): void => this.#lifecycle.happens({ type: 'recoveryEnded' });
     this.#recovery = takePrevious(target, decision, found, settings, over);

@@ -90,7 +90,7 @@ export class BatchedOperations {
     checkCreation(request);
     this.#changesNames(parent);
     if (findExisting(this.#tx, { ...request, exclusive: true }) !== undefined) throw new FsError('EEXIST');
-    target.assertNewFid(fid);
+    target.assertNewFid(this.#call.client, fid);
     if (this.#tx.hasInode(fid)) throw new FsError('EPROTO', `FID ${fid} is in use`);
     const { position = 0 } = applyCreate(this.#tx, request, this.#circumstances(request));
     this.positions.push(position);

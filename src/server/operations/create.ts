@@ -79,7 +79,7 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   const { target } = call;
   const { name, fid, flags = 0 } = request;
   const fh = call.isReplay ? undefined : request.fh;
-  target.assertNewFid(fid);
+  target.assertNewFid(call.client, fid);
   // Only a client that confuses its own numbers names two new inodes by one FID.
   if (target.store.inode(fid) !== undefined) throw new FsError('EPROTO', `FID ${fid} is in use`);
   // Opens first: execute() destroys an inode without a name unless it is open.

@@ -46,7 +46,7 @@ export function disconnect(
 export function getFids(call: ServedCall): HandlerOutcome<ReplyOf<typeof GetFids>> {
   // If the reply is lost, the range is only a hole in the numbers. But a resend must not make a second hole.
   call.keepReply();
-  return { reply: call.target.allocateFids() };
+  return { reply: call.target.allocateFids(call.client) };
 }
 
 /** Answers when the server has executed all operations that this client has replayed. */

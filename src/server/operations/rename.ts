@@ -51,7 +51,7 @@ export function rename(call: ServedCall, request: Request, incoming: Incoming<Re
       if (movesNothing(names)) return { reply: leftAsItIs(target.store, request, names) };
       const { whiteoutFid } = request;
       if (whiteoutFid !== undefined) {
-        target.assertNewFid(whiteoutFid);
+        target.assertNewFid(call.client, whiteoutFid);
         if (target.store.inode(whiteoutFid) !== undefined) {
           throw new FsError('EPROTO', `FID ${whiteoutFid} is in use`);
         }

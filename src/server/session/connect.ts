@@ -98,7 +98,7 @@ function answer(server: ServerView, session: Session, request: ConnectRequest): 
   return {
     ...common(server, agreed),
     ...verdict,
-    fids: fresh ? target.allocateFids() : undefined,
+    fids: fresh ? target.allocateFids(client) : undefined,
     grantBytes: granted(applicant, client, verdict),
     metaGrantBytes: metaGranted(applicant, client, verdict),
     time: (client.features & FEATURE.batch) === 0 ? undefined : server.runtime.clock.wall(),
@@ -260,6 +260,7 @@ function begin(applicant: Applicant): Verdict {
 function recover(applicant: Applicant, record: ClientRecord): Verdict {
   const { server, target, request } = applicant;
   const client = newExport(applicant);
+  client.fids.hasOlder(target.firstFid);
   const inherited = client.durableAnswers.inherit(target.store.replies(client.uuid));
   client.lastTransno = Math.max(inherited, record.lastTransno) as Transno;
   const reason = cannotRecover(applicant);

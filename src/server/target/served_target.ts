@@ -14,6 +14,7 @@ import type { LockServerApi } from '../../dlm/api.js';
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
 import { AccessTable } from '../access/access_table.js';
+import type { ClientExport } from '../export/export.js';
 import { ExportTable } from '../export/exports.js';
 import { KeptFrames } from '../export/kept_frames.js';
 import { MetaGrants } from '../export/meta_grants.js';
@@ -85,6 +86,7 @@ export class ServedTarget {
   readonly events: TargetEvents;
   /** Running requests that may change something. */
   readonly modifying = new CountDown();
+  #firstFid = 0;
   #fidEnd = 0;
 
   /** @param makeLocks gets the target, because its callbacks need it. */
@@ -124,22 +126,31 @@ export class ServedTarget {
     this.life.end(new FsError('ESHUTDOWN', 'the server is stopping'));
   }
 
-  allocateFids(): { readonly start: Fid; readonly end: Fid } {
+  /** Numbers of earlier instances end below the one that this takes. */
+  beginFids(): void {
+    const { start, end } = this.store.execute((tx) => tx.allocateFids(1), { reserve: 'own' }).result;
+    this.#firstFid = start;
+    this.#fidEnd = end;
+  }
+
+  allocateFids(client: ClientExport): { readonly start: Fid; readonly end: Fid } {
     const count = this.runtime.faults.strikes('fids.few') ? 2 : FID_RANGE;
     const range = this.store.execute((tx) => tx.allocateFids(count), { reserve: 'own' }).result;
     this.#fidEnd = Math.max(this.#fidEnd, range.end);
+    client.fids.add(range);
     return range;
   }
 
-  /**
-   * Checks whether a client may name a new object with this FID. It does not check the ranges: a client keeps the rest
-   * of its range across a restart of the server, and the new instance does not remember the range.
-   * @throws FsError EPROTO
-   */
-  assertNewFid(fid: Fid): void {
+  /** The first FID that this instance hands out. */
+  get firstFid(): number {
+    return this.#firstFid;
+  }
+
+  /** Checks whether this client may name a new object with this FID. @throws FsError EPROTO */
+  assertNewFid(client: ClientExport, fid: Fid): void {
     const ours = targetIndexOf(fid) === this.store.superblock.targetIndex;
-    if (!ours || objectOf(fid) < FIRST_OBJECT || fid >= this.#fidEnd) {
-      throw new FsError('EPROTO', `FID ${fid} is from no range of this target`);
+    if (!ours || objectOf(fid) < FIRST_OBJECT || fid >= this.#fidEnd || !client.fids.has(fid)) {
+      throw new FsError('EPROTO', `FID ${fid} is from no range of this client`);
     }
   }
 

@@ -14,7 +14,7 @@ import {
 } from '../../../../src/wire/admin.js';
 import { Read, Sync, Write } from '../../../../src/wire/data.js';
 import { Enqueue } from '../../../../src/wire/lock.js';
-import { Getattr } from '../../../../src/wire/meta.js';
+import { Create, Getattr } from '../../../../src/wire/meta.js';
 import { type RawClient, type ServerWorld, serverWorld } from '../../../worlds/server_world.js';
 
 const proof = { kind: 'none' } as const;
@@ -259,4 +259,14 @@ test('READ and WRITE without a lock that allows them are refused', async (t) => 
   assert.equal(Buffer.from(bulk).toString(), 'kept');
   await other.call(Enqueue, { type: 'data', fid, mode: 'PW' });
   await write(other, 'mine');
+});
+
+test('a client cannot name an object by a FID that another client got', async (t) => {
+  const world = await serverWorld(t);
+  await world.server();
+  const [one, other] = [await world.connected('one'), await world.connected('other')];
+  const fid = one.newFid();
+  const request = { parent: 1 as Fid, mode: 0o100_644, umask: 0, uid: 0, gid: 0, exclusive: true, want: 0 };
+  assert.equal(await other.errno(Create, { ...request, fid, name: 'taken' as never }), 'EPROTO');
+  assert.equal(await one.errno(Create, { ...request, fid, name: 'own' as never }), 'no error');
 });
