@@ -236,7 +236,7 @@ describe('an unmount', { concurrency: 2 }, () => {
           address,
           dir,
           '-o',
-          'retry',
+          server === 'silent' ? 'retry,tls=off' : 'retry',
           ...(start === 'foreground' ? ['--foreground'] : []),
         ];
         const child: Child = cluster.command(args);
