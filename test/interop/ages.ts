@@ -13,7 +13,9 @@ export type Age = 'old' | 'new';
 /** Clients of release 0.1 know neither keys nor Unix sockets, so a server of this tree must be told to take them. */
 const FOR_ALL = ['--tls=off', '--from', '127.0.0.0/8'];
 export const treeFor = (age: Age): Tree =>
-  age === 'old' ? treeOf(RELEASE_0_1.commit) : { ...thisTree(), serveArgs: FOR_ALL, mountOptions: ['tls=off'] };
+  age === 'old'
+    ? treeOf(RELEASE_0_1.commit)
+    : { ...thisTree(), serveArgs: FOR_ALL, mountOptions: ['tls=off'] };
 
 /** mkfs and serve by one version, a mount of each of the others. */
 export async function cluster(t: TestContext, server: Age, mounts: readonly Age[]): Promise<Cluster> {

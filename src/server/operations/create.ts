@@ -11,6 +11,7 @@ import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { needInode } from '../../rules/checks.js';
 import { applyCreate, checkCreation, findExisting } from '../../rules/create.js';
+import { permittedMode } from '../../rules/permission_attrs.js';
 import type { Dirent, Inode, ReplyRecord } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import type { Create } from '../../wire/meta.js';
@@ -89,7 +90,7 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   call.alsoChanged = [inodeLock(fid, 'EX', attrBits(request.mode))];
   try {
     const { result, transno } = call.execute(
-      (tx) => applyCreate(tx, request, circumstancesOf(call, request)),
+      (tx) => applyCreate(tx, permittedObject(call, request), circumstancesOf(call, request)),
       fid,
     );
     return { reply: { ...withLocks(call, request, result.attr, false), position: result.position }, transno };
@@ -97,6 +98,12 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
     if (fh !== undefined) target.opens.remove(call.client, fh);
     throw error;
   }
+}
+
+/** permits.ts has put its owner in. */
+function permittedObject({ caller, target }: ServedCall, request: Request): Request {
+  if (caller === undefined) return request;
+  return { ...request, mode: permittedMode(needInode(target.store, request.parent), request.mode, caller) };
 }
 
 function withLocks(call: ServedCall, request: Request, inode: Inode, existed: boolean): Reply {

@@ -7,6 +7,7 @@ import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { needInode } from '../../rules/checks.js';
+import { dropPrivileges } from '../../rules/setattr.js';
 import type { Inode, Within } from '../../storage/api.js';
 import { BIT_ATTR, type GrantMessage } from '../../wire/lock.js';
 import type { Close, Open } from '../../wire/meta.js';
@@ -81,7 +82,9 @@ export function openInode<R>(
     return { reply: reply(now, locks) };
   };
   if (!isRegular(inode.mode) || (flags & O_TRUNC) === 0) return opened();
-  const within: Within = (tx, _inode, isLast) => {
+  const within: Within = (tx, before, isLast) => {
+    // Of other sessions the kernel asks for it.
+    if (call.caller !== undefined) dropPrivileges(tx, before);
     if (isLast) call.writeRecord(tx, fid);
   };
   const truncated = target.store.data.truncate(fid, 0, {

@@ -109,13 +109,24 @@ export function recoveryDone(
 ): Answered<Nothing> {
   const { target, client } = call;
   target.locks.cancel(client.uuid, client.reclaimed.rest());
+  // What it had is its own again.
+  const reclaimed = (): void => {
+    // Through a later connection it may recover once more.
+    if (client.link !== call.link) return;
+    client.reclaims = false;
+    client.proven.clear();
+  };
   if (window === undefined || !window.isOpen) {
     client.recovering = false;
+    reclaimed();
     return { reply: {} };
   }
   return told((tell) => {
     // Answers before the server executes any held request: callbacks of those come after this answer.
-    window.whenOver(tell);
+    window.whenOver(() => {
+      reclaimed();
+      tell();
+    });
     window.done(client.uuid);
   }, incoming);
 }
