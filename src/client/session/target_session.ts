@@ -128,6 +128,10 @@ export class TargetSession {
   localOpensUsed = false;
   /** SYNC covers WRITEs that are not answered yet. */
   ordersSync = false;
+  /** The server checks what each user may do, and takes root for nobody: it must know who asks. */
+  squashesRoot = false;
+  /** The server lets this client change nothing. */
+  isReadOnly = false;
   /** The server gives own locks, and takes BATCHes. */
   batchUsed = false;
   /** The server gives own locks on what was in an own directory before. */
@@ -198,6 +202,12 @@ export class TargetSession {
   /** This client can replay, so it goes on as if nothing had happened when the target crashes and comes back. */
   get replaysUsed(): boolean {
     return this.replays.enabled;
+  }
+
+  /** Takes what each reply to CONNECT says: an administrator may have changed it since the last one. */
+  restrictedTo(restricted: ConnectReply['restricted']): void {
+    this.squashesRoot = restricted?.squashRoot === true;
+    this.isReadOnly = restricted?.readOnly === true;
   }
 
   /** Takes what the reply to CONNECT says of the target. */
