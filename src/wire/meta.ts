@@ -33,6 +33,7 @@ import {
   u32,
   uint,
 } from './schema.js';
+import { TICKET_BYTES } from './session.js';
 
 /**
  * Locks that a client wants with a reply. The server grants them only if it need not call anybody back for them. For
@@ -61,6 +62,8 @@ export const WANT_OWN_FILES = 128;
 export const CONTENT_MAX = 4032;
 
 export const fh = branded<Fh>('fh');
+/** Says to the next instance what the client may do with a file: see REPLAY_TICKETS. */
+const ticket = bytes(TICKET_BYTES);
 export const SYMLINK_MAX = 4095;
 export const XATTR_VALUE_MAX = 65536;
 /** xattr names are bytes, as latin1 text like Name. */
@@ -152,6 +155,8 @@ export const Create = operation(
     existed: req(3, bool),
     locks: req(4, grants),
     position: opt(5, uint),
+    /** With fh, for a session that squashes root: see REPLAY_TICKETS. */
+    ticket: opt(6, ticket),
   }),
   'modifies',
 );
@@ -167,7 +172,7 @@ export const Open = operation(
     time: opt(5, timespec),
     caller: opt(6, caller),
   }),
-  message('OpenReply', { attr: req(1, attr), locks: req(2, grants) }),
+  message('OpenReply', { attr: req(1, attr), locks: req(2, grants), ticket: opt(3, ticket) }),
   'modifies',
 );
 /**

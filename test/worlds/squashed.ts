@@ -5,8 +5,10 @@ import type { TestContext } from 'node:test';
 import { type Fid, ROOT_FID } from '../../src/base/ids.js';
 import type { Origin } from '../../src/runtime/ports.js';
 import type { AccessWish } from '../../src/server/access/access_table.js';
+import { FLAG_RECOVERY } from '../../src/wire/header.js';
 import { type Create, Setattr } from '../../src/wire/meta.js';
 import type { RequestOf } from '../../src/wire/operation.js';
+import { ReplayTickets } from '../../src/wire/session.js';
 import { type RawClient, type ServerWorld, serverWorld } from './server_world.js';
 
 export const USER = { uid: 1000, gid: 1000 } as const;
@@ -22,6 +24,19 @@ export interface SquashedWorld {
   /** Made by root. */
   file(name: string, mode: number, more?: Partial<RequestOf<typeof Create>>): Promise<Fid>;
   directory(name: string, mode: number, more?: Partial<RequestOf<typeof Create>>): Promise<Fid>;
+}
+
+/** Connects to the next instance, up to the proofs. */
+export async function backWith(
+  client: RawClient,
+  tickets: RequestOf<typeof ReplayTickets>['tickets'],
+): Promise<void> {
+  const { outcome, reason } = await client.connect({
+    secret: `secret of ${client.name}`,
+    hasMoreThanOpens: true,
+  });
+  assert.equal(outcome, 'recover', reason);
+  await client.call(ReplayTickets, { tickets }, { flags: FLAG_RECOVERY });
 }
 
 export function withKey(identity: string): Origin {

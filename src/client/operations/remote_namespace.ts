@@ -8,6 +8,7 @@
 
 import {
   type Attr,
+  accessOf,
   isDir,
   isRegular,
   isSymlink,
@@ -22,6 +23,7 @@ import { logger } from '../../base/log.js';
 import { interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { ACL_ACCESS } from '../../rules/acl.js';
+import { CopyRange, Fallocate, Write } from '../../wire/data.js';
 import { BIT_UPDATE } from '../../wire/lock.js';
 import {
   Create,
@@ -238,6 +240,7 @@ export class RemoteNamespace implements Namespace {
     const request = { ...object, want };
     const apply = (reply: ReplyOf<typeof Create>): void => {
       this.#applyCreate(target, request, reply);
+      this.#keepTicket(target, reply.attr.fid, flags, reply.ticket);
       opened?.(reply.attr);
     };
     const ended = target.changes.pin(name === undefined ? [] : [parent]);
@@ -398,10 +401,25 @@ export class RemoteNamespace implements Namespace {
       const cut = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
       if (cut !== undefined) context.dropPages(target, cut);
       context.beliefs.applyAttr(target, reply.attr, cut !== undefined);
+      this.#keepTicket(target, fid, flags, reply.ticket);
       opened(reply.attr);
     };
     const ended = (flags & O_TRUNC) === 0 ? undefined : target.changes.pin([fid]);
     await ACROSS_SESSIONS.wait(this.#ask(target, Open, { ...open, want }, asker, apply, ended));
+  }
+
+  #keepTicket(target: TargetSession, fid: Fid, flags: number, ticket: Uint8Array | undefined): void {
+    if (ticket === undefined) return;
+    target.tickets.sweep(() => {
+      const { handles, files } = this.#context;
+      const uncommitted = fidsIn(target);
+      return (of) =>
+        handles.isOpen(of) ||
+        target.locks.holds('data', of) ||
+        uncommitted.has(of) ||
+        files.get(of)?.isClean === false;
+    });
+    target.tickets.add({ fid, access: accessOf(flags), ticket });
   }
 
   // Attributes.
@@ -483,6 +501,16 @@ export class RemoteNamespace implements Namespace {
       }),
     );
   }
+}
+
+/** Files in what the target would have to execute again, as far as a handle allowed it. */
+function fidsIn({ replays }: TargetSession): ReadonlySet<Fid> {
+  const fids = new Set<Fid>();
+  for (const operation of [Write, Setattr, Fallocate, Link]) {
+    for (const { fid } of replays.requestsOf<{ readonly fid: Fid }>(operation)) fids.add(fid);
+  }
+  for (const { fromFid, toFid } of replays.requestsOf(CopyRange)) fids.add(fromFid).add(toFid);
+  return fids;
 }
 
 /** The lock that a file opened with these flags will need first. */

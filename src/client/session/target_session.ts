@@ -43,6 +43,7 @@ import type { KeptMemory } from './kept_memory.js';
 import { type CallKind, Outgoing } from './outgoing.js';
 import { OwnDirectories } from './own_directories.js';
 import { ReplayList } from './replay_list.js';
+import { Tickets } from './tickets.js';
 
 /** Limit on the cache locks held on one target. Each takes a little memory on the client and on the server. */
 const LOCKS_MAX = 100_000;
@@ -112,6 +113,7 @@ export class TargetSession {
   /** Changes that the client has made by itself, and that the target has not answered. */
   readonly changes: ChangeLog;
   readonly own: OwnDirectories;
+  readonly tickets = new Tickets();
   /** -1 until the first CONNECT is answered. */
   index = -1;
   label = '';
@@ -314,6 +316,7 @@ export class TargetSession {
     this.replays.clear();
     this.changes.clear();
     this.own.clear();
+    this.tickets.clear();
     this.lastStatfs = undefined;
     this.requester.renew(error, ({ opcode }, wasSent) => {
       return ASKED_AGAIN.has(opcode) || (!wasSent && SENT_LATER.has(opcode));

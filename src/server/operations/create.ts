@@ -6,6 +6,7 @@
 
 import { isRegular, O_TRUNC } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
@@ -21,7 +22,7 @@ import type { ServedCall } from '../target/served_call.js';
 import { circumstancesOf } from './circumstances.js';
 import { inodeOrGone } from './executed_before.js';
 import { describe } from './lookup.js';
-import { openInode, truncationLocks } from './open.js';
+import { openInode, ticketOf, truncationLocks } from './open.js';
 import { attrBits, grantData, grantInode, grantParent } from './reply_grants.js';
 import { type Answered, inodeLock, locked } from './with_locks.js';
 
@@ -70,7 +71,8 @@ function openExisting(
   }
   const reply = (attr: Inode, locks: GrantMessage[]): Reply => {
     grantParent(call, want, request.parent, locks);
-    return { attr, existed: true, locks };
+    const ticket = fh === undefined ? undefined : ticketOf(call, attr.fid, flags);
+    return { attr, existed: true, locks, ticket };
   };
   if (fh === undefined) return describe(call, want, needInode(store, entry.fid), reply);
   return openInode(call, { fid: entry.fid, fh, flags, want, time: request.time }, reply);
@@ -113,7 +115,8 @@ function withLocks(call: ServedCall, request: Request, inode: Inode, existed: bo
   grantInode(call, want, inode, locks);
   grantParent(call, want, parent, locks);
   const parentAttr = name === undefined ? undefined : call.target.store.inode(parent);
-  return { attr: inode, parentAttr, existed, locks };
+  const ticket = request.fh === undefined ? undefined : ticketOf(call, inode.fid, request.flags ?? 0);
+  return { attr: inode, parentAttr, existed, locks, ticket };
 }
 
 /** For a CREATE that was executed before: opens the handle, and answers with the state as it is now. */
@@ -131,5 +134,6 @@ export function recreate(call: ServedCall, request: Request, done: ReplyRecord):
     parentAttr,
     existed: fid !== request.fid,
     locks: [],
+    ticket: request.fh === undefined ? undefined : ticketOf(call, fid as Fid, request.flags ?? 0),
   };
 }

@@ -1,6 +1,6 @@
 /** OPEN and CLOSE. The server keeps the handles of each client; the last CLOSE of an inode without a name destroys it. */
 
-import { isDir, isRegular, O_TRUNC, opensForWrite, type Timespec } from '../../base/attr.js';
+import { accessOf, isDir, isRegular, O_TRUNC, opensForWrite, type Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
@@ -31,6 +31,11 @@ export interface OpenInode {
   readonly time?: Timespec | undefined;
 }
 
+/** For a handle of a client that has to prove later what it may do by it. */
+export function ticketOf({ client, target }: ServedCall, fid: Fid, flags: number): Buffer | undefined {
+  return client.rights.squashRoot ? target.ticketFor(client, fid, accessOf(flags)) : undefined;
+}
+
 export function truncationLocks(fid: Fid): readonly LockSpec[] {
   return [inodeLock(fid, 'EX', BIT_ATTR), dataLock(fid, 'EX')];
 }
@@ -52,7 +57,7 @@ export function open(
     },
     () =>
       openInode(call, request, (attr, locks) => {
-        return { attr, locks };
+        return { attr, locks, ticket: ticketOf(call, request.fid, request.flags) };
       }),
   );
 }
@@ -127,5 +132,5 @@ export function reopened(call: ServedCall, request: RequestOf<typeof Open>): Rep
   const { target } = call;
   const attr = needInode(target.store, request.fid);
   target.opens.add(call.client, request.fh, request.fid, request.flags);
-  return { attr, locks: [] };
+  return { attr, locks: [], ticket: ticketOf(call, request.fid, request.flags) };
 }

@@ -69,6 +69,7 @@ import {
   Replayed,
   ReplayLocks,
   ReplayOpens,
+  ReplayTickets,
 } from '../../wire/session.js';
 import type { ServedCall } from '../target/served_call.js';
 import { hasOpen, mayHoldData } from './data_access.js';
@@ -189,6 +190,7 @@ rule(Batch, () => {
 // What they name is checked one by one: operations/recovery.ts.
 rule(ReplayOpens, ({ call }) => needRecovery(call));
 rule(ReplayLocks, ({ call }) => needRecovery(call));
+rule(ReplayTickets, ({ call }) => needRecovery(call));
 
 function checkRename(asking: Asking, request: RequestOf<typeof Rename>): void {
   const { store, caller } = asking;

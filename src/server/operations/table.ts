@@ -38,6 +38,7 @@ import {
   Replayed,
   ReplayLocks,
   ReplayOpens,
+  ReplayTickets,
 } from '../../wire/session.js';
 import type { ServerView } from '../session/server_view.js';
 import type { ServedCall } from '../target/served_call.js';
@@ -48,7 +49,16 @@ import { cancel, enqueue, testFlock, unflock } from './locks.js';
 import { getattr, lookup, readdir, readlink, statfs } from './lookup.js';
 import { close, open, reopened } from './open.js';
 import { checkAnswer, restricted } from './permits.js';
-import { disconnect, getFids, ping, recoveryDone, replayed, replayLocks, replayOpens } from './recovery.js';
+import {
+  disconnect,
+  getFids,
+  ping,
+  recoveryDone,
+  replayed,
+  replayLocks,
+  replayOpens,
+  replayTickets,
+} from './recovery.js';
 import { rename, renamed } from './rename.js';
 import { changedBefore, setattr } from './setattr.js';
 import { link, linked, unlink, unlinked } from './unlink.js';
@@ -137,6 +147,7 @@ export function registerHandlers(service: Service<ServedCall>, server: ServerVie
   on(GetFids, getFids);
   on(Replayed, (call, _request, incoming) => replayed(call, server.recovery, incoming));
   on(ReplayOpens, (call, request) => replayOpens(call, server.recovery, request));
+  on(ReplayTickets, (call, request) => replayTickets(call, server.recovery, request));
   on(ReplayLocks, (call, request) => replayLocks(call, server.recovery, request));
   on(RecoveryDone, (call, _request, incoming) => recoveryDone(call, server.recovery, incoming));
 

@@ -14,6 +14,7 @@ import type { LockServerApi } from '../../dlm/api.js';
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
 import { AccessTable } from '../access/access_table.js';
+import { type TicketHolder, ticketFor } from '../access/tickets.js';
 import { ExportTable } from '../export/exports.js';
 import { KeptFrames } from '../export/kept_frames.js';
 import { MetaGrants } from '../export/meta_grants.js';
@@ -86,6 +87,8 @@ export class ServedTarget {
   /** Running requests that may change something. */
   readonly modifying = new CountDown();
   #fidEnd = 0;
+  /** Read once: it stays while there are entries. */
+  #ticketSecret: Buffer | undefined;
 
   /** @param makeLocks gets the target, because its callbacks need it. */
   constructor(
@@ -117,6 +120,12 @@ export class ServedTarget {
       () => runtime.faults.strikes('space.refuse'),
     );
     this.metaGrants = new MetaGrants(store.metaRoom, () => this.exports.size);
+  }
+
+  /** @param access ACCESS_* bits. */
+  ticketFor(client: TicketHolder, fid: Fid, access: number): Buffer {
+    this.#ticketSecret ??= this.access.ticketSecret();
+    return ticketFor(this.runtime.mac, this.#ticketSecret, client, fid, access);
   }
 
   /** From now on the server executes nothing any more. */
