@@ -48,6 +48,8 @@ export class AccessTable {
     this.#store = store;
     this.#around = around;
     for (const entry of store.access()) this.#put(entry);
+    // A server that could not read it would lose the open files of its clients one by one: fsck has to look at it first.
+    store.ticketSecret();
   }
 
   get isEmpty(): boolean {
