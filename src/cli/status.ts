@@ -47,8 +47,9 @@ interface StatusOptions {
 async function render(what: string | undefined, { json, key }: StatusOptions): Promise<string> {
   const { isServedHere } = await import('./local_servers.js');
   if (what === undefined) return await everything(json === true);
-  const looksLikeAddress = /^(\[[0-9a-fA-F:.]+\]|[^/:]+):\d+$|^unix:\//.test(what) || isServedHere(what);
-  if (looksLikeAddress && !existsSync(what)) {
+  const looksLikeAddress = /^(\[[0-9a-fA-F:.]+\]|[^/:]+):\d+$|^unix:\//.test(what) && !existsSync(what);
+  // A folder of that name is ./NAME.
+  if (looksLikeAddress || isServedHere(what)) {
     const status = await serverStatus(parseServer(what), key);
     return json ? JSON.stringify(status) : serverText(status);
   }

@@ -164,7 +164,7 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   }
 
   gone(type: 'inode' | 'data', fid: Fid): void {
-    if (type === 'data') this.#parts.context.forgetIfUnused(this.target, fid);
+    if (type === 'data') this.#parts.context.uncovered(this.target, fid);
     // Without a lock the client knows no attributes that it could change.
     else this.target.own.forget(fid);
   }

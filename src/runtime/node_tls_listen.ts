@@ -10,6 +10,7 @@
  *   STRANGER_MS for the ClientHello and again for the handshake, less if others wait behind it. Waiting costs nobody time.
  */
 
+import { readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { logger } from '../base/log.js';
 import { NetConnection } from './node_net_connection.js';
@@ -25,9 +26,10 @@ const CLIENT_HELLO = 1;
 const RECORD_HEADER_BYTES = 5;
 /** Ours has some 300 bytes, and 1500 with a key share that withstands quantum computers. */
 const HELLO_MAX_BYTES = 4 << 10;
-const HELLOS_MAX_BYTES = 16 << 20;
+/** All strangers together cost at most about 64 MiB: one that waits costs 5 KiB and its ClientHello, a handshake 55 KiB. */
+const HELLOS_MAX_BYTES = 8 << 20;
 const STRANGERS_MAX = 12_000;
-const HANDSHAKES_MAX = 256;
+const HANDSHAKES_MAX = 128;
 const STRANGER_MS = 10_000;
 /** A handshake that others wait for may take this long. It needs one answer of the client. */
 const HURRY_MS = 2000;
@@ -44,12 +46,16 @@ export interface GateLimits {
   readonly hurryMs: number;
 }
 
-const LIMITS: GateLimits = {
-  strangersMax: STRANGERS_MAX,
-  handshakesMax: HANDSHAKES_MAX,
-  strangerMs: STRANGER_MS,
-  hurryMs: HURRY_MS,
-};
+/** Strangers use at most half of the file descriptors that this process may have. */
+function usualLimits(): GateLimits {
+  const descriptors = Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1]);
+  return {
+    strangersMax: descriptors > 0 ? Math.min(STRANGERS_MAX, descriptors >> 1) : STRANGERS_MAX,
+    handshakesMax: HANDSHAKES_MAX,
+    strangerMs: STRANGER_MS,
+    hurryMs: HURRY_MS,
+  };
+}
 
 /** Where connections go that are through. */
 export interface GateExits {
@@ -85,7 +91,7 @@ export class TlsGate {
   #hurry: NodeJS.Timeout | undefined;
 
   /** @throws FsError EINVAL if the certificate files cannot be used. */
-  constructor(tls: TlsListen, exits: GateExits, limits: GateLimits = LIMITS) {
+  constructor(tls: TlsListen, exits: GateExits, limits = usualLimits()) {
     this.#tls = tls;
     this.#exits = exits;
     this.#limits = limits;

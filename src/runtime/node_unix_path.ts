@@ -71,10 +71,14 @@ function removeStale(binding: NativeBinding, path: string): void {
       if (stampOf(path) === tried) unlinkSync(path);
       return;
     }
-    // EAGAIN: somebody listens, and does not accept.
-    if (codeOf(error) !== 'EAGAIN') throw listenError(path, error);
+    // EAGAIN: somebody listens, and does not accept. EACCES: it is another user's.
+    if (!['EAGAIN', 'EACCES'].includes(codeOf(error))) throw listenError(path, error);
   }
-  throw new FsError('EBUSY', `cannot listen at ${path}: another process does`);
+  throw inUse(path);
+}
+
+function inUse(path: string): FsError {
+  return new FsError('EBUSY', `cannot listen at ${path}: another process does`);
 }
 
 function bind(binding: NativeBinding, path: string, backlog: number): number {
@@ -88,7 +92,7 @@ function bind(binding: NativeBinding, path: string, backlog: number): number {
     return binding.unixListen(path, backlog);
   } catch (error) {
     if (codeOf(error) !== 'EADDRINUSE') throw listenError(path, error);
-    throw new FsError('EBUSY', `cannot listen at ${path}: another process does`, { cause: error });
+    throw inUse(path);
   }
 }
 

@@ -138,6 +138,9 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   get state(): ServerStateName {
     return this.#life.shown;
   }
+  get isLeaving(): boolean {
+    return this.#life.isLeaving;
+  }
   get isShuttingDown(): boolean {
     return this.#life.isShuttingDown;
   }

@@ -1,18 +1,21 @@
 /**
  * node dist/test/bench/transport.js [--rounds 12] [--count 5000] [--bulks 200]: what a connection costs, over each
  * implementation of Transport, in turns. Client and server are two processes. The figures are microseconds of processor time of
- * one side, which depend little on what else the machine does; the lowest of the rounds. unix: over a Unix socket of the addon.
+ * one side, which depend little on what else the machine does; the lowest of the rounds. unix: over a Unix socket of the addon;
+ * path: one that has a path. tls: TLS 1.3 with a key.
  */
 
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { tmpdir } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { tcpTransport } from '../../src/runtime/node_tcp.js';
 import { nodeTransport } from '../../src/runtime/node_transport.js';
 import type { Address, Connection, ConnectionEvents, Transport } from '../../src/runtime/ports.js';
+import { overTls, takingKeys, WITH_KEY } from '../fixtures/carriers.js';
 import { option } from './figures.js';
 
-const KINDS = ['node:net', 'addon', 'unix'] as const;
+const KINDS = ['node:net', 'addon', 'tls', 'unix', 'path'] as const;
 type Kind = (typeof KINDS)[number];
 
 const SMALL_BYTES = 150;
@@ -24,7 +27,13 @@ const AT_ONCE = 16;
 const TRANSPORTS: Readonly<Record<Kind, Transport>> = {
   'node:net': tcpTransport('node:net'),
   addon: tcpTransport('addon'),
+  tls: overTls(takingKeys(), WITH_KEY),
   unix: nodeTransport,
+  path: {
+    ...nodeTransport,
+    listen: (_address, accept) =>
+      nodeTransport.listen({ host: `${tmpdir()}/holdfast-bench-${process.pid}.sock`, port: 0 }, accept),
+  },
 };
 
 /** Counts messages of a fixed length in what arrives. */
@@ -125,6 +134,7 @@ async function serve(kind: Kind): Promise<void> {
   process.send?.(listener.address);
   process.on('message', () => process.send?.(cpuUs()));
   await once(process, 'disconnect');
+  await listener.close();
   process.exit();
 }
 

@@ -168,7 +168,7 @@ test('mount names what is wrong with the mount point, and gives up on a silent h
   });
   const { port } = silent.address() as { port: number };
   const began = performance.now();
-  const done = await cluster.cli(['mount', `127.0.0.1:${port}`, full]);
+  const done = await cluster.cli(['mount', '-o', 'tls=off', `127.0.0.1:${port}`, full]);
   silent.close();
   const tookMs = performance.now() - began;
   assert.deepEqual([done.code, done.stderr.split('\n').length], [1, 1], done.stderr);
@@ -201,6 +201,7 @@ test('mount and the admin commands give up on what listens and is no Holdfast se
   ];
   const commands = hosts.flatMap((host) => [
     ['mount', host, dir],
+    ['mount', '-o', 'tls=off', host, dir],
     ['status', host],
     ['shutdown', host],
     ['evict', host, 'someone'],

@@ -67,7 +67,7 @@ async function victimStops(
     await victim.call('write_pattern', { fd: dirty, seed: 1, offset: 0, length: 64 * MIB });
   }
   if (step === 'drained') holder.kill('SIGSTOP');
-  const shutdown = cluster.cli(['shutdown', cluster.address, '--timeout', step === 'drained' ? '30' : '2']);
+  const shutdown = cluster.cli(['shutdown', cluster.admin, '--timeout', step === 'drained' ? '30' : '2']);
   if (step === 'draining') {
     await cluster.server.child.line(/waits for \d+ clients to drain/);
     await stop();
@@ -88,7 +88,7 @@ async function victimStops(
   await cluster.serve({ tree: cluster.otherTree(), ...where(on) });
   const held = bystander.pread(kept, 0, 20);
   if (comeBack !== undefined) await comeBack();
-  else if (!isEvicted) await cluster.cliOk(['evict', cluster.address, uuid]);
+  else if (!isEvicted) await cluster.cliOk(['evict', cluster.admin, uuid]);
   assert.equal(await within('the bystander goes on', held), 'bystander');
   const rival = await cluster.agent(1).open('bystander', O.RDWR);
   assert.ok(rival > 0);
@@ -169,7 +169,7 @@ test('a client that mounts while a shutdown drains waits, and gets in when it is
   const { child } = mountOf(cluster, 0);
   for (const how of ['called off', 'done'] as const) {
     child.kill('SIGSTOP');
-    const command = cluster.cli(['shutdown', cluster.address]);
+    const command = cluster.cli(['shutdown', cluster.admin]);
     await until('it drains', async () => (await cluster.status()).state === 'draining');
     const late = cluster.startMount();
     const isIn = late.ready();
@@ -180,7 +180,7 @@ test('a client that mounts while a shutdown drains waits, and gets in when it is
       (await cluster.status()).clients.some(({ state }) => state === 'connected'),
       false,
     );
-    if (how === 'called off') await cluster.cliOk(['shutdown', cluster.address, '--cancel']);
+    if (how === 'called off') await cluster.cliOk(['shutdown', cluster.admin, '--cancel']);
     child.kill('SIGCONT');
     await command;
     if (how === 'done') {

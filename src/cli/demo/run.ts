@@ -11,10 +11,12 @@ import { isMounted } from '../../../mount/unmount.js';
 import { packageRoot } from '../../../native/binding.js';
 import { nodeRuntime } from '../../runtime/node_runtime.js';
 import { sleep } from '../../runtime/ports.js';
+import { parseAddress } from '../common.js';
 import { CliError } from '../failure.js';
 import { installedVersion } from '../installed.js';
 import { type Child, runCommand, startChild, startUntilLine } from './process.js';
 import type { RoleName } from './roles.js';
+import { tryStrangers } from './strangers.js';
 import { installAs, nextVersion } from './tree.js';
 import { startView, type View } from './view.js';
 import type { WorkerReport } from './worker.js';
@@ -59,6 +61,8 @@ interface Stage {
   readonly commands: Set<Child>;
   /** The clean-up has begun. The story goes on until it next looks at this, and starts nothing more. */
   ended: boolean;
+  /** Aborts when the clean-up begins: nothing waits any more. */
+  readonly over: AbortController;
   address: string;
   version: string;
   phase: string;
@@ -83,6 +87,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
     children: [],
     commands: new Set(),
     ended: false,
+    over: new AbortController(),
     address: '127.0.0.1:0',
     version: installedVersion(),
     phase: 'start',
@@ -111,12 +116,13 @@ export async function runDemo(options: DemoOptions): Promise<void> {
 async function play(stage: Stage): Promise<void> {
   const { timers } = nodeRuntime();
   await build(stage);
+  for (const tried of await tryStrangers(parseAddress(stage.address))) stage.view.event(tried);
   startWorkload(stage);
-  await Promise.race([sleep(timers, stage.options.phase), workloadFailure(stage)]);
+  await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await upgradeWithStandby(stage);
-  await Promise.race([sleep(timers, stage.options.phase), workloadFailure(stage)]);
+  await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await upgradeWithoutStandby(stage);
-  await Promise.race([sleep(timers, stage.options.phase), workloadFailure(stage)]);
+  await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await verify(stage);
 }
 
@@ -381,6 +387,7 @@ async function endCommands({ commands }: Stage): Promise<void> {
 /** Ends mounts before servers: a process that waits for a server that is gone would keep its mount. */
 async function cleanUp(stage: Stage): Promise<void> {
   stage.ended = true;
+  stage.over.abort(new CliError('the demo was ended'));
   for (const worker of stage.workers)
     if (worker.child.process.exitCode === null) worker.child.process.kill('SIGKILL');
   for (const child of stage.children) if (child.process.exitCode === null) child.process.kill('SIGKILL');

@@ -138,6 +138,14 @@ export class ClientContext {
     return this.targets.of(fid) === target;
   }
 
+  /** The last data lock on the file is gone, by whatever way: an unlinked file's goes without a release, also if a read is under way. */
+  uncovered(target: TargetSession, fid: Fid): void {
+    const file = this.files.get(fid);
+    if (file === undefined) return;
+    file.sizeKnown = false;
+    this.forgetFileIfUnused(target, file);
+  }
+
   forgetIfUnused(target: TargetSession, fid: Fid): void {
     const file = this.files.get(fid);
     if (file !== undefined) this.forgetFileIfUnused(target, file);

@@ -94,6 +94,12 @@ export class ServerLife implements TargetEvents {
   get shown(): ServerStateName {
     return shownAs(this.#lifecycle.state);
   }
+
+  /** It has given its clients up, without draining them or after that. Whatever still comes from them is for the next server. */
+  get isLeaving(): boolean {
+    const { name } = this.#lifecycle.state;
+    return name === 'stopping' || name === 'releasing' || name === 'stopped';
+  }
   get isShuttingDown(): boolean {
     return isShuttingDown(this.#lifecycle.state);
   }

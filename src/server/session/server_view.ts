@@ -32,6 +32,8 @@ export interface ServerView {
   readonly time: LimitTime;
   readonly settings: ServerSettings;
   readonly state: ServerStateName;
+  /** Nothing that comes from a client is executed any more, and nothing is decided about it: see ServerLife. */
+  readonly isLeaving: boolean;
   readonly target: ServedTarget | undefined;
   /** For CONNECTs that come before the server has a target. */
   readonly connectWait: ConnectWait;

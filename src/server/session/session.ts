@@ -149,6 +149,7 @@ export class Session implements LinkEvents, FrameSource {
   }
 
   #receive(frame: Frame): void {
+    if (this.#server.isLeaving && this.role !== 'admin') return;
     const client = this.client;
     if (frame.header.opcode === Connect.opcode && frame.header.kind === KIND.request) {
       this.#connect(frame);

@@ -17,6 +17,7 @@ const DEFAULTS = {
   readOnly: false,
   allowOther: true,
   name: undefined,
+  proofs: { by: 'default' },
   mountFlags: 0,
 };
 
@@ -81,6 +82,7 @@ test('every option is understood, and the last word counts', () => {
       readOnly: true,
       allowOther: false,
       name: 'web 1',
+      proofs: { by: 'default' },
       mountFlags: MS_RDONLY | MS_NOATIME | MS_NOSUID,
     },
   );

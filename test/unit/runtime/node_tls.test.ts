@@ -4,27 +4,21 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type Socket } from 'node:net';
 import { test } from 'node:test';
-import { type ConnectionOptions, connect } from 'node:tls';
+import type { ConnectionOptions } from 'node:tls';
 import { Deferred } from '../../../src/base/wait.js';
 import { NetConnection } from '../../../src/runtime/node_net_connection.js';
 import { StreamConnection } from '../../../src/runtime/node_stream.js';
 import { tcpTransport } from '../../../src/runtime/node_tcp.js';
 import type { Credentials } from '../../../src/runtime/ports.js';
-import { IDENTITY, KEY, WITH_KEY } from '../../fixtures/carriers.js';
+import { IDENTITY, KEY, takingKeys, WITH_KEY } from '../../fixtures/carriers.js';
 import { authority } from '../../fixtures/certificates.js';
 import { connected, type End, listening } from '../../fixtures/connection_ends.js';
-import {
-  BARE,
-  bare,
-  clientHello,
-  connectedWith,
-  failure,
-  secured,
-  stranger,
-} from '../../fixtures/tls_peers.js';
+import { bare, clientHello, connectedWith, failure, secured, stranger } from '../../fixtures/tls_peers.js';
 import { until } from '../../fixtures/until.js';
 
 const tcp = tcpTransport('addon');
+/** The name of an alert depends on the version of OpenSSL. */
+const REFUSED = /ALERT_HANDSHAKE_FAILURE/;
 const FRAME = Buffer.concat([Buffer.from('HFS1'), Buffer.alloc(300_000, 'x')]);
 
 test('whoever has the key is through, and both know who the other is', async (t) => {
@@ -46,13 +40,23 @@ test('whoever has the key is through, and both know who the other is', async (t)
   assert.deepEqual(refused, []);
 });
 
+/** The types of the extensions in a ServerHello, which nobody has encrypted. */
+function extensionsOf(record: Buffer): number[] {
+  // Headers of record and message, version, random value, session, cipher, compression.
+  const sessionAt = 5 + 4 + 2 + 32;
+  let at = sessionAt + 1 + (record[sessionAt] ?? 0) + 2 + 1;
+  const end = at + 2 + record.readUInt16BE(at);
+  const types: number[] = [];
+  for (at += 2; at < end; at += 4 + record.readUInt16BE(at + 2)) types.push(record.readUInt16BE(at));
+  return types;
+}
+
 test('a handshake by key has a secret of its own: recorded traffic stays secret when the key leaks', async (t) => {
   const { listener } = await secured(t);
-  const socket = connect({ ...BARE, ...listener.address });
-  t.after(() => socket.destroy());
-  await once(socket, 'secureConnect');
-  const { type } = socket.getEphemeralKeyInfo() as { type: string };
-  assert.deepEqual([socket.getProtocol(), socket.getCipher().name, type], ['TLSv1.3', BARE.ciphers, 'ECDH']);
+  const { got } = await stranger(t, listener.address, await clientHello(t));
+  await until('it is answered', () => got().length > 0);
+  const [preSharedKey, supportedVersions, keyShare] = [41, 43, 51];
+  assert.deepEqual(extensionsOf(got()).sort(), [preSharedKey, supportedVersions, keyShare]);
 });
 
 test('a wrong key and an unknown one are refused, and both sides say which', async (t) => {
@@ -84,10 +88,10 @@ test('a key that is gone does not get in again, with a session from before or wi
   await until('it was accepted', () => accepted.length === 1);
   // While the key is there, too: a session is worth nothing.
   const withoutKey: ConnectionOptions = { session, pskCallback: undefined };
-  assert.equal((await bare(listener.address, withoutKey)).error, 'ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE');
+  assert.match(String((await bare(listener.address, withoutKey)).error), REFUSED);
   known = false;
-  assert.equal((await bare(listener.address, withoutKey)).error, 'ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE');
-  assert.equal((await bare(listener.address, { session })).error, 'ERR_SSL_SSLV3_ALERT_HANDSHAKE_FAILURE');
+  assert.match(String((await bare(listener.address, withoutKey)).error), REFUSED);
+  assert.match(String((await bare(listener.address, { session })).error), REFUSED);
   const nothing = 'it has no key and no certificate';
   assert.deepEqual(await refusals(3), [nothing, nothing, 'unknown key "alice"']);
   assert.equal(accepted.length, 1);
@@ -129,10 +133,28 @@ test('a plain connection is passed on with nothing proved, and loses no byte', a
   assert.deepEqual(refused, []);
 });
 
+test('without the addon a plain connection loses no byte either', async (t) => {
+  const bare = tcpTransport('node:net');
+  const transport: typeof tcp = {
+    ...bare,
+    listen: (address, accept) => bare.listen(address, accept, takingKeys()),
+  };
+  const { listener, accepted } = await listening(t, transport);
+  const client = await connected(t, bare, listener);
+  client.connection.write([FRAME.subarray(0, 1)]);
+  await until('it is accepted', () => accepted.length === 1);
+  client.connection.write([FRAME.subarray(1), FRAME]);
+  const [server] = accepted as [End];
+  assert.ok(server.connection instanceof NetConnection);
+  assert.ok((await server.has(2 * FRAME.length)).equals(Buffer.concat([FRAME, FRAME])));
+});
+
 test('what came first waits for a receiver that is paused, and goes to memory of its own', async (t) => {
   const given: Buffer[] = [];
-  const tls = { ready: () => undefined, keyOf: () => undefined, refused: () => undefined };
-  const transport: typeof tcp = { ...tcp, listen: (address, accept) => tcp.listen(address, accept, tls) };
+  const transport: typeof tcp = {
+    ...tcp,
+    listen: (address, accept) => tcp.listen(address, accept, takingKeys()),
+  };
   const { listener, accepted } = await listening(t, transport, (end) => {
     end.connection.pause();
     end.space = () => {
