@@ -85,3 +85,22 @@ export const O_DIRECT = 0o40000;
 export function opensForWrite(flags: number): boolean {
   return (flags & O_ACCMODE) !== 0;
 }
+
+/** What a handle allows: bits. */
+export const ACCESS_READ = 1;
+export const ACCESS_WRITE = 2;
+/** open(2): the handle names the inode, and nothing more. */
+export const O_PATH = 0o10000000;
+
+export function accessOf(flags: number): number {
+  if ((flags & O_PATH) !== 0) return 0;
+  switch (flags & O_ACCMODE) {
+    case 0:
+      return ACCESS_READ;
+    case O_WRONLY:
+      return ACCESS_WRITE;
+    default:
+      // 3 is a mode of old drivers, for which open(2) checks both.
+      return ACCESS_READ | ACCESS_WRITE;
+  }
+}

@@ -9,10 +9,12 @@
 import { hostname } from 'node:os';
 import { backgroundReporter, removeEmptyLog } from '../../mount/daemonize.js';
 import type { FuseMount } from '../../mount/fuse_mount.js';
+import { groupsOf } from '../../mount/groups.js';
 import { startNativeMount } from '../../mount/native/driver.js';
 import type { MountOptions } from '../../mount/options.js';
 import { keepsSetId } from '../../mount/set_id.js';
 import { tellUmount } from '../../mount/umount_helper.js';
+import { MS_RDONLY } from '../../native/binding.js';
 import { logger } from '../base/log.js';
 import type { Level, Notices } from '../base/notices.js';
 import type { FsClient } from '../client/api.js';
@@ -129,6 +131,7 @@ async function startMount(
     signal: signals.beforeMount,
     leavePatienceMs: options.umountTimeoutMs,
     syncMetadata: options.syncMetadata,
+    groupsOf,
     onTrouble: (text) => {
       const until = options.retry ? 'until a server takes the mount' : `for ${CONNECT_TIMEOUT_MS / 1000} s`;
       says(`${text}; tries again ${until}`);
@@ -144,7 +147,8 @@ async function startMount(
   try {
     await client.learnRoot({ uid: 0, gid: 0, signal: signals.beforeMount });
     signals.beforeMount.throwIfAborted();
-    kernel = await startKernelMount(runtime, vfs, servers, mountpoint, options);
+    const mountFlags = client.isReadOnly() ? options.mountFlags | MS_RDONLY : options.mountFlags;
+    kernel = await startKernelMount(runtime, vfs, servers, mountpoint, { ...options, mountFlags });
   } catch (thrown) {
     await leaveAfter(runtime, thrown, client.unmount());
     throw thrown;

@@ -20,6 +20,8 @@ import type { StatfsMessage } from '../wire/meta.js';
 export interface Caller {
   readonly uid: number;
   readonly gid: number;
+  /** For groupsOf(). undefined: not known. */
+  readonly pid?: number | undefined;
   readonly signal: AbortSignal;
   /** From now on the operation waits for the lock of another owner, not for an answer of the server. */
   waitsForOwner?(): void;
@@ -197,6 +199,8 @@ export interface FsClient {
   holdsDataLock(fid: Fid): boolean;
   /** All cache locks of all targets, for checks from outside. */
   heldLocks(): readonly LockSpec[];
+  /** The server lets this client change nothing. */
+  isReadOnly(): boolean;
   /** Begins to write everything that is dirty to the servers, and does not wait for it. */
   writeBack(): void;
   /**
@@ -295,6 +299,11 @@ export interface ClientOptions {
   readonly credentials?: (() => Credentials | undefined) | undefined;
   /** See ConnectRequest.access. */
   readonly access?: { readonly name: string; readonly targetUuid?: string | undefined } | undefined;
+  /**
+   * The supplementary groups of a caller whose call is under way, for a server that checks permissions itself. undefined: not to be
+   * known.
+   */
+  readonly groupsOf?: ((caller: { readonly pid?: number | undefined }) => readonly number[]) | undefined;
   /** Called once for each reason why no server takes the client yet, until the first one answers. */
   readonly onTrouble?: ((text: string) => void) | undefined;
   /** The server shows this name. */

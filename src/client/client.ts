@@ -149,6 +149,7 @@ class Client {
       lastKnownAttr: (fid) => context.attrs.lastKnown(fid),
       heldLocks: () => context.targets.all().flatMap((target) => [...target.locks.held()]),
       holdsDataLock: (fid: Fid) => context.targets.of(fid).locks.holds('data', fid),
+      isReadOnly: () => context.targets.all().some(({ isReadOnly }) => isReadOnly),
       writeBack: () => this.#writeBack.startAll(),
       unmount: () => {
         this.#unmounting ??= this.#unmount();

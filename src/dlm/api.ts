@@ -116,6 +116,8 @@ export interface LockServerApi extends Checked {
   heldAlone(client: ClientUuid, spec: LockSpec): boolean;
   /** Whether the client has a data lock of this mode or a stronger one, called back or not. */
   holdsData(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean;
+  /** Whether the client has a data lock of exactly this mode, called back or not. */
+  holdsDataAs(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean;
   /** Whether tryEnqueue() would grant it. */
   isFree(client: ClientUuid, spec: LockSpec): boolean;
   /** Whether somebody waits for an inode or data lock that the client holds. */

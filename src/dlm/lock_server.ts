@@ -324,6 +324,13 @@ export class LockServer implements LockServerApi {
     return false;
   }
 
+  holdsDataAs(client: ClientUuid, fid: Fid, mode: 'PR' | 'PW'): boolean {
+    for (const lock of this.#data.get(fid)?.granted ?? []) {
+      if (lock.client === client && !lock.operation && lock.mode === mode) return true;
+    }
+    return false;
+  }
+
   isFree(client: ClientUuid, spec: LockSpec): boolean {
     const probe = this.#probe(client, spec);
     return probe === undefined || probe.resource.free(probe);

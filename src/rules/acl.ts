@@ -12,7 +12,7 @@ export const ACL_ACCESS = 'system.posix_acl_access';
 export const ACL_DEFAULT = 'system.posix_acl_default';
 
 /** Tags. Source: linux/posix_acl.h. */
-const TAG = { userObj: 1, user: 2, groupObj: 4, group: 8, mask: 16, other: 32 } as const;
+export const TAG = { userObj: 1, user: 2, groupObj: 4, group: 8, mask: 16, other: 32 } as const;
 const VERSION = 2;
 const HEADER_SIZE = 4;
 const ENTRY_SIZE = 8;

@@ -98,6 +98,20 @@ function applyTies(tx: Tx, before: Inode, after: Inode, changes: AttrChanges): v
   if (owned || changes.sizeBytes !== undefined || changes.killSuidgid === true) dropCapability(tx, after);
 }
 
+/** Somebody without privileges changes the content. @returns whether the inode had bits that it has no more. */
+export function dropPrivileges(tx: Tx, inode: Inode): boolean {
+  dropCapability(tx, inode);
+  const mode = isDir(inode.mode) ? inode.mode : withoutPrivileges(inode.mode);
+  if (mode === inode.mode) return false;
+  tx.putInode({ ...inode, mode });
+  return true;
+}
+
+/** Whether dropPrivileges() would take bits. */
+export function hasPrivileges({ mode }: Pick<Attr, 'mode'>): boolean {
+  return !isDir(mode) && withoutPrivileges(mode) !== mode;
+}
+
 /** File capabilities are of the content that somebody gave them to. */
 export function dropCapability(tx: Tx, inode: Inode): void {
   if (tx.xattr(inode.fid, CAPABILITY) !== undefined) tx.removeXattr(inode.fid, CAPABILITY);

@@ -2,6 +2,7 @@
 
 import { nodeChecksum } from './node_checksum.js';
 import { NodeClock, nodeRng, nodeTimers } from './node_clock.js';
+import { nodeMac } from './node_mac.js';
 import { nodeTransport } from './node_transport.js';
 import { type Faults, type Metrics, NO_FAULTS, NO_METRICS, type Runtime } from './ports.js';
 
@@ -22,5 +23,6 @@ export function nodeRuntime(faults: Faults = NO_FAULTS, metrics: Metrics = NO_ME
     transport: nodeTransport,
     metrics,
     checksum: nodeChecksum,
+    mac: nodeMac,
   };
 }

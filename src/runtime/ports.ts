@@ -245,6 +245,11 @@ export interface Checksum {
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
 }
 
+export interface Mac {
+  /** HMAC-SHA-256 of the data: 32 bytes. */
+  hmacSha256(key: Uint8Array, data: Uint8Array): Uint8Array;
+}
+
 /** A place in the product where a test may cause a failure that could also happen by itself. */
 export type FaultPoint =
   /** The server goes on answering, but commits nothing from now on. */
@@ -271,6 +276,7 @@ export interface Runtime {
   readonly transport: Transport;
   readonly metrics: Metrics;
   readonly checksum: Checksum;
+  readonly mac: Mac;
 }
 
 /** Resolves after ms; rejects with the signal's reason if the signal aborts first. */

@@ -64,6 +64,7 @@ export const PRINCIPAL_BYTES_MAX = 80;
 
 /** Name of an entry of the access table. */
 export const ACCESS_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+export const TICKET_SECRET_BYTES = 32;
 export const ACCESS_KEYS_MAX = 8;
 export const ACCESS_NETWORKS_MAX = 64;
 
@@ -185,6 +186,8 @@ export interface Reader {
    * @throws FsError EIO if an entry is damaged: what is left of the table does not say who may connect.
    */
   access(): AccessRecord[];
+  /** With which the target's tickets are made (server/access/tickets.ts). undefined: there is none. @throws FsError EIO if it is damaged. */
+  ticketSecret(): Buffer | undefined;
 }
 
 /** The changes of one operation. Valid only while `run` runs. */
@@ -225,6 +228,11 @@ export interface Tx extends Reader {
   putAccess(record: AccessRecord): void;
   /** Also removes an entry that is damaged. Give it the reserve 'own': it must work on a full target. */
   removeAccess(name: string): void;
+  /**
+   * 32 random bytes, to be made with the first access entry and removed with the last: releases that do not know the table do not
+   * know the record. undefined: removes it.
+   */
+  putTicketSecret(secret: Uint8Array | undefined): void;
   /** A run of `count` FIDs never handed out before. */
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid };
 }

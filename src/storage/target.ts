@@ -461,6 +461,10 @@ class OpenTarget implements TargetStore {
     this.#check();
     return this.#overlay.access();
   }
+  ticketSecret(): Buffer | undefined {
+    this.#check();
+    return this.#overlay.ticketSecret();
+  }
 
   checkInvariants(): void {
     this.#overlay.checkInvariants();

@@ -2,6 +2,7 @@
 
 import type { LockHandle } from '../base/ids.js';
 import { earlier } from '../base/lock_offset.js';
+import { caller } from './caller.js';
 import { Empty, operation } from './operation.js';
 import {
   attr,
@@ -88,6 +89,8 @@ export const Enqueue = operation(
     wait: opt(6, bool),
     /** flock replay: the sequence number that the lock had, so that waiters keep their order. */
     sequence: opt(7, uint),
+    /** data: of an operation without a handle, as truncate(2). */
+    caller: opt(8, caller),
   }),
   message('EnqueueReply', {
     handle: req(1, lockHandle),

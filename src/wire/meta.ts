@@ -11,6 +11,7 @@
  */
 
 import type { Fh } from '../base/ids.js';
+import { caller } from './caller.js';
 import { grants } from './lock.js';
 import { Empty, operation } from './operation.js';
 import {
@@ -32,6 +33,7 @@ import {
   u32,
   uint,
 } from './schema.js';
+import { TICKET_BYTES } from './session.js';
 
 /**
  * Locks that a client wants with a reply. The server grants them only if it need not call anybody back for them. For
@@ -60,6 +62,8 @@ export const WANT_OWN_FILES = 128;
 export const CONTENT_MAX = 4032;
 
 export const fh = branded<Fh>('fh');
+/** Says to the next instance what the client may do with a file: see REPLAY_TICKETS. */
+const ticket = bytes(TICKET_BYTES);
 export const SYMLINK_MAX = 4095;
 export const XATTR_VALUE_MAX = 65536;
 /** xattr names are bytes, as latin1 text like Name. */
@@ -69,7 +73,12 @@ export const xattrName = text(255);
 export const Lookup = operation(
   64,
   'LOOKUP',
-  message('LookupRequest', { parent: req(1, fid), name: req(2, name), want: req(3, u8) }),
+  message('LookupRequest', {
+    parent: req(1, fid),
+    name: req(2, name),
+    want: req(3, u8),
+    caller: opt(4, caller),
+  }),
   /**
    * If attr is absent, there is no such name; with WANT_PARENT the client may cache that too. `locks` may be fewer than
    * wanted.
@@ -102,6 +111,7 @@ export const Setattr = operation(
     /** Drop S_ISUID, and S_ISGID if the group may execute, as the kernel asks with HANDLE_KILLPRIV_V2. */
     killSuidgid: opt(11, bool),
     time: opt(12, timespec),
+    caller: opt(13, caller),
   }),
   message('SetattrReply', { attr: req(1, attr) }),
   'modifies',
@@ -136,6 +146,8 @@ export const Create = operation(
     want: req(13, u8),
     time: opt(14, timespec),
     position: opt(15, uint),
+    /** The owner of what is made: uid and gid do not count then. */
+    caller: opt(16, caller),
   }),
   message('CreateReply', {
     attr: req(1, attr),
@@ -143,6 +155,8 @@ export const Create = operation(
     existed: req(3, bool),
     locks: req(4, grants),
     position: opt(5, uint),
+    /** With fh, for a session that squashes root: see REPLAY_TICKETS. */
+    ticket: opt(6, ticket),
   }),
   'modifies',
 );
@@ -156,8 +170,9 @@ export const Open = operation(
     flags: req(3, u32),
     want: req(4, u8),
     time: opt(5, timespec),
+    caller: opt(6, caller),
   }),
-  message('OpenReply', { attr: req(1, attr), locks: req(2, grants) }),
+  message('OpenReply', { attr: req(1, attr), locks: req(2, grants), ticket: opt(3, ticket) }),
   'modifies',
 );
 /**
@@ -184,6 +199,7 @@ export const Unlink = operation(
     name: req(2, name),
     directory: req(3, bool),
     time: opt(4, timespec),
+    caller: opt(5, caller),
   }),
   /** attr: of the unlinked inode; its nlink is 0 if that was its last name. */
   message('UnlinkReply', { attr: req(1, attr), parentAttr: req(2, attr) }),
@@ -210,6 +226,8 @@ export const Rename = operation(
     uid: opt(8, u32),
     gid: opt(9, u32),
     position: opt(10, uint),
+    /** The owner of the whiteout too. */
+    caller: opt(11, caller),
   }),
   message('RenameReply', {
     attr: req(1, attr),
@@ -232,6 +250,7 @@ export const Link = operation(
     name: req(3, name),
     time: opt(4, timespec),
     position: opt(5, uint),
+    caller: opt(6, caller),
   }),
   message('LinkReply', { attr: req(1, attr), parentAttr: req(2, attr), position: opt(3, uint) }),
   'modifies',
@@ -247,6 +266,7 @@ export const Readdir = operation(
     limit: req(3, u32),
     plus: req(4, bool),
     want: req(5, u8),
+    caller: opt(6, caller),
   }),
   message('ReaddirReply', {
     entries: req(
@@ -276,7 +296,7 @@ export const Readdir = operation(
 export const Getxattr = operation(
   75,
   'GETXATTR',
-  message('GetxattrRequest', { fid: req(1, fid), name: req(2, xattrName) }),
+  message('GetxattrRequest', { fid: req(1, fid), name: req(2, xattrName), caller: opt(3, caller) }),
   message('GetxattrReply', { value: req(1, bytes(XATTR_VALUE_MAX)) }),
 );
 /** flags: XATTR_CREATE 1, XATTR_REPLACE 2. */
@@ -291,6 +311,7 @@ export const Setxattr = operation(
     /** FUSE_SETXATTR_ACL_KILL_SGID. */
     killSgid: opt(5, bool),
     time: opt(6, timespec),
+    caller: opt(7, caller),
   }),
   message('SetxattrReply', { attr: req(1, attr) }),
   'modifies',
@@ -304,7 +325,12 @@ export const Listxattr = operation(
 export const Removexattr = operation(
   78,
   'REMOVEXATTR',
-  message('RemovexattrRequest', { fid: req(1, fid), name: req(2, xattrName), time: opt(3, timespec) }),
+  message('RemovexattrRequest', {
+    fid: req(1, fid),
+    name: req(2, xattrName),
+    time: opt(3, timespec),
+    caller: opt(4, caller),
+  }),
   message('RemovexattrReply', { attr: req(1, attr) }),
   'modifies',
 );

@@ -43,6 +43,7 @@ import {
   Replayed,
   ReplayLocks,
   ReplayOpens,
+  ReplayTickets,
 } from './session.js';
 
 export type AnyOperation = Operation<unknown, unknown>;
@@ -68,6 +69,7 @@ export const FAMILIES: readonly {
       Evicted,
       Replayed,
       ReplayLocks,
+      ReplayTickets,
     ],
   },
   {

@@ -5,6 +5,7 @@ import { Empty, operation } from './operation.js';
 import {
   bool,
   branded,
+  bytes,
   fid,
   list,
   message,
@@ -225,6 +226,36 @@ export const ReplayLocks = operation(
   }),
   /** A handle for each lock, in the order of the request. 0: refused, and the client drops the lock and what it covers. */
   message('ReplayLocksReply', { handles: req(1, list(uint, 10_000)) }),
+);
+
+/** Bytes of a ticket. */
+export const TICKET_BYTES = 16;
+
+/**
+ * What a client may do with files by handles that it has, or that it had when it changed them. OPEN and CREATE have answered a ticket
+ * for it, if the session squashes root. The client shows its tickets before anything else of its recovery. The server does not
+ * believe such a client a replay of WRITE, a handle or a data lock without. FLAG_RECOVERY. It ignores tickets that it did not make.
+ */
+export const ReplayTickets = operation(
+  10,
+  'REPLAY_TICKETS',
+  message('ReplayTicketsRequest', {
+    tickets: req(
+      1,
+      list(
+        nested(
+          message('ReplayedTicket', {
+            fid: req(1, fid),
+            /** 1: read, 2: write, 3: both; 0: neither. As the flags of the handle say. */
+            access: req(2, u8),
+            ticket: req(3, bytes(TICKET_BYTES)),
+          }),
+        ),
+        10_000,
+      ),
+    ),
+  }),
+  Empty,
 );
 
 export type ConnectRequest = Of<typeof Connect.request>;

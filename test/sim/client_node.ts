@@ -7,7 +7,7 @@ import type { Checked } from '../../src/base/assert.js';
 import { FsError } from '../../src/base/errno.js';
 import type { FsClient } from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
-import type { Address } from '../../src/runtime/ports.js';
+import type { Address, Credentials } from '../../src/runtime/ports.js';
 import { createVfs } from '../../src/vfs/vfs.js';
 import { Process } from './file_calls.js';
 import { SimKernel } from './kernel.js';
@@ -39,6 +39,9 @@ export class ClientNode {
   mayLose: () => boolean = () => false;
   /** Cache locks that it keeps; undefined: as many as a real mount does. */
   maxLocks: number | undefined;
+
+  /** With which it connects; undefined: with nothing. */
+  credentials: Credentials | undefined;
 
   /** It waits for each operation on names. */
   syncMetadata = false;
@@ -99,6 +102,7 @@ export class ClientNode {
       { ...runtime, transport },
       {
         addresses: this.#servers,
+        credentials: () => this.credentials,
         name: `${this.name}.${this.#mounts}`,
         softwareVersion: this.version,
         cacheBytes: CACHE_BYTES,

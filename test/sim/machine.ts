@@ -8,6 +8,7 @@
  */
 
 import { nodeChecksum } from '../../src/runtime/node_checksum.js';
+import { nodeMac } from '../../src/runtime/node_mac.js';
 import { type FaultPoint, NO_METRICS, type Runtime } from '../../src/runtime/ports.js';
 import type { SimNetwork } from './network.js';
 import type { SimRng } from './rng.js';
@@ -69,6 +70,7 @@ export class Program implements Owner {
       transport: network.transport(this),
       metrics: NO_METRICS,
       checksum: nodeChecksum,
+      mac: nodeMac,
     };
   }
 }

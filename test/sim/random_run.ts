@@ -107,6 +107,8 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
   const images = options.images ?? (await makeImages());
   // Now and then all that everybody does is to fill a small filesystem.
   const isFull = rng.chance(0.05);
+  // In others the server checks what each caller may do, and all of them are nobody.
+  const squashed = !isFull && rng.chance(0.25) ? images.squashed : undefined;
   const kinds = options.kinds ?? FAULT_KINDS.filter(() => rng.chance(0.35));
   let faults: Faults | undefined;
   const workers: Worker[] = [];
@@ -115,7 +117,8 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
       seed: options.seed,
       clients: rng.between(1, 3),
       servers: rng.between(1, 2),
-      image: isFull ? images.small : images.usual,
+      image: isFull ? images.small : (squashed?.disks ?? images.usual),
+      credentials: squashed?.credentials,
       limitMs: LIMIT_MS,
     },
     workers,
@@ -129,7 +132,8 @@ export async function randomRun(options: RunOptions): Promise<RunResult> {
       for (const client of world.clients) {
         client.maxLocks = rng.pick([undefined, undefined, 8, 40]);
         client.syncMetadata = rng.chance(0.5);
-        if (rng.chance(0.08)) client.build = rng.pick([RELEASE_0_1, LATER_BUILD]);
+        // Earlier releases know neither keys nor tickets.
+        if (squashed === undefined && rng.chance(0.08)) client.build = rng.pick([RELEASE_0_1, LATER_BUILD]);
       }
       // Steps that follow each other at once, or with time for others, and for faults, in between.
       for (const { machine } of world.servers) machine.turnMs = rng.chance(0.15) ? rng.fraction() * 3 : 0;
@@ -265,6 +269,8 @@ function makeWorker(world: World, client: ClientNode, name: string, rng: SimRng,
       return worker;
     }
     case 'shelf':
+      // Its files have modes that shut their owner out.
+      if (world.isSquashed) return new TreeWorker(world, client, name, count);
       return new ShelfWorker(world, client, name, shared.shelves, 3 * count);
     case 'exclusive':
       return new ExclusiveWorker(world, client, name, shared.holders, count);

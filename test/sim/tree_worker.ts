@@ -351,7 +351,8 @@ export class TreeWorker extends TreeKeeper {
   }
 
   async #chmod(path: string): Promise<void> {
-    const mode = this.rng.pick([0o600, 0o644, 0o400, 0o755]);
+    // An owner who is not root shuts himself out.
+    const mode = this.rng.pick([0o600, 0o644, 0o400, 0o755]) | (this.world.isSquashed ? 0o700 : 0);
     const node = found(() => this.model.node(path));
     if (node?.kind === 'symlink') return;
     await this.#both(

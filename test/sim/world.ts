@@ -3,6 +3,7 @@
  * checks that hold at every moment. A story (a test with a script) and the random runs both play in it.
  */
 
+import type { Credentials } from '../../src/runtime/ports.js';
 import type { ServerOptions } from '../../src/server/server.js';
 import { formatTarget } from '../../src/storage/mkfs.js';
 import { watchTarget } from './checkers.js';
@@ -30,6 +31,8 @@ export interface WorldOptions {
   readonly settings?: Partial<ServerOptions>;
   /** Formatted devices to begin with; formatted anew when there are none. */
   readonly image?: Disks | undefined;
+  /** All clients come with this key, and their root is nobody. */
+  readonly credentials?: Credentials | undefined;
   /** Virtual time after which a script that is not over has failed. */
   readonly limitMs?: number;
   /** Looks at invariants seldom: see invariants.ts. */
@@ -50,6 +53,8 @@ export class World {
   readonly clients: readonly ClientNode[];
   readonly violations: Violation[] = [];
   readonly invariants: InvariantWatch;
+  /** The server checks permissions: whoever plays may do what the owner of a file may. */
+  readonly isSquashed: boolean;
 
   constructor(options: WorldOptions, scheduler: Scheduler, disks: Disks) {
     const seed = options.seed ?? 1;
@@ -57,6 +62,7 @@ export class World {
     this.rng = new SimRng(seed);
     this.network = new SimNetwork(scheduler, this.rng.fork('network'));
     this.disks = disks;
+    this.isSquashed = options.credentials !== undefined;
     const addresses = Array.from({ length: options.servers ?? 1 }, (_, index) => ({
       host: `server${index}`,
       port: PORT,
@@ -69,6 +75,7 @@ export class World {
       (_, index) => new ClientNode(this.#machine(`client${index}`), addresses),
     );
     for (const client of this.clients) {
+      client.credentials = options.credentials;
       client.mayLose = () => this.dataErrors > 0;
       client.buildAt = ({ host }) => this.servers.find(({ name }) => name === host)?.build ?? THIS_BUILD;
     }
@@ -170,14 +177,39 @@ export async function makeImage(dataBytes = DATA_BYTES, metaBytes = META_BYTES):
   return disks;
 }
 
+/** The same with an access entry that squashes root, and a root directory for everybody. */
+async function squashedImage(image: Disks): Promise<SquashedImage> {
+  let credentials: Credentials | undefined;
+  const { disks } = await simulate({ image }, async (world) => {
+    await world.client().process().chmod('/', 0o777);
+    const { target } = world.server().server ?? {};
+    const rights = { readOnly: false, squashRoot: true, admin: false };
+    const made = target?.access.add({ name: 'sim', kind: 'key', ...rights, from: [], limits: {} });
+    if (made?.key === undefined) throw new Error('no key was made');
+    credentials = { kind: 'key', identity: made.key.id, key: made.key.secret };
+    await world.client().unmount();
+    await world.server().server?.shutdown();
+    await world.until(() => world.server().program === undefined);
+  });
+  if (credentials === undefined) throw new Error('no key was made');
+  return { disks, credentials };
+}
+
+interface SquashedImage {
+  readonly disks: Disks;
+  readonly credentials: Credentials;
+}
+
 export interface Images {
   readonly usual: Disks;
+  readonly squashed: SquashedImage;
   /** Full soon. */
   readonly small: Disks;
 }
 
 export async function makeImages(): Promise<Images> {
-  return { usual: await makeImage(), small: await makeImage(SMALL_DATA_BYTES) };
+  const usual = await makeImage();
+  return { usual, squashed: await squashedImage(usual), small: await makeImage(SMALL_DATA_BYTES) };
 }
 
 interface Sizes {

@@ -328,7 +328,10 @@ export class RawClient {
   }
 
   /** Sends it again, as it was, with the time and (BATCH) the positions it had. @returns its errno; never if the connection breaks. */
-  replay({ operation, request, bulk, xid, transno, reply }: Answered): Promise<number> {
+  replay(
+    { operation, request, bulk, xid, transno, reply }: Answered,
+    flags = FLAG_REPLAY | FLAG_RECOVERY,
+  ): Promise<number> {
     const { link } = this;
     if (link === undefined) throw new Error('not connected');
     const { parentAttr, attr, positions } = reply as { parentAttr?: Attr; attr?: Attr; positions?: unknown };
@@ -337,7 +340,6 @@ export class RawClient {
     return new Promise((resolve) => {
       this.#replays.set(xid, resolve);
       const { opcode } = operation;
-      const flags = FLAG_REPLAY | FLAG_RECOVERY;
       link.send({ kind: KIND.request, opcode, flags, xid, ackXidOrCommitted: 0, transno }, body, bulk);
     });
   }

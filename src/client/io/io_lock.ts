@@ -14,10 +14,12 @@ import type { CachedLock } from '../../dlm/api.js';
 import { Enqueue } from '../../wire/lock.js';
 import { Getattr } from '../../wire/meta.js';
 import type { ReplyOf } from '../../wire/operation.js';
+import type { Caller } from '../api.js';
 import { needFreshHandle } from '../cache/beliefs.js';
 import type { ClientContext } from '../cache/context.js';
 import { type FileState, type Held, removeFrom } from '../cache/file_state.js';
 import type { Handle } from '../cache/open_files.js';
+import { callAs, isRefusal } from '../session/callers.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { FileUse } from './file_use.js';
 
@@ -268,7 +270,11 @@ export class DataLocks {
   }
 
   async #acquireLater({ op, target, file }: FileUse, mode: 'PR' | 'PW'): Promise<CachedLock> {
-    const enqueued = file.enqueues[mode] ?? this.#enqueue(target, file, mode);
+    const underWay = file.enqueues[mode];
+    const enqueued =
+      underWay === undefined
+        ? this.#enqueue(op, target, file, mode)
+        : this.#joined(underWay, op, target, file, mode);
     const mine = enqueued.then((lock) => {
       target.locks.addRef(lock);
       return lock;
@@ -285,30 +291,46 @@ export class DataLocks {
     }
   }
 
+  /** Waits for the ENQUEUE of another caller. What the target refuses that user, it may grant this one. */
+  #joined(
+    underWay: Promise<CachedLock>,
+    op: Caller,
+    target: TargetSession,
+    file: FileState,
+    mode: 'PR' | 'PW',
+  ): Promise<CachedLock> {
+    if (!target.squashesRoot) return underWay;
+    return underWay.catch((error: unknown) => {
+      if (!isRefusal(error)) throw error;
+      return file.enqueues[mode] ?? this.#enqueue(op, target, file, mode);
+    });
+  }
+
   /** Callers that want the same lock wait for one ENQUEUE. */
-  #enqueue(target: TargetSession, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
+  #enqueue(op: Caller, target: TargetSession, file: FileState, mode: 'PR' | 'PW'): Promise<CachedLock> {
     const { fid } = file;
     let lock: CachedLock | undefined;
-    const enqueued = target
-      .call(
-        'operation',
-        Enqueue,
-        { type: 'data', fid, mode },
-        {
-          apply: ({ reply }) => {
-            file.enqueues[mode] = undefined;
-            checkEnqueued(target, fid, reply);
-            lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
-            // A BAST may follow at once: the lock stays at least until the callers that wait for it have used it.
-            target.locks.addRef(lock);
-            if (reply.attr !== undefined) this.#context.beliefs.applyAttr(target, reply.attr);
-          },
+    const enqueued = callAs(
+      target,
+      op,
+      this.#context.options.groupsOf,
+      Enqueue,
+      { type: 'data', fid, mode },
+      {
+        kind: 'operation',
+        apply: ({ reply }) => {
+          file.enqueues[mode] = undefined;
+          checkEnqueued(target, fid, reply);
+          lock = target.locks.add({ type: 'data', fid, mode, bits: 0, handle: reply.handle });
+          // A BAST may follow at once: the lock stays at least until the callers that wait for it have used it.
+          target.locks.addRef(lock);
+          if (reply.attr !== undefined) this.#context.beliefs.applyAttr(target, reply.attr);
         },
-      )
-      .then(() => {
-        if (lock === undefined) throw new FsError('EIO', 'a lock was granted and not added');
-        return lock;
-      });
+      },
+    ).then(() => {
+      if (lock === undefined) throw new FsError('EIO', 'a lock was granted and not added');
+      return lock;
+    });
     file.enqueues[mode] = enqueued;
     enqueued.then(
       (granted) => this.#context.runtime.timers.soon(() => target.locks.dropRef(granted)),

@@ -477,6 +477,7 @@ export class Import {
     this.#target.gate.refuse(undefined);
     this.#events.answered(reply.reason ?? reply.outcome);
     if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
+      this.#target.restrictedTo(reply.restricted);
       attempt.watch(reply.pingIntervalMs, () => {
         this.#target.call('session', Ping, {}, { connectionOnly: true }).catch(() => undefined);
       });

@@ -13,7 +13,7 @@ import { logger } from '../../base/log.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { FLAG_RECOVERY } from '../../wire/header.js';
 import { Enqueue, type FlockRangeMessage } from '../../wire/lock.js';
-import { RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
+import { RecoveryDone, Replayed, ReplayLocks, ReplayOpens, ReplayTickets } from '../../wire/session.js';
 import type { ClientContext } from '../cache/context.js';
 import type { Handle } from '../cache/open_files.js';
 import type { WriteBack } from '../io/write_back.js';
@@ -70,8 +70,20 @@ export function payAgain(context: ClientContext, target: TargetSession): void {
   target.grantBytes = Math.max(0, target.grantBytes - grantsInUse(context, target));
 }
 
+/** Proves what the replays that follow need. */
+async function showTickets(target: TargetSession): Promise<void> {
+  const tickets = target.tickets.all();
+  const batches: Promise<unknown>[] = [];
+  for (let at = 0; at < tickets.length; at += REPLAY_BATCH) {
+    const batch = { tickets: tickets.slice(at, at + REPLAY_BATCH) };
+    batches.push(target.call('session', ReplayTickets, batch, RECOVERY_CALL));
+  }
+  await Promise.all(batches);
+}
+
 /** Replays every operation that was answered and is not committed, in the order of execution. */
 export async function replay(target: TargetSession): Promise<void> {
+  if (target.squashesRoot) await showTickets(target);
   if (!target.replaysUsed) return;
   const { replays, requester } = target;
   const sent: { readonly answered: Promise<number>; readonly bytes: number }[] = [];

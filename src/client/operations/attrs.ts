@@ -13,6 +13,7 @@ import type { ClientContext } from '../cache/context.js';
 import type { FileUse } from '../io/file_use.js';
 import type { DataLocks } from '../io/io_lock.js';
 import type { WriteBack } from '../io/write_back.js';
+import { isRefusal, uninterrupted } from '../session/callers.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { LookupAhead } from './lookup_ahead.js';
 import type { Namespace } from './namespace.js';
@@ -65,7 +66,7 @@ export class AttrOperations {
       if (known !== undefined) return known;
     }
     const answered = context.pass(target, op, async () => {
-      const attr = await ACROSS_SESSIONS.wait(this.#namespace.getattr(target, fid, op.signal, true));
+      const attr = await ACROSS_SESSIONS.wait(this.#namespace.getattr(target, fid, op, true));
       return context.beliefs.withValidity(target, attr, undefined);
     });
     return fid === ROOT_FID ? this.#soon(answered, lastKnown) : answered;
@@ -106,14 +107,21 @@ export class AttrOperations {
    */
   async learnRoot(op: Caller): Promise<void> {
     const target = this.#context.targets.of(ROOT_FID);
-    const asked = this.#namespace.getattr(target, ROOT_FID, op.signal, false);
+    const asked = this.#namespace.getattr(target, ROOT_FID, op, false);
     const [names] = await ACROSS_SESSIONS.wait(
       Promise.all([this.listxattr(op, ROOT_FID), asked, this.statfs(op)]),
     );
-    const values = names.map(
-      async (name) => [name, await ACROSS_SESSIONS.wait(this.getxattr(op, ROOT_FID, name))] as const,
+    const values = names.map(async (name) => {
+      const known = this.getxattr(op, ROOT_FID, name);
+      return [
+        name,
+        await ACROSS_SESSIONS.wait(target.squashesRoot ? unlessForbidden(known) : known),
+      ] as const;
+    });
+    const known = await ACROSS_SESSIONS.wait(Promise.all(values));
+    target.rootXattrs = new Map(
+      known.flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
     );
-    target.rootXattrs = new Map(await ACROSS_SESSIONS.wait(Promise.all(values)));
   }
 
   setattr(op: Caller, fid: Fid, change: AttrChange): MaybePromise<AttrsWithValidity> {
@@ -127,7 +135,7 @@ export class AttrOperations {
       return andThen(attr, (known) => context.beliefs.withValidity(target, known, undefined));
     };
     const askTarget = async (): Promise<Attr> => {
-      const ahead = this.#ahead(target, fid, change);
+      const ahead = this.#ahead(op, target, fid, change);
       if (ahead !== undefined) {
         await life.wait(interruptible(ahead, op.signal));
         const here = this.#setattrHere(target, fid, change);
@@ -143,11 +151,11 @@ export class AttrOperations {
         // Flushes first: a WRITE that came after the SETATTR would set the times once more.
         const flushFirst = async (): Promise<Attr> => {
           await life.wait(this.#writeBack.flush(target, file));
-          return this.#namespace.setattr(target, fid, change, true, undefined);
+          return this.#namespace.setattr(target, fid, change, true, uninterrupted(op));
         };
         attr = await life.wait(this.#locks.exclusively({ op, life, target, file }, flushFirst));
       } else {
-        attr = await life.wait(this.#namespace.setattr(target, fid, change, false, op.signal));
+        attr = await life.wait(this.#namespace.setattr(target, fid, change, false, op));
       }
       return attr;
     };
@@ -162,20 +170,20 @@ export class AttrOperations {
   }
 
   /** The target has to make the change. @returns see LookupAhead.miss */
-  #ahead(target: TargetSession, fid: Fid, { sizeBytes }: AttrChange): Promise<void> | undefined {
+  #ahead(op: Caller, target: TargetSession, fid: Fid, { sizeBytes }: AttrChange): Promise<void> | undefined {
     const parent = this.#context.parents.of(fid);
     if (parent === undefined || sizeBytes !== undefined || !this.#own.lacksOwn(target, fid)) return undefined;
-    return this.#changesAhead.miss(target, parent);
+    return this.#changesAhead.miss(target, parent, op);
   }
 
   #truncate(use: FileUse, change: AttrChange, size: number): Promise<Attr> {
-    const { life, target, file } = use;
+    const { op, life, target, file } = use;
     const cut = async (): Promise<Attr> => {
       this.#context.dropPages(target, file, size);
       this.#writeBack.dropped(file);
       // WRITEs under way could come after the cut and extend the file again.
       await life.wait(this.#writeBack.flush(target, file));
-      return this.#namespace.setattr(target, file.fid, change, true, undefined);
+      return this.#namespace.setattr(target, file.fid, change, true, uninterrupted(op));
     };
     return this.#locks.exclusively(use, () => this.#locks.truncateUnderLock(use, size, cut));
   }
@@ -185,7 +193,7 @@ export class AttrOperations {
     const cached = context.attrs.symlinkTarget(fid);
     if (cached !== undefined) return cached;
     const target = context.targets.of(fid);
-    return context.pass(target, op, () => this.#namespace.readlink(target, fid, op.signal));
+    return context.pass(target, op, () => this.#namespace.readlink(target, fid, op));
   }
 
   getxattr(op: Caller, fid: Fid, name: string): MaybePromise<Uint8Array> {
@@ -196,9 +204,7 @@ export class AttrOperations {
     }
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return rootXattr(known, name);
-    const answered = this.#context.pass(target, op, () =>
-      this.#namespace.getxattr(target, fid, name, op.signal),
-    );
+    const answered = this.#context.pass(target, op, () => this.#namespace.getxattr(target, fid, name, op));
     return known === undefined ? answered : this.#soon(answered, async () => rootXattr(known, name));
   }
 
@@ -213,7 +219,7 @@ export class AttrOperations {
     const target = this.#context.targets.of(fid);
     // The caller's bytes are valid only in this turn.
     const request = { fid, name, value: Buffer.from(value), flags, killSgid: killSgid ? true : undefined };
-    return this.#context.pass(target, op, () => this.#namespace.setxattr(target, request, op.signal));
+    return this.#context.pass(target, op, () => this.#namespace.setxattr(target, request, op));
   }
 
   listxattr(op: Caller, fid: Fid): MaybePromise<readonly string[]> {
@@ -221,21 +227,31 @@ export class AttrOperations {
     if (this.#context.beliefs.lacksXattrs(target, fid)) return [];
     const known = fid === ROOT_FID ? target.rootXattrs : undefined;
     if (known !== undefined && !target.gate.isOpen) return [...known.keys()];
-    const answered = this.#context.pass(target, op, () => this.#namespace.listxattr(target, fid, op.signal));
+    const answered = this.#context.pass(target, op, () => this.#namespace.listxattr(target, fid, op));
     return known === undefined ? answered : this.#soon(answered, () => [...known.keys()]);
   }
 
   removexattr(op: Caller, fid: Fid, name: string): MaybePromise<void> {
     const target = this.#context.targets.of(fid);
-    return this.#context.pass(target, op, () => this.#namespace.removexattr(target, fid, name, op.signal));
+    return this.#context.pass(target, op, () => this.#namespace.removexattr(target, fid, name, op));
   }
 
   /** Asks the root's target. While its gate is not open: the last known answer. */
   statfs(op: Caller): MaybePromise<StatfsMessage> {
     const target = this.#context.targets.of(ROOT_FID);
     if (!target.gate.isOpen && target.lastStatfs !== undefined) return target.lastStatfs;
-    const answered = this.#context.pass(target, op, () => this.#namespace.statfs(target, op.signal));
+    const answered = this.#context.pass(target, op, () => this.#namespace.statfs(target, op));
     return this.#soon(answered, () => target.lastStatfs);
+  }
+}
+
+/** Root may not see all attributes of the root either. */
+async function unlessForbidden(known: MaybePromise<Uint8Array>): Promise<Uint8Array | undefined> {
+  try {
+    return await known;
+  } catch (error) {
+    if (isRefusal(error) || (error instanceof FsError && error.code === 'ENODATA')) return undefined;
+    throw error;
   }
 }
 

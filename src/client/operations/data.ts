@@ -1,6 +1,14 @@
 /** read, write, fsync, fallocate, lseek, copy_file_range: file contents under data locks, through the page cache. */
 
-import { compareTime, O_ACCMODE, O_RDWR, SET_ID_BITS, type Timespec } from '../../base/attr.js';
+import {
+  ACCESS_READ,
+  accessOf,
+  compareTime,
+  O_ACCMODE,
+  O_RDWR,
+  SET_ID_BITS,
+  type Timespec,
+} from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import { checkFileEnd } from '../../base/limits.js';
@@ -395,7 +403,9 @@ export class DataOperations {
       const request = { fid: handle.fid, offset, what };
       return (await life.wait(target.call('operation', Seek, request, { signal: op.signal }))).reply.offset;
     };
-    return this.#context.pass(target, op, () => this.#locks.locked(use, 'PR', run), handle);
+    // Whoever may write and not read has no right to the other lock.
+    const mode = (accessOf(handle.flags) & ACCESS_READ) !== 0 ? 'PR' : 'PW';
+    return this.#context.pass(target, op, () => this.#locks.locked(use, mode, run), handle);
   }
 
   copyRange(

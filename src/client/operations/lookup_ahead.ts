@@ -20,7 +20,9 @@ import type { Fh, Fid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { CachedLock } from '../../dlm/api.js';
 import { BIT_UPDATE } from '../../wire/lock.js';
+import type { Caller } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
+import { type Asker, inBackground } from '../session/callers.js';
 import { OWN_BITS } from '../session/own_directories.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { Namespace } from './namespace.js';
@@ -102,7 +104,7 @@ export class LookupAhead {
    * The client could not answer a call.
    * @returns resolves when more is here, perhaps enough for this call too; undefined: the target must be asked.
    */
-  miss(target: TargetSession, parent: Fid): Promise<void> | undefined {
+  miss(target: TargetSession, parent: Fid, op: Caller): Promise<void> | undefined {
     const directory = this.#directory(parent);
     directory.misses += 1;
     if (directory.reading !== undefined) return directory.reading;
@@ -114,7 +116,7 @@ export class LookupAhead {
       this.#misses = this.#purpose.misses;
       return undefined;
     }
-    directory.reading = this.#read(target, parent, directory).finally(() => {
+    directory.reading = this.#read(target, parent, directory, inBackground(op)).finally(() => {
       directory.reading = undefined;
     });
     return directory.reading;
@@ -131,7 +133,7 @@ export class LookupAhead {
     return directory;
   }
 
-  async #read(target: TargetSession, fid: Fid, directory: Directory): Promise<void> {
+  async #read(target: TargetSession, fid: Fid, directory: Directory, asker: Asker): Promise<void> {
     const { fh } = directory;
     const { owns, whole } = this.#purpose;
     const contents = !owns && !whole && this.#context.smallReads.areUsual(fid);
@@ -141,7 +143,7 @@ export class LookupAhead {
     try {
       do {
         const part = { fh, fid, cookie: directory.cookie, limit, plus: !whole, contents, owns };
-        const { entries, end } = await ACROSS_SESSIONS.wait(this.#namespace.readdir(target, part, undefined));
+        const { entries, end } = await ACROSS_SESSIONS.wait(this.#namespace.readdir(target, part, asker));
         directory.cookie = entries.at(-1)?.cookie ?? directory.cookie;
         directory.entries += entries.length;
         directory.isOver = end;

@@ -58,16 +58,18 @@ export class NameOperations {
     const cached = this.#cached(target, parent, name);
     if (cached !== undefined) return cached;
     return context.pass(target, op, async () => {
-      const ahead = this.#ahead.miss(target, parent);
+      const ahead = this.#ahead.miss(target, parent, op);
       if (ahead !== undefined) {
         await ACROSS_SESSIONS.wait(interruptible(ahead, op.signal));
         const known = this.#cached(target, parent, name);
         if (known !== undefined) return known;
       }
       const looked = { parent, name, contents: context.smallReads.areUsual(parent) };
-      const attr = await ACROSS_SESSIONS.wait(this.#namespace.lookup(target, looked, op.signal));
+      const attr = await ACROSS_SESSIONS.wait(this.#namespace.lookup(target, looked, op));
       if (attr === undefined) {
-        const absent = this.#own.owns(target, parent) ? this.#absentAhead.miss(target, parent) : undefined;
+        const absent = this.#own.owns(target, parent)
+          ? this.#absentAhead.miss(target, parent, op)
+          : undefined;
         if (absent !== undefined) await ACROSS_SESSIONS.wait(interruptible(absent, op.signal));
         return { attr: null, nameCacheable: context.beliefs.holdsNames(target, parent) };
       }
@@ -104,8 +106,7 @@ export class NameOperations {
       andThen(freshFid(op, target), (fid) => {
         const made = newObject(op, fid, parent, name, { ...object, linkText });
         const attr =
-          this.#own.create(target, made) ??
-          this.#namespace.create(target, { ...made, exclusive: true }, op.signal);
+          this.#own.create(target, made) ?? this.#namespace.create(target, { ...made, exclusive: true }, op);
         return andThen(attr, (known) => context.beliefs.withValidity(target, known, parent));
       }),
     );
@@ -118,7 +119,7 @@ export class NameOperations {
     return context.pass(target, op, async () => {
       const written = this.#writtenFirst(target, fid);
       if (written !== undefined) await ACROSS_SESSIONS.wait(interruptible(written, op.signal));
-      const attr = await ACROSS_SESSIONS.wait(this.#namespace.link(target, { fid, parent, name }, op.signal));
+      const attr = await ACROSS_SESSIONS.wait(this.#namespace.link(target, { fid, parent, name }, op));
       return context.beliefs.withValidity(target, attr, parent);
     });
   }
@@ -132,7 +133,7 @@ export class NameOperations {
         target,
         [{ parent, name }],
         () => this.#own.unlink(target, removed),
-        () => this.#namespace.unlink(target, removed, op.signal),
+        () => this.#namespace.unlink(target, removed, op),
       ),
     );
   }
@@ -155,7 +156,7 @@ export class NameOperations {
     }
     const lacking = changed.filter(({ parent, name }) => this.#own.lacksLock(target, parent, name));
     const parents = new Set(lacking.map(({ parent }) => parent));
-    const ahead = [...parents].flatMap((parent) => this.#changesAhead.miss(target, parent) ?? []);
+    const ahead = [...parents].flatMap((parent) => this.#changesAhead.miss(target, parent, op) ?? []);
     if (ahead.length === 0) return there();
     return ACROSS_SESSIONS.wait(interruptible(Promise.all(ahead), op.signal)).then(() =>
       here() ? undefined : there(),
@@ -197,7 +198,7 @@ export class NameOperations {
       (flags & RENAME_WHITEOUT) === 0 ? undefined : await ACROSS_SESSIONS.wait(freshFid(op, target));
     const owner = whiteoutFid === undefined ? undefined : { uid: op.uid, gid: op.gid };
     const names = { ...move, whiteoutFid, ...owner };
-    await ACROSS_SESSIONS.wait(this.#namespace.rename(target, names, op.signal));
+    await ACROSS_SESSIONS.wait(this.#namespace.rename(target, names, op));
   }
 
   /**
@@ -225,7 +226,7 @@ export class NameOperations {
       async () => {
         handle.life.check();
         const part = { fh, fid, cookie, limit, plus };
-        const reply = await handle.life.wait(this.#namespace.readdir(target, part, op.signal));
+        const reply = await handle.life.wait(this.#namespace.readdir(target, part, op));
         this.#ends.delete(fh);
         const last = reply.entries.at(-1)?.cookie ?? cookie;
         if (reply.end) this.#ends.set(fh, { cookie: last, parent: reply.parent });

@@ -3,7 +3,7 @@
  * caches and the order of flushes, and whatever answers them. remote_namespace.ts answers with RPCs.
  *
  * The caller has passed the gate of the target (or mounts: learnRoot). When a method resolves, the caches know what its answer brought: attributes,
- * names and locks. A signal ends the wait with EINTR; what was sent takes effect nevertheless, and the caches learn it too.
+ * names and locks. The asker's signal ends the wait with EINTR; what was sent takes effect nevertheless, and the caches learn it too.
  * All methods fail with the FsError of the answer.
  */
 
@@ -23,10 +23,11 @@ import type {
 } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { AttrChange } from '../api.js';
+import type { Asker } from '../session/callers.js';
 import type { TargetSession } from '../session/target_session.js';
 
-/** Ends the wait of the caller. */
-export type Signal = AbortSignal | undefined;
+/** Who asks; undefined: nobody in particular, for what every client may ask. */
+export type By = Asker | undefined;
 /** The namespace decides which locks it wants with the answer. */
 type Wanting<O> = Omit<RequestOf<O>, 'want'>;
 
@@ -45,27 +46,27 @@ export type Opened = (attr: Attr) => void;
 
 export interface Namespace {
   /** @returns undefined: there is no such name. */
-  lookup(target: TargetSession, name: LookedUp, signal: Signal): Promise<Attr | undefined>;
-  readdir(target: TargetSession, part: Listing, signal: Signal): Promise<ReplyOf<typeof Readdir>>;
+  lookup(target: TargetSession, name: LookedUp, asker: By): Promise<Attr | undefined>;
+  readdir(target: TargetSession, part: Listing, asker: By): Promise<ReplyOf<typeof Readdir>>;
   /** A handle reads no more of its directory. */
   closed(fh: Fh): void;
 
-  create(target: TargetSession, object: Creation, signal: Signal, opened?: Opened): Promise<Attr>;
-  link(target: TargetSession, link: RequestOf<typeof Link>, signal: Signal): Promise<Attr>;
-  unlink(target: TargetSession, name: RequestOf<typeof Unlink>, signal: Signal): Promise<void>;
-  rename(target: TargetSession, names: RequestOf<typeof Rename>, signal: Signal): Promise<void>;
-  open(target: TargetSession, open: Opening, signal: Signal, opened: Opened): Promise<void>;
+  create(target: TargetSession, object: Creation, asker: By, opened?: Opened): Promise<Attr>;
+  link(target: TargetSession, link: RequestOf<typeof Link>, asker: By): Promise<Attr>;
+  unlink(target: TargetSession, name: RequestOf<typeof Unlink>, asker: By): Promise<void>;
+  rename(target: TargetSession, names: RequestOf<typeof Rename>, asker: By): Promise<void>;
+  open(target: TargetSession, open: Opening, asker: By, opened: Opened): Promise<void>;
 
   /** @param caches whether the client wants a lock under which it may cache the attributes. */
-  getattr(target: TargetSession, fid: Fid, signal: Signal, caches: boolean): Promise<Attr>;
+  getattr(target: TargetSession, fid: Fid, asker: By, caches: boolean): Promise<Attr>;
   /** @param own the client holds the lock under which it changes size and times: the answer is what it made of them. */
-  setattr(target: TargetSession, fid: Fid, change: AttrChange, own: boolean, signal: Signal): Promise<Attr>;
-  readlink(target: TargetSession, fid: Fid, signal: Signal): Promise<Uint8Array>;
-  getxattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<Uint8Array>;
-  setxattr(target: TargetSession, xattr: RequestOf<typeof Setxattr>, signal: Signal): Promise<void>;
-  listxattr(target: TargetSession, fid: Fid, signal: Signal): Promise<readonly string[]>;
-  removexattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<void>;
-  statfs(target: TargetSession, signal: Signal): Promise<StatfsMessage>;
+  setattr(target: TargetSession, fid: Fid, change: AttrChange, own: boolean, asker: By): Promise<Attr>;
+  readlink(target: TargetSession, fid: Fid, asker: By): Promise<Uint8Array>;
+  getxattr(target: TargetSession, fid: Fid, name: string, asker: By): Promise<Uint8Array>;
+  setxattr(target: TargetSession, xattr: RequestOf<typeof Setxattr>, asker: By): Promise<void>;
+  listxattr(target: TargetSession, fid: Fid, asker: By): Promise<readonly string[]>;
+  removexattr(target: TargetSession, fid: Fid, name: string, asker: By): Promise<void>;
+  statfs(target: TargetSession, asker: By): Promise<StatfsMessage>;
 }
 
 /** What a SETATTR or a BATCH says of a change, apart from the new size. */

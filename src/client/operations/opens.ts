@@ -58,7 +58,10 @@ export class OpenOperations {
   open(op: Caller, fid: Fid, flags: number): MaybePromise<Fh> {
     const context = this.#context;
     const target = context.targets.of(fid);
-    const root = fid === ROOT_FID && !opensForWrite(flags) ? context.attrs.lastKnown(fid) : undefined;
+    // Whether this caller may read it, and locks on it, are matters of a target that checks them.
+    const isAsked = target.squashesRoot && target.gate.isOpen;
+    const isRoot = fid === ROOT_FID && !opensForWrite(flags) && !isAsked;
+    const root = isRoot ? context.attrs.lastKnown(fid) : undefined;
     // Nobody can remove the root, so the target need not know that it is open. df(1) opens a mount point before it asks for its
     // space.
     if (root !== undefined)
@@ -84,7 +87,7 @@ export class OpenOperations {
     const context = this.#context;
     const fh = context.handles.newFh();
     const handle = new NewHandle(context, target, fh);
-    const answered = this.#namespace.open(target, { fid, fh, flags }, op.signal, (attr) =>
+    const answered = this.#namespace.open(target, { fid, fh, flags }, op, (attr) =>
       handle.opened(attr, flags),
     );
     await ACROSS_SESSIONS.wait(handle.wait(answered));
@@ -123,7 +126,7 @@ export class OpenOperations {
     const fh = context.handles.newFh();
     const handle = new NewHandle(context, target, fh);
     const created = { ...object, exclusive: (flags & O_EXCL) !== 0, fh, flags };
-    const answered = this.#namespace.create(target, created, op.signal, (attr) => handle.opened(attr, flags));
+    const answered = this.#namespace.create(target, created, op, (attr) => handle.opened(attr, flags));
     const attr = await ACROSS_SESSIONS.wait(handle.wait(answered));
     const parentOfName = object.name === undefined ? undefined : object.parent;
     return { known: context.beliefs.withValidity(target, attr, parentOfName), fh };

@@ -8,6 +8,7 @@
 
 import {
   type Attr,
+  accessOf,
   isDir,
   isRegular,
   isSymlink,
@@ -15,11 +16,14 @@ import {
   opensForWrite,
   S_IFDIR,
   S_IFMT,
+  S_ISGID,
 } from '../../base/attr.js';
 import { type Fh, type Fid, type Name, ROOT_FID } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import { interruptible } from '../../base/wait.js';
 import type { CachedLock } from '../../dlm/api.js';
+import { ACL_ACCESS } from '../../rules/acl.js';
+import { CopyRange, Fallocate, Write } from '../../wire/data.js';
 import { BIT_UPDATE } from '../../wire/lock.js';
 import {
   Create,
@@ -50,11 +54,13 @@ import {
 import type { Operation, ReplyOf, RequestOf } from '../../wire/operation.js';
 import type { AttrChange } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
+import { callAs } from '../session/callers.js';
 import { OWN_BITS } from '../session/own_directories.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
 import type { HeldInodes } from './held_inodes.js';
 import type { LocalOpens } from './local_opens.js';
 import {
+  type By,
   type Creation,
   changesOf,
   type Listing,
@@ -62,7 +68,6 @@ import {
   type Namespace,
   type Opened,
   type Opening,
-  type Signal,
 } from './namespace.js';
 
 /** What replies to changes tell of inodes. */
@@ -98,23 +103,29 @@ export class RemoteNamespace implements Namespace {
 
   /**
    * @param apply applies the reply in its turn.
+   * @param needsGroups see CallAs.
    * @param ended called when the request has ended, which may be long after its caller was interrupted.
    */
   async #ask<Q, R>(
     target: TargetSession,
     operation: Operation<Q, R>,
     request: Q,
-    signal: Signal,
+    asker: By,
     apply: (reply: R) => void,
     ended?: () => void,
+    needsGroups?: boolean,
   ): Promise<R> {
+    const signal = asker?.signal;
     const options = {
+      kind: 'operation',
+      needsGroups,
       apply: ({ reply }: { readonly reply: R }) => {
         apply(reply);
         if (operation.modifies && signal?.aborted === true) this.#tellKernel(reply as Told);
       },
-    };
-    const answered = target.call('operation', operation, request, options);
+    } as const;
+    const { groupsOf } = this.#context.options;
+    const answered = callAs(target, asker, groupsOf, operation, request, options);
     if (ended !== undefined) answered.then(ended, ended);
     const waited = signal === undefined ? answered : interruptible(answered, signal);
     return (await ACROSS_SESSIONS.wait(waited)).reply;
@@ -137,7 +148,7 @@ export class RemoteNamespace implements Namespace {
 
   // Names.
 
-  async lookup(target: TargetSession, looked: LookedUp, signal: Signal): Promise<Attr | undefined> {
+  async lookup(target: TargetSession, looked: LookedUp, asker: By): Promise<Attr | undefined> {
     const { beliefs } = this.#context;
     const { parent, name, contents } = looked;
     const want =
@@ -148,7 +159,7 @@ export class RemoteNamespace implements Namespace {
       (target.ownFilesUsed && owns(target, parent) ? WANT_OWN_FILES : 0);
     const request = { parent, name, want };
     const { attr } = await ACROSS_SESSIONS.wait(
-      this.#ask(target, Lookup, request, signal, (reply) => {
+      this.#ask(target, Lookup, request, asker, (reply) => {
         const inodes = reply.attr === undefined ? [] : [reply.attr];
         beliefs.applyGrants(target, { want, parent, inodes }, reply.locks);
         if (reply.attr !== undefined) beliefs.applyAttr(target, reply.attr);
@@ -162,14 +173,14 @@ export class RemoteNamespace implements Namespace {
   async readdir(
     target: TargetSession,
     { fh, contents, owns: wantsOwn, ...part }: Listing,
-    signal: Signal,
+    asker: By,
   ): Promise<ReaddirReply> {
     const { beliefs } = this.#context;
     const ofEntries = part.plus ? WANT_ATTR | WANT_DATA_READ | (contents === true ? WANT_CONTENT : 0) : 0;
     const own = wantsOwn === true ? WANT_OWN_FILES | (owns(target, part.fid) ? 0 : WANT_OWN_PARENT) : 0;
     const want = beliefs.wantParent(target, part.fid) | ofEntries | own;
     const request = { ...part, want };
-    return this.#ask(target, Readdir, request, signal, (reply) =>
+    return this.#ask(target, Readdir, request, asker, (reply) =>
       this.#applyListing(target, fh, request, reply),
     );
   }
@@ -221,7 +232,7 @@ export class RemoteNamespace implements Namespace {
       });
   }
 
-  async create(target: TargetSession, object: Creation, signal: Signal, opened?: Opened): Promise<Attr> {
+  async create(target: TargetSession, object: Creation, asker: By, opened?: Opened): Promise<Attr> {
     const { parent, name, fh, flags = 0 } = object;
     const parentWant = name === undefined ? 0 : this.#context.beliefs.wantParent(target, parent);
     const want =
@@ -229,10 +240,13 @@ export class RemoteNamespace implements Namespace {
     const request = { ...object, want };
     const apply = (reply: ReplyOf<typeof Create>): void => {
       this.#applyCreate(target, request, reply);
+      this.#keepTicket(target, reply.attr.fid, flags, reply.ticket);
       opened?.(reply.attr);
     };
     const ended = target.changes.pin(name === undefined ? [] : [parent]);
-    const { attr } = await ACROSS_SESSIONS.wait(this.#ask(target, Create, request, signal, apply, ended));
+    const { attr } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Create, request, asker, apply, ended, (object.mode & S_ISGID) !== 0),
+    );
     return attr;
   }
 
@@ -270,7 +284,7 @@ export class RemoteNamespace implements Namespace {
     if (linkText !== undefined && isSymlink(attr.mode)) context.attrs.putSymlinkTarget(attr.fid, linkText);
   }
 
-  async link(target: TargetSession, link: RequestOf<typeof Link>, signal: Signal): Promise<Attr> {
+  async link(target: TargetSession, link: RequestOf<typeof Link>, asker: By): Promise<Attr> {
     const { beliefs } = this.#context;
     target.own.giveUp(link.fid);
     const apply = (reply: ReplyOf<typeof Link>): void => {
@@ -279,11 +293,11 @@ export class RemoteNamespace implements Namespace {
       beliefs.applyName(target, link.parent, link.name, reply.attr.fid);
     };
     const ended = target.changes.pin([link.parent, link.fid]);
-    const { attr } = await ACROSS_SESSIONS.wait(this.#ask(target, Link, link, signal, apply, ended));
+    const { attr } = await ACROSS_SESSIONS.wait(this.#ask(target, Link, link, asker, apply, ended));
     return attr;
   }
 
-  async unlink(target: TargetSession, removed: RequestOf<typeof Unlink>, signal: Signal): Promise<void> {
+  async unlink(target: TargetSession, removed: RequestOf<typeof Unlink>, asker: By): Promise<void> {
     const { beliefs } = this.#context;
     const { parent, name, directory } = removed;
     const apply = ({ attr, parentAttr }: ReplyOf<typeof Unlink>): void => {
@@ -293,7 +307,7 @@ export class RemoteNamespace implements Namespace {
       beliefs.applyName(target, parent, name, 0);
       if (directory || attr.nlink === 0) this.#held.unlinked(target, attr.fid);
     };
-    const there = this.#openedThere(target, parent, name, signal);
+    const there = this.#openedThere(target, parent, name, asker?.signal);
     if (there !== undefined) await ACROSS_SESSIONS.wait(there);
     const victim = this.#known(parent, name);
     for (const fid of victim) if (fid !== undefined) target.own.giveUp(fid);
@@ -303,7 +317,7 @@ export class RemoteNamespace implements Namespace {
       unpin();
       removedHere();
     };
-    await ACROSS_SESSIONS.wait(this.#ask(target, Unlink, removed, signal, apply, ended));
+    await ACROSS_SESSIONS.wait(this.#ask(target, Unlink, removed, asker, apply, ended));
   }
 
   /** @returns the inode of the name, for pin(): none, if it does not exist, or undefined if nobody here knows. */
@@ -316,7 +330,12 @@ export class RemoteNamespace implements Namespace {
    * An inode may lose its last name. If it is open here and not at the target yet, the target gets it first. Then it can be told of
    * the handle, and a crash between the two changes nothing.
    */
-  #openedThere(target: TargetSession, parent: Fid, name: Name, signal: Signal): Promise<void> | undefined {
+  #openedThere(
+    target: TargetSession,
+    parent: Fid,
+    name: Name,
+    signal: AbortSignal | undefined,
+  ): Promise<void> | undefined {
     const { changes } = target;
     const victims = this.#known(parent, name);
     const mayBeBorn = victims.some((fid) =>
@@ -329,10 +348,10 @@ export class RemoteNamespace implements Namespace {
     return signal === undefined ? flushed : interruptible(flushed, signal);
   }
 
-  async rename(target: TargetSession, names: RequestOf<typeof Rename>, signal: Signal): Promise<void> {
+  async rename(target: TargetSession, names: RequestOf<typeof Rename>, asker: By): Promise<void> {
     const apply = (reply: ReplyOf<typeof Rename>): void => this.#applyRename(target, names, reply);
     const { parent, name, newParent, newName } = names;
-    const there = this.#openedThere(target, newParent, newName, signal);
+    const there = this.#openedThere(target, newParent, newName, asker?.signal);
     if (there !== undefined) await ACROSS_SESSIONS.wait(there);
     const moved = [...this.#known(parent, name), ...this.#known(newParent, newName)];
     for (const fid of moved) if (fid !== undefined) target.own.giveUp(fid);
@@ -342,7 +361,7 @@ export class RemoteNamespace implements Namespace {
       unpin();
       movedHere();
     };
-    await ACROSS_SESSIONS.wait(this.#ask(target, Rename, names, signal, apply, ended));
+    await ACROSS_SESSIONS.wait(this.#ask(target, Rename, names, asker, apply, ended));
   }
 
   #applyRename(
@@ -371,7 +390,7 @@ export class RemoteNamespace implements Namespace {
     }
   }
 
-  async open(target: TargetSession, open: Opening, signal: Signal, opened: Opened): Promise<void> {
+  async open(target: TargetSession, open: Opening, asker: By, opened: Opened): Promise<void> {
     const context = this.#context;
     const { fid, flags } = open;
     const attr = context.attrs.get(fid);
@@ -382,19 +401,34 @@ export class RemoteNamespace implements Namespace {
       const cut = (flags & O_TRUNC) === 0 ? undefined : context.files.get(fid);
       if (cut !== undefined) context.dropPages(target, cut);
       context.beliefs.applyAttr(target, reply.attr, cut !== undefined);
+      this.#keepTicket(target, fid, flags, reply.ticket);
       opened(reply.attr);
     };
     const ended = (flags & O_TRUNC) === 0 ? undefined : target.changes.pin([fid]);
-    await ACROSS_SESSIONS.wait(this.#ask(target, Open, { ...open, want }, signal, apply, ended));
+    await ACROSS_SESSIONS.wait(this.#ask(target, Open, { ...open, want }, asker, apply, ended));
+  }
+
+  #keepTicket(target: TargetSession, fid: Fid, flags: number, ticket: Uint8Array | undefined): void {
+    if (ticket === undefined) return;
+    target.tickets.sweep(() => {
+      const { handles, files } = this.#context;
+      const uncommitted = fidsIn(target);
+      return (of) =>
+        handles.isOpen(of) ||
+        target.locks.holds('data', of) ||
+        uncommitted.has(of) ||
+        files.get(of)?.isClean === false;
+    });
+    target.tickets.add({ fid, access: accessOf(flags), ticket });
   }
 
   // Attributes.
 
-  async getattr(target: TargetSession, fid: Fid, signal: Signal, caches: boolean): Promise<Attr> {
+  async getattr(target: TargetSession, fid: Fid, asker: By, caches: boolean): Promise<Attr> {
     const { beliefs } = this.#context;
     const want = caches ? beliefs.wantAttr(target, fid) : 0;
     const { attr } = await ACROSS_SESSIONS.wait(
-      this.#ask(target, Getattr, { fid, want }, signal, (reply) => {
+      this.#ask(target, Getattr, { fid, want }, asker, (reply) => {
         beliefs.applyGrants(target, { want, inodes: [{ ...reply.attr, fid }] }, reply.locks);
         beliefs.applyAttr(target, reply.attr);
       }),
@@ -402,13 +436,7 @@ export class RemoteNamespace implements Namespace {
     return attr;
   }
 
-  async setattr(
-    target: TargetSession,
-    fid: Fid,
-    change: AttrChange,
-    own: boolean,
-    signal: Signal,
-  ): Promise<Attr> {
+  async setattr(target: TargetSession, fid: Fid, change: AttrChange, own: boolean, asker: By): Promise<Attr> {
     const context = this.#context;
     const { sizeBytes } = change;
     const request = { fid, sizeBytes, ...changesOf(change) };
@@ -418,59 +446,71 @@ export class RemoteNamespace implements Namespace {
       context.beliefs.applyAttr(target, reply.attr, own);
     };
     const ended = target.changes.pin([fid]);
-    const { attr } = await ACROSS_SESSIONS.wait(this.#ask(target, Setattr, request, signal, apply, ended));
+    const { attr } = await ACROSS_SESSIONS.wait(
+      this.#ask(target, Setattr, request, asker, apply, ended, ((change.mode ?? 0) & S_ISGID) !== 0),
+    );
     return attr;
   }
 
-  async readlink(target: TargetSession, fid: Fid, signal: Signal): Promise<Uint8Array> {
+  async readlink(target: TargetSession, fid: Fid, asker: By): Promise<Uint8Array> {
     const { attrs } = this.#context;
     const reply = await ACROSS_SESSIONS.wait(
-      this.#ask(target, Readlink, { fid }, signal, (answer) =>
+      this.#ask(target, Readlink, { fid }, asker, (answer) =>
         attrs.putSymlinkTarget(fid, Buffer.from(answer.target)),
       ),
     );
     return reply.target;
   }
 
-  async getxattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<Uint8Array> {
+  async getxattr(target: TargetSession, fid: Fid, name: string, asker: By): Promise<Uint8Array> {
     const { value } = await ACROSS_SESSIONS.wait(
-      this.#ask(target, Getxattr, { fid, name }, signal, (reply) => {
+      this.#ask(target, Getxattr, { fid, name }, asker, (reply) => {
         if (fid === ROOT_FID) target.rootXattrs?.set(name, Buffer.from(reply.value));
       }),
     );
     return value;
   }
 
-  async setxattr(target: TargetSession, xattr: RequestOf<typeof Setxattr>, signal: Signal): Promise<void> {
+  async setxattr(target: TargetSession, xattr: RequestOf<typeof Setxattr>, asker: By): Promise<void> {
     const { fid, name, value } = xattr;
     const apply = (reply: ReplyOf<typeof Setxattr>): void => {
       this.#context.beliefs.applyAttr(target, reply.attr);
       if (fid === ROOT_FID) target.rootXattrs?.set(name, value);
     };
     const ended = target.changes.pin([fid]);
-    await ACROSS_SESSIONS.wait(this.#ask(target, Setxattr, xattr, signal, apply, ended));
+    await ACROSS_SESSIONS.wait(this.#ask(target, Setxattr, xattr, asker, apply, ended, name === ACL_ACCESS));
   }
 
-  async listxattr(target: TargetSession, fid: Fid, signal: Signal): Promise<readonly string[]> {
-    return (await ACROSS_SESSIONS.wait(this.#ask(target, Listxattr, { fid }, signal, () => undefined))).names;
+  async listxattr(target: TargetSession, fid: Fid, asker: By): Promise<readonly string[]> {
+    return (await ACROSS_SESSIONS.wait(this.#ask(target, Listxattr, { fid }, asker, () => undefined))).names;
   }
 
-  async removexattr(target: TargetSession, fid: Fid, name: string, signal: Signal): Promise<void> {
+  async removexattr(target: TargetSession, fid: Fid, name: string, asker: By): Promise<void> {
     const apply = (reply: ReplyOf<typeof Removexattr>): void => {
       this.#context.beliefs.applyAttr(target, reply.attr);
       if (fid === ROOT_FID) target.rootXattrs?.delete(name);
     };
     const ended = target.changes.pin([fid]);
-    await ACROSS_SESSIONS.wait(this.#ask(target, Removexattr, { fid, name }, signal, apply, ended));
+    await ACROSS_SESSIONS.wait(this.#ask(target, Removexattr, { fid, name }, asker, apply, ended));
   }
 
-  async statfs(target: TargetSession, signal: Signal): Promise<StatfsMessage> {
+  async statfs(target: TargetSession, asker: By): Promise<StatfsMessage> {
     return ACROSS_SESSIONS.wait(
-      this.#ask(target, Statfs, {}, signal, (reply) => {
+      this.#ask(target, Statfs, {}, asker, (reply) => {
         target.lastStatfs = reply;
       }),
     );
   }
+}
+
+/** Files in what the target would have to execute again, as far as a handle allowed it. */
+function fidsIn({ replays }: TargetSession): ReadonlySet<Fid> {
+  const fids = new Set<Fid>();
+  for (const operation of [Write, Setattr, Fallocate, Link]) {
+    for (const { fid } of replays.requestsOf<{ readonly fid: Fid }>(operation)) fids.add(fid);
+  }
+  for (const { fromFid, toFid } of replays.requestsOf(CopyRange)) fids.add(fromFid).add(toFid);
+  return fids;
 }
 
 /** The lock that a file opened with these flags will need first. */

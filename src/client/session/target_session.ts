@@ -43,6 +43,7 @@ import type { KeptMemory } from './kept_memory.js';
 import { type CallKind, Outgoing } from './outgoing.js';
 import { OwnDirectories } from './own_directories.js';
 import { ReplayList } from './replay_list.js';
+import { Tickets } from './tickets.js';
 
 /** Limit on the cache locks held on one target. Each takes a little memory on the client and on the server. */
 const LOCKS_MAX = 100_000;
@@ -112,6 +113,7 @@ export class TargetSession {
   /** Changes that the client has made by itself, and that the target has not answered. */
   readonly changes: ChangeLog;
   readonly own: OwnDirectories;
+  readonly tickets = new Tickets();
   /** -1 until the first CONNECT is answered. */
   index = -1;
   label = '';
@@ -128,6 +130,10 @@ export class TargetSession {
   localOpensUsed = false;
   /** SYNC covers WRITEs that are not answered yet. */
   ordersSync = false;
+  /** The server checks what each user may do, and takes root for nobody: it must know who asks. */
+  squashesRoot = false;
+  /** The server lets this client change nothing. */
+  isReadOnly = false;
   /** The server gives own locks, and takes BATCHes. */
   batchUsed = false;
   /** The server gives own locks on what was in an own directory before. */
@@ -198,6 +204,12 @@ export class TargetSession {
   /** This client can replay, so it goes on as if nothing had happened when the target crashes and comes back. */
   get replaysUsed(): boolean {
     return this.replays.enabled;
+  }
+
+  /** Takes what each reply to CONNECT says: an administrator may have changed it since the last one. */
+  restrictedTo(restricted: ConnectReply['restricted']): void {
+    this.squashesRoot = restricted?.squashRoot === true;
+    this.isReadOnly = restricted?.readOnly === true;
   }
 
   /** Takes what the reply to CONNECT says of the target. */
@@ -304,6 +316,7 @@ export class TargetSession {
     this.replays.clear();
     this.changes.clear();
     this.own.clear();
+    this.tickets.clear();
     this.lastStatfs = undefined;
     this.requester.renew(error, ({ opcode }, wasSent) => {
       return ASKED_AGAIN.has(opcode) || (!wasSent && SENT_LATER.has(opcode));

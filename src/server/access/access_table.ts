@@ -19,6 +19,7 @@ import {
   type AccessKey,
   type AccessRecord,
   type TargetStore,
+  TICKET_SECRET_BYTES,
 } from '../../storage/api.js';
 
 const KEY_BYTES = 32;
@@ -32,7 +33,7 @@ export interface MadeKey {
   readonly key: AccessKey;
 }
 
-type Store = Pick<TargetStore, 'access' | 'execute' | 'sync'>;
+type Store = Pick<TargetStore, 'access' | 'execute' | 'sync' | 'ticketSecret'>;
 type Around = { readonly clock: Clock; readonly rng: Pick<Rng, 'u32'> };
 
 export class AccessTable {
@@ -47,6 +48,8 @@ export class AccessTable {
     this.#store = store;
     this.#around = around;
     for (const entry of store.access()) this.#put(entry);
+    // A server that could not read it would lose the open files of its clients one by one: fsck has to look at it first.
+    store.ticketSecret();
   }
 
   get isEmpty(): boolean {
@@ -129,9 +132,28 @@ export class AccessTable {
   /** @throws FsError ENOENT */
   remove(name: string): AccessRecord {
     const entry = this.#given(name);
-    this.#store.execute((tx) => tx.removeAccess(name), { reserve: 'own' });
+    const isLast = this.#entries.size === 1;
+    this.#store.execute(
+      (tx) => {
+        tx.removeAccess(name);
+        if (isLast) tx.putTicketSecret(undefined);
+      },
+      { reserve: 'own' },
+    );
     this.#drop(entry);
     return entry;
+  }
+
+  /**
+   * With which the target's tickets are made. There is one from the first entry on; a target whose fsck has removed a damaged one
+   * gets another.
+   */
+  ticketSecret(): Buffer {
+    const known = this.#store.ticketSecret();
+    if (known !== undefined) return known;
+    const secret = this.#random(TICKET_SECRET_BYTES);
+    this.#store.execute((tx) => tx.putTicketSecret(secret), { reserve: 'own' });
+    return secret;
   }
 
   /** Resolves when all changes so far are durable. @throws FsError EIO */
@@ -169,7 +191,14 @@ export class AccessTable {
 
   #write(entry: AccessRecord): void {
     const before = this.#entries.get(entry.name);
-    this.#store.execute((tx) => tx.putAccess(entry), before === undefined ? {} : { reserve: 'replaces' });
+    const secret = this.#store.ticketSecret() === undefined ? this.#random(TICKET_SECRET_BYTES) : undefined;
+    this.#store.execute(
+      (tx) => {
+        tx.putAccess(entry);
+        if (secret !== undefined) tx.putTicketSecret(secret);
+      },
+      before === undefined ? {} : { reserve: 'replaces' },
+    );
     if (before !== undefined) this.#drop(before);
     this.#put(entry);
   }

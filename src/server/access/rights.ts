@@ -15,6 +15,8 @@ export interface Rights {
   /** uid and gid 0 of its programs count as nobody's. */
   readonly squashRoot: boolean;
   readonly limits: AccessLimits;
+  /** When the entry was made (milliseconds since 1970): another one of its name is another's. */
+  readonly sinceMs?: number | undefined;
   /** The key that the peer has proved to have. */
   readonly keyId?: string | undefined;
 }
@@ -35,6 +37,6 @@ export function principalOf({ kind, name }: Pick<AccessRecord, 'kind' | 'name'>)
 }
 
 export function rightsOf(entry: AccessRecord, keyId?: string): Rights {
-  const { admin, readOnly, squashRoot, limits } = entry;
-  return { principal: principalOf(entry), admin, readOnly, squashRoot, limits, keyId };
+  const { admin, readOnly, squashRoot, limits, createdMs } = entry;
+  return { principal: principalOf(entry), admin, readOnly, squashRoot, limits, sinceMs: createdMs, keyId };
 }

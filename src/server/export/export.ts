@@ -23,6 +23,7 @@ import type { Rights } from '../access/rights.js';
 import { AnsweredRequests } from './answered_requests.js';
 import { DurableAnswers } from './durable_answers.js';
 import { FidRanges } from './fid_ranges.js';
+import { HandleAccess, type OpenHandle } from './handle_access.js';
 import { frameBytes, type KeptFrames } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { UnconfirmedCasts } from './unconfirmed_casts.js';
@@ -35,11 +36,6 @@ const SHORT_UUID_LENGTH = 8;
  */
 export function shortUuid(uuid: string): string {
   return uuid.slice(0, SHORT_UUID_LENGTH);
-}
-
-export interface OpenHandle {
-  readonly fid: Fid;
-  readonly flags: number;
 }
 
 export interface ExportIdentity {
@@ -117,6 +113,15 @@ export class ClientExport {
 
   /** Changed by OpenTable only. */
   readonly opens = new Map<Fh, OpenHandle>();
+  /** The same by inode, once somebody has asked: see opened(). Changed by OpenTable only. */
+  handleAccess: HandleAccess | undefined;
+  /**
+   * What tickets that the client has shown allow it, by inode (ACCESS_* bits): while it recovers, and before its handles are open
+   * again. See access/tickets.ts.
+   */
+  readonly proven = new Map<Fid, number>();
+  /** It may show tickets, and what it had: from a CONNECT that says 'recover' until its recovery is over. */
+  reclaims = false;
   readonly answered = new AnsweredRequests();
   readonly durableAnswers = new DurableAnswers();
   readonly reclaimed = new ReclaimedLocks();
@@ -194,6 +199,17 @@ export class ClientExport {
     };
   }
 
+  /** The server checks what it asks for: operations/permits.ts. */
+  get isRestricted(): boolean {
+    return this.rights.readOnly || this.rights.squashRoot;
+  }
+
+  /** Which files it has open, and for what. */
+  opened(): HandleAccess {
+    this.handleAccess ??= new HandleAccess(this.opens.values());
+    return this.handleAccess;
+  }
+
   endWaits(reason: FsError): void {
     for (const wait of this.waits) wait.abort(reason);
     this.waits.clear();
@@ -226,6 +242,8 @@ export class ClientExport {
     );
     assert(this.metaGrantBytes >= 0, `${label} has ${this.metaGrantBytes} bytes of meta grant`);
     assert(this.replayBytes >= 0 && this.grantBytes >= 0, `${label} has ${this.grantBytes} bytes of grant`);
+    this.handleAccess?.checkInvariants(this.opens.values());
+    assert(this.reclaims || this.proven.size === 0, `${label} has shown tickets, and does not recover`);
     const called = new Set(this.calledBack.values());
     for (const fid of called)
       assert(this.movedBytes.has(fid), `what ${label} moves of ${fid} is not counted`);

@@ -36,7 +36,9 @@ export class OpenTable {
       return;
     }
     if (client.opens.size >= OPENS_MAX) throw new FsError('EMFILE', `${OPENS_MAX} open handles`);
-    client.opens.set(fh, { fid, flags });
+    const handle = { fid, flags };
+    client.opens.set(fh, handle);
+    client.handleAccess?.add(handle);
     this.#counts.set(fid, this.count(fid) + 1);
   }
 
@@ -45,6 +47,7 @@ export class OpenTable {
     const known = client.opens.get(fh);
     if (known === undefined) return undefined;
     client.opens.delete(fh);
+    client.handleAccess?.remove(known);
     const left = this.count(known.fid) - 1;
     if (left > 0) {
       this.#counts.set(known.fid, left);

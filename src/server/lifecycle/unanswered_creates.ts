@@ -5,6 +5,7 @@
  * the server keeps a handle for the client until the client has its answer.
  */
 
+import { O_PATH } from '../../base/attr.js';
 import type { Fh, Fid, Xid } from '../../base/ids.js';
 import { Create } from '../../wire/meta.js';
 import type { ClientExport } from '../export/export.js';
@@ -20,7 +21,8 @@ function handleOf(xid: Xid): Fh {
 export function keepUnanswered(target: ServedTarget, client: ClientExport): void {
   for (const { xid, opcode, fid } of client.durableAnswers.inheritedReplies()) {
     if (opcode !== Create.opcode || fid === 0 || target.store.inode(fid)?.nlink !== 0) continue;
-    target.opens.add(client, handleOf(xid), fid, 0);
+    // It keeps the file, and lets nobody read it.
+    target.opens.add(client, handleOf(xid), fid, O_PATH);
     client.provisional.add(xid);
   }
 }

@@ -6,11 +6,13 @@
 
 import { isRegular, O_TRUNC } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
+import type { Fid } from '../../base/ids.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { needInode } from '../../rules/checks.js';
 import { applyCreate, checkCreation, findExisting } from '../../rules/create.js';
+import { permittedMode } from '../../rules/permission_attrs.js';
 import type { Dirent, Inode, ReplyRecord } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import type { Create } from '../../wire/meta.js';
@@ -20,7 +22,7 @@ import type { ServedCall } from '../target/served_call.js';
 import { circumstancesOf } from './circumstances.js';
 import { inodeOrGone } from './executed_before.js';
 import { describe } from './lookup.js';
-import { openInode, truncationLocks } from './open.js';
+import { openInode, ticketOf, truncationLocks } from './open.js';
 import { attrBits, grantData, grantInode, grantParent } from './reply_grants.js';
 import { type Answered, inodeLock, locked } from './with_locks.js';
 
@@ -69,7 +71,8 @@ function openExisting(
   }
   const reply = (attr: Inode, locks: GrantMessage[]): Reply => {
     grantParent(call, want, request.parent, locks);
-    return { attr, existed: true, locks };
+    const ticket = fh === undefined ? undefined : ticketOf(call, attr.fid, flags);
+    return { attr, existed: true, locks, ticket };
   };
   if (fh === undefined) return describe(call, want, needInode(store, entry.fid), reply);
   return openInode(call, { fid: entry.fid, fh, flags, want, time: request.time }, reply);
@@ -89,7 +92,7 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   call.alsoChanged = [inodeLock(fid, 'EX', attrBits(request.mode))];
   try {
     const { result, transno } = call.execute(
-      (tx) => applyCreate(tx, request, circumstancesOf(call, request)),
+      (tx) => applyCreate(tx, permittedObject(call, request), circumstancesOf(call, request)),
       fid,
     );
     return { reply: { ...withLocks(call, request, result.attr, false), position: result.position }, transno };
@@ -99,6 +102,12 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   }
 }
 
+/** permits.ts has put its owner in. */
+function permittedObject({ caller, target }: ServedCall, request: Request): Request {
+  if (caller === undefined) return request;
+  return { ...request, mode: permittedMode(needInode(target.store, request.parent), request.mode, caller) };
+}
+
 function withLocks(call: ServedCall, request: Request, inode: Inode, existed: boolean): Reply {
   const { want, parent, name } = request;
   const locks: GrantMessage[] = [];
@@ -106,7 +115,8 @@ function withLocks(call: ServedCall, request: Request, inode: Inode, existed: bo
   grantInode(call, want, inode, locks);
   grantParent(call, want, parent, locks);
   const parentAttr = name === undefined ? undefined : call.target.store.inode(parent);
-  return { attr: inode, parentAttr, existed, locks };
+  const ticket = request.fh === undefined ? undefined : ticketOf(call, inode.fid, request.flags ?? 0);
+  return { attr: inode, parentAttr, existed, locks, ticket };
 }
 
 /** For a CREATE that was executed before: opens the handle, and answers with the state as it is now. */
@@ -124,5 +134,6 @@ export function recreate(call: ServedCall, request: Request, done: ReplyRecord):
     parentAttr,
     existed: fid !== request.fid,
     locks: [],
+    ticket: request.fh === undefined ? undefined : ticketOf(call, fid as Fid, request.flags ?? 0),
   };
 }

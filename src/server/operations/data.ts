@@ -7,13 +7,13 @@
  */
 
 import { FsError } from '../../base/errno.js';
-import type { Fid } from '../../base/ids.js';
+import type { Fid, Transno } from '../../base/ids.js';
 import { checkFileEnd } from '../../base/limits.js';
-import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
+import { andThen, isPromise, type MaybePromise } from '../../base/maybe_promise.js';
 import { SLAB_BYTES } from '../../base/slab_pool.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { needRegular } from '../../rules/checks.js';
-import { dropCapability } from '../../rules/setattr.js';
+import { dropCapability, dropPrivileges, hasPrivileges } from '../../rules/setattr.js';
 import type { Change, Executed, Inode, ReplyRecord, Within } from '../../storage/api.js';
 import { type CopyRange, type Fallocate, type Read, type Seek, type Sync, Write } from '../../wire/data.js';
 import { BULK_MAX } from '../../wire/header.js';
@@ -69,6 +69,7 @@ export function write(
   // A client replays its locks after its operations.
   if (!call.isReplay) needDataLock(call, fid, 'PW');
   checkFileEnd(offset + data.length);
+  const dropsPrivileges = call.caller !== undefined && hasPrivileges(needRegular(target.store, fid));
   const paid = call.isReplay ? 0 : target.grants.spend(client, request.grantUsed);
   noteMoved(client, fid, data.length);
   const execute = (_taken: number, takes: Takes): MaybePromise<Executed<Inode>> => {
@@ -82,6 +83,7 @@ export function write(
     // Notes it before anybody learns that the write is done: an eviction that waits for it gives the file to the next client.
     return andThen(written, (done) => {
       noteChange(call, dataLock(fid, 'EX'), done.transno);
+      if (dropsPrivileges) tellNewMode(call, fid, done.transno);
       return done;
     });
   };
@@ -100,12 +102,30 @@ export function write(
   );
 }
 
-/** What a change of content adds to its transactions: the file loses its capability with the first byte. */
+/**
+ * What a change of content adds to its transactions: the file loses its capability with the first byte. Its set-id bits go where
+ * the caller's kernel has asked for that, and always with a change by a user of a squashed session: that client may not have asked.
+ */
 function contentChange(call: ServedCall, fid: Fid, copiedBytes = 0): Within {
   return (tx, inode, isLast) => {
-    dropCapability(tx, inode);
+    if (call.caller === undefined) dropCapability(tx, inode);
+    else dropPrivileges(tx, inode);
     if (isLast) call.writeRecord(tx, fid, copiedBytes);
   };
+}
+
+/**
+ * A WRITE has changed the mode, and waits for no lock, so other clients still believe the old one. They are called back at once, and
+ * hear of it before the writer's lock can be theirs: nobody sees the new content as that of a set-id file for longer.
+ */
+function tellNewMode(call: ServedCall, fid: Fid, transno: Transno): void {
+  const attributes = inodeLock(fid, 'EX', BIT_ATTR);
+  noteChange(call, attributes, transno);
+  if (call.isReplay) return;
+  const release = call.target.locks.acquire(undefined, [attributes]);
+  if (!isPromise(release)) release();
+  // If it rejects, the target is over.
+  else release.then((give) => give()).catch(() => undefined);
 }
 
 /** Counts the write, so that an eviction waits for writes that the store already works on. */

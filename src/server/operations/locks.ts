@@ -80,6 +80,13 @@ function specOf(request: Request): LockSpec {
 
 function granted(call: ServedCall, spec: LockSpec, handle: LockHandle): HandlerOutcome<Reply> {
   const { client, target } = call;
+  try {
+    // Somebody may have changed the mode while the lock was waited for.
+    call.permit?.();
+  } catch (refusal) {
+    target.locks.cancel(client.uuid, [handle]);
+    throw refusal;
+  }
   if (spec.type === 'active') {
     client.activeLocks.add(handle);
     target.undrained.delete(client);

@@ -21,6 +21,7 @@ import {
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { isUncommitted } from '../target/commit_on_sharing.js';
 import type { ServedCall } from '../target/served_call.js';
+import { mayHoldData } from './data_access.js';
 import { exactInode, hasOtherWriter } from './glimpse.js';
 import { attrBits, attrLock, grantData, grantInode, grantOwnFile, grantParent } from './reply_grants.js';
 import { type Answered, dataLock, inodeLock, locked } from './with_locks.js';
@@ -54,6 +55,12 @@ function hasUncommittedData(call: ServedCall, fid: Fid, mode: number): boolean {
   return call.target.locks.dataWriter(fid, call.client.uuid) === undefined;
 }
 
+/** For a caller whose permission counts, the answer depends on the directory's attributes too. */
+function directoryBits({ caller }: ServedCall, want: number): number {
+  const withAttr = (want & WANT_PARENT) !== 0 || caller !== undefined;
+  return withAttr ? BIT_UPDATE | BIT_ATTR : BIT_UPDATE;
+}
+
 export function lookup(
   call: ServedCall,
   request: RequestOf<typeof Lookup>,
@@ -61,7 +68,7 @@ export function lookup(
 ): Answered<ReplyOf<typeof Lookup>> {
   const { store } = call.target;
   const { parent, name, want } = request;
-  const parentBits = (want & WANT_PARENT) !== 0 ? BIT_UPDATE | BIT_ATTR : BIT_UPDATE;
+  const parentBits = directoryBits(call, want);
   let entry: Dirent | undefined;
   return locked(
     call,
@@ -122,9 +129,12 @@ export function readlink(
  * The content of a small file, if the client has a lock under which it may keep it, and no other client writes the file. A damaged
  * content is left to the READ that asks for it.
  */
-function contentOf({ target, client }: ServedCall, want: number, inode: Inode): Uint8Array | undefined {
+function contentOf(call: ServedCall, want: number, inode: Inode): Uint8Array | undefined {
+  const { target, client } = call;
   if ((want & WANT_CONTENT) === 0 || !isRegular(inode.mode) || inode.sizeBytes === 0) return undefined;
   if (!target.locks.holdsData(client.uuid, inode.fid, 'PR')) return undefined;
+  // The lock may be one of PW, for a caller who may write and not read.
+  if (client.isRestricted && !mayHoldData(call, inode, 'PR')) return undefined;
   return target.store.data.smallContent(inode.fid);
 }
 
@@ -146,7 +156,7 @@ export function readdir(
     incoming,
     () => {
       needDirectory(store, fid);
-      return [inodeLock(fid, 'PR', (want & WANT_PARENT) !== 0 ? BIT_UPDATE | BIT_ATTR : BIT_UPDATE)];
+      return [inodeLock(fid, 'PR', directoryBits(call, want))];
     },
     () => ({ reply: listDirectory(call, request) }),
   );

@@ -1,12 +1,13 @@
 /** OPEN and CLOSE. The server keeps the handles of each client; the last CLOSE of an inode without a name destroys it. */
 
-import { isDir, isRegular, O_TRUNC, opensForWrite, type Timespec } from '../../base/attr.js';
+import { accessOf, isDir, isRegular, O_TRUNC, opensForWrite, type Timespec } from '../../base/attr.js';
 import { FsError } from '../../base/errno.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import { andThen, type MaybePromise } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
 import { needInode } from '../../rules/checks.js';
+import { dropPrivileges } from '../../rules/setattr.js';
 import type { Inode, Within } from '../../storage/api.js';
 import { BIT_ATTR, type GrantMessage } from '../../wire/lock.js';
 import type { Close, Open } from '../../wire/meta.js';
@@ -30,6 +31,11 @@ export interface OpenInode {
   readonly time?: Timespec | undefined;
 }
 
+/** For a handle of a client that has to prove later what it may do by it. */
+export function ticketOf({ client, target }: ServedCall, fid: Fid, flags: number): Buffer | undefined {
+  return client.rights.squashRoot ? target.ticketFor(client, fid, accessOf(flags)) : undefined;
+}
+
 export function truncationLocks(fid: Fid): readonly LockSpec[] {
   return [inodeLock(fid, 'EX', BIT_ATTR), dataLock(fid, 'EX')];
 }
@@ -51,7 +57,7 @@ export function open(
     },
     () =>
       openInode(call, request, (attr, locks) => {
-        return { attr, locks };
+        return { attr, locks, ticket: ticketOf(call, request.fid, request.flags) };
       }),
   );
 }
@@ -81,7 +87,9 @@ export function openInode<R>(
     return { reply: reply(now, locks) };
   };
   if (!isRegular(inode.mode) || (flags & O_TRUNC) === 0) return opened();
-  const within: Within = (tx, _inode, isLast) => {
+  const within: Within = (tx, before, isLast) => {
+    // Of other sessions the kernel asks for it.
+    if (call.caller !== undefined) dropPrivileges(tx, before);
     if (isLast) call.writeRecord(tx, fid);
   };
   const truncated = target.store.data.truncate(fid, 0, {
@@ -124,5 +132,5 @@ export function reopened(call: ServedCall, request: RequestOf<typeof Open>): Rep
   const { target } = call;
   const attr = needInode(target.store, request.fid);
   target.opens.add(call.client, request.fh, request.fid, request.flags);
-  return { attr, locks: [] };
+  return { attr, locks: [], ticket: ticketOf(call, request.fid, request.flags) };
 }

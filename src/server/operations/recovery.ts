@@ -6,7 +6,7 @@
  * client ends up with the state that it replayed last.
  */
 
-import { isDir } from '../../base/attr.js';
+import { ACCESS_READ, ACCESS_WRITE, accessOf, isDir } from '../../base/attr.js';
 import type { Fh, Fid } from '../../base/ids.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
@@ -20,7 +20,9 @@ import {
   type Replayed,
   type ReplayLocks,
   type ReplayOpens,
+  type ReplayTickets,
 } from '../../wire/session.js';
+import { isSameTicket } from '../access/tickets.js';
 import type { RecoveryWindow } from '../lifecycle/recovery_window.js';
 import { goodbye } from '../target/eviction.js';
 import type { ServedCall } from '../target/served_call.js';
@@ -59,6 +61,30 @@ export function replayed(
   return told((tell) => window.replays.complete(call.client.uuid, tell), incoming);
 }
 
+/** Takes note of what the client proves, for the replays that follow. */
+export function replayTickets(
+  call: ServedCall,
+  window: RecoveryWindow | undefined,
+  request: RequestOf<typeof ReplayTickets>,
+): HandlerOutcome<Nothing> {
+  const { target, client } = call;
+  window?.progress(client.uuid);
+  if (!client.rights.squashRoot) return { reply: {} };
+  for (const { fid, access, ticket } of request.tickets) {
+    if (!isSameTicket(ticket, target.ticketFor(client, fid, access))) continue;
+    client.proven.set(fid, (client.proven.get(fid) ?? 0) | access);
+  }
+  return { reply: {} };
+}
+
+/** Whether the client may say that it had this: it need not prove it, or has. */
+function isProven({ client }: ServedCall, fid: Fid, access: number): boolean {
+  if ((access & ACCESS_WRITE) !== 0 && client.rights.readOnly) return false;
+  if (!client.rights.squashRoot) return true;
+  const proven = client.proven.get(fid);
+  return proven !== undefined && (proven & access) === access;
+}
+
 /** Opens the handles as they were, of unlinked inodes too: those are orphans, and these opens keep them. */
 export function replayOpens(
   call: ServedCall,
@@ -69,7 +95,7 @@ export function replayOpens(
   window?.progress(client.uuid);
   const lost: Fh[] = [];
   for (const { fid, fh, flags } of request.opens) {
-    if (!target.store.hasInode(fid)) lost.push(fh);
+    if (!target.store.hasInode(fid) || !isProven(call, fid, accessOf(flags))) lost.push(fh);
     else target.opens.add(client, fh, fid, flags);
   }
   return { reply: { lost } };
@@ -92,8 +118,12 @@ export function replayLocks(
 }
 
 /** True for a lock that ENQUEUE, or the answer to an operation (an own lock), would grant to a client. */
-function isCacheLock({ target, client }: ServedCall, { type, fid, mode, bits }: LockSpec): boolean {
-  if (type === 'data') return bits === 0 && (mode === 'PR' || mode === 'PW');
+function isCacheLock(call: ServedCall, { type, fid, mode, bits }: LockSpec): boolean {
+  const { target, client } = call;
+  if (type === 'data') {
+    if (bits !== 0 || (mode !== 'PR' && mode !== 'PW')) return false;
+    return isProven(call, fid as Fid, mode === 'PW' ? ACCESS_WRITE : ACCESS_READ);
+  }
   if (mode === 'PR') return bits !== 0 && (bits & ~(BIT_UPDATE | BIT_ATTR)) === 0;
   if (mode !== 'EX') return false;
   const isOfDirectory = isDir(target.store.inode(fid as Fid)?.mode ?? 0);
@@ -109,13 +139,24 @@ export function recoveryDone(
 ): Answered<Nothing> {
   const { target, client } = call;
   target.locks.cancel(client.uuid, client.reclaimed.rest());
+  // What it had is its own again.
+  const reclaimed = (): void => {
+    // Through a later connection it may recover once more.
+    if (client.link !== call.link) return;
+    client.reclaims = false;
+    client.proven.clear();
+  };
   if (window === undefined || !window.isOpen) {
     client.recovering = false;
+    reclaimed();
     return { reply: {} };
   }
   return told((tell) => {
     // Answers before the server executes any held request: callbacks of those come after this answer.
-    window.whenOver(tell);
+    window.whenOver(() => {
+      reclaimed();
+      tell();
+    });
     window.done(client.uuid);
   }, incoming);
 }

@@ -21,6 +21,7 @@ import {
 } from '../../wire/meta.js';
 import { FEATURE } from '../../wire/session.js';
 import type { ServedCall } from '../target/served_call.js';
+import { mayHoldData } from './data_access.js';
 import { dataLock, inodeLock } from './with_locks.js';
 
 /** All bits that cached attributes need: a directory's size and times change with its names. */
@@ -96,8 +97,10 @@ export function attrLock(inode: Inode): LockSpec {
 /** @returns whether the client has a data lock. Then the attributes of the store, or of the client itself, are exact. */
 export function grantData(call: ServedCall, want: number, inode: Inode, into: GrantMessage[]): boolean {
   if ((want & (WANT_DATA_READ | WANT_DATA_WRITE)) === 0 || !isRegular(inode.mode)) return false;
-  if ((want & WANT_DATA_WRITE) !== 0 && grant(call, dataLock(inode.fid, 'PW'), into)) return true;
-  return (want & WANT_DATA_READ) !== 0 && grant(call, dataLock(inode.fid, 'PR'), into);
+  const may = (mode: 'PR' | 'PW'): boolean => !call.client.isRestricted || mayHoldData(call, inode, mode);
+  if ((want & WANT_DATA_WRITE) !== 0 && may('PW') && grant(call, dataLock(inode.fid, 'PW'), into))
+    return true;
+  return (want & WANT_DATA_READ) !== 0 && may('PR') && grant(call, dataLock(inode.fid, 'PR'), into);
 }
 
 function grant(call: ServedCall, spec: LockSpec, into: GrantMessage[]): boolean {

@@ -6,6 +6,7 @@ import { andThen } from '../../base/maybe_promise.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { Incoming } from '../../rpc/api.js';
 import { needInode } from '../../rules/checks.js';
+import { permittedChange } from '../../rules/permission_attrs.js';
 import { applyPartOfCut, applySetattr, checkSetattr } from '../../rules/setattr.js';
 import type { Inode, Within } from '../../storage/api.js';
 import { BIT_ATTR } from '../../wire/lock.js';
@@ -31,15 +32,17 @@ export function setattr(
     () => {
       const before = needInode(store, fid);
       checkSetattr(before, request);
+      const { caller } = call;
+      const changes = caller === undefined ? request : permittedChange(before, request, caller);
       const now = call.time(request.time);
       if (sizeBytes === undefined) {
         // It adds no bytes, so it may use the space reserved for deletes.
-        const { result, transno } = call.execute((tx) => applySetattr(tx, before, request, now), fid, true);
+        const { result, transno } = call.execute((tx) => applySetattr(tx, before, changes, now), fid, true);
         return { reply: { attr: result }, transno };
       }
       const within: Within = (tx, inode, isLast) => {
-        if (!isLast) return applyPartOfCut(tx, inode, request);
-        applySetattr(tx, inode, request, now);
+        if (!isLast) return applyPartOfCut(tx, inode, changes);
+        applySetattr(tx, inode, changes, now);
         call.writeRecord(tx, fid);
       };
       const truncated = store.data.truncate(fid, sizeBytes, {

@@ -38,6 +38,7 @@ import {
   Replayed,
   ReplayLocks,
   ReplayOpens,
+  ReplayTickets,
 } from '../../wire/session.js';
 import type { ServerView } from '../session/server_view.js';
 import type { ServedCall } from '../target/served_call.js';
@@ -47,7 +48,17 @@ import { copied, copyRange, fallocate, read, seek, sync, write, written } from '
 import { cancel, enqueue, testFlock, unflock } from './locks.js';
 import { getattr, lookup, readdir, readlink, statfs } from './lookup.js';
 import { close, open, reopened } from './open.js';
-import { disconnect, getFids, ping, recoveryDone, replayed, replayLocks, replayOpens } from './recovery.js';
+import { checkAnswer, restricted } from './permits.js';
+import {
+  disconnect,
+  getFids,
+  ping,
+  recoveryDone,
+  replayed,
+  replayLocks,
+  replayOpens,
+  replayTickets,
+} from './recovery.js';
 import { rename, renamed } from './rename.js';
 import { changedBefore, setattr } from './setattr.js';
 import { link, linked, unlink, unlinked } from './unlink.js';
@@ -79,6 +90,27 @@ async function whenRoom<R>(
  */
 type Reconstruct<Q, R> = (call: ServedCall, request: Q, done: ReplyRecord) => R;
 
+/** Operations that execute under server locks, and are checked then: with_locks.ts. */
+const LOCKED: ReadonlySet<number> = new Set(
+  [
+    Lookup,
+    Getattr,
+    Setattr,
+    Create,
+    Open,
+    Unlink,
+    Rename,
+    Link,
+    Readdir,
+    Getxattr,
+    Setxattr,
+    Listxattr,
+    Removexattr,
+    Fallocate,
+    CopyRange,
+  ].map(({ opcode }) => opcode),
+);
+
 /** @returns the opcodes of operations that change something. */
 export function registerHandlers(service: Service<ServedCall>, server: ServerView): ReadonlySet<number> {
   const modifying = new Set<number>();
@@ -88,18 +120,26 @@ export function registerHandlers(service: Service<ServedCall>, server: ServerVie
     reconstruct?: Reconstruct<Q, R>,
   ): void => {
     if (operation.modifies) modifying.add(operation.opcode);
-    service.on(operation, (call, request, incoming) => {
+    service.on(operation, (call, received, incoming) => {
       call.started();
+      const { isRestricted } = call.client;
+      const request = isRestricted ? restricted(call, operation, received) : received;
       const done = call.executedBefore;
       if (done !== undefined && reconstruct !== undefined) {
+        if (isRestricted) checkAnswer(call, operation, request, done);
         return { reply: reconstruct(call, request, done), transno: done.transno };
       }
       // The room for a BATCH is promised: see export/meta_grants.ts.
       const waits = operation.modifies && operation.opcode !== Batch.opcode;
       const wait = waits ? call.target.store.room() : undefined;
-      if (wait === undefined) return handler(call, request, incoming);
+      const handle = (): ReturnType<typeof handler> => {
+        // Of others locked() checks it.
+        if (call.permit !== undefined && !LOCKED.has(operation.opcode)) call.permit();
+        return handler(call, request, incoming);
+      };
+      if (wait === undefined) return handle();
       const less = Promise.all([call.target.holds.letGo(), wait]);
-      return whenRoom(less, call, () => handler(call, request, incoming), incoming);
+      return whenRoom(less, call, handle, incoming);
     });
   };
   on(Ping, ping);
@@ -107,6 +147,7 @@ export function registerHandlers(service: Service<ServedCall>, server: ServerVie
   on(GetFids, getFids);
   on(Replayed, (call, _request, incoming) => replayed(call, server.recovery, incoming));
   on(ReplayOpens, (call, request) => replayOpens(call, server.recovery, request));
+  on(ReplayTickets, (call, request) => replayTickets(call, server.recovery, request));
   on(ReplayLocks, (call, request) => replayLocks(call, server.recovery, request));
   on(RecoveryDone, (call, _request, incoming) => recoveryDone(call, server.recovery, incoming));
 

@@ -61,17 +61,33 @@ export function locked<R>(
   } catch (refusal) {
     const owned = ownedByOthers(call);
     if (owned.length > 0) return afterOwners(call, incoming, owned, { plan, run, sharesMore });
-    return refused(call, refusal);
+    return refused(call, forbidden(call) ?? refusal);
   }
   // At its first execution all that a replay builds on was durable or its client's own. Nothing else runs during replays.
   call.locked = specs;
-  if (call.isReplay) return executed(call, incoming, run());
+  if (call.isReplay) return executed(call, incoming, permitted(call, run));
   const release = call.target.locks.acquire(call.client.uuid, specs);
   if (isPromise(release) || sharesMore()) {
     return afterWait(call, incoming, specs, release, { plan, run, sharesMore });
   }
   call.releaseAfterReply(release);
-  return executed(call, incoming, run());
+  return executed(call, incoming, permitted(call, run));
+}
+
+/** Runs the operation in the turn in which its caller may do it. @throws FsError EACCES, EPERM. */
+function permitted<T>(call: ServedCall, run: () => T): T {
+  call.permit?.();
+  return run();
+}
+
+/** A caller who may not do it must not learn why else it cannot be done: whether there is such a name. */
+function forbidden(call: ServedCall): unknown {
+  try {
+    call.permit?.();
+    return undefined;
+  } catch (refusal) {
+    return refusal;
+  }
 }
 
 /** Answers in the turn in which the outcome is there, if it is a promise; see Incoming.answer. */
@@ -154,7 +170,7 @@ async function afterWait<R>(
     pending = call.target.locks.acquire(call.client.uuid, specs);
   }
   call.locked = specs;
-  const running = run();
+  const running = permitted(call, run);
   const outcome = isPromise(running) ? await running : running;
   noteChanges(call, outcome);
   incoming.answer(outcome);

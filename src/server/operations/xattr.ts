@@ -5,6 +5,7 @@ import { FsError } from '../../base/errno.js';
 import type { Fid } from '../../base/ids.js';
 import type { Incoming } from '../../rpc/api.js';
 import { needInode } from '../../rules/checks.js';
+import { aclKillsSgid, isListed } from '../../rules/permission_attrs.js';
 import {
   applyRemovexattr,
   applySetxattr,
@@ -51,7 +52,10 @@ export function listxattr(
   request: RequestOf<typeof Listxattr>,
   incoming: Incoming<ReplyOf<typeof Listxattr>>,
 ): Answered<ReplyOf<typeof Listxattr>> {
-  return reading(call, request.fid, incoming, () => ({ names: call.target.store.xattrNames(request.fid) }));
+  return reading(call, request.fid, incoming, () => {
+    const names = call.target.store.xattrNames(request.fid);
+    return { names: call.caller === undefined ? names : names.filter(isListed) };
+  });
 }
 
 /** Runs a change of the inode's attributes under its ATTR lock. */
@@ -84,7 +88,10 @@ export function setxattr(
   checkXattrChange(request);
   return changing(call, request, incoming, (tx, inode, now) => {
     checkSetxattr(tx, inode, request);
-    return applySetxattr(tx, inode, request, now);
+    const killSgid =
+      request.killSgid === true ||
+      (call.caller !== undefined && aclKillsSgid(inode, request.name, call.caller));
+    return applySetxattr(tx, inode, { ...request, killSgid }, now);
   });
 }
 

@@ -10,7 +10,15 @@ import type { Frame, Link } from '../../rpc/api.js';
 import { DrainProgress } from '../../wire/admin.js';
 import { FLAG_RECOVERY, KIND } from '../../wire/header.js';
 import { Cancel, Enqueue } from '../../wire/lock.js';
-import { Disconnect, Ping, RecoveryDone, Replayed, ReplayLocks, ReplayOpens } from '../../wire/session.js';
+import {
+  Disconnect,
+  Ping,
+  RecoveryDone,
+  Replayed,
+  ReplayLocks,
+  ReplayOpens,
+  ReplayTickets,
+} from '../../wire/session.js';
 import type { ClientExport } from '../export/export.js';
 import { frameBytes, keptCopy } from '../export/kept_frames.js';
 import { dropHeld } from '../target/eviction.js';
@@ -25,6 +33,7 @@ const ALWAYS: ReadonlySet<number> = new Set([Ping.opcode, DrainProgress.opcode, 
 const REPLAY: ReadonlySet<number> = new Set([
   Replayed.opcode,
   ReplayOpens.opcode,
+  ReplayTickets.opcode,
   ReplayLocks.opcode,
   RecoveryDone.opcode,
   Enqueue.opcode,

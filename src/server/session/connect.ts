@@ -59,8 +59,8 @@ export function connect(server: ServerView, session: Session, request: ConnectRe
 }
 
 function answer(server: ServerView, session: Session, request: ConnectRequest): ConnectReply {
-  const agreed = negotiate(request, ownAbilities(server.settings.softwareVersion));
-  if (!agreed.agreed) throw new FsError('EPROTO', agreed.refusal);
+  const spoken = negotiate(request, ownAbilities(server.settings.softwareVersion));
+  if (!spoken.agreed) throw new FsError('EPROTO', spoken.refusal);
   if (session.role === 'client') throw new FsError('EPROTO', 'this connection is connected already');
   const { link } = session;
   const rights = rightsOfPeer(
@@ -70,6 +70,7 @@ function answer(server: ServerView, session: Session, request: ConnectRequest): 
     server.settings.plain,
   );
   session.rights = rights;
+  const agreed = isRestricted(rights) ? { ...spoken, features: spoken.features & ~OF_TRUST } : spoken;
   session.link.connCount = request.connCount;
   session.link.protocol = agreed.protocol;
   if (request.role === 'admin') {
@@ -111,6 +112,13 @@ function answer(server: ServerView, session: Session, request: ConnectRequest): 
 function claimOf({ target }: ServerView, { access }: ConnectRequest): string | undefined {
   const of = access?.targetUuid;
   return of === undefined || of === target?.store.superblock.targetUuid ? access?.name : undefined;
+}
+
+/** What clients do by themselves and tell later, and so what the server could not check. */
+const OF_TRUST = FEATURE.batch | FEATURE.localOpens | FEATURE.ownFiles;
+
+function isRestricted({ readOnly, squashRoot }: Rights): boolean {
+  return readOnly || squashRoot;
 }
 
 function restrictionsOf({ readOnly, squashRoot }: Rights): ConnectReply['restricted'] {
@@ -179,8 +187,15 @@ function admit(applicant: Applicant): Verdict {
       throw refusal(decision.code, request, existing);
     case 'wait':
       return { outcome: 'wait', reason: decision.why === 'writing' ? CLEANED_UP : notActive(server) };
-    case 'resume':
-      return attached(applicant, there(existing), 'resumed');
+    case 'resume': {
+      const client = there(existing);
+      // What it has, and what it does by itself, was not checked.
+      if (isTighter(client.rights, rights)) {
+        evict(target, client, RIGHTS_CHANGED);
+        return { outcome: 'evicted', reason: RIGHTS_CHANGED };
+      }
+      return attached(applicant, client, 'resumed');
+    }
     case 'recoverAgain':
       return recoverAgain(applicant, there(existing));
     case 'begin':
@@ -199,8 +214,13 @@ function admit(applicant: Applicant): Verdict {
   }
 }
 
+const RIGHTS_CHANGED = 'an administrator has taken rights from its entry of the access table';
 const CLEANED_UP = 'what is left of this client is being cleaned up';
 const CAME_BACK_EARLIER = 'it came back as a client of an earlier instance after its recovery';
+
+function isTighter(before: Rights, now: Rights): boolean {
+  return (now.readOnly && !before.readOnly) || (now.squashRoot && !before.squashRoot);
+}
 
 /** What the decision is based on. */
 function there<T>(part: T | undefined): T {
@@ -329,6 +349,8 @@ function attached(
   client.connCount = request.connCount;
   client.features = agreed.features;
   client.rights = rights;
+  client.reclaims = outcome === 'recover';
+  if (!client.reclaims) client.proven.clear();
   client.name = request.name;
   client.softwareVersion = request.softwareVersion;
   session.attach(client);

@@ -17,6 +17,7 @@ import type { Fid, Transno, Xid } from '../../base/ids.js';
 import { Deferred } from '../../base/wait.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { Frame, Link, ServiceHooks } from '../../rpc/api.js';
+import type { Caller } from '../../rules/permission.js';
 import type { Executed, ReplyRecord, Tx } from '../../storage/api.js';
 import { FLAG_REPLAY, type Header, KIND } from '../../wire/header.js';
 import type { ClientExport, PendingCall } from '../export/export.js';
@@ -50,6 +51,10 @@ export class ServedCall implements ServiceHooks, PendingCall, NotedCall {
    * answer from the state.
    */
   executedBefore: ReplyRecord | undefined;
+  /** Who asks, if the server has to check that: the session is squashed. */
+  caller: Caller | undefined;
+  /** Checks whether the operation may be executed now, if its session is squashed. @throws FsError EACCES, EPERM. */
+  permit: (() => void) | undefined;
   /** The errno of the reply, once it was sent. */
   errno: number | undefined;
   #keepReply: boolean;

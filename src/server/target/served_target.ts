@@ -14,6 +14,7 @@ import type { LockServerApi } from '../../dlm/api.js';
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
 import { AccessTable } from '../access/access_table.js';
+import { type TicketHolder, ticketFor } from '../access/tickets.js';
 import type { ClientExport } from '../export/export.js';
 import { ExportTable } from '../export/exports.js';
 import { KeptFrames } from '../export/kept_frames.js';
@@ -88,6 +89,8 @@ export class ServedTarget {
   readonly modifying = new CountDown();
   #firstFid = 0;
   #fidEnd = 0;
+  /** Read once: it stays while there are entries. */
+  #ticketSecret: Buffer | undefined;
 
   /** @param makeLocks gets the target, because its callbacks need it. */
   constructor(
@@ -119,6 +122,12 @@ export class ServedTarget {
       () => runtime.faults.strikes('space.refuse'),
     );
     this.metaGrants = new MetaGrants(store.metaRoom, () => this.exports.size);
+  }
+
+  /** @param access ACCESS_* bits. */
+  ticketFor(client: TicketHolder, fid: Fid, access: number): Buffer {
+    this.#ticketSecret ??= this.access.ticketSecret();
+    return ticketFor(this.runtime.mac, this.#ticketSecret, client, fid, access);
   }
 
   /** From now on the server executes nothing any more. */

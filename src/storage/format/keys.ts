@@ -10,6 +10,7 @@ export const KEY = {
   superblock: 0x01,
   counters: 0x02,
   redoLog: 0x03,
+  ticketSecret: 0x04,
   inode: 0x10,
   direntByName: 0x11,
   direntByCookie: 0x12,

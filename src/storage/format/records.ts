@@ -16,6 +16,7 @@ import {
   type NumberedEviction,
   PRINCIPAL_BYTES_MAX,
   type ReplyRecord,
+  TICKET_SECRET_BYTES,
 } from '../api.js';
 
 const VERSION = 1;
@@ -43,6 +44,21 @@ function putI64(target: Buffer, value: number, at: number): void {
 }
 function getI64(source: Buffer, at: number): number {
   return source.readUInt32LE(at) + source.readInt32LE(at + 4) * SPAN_32;
+}
+
+/** ticket secret, 33 bytes: 0 u8 version, 1 32 bytes. */
+const TICKET_SECRET_RECORD_BYTES = 1 + TICKET_SECRET_BYTES;
+
+export function encodeTicketSecret(secret: Uint8Array): Buffer {
+  if (secret.length !== TICKET_SECRET_BYTES) {
+    throw new FsError('EINVAL', `a ticket secret of ${secret.length} bytes`);
+  }
+  return Buffer.concat([Buffer.from([VERSION]), secret]);
+}
+export function decodeTicketSecret(value: Buffer): Buffer {
+  check(value, TICKET_SECRET_RECORD_BYTES, 'ticket secret');
+  if (value.length !== TICKET_SECRET_RECORD_BYTES) throw damaged('ticket secret');
+  return Buffer.from(value.subarray(1));
 }
 
 /**

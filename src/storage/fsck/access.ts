@@ -13,7 +13,8 @@ import { FsError } from '../../base/errno.js';
 import type { Checksum } from '../../runtime/ports.js';
 import { ACCESS_NAME, type AccessRecord } from '../api.js';
 import { decodeAccess, encodeAccess } from '../format/access_record.js';
-import { accessKey, accessNameOf, KEY } from '../format/keys.js';
+import { accessKey, accessNameOf, bareKey, KEY } from '../format/keys.js';
+import { decodeTicketSecret } from '../format/records.js';
 import { FEATURE_ACCESS } from '../format/superblock.js';
 import type { RepairTx } from './repair.js';
 import { type FsckContext, type KeyValue, scanType } from './scan.js';
@@ -57,6 +58,7 @@ export async function checkAccess(context: FsckContext): Promise<void> {
       },
     });
   }
+  await checkTicketSecret(context, counts.access > 0);
   const hasBit = (superblock.featuresIncompat & FEATURE_ACCESS) !== 0;
   if (counts.access > 0 && !hasBit) {
     findings.add({
@@ -74,6 +76,39 @@ export async function checkAccess(context: FsckContext): Promise<void> {
       text: 'the target has the feature bit of the access table and no entry: the table is lost',
       repair: { stage: 'records', done: LETS_NOBODY_IN, apply: (tx) => closeTable(tx, runtime.checksum) },
     });
+  }
+}
+
+/** Without a secret the server makes one: the tickets that clients have are void then, and files that they had open are lost to them. */
+async function checkTicketSecret(context: FsckContext, hasEntries: boolean): Promise<void> {
+  const key = bareKey(KEY.ticketSecret);
+  await scanType(context, KEY.ticketSecret, ({ value }) => {
+    const isDamaged = !isTicketSecret(value);
+    // Releases that do not know the table take such a record for damage.
+    if (!isDamaged && hasEntries) return;
+    context.findings.add({
+      kind: isDamaged ? 'damaged-record' : 'access',
+      text: isDamaged
+        ? 'the record of the ticket secret is damaged'
+        : 'there is a ticket secret and no access entry',
+      repair: {
+        stage: 'records',
+        done: isDamaged
+          ? 'removed, so that the server makes a new one: files that clients with access entries have open are lost to them'
+          : 'removed',
+        apply: (tx) => tx.remove(key),
+      },
+    });
+  });
+}
+
+function isTicketSecret(value: Buffer): boolean {
+  try {
+    decodeTicketSecret(value);
+    return true;
+  } catch (thrown) {
+    if (!(thrown instanceof FsError)) throw thrown;
+    return false;
   }
 }
 

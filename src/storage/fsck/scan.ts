@@ -76,6 +76,7 @@ const KEY_BYTES: Readonly<Record<KeyType, readonly [number, number]>> = {
   [KEY.superblock]: [1, 1],
   [KEY.counters]: [1, 1],
   [KEY.redoLog]: [1, 1],
+  [KEY.ticketSecret]: [1, 1],
   [KEY.inode]: [9, 9],
   [KEY.direntByName]: [10, LONGEST_KEY],
   [KEY.direntByCookie]: [17, 17],

@@ -31,6 +31,7 @@ import {
   encodeInline,
   encodeInode,
   encodeReply,
+  encodeTicketSecret,
   INLINE_HEADER,
   inodeBytes,
   MARK_RECORD,
@@ -53,6 +54,7 @@ export interface BatchTables {
   readonly replies: GroupTable<ClientUuid, number, ReplyRecord>;
   readonly evictions: Table<number, NumberedEviction>;
   readonly access: Table<string, AccessRecord>;
+  readonly ticketSecret: Table<'secret', Buffer>;
 }
 
 /**
@@ -163,6 +165,9 @@ export function writeBatch(
   }
   for (const [name, record] of tables.access.sealed) {
     set(accessKey(name), record === null ? undefined : encodeAccess(record));
+  }
+  for (const secret of tables.ticketSecret.sealed.values()) {
+    set(bareKey(KEY.ticketSecret), secret === null ? undefined : encodeTicketSecret(secret));
   }
   for (const { group, record } of groups) set(spaceGroupKey(group), record);
 }

@@ -46,6 +46,7 @@ import {
   decodeInline,
   decodeInode,
   decodeReply,
+  decodeTicketSecret,
   uuidFromBytes,
 } from '../format/records.js';
 import { crc32c } from '../format/superblock.js';
@@ -81,6 +82,7 @@ export class LayeredReader implements Reader {
     replies: new GroupTable<ClientUuid, number, ReplyRecord>(),
     evictions: new Table<number, NumberedEviction>(),
     access: new Table<string, AccessRecord>(),
+    ticketSecret: new Table<'secret', Buffer>(),
   };
   /** Inodes as the database has them; readers ask the layers first. */
   readonly #inodeCache = new LRUCache<Fid, Inode>({ max: INODE_CACHE_MAX });
@@ -231,6 +233,12 @@ export class LayeredReader implements Reader {
       if (!changes.has(name)) found.push(decodeAccess(name, value));
     }
     return found.sort((one, other) => (one.name < other.name ? -1 : 1));
+  }
+  ticketSecret(): Buffer | undefined {
+    const changed = this.tables.ticketSecret.get('secret');
+    if (changed !== undefined) return changed ?? undefined;
+    const value = this.#db.get(bareKey(KEY.ticketSecret));
+    return value === undefined ? undefined : decodeTicketSecret(value);
   }
   /** Content of a file that is kept in the database. @throws FsError EIO if its checksum is wrong. */
   inlineData(fid: Fid): Buffer | undefined {

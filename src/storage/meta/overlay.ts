@@ -33,7 +33,7 @@ import {
 import { decodeAccess, encodeAccess } from '../format/access_record.js';
 import type { BlockMap } from '../format/block_map.js';
 import { blockMapDigest, inlineDigest } from '../format/content_digest.js';
-import { type Counters, damaged } from '../format/records.js';
+import { type Counters, damaged, decodeTicketSecret, encodeTicketSecret } from '../format/records.js';
 import { crc32c, FEATURE_CHECKSUMS } from '../format/superblock.js';
 import type { MetaDatabase, Writer } from '../meta_medium.js';
 import { Arena, writeBatch } from './batch.js';
@@ -364,6 +364,11 @@ export class Overlay extends LayeredReader implements Tx {
     if (!ACCESS_NAME.test(name)) return;
     this.#change(0);
     this.tables.access.set(name, null, this.#journal);
+  }
+  putTicketSecret(secret: Uint8Array | undefined): void {
+    const value = secret === undefined ? null : decodeTicketSecret(encodeTicketSecret(secret));
+    this.#change(value === null ? 0 : 64);
+    this.tables.ticketSecret.set('secret', value, this.#journal);
   }
   allocateFids(count: number): { readonly start: Fid; readonly end: Fid } {
     this.#change(0);

@@ -133,6 +133,43 @@ test('an operation that throws, an entry that is none, and keys that change late
   assert.deepEqual(again.access(), [accessEntry('kept', { keys: [accessKeyOf(7)] })]);
 });
 
+test('the ticket secret comes and goes with the entries, and survives a crash', async (t) => {
+  const target = await testTarget(t);
+  let store = await target.open(SLOW);
+  assert.equal(store.ticketSecret(), undefined);
+  const secret = Buffer.alloc(32, 9);
+  store.execute((tx) => {
+    tx.putAccess(accessEntry('a'));
+    tx.putTicketSecret(secret);
+  });
+  secret.fill(0);
+  assert.deepEqual(store.ticketSecret(), Buffer.alloc(32, 9));
+  await store.sync();
+  assert.deepEqual(store.ticketSecret(), Buffer.alloc(32, 9));
+  store = await target.crash(() => false, SLOW);
+  assert.deepEqual(store.ticketSecret(), Buffer.alloc(32, 9));
+  assert.throws(() => store.execute((tx) => tx.putTicketSecret(Buffer.alloc(31))), { code: 'EINVAL' });
+  store.execute((tx) => {
+    tx.removeAccess('a');
+    tx.putTicketSecret(undefined);
+  });
+  await store.sync();
+  store = await target.reopen(SLOW);
+  assert.equal(store.ticketSecret(), undefined);
+});
+
+test('fsck removes a ticket secret that no entry needs', async (t) => {
+  const target = await testTarget(t);
+  await target.open(SLOW);
+  await stop(target);
+  await damage(target, (writer) => writer.put(bareKey(KEY.ticketSecret), Buffer.alloc(33, 1)));
+  const check = async (repair: boolean): Promise<readonly string[]> =>
+    (await fsckTarget(target.runtime, target.devices, { repair })).findings.map(({ text }) => text);
+  assert.deepEqual(await check(false), ['there is a ticket secret and no access entry']);
+  await check(true);
+  assert.deepEqual(await check(false), []);
+});
+
 test('a put and a removal in one batch leave no bit; nor does a removal with a put leave none', async (t) => {
   const target = await testTarget(t);
   const store = await target.open(SLOW);

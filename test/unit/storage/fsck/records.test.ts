@@ -776,6 +776,14 @@ const CASES: readonly Case[] = [
     ],
   },
   {
+    name: 'a ticket secret that is damaged',
+    damage: (vandal) => vandal.put(Buffer.from('04', 'hex'), Buffer.alloc(32, 1)),
+    found: () => ['damaged-record: the record of the ticket secret is damaged'],
+    repaired: () => [
+      'damaged-record: the record of the ticket secret is damaged: removed, so that the server makes a new one: files that clients with access entries have open are lost to them',
+    ],
+  },
+  {
     name: 'a feature bit of an access table that is lost',
     damage: (vandal) => {
       vandal.remove(accessKey('backup'));
