@@ -290,7 +290,8 @@ export class SimSocket implements Connection, PipeEnd {
     this.#network = network;
     this.program = program;
     this.peer = nameOf(other);
-    this.origin = { proof, port: 1000, sameHost: false };
+    // From a privileged port, as root's connections come without TLS.
+    this.origin = { proof, address: '10.0.0.1', port: 1000, sameHost: false };
     this.#intoSpace = intoSpace;
     network.connections.add(this);
     program.onEnd((how) => this.#programEnded(how));

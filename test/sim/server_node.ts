@@ -3,6 +3,7 @@
  * is started again, of the same version or another, or its partner takes the devices over.
  */
 
+import { AddressRange } from '../../src/base/address_range.js';
 import type { Checked } from '../../src/base/assert.js';
 import { FsError } from '../../src/base/errno.js';
 import type { Address } from '../../src/runtime/ports.js';
@@ -136,6 +137,7 @@ export class ServerNode {
     const program = this.machine.run('server');
     this.#say(`starts version ${this.version}`);
     const server = createServer(program.runtime(), {
+      plain: { from: [new AddressRange('10.0.0.0/8')] },
       ...this.#settings,
       listen: this.address,
       softwareVersion: this.version,

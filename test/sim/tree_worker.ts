@@ -162,6 +162,8 @@ export class TreeWorker extends TreeKeeper {
       case 'getxattr':
         return this.#getxattr(path);
       case 'removexattr':
+        // The kernel refuses it before it asks anybody.
+        if (found(() => model.node(path))?.kind === 'symlink') return undefined;
         return this.#both(
           `removexattr ${path}`,
           [path],

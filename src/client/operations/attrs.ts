@@ -248,7 +248,7 @@ export class AttrOperations {
 /** Root may not see all attributes of the root either. */
 async function unlessForbidden(known: MaybePromise<Uint8Array>): Promise<Uint8Array | undefined> {
   try {
-    return await known;
+    return await ACROSS_SESSIONS.wait(Promise.resolve(known));
   } catch (error) {
     if (isRefusal(error) || (error instanceof FsError && error.code === 'ENODATA')) return undefined;
     throw error;
