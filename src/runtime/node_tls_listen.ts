@@ -103,7 +103,8 @@ export class TlsGate {
           return;
         }
         this.#forget(stranger);
-        const { peer, origin } = stranger;
+        const { peer } = stranger;
+        const { isOwners: _, ...origin } = stranger.origin;
         this.#exits.secure(
           new NetConnection(socket, { from: { peer, origin: { ...origin, proof } }, explain: broken }),
         );
