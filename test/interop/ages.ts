@@ -11,7 +11,7 @@ export const skip = lacksCommit(RELEASE_0_1.commit);
 
 export type Age = 'old' | 'new';
 /** Clients of release 0.1 know neither keys nor Unix sockets, so a server of this tree must be told to take them. */
-const FOR_ALL = ['--tls=off', '--from', '127.0.0.0/8'];
+export const FOR_ALL = ['--tls=off', '--from', '127.0.0.0/8'];
 export const treeFor = (age: Age): Tree =>
   age === 'old'
     ? treeOf(RELEASE_0_1.commit)

@@ -22,6 +22,7 @@ import { lacksCommit, treeOf } from '../fixtures/old_tree.js';
 import { Relay } from '../fixtures/relay.js';
 import { FIRST_WITH_BATCH } from '../fixtures/releases.js';
 import { until, within } from '../fixtures/until.js';
+import { FOR_ALL } from './ages.js';
 
 type Age = 'old' | 'new';
 
@@ -49,8 +50,10 @@ const options = { skip, timeout: LIMIT_MS + 10_000 };
 /** As long as no source of the product has changed since the old build, both are one version: then new is a copy with the next one. */
 function treeFor(age: Age): Tree {
   const old = treeOf(FIRST_WITH_BATCH.commit);
-  if (age === 'old') return old;
-  return thisTree().version === old.version ? nextTree() : thisTree();
+  // The relay is a program of root, and has no low port.
+  if (age === 'old') return { ...old, serveArgs: ['--any-port'] };
+  const tree = thisTree().version === old.version ? nextTree() : thisTree();
+  return { ...tree, serveArgs: FOR_ALL, mountOptions: ['tls=off'] };
 }
 
 const otherThan = (age: Age): Age => (age === 'old' ? 'new' : 'old');
@@ -65,11 +68,7 @@ type TargetStatus = ClientStatus['targets'][number];
 
 /** The old build makes the target, so both builds can serve it. */
 async function startServer(t: TestContext, age: Age, args: readonly string[] = []): Promise<Cluster> {
-  const made = prepareCluster(t, {
-    faults: true,
-    limitMs: LIMIT_MS,
-    serveArgs: ['--tls=off', '--from', '127.0.0.0/8'],
-  });
+  const made = prepareCluster(t, { faults: true, limitMs: LIMIT_MS });
   await made.cliOk(['mkfs', ...made.deviceArgs], treeFor('old'));
   await made.serve({ tree: treeFor(age), args });
   // Where this process finds the clients, too.
