@@ -41,6 +41,8 @@ export class AccessTable {
   readonly #around: Around;
   readonly #entries = new Map<string, AccessRecord>();
   readonly #byKey = new Map<string, MadeKey>();
+  /** The one of the store. */
+  #ticketSecret: Buffer | undefined;
   /** Ranges of each entry, parsed once. */
   readonly #from = new Map<string, readonly AddressRange[]>();
 
@@ -49,7 +51,7 @@ export class AccessTable {
     this.#around = around;
     for (const entry of store.access()) this.#put(entry);
     // A server that could not read it would lose the open files of its clients one by one: fsck has to look at it first.
-    store.ticketSecret();
+    this.#ticketSecret = store.ticketSecret();
   }
 
   get isEmpty(): boolean {
@@ -141,6 +143,7 @@ export class AccessTable {
       { reserve: 'own' },
     );
     this.#drop(entry);
+    if (isLast) this.#ticketSecret = undefined;
     return entry;
   }
 
@@ -149,10 +152,10 @@ export class AccessTable {
    * gets another.
    */
   ticketSecret(): Buffer {
-    const known = this.#store.ticketSecret();
-    if (known !== undefined) return known;
+    if (this.#ticketSecret !== undefined) return this.#ticketSecret;
     const secret = this.#random(TICKET_SECRET_BYTES);
     this.#store.execute((tx) => tx.putTicketSecret(secret), { reserve: 'own' });
+    this.#ticketSecret = secret;
     return secret;
   }
 
@@ -191,14 +194,15 @@ export class AccessTable {
 
   #write(entry: AccessRecord): void {
     const before = this.#entries.get(entry.name);
-    const secret = this.#store.ticketSecret() === undefined ? this.#random(TICKET_SECRET_BYTES) : undefined;
+    const secret = this.#ticketSecret ?? this.#random(TICKET_SECRET_BYTES);
     this.#store.execute(
       (tx) => {
         tx.putAccess(entry);
-        if (secret !== undefined) tx.putTicketSecret(secret);
+        if (secret !== this.#ticketSecret) tx.putTicketSecret(secret);
       },
       before === undefined ? {} : { reserve: 'replaces' },
     );
+    this.#ticketSecret = secret;
     if (before !== undefined) this.#drop(before);
     this.#put(entry);
   }

@@ -89,8 +89,6 @@ export class ServedTarget {
   readonly modifying = new CountDown();
   #firstFid = 0;
   #fidEnd = 0;
-  /** Read once: it stays while there are entries. */
-  #ticketSecret: Buffer | undefined;
 
   /** @param makeLocks gets the target, because its callbacks need it. */
   constructor(
@@ -126,8 +124,7 @@ export class ServedTarget {
 
   /** @param access ACCESS_* bits. */
   ticketFor(client: TicketHolder, fid: Fid, access: number): Buffer {
-    this.#ticketSecret ??= this.access.ticketSecret();
-    return ticketFor(this.runtime.mac, this.#ticketSecret, client, fid, access);
+    return ticketFor(this.runtime.mac, this.access.ticketSecret(), client, fid, access);
   }
 
   /** From now on the server executes nothing any more. */

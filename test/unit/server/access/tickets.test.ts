@@ -22,7 +22,7 @@ import {
   ReplayTickets,
 } from '../../../../src/wire/session.js';
 import { nameOf, type RawClient, type ServerWorld } from '../../../worlds/server_world.js';
-import { backWith, OTHER, squashedWorld, USER } from '../../../worlds/squashed.js';
+import { backWith, OTHER, squashedWorld, USER, withKey } from '../../../worlds/squashed.js';
 
 const RDONLY = 0;
 const WRONLY = 1;
@@ -84,6 +84,27 @@ test('a ticket is for one client, one entry, one file and one access', () => {
   for (const other of others) assert.equal(isSameTicket(made, other), false);
   assert.equal(isSameTicket(made, Buffer.from(made)), true);
   assert.equal(isSameTicket(made, made.subarray(0, 15)), false);
+});
+
+test('tickets of a table that was empty in between are made with the secret that the target has', async (t) => {
+  const { world, file } = await squashedWorld(t);
+  const fid = await file('f', 0o644);
+  const first = world.last.target?.store.ticketSecret();
+  world.table.remove('web');
+  assert.equal(world.last.target?.store.ticketSecret(), undefined);
+  const rights = { readOnly: false, squashRoot: true, admin: false };
+  const { key } = world.table.add({ name: 'web', kind: 'key', ...rights, from: [], limits: {} });
+  const second = world.last.target?.store.ticketSecret();
+  assert.notDeepEqual(second, first);
+  assert.ok(second && key);
+  const web = world.client('web');
+  web.origin = withKey(key.id);
+  await web.connect({ secret: 'x' });
+  await web.activate();
+  const { ticket } = await opened(web, fid, RDONLY);
+  const sinceMs = world.table.named('web')?.createdMs;
+  const holder = { uuid: web.uuid as ClientUuid, rights: { principal: 'key:web', sinceMs } };
+  assert.equal(isSameTicket(ticket.ticket, ticketFor(nodeMac, second, holder, fid, ACCESS_READ)), true);
 });
 
 test('an honest client keeps its open files after a crash: unlinked, closed to it, given away', async (t) => {
