@@ -14,6 +14,7 @@ import { fileURLToPath } from 'node:url';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const SANITIZERS = ['address', 'undefined'];
 const TESTS = [
+  'unit/native/absurd_arguments',
   'unit/native/crc32c',
   'unit/native/stream_socket',
   'unit/runtime/node_block',
