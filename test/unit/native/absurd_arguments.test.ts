@@ -122,6 +122,8 @@ const FUNCTIONS: {
   flock: [fd, ['text', 'shared'], ['boolean', false]],
   lockRange: [fd, ['text', 'shared'], number('uint53'), number('uint53'), ['boolean', false]],
   map: [fd, number('uint53', 4096)],
+  setDumpable: [['boolean', true]],
+  limitCertificates: [number('uint32', 102_400)],
 };
 
 const functions = native as unknown as Readonly<Record<string, (...args: readonly unknown[]) => unknown>>;
