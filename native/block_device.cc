@@ -217,6 +217,9 @@ napi_value AlignedBuffer(napi_env env, napi_callback_info info) {
   uint32_t alignment;
   if (!args.Uint32(0, &length) || !args.Uint32(1, &alignment)) return nullptr;
   if (length > kMemoryMax) return ThrowRange(env, "that is more memory than one call may take");
+  if (alignment < sizeof(void*) || (alignment & (alignment - 1)) != 0) {
+    return ThrowRange(env, "the alignment must be a power of two, 8 or more");
+  }
   void* memory = nullptr;
   const int error = posix_memalign(&memory, alignment, length == 0 ? 1 : length);
   if (error != 0) return ThrowErrno(env, error, "posix_memalign");

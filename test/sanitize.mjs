@@ -21,6 +21,7 @@ const TESTS = [
   'unit/runtime/node_block',
   'unit/mount/native/driver',
   'contract/connection',
+  'contract/block_device',
 ];
 
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-sanitize-'));
