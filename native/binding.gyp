@@ -13,6 +13,7 @@
         "napi_util.cc",
         "notify_thread.cc",
         "posix_calls.cc",
+        "process.cc",
         "send_queue.cc",
         "socket.cc",
         "spin.cc",

@@ -216,7 +216,17 @@ export interface NativeBinding {
   flock(fd: number, type: LockType, wait: boolean): void;
   /** fcntl(2) F_SETLK, F_SETLKW. EAGAIN if the lock conflicts and wait is false. */
   lockRange(fd: number, type: LockType, start: number, length: number, wait: boolean): void;
-  /** mmap(2), shared and writable, from the start of the file. */
+  /**
+   * prctl(PR_SET_DUMPABLE). A process that is not dumpable leaves no core file, and only root may attach to it. A program that it
+   * starts is dumpable again.
+   */
+  setDumpable(dumpable: boolean): void;
+  /**
+   * Bounds what OpenSSL takes of a peer's certificates before it has verified anything, in the contexts of TLS that this process
+   * makes from now on. Its own limit is 100 KiB. @returns false if this OpenSSL does not let us.
+   */
+  limitCertificates(lengthBytes: number): boolean;
+  /** mmap(2), shared and writable, from the start of the file. RangeError: the file is shorter. */
   map(fd: number, length: number): SharedMapping;
 }
 

@@ -52,6 +52,8 @@ struct CachePages {
 };
 
 constexpr uint64_t kPageBytes = 4096;
+// Of one call. A wrong length must not take all memory of the machine.
+constexpr uint32_t kMemoryMax = 1u << 30;
 
 bool SetNumber(napi_env env, napi_value object, const char* key, uint64_t number) {
   napi_value value;
@@ -202,6 +204,7 @@ napi_value IsAligned(napi_env env, napi_callback_info info) {
   size_t length;
   uint32_t alignment;
   if (!args.Bytes(0, &data, &length) || !args.Uint32(1, &alignment)) return nullptr;
+  if (alignment == 0) return ThrowRange(env, "the alignment must be above 0");
   napi_value result;
   HOLDFAST_NAPI(env, napi_get_boolean(env, reinterpret_cast<uintptr_t>(data) % alignment == 0, &result));
   return result;
@@ -213,6 +216,10 @@ napi_value AlignedBuffer(napi_env env, napi_callback_info info) {
   uint32_t length;
   uint32_t alignment;
   if (!args.Uint32(0, &length) || !args.Uint32(1, &alignment)) return nullptr;
+  if (length > kMemoryMax) return ThrowRange(env, "that is more memory than one call may take");
+  if (alignment < sizeof(void*) || (alignment & (alignment - 1)) != 0) {
+    return ThrowRange(env, "the alignment must be a power of two, 8 or more");
+  }
   void* memory = nullptr;
   const int error = posix_memalign(&memory, alignment, length == 0 ? 1 : length);
   if (error != 0) return ThrowErrno(env, error, "posix_memalign");
@@ -259,6 +266,7 @@ napi_value BlockReadDirect(napi_env env, napi_callback_info info) {
   uint64_t offset;
   uint32_t length;
   if (!args.Int32(0, &fd) || !args.Uint53(1, &offset) || !args.Uint32(2, &length)) return nullptr;
+  if (length > kMemoryMax) return ThrowRange(env, "that is more memory than one call may take");
   const DirectMemory memory = MakeDirectMemory(length);
   if (memory == nullptr) return ThrowErrno(env, ENOMEM, "posix_memalign");
   const auto work = [fd, offset, length, memory] {
@@ -326,8 +334,9 @@ napi_value LoopAttach(napi_env env, napi_callback_info info) {
   int32_t backing;
   std::string name;
   bool direct = false;
-  if (!args.Int32(0, &loop) || !args.Int32(1, &backing) || !args.String(2, &name)) return nullptr;
-  HOLDFAST_NAPI(env, napi_get_value_bool(env, args[3], &direct));
+  if (!args.Int32(0, &loop) || !args.Int32(1, &backing) || !args.CString(2, &name) || !args.Bool(3, &direct)) {
+    return nullptr;
+  }
   loop_config config = {};
   config.fd = static_cast<uint32_t>(backing);
   config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
@@ -376,7 +385,7 @@ napi_value MakeBlockNode(napi_env env, napi_callback_info info) {
   std::string path;
   uint32_t major;
   uint32_t minor;
-  if (!args.String(0, &path) || !args.Uint32(1, &major) || !args.Uint32(2, &minor)) return nullptr;
+  if (!args.CString(0, &path) || !args.Uint32(1, &major) || !args.Uint32(2, &minor)) return nullptr;
   if (mknod(path.c_str(), S_IFBLK | 0660, makedev(major, minor)) != 0) return ThrowErrno(env, errno, "mknod", path);
   return Undefined(env);
 }

@@ -69,6 +69,8 @@ class FuseChannel {
   void ReportFailedReply(int error, uint64_t unique);
   void ReportClosed(int error);
   void Shut();
+  void DropReferences();
+  bool HasSlabs() const;
   bool KeepArguments(const Arguments& args);
 
   napi_env env_;
@@ -122,7 +124,7 @@ bool FuseChannel::KeepArguments(const Arguments& args) {
     return false;
   }
   if (reinterpret_cast<uintptr_t>(request_slab_) % 8 != 0 || reinterpret_cast<uintptr_t>(reply_slab_) % 8 != 0 ||
-      request_slab_bytes_ < max_request_bytes_) {
+      max_request_bytes_ == 0 || request_slab_bytes_ < max_request_bytes_) {
     ThrowType(env_, "slabs must be 8-byte aligned, and the request slab must hold the largest request");
     return false;
   }
@@ -144,6 +146,9 @@ bool FuseChannel::KeepArguments(const Arguments& args) {
 // new FuseChannel(fd, requestSlab, replySlab, maxRequestBytes, onBatch, onReplyFailed, onNotified, onClosed)
 napi_value FuseChannel::Construct(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
+  napi_value target = nullptr;
+  HOLDFAST_NAPI(env, napi_get_new_target(env, info, &target));
+  if (target == nullptr) return ThrowType(env, "FuseChannel is a class");
   int32_t fd;
   napi_value on_notified;
   if (!args.Int32(0, &fd) || !args.Function(6, &on_notified)) return nullptr;
@@ -160,17 +165,20 @@ napi_value FuseChannel::Construct(napi_env env, napi_callback_info info) {
   };
   HOLDFAST_NAPI(env, napi_wrap(env, args.self(), channel.get(), finalize, nullptr, nullptr));
   FuseChannel* self = channel.release();  // from here the JavaScript object owns it
-  if (!self->KeepArguments(args)) return nullptr;
-  // From here the channel owns the descriptor. After a failure above the caller still owns it.
-  auto shared_fd = std::make_shared<SharedFd>(fd);
+  if (!self->KeepArguments(args)) {
+    self->DropReferences();
+    return nullptr;
+  }
   auto* poll = new uv_poll_t;
   int error = -uv_poll_init(loop, poll, fd);
   if (error != 0) {
     delete poll;
+    self->DropReferences();
     return ThrowErrno(env, error, "uv_poll_init");
   }
+  // From here the channel owns the descriptor. After a failure above the caller still owns it.
   self->poll_ = poll;
-  self->fd_ = std::move(shared_fd);
+  self->fd_ = std::make_shared<SharedFd>(fd);
   poll->data = self;
   self->notify_ = NotifyQueue::Create(env, self->fd_, on_notified, 4);
   if (self->notify_ == nullptr) {
@@ -186,7 +194,21 @@ napi_value FuseChannel::Construct(napi_env env, napi_callback_info info) {
   return args.self();
 }
 
+// @returns false if JavaScript has taken the memory of a slab away.
+bool FuseChannel::HasSlabs() const {
+  const auto is_there = [this](napi_ref ref, const uint8_t* data, size_t length) {
+    napi_value slab;
+    uint8_t* data_now;
+    size_t length_now;
+    return ref != nullptr && napi_get_reference_value(env_, ref, &slab) == napi_ok &&
+           BytesOf(env_, slab, &data_now, &length_now) && data_now == data && length_now == length;
+  };
+  return is_there(request_slab_ref_, request_slab_, request_slab_bytes_) &&
+         is_there(reply_slab_ref_, reply_slab_, reply_slab_bytes_);
+}
+
 int FuseChannel::ReadBatch(size_t* used, uint32_t* count) {
+  if (!HasSlabs()) return EFAULT;
   while (request_slab_bytes_ - *used >= max_request_bytes_ && *count < kRequestsPerBatch) {
     const ssize_t got = read(fd_->get(), request_slab_ + *used, request_slab_bytes_ - *used);
     if (got >= 0) {
@@ -241,8 +263,10 @@ void FuseChannel::Deliver(size_t used, uint32_t count) {
 void FuseChannel::FlushReplies(size_t bytes) {
   if (bytes > reply_slab_bytes_) bytes = reply_slab_bytes_;
   size_t cursor = 0;
-  // Checks poll_ each time, because the report of a failure may close the channel.
-  while (bytes - cursor >= kReplyHeaderBytes && poll_ != nullptr) {
+  if (poll_ == nullptr || !HasSlabs()) return;
+  // The report of a failure calls JavaScript, which may close the channel.
+  bool goes_on = true;
+  while (bytes - cursor >= kReplyHeaderBytes && goes_on) {
     uint8_t* reply = reply_slab_ + cursor;
     uint32_t length;
     uint64_t unique;
@@ -256,7 +280,10 @@ void FuseChannel::FlushReplies(size_t bytes) {
     const iovec iov = {reply, length};
     const int error = WriteReply(fd_->get(), &iov, 1);
     cursor += Align8(length);
-    if (error != 0 && !IsHarmless(error)) ReportFailedReply(error, unique);
+    if (error != 0 && !IsHarmless(error)) {
+      ReportFailedReply(error, unique);
+      goes_on = poll_ != nullptr && HasSlabs();
+    }
     if (cursor > bytes) return;
   }
 }
@@ -302,6 +329,10 @@ void FuseChannel::Shut() {
   notify_ = nullptr;
   if (cleanup_ != nullptr) napi_remove_async_cleanup_hook(cleanup_);
   cleanup_ = nullptr;
+  DropReferences();
+}
+
+void FuseChannel::DropReferences() {
   for (napi_ref* ref : {&on_batch_, &on_reply_failed_, &on_closed_, &request_slab_ref_, &reply_slab_ref_, &self_}) {
     if (*ref != nullptr) napi_delete_reference(env_, *ref);
     *ref = nullptr;
@@ -347,7 +378,19 @@ napi_value FuseChannel::Send(napi_env env, napi_callback_info info) {
   FuseChannel* self = Of(env, args.self());
   if (self == nullptr) return nullptr;
   uint32_t count;
-  HOLDFAST_NAPI(env, napi_get_array_length(env, args[0], &count));
+  if (napi_get_array_length(env, args[0], &count) != napi_ok) return ThrowType(env, "argument 0 must be an array");
+  // First all elements, then their memory: an element may be a getter, which can do anything to the others. The array may say any
+  // length, so nothing is sized by it.
+  std::vector<napi_value> chunks;
+  for (uint32_t i = 0; i < count; ++i) {
+    napi_value chunk;
+    bool is_bytes = false;
+    HOLDFAST_NAPI(env, napi_get_element(env, args[0], i, &chunk));
+    if (napi_is_buffer(env, chunk, &is_bytes) != napi_ok || !is_bytes) {
+      return ThrowType(env, "chunks must be an array of Uint8Array");
+    }
+    chunks.push_back(chunk);
+  }
   constexpr uint32_t kFew = 16;
   iovec few[kFew];
   std::vector<iovec> many;
@@ -355,11 +398,11 @@ napi_value FuseChannel::Send(napi_env env, napi_callback_info info) {
   iovec* iov = count > kFew ? many.data() : few;
   size_t total = 0;
   for (uint32_t i = 0; i < count; ++i) {
-    napi_value chunk;
-    HOLDFAST_NAPI(env, napi_get_element(env, args[0], i, &chunk));
-    if (napi_get_buffer_info(env, chunk, &iov[i].iov_base, &iov[i].iov_len) != napi_ok) {
+    uint8_t* data;
+    if (!BytesOf(env, chunks[i], &data, &iov[i].iov_len)) {
       return ThrowType(env, "chunks must be an array of Uint8Array");
     }
+    iov[i].iov_base = data;
     total += iov[i].iov_len;
   }
   int error = ENODEV;

@@ -25,6 +25,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include <fcntl.h>
@@ -452,6 +453,9 @@ class MetaPages {
 
 using Shared = std::shared_ptr<MetaPages>;
 
+// The handles of this thread's environment. Node makes such values for other purposes too, and one must not be taken for a handle.
+thread_local std::unordered_set<const void*> open_handles;
+
 // metaPagesOpen(path, sizeBytes, checksGaps): a handle for the calls below, valid until it is collected. checksGaps: 0
 // for a caller that reads all records and judges itself what is missing; else 1.
 napi_value Open(napi_env env, napi_callback_info info) {
@@ -459,24 +463,31 @@ napi_value Open(napi_env env, napi_callback_info info) {
   std::string path;
   uint64_t bytes;
   uint32_t checks_gaps;
-  if (!args.String(0, &path) || !args.Uint53(1, &bytes) || !args.Uint32(2, &checks_gaps)) return nullptr;
-  if (bytes < 2 * kPageBytes) return ThrowType(env, "a database has two pages at least");
+  if (!args.CString(0, &path) || !args.Uint53(1, &bytes) || !args.Uint32(2, &checks_gaps)) return nullptr;
+  if (bytes < 2 * kPageBytes) return ThrowRange(env, "a database has two pages at least");
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return ThrowErrno(env, errno, "open", path);
   auto pages = std::make_unique<Shared>(std::make_shared<MetaPages>(fd, bytes, checks_gaps != 0));
+  // An access behind the end would end the process.
+  const off_t end = lseek(fd, 0, SEEK_END);
+  if (end < 0) return ThrowErrno(env, errno, "lseek", path);
+  if (static_cast<uint64_t>(end) < bytes) return ThrowRange(env, "the device ends before that");
   const int error = (*pages)->Map();
   if (error != 0) return ThrowErrno(env, error, "mmap", path);
   napi_value handle;
-  HOLDFAST_NAPI(env, napi_create_external(
-                         env, pages.get(), [](napi_env, void* raw, void*) { delete static_cast<Shared*>(raw); },
-                         nullptr, &handle));
-  pages.release();
+  const auto finalize = [](napi_env, void* raw, void*) {
+    open_handles.erase(raw);
+    delete static_cast<Shared*>(raw);
+  };
+  HOLDFAST_NAPI(env, napi_create_external(env, pages.get(), finalize, nullptr, &handle));
+  open_handles.insert(pages.release());
   return handle;
 }
 
 Shared* HandleOf(napi_env env, napi_value value) {
   void* raw = nullptr;
-  if (napi_get_value_external(env, value, &raw) == napi_ok && raw != nullptr && *static_cast<Shared*>(raw)) {
+  if (napi_get_value_external(env, value, &raw) == napi_ok && open_handles.count(raw) > 0 &&
+      *static_cast<Shared*>(raw)) {
     return static_cast<Shared*>(raw);
   }
   ThrowType(env, "argument 0 must be an open handle of metaPagesOpen");

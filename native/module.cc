@@ -9,7 +9,8 @@ namespace holdfast {
 static napi_value Init(napi_env env, napi_value exports) {
   if (!RegisterFuseChannel(env, exports) || !RegisterMount(env, exports) || !RegisterBlockDevice(env, exports) ||
       !RegisterCrc32c(env, exports) || !RegisterPosixCalls(env, exports) || !RegisterMetaPages(env, exports) ||
-      !RegisterSocket(env, exports) || !RegisterStreamSocket(env, exports) || !RegisterSpin(env, exports)) {
+      !RegisterSocket(env, exports) || !RegisterStreamSocket(env, exports) || !RegisterSpin(env, exports) ||
+      !RegisterProcess(env, exports)) {
     return ThrowNapiFailure(env);
   }
   return exports;

@@ -36,8 +36,8 @@ napi_value Mount(napi_env env, napi_callback_info info) {
   std::string type;
   uint32_t flags;
   std::string data;
-  if (!args.String(0, &source) || !args.String(1, &target) || !args.String(2, &type) || !args.Uint32(3, &flags) ||
-      !args.String(4, &data)) {
+  if (!args.CString(0, &source) || !args.CString(1, &target) || !args.CString(2, &type) || !args.Uint32(3, &flags) ||
+      !args.CString(4, &data)) {
     return nullptr;
   }
   if (mount(source.c_str(), target.c_str(), type.c_str(), flags, data.c_str()) != 0) {
@@ -73,7 +73,7 @@ napi_value Umount(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   std::string target;
   int32_t flags;
-  if (!args.String(0, &target) || !args.Int32(1, &flags)) return nullptr;
+  if (!args.CString(0, &target) || !args.Int32(1, &flags)) return nullptr;
   return RunInBackground(env, "umount", target, [target, flags] { return UmountInChild(target, flags); });
 }
 
@@ -83,7 +83,7 @@ napi_value UmountHere(napi_env env, napi_callback_info info) {
   const Arguments args(env, info);
   std::string target;
   int32_t flags;
-  if (!args.String(0, &target) || !args.Int32(1, &flags)) return nullptr;
+  if (!args.CString(0, &target) || !args.Int32(1, &flags)) return nullptr;
   if (umount2(target.c_str(), flags) != 0) return ThrowErrno(env, errno, "umount", target);
   return Undefined(env);
 }
@@ -124,7 +124,7 @@ napi_value ReceiveFd(napi_env env, napi_callback_info info) {
   } while (got < 0 && errno == EINTR);
   if (got < 0) return ThrowErrno(env, errno, "recvmsg");
   const cmsghdr* header = got == 0 ? nullptr : CMSG_FIRSTHDR(&message);
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) {
+  if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS || header->cmsg_len != CMSG_LEN(sizeof(int))) {
     return ThrowErrno(env, EPROTO, "recvmsg");
   }
   int fd;

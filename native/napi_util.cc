@@ -1,6 +1,7 @@
 #include "napi_util.h"
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 
 #include <uv.h>
@@ -68,6 +69,11 @@ napi_value ThrowType(napi_env env, const char* message) {
   return nullptr;
 }
 
+napi_value ThrowRange(napi_env env, const char* message) {
+  napi_throw_range_error(env, "ERR_OUT_OF_RANGE", message);
+  return nullptr;
+}
+
 napi_value ErrnoError(napi_env env, int error, const char* operation, const std::string& path) {
   const std::string name = ErrnoName(error);
   std::string message = name + ": " + ErrnoText(error) + ", " + operation;
@@ -111,7 +117,9 @@ bool BytesOf(napi_env env, napi_value value, uint8_t** data, size_t* length) {
       napi_get_buffer_info(env, value, &start, length) != napi_ok) {
     return false;
   }
-  *data = static_cast<uint8_t*>(start);
+  // No memory has no address, but the functions of C want one even for nothing.
+  static uint8_t nothing;
+  *data = *length == 0 ? &nothing : static_cast<uint8_t*>(start);
   return true;
 }
 
@@ -128,22 +136,41 @@ bool Arguments::Refuse(size_t index, const char* expected) const {
   return false;
 }
 
+// Node's own functions for integers would make 0 of NaN, and a large number of a negative one.
+bool Arguments::Integer(size_t index, double low, double high, double* out) const {
+  if (napi_get_value_double(env_, values_[index], out) != napi_ok) return Refuse(index, "a number");
+  // This is false for NaN, too.
+  if (*out >= low && *out <= high && *out == std::trunc(*out)) return true;
+  const std::string message = "argument " + std::to_string(index) + " must be an integer from " +
+                              std::to_string(static_cast<int64_t>(low)) + " to " +
+                              std::to_string(static_cast<int64_t>(high));
+  ThrowRange(env_, message.c_str());
+  return false;
+}
+
 bool Arguments::Int32(size_t index, int32_t* out) const {
-  return napi_get_value_int32(env_, values_[index], out) == napi_ok || Refuse(index, "a number");
+  double value;
+  if (!Integer(index, INT32_MIN, INT32_MAX, &value)) return false;
+  *out = static_cast<int32_t>(value);
+  return true;
 }
 
 bool Arguments::Uint32(size_t index, uint32_t* out) const {
-  return napi_get_value_uint32(env_, values_[index], out) == napi_ok || Refuse(index, "a number");
+  double value;
+  if (!Integer(index, 0, UINT32_MAX, &value)) return false;
+  *out = static_cast<uint32_t>(value);
+  return true;
 }
 
 bool Arguments::Uint53(size_t index, uint64_t* out) const {
-  double value = -1;
-  if (napi_get_value_double(env_, values_[index], &value) != napi_ok || !(value >= 0) ||
-      value > 9007199254740991.0) {
-    return Refuse(index, "a safe integer, not negative");
-  }
+  double value;
+  if (!Integer(index, 0, 9007199254740991.0, &value)) return false;
   *out = static_cast<uint64_t>(value);
   return true;
+}
+
+bool Arguments::Bool(size_t index, bool* out) const {
+  return napi_get_value_bool(env_, values_[index], out) == napi_ok || Refuse(index, "a boolean");
 }
 
 bool Arguments::String(size_t index, std::string* out) const {
@@ -156,6 +183,10 @@ bool Arguments::String(size_t index, std::string* out) const {
     return Refuse(index, "a string");
   }
   return true;
+}
+
+bool Arguments::CString(size_t index, std::string* out) const {
+  return String(index, out) && (out->find('\0') == std::string::npos || Refuse(index, "a string without a zero"));
 }
 
 bool Arguments::Bytes(size_t index, uint8_t** data, size_t* length) const {

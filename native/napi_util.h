@@ -21,6 +21,7 @@ namespace holdfast {
 
 napi_value ThrowNapiFailure(napi_env env);
 napi_value ThrowType(napi_env env, const char* message);
+napi_value ThrowRange(napi_env env, const char* message);
 napi_value ThrowErrno(napi_env env, int error, const char* operation, const std::string& path = "");
 
 // The Error itself, to reject a promise with; nullptr if even that failed.
@@ -32,10 +33,11 @@ napi_value Undefined(napi_env env);
 // event loop had called the function itself. @returns nullptr then.
 napi_value CallFunction(napi_env env, napi_ref function, size_t argc, const napi_value* argv);
 
-// The bytes of a Buffer or any other view; a detached one has none. @returns false, without an exception, for other values.
+// The bytes of a Buffer or any other view; a detached one has none. `data` is never nullptr. @returns false, without an exception, for other values.
 bool BytesOf(napi_env env, napi_value value, uint8_t** data, size_t* length);
 
-// Arguments of one call. The readers return false with a TypeError pending.
+// Arguments of one call. The readers return false with a TypeError pending; for a number that is no integer of the range, with a
+// RangeError.
 class Arguments {
  public:
   static constexpr size_t kMax = 8;
@@ -45,7 +47,10 @@ class Arguments {
   bool Uint32(size_t index, uint32_t* out) const;
   // A safe integer of JavaScript that is not negative.
   bool Uint53(size_t index, uint64_t* out) const;
+  bool Bool(size_t index, bool* out) const;
   bool String(size_t index, std::string* out) const;
+  // For system calls, which would see the part before a zero only.
+  bool CString(size_t index, std::string* out) const;
   bool Bytes(size_t index, uint8_t** data, size_t* length) const;
   bool Function(size_t index, napi_value* out) const;
 
@@ -53,6 +58,7 @@ class Arguments {
   napi_value self() const { return self_; }
 
  private:
+  bool Integer(size_t index, double low, double high, double* out) const;
   bool Refuse(size_t index, const char* expected) const;
 
   napi_env env_;

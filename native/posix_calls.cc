@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "napi_util.h"
@@ -49,11 +50,10 @@ napi_value Flock(napi_env env, napi_callback_info info) {
   std::string type;
   bool wait = false;
   int operation;
-  if (!args.Int32(0, &fd) || !args.String(1, &type) ||
+  if (!args.Int32(0, &fd) || !args.String(1, &type) || !args.Bool(2, &wait) ||
       !LockType(env, type, LOCK_SH, LOCK_EX, LOCK_UN, &operation)) {
     return nullptr;
   }
-  HOLDFAST_NAPI(env, napi_get_value_bool(env, args[2], &wait));
   if (flock(fd, operation | (wait ? 0 : LOCK_NB)) != 0) return ThrowErrno(env, errno, "flock");
   return Undefined(env);
 }
@@ -68,10 +68,9 @@ napi_value LockRange(napi_env env, napi_callback_info info) {
   bool wait = false;
   int kind;
   if (!args.Int32(0, &fd) || !args.String(1, &type) || !args.Uint53(2, &start) || !args.Uint53(3, &length) ||
-      !LockType(env, type, F_RDLCK, F_WRLCK, F_UNLCK, &kind)) {
+      !args.Bool(4, &wait) || !LockType(env, type, F_RDLCK, F_WRLCK, F_UNLCK, &kind)) {
     return nullptr;
   }
-  HOLDFAST_NAPI(env, napi_get_value_bool(env, args[4], &wait));
   struct flock lock = {};
   lock.l_type = static_cast<short>(kind);
   lock.l_whence = SEEK_SET;
@@ -81,9 +80,15 @@ napi_value LockRange(napi_env env, napi_callback_info info) {
   return Undefined(env);
 }
 
+// Tells our objects from those of others, which a caller may pass as `this`.
+constexpr napi_type_tag kMappingTag = {0x686f6c6466617374, 0x6d617070696e6731};
+
 Mapping* Of(napi_env env, const Arguments& args) {
   void* data = nullptr;
-  if (napi_unwrap(env, args.self(), &data) != napi_ok || static_cast<Mapping*>(data)->address == nullptr) {
+  bool is_ours = false;
+  if (napi_check_object_type_tag(env, args.self(), &kMappingTag, &is_ours) != napi_ok || !is_ours ||
+      napi_unwrap(env, args.self(), &data) != napi_ok ||
+      static_cast<Mapping*>(data)->address == nullptr) {
     ThrowType(env, "not mapped");
     return nullptr;
   }
@@ -97,7 +102,7 @@ napi_value MappingRead(napi_env env, napi_callback_info info) {
   uint64_t offset;
   uint64_t length;
   if (mapping == nullptr || !args.Uint53(0, &offset) || !args.Uint53(1, &length)) return nullptr;
-  if (offset > mapping->length || length > mapping->length - offset) return ThrowType(env, "outside the mapping");
+  if (offset > mapping->length || length > mapping->length - offset) return ThrowRange(env, "outside the mapping");
   napi_value buffer;
   HOLDFAST_NAPI(env, napi_create_buffer_copy(env, length, mapping->address + offset, nullptr, &buffer));
   return buffer;
@@ -111,7 +116,7 @@ napi_value MappingWrite(napi_env env, napi_callback_info info) {
   uint8_t* bytes;
   size_t length;
   if (mapping == nullptr || !args.Uint53(0, &offset) || !args.Bytes(1, &bytes, &length)) return nullptr;
-  if (offset > mapping->length || length > mapping->length - offset) return ThrowType(env, "outside the mapping");
+  if (offset > mapping->length || length > mapping->length - offset) return ThrowRange(env, "outside the mapping");
   memcpy(mapping->address + offset, bytes, length);
   return Undefined(env);
 }
@@ -138,6 +143,10 @@ napi_value Map(napi_env env, napi_callback_info info) {
   int32_t fd;
   uint64_t length;
   if (!args.Int32(0, &fd) || !args.Uint53(1, &length)) return nullptr;
+  // An access behind the end of the file would end the process. Whoever makes the file shorter later does just that.
+  struct stat status;
+  if (fstat(fd, &status) != 0) return ThrowErrno(env, errno, "fstat");
+  if (length > static_cast<uint64_t>(status.st_size)) return ThrowRange(env, "the file ends before that");
   void* address = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (address == MAP_FAILED) return ThrowErrno(env, errno, "mmap");
   auto mapping = std::make_unique<Mapping>();
@@ -148,6 +157,7 @@ napi_value Map(napi_env env, napi_callback_info info) {
   const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Mapping*>(data); };
   HOLDFAST_NAPI(env, napi_wrap(env, object, mapping.get(), finalize, nullptr, nullptr));
   mapping.release();
+  HOLDFAST_NAPI(env, napi_type_tag_object(env, object, &kMappingTag));
   if (!DefineFunction(env, object, "read", MappingRead) || !DefineFunction(env, object, "write", MappingWrite) ||
       !DefineFunction(env, object, "sync", MappingSync) || !DefineFunction(env, object, "unmap", MappingUnmap)) {
     return ThrowNapiFailure(env);

@@ -12,6 +12,7 @@ bool RegisterBlockDevice(napi_env env, napi_value exports);
 bool RegisterCrc32c(napi_env env, napi_value exports);
 bool RegisterMetaPages(napi_env env, napi_value exports);
 bool RegisterPosixCalls(napi_env env, napi_value exports);
+bool RegisterProcess(napi_env env, napi_value exports);
 bool RegisterSocket(napi_env env, napi_value exports);
 bool RegisterSpin(napi_env env, napi_value exports);
 bool RegisterStreamSocket(napi_env env, napi_value exports);

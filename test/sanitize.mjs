@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 /**
- * npm run sanitize: the addon's tests with the addon built under AddressSanitizer and UndefinedBehaviorSanitizer.
+ * npm run sanitize [-- fuzz OPTION ...]: the addon's tests with the addon built under AddressSanitizer and
+ * UndefinedBehaviorSanitizer; or the fuzz, with options of test/fixtures/fuzz/run.ts.
  * It builds in a copy of the package, in a temporary folder, and leaves the usual build alone. Needs dist (npm run build) and the
  * sanitizers' libraries, which come with g++. Leaks are not looked for: V8 frees nothing at its end.
  */
@@ -14,11 +15,13 @@ import { fileURLToPath } from 'node:url';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const SANITIZERS = ['address', 'undefined'];
 const TESTS = [
+  'unit/native/absurd_arguments',
   'unit/native/crc32c',
   'unit/native/stream_socket',
   'unit/runtime/node_block',
   'unit/mount/native/driver',
   'contract/connection',
+  'contract/block_device',
 ];
 
 const folder = mkdtempSync(join(tmpdir(), 'holdfast-sanitize-'));
@@ -37,8 +40,9 @@ try {
   const libraries = ['libasan.so', 'libubsan.so'].map((name) =>
     execFileSync(process.env.CXX ?? 'g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim(),
   );
+  const [command, ...options] = process.argv.slice(2);
   const files = TESTS.map((name) => `dist/test/${name}.test.js`);
-  run(['--test', ...files], {
+  run(command === 'fuzz' ? ['dist/test/fixtures/fuzz/run.js', ...options] : ['--test', ...files], {
     LD_PRELOAD: libraries.join(' '),
     ASAN_OPTIONS: 'detect_leaks=0',
     UBSAN_OPTIONS: 'print_stacktrace=1:halt_on_error=1',

@@ -49,7 +49,7 @@ export function formatKey(key: ClientKey): string {
 
 /** @throws FsError EACCES for a file that others may read, ENOENT, EINVAL for one that is no key file. */
 export function readKeyFile(path: string): ClientKey {
-  const { mode, uid, size } = found(path);
+  const { mode, uid, size, isFile } = found(path);
   const own = process.geteuid?.() ?? 0;
   if (uid !== own && uid !== 0)
     throw new FsError('EACCES', `the key file ${path} belongs to user ${uid}, who could change it`);
@@ -57,13 +57,20 @@ export function readKeyFile(path: string): ClientKey {
     const shown = (mode & 0o777).toString(8).padStart(4, '0');
     throw new FsError('EACCES', `others may read the key file ${path} (mode ${shown}): chmod 600 ${path}`);
   }
-  if (size > FILE_MAX_BYTES) throw new FsError('EINVAL', `${path} is no key file`);
+  // A pipe would be waited for.
+  if (!isFile || size > FILE_MAX_BYTES) throw new FsError('EINVAL', `${path} is no key file`);
   return parseKey(readFileSync(path, 'utf8'), path);
 }
 
-function found(path: string): { readonly mode: number; readonly uid: number; readonly size: number } {
+function found(path: string): {
+  readonly mode: number;
+  readonly uid: number;
+  readonly size: number;
+  readonly isFile: boolean;
+} {
   try {
-    return statSync(path);
+    const stat = statSync(path);
+    return { mode: stat.mode, uid: stat.uid, size: stat.size, isFile: stat.isFile() };
   } catch (cause) {
     const isMissing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
     if (!isMissing)
@@ -85,7 +92,8 @@ function parseKey(text: string, path: string): ClientKey {
     if (word !== undefined && value !== undefined && !words.has(word)) words.set(word, value);
   }
   const version = words.get(FORMAT);
-  if (version === undefined)
+  // Anything else may be a part of the secret, in a file whose lines are mixed up.
+  if (version === undefined || !/^\d{1,9}$/.test(version))
     throw new FsError('EINVAL', `${path} is no key file: it has no line "${FORMAT} ${VERSION}"`);
   if (version !== VERSION) {
     throw new FsError(

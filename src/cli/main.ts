@@ -8,6 +8,7 @@
 
 import { Command, CommanderError } from 'commander';
 import { registerAccess } from './access.js';
+import { keepSecretsOutOfCores } from './core_files.js';
 import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
 import { describeFailure, exitWith } from './failure.js';
@@ -77,4 +78,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(0);
 });
 
+keepSecretsOutOfCores();
 exitWith(main(process.argv));

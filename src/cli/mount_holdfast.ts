@@ -7,6 +7,7 @@
 
 import { Command, CommanderError } from 'commander';
 import { parseSource, type Source } from './common.js';
+import { keepSecretsOutOfCores } from './core_files.js';
 import { CliError, describeFailure, exitWith } from './failure.js';
 
 /** The parser throws an error of commander, which prints only those of its own parsing: makes it one that we print. */
@@ -60,4 +61,5 @@ async function run(argv: readonly string[]): Promise<number> {
   }
 }
 
+keepSecretsOutOfCores();
 exitWith(run(process.argv));

@@ -115,7 +115,9 @@ export function listenTcp(
             secure: begin,
           });
     const server = createServer({ pauseOnConnect: true }, (socket) => {
-      if (gate === undefined) begin(plainConnection(socket, binding, false));
+      // The peer has reset the connection before we accepted it: nobody knows any more whose it was.
+      if (socket.remoteAddress === undefined) socket.destroy();
+      else if (gate === undefined) begin(plainConnection(socket, binding, false));
       else gate.take(socket);
     });
     const failed = (error: Error): void => reject(listenError(error, address));

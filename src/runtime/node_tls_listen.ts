@@ -5,7 +5,9 @@
  * - A ClientHello is collected here, up to HELLO_MAX_BYTES in one record, before there is any state of TLS: half of one costs
  *   its bytes only. A client sends nothing behind it before it has an answer, so more bytes are refused, and the end of a
  *   connection that waits is noticed.
- * - Then the connection waits, in order, until handshakes may begin (TlsListen.ready) and one of HANDSHAKES_MAX is free.
+ * - A ClientHello that shares no key of a group that we take is refused here. OpenSSL would ask for another ClientHello, and that
+ *   one may have 128 KiB.
+ * - Then the connection waits, in order, until handshakes may begin (TlsListen.ready) and there is room for one more.
  * - Strangers are bounded: in number (the oldest makes room for a new one), in the bytes of their ClientHellos, and in time:
  *   STRANGER_MS for the ClientHello and again for the handshake, less if others wait behind it. Waiting costs nobody time.
  */
@@ -26,15 +28,23 @@ const CLIENT_HELLO = 1;
 const RECORD_HEADER_BYTES = 5;
 /** Ours has some 300 bytes, and 1500 with a key share that withstands quantum computers. */
 const HELLO_MAX_BYTES = 4 << 10;
-/** All strangers together cost at most about 64 MiB: one that waits costs 5 KiB and its ClientHello, a handshake 55 KiB. */
+/**
+ * All strangers together cost at most about 64 MiB: one that waits costs 5 KiB and its ClientHello, a handshake 55 KiB, and with
+ * the most certificates that it may send some 150 KiB.
+ */
 const HELLOS_MAX_BYTES = 8 << 20;
 const STRANGERS_MAX = 12_000;
 const HANDSHAKES_MAX = 128;
+const CERTIFIED_HANDSHAKES_MAX = 64;
 const STRANGER_MS = 10_000;
 /** A handshake that others wait for may take this long. It needs one answer of the client. */
 const HURRY_MS = 2000;
 /** How long a connection that was turned away may take to read why. */
 const FAREWELL_MS = 1000;
+
+/** X25519, which every client of ours shares, and P-256. */
+const GROUPS: readonly number[] = [0x1d, 0x17];
+const KEY_SHARE = 51;
 
 const MORE = 'it sent more than a ClientHello';
 
@@ -47,11 +57,11 @@ export interface GateLimits {
 }
 
 /** Strangers use at most half of the file descriptors that this process may have. */
-function usualLimits(): GateLimits {
+function usualLimits({ certificate }: TlsListen): GateLimits {
   const descriptors = Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1]);
   return {
     strangersMax: descriptors > 0 ? Math.min(STRANGERS_MAX, descriptors >> 1) : STRANGERS_MAX,
-    handshakesMax: HANDSHAKES_MAX,
+    handshakesMax: certificate === undefined ? HANDSHAKES_MAX : CERTIFIED_HANDSHAKES_MAX,
     strangerMs: STRANGER_MS,
     hurryMs: HURRY_MS,
   };
@@ -91,7 +101,7 @@ export class TlsGate {
   #hurry: NodeJS.Timeout | undefined;
 
   /** @throws FsError EINVAL if the certificate files cannot be used. */
-  constructor(tls: TlsListen, exits: GateExits, limits = usualLimits()) {
+  constructor(tls: TlsListen, exits: GateExits, limits = usualLimits(tls)) {
     this.#tls = tls;
     this.#exits = exits;
     this.#limits = limits;
@@ -181,6 +191,8 @@ export class TlsGate {
       this.#drop(stranger, 'it sent no ClientHello');
     } else if (state === 'more') {
       this.#drop(stranger, MORE);
+    } else if (state === 'complete' && !sharesKey(hello)) {
+      this.#drop(stranger, 'it shares no key of X25519 or P-256');
     } else if (state === 'complete') {
       this.#enter(stranger, 'waiting');
       this.#begin();
@@ -327,4 +339,59 @@ function helloState(hello: Buffer): 'part' | 'complete' | 'more' | 'wrong' {
   if (hello.length > RECORD_HEADER_BYTES && hello[RECORD_HEADER_BYTES] !== CLIENT_HELLO) return 'wrong';
   if (hello.length > lengthBytes) return 'more';
   return hello.length === lengthBytes ? 'complete' : 'part';
+}
+
+/**
+ * @param hello one record, complete; its lengths may lie.
+ * @returns false if it has key shares, and none of them is of a group that we take. OpenSSL judges everything else.
+ */
+function sharesKey(hello: Buffer): boolean {
+  // Behind the headers of the record and of the message, the version and 32 random bytes.
+  const reader = new HelloReader(hello, RECORD_HEADER_BYTES + 4 + 34);
+  reader.skip(1);
+  reader.skip(2);
+  reader.skip(1);
+  reader.number(2);
+  while (reader.hasMore) {
+    const type = reader.number(2);
+    const end = reader.number(2) + reader.at;
+    if (type !== KEY_SHARE) {
+      reader.at = end;
+      continue;
+    }
+    reader.number(2);
+    while (reader.hasMore && reader.at < end) {
+      if (GROUPS.includes(reader.number(2))) return true;
+      reader.skip(2);
+    }
+    return false;
+  }
+  return true;
+}
+
+/** Reads numbers, and is at the end when there are no more. */
+class HelloReader {
+  readonly #bytes: Buffer;
+  at: number;
+
+  constructor(bytes: Buffer, at: number) {
+    this.#bytes = bytes;
+    this.at = at;
+  }
+
+  get hasMore(): boolean {
+    return this.at < this.#bytes.length;
+  }
+
+  number(sizeBytes: number): number {
+    const at = this.at;
+    this.at += sizeBytes;
+    return this.at <= this.#bytes.length ? this.#bytes.readUIntBE(at, sizeBytes) : 0;
+  }
+
+  /** A part behind its length. */
+  skip(sizeBytes: number): void {
+    const lengthBytes = this.number(sizeBytes);
+    this.at += lengthBytes;
+  }
 }

@@ -16,10 +16,19 @@
 import { constants } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { createServer, type Server, type TLSSocket, type TlsOptions } from 'node:tls';
+import { logger } from '../base/log.js';
+import { streamBinding } from './node_stream.js';
 import { readFiles, stampOf, usable } from './node_tls_files.js';
 import { CIPHER, certificateTrouble, namesOf, quoted, reasonOf } from './node_tls_texts.js';
 import type { Proof, TlsListen } from './ports.js';
 
+const log = logger('runtime:tls');
+
+/**
+ * A leaf and two CAs between take 5 KiB. OpenSSL would take 100 KiB of a peer that has proved nothing, and make four times that of
+ * it.
+ */
+const CERTIFICATES_MAX_BYTES = 8 << 10;
 /** How often the certificate files are looked at. */
 const FILES_LOOK_MS = 1000;
 
@@ -63,6 +72,9 @@ export class TlsServer {
 
   #make(): Server {
     const files = this.#tls.certificate;
+    // Node has no option for it.
+    if (files !== undefined && streamBinding()?.limitCertificates(CERTIFICATES_MAX_BYTES) !== true)
+      log('certificates of peers may have 100 KiB here');
     const options: TlsOptions = {
       minVersion: 'TLSv1.3',
       maxVersion: 'TLSv1.3',

@@ -29,7 +29,7 @@ test('whoever has the key is through, and both know who the other is', async (t)
   const [server] = accepted as [End];
   assert.equal((await server.has(5)).toString(), 'hello');
   const proof = { kind: 'key', identity: IDENTITY };
-  const { port, ...origin } = server.connection.origin;
+  const { port, isOwners: _, ...origin } = server.connection.origin;
   assert.deepEqual(origin, { proof, address: '127.0.0.1', sameHost: true });
   assert.equal(server.connection.peer, `127.0.0.1:${port}`);
   assert.equal(client.connection.peer, `127.0.0.1:${listener.address.port}`);

@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { after, type TestContext, test } from 'node:test';
 import type { CertificateFiles, Credentials } from '../../../src/runtime/ports.js';
 import { WITH_KEY } from '../../fixtures/carriers.js';
-import { authority, type Wish } from '../../fixtures/certificates.js';
+import { authority, textsOf, type Wish } from '../../fixtures/certificates.js';
 import type { End } from '../../fixtures/connection_ends.js';
-import { connectedWith, failure, type Secured, secured } from '../../fixtures/tls_peers.js';
+import { bare, connectedWith, failure, type Secured, secured } from '../../fixtures/tls_peers.js';
 import { until } from '../../fixtures/until.js';
 
 const ca = authority();
@@ -36,6 +36,24 @@ async function refusal(
   client.connection.write([Buffer.from('HFS1 hello')]);
   return await client.end();
 }
+
+test('more certificates than anybody needs are refused before they are all there', async (t) => {
+  const ca = authority();
+  t.after(ca.remove);
+  const { listener, accepted, refusals } = await secured(t, {
+    certificate: ca.issue({ name: 'server', hosts: ['IP:127.0.0.1'] }),
+  });
+  const own = textsOf(ca.issue({ name: 'client' }));
+  const chain = (length: number): Buffer => Buffer.concat([own.cert, ...Array<Buffer>(length).fill(own.ca)]);
+  await bare(listener.address, {
+    ...own,
+    cert: chain(60),
+    rejectUnauthorized: false,
+    pskCallback: undefined,
+  });
+  assert.deepEqual(await refusals(1), ['the TLS handshake failed: excessive message size']);
+  assert.equal(accepted.length, 0);
+});
 
 test('a certificate of the CA is taken, with its names, and so is a key beside it', async (t) => {
   const { listener, accepted, refused } = await secured(t, { certificate: SERVER });

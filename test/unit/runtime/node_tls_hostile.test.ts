@@ -100,6 +100,18 @@ test('garbage, halves and requests for other services do not get in, and each is
   assert.deepEqual(accepted[0]?.connection.origin.proof, { kind: 'none' });
 });
 
+test('a peer that OpenSSL would ask for another ClientHello, of any size, is refused', async (t) => {
+  const { listener, accepted, refusals } = await secured(t);
+  await bare(listener.address, { ecdhCurve: 'P-521' });
+  assert.deepEqual(await refusals(1), ['it shares no key of X25519 or P-256']);
+  assert.equal(accepted.length, 0);
+  const first = await clientHello(t, { ...BARE, ecdhCurve: 'P-256' });
+  const answered = await stranger(t, listener.address, first);
+  await until('it is answered', () => answered.got().length > 0);
+  // A ServerHello, and no request for another ClientHello, which has a random value of its own.
+  assert.notEqual(answered.got().subarray(11, 15).toString('hex'), 'cf21ad74');
+});
+
 test('a ClientHello may come byte by byte', async (t) => {
   const { listener, accepted } = await secured(t);
   const relay = createServer((client) => {
