@@ -30,6 +30,8 @@ function buildProgram(): Command {
     .version(installedVersion(), '-V, --version')
     .showHelpAfterError('(run with --help for the usage)')
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'holdfast: ')) })
+    // Not for --help and --version, which load nothing.
+    .hook('preAction', keepSecretsOutOfCores)
     .exitOverride();
   for (const register of [
     registerMkfs,
@@ -77,6 +79,4 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error;
   process.exit(0);
 });
-
-keepSecretsOutOfCores();
 exitWith(main(process.argv));

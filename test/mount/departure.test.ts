@@ -236,6 +236,7 @@ describe('an unmount', { concurrency: 2 }, () => {
           address,
           dir,
           '-o',
+          // Nobody has a key for a server that never answers.
           server === 'silent' ? 'retry,tls=off' : 'retry',
           ...(start === 'foreground' ? ['--foreground'] : []),
         ];

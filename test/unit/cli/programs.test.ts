@@ -100,7 +100,7 @@ test('mount loads two files until it connects, serve as many and lmdb', async (t
         packages: [...EXTRACT, 'node-gyp-build-optional-packages'],
       },
       {
-        ours: ['dist/bin/main.js', 'dist/bin/serve_run.js'],
+        ours: ['dist/bin/main.js', 'dist/bin/serve_run.js', ADDON],
         packages: [
           '@harperfast/extended-iterable',
           '@lmdb/lmdb-linux-x64',
