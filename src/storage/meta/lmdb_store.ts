@@ -50,6 +50,7 @@ class LmdbDatabase implements MetaDatabase {
   readonly #path: string;
   readonly #pages: MetaPages;
   #use: TreeUse;
+  #isClosing = false;
   #prefetching: Promise<void> | undefined;
 
   /**
@@ -145,6 +146,8 @@ class LmdbDatabase implements MetaDatabase {
     } catch (thrown) {
       throw await reasonOf(thrown);
     }
+    // lmdb-js reads for its statistics, and throws in a timer if it is closed then: nobody could catch that.
+    if (this.#isClosing) return;
     this.#use = this.#useAfter(changes.filter(({ key }) => !isOfEveryTransaction(key)).length);
   }
 
@@ -161,6 +164,7 @@ class LmdbDatabase implements MetaDatabase {
 
   /** Closes the database, then removes the link and the lock file. */
   async close(): Promise<void> {
+    this.#isClosing = true;
     await this.#prefetching;
     await this.#db.close();
     this.#pages.close();
