@@ -136,10 +136,17 @@ async function afterOwners<R>(
 ): Promise<undefined> {
   const release = await call.target.locks.acquire(call.client.uuid, owned);
   release();
+  await roomFor(call);
   call.assertLive();
   const outcome = await locked(call, incoming, plan, run, sharesMore);
   if (outcome !== undefined) incoming.answer(outcome);
   return undefined;
+}
+
+/** While an operation waited for locks, others may have taken the room that there was for it: see table.ts. */
+async function roomFor({ modifies, target }: ServedCall): Promise<void> {
+  if (!modifies) return;
+  for (let wait = target.store.room(); wait !== undefined; wait = target.store.room()) await wait;
 }
 
 async function afterWait<R>(
@@ -155,6 +162,7 @@ async function afterWait<R>(
     const release = isPromise(pending) ? await pending : pending;
     try {
       if (sharesMore()) await call.target.store.sync();
+      await roomFor(call);
       call.assertLive();
       const now = plan();
       if (covers(specs, now) && !sharesMore()) {
