@@ -22,6 +22,7 @@ export const ERRNO = {
   ENOTDIR: 20,
   EISDIR: 21,
   EINVAL: 22,
+  ENFILE: 23,
   EMFILE: 24,
   ETXTBSY: 26,
   EFBIG: 27,

@@ -19,6 +19,7 @@ const KINDS = {
   drained: 'info',
   evicted: 'error',
   refused: 'warning',
+  throttled: 'warning',
   'lock-lost': 'error',
   'data-lost': 'error',
   'checksum-wrong': 'error',

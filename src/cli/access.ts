@@ -58,6 +58,12 @@ export function registerAccess(program: Command): void {
         'limit on its requests a second, of all its mounts; what is above waits',
       ),
     )
+    .addOption(
+      limit(
+        '--max-waiting <bytes>',
+        'limit on what arrives of it, and on what is being written for it, of all its mounts; what is above waits',
+      ),
+    )
     .addOption(outputOption())
     .action(async (name: string, options: AddOptions) => (await run()).addAccess(name, options));
   where(access.command('list'))

@@ -35,6 +35,7 @@ export interface AddOptions extends Where {
   readonly maxLocks?: number;
   readonly maxOpens?: number;
   readonly maxRequests?: number;
+  readonly maxWaiting?: number;
 }
 
 export interface RotateOptions extends Where {
@@ -44,7 +45,8 @@ export interface RotateOptions extends Where {
 }
 
 export async function addAccess(name: string, options: AddOptions): Promise<void> {
-  const { maxClients: clients, maxLocks: locks, maxOpens: opens, maxRequests: requestsPerSecond } = options;
+  const { maxClients: clients, maxLocks: locks, maxOpens: opens } = options;
+  const { maxRequests: requestsPerSecond, maxWaiting: waitingBytes } = options;
   const wish = {
     name,
     kind: options.cert === true ? 'certificate' : 'key',
@@ -52,7 +54,7 @@ export async function addAccess(name: string, options: AddOptions): Promise<void
     squashRoot: options.rootSquash,
     admin: options.admin === true,
     from: (options.from ?? []).map(({ text }) => text),
-    limits: { clients, locks, opens, requestsPerSecond },
+    limits: { clients, locks, opens, requestsPerSecond, waitingBytes },
   } as const;
   const isKey = options.cert !== true;
   const key = await asking(options, (requester) =>
@@ -163,7 +165,7 @@ function table(entries: readonly AccessEntryMessage[]): string {
 }
 
 function lines(entry: AccessEntryMessage): string[] {
-  const { name, kind, keys, readOnly, squashRoot, admin, from, limits, clients } = entry;
+  const { name, kind, keys, readOnly, squashRoot, admin, from, limits, clients, throttledMs } = entry;
   const words = [
     readOnly ? 'read-only' : 'read-write',
     squashRoot ? 'root is nobody' : 'root is root',
@@ -171,6 +173,7 @@ function lines(entry: AccessEntryMessage): string[] {
     from.length === 0 ? 'from everywhere' : `from ${from.join(', ')}`,
     ...Object.entries(limits).map(([what, value]) => `${LIMIT_WORDS[what] ?? what} ${value}`),
     `${clients} mounted`,
+    ...(throttledMs === undefined ? [] : [`throttled for ${(throttledMs / 1000).toFixed(1)} s in all`]),
   ];
   const own = `${name}  ${kind}  ${words.join(', ')}`;
   return [own, ...keys.map((key) => `  key ${key.id}, made ${when(key.createdMs)}${until(key.untilMs)}`)];

@@ -9,6 +9,7 @@
  */
 
 import type { Server as HttpServer } from 'node:http';
+import { getHeapStatistics } from 'node:v8';
 import type { AddressRange } from '../base/address_range.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
@@ -90,6 +91,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     drainTimeoutMs: options.drainTimeout,
     clientsMax: options.maxClients,
     connectionsMax: connectionsMax(),
+    memoryBytes: getHeapStatistics().heap_size_limit,
     pid: process.pid,
     plain: plainAccess(options),
     certificate: certificateFiles(options),

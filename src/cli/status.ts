@@ -135,7 +135,7 @@ function serverText(status: StatusReply): string {
   for (const client of status.clients) {
     lines.push(
       `  ${client.name}  ${client.state}  version ${client.softwareVersion}  ${client.opens} opens  ${client.locks} locks  ` +
-        `${formatBytes(client.dirtyBytes)} dirty  ${client.rpcsInFlight} RPCs  ${client.access ?? '-'}  ${client.uuid}`,
+        `${formatBytes(client.dirtyBytes)} dirty  ${client.rpcsInFlight} RPCs  ${client.access ?? '-'}  ${client.uuid}${throttled(client)}`,
     );
   }
   for (const gone of status.evicted) lines.push(`  evicted: ${gone.name} (${gone.uuid}): ${gone.reason}`);
@@ -174,6 +174,10 @@ function recoveryLine(recovery: RecoveryStatusMessage): string {
     `recovery waits for ${waitedFor} of ${clients} clients (${away} not back), ${replayed} operations replayed, ` +
     `${queued} queued, ${seconds(leftMs)} left`
   );
+}
+
+function throttled({ throttledMs }: StatusReply['clients'][number]): string {
+  return throttledMs === undefined ? '' : `  throttled (has waited ${(throttledMs / 1000).toFixed(1)} s)`;
 }
 
 /** @param target of a mount that may run an older version, which does not have these fields. */

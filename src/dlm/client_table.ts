@@ -1,7 +1,7 @@
 /**
  * The locks that each client holds and waits for, except application locks. A client is known while it has any.
  *
- * Invariant: the counts of a client are those of its locks.
+ * Invariant: the counts of a client are those of its locks, and lockCount is that of all.
  */
 
 import { assert } from '../base/assert.js';
@@ -19,10 +19,15 @@ export interface ClientLocks {
   readonly held: Record<LockSpec['type'], number>;
   /** Number of its granted locks that were called back. The active lock does not count: a drain has its own limit. */
   calledBack: number;
+  /** Number of its granted locks that it was asked for because it has many, and where the look for more goes on. */
+  asked: number;
+  oldest: Iterator<ServerLock> | undefined;
 }
 
 export class ClientTable {
   readonly #clients = new Map<ClientUuid, ClientLocks>();
+  /** Cache locks of all clients, granted and waiting. */
+  lockCount = 0;
 
   get size(): number {
     return this.#clients.size;
@@ -41,6 +46,8 @@ export class ClientTable {
         operations: new Set(),
         held: { active: 0, inode: 0, data: 0 },
         calledBack: 0,
+        asked: 0,
+        oldest: undefined,
       };
       this.#clients.set(client, known);
     }
@@ -54,8 +61,14 @@ export class ClientTable {
     }
   }
 
+  waits(lock: ServerLock): void {
+    this.of(lock.client).locks.set(lock.handle, lock);
+    this.lockCount++;
+  }
+
   granted(lock: ServerLock): void {
     const known = this.of(lock.client);
+    if (!known.locks.has(lock.handle)) this.lockCount++;
     known.locks.set(lock.handle, lock);
     known.held[lock.type]++;
   }
@@ -68,7 +81,9 @@ export class ClientTable {
   gone(lock: ServerLock): void {
     const known = this.of(lock.client);
     known.locks.delete(lock.handle);
+    this.lockCount--;
     known.held[lock.type]--;
+    if (lock.asked) known.asked--;
     if (lock.bast !== 'none' && lock.type !== 'active') known.calledBack--;
     this.forgetIfIdle(lock.client);
   }
@@ -76,6 +91,7 @@ export class ClientTable {
   /** A waiting lock was removed. */
   withdrawn(lock: ServerLock): void {
     this.of(lock.client).locks.delete(lock.handle);
+    this.lockCount--;
     this.forgetIfIdle(lock.client);
   }
 
@@ -94,10 +110,13 @@ export class ClientTable {
   }
 
   checkInvariants(): void {
+    let lockCount = 0;
     for (const [client, known] of this.#clients) {
+      lockCount += known.locks.size;
       assert(known.locks.size + known.operations.size > 0, `client ${client} is known, and has nothing`);
       const held = { active: 0, inode: 0, data: 0 };
       let calledBack = 0;
+      let asked = 0;
       for (const [handle, lock] of known.locks) {
         assert(
           lock.handle === handle && lock.client === client,
@@ -106,6 +125,7 @@ export class ClientTable {
         assert(lock.state === 'granted' || lock.state === 'waiting', `lock ${handle} is '${lock.state}'`);
         if (lock.state !== 'granted') continue;
         held[lock.type] += 1;
+        if (lock.asked) asked += 1;
         if (lock.bast !== 'none' && lock.type !== 'active') calledBack += 1;
       }
       for (const type of ['active', 'inode', 'data'] as const) {
@@ -114,10 +134,12 @@ export class ClientTable {
           `${client} holds ${held[type]} ${type} locks, counted ${known.held[type]}`,
         );
       }
+      assert(asked === known.asked, `${client} was asked for ${asked} locks, counted ${known.asked}`);
       assert(
         calledBack === known.calledBack,
         `${calledBack} locks of ${client} are called back, counted ${known.calledBack}`,
       );
     }
+    assert(lockCount === this.lockCount, `${lockCount} locks are known, counted ${this.lockCount}`);
   }
 }

@@ -81,6 +81,7 @@ function comesBefore(a: Piece, b: Piece): boolean {
 export class FlockTable {
   readonly #newHandle: () => LockHandle;
   readonly #cast: Cast;
+  readonly #limitOf: ((client: ClientUuid) => number | undefined) | undefined;
   readonly #files = new Map<Fid, FlockFile>();
   readonly #calls = new Map<ClientUuid, Map<LockHandle, FlockCall>>();
   /** Waiting POSIX calls by owner: the edges of the waits-for graph. An owner with threads has several. */
@@ -93,9 +94,11 @@ export class FlockTable {
   #grantsHeld = false;
   #nextSequence = 1;
 
-  constructor(newHandle: () => LockHandle, cast: Cast) {
+  /** @param limitOf most calls of a client that are not replayed; below FLOCKS_MAX. */
+  constructor(newHandle: () => LockHandle, cast: Cast, limitOf?: (client: ClientUuid) => number | undefined) {
     this.#newHandle = newHandle;
     this.#cast = cast;
+    this.#limitOf = limitOf;
   }
 
   /** Files with locks. */
@@ -107,8 +110,12 @@ export class FlockTable {
     const bounds = boundsOf(range);
     const sequence = replayed ?? this.#nextSequence;
     if (sequence > SEQUENCE_MAX) throw new FsError('EINVAL', `lock sequence ${sequence} is out of range`);
-    if ((this.#calls.get(client)?.size ?? 0) >= FLOCKS_MAX) {
-      throw new FsError('ENOLCK', `a client has ${FLOCKS_MAX} application locks`);
+    const limit = Math.min(
+      FLOCKS_MAX,
+      replayed === undefined ? (this.#limitOf?.(client) ?? FLOCKS_MAX) : FLOCKS_MAX,
+    );
+    if ((this.#calls.get(client)?.size ?? 0) >= limit) {
+      throw new FsError('ENOLCK', `a client has ${limit} application locks`);
     }
     const owner = ownerOf(client, range);
     const waits = replayed === undefined ? undefined : this.#files.get(fid)?.waitsAs(owner, replayed);

@@ -31,13 +31,14 @@ import type {
 } from './api.js';
 import { type ClientLocks, ClientTable } from './client_table.js';
 import { FlockTable } from './flock_table.js';
+import { type LockLimitOptions, LockLimits } from './lock_limits.js';
 import { inLockOrder, modeCovers } from './modes.js';
 import { Outbox } from './outbox.js';
 import { Resource, ServerLock, type Wanted } from './resource.js';
 import { Turns } from './turns.js';
 import { UncommittedChanges } from './uncommitted.js';
 
-export interface LockServerOptions {
+export interface LockServerOptions extends LockLimitOptions {
   readonly timers: Timers;
   readonly clock: Clock;
   /** Measures lockTimeoutMs. */
@@ -50,8 +51,6 @@ export interface LockServerOptions {
    * must not name a lock of this one. So each instance gets a range of its own.
    */
   readonly firstHandle?: number;
-  /** Cache locks of one client, held and waited for. Default CACHE_LOCKS_MAX. */
-  readonly maxCacheLocks?: number;
 }
 
 /**
@@ -61,9 +60,6 @@ export interface LockServerOptions {
  */
 const SAME_LOCKS_MAX = 64;
 const SAME_LOOKED_AT = 256;
-
-/** Several times as many locks as our client keeps: only a client that never gives a lock back reaches this limit. */
-export const CACHE_LOCKS_MAX = 500_000;
 
 const NO_CLIENTS: ReadonlySet<ClientUuid> = new Set();
 const NO_CLIENT = '' as ClientUuid;
@@ -82,14 +78,14 @@ export class LockServer implements LockServerApi {
   readonly #uncommitted = new UncommittedChanges();
   readonly #turns: Turns;
   readonly #clock: Clock;
-  readonly #maxCacheLocks: number;
+  readonly #limits: LockLimits;
   #nextHandle: number;
 
   constructor(options: LockServerOptions) {
     const { timers, clock, callbacks } = options;
     this.#clock = clock;
     this.#nextHandle = options.firstHandle ?? 1;
-    this.#maxCacheLocks = options.maxCacheLocks ?? CACHE_LOCKS_MAX;
+    this.#limits = new LockLimits(options, timers, this.#clients, (lock) => callbacks.bast(lock));
     this.#turns = new Turns(timers, clock, (resource) => {
       this.#settle(resource);
       this.#outbox.flush();
@@ -108,23 +104,22 @@ export class LockServer implements LockServerApi {
     this.#flocks = new FlockTable(
       () => this.#newHandle(),
       (client, handle, errno) => callbacks.cast(client, handle, errno),
+      options.limitOf,
     );
   }
 
   enqueue(client: ClientUuid, spec: LockSpec, signal?: AbortSignal): MaybePromise<LockHandle> {
     if (signal?.aborted) throw cancelled('the request was given up');
-    if (this.#hasTooMany(client, spec)) {
-      throw new FsError(
-        'ENOLCK',
-        `a client has too many locks (the limit is ${this.#maxCacheLocks}) and gives none back`,
-      );
+    if (this.#hasSame(client, spec) || (spec.type !== 'active' && !this.#limits.mayHave(client))) {
+      throw new FsError('ENOLCK', 'the client has too many locks and gives none back');
     }
     const lock = this.#newClientLock(client, spec);
     if (lock.resource.free(lock)) {
       this.#hold(lock);
+      this.#limits.makeRoom(client);
       return lock.handle;
     }
-    this.#clients.of(client).locks.set(lock.handle, lock);
+    this.#clients.waits(lock);
     return new Promise((resolve, reject) => {
       const unlisten = onAbort(signal, () => {
         this.#withdraw(lock, cancelled('the request was given up'));
@@ -135,6 +130,7 @@ export class LockServer implements LockServerApi {
         granted: () => {
           unlisten();
           this.#clients.granted(lock);
+          this.#limits.makeRoom(client);
           this.#outbox.grantedLate(lock);
           resolve(lock.handle);
         },
@@ -149,7 +145,11 @@ export class LockServer implements LockServerApi {
   }
 
   tryEnqueue(client: ClientUuid, spec: LockSpec): LockHandle | undefined {
-    if (this.#hasTooMany(client, spec)) return undefined;
+    if (this.#hasSame(client, spec)) return undefined;
+    if (spec.type !== 'active' && !this.#limits.hasRoom(client)) {
+      this.#limits.makeRoom(client);
+      return undefined;
+    }
     const lock = this.#newClientLock(client, spec);
     if (!lock.resource.free(lock)) return undefined;
     this.#hold(lock);
@@ -237,6 +237,7 @@ export class LockServer implements LockServerApi {
     for (const lock of [...locks]) {
       if (lock.state === 'granted' && lock.bast !== 'none') this.#outbox.callBack(lock);
     }
+    this.#limits.askAgain(client);
     this.#outbox.flush();
   }
 
@@ -284,7 +285,7 @@ export class LockServer implements LockServerApi {
   }
 
   adopt(client: ClientUuid, spec: LockSpec): LockHandle | undefined {
-    if (this.#hasTooMany(client, spec)) return undefined;
+    if (this.#hasSame(client, spec) || !this.#limits.mayHaveAgain(client)) return undefined;
     const lock = this.#newClientLock(client, spec);
     const { resource } = lock;
     const isTaken = resource.holderInTheWay(lock) ?? resource.waiterInTheWay(lock, resource.waiting.length);
@@ -426,13 +427,11 @@ export class LockServer implements LockServerApi {
     return new ServerLock(0 as LockHandle, client ?? NO_CLIENT, spec, this.#resource(spec), true);
   }
 
-  #hasTooMany(client: ClientUuid, spec: LockSpec): boolean {
+  /** Whether it has too many locks on this one resource. */
+  #hasSame(client: ClientUuid, spec: LockSpec): boolean {
     const same = this.#tableOf(spec.type).get(spec.fid)?.granted ?? [];
-    if (same.length >= SAME_LOOKED_AT) {
-      const own = same.filter((lock) => lock.client === client && !lock.operation).length;
-      if (own >= SAME_LOCKS_MAX) return true;
-    }
-    return spec.type !== 'active' && (this.#clients.find(client)?.locks.size ?? 0) >= this.#maxCacheLocks;
+    if (same.length < SAME_LOOKED_AT) return false;
+    return same.filter((lock) => lock.client === client && !lock.operation).length >= SAME_LOCKS_MAX;
   }
 
   #hold(lock: ServerLock): void {

@@ -86,6 +86,8 @@ export class ServerLock implements HeldLock {
    * it.
    */
   fresh = false;
+  /** The client was asked for it because it has many: see lock_limits.ts. */
+  asked = false;
   /** While waiting, in head position: the holders in its way were called back, or the turn it waited for is over. */
   calledBack = false;
   /** While waiting: a lock it conflicts with, and the state in which that lock is in its way. */

@@ -42,6 +42,9 @@ export interface Link {
   readonly arrivingBytes: number;
   /** The owner has paused the link, so the peer's silence means nothing. */
   readonly paused: boolean;
+  /** Whose connection it is: see PartyMember. */
+  readonly party: string;
+  readonly partyBytes: number | undefined;
   /** Ended, destroyed or lost; send() does nothing. */
   readonly isClosed: boolean;
   send(

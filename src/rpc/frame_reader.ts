@@ -23,6 +23,9 @@ const SCRATCH_BYTES = 64 << 10;
 const MAGIC_BYTES = 4;
 /** A read into less space than this is not worth a system call. */
 const SPACE_MIN_BYTES = 16 << 10;
+/** Of a peer that is not known yet: a CONNECT fits. */
+const STRANGER_SCRATCH_BYTES = 1 << 10;
+const STRANGER_SPACE_MIN_BYTES = 256;
 
 export interface FrameReaderOptions {
   /** Where the memory of large bulks comes from. The receiver of a bulk may give its memory back. */
@@ -38,6 +41,8 @@ export class FrameReader {
   /** Limits of the frames that come next; at most the limits that header.ts sets. */
   bodyLimitBytes = BODY_MAX;
   bulkLimitBytes = BULK_MAX;
+  /** Spares memory: the peer is not known yet. */
+  isSmall = false;
   readonly #slabs: SlabPool | undefined;
   readonly #reserve: (bytes: number) => boolean;
   #reserved = false;
@@ -62,11 +67,12 @@ export class FrameReader {
   /** Memory for the next bytes. The next chunk pushed is a view of its beginning, or other memory. */
   space(): Buffer {
     const part = this.#part;
-    if (part !== undefined && this.#queuedBytes === 0 && part.length - this.#partBytes >= SPACE_MIN_BYTES) {
+    const leastBytes = this.isSmall ? STRANGER_SPACE_MIN_BYTES : SPACE_MIN_BYTES;
+    if (part !== undefined && this.#queuedBytes === 0 && part.length - this.#partBytes >= leastBytes) {
       return part.subarray(this.#partBytes);
     }
-    if (this.#scratch.length - this.#scratchBytes < SPACE_MIN_BYTES) {
-      this.#scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+    if (this.#scratch.length - this.#scratchBytes < leastBytes) {
+      this.#scratch = Buffer.allocUnsafeSlow(this.isSmall ? STRANGER_SCRATCH_BYTES : SCRATCH_BYTES);
       this.#scratchBytes = 0;
     }
     // Not more than this: what arrives behind the header of a large frame has to be copied out again.

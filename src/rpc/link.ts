@@ -3,6 +3,8 @@
  *
  * - The link hands frames out in order, synchronously, one after the other. While it is paused it hands none out, not
  *   even those that have already arrived.
+ * - The links of a server take turns (frame_turns.ts). A link that has to wait for its turn is not read until it has handed out what
+ *   is there.
  * - A malformed frame closes this connection only. Until the peer is known it may send only small frames without a
  *   bulk.
  * - The link receives a large frame when there is room for it (receive_room.ts), and is paused until then.
@@ -23,6 +25,7 @@ import type { Connection, ConnectionEvents, Origin } from '../runtime/ports.js';
 import { BODY_MAX, BULK_MAX, HEADER_SIZE, PROTOCOL_MIN, putHeader } from '../wire/header.js';
 import type { Frame, Link, LinkEvents } from './api.js';
 import { FrameReader } from './frame_reader.js';
+import type { FrameTurns, Seat, Turntaker } from './frame_turns.js';
 import { type ReceiveRoom, type Receiver, UNCOUNTED_BYTES } from './receive_room.js';
 
 const log = logger('rpc:link');
@@ -31,6 +34,8 @@ const log = logger('rpc:link');
 const BODY_COPY_BYTES = 16 << 10;
 /** Output of this size is written at once, not at the end of the turn: the kernel can send it meanwhile. */
 const FLUSH_BYTES = 256 << 10;
+/** To send so many bytes takes as long as to handle some requests. */
+const COSTLY_BYTES = 64 << 10;
 /** More bytes than the PINGs, replies and lock requests under way add up to. */
 const BACKLOG_BYTES = 16 << 10;
 export const OUTPUT_LIMIT_BYTES = 256 << 20;
@@ -45,17 +50,26 @@ export interface LinkOptions {
   readonly slabs?: SlabPool;
   /** Shared by the links of a server. Default: not limited. */
   readonly room?: ReceiveRoom;
+  /** Shared by the links of a server. Default: frames are handed out as they come. */
+  readonly turns?: FrameTurns;
   /** The peer has to say who it is: until welcome() it may send no bulk, and no body above STRANGER_BODY_BYTES. */
   readonly stranger?: boolean;
 }
 
-/** Room for a CONNECT, and for the fields it may gain later. */
-export const STRANGER_BODY_BYTES = 16 << 10;
+/** Room for a CONNECT, and for the fields it may gain later. What a stranger makes us hold is this, and a few KiB for the connection. */
+export const STRANGER_BODY_BYTES = 4 << 10;
+/** Of requests of an administrator. */
+const ADMIN_BODY_BYTES = 64 << 10;
 
-export class FrameLink implements Link, ConnectionEvents, Receiver {
+/** The party of those who have not said who they are. */
+const STRANGERS = 'strangers';
+
+export class FrameLink implements Link, ConnectionEvents, Receiver, Turntaker {
   readonly peer: string;
   readonly origin: Origin;
   connCount: number;
+  party = STRANGERS;
+  partyBytes: number | undefined;
   #protocol = PROTOCOL_MIN;
   #negotiated = false;
   readonly #connection: Connection;
@@ -64,6 +78,9 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   readonly #outputPauseBytes: number;
   readonly #reader: FrameReader;
   readonly #room: ReceiveRoom | undefined;
+  readonly #seat: Seat | undefined;
+  /** The connection is not read because frames that have arrived wait for their turn. */
+  #isBehind = false;
   /** Bytes taken from the room for the frame that is arriving, or that was handed over last. */
   #roomBytes = 0;
   /** The frame that was handed over still waits for its budget, and keeps its room meanwhile. */
@@ -87,10 +104,12 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   constructor(connection: Connection, options: LinkOptions, open: (link: FrameLink) => LinkEvents) {
     this.#connection = connection;
     this.#room = options.room;
+    this.#seat = options.turns?.seat(this, STRANGERS);
     this.#reader = new FrameReader({ slabs: options.slabs, reserve: (bytes) => this.#reserve(bytes) });
     if (options.stranger === true) {
       this.#reader.bodyLimitBytes = STRANGER_BODY_BYTES;
       this.#reader.bulkLimitBytes = 0;
+      this.#reader.isSmall = true;
     }
     this.peer = connection.peer;
     this.origin = connection.origin;
@@ -182,16 +201,34 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     }
   }
 
+  /**
+   * The peer is known.
+   * @param party with whom it shares its turns, and memory for what it sends. @param partyBytes the limit of that memory, if not the usual one.
+   */
+  join(party: string, partyBytes?: number): void {
+    if (this.#closed) return;
+    this.party = party;
+    this.partyBytes = partyBytes;
+    this.#seat?.join(party);
+  }
+
+  /** The peer is known as an administrator: there is no bulk. */
+  welcomeAdmin(): void {
+    this.#reader.bodyLimitBytes = ADMIN_BODY_BYTES;
+    this.#reader.isSmall = false;
+  }
+
   /** The peer is known: it may send what the protocol allows. */
   welcome(): void {
     this.#reader.bodyLimitBytes = BODY_MAX;
     this.#reader.bulkLimitBytes = BULK_MAX;
+    this.#reader.isSmall = false;
   }
 
   pause(keepsRoom = false): void {
     if (keepsRoom) this.#keepsRoom = true;
     this.#pauses += 1;
-    if (this.#pauses === 1 && !this.#closed) this.#connection.pause();
+    if (this.#pauses === 1 && !this.#closed && !this.#isBehind) this.#connection.pause();
   }
 
   resume(): void {
@@ -205,7 +242,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     // Frames that have already arrived go first. Not from within the caller, which may be in the middle of something.
     queueMicrotask(() => {
       this.#deliver();
-      if (this.#pauses === 0 && !this.#closed) this.#connection.resume();
+      if (this.#pauses === 0 && !this.#closed && !this.#isBehind) this.#connection.resume();
     });
   }
 
@@ -256,6 +293,8 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   }
 
   closed(error?: Error): void {
+    // The peer has ended the connection in order: what it said before counts.
+    if (error === undefined && this.#isBehind) this.#handOutAll();
     this.#shut();
     this.#output = [];
     this.#outputBytes = 0;
@@ -263,21 +302,50 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     this.#events.closed(error);
   }
 
+  /** Hands out what has arrived, now or when it is this link's turn. */
   #deliver(): void {
+    const seat = this.#seat;
+    if (seat === undefined) {
+      this.#handOutAll();
+      return;
+    }
     // A frame's handler may resume the link; the loop that is running already goes on with the next frame.
-    if (this.#delivering) return;
+    if (this.#delivering || this.#closed) return;
+    seat.ready();
+    this.#noteBehind(seat);
+  }
+
+  #noteBehind({ waits }: Seat): void {
+    if (waits === this.#isBehind || this.#closed) return;
+    this.#isBehind = waits;
+    if (this.#pauses > 0) return;
+    if (waits) this.#connection.pause();
+    else this.#connection.resume();
+  }
+
+  // Turntaker.
+
+  handOut(): boolean {
+    if (this.#delivering || this.#pauses > 0 || this.#closed) return false;
     this.#delivering = true;
     try {
-      while (this.#pauses === 0 && !this.#closed) {
-        const frame = this.#nextFrame();
-        if (frame === undefined) break;
-        this.#room?.complete(this);
-        this.#events.frame(frame);
-        if (!this.#keepsRoom) this.#giveRoom();
-      }
+      const frame = this.#nextFrame();
+      if (frame === undefined) return false;
+      this.#room?.complete(this);
+      this.#events.frame(frame);
+      if (!this.#keepsRoom) this.#giveRoom();
     } finally {
       this.#delivering = false;
     }
+    return this.#pauses === 0 && !this.#closed && this.#reader.busy;
+  }
+
+  turned(): void {
+    if (this.#seat !== undefined) this.#noteBehind(this.#seat);
+  }
+
+  #handOutAll(): void {
+    while (this.handOut());
   }
 
   #reserve(frameBytes: number): boolean {
@@ -292,7 +360,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     this.pause();
     taken.then(
       () => {
-        if (this.#closed) room.give(this, frameBytes);
+        if (this.#closed) room.give(this);
         else this.#roomBytes = frameBytes;
         this.resume();
       },
@@ -306,10 +374,11 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
     const bytes = this.#roomBytes;
     if (bytes === 0) return;
     this.#roomBytes = 0;
-    this.#room?.give(this, bytes);
+    this.#room?.give(this);
   }
 
   #shut(): void {
+    if (!this.#closed) this.#seat?.leave();
     this.#closed = true;
     this.#closing.abort();
     this.#giveRoom();
@@ -333,6 +402,11 @@ export class FrameLink implements Link, ConnectionEvents, Receiver {
   #flush(): void {
     this.#flushQueued = false;
     if (this.#output.length === 0) return;
+    if (this.#seat === undefined || this.#outputBytes < COSTLY_BYTES) this.#write();
+    else this.#seat.does(() => this.#write());
+  }
+
+  #write(): void {
     // One small buffer costs the stream half of what a vector costs.
     const together = this.#output.length > 1 && this.#outputBytes <= BODY_COPY_BYTES;
     const chunks = together ? [Buffer.concat(this.#output, this.#outputBytes)] : this.#output;

@@ -8,7 +8,8 @@
  * - Backpressure: the bulk of a request counts against a budget from here until the request is answered. While the
  *   budget is used up, the server does not read the link. Only bulks count, never requests: a WRITE waits for no lock,
  *   so whatever holds the budget always ends. If ENQUEUEs counted, a CANCEL stuck behind them would wait for itself.
- *   One connection takes at most LINK_BULK_BYTES at a time, so that it leaves room for others.
+ *   One connection takes at most LINK_BULK_BYTES at a time, and one party a part of all (party_budgets.ts), so that they leave
+ *   room for others.
  * - The service closes a peer that has more unanswered requests than any client would have (for their bytes see
  *   waiting_requests.ts).
  * - While a request waits, only its decoded form is kept: its body is a view that would keep more memory of the
@@ -26,6 +27,7 @@ import { KIND } from '../wire/header.js';
 import { Empty, ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
 import type { Frame, Handler, HandlerOutcome, Incoming, Link, ServiceApi, ServiceHooks } from './api.js';
+import type { PartyBudgets } from './party_budgets.js';
 import type { WaitingRequests } from './waiting_requests.js';
 
 const log = logger('rpc:service');
@@ -40,7 +42,7 @@ const NO_BULK: readonly Uint8Array[] = [];
 
 export interface ServiceOptions {
   /** Counts the bulks of requests that are being handled, over all links. Default: not limited. */
-  readonly bulkBudget?: ByteBudget;
+  readonly bulkBudget?: PartyBudgets;
   /** Counts the requests that wait. Default: not limited. */
   readonly waiting?: WaitingRequests;
   /** Default UNANSWERED_MAX. */
@@ -56,7 +58,7 @@ interface Entry<Context> {
 
 export class Service<Context> implements ServiceApi<Context> {
   readonly #entries = new Map<number, Entry<Context>>();
-  readonly #bulkBudget: ByteBudget | undefined;
+  readonly #bulkBudget: PartyBudgets | undefined;
   readonly #linkBudgets = new WeakMap<Link, ByteBudget>();
   readonly #waiting: WaitingRequests | undefined;
   readonly #unansweredMax: number;
@@ -83,23 +85,22 @@ export class Service<Context> implements ServiceApi<Context> {
       return;
     }
     const own = this.#linkBudget(link);
-    const give = (): void => {
-      budget.give(bulkBytes);
+    const giver = (give: () => void) => (): void => {
+      give();
       own.give(bulkBytes);
     };
-    const paid = (): void => this.#handle(context, link, frame, hooks, give);
-    // The link takes from its own budget first. While it waits for the shared one it is not read, so it holds up only
-    // itself.
-    const room = andThen(own.take(bulkBytes), () => budget.take(bulkBytes));
+    // The link takes from its own budget first. While it waits for the shared ones it is not read, so it holds up only
+    // itself and its party.
+    const room = andThen(own.take(bulkBytes), () => budget.take(link, bulkBytes));
     if (!isPromise(room)) {
-      paid();
+      this.#handle(context, link, frame, hooks, giver(room));
       return;
     }
-    log('%s is not read until %s has room', link.peer, budget.name);
+    log('%s is not read until %s has room', link.peer, budget.shared.name);
     link.pause(true);
-    void room.then(() => {
-      if (link.isClosed) give();
-      else paid();
+    void room.then((give) => {
+      if (link.isClosed) giver(give)();
+      else this.#handle(context, link, frame, hooks, giver(give));
       link.resume();
     });
   }

@@ -42,6 +42,8 @@ const ENTRIES_PAGE = 250;
 export interface AdminCommands {
   status(page?: StatusRequest): StatusReply;
   evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string };
+  /** How long the sessions of this entry have waited because of its limit of requests a second. */
+  throttledMs(principal: string): number;
   /** Ends everything that goes on under this entry of the access table. @returns how many clients that were. */
   revoke(principal: string, reason: string): number;
   readonly isShuttingDown: boolean;
@@ -78,7 +80,7 @@ function registerAccess(service: Service<Session>, server: ServerView & AdminCom
   service.on(AccessList, (session, { after = '' }) => {
     const target = targetFor(session, server);
     const left = target.access.list().filter(({ name }) => name > after);
-    const entries = left.slice(0, ENTRIES_PAGE).map((entry) => shown(entry, target));
+    const entries = left.slice(0, ENTRIES_PAGE).map((entry) => shown(entry, target, server));
     return { reply: { entries, more: entries.length < left.length ? true : undefined } };
   });
   service.on(AccessAdd, async (session, wish, incoming) => {
@@ -126,11 +128,12 @@ function targetFor(session: Session, server: ServerView): ServedTarget {
   return target;
 }
 
-function shown(entry: AccessRecord, target: ServedTarget): AccessEntryMessage {
+function shown(entry: AccessRecord, target: ServedTarget, server: AdminCommands): AccessEntryMessage {
   const principal = principalOf(entry);
   const clients = [...target.exports].filter(({ rights }) => rights.principal === principal).length;
   const keys = entry.keys.map(({ id, createdMs, untilMs }) => ({ id, createdMs, untilMs }));
-  return { ...entry, keys, clients };
+  const throttledMs = Math.round(server.throttledMs(principal)) || undefined;
+  return { ...entry, keys, clients, throttledMs };
 }
 
 function newKey({ store }: ServedTarget, { key }: MadeKey): NewKeyMessage {

@@ -10,6 +10,7 @@ import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { NoticeKind } from '../base/notices.js';
 import { Deferred } from '../base/wait.js';
+import { ALL_LOCKS_MAX } from '../dlm/lock_limits.js';
 import { Service } from '../rpc/service.js';
 import type { Address, CertificateFiles, Listener, Runtime, TlsListen } from '../runtime/ports.js';
 import type { TargetStore } from '../storage/api.js';
@@ -17,6 +18,7 @@ import type { ServerStateName, StatusReply, StatusRequest } from '../wire/admin.
 import type { PlainAccess } from './access/peers.js';
 import { type AdminCommands, sessionService } from './admin_handlers.js';
 import { type EvictedClient, findClient } from './export/exports.js';
+import { ALL_OPENS_MAX } from './export/open_table.js';
 import type { RecoveryWindow } from './lifecycle/recovery_window.js';
 import { type LifeHost, ServerLife } from './lifecycle/server_life.js';
 import type { ShutdownEnd } from './lifecycle/state.js';
@@ -26,6 +28,7 @@ import { ConnectWait } from './session/connect_wait.js';
 import { Connections } from './session/connections.js';
 import { RequestMemory } from './session/request_memory.js';
 import type { ServerSettings, ServerView } from './session/server_view.js';
+import { Throttle } from './session/throttle.js';
 import { statusOf } from './status.js';
 import { evict, forgetPrevious } from './target/eviction.js';
 import type { ServedCall } from './target/served_call.js';
@@ -36,6 +39,11 @@ const log = logger('server');
 
 /** Unless the administrator says otherwise. */
 const CLIENTS_MAX = 10_000;
+/** Of the memory, for locks and for open files of all clients, and what one costs. */
+const LOCKS_SHARE = 0.4;
+const LOCK_BYTES = 700;
+const OPENS_SHARE = 0.2;
+const OPEN_BYTES = 160;
 /** Event-loop stalls longer than this are told to people. */
 const SAID_STALL_MS = 5000;
 
@@ -58,6 +66,8 @@ export interface ServerOptions {
   readonly clientsMax?: number | undefined;
   /** As the limit of file descriptors allows. Default: not limited. */
   readonly connectionsMax?: number | undefined;
+  /** What the process may use for its objects: locks and open files of all clients take part of it at most. Default: see settingsOf(). */
+  readonly memoryBytes?: number | undefined;
   /** Shown by STATUS. */
   readonly pid?: number | undefined;
   /** Connections without TLS to take. Default: none over the network. */
@@ -71,6 +81,7 @@ export interface ServerOptions {
 }
 
 function settingsOf(options: ServerOptions): ServerSettings {
+  const { memoryBytes = Number.POSITIVE_INFINITY } = options;
   return {
     softwareVersion: options.softwareVersion,
     forceStart: options.forceStart ?? false,
@@ -82,6 +93,8 @@ function settingsOf(options: ServerOptions): ServerSettings {
     disconnectedMs: options.disconnectedMs ?? 60_000,
     clientsMax: options.clientsMax ?? CLIENTS_MAX,
     connectionsMax: options.connectionsMax ?? Number.POSITIVE_INFINITY,
+    locksMax: Math.min(ALL_LOCKS_MAX, Math.floor((memoryBytes * LOCKS_SHARE) / LOCK_BYTES)),
+    opensMax: Math.min(ALL_OPENS_MAX, Math.floor((memoryBytes * OPENS_SHARE) / OPEN_BYTES)),
     pid: options.pid,
     plain: options.plain,
   };
@@ -99,6 +112,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   readonly #startedMs: number;
   readonly #admission: Admission;
   readonly #memory: RequestMemory;
+  readonly #throttle: Throttle;
   readonly #connections: Connections;
   #listener: Listener | undefined;
   /** The Unix socket of this host. */
@@ -120,6 +134,12 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     this.connectWait = new ConnectWait(runtime.timers);
     this.#admission = new Admission(this);
     this.#memory = new RequestMemory(this);
+    this.#throttle = new Throttle({
+      clock: runtime.clock,
+      timers: runtime.timers,
+      pingIntervalMs: this.settings.pingIntervalMs,
+      say: (text, kind) => this.say(text, kind),
+    });
     this.#connections = this.#makeConnections(this.#memory);
     this.#registerMetrics();
   }
@@ -131,6 +151,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
       clients,
       modifying: registerHandlers(clients, this),
       admission: this.#admission,
+      throttle: this.#throttle,
     };
     return new Connections(this, services, memory, (text, kind) => this.say(text, kind));
   }
@@ -266,6 +287,10 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     };
   }
 
+  throttledMs(principal: string): number {
+    return this.#throttle.waitedMs(principal);
+  }
+
   refused(peer: string, why: string): void {
     this.say(`refuses ${peer}: ${why}`, 'refused');
   }
@@ -297,6 +322,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
   endConnections(): void {
     this.time.stop();
     this.connectWait.over();
+    this.#throttle.end();
     this.#connections.end();
   }
 
@@ -330,6 +356,21 @@ export class Server implements ServerView, AdminCommands, LifeHost {
       'holdfast_server_held_requests',
       'Requests held until recovery ends',
       () => this.#admission.held,
+    );
+    metrics.gauge(
+      'holdfast_server_throttled_connections',
+      'Connections that wait because their key has used up its requests a second',
+      () => this.#throttle.waiting,
+    );
+    metrics.gauge(
+      'holdfast_server_throttle_waits',
+      'How often a connection has had to wait so',
+      () => this.#throttle.waits,
+    );
+    metrics.gauge(
+      'holdfast_server_reading_bytes',
+      'Bytes that the device is reading for clients',
+      () => this.target?.reads.bytes ?? 0,
     );
     metrics.gauge(
       'holdfast_server_promised_bytes',

@@ -14,6 +14,8 @@ const CLIENT_BYTES = 64;
 /** With the longest texts in the longest encoding. */
 const CLIENT_MAX_BYTES = 2048;
 
+const THROTTLED_SHOWN_MS = 10_000;
+
 /** @param page absent: all clients that fit. */
 export function statusOf(server: ServerView, startedMs: number, page?: StatusRequest): StatusReply {
   const now = server.runtime.clock.nowMs();
@@ -148,7 +150,19 @@ function clientStatus(
     rpcsInFlight: client.progress?.rpcsInFlight ?? client.calls.size,
     idleMs: Math.round(Math.max(0, now - client.lastHeardMs)),
     access: client.rights.principal,
+    throttledMs: throttledMs(client, now),
   };
+}
+
+/** @returns undefined if it has not been throttled within the last seconds. */
+function throttledMs(
+  { throttledSinceMs, throttledAtMs, throttledMs: ms }: ClientExport,
+  now: number,
+): number | undefined {
+  if (throttledSinceMs !== undefined) return Math.round(ms + now - throttledSinceMs);
+  return throttledAtMs !== undefined && now - throttledAtMs <= THROTTLED_SHOWN_MS
+    ? Math.round(ms)
+    : undefined;
 }
 
 function stateOf(

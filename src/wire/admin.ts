@@ -31,6 +31,11 @@ export const ClientStatus = message('ClientStatus', {
   idleMs: req(10, uint),
   /** 'local', 'plain', 'key:NAME' or 'certificate:NAME'. */
   access: opt(11, text(80)),
+  /**
+   * The client has had to wait within the last seconds because it sends more requests a second than its key may: how long, in all.
+   * Absent: it has not, or an earlier release.
+   */
+  throttledMs: opt(12, uint),
 });
 
 const EvictedClient = message('EvictedClient', {
@@ -198,6 +203,8 @@ const AccessEntry = message('AccessEntry', {
   createdMs: req(9, uint),
   /** Clients of this entry that are here. */
   clients: req(10, uint),
+  /** How long its clients have had to wait because of the limit of requests a second, since the server started. Absent: never. */
+  throttledMs: opt(11, uint),
 });
 /** A new key with what its file needs. The only message with a secret; the server sends it once, to the administrator who asked. */
 const NewKey = message('NewKey', {

@@ -13,6 +13,8 @@ import { fileURLToPath } from 'node:url';
 import { CommanderError } from 'commander';
 import { CliError, describeFailure } from '../../src/cli/failure.js';
 import { drawProfiles } from './flame.js';
+import { measureFloods } from './flood.js';
+import { FLOODS } from './flood_tasks.js';
 import { verdictsOf } from './goals.js';
 import { growthRows } from './growth.js';
 import { installPackages } from './install.js';
@@ -43,6 +45,7 @@ function peersOf(options: BenchOptions): Peer[] {
 /** Names that --filter looks at. */
 function namesOf({ table, growthMax }: BenchOptions): string[] {
   if (table === 'pauses') return [...RECOVERY_PARTS];
+  if (table === 'flood') return [...FLOODS];
   if (table === 'growth') return growthRows(growthMax).map(({ name }) => name);
   return [...MAIN_ROWS.map(({ name }) => name), ...Object.values(OWN_NAMES)];
 }
@@ -80,6 +83,11 @@ async function measure(options: BenchOptions, peers: readonly Peer[], began: num
     return { results: [], ran: new Map(), figures: await measureRecovery(parts), peers: [], missing: [] };
   }
   const said = (line: string): void => say(`${clock(began)} ${line}`);
+  if (table === 'flood') {
+    const floods = FLOODS.filter((flood) => flood.includes(filter));
+    const figures = await measureFloods(floods, undefined, said);
+    return { results: [], ran: new Map(), figures, peers: [], missing: [] };
+  }
   const session = await BenchSession.open(sizesOf(options).part);
   try {
     if (table === 'main') return await measureMain(session, peers, options, said);

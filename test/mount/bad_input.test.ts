@@ -7,6 +7,7 @@ import { createConnection, createServer, type Socket } from 'node:net';
 import { dirname, join } from 'node:path';
 import test from 'node:test';
 import type { Transno, Xid } from '../../src/base/ids.js';
+import { STRANGER_BODY_BYTES } from '../../src/rpc/link.js';
 import { encodeHeader, HEADER_SIZE, type Header, KIND } from '../../src/wire/header.js';
 import { run, runOk } from '../fixtures/child.js';
 import { type Cluster, prepareCluster, startCluster } from '../fixtures/cluster.js';
@@ -348,4 +349,59 @@ test('a thousand connections that say nothing, and one that stops reading, hold 
   for (let at = 0; at < 20; at++) await within('an operation', agent.writeFile(`f${at}`, 'x'), 5000);
   assert.equal((await cluster.status()).clients.length, 1);
   for (const socket of sockets) socket.destroy();
+});
+
+/** Memory of a process, in bytes. */
+function residentBytes(pid: number): number {
+  const [, kib = ''] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  return Number(kib) * 1024;
+}
+
+test('two thousand peers that have sent all of a CONNECT but its last byte make the server hold less than 64 KiB each', async (t) => {
+  const cluster = await startCluster(t, { ...SMALL, mounts: 0 });
+  const { pid } = cluster.server.child;
+  const { port } = new URL(`tcp://${cluster.address}`);
+  const sockets: Socket[] = [];
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+  });
+  const header: Header = {
+    version: 1,
+    kind: KIND.request,
+    opcode: 1,
+    flags: 0,
+    errno: 0,
+    xid: 1 as Xid,
+    ackXidOrCommitted: 0,
+    transno: 0 as Transno,
+    connCount: 1,
+    bodyLength: STRANGER_BODY_BYTES,
+    bulkLength: 0,
+  };
+  const most = Buffer.concat([encodeHeader(header), Buffer.alloc(STRANGER_BODY_BYTES - 1, 0x90)]);
+  /** @returns how many are open when each has sent all of it. */
+  const open = async (count: number): Promise<void> => {
+    const opened = Array.from(
+      { length: count },
+      () =>
+        new Promise<void>((resolve) => {
+          const socket = createConnection(Number(port), '127.0.0.1', () =>
+            socket.write(most, () => resolve()),
+          );
+          socket.on('error', () => resolve());
+          sockets.push(socket);
+        }),
+    );
+    await within('the connections are made', Promise.all(opened));
+  };
+  // Code and tables that the first ones need are not theirs.
+  await open(100);
+  await cluster.status();
+  const before = residentBytes(pid);
+  await open(2000);
+  await cluster.status();
+  const bytes = (residentBytes(pid) - before) / 2000;
+  assert.ok(bytes < 64 << 10, `${Math.round(bytes)} bytes for each`);
+  t.diagnostic(`${Math.round(bytes)} bytes for each`);
+  assert.equal((await cluster.status()).clients.length, 0);
 });

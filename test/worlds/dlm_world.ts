@@ -87,6 +87,8 @@ export function startWorld(
     onTold?: (text: string) => void;
     firstHandle?: number;
     maxCacheLocks?: number;
+    maxAllLocks?: number;
+    limitOf?: (client: ClientUuid) => number | undefined;
   } = {},
 ): World {
   const time = new ManualTime();
@@ -102,7 +104,9 @@ export function startWorld(
     limits: time,
     lockTimeoutMs: options.lockTimeoutMs ?? 1000,
     ...(options.firstHandle === undefined ? {} : { firstHandle: options.firstHandle }),
-    ...(options.maxCacheLocks === undefined ? {} : { maxCacheLocks: options.maxCacheLocks }),
+    maxCacheLocks: options.maxCacheLocks,
+    maxAllLocks: options.maxAllLocks,
+    limitOf: options.limitOf,
     callbacks: {
       bast(lock) {
         say(`bast ${lock.client} ${lock.type} ${lock.fid} ${lock.mode}`);

@@ -24,7 +24,7 @@ import { AnsweredRequests } from './answered_requests.js';
 import { DurableAnswers } from './durable_answers.js';
 import { FidRanges } from './fid_ranges.js';
 import { HandleAccess, type OpenHandle } from './handle_access.js';
-import { frameBytes, type KeptFrames } from './kept_frames.js';
+import { frameBytes, type KeptShare } from './kept_frames.js';
 import { ReclaimedLocks } from './reclaimed_locks.js';
 import { UnconfirmedCasts } from './unconfirmed_casts.js';
 
@@ -146,7 +146,7 @@ export class ClientExport {
   heldBytes = 0;
   heldPause = false;
   /** Counts the held and queued frames too. */
-  readonly kept: KeptFrames;
+  readonly kept: KeptShare;
   /** The client's handles of the active server lock: it has not drained while there is one. */
   readonly activeLocks = new Set<LockHandle>();
   /** BASTs that the client is late to answer but shows progress on. */
@@ -167,6 +167,10 @@ export class ClientExport {
   /** Transno of the client's last change: the server has executed its replays up to it. */
   lastTransno = 0 as Transno;
   progress: DrainProgressReport | undefined;
+  /** Changed by Throttle only: since when its connection waits for tokens, until when it last did, and how long in all. */
+  throttledSinceMs: number | undefined;
+  throttledAtMs: number | undefined;
+  throttledMs = 0;
 
   /** @param target the life of the target. */
   constructor(
@@ -174,7 +178,7 @@ export class ClientExport {
     rights: Rights,
     requester: RequesterApi,
     nowMs: number,
-    kept: KeptFrames,
+    kept: KeptShare,
     target: Lifetime,
   ) {
     this.rights = rights;

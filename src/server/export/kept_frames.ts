@@ -2,7 +2,7 @@
  * Frames that a server keeps before it has decoded them: requests held for the end of the recovery window or for the
  * next server, and replays that wait for their turn. Counted over all clients.
  *
- * Each client has a limit of its own; past it the server does not read from the client. If all clients together have
+ * Each client has a limit of its own, and all of one key have; past it the server does not read from the client. If all clients together have
  * more than KEPT_BYTES_MAX, the server also stops reading from each client that adds to it. That blocks nobody: a
  * client with held requests has sent everything that others wait for, and a client with a replay in the queue makes
  * nobody wait (docs/recovery/replay.md, "Memory").
@@ -20,6 +20,7 @@ const FRAME_BYTES = HEADER_SIZE + 256;
 
 export class KeptFrames {
   readonly #limitBytes: number;
+  readonly #shares = new Map<string, KeptShare>();
   #bytes = 0;
 
   constructor(limitBytes = KEPT_BYTES_MAX) {
@@ -28,6 +29,17 @@ export class KeptFrames {
 
   get isFull(): boolean {
     return this.#bytes >= this.#limitBytes;
+  }
+
+  /** The part of one key. @param limitBytes absent: half of all. */
+  of(principal: string, limitBytes?: number): KeptShare {
+    let share = this.#shares.get(principal);
+    if (share === undefined) {
+      share = new KeptShare(this);
+      this.#shares.set(principal, share);
+    }
+    share.limitBytes = Math.min(limitBytes ?? Number.POSITIVE_INFINITY, this.#limitBytes / 2);
+    return share;
   }
 
   add(bytes: number): void {
@@ -42,6 +54,31 @@ export class KeptFrames {
     let bytes = 0;
     for (const { heldBytes, replayBytes } of clients) bytes += heldBytes + replayBytes;
     assert(bytes === this.#bytes, `${bytes} bytes of frames are kept, counted ${this.#bytes}`);
+  }
+}
+
+/** What the clients of one key have of it. */
+export class KeptShare {
+  readonly #all: KeptFrames;
+  limitBytes = 0;
+  #bytes = 0;
+
+  constructor(all: KeptFrames) {
+    this.#all = all;
+  }
+
+  get isFull(): boolean {
+    return this.#bytes >= this.limitBytes || this.#all.isFull;
+  }
+
+  add(bytes: number): void {
+    this.#bytes += bytes;
+    this.#all.add(bytes);
+  }
+
+  remove(bytes: number): void {
+    this.#bytes -= bytes;
+    this.#all.remove(bytes);
   }
 }
 

@@ -22,7 +22,7 @@ export function keepUnanswered(target: ServedTarget, client: ClientExport): void
   for (const { xid, opcode, fid } of client.durableAnswers.inheritedReplies()) {
     if (opcode !== Create.opcode || fid === 0 || target.store.inode(fid)?.nlink !== 0) continue;
     // It keeps the file, and lets nobody read it.
-    target.opens.add(client, handleOf(xid), fid, O_PATH);
+    target.opens.addAgain(client, handleOf(xid), fid, O_PATH);
     client.provisional.add(xid);
   }
 }

@@ -126,7 +126,7 @@ export function recreate(call: ServedCall, request: Request, done: ReplyRecord):
   const fid = done.fid || request.fid;
   if (request.fh !== undefined) {
     const flags = (request.flags ?? 0) | (request.name === undefined ? O_TMPFILE_BIT : 0);
-    target.opens.add(call.client, request.fh, needInode(store, fid).fid, flags);
+    target.opens.addAgain(call.client, request.fh, needInode(store, fid).fid, flags);
   }
   const parentAttr = request.name === undefined ? undefined : store.inode(request.parent);
   return {

@@ -45,7 +45,10 @@ export function read(
     return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk, sent };
   };
   // If the read fails, the slab does not go back: the device may still read other parts into it.
-  return answered(incoming, andThen(store.data.read(fid, offset, length, slab), outcome));
+  const reading = call.target.reads.during(call.link, length, () =>
+    store.data.read(fid, offset, length, slab),
+  );
+  return answered(incoming, andThen(reading, outcome));
 }
 
 /** @throws FsError EPERM. Only a client that breaks the rules gets it. */

@@ -76,6 +76,8 @@ export function openInode<R>(
   const { fid, fh, flags, want } = request;
   const inode = needInode(target.store, fid);
   if (isDir(inode.mode) && (opensForWrite(flags) || (flags & O_TRUNC) !== 0)) throw new FsError('EISDIR');
+  // Before the truncation: an open that fails leaves the file as it was.
+  if (!call.isReplay) target.opens.checkRoom(call.client, fh);
   const opened = (): HandlerOutcome<R> => {
     // The server may have evicted the client during the truncation: a handle that it got now would stay for ever.
     call.assertLive();
@@ -131,6 +133,6 @@ export function close(
 export function reopened(call: ServedCall, request: RequestOf<typeof Open>): ReplyOf<typeof Open> {
   const { target } = call;
   const attr = needInode(target.store, request.fid);
-  target.opens.add(call.client, request.fh, request.fid, request.flags);
+  target.opens.addAgain(call.client, request.fh, request.fid, request.flags);
   return { attr, locks: [], ticket: ticketOf(call, request.fid, request.flags) };
 }

@@ -96,7 +96,7 @@ export function replayOpens(
   const lost: Fh[] = [];
   for (const { fid, fh, flags } of request.opens) {
     if (!target.store.hasInode(fid) || !isProven(call, fid, accessOf(flags))) lost.push(fh);
-    else target.opens.add(client, fh, fid, flags);
+    else target.opens.addAgain(client, fh, fid, flags);
   }
   return { reply: { lost } };
 }

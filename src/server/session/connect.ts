@@ -75,6 +75,7 @@ function answer(server: ServerView, session: Session, request: ConnectRequest): 
   session.link.protocol = agreed.protocol;
   if (request.role === 'admin') {
     session.role = 'admin';
+    session.link.welcomeAdmin();
     return { ...common(server, agreed), outcome: 'new' };
   }
   if (!UUID.test(request.uuid)) throw new FsError('EPROTO', 'a client needs a UUID');
@@ -256,6 +257,8 @@ function begin(applicant: Applicant): Verdict {
   const { server, target, request } = applicant;
   const full = server.admitsClient(target.exports.size + (server.recovery?.missing().length ?? 0));
   if (full !== undefined) return { outcome: 'wait', reason: full };
+  const many = hasTooMany(applicant);
+  if (many !== undefined) return { outcome: 'wait', reason: many };
   cameAnew(target, request.uuid);
   const client = newExport(applicant);
   target.store.execute(
@@ -275,6 +278,19 @@ function begin(applicant: Applicant): Verdict {
     () => undefined,
   );
   return attached(applicant, client, 'new');
+}
+
+/** @returns why one more client of this entry has to wait, if it has to. Those that recover count, and are never refused. */
+function hasTooMany({ server, target, request, rights }: Applicant): string | undefined {
+  const { principal, limits } = rights;
+  if (limits.clients === undefined) return undefined;
+  let clients = 0;
+  for (const client of target.exports) if (client.rights.principal === principal) clients += 1;
+  for (const record of server.recovery?.missing() ?? []) {
+    if (record.principal === principal && record.uuid !== request.uuid) clients += 1;
+  }
+  if (clients < limits.clients) return undefined;
+  return `${principal} has ${clients} clients, as many as it may have (holdfast access list)`;
 }
 
 function recover(applicant: Applicant, record: ClientRecord): Verdict {
@@ -331,7 +347,7 @@ function newExport({ target, request, rights }: Applicant): ClientExport {
     rights,
     new Requester(),
     target.runtime.clock.nowMs(),
-    target.kept,
+    target.kept.of(rights.principal, rights.limits.waitingBytes),
     target.life,
   );
   target.exports.add(client);

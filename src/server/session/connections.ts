@@ -7,6 +7,7 @@
 
 import { FsError } from '../../base/errno.js';
 import type { NoticeKind } from '../../base/notices.js';
+import { FrameTurns } from '../../rpc/frame_turns.js';
 import { FrameLink } from '../../rpc/link.js';
 import type { Connection, ConnectionEvents } from '../../runtime/ports.js';
 import type { EvictedClient } from '../export/exports.js';
@@ -19,6 +20,8 @@ import { Session, type SessionServices } from './session.js';
 const OUTPUT_PAUSE_BYTES = 16 << 20;
 /** Strangers beyond one for each client. */
 const STRANGERS_MORE = 1024;
+/** Strangers at any time. Each costs up to 16 KiB: STRANGER_BODY_BYTES, and 12 KiB that the connection itself needs. All of them: 64 MiB. */
+const STRANGERS_MAX = 4096;
 /** Of the connections, for administrators. */
 const ADMIN_CONNECTIONS = 16;
 const SAID_FULL_MS = 60_000;
@@ -31,6 +34,7 @@ export class Connections {
   /** In the order in which they came. */
   readonly #sessions = new Set<Session>();
   readonly #liveness: Liveness;
+  readonly #turns: FrameTurns;
   /** Why connections or clients were refused, and when that was said. */
   readonly #saidFullMs = new Map<string, number>();
 
@@ -46,13 +50,19 @@ export class Connections {
     this.#memory = memory;
     this.#say = say;
     this.#liveness = new Liveness(server, this.#sessions);
+    this.#turns = new FrameTurns(server.runtime);
     const { metrics } = server.runtime;
     metrics.gauge('holdfast_server_connections', 'Open connections', () => this.#sessions.size);
+    metrics.gauge(
+      'holdfast_server_connections_in_turn',
+      'Connections with frames that wait for their turn',
+      () => this.#turns.waiting,
+    );
   }
 
   accept(connection: Connection): ConnectionEvents {
     const { slabs, room } = this.#memory;
-    const options = { outputPauseBytes: OUTPUT_PAUSE_BYTES, slabs, room, stranger: true };
+    const options = { outputPauseBytes: OUTPUT_PAUSE_BYTES, slabs, room, turns: this.#turns, stranger: true };
     return new FrameLink(connection, options, (link) => {
       const session = new Session(this.#server, this.#services, link, (ended) => {
         this.#sessions.delete(ended);
@@ -102,7 +112,7 @@ export class Connections {
   #limit(latest: Session): void {
     const { clientsMax, connectionsMax } = this.#server.settings;
     // Before the target is there all clients may be strangers.
-    const strangersMax = clientsMax + STRANGERS_MORE;
+    const strangersMax = Math.min(clientsMax + STRANGERS_MORE, STRANGERS_MAX);
     const isFull = this.#sessions.size > connectionsMax;
     if (!isFull && this.#sessions.size <= strangersMax) return;
     const strangers = [...this.#sessions].filter(({ role }) => role === 'none');

@@ -2,6 +2,7 @@
 
 import { ByteBudget } from '../../base/budget.js';
 import { SlabPool } from '../../base/slab_pool.js';
+import { PartyBudgets } from '../../rpc/party_budgets.js';
 import { ReceiveRoom } from '../../rpc/receive_room.js';
 import { WaitingRequests } from '../../rpc/waiting_requests.js';
 import type { ServerView } from './server_view.js';
@@ -18,7 +19,7 @@ export class RequestMemory {
   /** For what is on its way in. */
   readonly room: ReceiveRoom;
   readonly waiting = new WaitingRequests();
-  readonly bulkBudget = new ByteBudget('server bulk', BULK_BYTES_MAX);
+  readonly bulkBudget = new PartyBudgets(new ByteBudget('server bulk', BULK_BYTES_MAX));
 
   constructor(server: Pick<ServerView, 'runtime' | 'time' | 'target'>) {
     this.slabs = new SlabPool(
@@ -30,6 +31,10 @@ export class RequestMemory {
     const { metrics } = server.runtime;
     metrics.gauge('holdfast_server_arriving_bytes', 'Frames on their way in', () => this.room.usedBytes);
     metrics.gauge('holdfast_server_waiting_bytes', 'Requests that wait', () => this.waiting.usedBytes);
-    metrics.gauge('holdfast_server_bulk_bytes', 'Bulks being written', () => this.bulkBudget.usedBytes);
+    metrics.gauge(
+      'holdfast_server_bulk_bytes',
+      'Bulks being written',
+      () => this.bulkBudget.shared.usedBytes,
+    );
   }
 }

@@ -21,6 +21,9 @@ export interface ServerSettings {
   readonly clientsMax: number;
   /** Connections that may be open at one time; the last of them are kept for administrators. */
   readonly connectionsMax: number;
+  /** Cache locks and open files of all clients together. */
+  readonly locksMax: number;
+  readonly opensMax: number;
   readonly pid: number | undefined;
   /** Connections without TLS that the server takes; undefined: none. */
   readonly plain: PlainAccess | undefined;

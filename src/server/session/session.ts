@@ -37,6 +37,7 @@ import { ServedCall } from '../target/served_call.js';
 import type { Admission, FrameSource } from './admission.js';
 import { type ClientServices, replay, replaysLost } from './replay.js';
 import type { ServerView } from './server_view.js';
+import type { Throttle, TokenUser } from './throttle.js';
 
 const log = logger('server:session');
 
@@ -44,13 +45,17 @@ const ADMIN_OPCODES: ReadonlySet<number> = new Set(
   [Status, Shutdown, Evict, AccessList, AccessAdd, AccessRemove, AccessRotate].map(({ opcode }) => opcode),
 );
 
+/** Of answers that a stranger does not take: more than those to one CONNECT. */
+const STRANGER_OUTPUT_BYTES = 8 << 10;
+
 export interface SessionServices extends ClientServices {
   /** CONNECT and the admin family. */
   readonly sessions: Service<Session>;
   readonly admission: Admission;
+  readonly throttle: Throttle;
 }
 
-export class Session implements LinkEvents, FrameSource {
+export class Session implements LinkEvents, FrameSource, TokenUser {
   readonly link: FrameLink;
   role: 'none' | 'client' | 'admin' = 'none';
   client: ClientExport | undefined;
@@ -148,9 +153,19 @@ export class Session implements LinkEvents, FrameSource {
     );
   }
 
+  /** Others wait for what the client sends, or the server drains: its requests do not wait for tokens. */
+  isUrgent(): boolean {
+    const { state, target } = this.#server;
+    if (state !== 'active' || target === undefined) return true;
+    const { client } = this;
+    if (client === undefined) return false;
+    return target.locks.isWanted(client.uuid) || client.requester.inFlight > 0;
+  }
+
   #receive(frame: Frame): void {
     if (this.#server.isLeaving && this.role !== 'admin') return;
     const client = this.client;
+    if (this.rights !== undefined && this.#server.state === 'active') this.#services.throttle.took(this);
     if (frame.header.opcode === Connect.opcode && frame.header.kind === KIND.request) {
       this.#connect(frame);
     } else if (client !== undefined) {
@@ -165,6 +180,7 @@ export class Session implements LinkEvents, FrameSource {
   closed(error?: Error): void {
     if (error !== undefined) log('%s: %s', this.link.peer, error.message);
     this.#ended(this);
+    this.#services.throttle.forget(this);
     this.#pinger?.stop();
     const client = this.client;
     if (client === undefined || client.link !== this.link) return;
@@ -184,8 +200,13 @@ export class Session implements LinkEvents, FrameSource {
   };
 
   #connect(frame: Frame): void {
+    if (this.role === 'none' && this.link.bufferedBytes > STRANGER_OUTPUT_BYTES) {
+      this.link.destroy(new FsError('EPROTO', 'it asks again and again, and does not read the answers'));
+      return;
+    }
     this.sinceMs = this.#server.time.nowMs();
     this.#services.sessions.dispatch(this, this.link, frame, this.#hooks);
+    if (this.rights !== undefined) this.link.join(this.rights.principal, this.rights.limits.waitingBytes);
     const client = this.client;
     if (!this.#justAttached || client === undefined) return;
     // The reply has left. Now BASTs and glimpses from the time without a connection may follow.

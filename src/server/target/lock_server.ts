@@ -19,6 +19,8 @@ export function lockServerOf(target: ServedTarget): LockServer {
     clock,
     limits: target.time,
     lockTimeoutMs: target.options.lockTimeoutMs,
+    maxAllLocks: target.options.locksMax,
+    limitOf: (client) => target.exports.get(client)?.rights.limits.locks,
     firstHandle: (target.store.superblock.instance % INSTANCES) * HANDLES_PER_INSTANCE + 1,
     callbacks: {
       bast: (lock) => {

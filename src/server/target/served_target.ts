@@ -23,6 +23,7 @@ import { OpenTable } from '../export/open_table.js';
 import { SpaceGrants } from '../export/space_grants.js';
 import { UndrainedClients } from '../export/undrained_clients.js';
 import { Holds } from './holds.js';
+import { ReadsUnderWay } from './reads_under_way.js';
 
 export interface ServedTargetOptions {
   readonly softwareVersion: string;
@@ -31,6 +32,9 @@ export interface ServedTargetOptions {
   readonly pingIntervalMs: number;
   /** The server evicts a client that has no connection for this time, even if nobody needs its locks. */
   readonly disconnectedMs: number;
+  /** Cache locks and open files of all clients together. */
+  readonly locksMax: number;
+  readonly opensMax: number;
 }
 
 /** A client that is leaving. */
@@ -67,9 +71,10 @@ export class ServedTarget {
   readonly locks: LockServerApi;
   readonly access: AccessTable;
   readonly exports = new ExportTable();
-  readonly opens = new OpenTable();
+  readonly opens: OpenTable;
   readonly holds = new Holds(this);
   readonly undrained = new UndrainedClients();
+  readonly reads: ReadsUnderWay;
   /** Frames of all clients that the server keeps for later. */
   readonly kept = new KeptFrames();
   readonly grants: SpaceGrants;
@@ -109,6 +114,8 @@ export class ServedTarget {
     const before = store.evictions().filter((one) => one.instance < instance);
     this.evictedBefore = before.length === 0 ? undefined : before;
     this.options = options;
+    this.reads = new ReadsUnderWay(runtime.clock);
+    this.opens = new OpenTable(options.opensMax);
     this.locks = makeLocks(this);
     store.onCommit((lastCommitted) => this.locks.committed(lastCommitted));
     this.grants = new SpaceGrants(

@@ -7,6 +7,7 @@ import { FsError } from '../../../src/base/errno.js';
 import type { Fid, Transno, Xid } from '../../../src/base/ids.js';
 import type { AnsweredRequest, AnswerObserver, Frame, Link, ServiceHooks } from '../../../src/rpc/api.js';
 import { FrameLink } from '../../../src/rpc/link.js';
+import { PartyBudgets } from '../../../src/rpc/party_budgets.js';
 import { Requester } from '../../../src/rpc/requester.js';
 import { Service, type ServiceOptions } from '../../../src/rpc/service.js';
 import { Read, Seek, Sync, Write } from '../../../src/wire/data.js';
@@ -346,7 +347,7 @@ test('notices are handled and not answered, and their failures stay with the rec
 
 test('bulks in hand are limited: the link is not read until there is room, and cancels never count', async () => {
   const budget = new ByteBudget('bulks', 1000);
-  const { requester, service, connect, arrived } = world({ bulkBudget: budget });
+  const { requester, service, connect, arrived } = world({ bulkBudget: new PartyBudgets(budget, 1) });
   const { server } = connect();
   const order: string[] = [];
   const waiting: (() => void)[] = [];

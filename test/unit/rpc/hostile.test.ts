@@ -12,6 +12,7 @@ import { FsError } from '../../../src/base/errno.js';
 import type { ClientUuid, Fid, Transno, Xid } from '../../../src/base/ids.js';
 import { FrameReader } from '../../../src/rpc/frame_reader.js';
 import { FrameLink } from '../../../src/rpc/link.js';
+import { PartyBudgets } from '../../../src/rpc/party_budgets.js';
 import { startPinger } from '../../../src/rpc/pinger.js';
 import { Requester } from '../../../src/rpc/requester.js';
 import { Service } from '../../../src/rpc/service.js';
@@ -42,7 +43,7 @@ interface Server {
 }
 
 async function serve(t: TestContext): Promise<Server> {
-  const service = new Service<Server>({ bulkBudget: new ByteBudget('bulks', 64 << 20) });
+  const service = new Service<Server>({ bulkBudget: new PartyBudgets(new ByteBudget('bulks', 64 << 20)) });
   const data = Buffer.alloc(1 << 20, 'd');
   service.on(Ping, () => ({ reply: {} }));
   service.on(Lookup, () => ({ reply: { locks: [] } }));

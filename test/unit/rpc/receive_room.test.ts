@@ -4,6 +4,7 @@ import { ByteBudget } from '../../../src/base/budget.js';
 import type { Transno, Xid } from '../../../src/base/ids.js';
 import type { Frame, HandlerOutcome } from '../../../src/rpc/api.js';
 import { FrameLink, type LinkOptions, STRANGER_BODY_BYTES } from '../../../src/rpc/link.js';
+import { PartyBudgets } from '../../../src/rpc/party_budgets.js';
 import { PATIENCE_MS, ReceiveRoom } from '../../../src/rpc/receive_room.js';
 import { Service } from '../../../src/rpc/service.js';
 import type { Connection } from '../../../src/runtime/ports.js';
@@ -151,7 +152,7 @@ test('a connection that closes while it waits, or while it receives, leaves noth
 
 test('a bulk that waits for those that are being written keeps its room', async () => {
   const { room } = roomOf(2 * MIB);
-  const bulkBudget = new ByteBudget('bulks', MIB);
+  const bulkBudget = new PartyBudgets(new ByteBudget('bulks', MIB), 1);
   const service = new Service<undefined>({ bulkBudget });
   const answers: ((outcome: HandlerOutcome<{ blocks: number; grantBytes: number }>) => void)[] = [];
   service.on(Write, () => new Promise((resolve) => answers.push(resolve)));
@@ -179,7 +180,7 @@ test('a bulk that waits for those that are being written keeps its room', async 
     await turn();
   }
   assert.deepEqual([peers.map((peer) => peer.frames.length), room.usedBytes], [[1, 1, 1], 0]);
-  assert.equal(bulkBudget.usedBytes, 0);
+  assert.equal(bulkBudget.shared.usedBytes, 0);
 });
 
 test('before it is known a peer may send no bulk and no large body', async () => {

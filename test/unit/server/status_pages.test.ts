@@ -24,7 +24,14 @@ function addClients(world: ServerWorld, runtime: Runtime): void {
     const uuid = `${digits}-0000-4000-8000-000000000000` as ConnectRequest['uuid'];
     const identity = { uuid, name: `host${n}.example.org:/home/projects/${n}`, softwareVersion: '1.0.0' };
     target.exports.add(
-      new ClientExport(identity, LOCAL, new Requester(), runtime.clock.nowMs(), target.kept, target.life),
+      new ClientExport(
+        identity,
+        LOCAL,
+        new Requester(),
+        runtime.clock.nowMs(),
+        target.kept.of('local'),
+        target.life,
+      ),
     );
   }
 }
