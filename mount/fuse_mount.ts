@@ -1,12 +1,36 @@
 /** A usable mount, as every driver returns it. */
 
 import type { KernelNotifier } from '../src/fuse/handlers.js';
+import type { Negotiated } from '../src/fuse/init.js';
 import type { MountEntry } from './mount_table.js';
 
 export interface WaitingRequest {
   readonly operation: string;
   readonly nodeid: number;
   readonly pid: number;
+}
+
+/** What a process needs beside the descriptor to serve a mount that another one has had. */
+export interface ChannelState {
+  readonly negotiated: Negotiated;
+  /** Requests that wait, as the kernel sent them, the oldest first. */
+  readonly requests: readonly Uint8Array[];
+}
+
+/** The steps of handing a mount over, in their order. */
+export interface MountHandover {
+  /** Of /dev/fuse; stays this mount's. */
+  readonly descriptor: number;
+  /** Requests that wait from now on can be handed over. Resolves when those from before have their answers. */
+  keepRequests(patience: AbortSignal): Promise<void>;
+  /** Reads no more. Resolves when all requests that this process has read wait before their work, or for a lock of another owner. */
+  quiet(patience: AbortSignal): Promise<void>;
+  state(): ChannelState;
+  /**
+   * The mount stays with this process.
+   * @param askAgain another process may have read requests: the kernel sends again all that have no answer.
+   */
+  stay(askAgain: boolean): void;
 }
 
 export interface FuseMount {
@@ -24,6 +48,8 @@ export interface FuseMount {
    * open files keep a detached mount alive, and so do copies of it in other mount namespaces.
    */
   readonly closed: Promise<void>;
+  /** How another process takes this mount over; undefined: this driver cannot do that. */
+  readonly handover: MountHandover | undefined;
   /** Requests whose handlers have not answered yet, for status. */
   waiting(): readonly WaitingRequest[];
   /**

@@ -35,6 +35,8 @@ export interface MountOptions {
   readonly name: string | undefined;
   /** With what the client proves who it is. */
   readonly proofs: Proofs;
+  /** There is a mount already: this one takes it over. */
+  readonly takesOver: boolean;
   /** MS_* of mount(2), MS_RDONLY included. */
   readonly mountFlags: number;
 }
@@ -93,6 +95,7 @@ const KNOWN = [
   'tls[=on|off]',
   'sync',
   'sync-metadata',
+  'takeover',
   ...Object.keys(FLAG_WORDS),
 ];
 
@@ -141,6 +144,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let umountTimeoutMs: number | undefined;
   let driver: MountOptions['driver'] = 'native';
   let allowOther = root;
+  let takesOver = false;
   let name: string | undefined;
   const files: { key?: string; cert?: string; ca?: string } = {};
   let tls: 'on' | 'off' | undefined;
@@ -177,8 +181,10 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
       case 'sync-metadata':
       case 'allow_other':
       case 'noallow_other':
+      case 'takeover':
         refuseValue(key, value);
         if (key === 'retry') retry = true;
+        else if (key === 'takeover') takesOver = true;
         else if (key === 'sync') sync = true;
         else if (key === 'sync-metadata') syncMetadata = true;
         else allowOther = key === 'allow_other';
@@ -215,6 +221,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     driver,
     readOnly,
     allowOther,
+    takesOver,
     name,
     proofs: proofsOf(files, tls),
     mountFlags,

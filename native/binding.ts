@@ -23,6 +23,9 @@ export interface FuseChannel {
    * @returns 0, and onNotified(id) follows; or an errno, and it does not.
    */
   notify(id: number, message: Uint8Array): number;
+  /** Reads no more requests until resume(): another process that has the descriptor may read them. Idempotent. */
+  pause(): void;
+  resume(): void;
   /**
    * Closes the channel. Only onNotified may still be called. The descriptor closes when its last user is done.
    * Idempotent.

@@ -7,6 +7,7 @@
 //   how many bytes they take, and the channel writes them then, before promise continuations run; or earlier in
 //   flush(bytes).
 // - One poll event handles at most kRoundsPerPoll batches, so that sockets and timers get their turn under load.
+// - pause() stops reading: then another process that has the descriptor may read. Replies and notifications go on.
 // - The channel keeps its JavaScript object alive while it is open.
 
 #include <cerrno>
@@ -53,6 +54,8 @@ class FuseChannel {
   static napi_value Flush(napi_env env, napi_callback_info info);
   static napi_value Send(napi_env env, napi_callback_info info);
   static napi_value Notify(napi_env env, napi_callback_info info);
+  static napi_value Pause(napi_env env, napi_callback_info info);
+  static napi_value Resume(napi_env env, napi_callback_info info);
   static napi_value Close(napi_env env, napi_callback_info info);
 
  private:
@@ -91,6 +94,7 @@ class FuseChannel {
   uint8_t* reply_slab_ = nullptr;
   size_t reply_slab_bytes_ = 0;
   uint32_t max_request_bytes_ = 0;
+  bool paused_ = false;
 };
 
 // Writes all or nothing: the kernel takes a reply in one piece.
@@ -229,7 +233,7 @@ void FuseChannel::OnPoll(uv_poll_t* handle, int status, int) {
   // status < 0 is the error condition of poll(2): the connection has ended, and read() says how.
   int end = 0;
   uint32_t requests = 0;
-  for (int round = 0; round < kRoundsPerPoll && end == 0 && self->poll_ != nullptr; ++round) {
+  for (int round = 0; round < kRoundsPerPoll && end == 0 && self->poll_ != nullptr && !self->paused_; ++round) {
     size_t used = 0;
     uint32_t count = 0;
     end = self->ReadBatch(&used, &count);
@@ -442,6 +446,27 @@ napi_value FuseChannel::Notify(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// pause(): reads no more requests until resume(). Idempotent.
+napi_value FuseChannel::Pause(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  FuseChannel* self = Of(env, args.self());
+  if (self == nullptr) return nullptr;
+  self->paused_ = true;
+  if (self->poll_ != nullptr) uv_poll_stop(self->poll_);
+  return Undefined(env);
+}
+
+// resume(): reads again. Idempotent.
+napi_value FuseChannel::Resume(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  FuseChannel* self = Of(env, args.self());
+  if (self == nullptr) return nullptr;
+  self->paused_ = false;
+  const int error = self->poll_ == nullptr ? 0 : -uv_poll_start(self->poll_, UV_READABLE, OnPoll);
+  if (error != 0) return ThrowErrno(env, error, "uv_poll_start");
+  return Undefined(env);
+}
+
 // close(): after it, only onNotified is called, for queued notifications. The descriptor closes when its last user is
 // done.
 napi_value FuseChannel::Close(napi_env env, napi_callback_info info) {
@@ -459,6 +484,8 @@ bool RegisterFuseChannel(napi_env env, napi_value exports) {
       Method("flush", FuseChannel::Flush),
       Method("send", FuseChannel::Send),
       Method("notify", FuseChannel::Notify),
+      Method("pause", FuseChannel::Pause),
+      Method("resume", FuseChannel::Resume),
       Method("close", FuseChannel::Close),
   };
   napi_value constructor;

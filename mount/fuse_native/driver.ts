@@ -277,6 +277,7 @@ class NothingToNotify implements KernelNotifier {
 
 class FuseNativeMount implements FuseMount {
   readonly driver = 'fuse-native';
+  readonly handover = undefined;
   readonly notifier: KernelNotifier = new NothingToNotify();
   readonly mountpoint: string;
   readonly #closed = new Deferred<void>();

@@ -29,9 +29,10 @@ import { notice } from '../../src/base/notices.js';
 import { Deferred } from '../../src/base/wait.js';
 import { INIT_FLAG } from '../../src/fuse/constants.js';
 import { FuseDispatcher, type FuseDispatcherOptions } from '../../src/fuse/dispatcher.js';
-import type { FuseHandlers } from '../../src/fuse/handlers.js';
+import type { FuseHandlers, KernelNotifier } from '../../src/fuse/handlers.js';
 import { READ_BUFFER_BYTES } from '../../src/fuse/init.js';
-import type { FuseMount, WaitingRequest } from '../fuse_mount.js';
+import { encodeResend } from '../../src/fuse/notify.js';
+import type { ChannelState, FuseMount, MountHandover, WaitingRequest } from '../fuse_mount.js';
 import { FILESYSTEM_TYPE, type MountEntry, mountAt } from '../mount_table.js';
 import { checkMountpoint } from '../mountpoint.js';
 import { type IntrMode, interruptPolicy } from '../signals.js';
@@ -40,22 +41,26 @@ import { NativeNotifier } from './notifier.js';
 
 const log = logger('mount');
 
-export interface NativeMountOptions {
-  readonly mountpoint: string;
-  /** First word of the line in /proc/mounts: HOST:PORT. */
-  readonly source: string;
+/** How a mount is served, whoever has made it. */
+export interface ServeOptions {
   readonly intr: IntrMode;
   /** See MountOptions. */
   readonly intrGraceMs?: number | undefined;
+  readonly timers: FuseDispatcherOptions['timers'];
+  readonly clock: FuseDispatcherOptions['clock'];
+  /** For tests, and as a workaround for a kernel's bug. */
+  readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'clock' | 'interruptPolicy'>;
+}
+
+export interface NativeMountOptions extends ServeOptions {
+  readonly mountpoint: string;
+  /** First word of the line in /proc/mounts: HOST:PORT. */
+  readonly source: string;
   readonly allowOther: boolean;
   /** MS_*; see native/binding.ts. */
   readonly mountFlags: number;
-  readonly timers: FuseDispatcherOptions['timers'];
-  readonly clock: FuseDispatcherOptions['clock'];
   /** Kernel readahead of the mount; the kernel's own default would be 128 KiB. Default 2048. */
   readonly readAheadKiB?: number;
-  /** For tests, and as a workaround for a kernel's bug. */
-  readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'clock' | 'interruptPolicy'>;
 }
 
 /**
@@ -97,9 +102,29 @@ export async function startNativeMount(
   return mount;
 }
 
+/**
+ * Serves a mount that another process has had until now. That process reads no more.
+ * @param fd of /dev/fuse; this owns it from now on, unless it throws.
+ * @param bind called before the first request is served.
+ */
+export function takeNativeMount(
+  handlers: FuseHandlers,
+  mountpoint: string,
+  fd: number,
+  options: ServeOptions,
+  from: ChannelState,
+  bind: (notifier: KernelNotifier) => void,
+): FuseMount {
+  const mount = new NativeMount(handlers, mountpoint, fd, options);
+  bind(mount.notifier);
+  mount.goOn(from);
+  return mount;
+}
+
 class NativeMount implements FuseMount {
   readonly driver = 'native';
   readonly mountpoint: string;
+  readonly handover: MountHandover;
   readonly notifier: NativeNotifier;
   readonly #channel: FuseChannel;
   readonly #dispatcher: FuseDispatcher;
@@ -115,8 +140,9 @@ class NativeMount implements FuseMount {
   #gone = false;
 
   /** If this returns, the channel owns the descriptor; if it throws, the caller does. */
-  constructor(handlers: FuseHandlers, mountpoint: string, fd: number, options: NativeMountOptions) {
+  constructor(handlers: FuseHandlers, mountpoint: string, fd: number, options: ServeOptions) {
     this.mountpoint = mountpoint;
+    this.handover = this.#handoverOf(fd);
     this.#entry = mountAt(mountpoint);
     // Not from Buffer's pool: the channel needs 8-byte alignment, and the slabs exist as long as the mount.
     this.#requestSlab = Buffer.allocUnsafeSlow(REQUEST_SLAB_BYTES);
@@ -150,6 +176,55 @@ class NativeMount implements FuseMount {
       (id, errno) => this.notifier.notified(id, errno),
       (errno) => this.#ended(errno),
     );
+  }
+
+  /**
+   * There will be no INIT. Requests that waited in the process before come first; those that the kernel has ready follow with the
+   * next poll event.
+   */
+  goOn({ negotiated, requests }: ChannelState): void {
+    this.#dispatcher.takeOver(negotiated);
+    this.#usable.resolve();
+    for (const request of requests) {
+      const bytes = Buffer.from(request);
+      this.#dispatcher.batch(bytes, bytes.length);
+      this.#flushReplies();
+    }
+  }
+
+  #handoverOf(descriptor: number): MountHandover {
+    return {
+      descriptor,
+      keepRequests: (patience) => this.#dispatcher.keepRequests(patience),
+      quiet: async (patience) => {
+        // The kernel may answer a notification only when we have answered its WRITEs. So none may be under way when we stop reading.
+        do {
+          this.#channel.resume();
+          await this.notifier.idle(patience);
+          this.#channel.pause();
+        } while (this.notifier.waitingCount > 0);
+        await this.#dispatcher.idle(patience);
+        this.#flushReplies();
+      },
+      state: () => {
+        const requests = this.#dispatcher.requestsToHandOver();
+        const { negotiated } = this.#dispatcher;
+        if (negotiated === undefined) throw new FsError('EAGAIN', 'the mount has had no INIT yet');
+        return { negotiated, requests };
+      },
+      stay: (askAgain) => {
+        this.#dispatcher.keepNoRequests();
+        if (this.#gone) return;
+        if (askAgain) this.#resend();
+        this.#channel.resume();
+      },
+    };
+  }
+
+  /** The kernel sends again what was read and has no answer. */
+  #resend(): void {
+    const errno = this.#channel.send([encodeResend()]);
+    if (errno !== 0) log('%s: the kernel sends nothing again: %s', this.mountpoint, errnoName(errno));
   }
 
   /** Resolves when INIT was answered; rejects if the mount ended before. */

@@ -8,6 +8,7 @@
 import type { FuseChannel } from '../../native/binding.js';
 import { ERRNO, errnoName, FsError } from '../../src/base/errno.js';
 import { logger } from '../../src/base/log.js';
+import { onAbort, WaitList } from '../../src/base/wait.js';
 import type { KernelNotifier } from '../../src/fuse/handlers.js';
 import { encodeIncEpoch, encodeInvalInode } from '../../src/fuse/notify.js';
 
@@ -22,6 +23,7 @@ export class NativeNotifier implements KernelNotifier {
   readonly #channel: () => FuseChannel;
   readonly #flush: () => void;
   readonly #waiting = new Map<number, Waiter>();
+  readonly #whenNone = new WaitList();
   #nextId = 0;
 
   /** @param flush sends the replies that are in the slab. */
@@ -33,6 +35,19 @@ export class NativeNotifier implements KernelNotifier {
   /** Number of notifications whose result we do not have yet. */
   get waitingCount(): number {
     return this.#waiting.size;
+  }
+
+  /** Resolves when no result is missing. @throws the signal's reason when it aborts first. */
+  async idle(signal: AbortSignal): Promise<void> {
+    const unlisten = onAbort(signal, () => this.#whenNone.wake());
+    try {
+      while (this.#waiting.size > 0) {
+        signal.throwIfAborted();
+        await this.#whenNone.wait();
+      }
+    } finally {
+      unlisten();
+    }
   }
 
   invalidateAttr(nodeid: number): Promise<void> {
@@ -61,6 +76,7 @@ export class NativeNotifier implements KernelNotifier {
     if (waiter === undefined) return;
     this.#waiting.delete(id);
     settle(waiter, errno);
+    if (this.#waiting.size === 0) this.#whenNone.wake();
   }
 
   #notify(message: Buffer): Promise<void> {

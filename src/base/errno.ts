@@ -61,6 +61,11 @@ export function errnoName(number: number): Errno {
   return NAME_BY_NUMBER.get(number) ?? 'EIO';
 }
 
+/** The errno with this name; EIO for a name that we do not know (a newer release may have written it). */
+export function errnoNamed(name: string): Errno {
+  return Object.hasOwn(ERRNO, name) ? (name as Errno) : 'EIO';
+}
+
 export class FsError extends Error {
   override name = 'FsError';
   readonly code: Errno;

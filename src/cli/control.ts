@@ -17,7 +17,17 @@ import { runtimeDir } from './installed.js';
 
 export type ControlRequest =
   | { readonly command: 'status' }
-  | { readonly command: 'umount'; readonly force: boolean };
+  | { readonly command: 'umount'; readonly force: boolean }
+  /**
+   * The client process starts this program, which takes the mount over. program: its words, to which those for a mount are added.
+   * options: mount options, if not those of now. patienceMs: how long calls may wait for the drain.
+   */
+  | {
+      readonly command: 'takeover';
+      readonly program: readonly string[];
+      readonly options?: string | undefined;
+      readonly patienceMs: number;
+    };
 
 export type ControlReply =
   | { readonly ok: true; readonly done: boolean; readonly data?: unknown }

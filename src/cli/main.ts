@@ -21,6 +21,7 @@ import { registerMount } from './mount.js';
 import { registerServe } from './serve.js';
 import { registerShutdown } from './shutdown.js';
 import { registerStatus } from './status.js';
+import { registerTakeover } from './takeover.js';
 import { registerUmount } from './umount.js';
 
 function buildProgram(): Command {
@@ -38,6 +39,7 @@ function buildProgram(): Command {
     registerServe,
     registerMount,
     registerUmount,
+    registerTakeover,
     registerStatus,
     registerShutdown,
     registerEvict,

@@ -27,13 +27,19 @@ export function registerMount(program: Command): void {
       '--foreground',
       'stay in the foreground; SIGTERM, SIGINT, SIGHUP and SIGQUIT unmount when no file is open',
     )
+    // Of a process that takes a mount over. An older version does not know it, and fails before it does anything.
+    .addOption(new Option('--take-over').hideHelp())
     .action(
       async (
         source: Source,
         mountpoint: string,
-        options: { o: string[]; foreground?: boolean; logLevel: Level },
+        options: { o: string[]; foreground?: boolean; logLevel: Level; takeOver?: boolean },
       ) => {
-        const { mount } = await import('./mount_start.js');
+        const { mount, takeOver } = await import('./mount_start.js');
+        if (options.takeOver === true) {
+          await takeOver(source, mountpoint, options.o.join(','), options.logLevel);
+          return;
+        }
         await mount(source, mountpoint, options.o.join(','), options.foreground === true, options.logLevel);
       },
     );

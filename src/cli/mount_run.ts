@@ -6,43 +6,38 @@
  * goodbye, the process exits.
  */
 
+import { Socket } from 'node:net';
 import { hostname } from 'node:os';
 import { backgroundReporter, removeEmptyLog } from '../../mount/daemonize.js';
-import type { FuseMount } from '../../mount/fuse_mount.js';
+import type { ChannelState, FuseMount } from '../../mount/fuse_mount.js';
 import { groupsOf } from '../../mount/groups.js';
-import { startNativeMount } from '../../mount/native/driver.js';
+import { startNativeMount, takeNativeMount } from '../../mount/native/driver.js';
 import type { MountOptions } from '../../mount/options.js';
 import { keepsSetId } from '../../mount/set_id.js';
 import { tellUmount } from '../../mount/umount_helper.js';
-import { MS_RDONLY } from '../../native/binding.js';
+import { MS_RDONLY, nativeBinding } from '../../native/binding.js';
 import { logger } from '../base/log.js';
-import type { Level, Notices } from '../base/notices.js';
-import type { FsClient } from '../client/api.js';
+import type { ClientOptions } from '../client/api.js';
 import { startClient } from '../client/client.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
 import { type Address, formatAddress, type Runtime } from '../runtime/ports.js';
 import { createVfs, type Vfs } from '../vfs/vfs.js';
+import { type KernelStateMessage, STATE_VERSIONS } from '../wire/mount_state.js';
 import type { Source } from './common.js';
-import { mountLogPath, serveControl } from './control.js';
+import { mountLogPath } from './control.js';
 import { proverOf } from './credentials.js';
 import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
-import { CliError, describeFailure } from './failure.js';
-import { formatBytes } from './format.js';
+import { describeFailure } from './failure.js';
 import { installedVersion } from './installed.js';
+import { GivenUp, type Launch, leaveAfter, type RunningMount, serveMount } from './mount_serve.js';
 import { startNotices } from './notices.js';
 import { hostNumber } from './process_owner.js';
 import { announceReady } from './service_manager.js';
-import { unmountWhenFree } from './unmount_when_free.js';
+import { CHANNEL_FD, FUSE_FD, TakeoverChannel } from './takeover_channel.js';
 
 const log = logger('cli:mount');
 
 const CONNECT_TIMEOUT_MS = 10_000;
-/** How long an unmount by force, and a mount that failed, wait for a server that may still answer. */
-const FORCED_FLUSH_MS = 2000;
-/** An unmount that takes longer than this says what it waits for. */
-const SAID_AFTER_MS = 2000;
-/** How often `holdfast umount` learns how many bytes are left. */
-const PROGRESS_MS = 200;
 
 /**
  * @param mountpoint as checkMountpoint() returns it.
@@ -52,7 +47,7 @@ export async function runMount(
   source: Source,
   mountpoint: string,
   options: MountOptions,
-  level: Level,
+  launch: Launch,
 ): Promise<void> {
   const reporter = backgroundReporter();
   try {
@@ -63,15 +58,14 @@ export async function runMount(
     };
     // If the starting command is gone, this process ends as by any SIGTERM: before there is a mount, or by unmounting it.
     reporter?.onStarterGone(() => process.kill(process.pid, 'SIGTERM'));
-    const running = await startMount(source, mountpoint, options, { says, logPath, level });
+    const running = await startMount(source, mountpoint, options, { says, logPath, launch });
     if (reporter !== undefined) reporter.ready();
     else {
       const mounted = `mounted ${source.addresses.map(formatAddress).join(',')} on ${mountpoint}`;
       process.stdout.write(`holdfast: ${mounted}\n`);
       announceReady(mounted);
     }
-    await running.ended;
-    if (logPath !== undefined) removeEmptyLog(logPath);
+    await untilEnded(running, logPath);
   } catch (thrown) {
     const { line, exitCode } = describeFailure(thrown);
     reporter?.failed(line, exitCode);
@@ -88,14 +82,11 @@ export async function runMount(
   }
 }
 
-/** The process ends before its client: the user unmounted by force, or there was no mount, and the server is away. */
-class GivenUp extends CliError {
-  override name = 'GivenUp';
-}
-
-interface RunningMount {
-  /** Resolves when the mount is gone and everything is on the server; rejects if that fails. */
-  readonly ended: Promise<void>;
+async function untilEnded({ ended }: RunningMount, logPath: string | undefined): Promise<void> {
+  const how = await ended;
+  // The timers of the client would keep the process, and what it still has is another process's now.
+  if (how === 'handed over') process.exit(0);
+  if (logPath !== undefined) removeEmptyLog(logPath);
 }
 
 interface Surroundings {
@@ -103,23 +94,48 @@ interface Surroundings {
   readonly says: (line: string) => void;
   /** Only a process in the background has one. */
   readonly logPath: string | undefined;
-  readonly level: Level;
+  readonly launch: Launch;
 }
 
 async function startMount(
   source: Source,
   mountpoint: string,
   options: MountOptions,
-  { says, logPath, level }: Surroundings,
+  { says, logPath, launch }: Surroundings,
 ): Promise<RunningMount> {
+  const parts = prepare(source, mountpoint, options, { says, launch });
+  const { runtime, vfs, notices, signals } = parts;
+  const client = await startClient(runtime, parts.clientOptions);
+  vfs.attach(client);
+  let kernel: FuseMount;
+  try {
+    await client.learnRoot({ uid: 0, gid: 0, signal: signals.beforeMount });
+    signals.beforeMount.throwIfAborted();
+    const mountFlags = client.isReadOnly() ? options.mountFlags | MS_RDONLY : options.mountFlags;
+    kernel = await startKernelMount(runtime, vfs, source.addresses, mountpoint, { ...options, mountFlags });
+  } catch (thrown) {
+    await leaveAfter(runtime, thrown, client.unmount());
+    throw thrown;
+  }
+  vfs.bind(kernel.notifier);
+  await tellUmount(source.addresses.map(formatAddress).join(','), mountpoint);
+  return serveMount({ runtime, client, kernel, vfs, mountpoint, logPath, launch, notices, signals });
+}
+
+/** What a client process has before it is connected. */
+function prepare(
+  source: Source,
+  mountpoint: string,
+  options: MountOptions,
+  { says, launch }: Pick<Surroundings, 'says' | 'launch'>,
+) {
   const runtime = nodeRuntime();
-  const notices = startNotices(runtime, level);
-  const servers = source.addresses;
+  const notices = startNotices(runtime, launch.level);
   const prover = proverOf(options.proofs, source.label);
   const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
   const signals = new EndSignals();
-  const client = await startClient(runtime, {
-    addresses: servers,
+  const clientOptions: ClientOptions = {
+    addresses: source.addresses,
     label: source.label,
     credentials: () => prover.credentials(),
     access: prover.claim,
@@ -141,30 +157,76 @@ async function startMount(
       if (kind === undefined) log('%s', text);
       else notices.say(kind, text);
     },
-  });
-  vfs.attach(client);
-  let kernel: FuseMount;
-  try {
-    await client.learnRoot({ uid: 0, gid: 0, signal: signals.beforeMount });
-    signals.beforeMount.throwIfAborted();
-    const mountFlags = client.isReadOnly() ? options.mountFlags | MS_RDONLY : options.mountFlags;
-    kernel = await startKernelMount(runtime, vfs, servers, mountpoint, { ...options, mountFlags });
-  } catch (thrown) {
-    await leaveAfter(runtime, thrown, client.unmount());
-    throw thrown;
-  }
-  vfs.bind(kernel.notifier);
-  await tellUmount(servers.map(formatAddress).join(','), mountpoint);
-  return serveMount(runtime, client, kernel, { mountpoint, logPath, notices }, signals);
+  };
+  return { runtime, notices, vfs, signals, clientOptions };
 }
 
-/** Without a mount the client has nothing to write: a server that is away must not keep its process. */
-async function leaveAfter(runtime: Runtime, thrown: unknown, left: Promise<void>): Promise<void> {
-  const settled = left.catch((late: unknown) => log('leaving: %O', late));
-  if (await settledWithin(runtime, settled, FORCED_FLUSH_MS)) return;
-  if (thrown instanceof EndedBySignal) throw new GivenUp(thrown.message);
-  const { line, exitCode } = describeFailure(thrown);
-  throw new GivenUp(line, exitCode);
+/**
+ * This process takes a mount over from the one that has started it (hand_over.ts).
+ * @returns when the mount has ended, or another process has taken it over.
+ * @throws never before it is in charge: then it says why, and ends with status 1.
+ */
+export async function takeMountOver(
+  source: Source,
+  mountpoint: string,
+  options: MountOptions,
+  launch: Launch,
+): Promise<void> {
+  const channel = new TakeoverChannel(new Socket({ fd: CHANNEL_FD, readable: true, writable: true }));
+  let running: RunningMount;
+  let logPath: string | undefined;
+  try {
+    const says = (line: string): void => log('%s', line);
+    const parts = prepare(source, mountpoint, options, { says, launch });
+    const { runtime, notices, vfs, signals } = parts;
+    nativeBinding();
+    const version = installedVersion();
+    channel.say({ word: 'hello', pid: process.pid, version, stateVersions: STATE_VERSIONS });
+    ({ logPath } = await channel.hear('state'));
+    const state = await channel.hearState();
+    vfs.takeOver(state.kernel);
+    const client = await startClient(runtime, parts.clientOptions, state.client);
+    vfs.attach(client);
+    channel.say({ word: 'ready' });
+    await channel.hear('go');
+    const { intr, intrGraceMs } = options;
+    const { timers, clock } = runtime;
+    const serveOptions = { intr, intrGraceMs, timers, clock };
+    const kernel = takeNativeMount(
+      vfs.handlers,
+      mountpoint,
+      FUSE_FD,
+      serveOptions,
+      channelStateOf(state.kernel),
+      (notifier) => vfs.bind(notifier),
+    );
+    channel.say({ word: 'inCharge' });
+    channel.close();
+    running = await serveMount({
+      runtime,
+      client,
+      kernel,
+      vfs,
+      mountpoint,
+      logPath,
+      launch,
+      notices,
+      signals,
+    });
+    // For calls that must not wait for a server (statfs).
+    await client.learnRoot({ uid: 0, gid: 0, signal: new AbortController().signal });
+  } catch (thrown) {
+    channel.say({ word: 'failed', why: describeFailure(thrown).line });
+    throw thrown;
+  }
+  await untilEnded(running, logPath);
+}
+
+function channelStateOf({ flagsLow, flagsHigh, requests, ...numbers }: KernelStateMessage): ChannelState {
+  const { minor, maxWriteBytes, maxReadaheadBytes, maxBackground, congestionThreshold } = numbers;
+  const flags = (BigInt(flagsHigh) << 32n) | BigInt(flagsLow);
+  const negotiated = { minor, flags, maxWriteBytes, maxReadaheadBytes, maxBackground, congestionThreshold };
+  return { negotiated, requests };
 }
 
 async function startKernelMount(
@@ -188,93 +250,4 @@ async function startKernelMount(
     return startFuseNativeMount(vfs.handlers, common);
   }
   return startNativeMount(vfs.handlers, { ...common, intr, intrGraceMs, clock: runtime.clock });
-}
-
-async function serveMount(
-  runtime: Runtime,
-  client: FsClient,
-  kernel: FuseMount,
-  {
-    mountpoint,
-    logPath,
-    notices,
-  }: { readonly mountpoint: string; readonly logPath: string | undefined; readonly notices: Notices },
-  signals: EndSignals,
-): Promise<RunningMount> {
-  const flushed = kernel.closed.then(() => client.unmount());
-  // The code below and the control socket await it. Until then a failure must not become an unhandled rejection.
-  flushed.catch((thrown: unknown) => log('unmount: %O', thrown));
-  let giveUp: (why: GivenUp) => void = () => undefined;
-  const givenUp = new Promise<never>((_, reject) => {
-    giveUp = reject;
-  });
-  givenUp.catch(() => undefined);
-  const forced = async (): Promise<number | undefined> => {
-    if (await settledWithin(runtime, flushed, FORCED_FLUSH_MS)) return undefined;
-    const lostBytes = dirtyBytes(client);
-    const text = `unmounted by force; ${formatBytes(lostBytes)} were not written to the server`;
-    // Lets the answer leave first.
-    setImmediate(() => giveUp(new GivenUp(text)));
-    return lostBytes;
-  };
-  signals.mounted(
-    unmountWhenFree({
-      kernel,
-      timers: runtime.timers,
-      writeBack: () => client.writeBack(),
-      says: (line) => process.stderr.write(`holdfast: ${line}\n`),
-    }),
-  );
-  const control = await serveControl(mountpoint, async (request, progress) => {
-    if (request.command === 'status')
-      return { ...client.status(), mountpoint, log: logPath, notices: notices.counts() };
-    await kernel.unmount(request.force ? 'force' : 'plain');
-    const stop = reportEvery(runtime, () => progress({ dirtyBytes: dirtyBytes(client) }));
-    try {
-      if (request.force) return { lostBytes: await forced() };
-      await flushed;
-      return {};
-    } finally {
-      stop();
-    }
-  }).catch(async (thrown: unknown) => {
-    // Without a control socket nobody could end the mount: takes it away, so that the process ends.
-    await kernel.unmount('force');
-    await leaveAfter(runtime, thrown, flushed);
-    throw thrown;
-  });
-  void kernel.closed.then(() => sayWhatIsWaitedFor(runtime, client, flushed));
-  const ended = Promise.race([flushed, givenUp]).finally(() => control.close());
-  return { ended };
-}
-
-/** If the process stays after its mount is gone, it says why. */
-async function sayWhatIsWaitedFor(runtime: Runtime, client: FsClient, flushed: Promise<void>): Promise<void> {
-  // mount() reports a failure.
-  const settled = flushed.catch(() => undefined);
-  if (await settledWithin(runtime, settled, SAID_AFTER_MS)) return;
-  const bytes = dirtyBytes(client);
-  const what = bytes > 0 ? `, ${formatBytes(bytes)} are not written yet` : '';
-  process.stderr.write(`holdfast: unmounted; waits for the server${what}\n`);
-}
-
-/** @returns whether the work ended in time. @throws if the work fails in time. */
-function settledWithin(runtime: Runtime, work: Promise<void>, ms: number): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const timer = runtime.timers.after(ms, () => resolve(false));
-    work.then(() => resolve(true), reject).finally(() => timer.cancel());
-  });
-}
-
-function dirtyBytes(client: FsClient): number {
-  return client.status().targets.reduce((sum, target) => sum + target.dirtyBytes, 0);
-}
-
-function reportEvery(runtime: Runtime, report: () => void): () => void {
-  let timer = runtime.timers.after(PROGRESS_MS, tick, true);
-  function tick(): void {
-    report();
-    timer = runtime.timers.after(PROGRESS_MS, tick, true);
-  }
-  return () => timer.cancel();
 }

@@ -4,20 +4,15 @@
  */
 
 import { resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { isBackgroundProcess, startInBackground } from '../../mount/daemonize.js';
 import { checkMountpoint } from '../../mount/mountpoint.js';
 import { parseMountOptions } from '../../mount/options.js';
 import type { Level } from '../base/notices.js';
 import { formatAddress } from '../runtime/ports.js';
+import { clientProgram } from './client_program.js';
 import type { Source } from './common.js';
 import { mountLogPath } from './control.js';
-
-/**
- * V8's youngest generation takes up to three times this many MiB (16 unless told otherwise), and the memory of short-lived buffers
- * is given back when it is collected. Under a mixed load a client needs 30 to 60 MiB less this way, and no more processor time.
- */
-export const SMALL_YOUNG_GENERATION = '--max-semi-space-size=4';
+import { requestTakeover } from './takeover_request.js';
 
 /** @returns when the mount is usable (background), or when it has ended (foreground). */
 export async function mount(
@@ -29,13 +24,29 @@ export async function mount(
 ): Promise<void> {
   const optionText = withWholePaths(words);
   const options = parseMountOptions(optionText, process.getuid?.() === 0);
+  if (options.takesOver) {
+    await requestTakeover(path, { options: optionText });
+    return;
+  }
   const mountpoint = await checkMountpoint(path);
   if (!foreground && !isBackgroundProcess()) {
     await startBackground(source, mountpoint, optionText, level);
     return;
   }
   const { runMount } = await import('./mount_run.js');
-  await runMount(source, mountpoint, options, level);
+  await runMount(source, mountpoint, options, { source: textOf(source), options: optionText, level });
+}
+
+/** This process was started to take the mount over (hand_over.ts). */
+export async function takeOver(
+  source: Source,
+  mountpoint: string,
+  words: string,
+  level: Level,
+): Promise<void> {
+  const { takeMountOver } = await import('./mount_run.js');
+  const options = parseMountOptions(words, process.getuid?.() === 0);
+  await takeMountOver(source, mountpoint, options, { source: textOf(source), options: words, level });
 }
 
 /** @throws BackgroundFailure */
@@ -45,8 +56,8 @@ async function startBackground(
   optionText: string,
   level: Level,
 ): Promise<void> {
-  const main = fileURLToPath(new URL('./main.js', import.meta.url));
-  const argv = [SMALL_YOUNG_GENERATION, main, 'mount', '--log-level', level, textOf(source), mountpoint];
+  const [, ...program] = clientProgram();
+  const argv = [...program, 'mount', '--log-level', level, textOf(source), mountpoint];
   if (optionText !== '') argv.push('-o', optionText);
   await startInBackground({ argv, logPath: mountLogPath(mountpoint) });
 }

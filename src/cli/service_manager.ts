@@ -10,6 +10,18 @@ import { logger } from '../base/log.js';
 
 const log = logger('cli:systemd');
 
+/** Says that another process goes on with the work of this one, which ends. Never fails: systemd may be older than that. */
+export function announceSuccessor(pid: number): Promise<void> {
+  if (process.env.NOTIFY_SOCKET === undefined) return Promise.resolve();
+  return new Promise((done) => {
+    execFile('systemd-notify', [`MAINPID=${pid}`], (failure) => {
+      if (failure !== null)
+        process.stderr.write(`holdfast: cannot tell systemd: ${failure.message.trim()}\n`);
+      done();
+    });
+  });
+}
+
 /** Says that this process is ready. A second call changes only the status line. @param status one line for people. */
 export function announceReady(status: string): void {
   if (process.env.NOTIFY_SOCKET === undefined) return;

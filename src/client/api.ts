@@ -15,6 +15,7 @@ import type { NoticeKind } from '../base/notices.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Address, Credentials } from '../runtime/ports.js';
 import type { StatfsMessage } from '../wire/meta.js';
+import type { ClientStateMessage } from '../wire/mount_state.js';
 
 /** The caller of an operation. RequestContext of fuse fits. */
 export interface Caller {
@@ -25,6 +26,8 @@ export interface Caller {
   readonly signal: AbortSignal;
   /** From now on the operation waits for the lock of another owner, not for an answer of the server. */
   waitsForOwner?(): void;
+  /** The operation waits at the gate, before it has done anything; or it goes on now. */
+  parked?(isParked: boolean): void;
 }
 
 /** An inode, and how far the kernel may believe it. */
@@ -203,6 +206,8 @@ export interface FsClient {
   isReadOnly(): boolean;
   /** Begins to write everything that is dirty to the servers, and does not wait for it. */
   writeBack(): void;
+  /** How another process goes on as this client. */
+  readonly handover: ClientHandover;
   /**
    * Flushes everything, says goodbye, ends all background work. Resolves when every byte is on the server.
    * @throws FsError EIO, one line: what is lost, because no server took it in time or a server refused it.
@@ -211,6 +216,20 @@ export interface FsClient {
   status(): ClientStatus;
   /** The tables of this client: tests check their invariants between two events. */
   checked(): readonly Checked[];
+}
+
+/** Handing the client over to another process. */
+export interface ClientHandover {
+  /**
+   * Brings everything to the server. From then on calls wait at the gate.
+   * @param patience its abort ends the attempt. After a failure the caller calls stay().
+   * @throws FsError EAGAIN while the server is away or shuts down; the reason of `patience`.
+   */
+  leave(patience: AbortSignal): Promise<void>;
+  /** To be called after leave(): hangs up, and says what the next process needs. @throws FsError EAGAIN. */
+  state(): ClientStateMessage;
+  /** No other process goes on as this client, or it has ended: this one goes on. At any time. */
+  stay(): void;
 }
 
 /**

@@ -9,6 +9,7 @@ import type { Checked } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { Runtime } from '../runtime/ports.js';
+import type { ClientStateMessage } from '../wire/mount_state.js';
 import type { ClientOptions, ClientStatus, FsClient } from './api.js';
 import { ClientContext } from './cache/context.js';
 import { DataLocks } from './io/io_lock.js';
@@ -16,6 +17,7 @@ import { Reader } from './io/readahead.js';
 import { WriteBack } from './io/write_back.js';
 import { depart, describeLoss } from './lifecycle/departure.js';
 import { FirstConnect } from './lifecycle/first_connect.js';
+import { Handover, takeOver } from './lifecycle/handover.js';
 import { Membership } from './membership.js';
 import { LockOperations } from './operations/app_locks.js';
 import { AttrOperations } from './operations/attrs.js';
@@ -27,15 +29,20 @@ import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
 import { OwnNames } from './operations/own_names.js';
 import { RemoteNamespace } from './operations/remote_namespace.js';
-import { type ClientIdentity, newIdentity } from './session/identity.js';
+import { type ClientIdentity, identityOf, newIdentity } from './session/identity.js';
 
 /**
  * Once a server has answered, waits without limit, even if the server then goes away: that is an upgrade, or a recovery.
+ * @param from what another process has handed over: this one goes on as the same client.
  * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused;
  *   the reason of options.signal.
  */
-export async function startClient(runtime: Runtime, options: ClientOptions): Promise<FsClient> {
-  const client = new Client(runtime, options);
+export async function startClient(
+  runtime: Runtime,
+  options: ClientOptions,
+  from?: ClientStateMessage,
+): Promise<FsClient> {
+  const client = new Client(runtime, options, from);
   await client.connect();
   return client.filesystem();
 }
@@ -53,11 +60,12 @@ class Client {
   /** There is one target for now. */
   readonly #member: Membership;
   readonly #first: FirstConnect;
+  readonly #handover: Handover;
   #unmounting: Promise<void> | undefined;
 
-  constructor(runtime: Runtime, options: ClientOptions) {
+  constructor(runtime: Runtime, options: ClientOptions, from?: ClientStateMessage) {
     this.#options = options;
-    this.#identity = newIdentity(runtime.rng);
+    this.#identity = from === undefined ? newIdentity(runtime.rng) : identityOf(from);
     this.#context = new ClientContext(runtime, options);
     this.#writeBack = new WriteBack(this.#context);
     this.#locks = new DataLocks(this.#context);
@@ -78,6 +86,18 @@ class Client {
       this.#identity,
       this.#first,
     );
+    const { target, connection, drain } = this.#member;
+    if (from !== undefined) {
+      takeOver(this.#context, target, from);
+      this.#appLocks.takeOver(target, from.waiting);
+      this.#held.takeOver(from.held);
+    }
+    const { identity, held, context } = {
+      identity: this.#identity,
+      held: this.#held,
+      context: this.#context,
+    };
+    this.#handover = new Handover({ context, target, connection, drain, identity, held });
   }
 
   /** Connects to the one target there is for now. */
@@ -151,6 +171,7 @@ class Client {
       holdsDataLock: (fid: Fid) => context.targets.of(fid).locks.holds('data', fid),
       isReadOnly: () => context.targets.all().some(({ isReadOnly }) => isReadOnly),
       writeBack: () => this.#writeBack.startAll(),
+      handover: this.#handover,
       unmount: () => {
         this.#unmounting ??= this.#unmount();
         return this.#unmounting;

@@ -9,12 +9,13 @@
  *   promise.
  * - Waiting requests are in one table, by unique, until they are answered. An interrupt, a resend and a teardown find
  *   them there.
+ * - While the mount may be handed over, each request that waits has its bytes: another process can begin it anew.
  * - Views into the batch's slab are valid until batch() returns; handlers copy what they keep.
  */
 
 import { ERRNO, type Errno, errnoOf, FsError } from '../base/errno.js';
 import { type Log, logger } from '../base/log.js';
-import { WaitList } from '../base/wait.js';
+import { onAbort, WaitList } from '../base/wait.js';
 import {
   INIT_FLAG,
   initFlagNames,
@@ -67,6 +68,12 @@ export class FuseDispatcher {
   readonly #cursor = new Cursor();
   readonly #replies: Replies;
   readonly #untilDrained = new WaitList();
+  /** Requests that wait keep their bytes: the mount may be handed over. */
+  #keepsBytes = false;
+  readonly #whenIdle = new WaitList();
+  /** Of the request whose handler is called now, in the batch's slab. */
+  #requestAt = 0;
+  #requestBytes = 0;
   #tracing = false;
   #batchBytes: Buffer | undefined = undefined;
   #batchView: DataView = new DataView(new ArrayBuffer(0));
@@ -180,6 +187,8 @@ export class FuseDispatcher {
       return;
     }
     if (uniqueHigh >= UNIQUE_RESEND_HIGH && this.#isKnownResend(request)) return;
+    this.#requestAt = at;
+    this.#requestBytes = lenBytes;
     this.#run(request, opcode === OPCODE.SETXATTR && !this.#setxattrExt ? SETXATTR_COMPAT : operation);
   }
 
@@ -200,6 +209,8 @@ export class FuseDispatcher {
     const { key } = request;
     this.#pending.set(key, request);
     request.beganMs = this.#clock.nowMs();
+    // A wait for another owner's lock may last: it keeps its few bytes in any case.
+    if (this.#keepsBytes || request.operation?.endedBy === 'lockWait') this.#keepBytes(request);
     if (this.#tracing) this.#log('%s waits', this.#describe(request));
     result.then(
       (value) => {
@@ -211,6 +222,13 @@ export class FuseDispatcher {
       },
     );
     this.#interrupts.pendingBegan(request);
+  }
+
+  #keepBytes(request: Request): void {
+    const at = this.#requestAt;
+    // A copy: the slab is used again.
+    request.bytes = Buffer.from(this.#batchBytes?.subarray(at, at + this.#requestBytes) ?? []);
+    if (this.#keepsBytes) request.onIdle(() => this.#whenIdle.wake());
   }
 
   /** Whether the kernel has sent again a request that still waits for its handler. Only its unique has changed. */
@@ -279,6 +297,7 @@ export class FuseDispatcher {
     if (this.#pending.get(key) !== request) return;
     this.#pending.delete(key);
     if (this.#pending.size === 0) this.#untilDrained.wake();
+    if (this.#keepsBytes) this.#whenIdle.wake();
   }
 
   #describe(request: Request): string {
@@ -361,9 +380,13 @@ export class FuseDispatcher {
       return;
     }
     const { negotiated } = answer;
+    this.#answer(request, INIT_AGREED, negotiated);
+    this.#agreed(negotiated);
+  }
+
+  #agreed(negotiated: Negotiated): void {
     this.#negotiated = negotiated;
     this.#setxattrExt = (negotiated.flags & INIT_FLAG.SETXATTR_EXT) !== 0n;
-    this.#answer(request, INIT_AGREED, negotiated);
     if (this.#tracing) {
       const { minor, maxWriteBytes, flags } = negotiated;
       this.#log('FUSE 7.%d, max_write %d, %s', minor, maxWriteBytes, initFlagNames(flags).join(' '));
@@ -373,6 +396,58 @@ export class FuseDispatcher {
       flags: negotiated.flags,
       maxWrite: negotiated.maxWriteBytes,
     });
+  }
+
+  /**
+   * From now on requests that wait keep their bytes. Resolves when all that wait do: those from before have their answers then.
+   * @throws the signal's reason when it aborts first.
+   */
+  async keepRequests(signal: AbortSignal): Promise<void> {
+    this.#keepsBytes = true;
+    for (const request of this.#pending.values()) request.onIdle(() => this.#whenIdle.wake());
+    await this.#until(() => this.#every((request) => request.bytes !== undefined), signal);
+  }
+
+  /** Resolves when all requests that wait are idle (Request.isIdle). No new ones come: the caller has paused the channel. */
+  async idle(signal: AbortSignal): Promise<void> {
+    await this.#until(() => this.#every((request) => request.isIdle), signal);
+  }
+
+  /** The requests that wait, as the kernel sent them, the oldest first. Interrupts that are not answered come again. */
+  requestsToHandOver(): readonly Uint8Array[] {
+    this.#interrupts.handBack();
+    return Array.from(this.#pending.values(), ({ bytes }) => bytes ?? Buffer.alloc(0));
+  }
+
+  /** The mount is not handed over after all. */
+  keepNoRequests(): void {
+    this.#keepsBytes = false;
+    for (const request of this.#pending.values()) {
+      request.onIdle(undefined);
+      if (request.operation?.endedBy !== 'lockWait') request.bytes = undefined;
+    }
+  }
+
+  #every(holds: (request: Request) => boolean): boolean {
+    for (const request of this.#pending.values()) if (!holds(request)) return false;
+    return true;
+  }
+
+  async #until(holds: () => boolean, signal: AbortSignal): Promise<void> {
+    const unlisten = onAbort(signal, () => this.#whenIdle.wake());
+    try {
+      while (!holds()) {
+        signal.throwIfAborted();
+        await this.#whenIdle.wait();
+      }
+    } finally {
+      unlisten();
+    }
+  }
+
+  /** Another process has had this mount until now: there will be no INIT. */
+  takeOver(negotiated: Negotiated): void {
+    this.#agreed(negotiated);
   }
 
   /** Resolves when no request waits for its handler; at once if none does now. */

@@ -29,6 +29,8 @@ export interface RequestContext {
    * on, and not before.
    */
   waitsForOwner?(): void;
+  /** Says that the request waits before its work has begun, or that it goes on now. */
+  parked?(isParked: boolean): void;
 }
 
 /** An entry. The Valid fields say how long the kernel may believe it, in seconds; 0: the kernel asks each time. */

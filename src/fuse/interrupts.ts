@@ -46,9 +46,15 @@ export interface InterruptsOptions {
   readonly askAgain: (uniqueHigh: number, uniqueLow: number) => void;
 }
 
+interface Retry {
+  readonly timer: { cancel(): void };
+  readonly uniqueHigh: number;
+  readonly uniqueLow: number;
+}
+
 export class Interrupts {
   readonly #options: InterruptsOptions;
-  readonly #retries = new Map<number, { cancel(): void }>();
+  readonly #retries = new Map<number, Retry>();
 
   constructor(options: InterruptsOptions) {
     this.#options = options;
@@ -73,7 +79,7 @@ export class Interrupts {
       }
     }
     const key = requestKey(uniqueHigh, uniqueLow);
-    this.#retries.get(key)?.cancel();
+    this.#retries.get(key)?.timer.cancel();
     const timer = this.#options.timers.after(
       this.#options.retryMs,
       () => {
@@ -82,7 +88,7 @@ export class Interrupts {
       },
       true,
     );
-    this.#retries.set(key, timer);
+    this.#retries.set(key, { timer, uniqueHigh, uniqueLow });
   }
 
   /** A request begins to wait. Its interrupt may have arrived before it. */
@@ -96,15 +102,22 @@ export class Interrupts {
   requestDone(request: Request): void {
     if (this.#retries.size === 0) return;
     const { key } = request;
-    const timer = this.#retries.get(key);
-    if (timer === undefined) return;
-    timer.cancel();
+    const retry = this.#retries.get(key);
+    if (retry === undefined) return;
+    retry.timer.cancel();
     this.#retries.delete(key);
   }
 
   cancelAll(): void {
-    for (const timer of this.#retries.values()) timer.cancel();
+    for (const { timer } of this.#retries.values()) timer.cancel();
     this.#retries.clear();
+  }
+
+  /** Asks for all of them again now: another process will receive them. */
+  handBack(): void {
+    const retries = [...this.#retries.values()];
+    this.cancelAll();
+    for (const { uniqueHigh, uniqueLow } of retries) this.#options.askAgain(uniqueHigh, uniqueLow);
   }
 
   #endsNow(request: Request): boolean {

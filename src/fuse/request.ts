@@ -52,9 +52,13 @@ export class Request implements RequestContext {
   /** Set when the answer was sent, by the handler's result or on its behalf. */
   answered = false;
   operation: FuseOperation | undefined = undefined;
+  /** As the kernel sent it; kept while the mount may be handed over. */
+  bytes: Buffer | undefined = undefined;
   /** When the request began to wait for its handler. */
   beganMs = 0;
   #waitsForOwner = false;
+  #isParked = false;
+  #onIdle: (() => void) | undefined = undefined;
   #controller: AbortController | undefined = undefined;
 
   constructor(
@@ -90,6 +94,25 @@ export class Request implements RequestContext {
 
   waitsForOwner(): void {
     this.#waitsForOwner = true;
+    this.#onIdle?.();
+  }
+
+  parked(isParked: boolean): void {
+    this.#isParked = isParked;
+    if (isParked) this.#onIdle?.();
+  }
+
+  /**
+   * The request has changed nothing yet, or all that it has changed is known elsewhere: another process can take it over. It waits
+   * at the gate, or for another owner's lock.
+   */
+  get isIdle(): boolean {
+    return this.#isParked || this.#waitsForOwner;
+  }
+
+  /** @param listener called when the request becomes idle. */
+  onIdle(listener: (() => void) | undefined): void {
+    this.#onIdle = listener;
   }
 
   /** Ends the handler's wait: its signal aborts with EINTR as the reason. */

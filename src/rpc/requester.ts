@@ -81,6 +81,11 @@ export class Requester implements RequesterApi {
     this.#lowestXid = this.#nextXid;
   }
 
+  /** Another process may have used xids from here on. @param count more than it can have used. */
+  skipXids(count: number): void {
+    this.#nextXid += count;
+  }
+
   get inFlight(): number {
     return this.#calls.size;
   }

@@ -20,6 +20,10 @@ export class LockOwners {
     else owners.add(owner);
   }
 
+  all(): { readonly fh: Fh; readonly owners: readonly string[] }[] {
+    return Array.from(this.#byHandle, ([fh, owners]) => ({ fh, owners: [...owners] }));
+  }
+
   flushed(fh: Fh, owner: string): void {
     const owners = this.#byHandle.get(fh);
     if (owners?.delete(owner) === true && owners.size === 0) this.#byHandle.delete(fh);

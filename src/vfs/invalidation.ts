@@ -66,6 +66,13 @@ export class Invalidation implements KernelCache {
     this.#epochs = minor >= MINOR_WITH_INC_EPOCH;
   }
 
+  /** The process that had this mount before has handed these out. */
+  suspect(fids: readonly Fid[]): void {
+    for (const fid of fids) this.#suspects.add(fid);
+    // It may have handed out names too.
+    this.#namesOut = true;
+  }
+
   bind(notifier: KernelNotifier): void {
     this.#notifier = notifier;
   }

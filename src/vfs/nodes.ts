@@ -2,12 +2,13 @@
  * What the kernel holds of each inode: how often it looked it up, and whether it may have attributes or pages that it
  * believes without asking. So vfs sends an invalidation only for what is really there.
  *
- * A FID is the nodeid, so this table maps nothing; it may be incomplete (a client process that took a mount over starts
- * with an empty one) and then merely knows less. One small integer for each inode: the kernel may hold hundreds of thousands.
+ * A FID is the nodeid, so this table maps nothing. A process that takes a mount over gets the table of the one before (state()); one
+ * that finds the mount of a dead process starts with an empty table, which then merely knows less. One small integer for each inode: the kernel may hold hundreds of thousands.
  *
  * Invariant: an inode with a flag stays in the table until FORGET has returned every reference we counted.
  */
 
+import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 
 /** The kernel got attributes with a validity above 0. */
@@ -23,6 +24,8 @@ const NLOOKUP_UNIT = 16;
 /** held: the caller must invalidate them. unproven: the same, but the reply that brings the inode may still be on its way. */
 export type AttrsDropped = 'none' | 'held' | 'unproven';
 
+const PAIR_BYTES = 16;
+
 export class NodeTable {
   /** nlookup * NLOOKUP_UNIT + flags. */
   readonly #nodes = new Map<Fid, number>();
@@ -30,6 +33,34 @@ export class NodeTable {
   /** Number of inodes that the kernel knows. */
   get size(): number {
     return this.#nodes.size;
+  }
+
+  /** The table, for a process that takes the mount over: pairs of float64, little-endian. */
+  state(): Buffer {
+    const bytes = Buffer.allocUnsafe(this.#nodes.size * PAIR_BYTES);
+    let at = 0;
+    for (const [fid, value] of this.#nodes) {
+      bytes.writeDoubleLE(fid, at);
+      bytes.writeDoubleLE(value, at + 8);
+      at += PAIR_BYTES;
+    }
+    return bytes;
+  }
+
+  /** @returns the unproven inodes. @throws FsError EPROTO if the bytes are no table. */
+  takeOver(bytes: Uint8Array): Fid[] {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const unproven: Fid[] = [];
+    if (bytes.length % PAIR_BYTES !== 0) throw new FsError('EPROTO', 'a table of inodes is cut off');
+    for (let at = 0; at < bytes.length; at += PAIR_BYTES) {
+      const fid = view.getFloat64(at, true);
+      const value = view.getFloat64(at + 8, true);
+      if (!Number.isSafeInteger(fid) || fid <= 0 || !Number.isSafeInteger(value) || value < 0)
+        throw new FsError('EPROTO', `a table of inodes has ${value} for ${fid}`);
+      this.#nodes.set(fid as Fid, value);
+      if ((value & UNPROVEN) !== 0) unproven.push(fid as Fid);
+    }
+    return unproven;
   }
 
   /** One more reference, from a reply that carries an entry. */

@@ -11,6 +11,7 @@
 import type { Fid } from '../base/ids.js';
 import type { FsClient, KernelCache } from '../client/api.js';
 import type { FuseHandlers, KernelNotifier, RequestContext } from '../fuse/handlers.js';
+import type { KernelStateMessage } from '../wire/mount_state.js';
 import { VfsContext } from './context.js';
 import { directoryOperations } from './directory_operations.js';
 import { fileOperations } from './file_operations.js';
@@ -23,7 +24,13 @@ export interface Vfs {
   readonly kernelCache: KernelCache;
   attach(client: FsClient): void;
   bind(notifier: KernelNotifier): void;
+  /** What the kernel holds, for a process that takes the mount over. */
+  state(): VfsState;
+  /** To be called before attach(). @throws FsError EPROTO */
+  takeOver(state: VfsState): void;
 }
+
+type VfsState = Pick<KernelStateMessage, 'nodes' | 'lockOwners'>;
 
 export interface VfsOptions {
   /** The mount is gone: unmounted, or its connection aborted. */
@@ -56,5 +63,10 @@ export function createVfs(options: VfsOptions = {}): Vfs {
     kernelCache: context.kernel,
     attach: (client) => context.attach(client),
     bind: (notifier) => context.kernel.bind(notifier),
+    state: () => ({ nodes: context.nodes.state(), lockOwners: context.lockOwners.all() }),
+    takeOver: ({ nodes, lockOwners }) => {
+      context.kernel.suspect(context.nodes.takeOver(nodes));
+      for (const { fh, owners } of lockOwners) for (const owner of owners) context.lockOwners.took(fh, owner);
+    },
   };
 }

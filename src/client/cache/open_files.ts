@@ -11,10 +11,11 @@
 
 import { assert } from '../../base/assert.js';
 import { type Attr, isDir, opensForWrite } from '../../base/attr.js';
-import { FsError } from '../../base/errno.js';
+import { errnoNamed, FsError } from '../../base/errno.js';
 import { type Fh, type Fid, targetIndexOf } from '../../base/ids.js';
 import { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
+import type { ClientStateMessage } from '../../wire/mount_state.js';
 
 const log = logger('client:opens');
 
@@ -52,6 +53,14 @@ interface WriteFailure {
   isReported: boolean;
 }
 
+type OpenFilesState = Pick<ClientStateMessage, 'nextFh' | 'handles' | 'failures' | 'unreported'>;
+
+function failureOf({ code, message }: FsError): { readonly code: string; readonly message: string } {
+  return { code, message: message.slice(0, FAILURE_TEXT_MAX) };
+}
+
+/** As the message has it. */
+const FAILURE_TEXT_MAX = 1000;
 /** Limit on the files whose failures are kept for their next opener. */
 const UNREPORTED_MAX = 10_000;
 
@@ -74,16 +83,22 @@ export class OpenFiles {
 
   /** @param session its end ends the handle too. */
   add(fh: Fh, fid: Fid, flags: number, attr: Attr, session: Lifetime, known: Known = 'yes'): Handle {
+    const handle = this.#insert(fh, fid, flags, isDir(attr.mode), session, known);
+    handle.earlierFailure = this.#unreportedOf(fid);
+    return handle;
+  }
+
+  #insert(fh: Fh, fid: Fid, flags: number, directory: boolean, session: Lifetime, known: Known): Handle {
     const handle: Handle = {
       fh,
       fid,
       flags,
-      directory: isDir(attr.mode),
+      directory,
       known,
       life: new Lifetime(session),
       gone: false,
       writeFailure: undefined,
-      earlierFailure: this.#unreportedOf(fid),
+      earlierFailure: undefined,
       nextRead: 0,
       sequentialReads: 0,
     };
@@ -179,6 +194,61 @@ export class OpenFiles {
       log('handle %d on inode %d is lost', fh, handle.fid);
       handle.life.end(new FsError('EIO', 'the file was lost while the server was away'));
       handle.gone = true;
+    }
+  }
+
+  /** The table, for a process that takes the mount over. Cached attributes are not in it: such a client has none. */
+  state(): OpenFilesState {
+    const failures: WriteFailure[] = [];
+    const indexOf = (failure: WriteFailure | undefined): number | undefined => {
+      if (failure === undefined) return undefined;
+      const known = failures.indexOf(failure);
+      return known >= 0 ? known : failures.push(failure) - 1;
+    };
+    const handles = [...this.#handles.values()].map((handle) => ({
+      fh: handle.fh,
+      fid: handle.fid,
+      flags: handle.flags,
+      directory: handle.directory,
+      unknown: handle.known === 'never',
+      lost: handle.life.isOverAlone ? handle.life.endedBy && failureOf(handle.life.endedBy) : undefined,
+      gone: handle.gone,
+      writeFailure: indexOf(handle.writeFailure),
+      earlierFailure: indexOf(handle.earlierFailure),
+    }));
+    const unreported = [...this.#unreported]
+      .filter(([, { isReported }]) => !isReported)
+      .map(([fid, failure]) => ({ fid, failure: indexOf(failure) ?? 0 }));
+    return {
+      nextFh: this.#nextFh as Fh,
+      handles,
+      failures: failures.map(({ error }) => failureOf(error)),
+      unreported,
+    };
+  }
+
+  /** @param lifeOf the session within which a handle lives. */
+  takeOver(state: OpenFilesState, lifeOf: (known: Known) => Lifetime): void {
+    const failures = state.failures.map(
+      ({ code, message }): WriteFailure => ({
+        error: new FsError(errnoNamed(code), message),
+        isReported: false,
+      }),
+    );
+    const failure = (index: number | undefined): WriteFailure | undefined =>
+      index === undefined ? undefined : failures[index];
+    this.#nextFh = state.nextFh;
+    for (const { fh, fid, flags, directory, unknown, lost, gone, ...failed } of state.handles) {
+      const known = unknown ? 'never' : 'yes';
+      const handle = this.#insert(fh, fid, flags, directory, lifeOf(known), known);
+      handle.gone = gone;
+      handle.writeFailure = failure(failed.writeFailure);
+      handle.earlierFailure = failure(failed.earlierFailure);
+      if (lost !== undefined) handle.life.end(new FsError(errnoNamed(lost.code), lost.message));
+    }
+    for (const { fid, failure: index } of state.unreported) {
+      const failed = failure(index);
+      if (failed !== undefined) this.#unreported.set(fid, failed);
     }
   }
 

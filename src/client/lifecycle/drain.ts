@@ -9,15 +9,19 @@
  * batch, then the active lock. The client asks for the active lock again at once: the server grants it when the shutdown is
  * cancelled, and never answers when it stops.
  *
+ * A process that hands its mount over to another one (handover.ts) drains in the same way, and keeps the active lock.
+ *
  * The drain does not depend on one connection: when it breaks, the calls of the drain wait for the next one. The drain ends
  * early when what it drains is void: another instance serves, or the target has evicted this client.
  */
 
 import { FsError } from '../../base/errno.js';
+import type { LockHandle } from '../../base/ids.js';
 import type { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
-import { Deferred } from '../../base/wait.js';
+import { Deferred, onAbort } from '../../base/wait.js';
 import { DrainProgress } from '../../wire/admin.js';
+import { Sync } from '../../wire/data.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import type { TargetSession } from '../session/target_session.js';
@@ -40,6 +44,10 @@ export class Drain {
   /** The drain under way, for the instance in #serving. When another one serves, it is void and ends at its next step. */
   #running: Promise<void> | undefined;
   #serving: Lifetime | undefined;
+  /** The drain under way is for another process. */
+  #isLeaving = false;
+  /** The server has called the active lock back meanwhile. */
+  #shutdownWaits = false;
 
   constructor(
     context: ClientContext,
@@ -56,7 +64,10 @@ export class Drain {
   /** The server called the active lock back. It says so again after a reconnect: one drain is enough. */
   start(): void {
     const { serving } = this.#target;
-    if (this.#running !== undefined && this.#serving === serving) return;
+    if (this.#running !== undefined && this.#serving === serving) {
+      this.#shutdownWaits = this.#isLeaving;
+      return;
+    }
     this.#serving = serving;
     const running = this.#run(serving)
       .catch((error: unknown) => {
@@ -76,26 +87,12 @@ export class Drain {
 
   async #run(serving: Lifetime): Promise<void> {
     const target = this.#target;
-    const { gate } = target;
-    log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#context.dirtyBytes(target));
     this.#context.options.onState?.('draining for a controlled shutdown');
     const stopProgress = this.#reportProgress();
     try {
       await this.#ahead(serving);
-      gate.setDrain('draining');
-      // The connection may have been lost meanwhile: the gate was closed, and ends have waited at it.
-      target.outgoing.sendEnds();
-      await serving.wait(gate.idle());
-      await serving.wait(target.outgoing.idle('operation'));
-      await serving.wait(target.changes.flushed());
-      // Writes most dirty data now, while locks that other clients call back still go back one by one, in time.
-      await serving.wait(this.#writeBack.flushAll(target));
-      // The release of each lock empties the kernel's caches, writes what they bring back, and empties ours (lock_release.ts).
-      const handles = await serving.wait(target.locks.cancelAll());
-      await serving.wait(this.#writeBack.flushAll(target));
-      target.outgoing.sendEnds();
-      await serving.wait(target.outgoing.idle('operation', 'data', 'changes', 'closing'));
-      gate.setDrain('drained');
+      const handles = await this.#empty(serving);
+      target.gate.setDrain('drained');
       this.#report();
       target.outgoing.cancel(handles);
       target.outgoing.cancel([...target.activeHandles]);
@@ -106,6 +103,72 @@ export class Drain {
     } finally {
       stopProgress();
     }
+  }
+
+  /**
+   * Drains for another process that goes on as this client: as for a shutdown, but the active lock stays, and nothing is left that a
+   * crash of the server could undo.
+   * @param patience its abort ends the attempt. The caller calls stay() after any failure.
+   * @throws FsError EAGAIN while the server is away, or shuts down; the signal's reason.
+   */
+  async leave(patience: AbortSignal): Promise<void> {
+    const { serving, gate } = this.#target;
+    if (!gate.isOpen) throw new FsError('EAGAIN', 'the server is away, or is shutting down: try again later');
+    this.#isLeaving = true;
+    this.#serving = serving;
+    const leaving = this.#leave(serving, patience);
+    this.#running = leaving.catch((error: unknown) => log('leaving: %s', error));
+    const late = new Deferred<never>();
+    const unlisten = onAbort(patience, () => late.reject(patience.reason));
+    try {
+      await Promise.race([leaving, late.promise]);
+    } finally {
+      unlisten();
+    }
+  }
+
+  async #leave(serving: Lifetime, patience: AbortSignal): Promise<void> {
+    const { gate, outgoing, replays } = this.#target;
+    await this.#ahead(serving);
+    patience.throwIfAborted();
+    const handles = await this.#empty(serving);
+    patience.throwIfAborted();
+    gate.setDrain('drained');
+    outgoing.cancel(handles);
+    await serving.wait(outgoing.idle('closing'));
+    // The next process could not replay it.
+    if (replays.size > 0) await serving.wait(this.#target.call('data', Sync, {}));
+  }
+
+  /** Nobody else goes on as this client. A shutdown that was asked for meanwhile begins now. */
+  stay(): void {
+    if (!this.#isLeaving) return;
+    this.#isLeaving = false;
+    this.#running = undefined;
+    this.#target.gate.setDrain('no');
+    if (this.#shutdownWaits) this.start();
+    this.#shutdownWaits = false;
+  }
+
+  /** @returns the cache locks, which the client does not use any more. It has nothing of its own, and the gate is shut. */
+  async #empty(serving: Lifetime): Promise<readonly LockHandle[]> {
+    const target = this.#target;
+    const { gate } = target;
+    log('begins: %d operations inside, %d bytes dirty', gate.inside, this.#context.dirtyBytes(target));
+    gate.setDrain('draining');
+    // The connection may have been lost meanwhile: the gate was closed, and ends have waited at it.
+    target.outgoing.sendEnds();
+    await serving.wait(gate.idle());
+    await serving.wait(target.outgoing.idle('operation'));
+    await serving.wait(target.changes.flushed());
+    // Writes most dirty data now, while locks that other clients call back still go back one by one, in time.
+    await serving.wait(this.#writeBack.flushAll(target));
+    // The release of each lock empties the kernel's caches, writes what they bring back, and empties ours (lock_release.ts).
+    const handles = await serving.wait(target.locks.cancelAll());
+    await serving.wait(this.#writeBack.flushAll(target));
+    target.outgoing.sendEnds();
+    await serving.wait(target.outgoing.idle('operation', 'data', 'changes', 'closing'));
+    return handles;
   }
 
   async #ahead(serving: Lifetime): Promise<void> {

@@ -31,6 +31,7 @@ import {
   INITIAL,
   patienceMs,
   step,
+  TAKEN_OVER,
 } from '../session/import_state.js';
 import type { TargetSession } from '../session/target_session.js';
 import { dropEverything } from './eviction.js';
@@ -99,6 +100,7 @@ export class Import {
     this.#identity = identity;
     this.#connCount = identity.connCount;
     this.#instance = identity.instance;
+    if (identity.instance !== undefined) this.#state = TAKEN_OVER;
     this.#events = events;
     this.#owner = owner;
   }
@@ -128,6 +130,24 @@ export class Import {
     this.dispatch({ type: 'drained' });
   }
 
+  /** The number of the last connection. The next one has a higher one. */
+  get connCount(): number {
+    return this.#connCount;
+  }
+
+  /** Hangs up without a goodbye: another process goes on as this client. @throws FsError EAGAIN unless the import is FULL. */
+  suspend(): void {
+    if (this.#state.name !== 'FULL')
+      throw new FsError('EAGAIN', 'the server has gone away: try again when it is back');
+    this.dispatch({ type: 'suspend' });
+  }
+
+  /** No process has gone on as this client, or it has ended. @param connections that it may have made, at most. */
+  takeBack(connections: number): void {
+    this.#connCount += connections;
+    this.dispatch({ type: 'retryDue', epoch: this.#state.epoch });
+  }
+
   evicted(reason: string): void {
     this.dispatch({ type: 'evictedNotice', epoch: this.#state.epoch, reason });
   }
@@ -151,7 +171,8 @@ export class Import {
 
   #handle(event: ImportEvent): void {
     const { state, effects } = step(this.#state, event);
-    if (this.#state.name === 'FULL' && state.name === 'DISCON') this.#noteLost(event);
+    if (this.#state.name === 'FULL' && state.name === 'DISCON' && event.type !== 'suspend')
+      this.#noteLost(event);
     if (state.name === 'CLOSED') this.#away?.timer.cancel();
     if (state.name !== this.#state.name) {
       log('%s -> %s (%s)', this.#state.name, state.name, event.type);
@@ -215,7 +236,7 @@ export class Import {
         this.#adopt(false);
         return;
       case 'resume':
-        if (this.#attempt !== undefined) target.requester.attach(this.#attempt.link, { resend: true });
+        this.#resume();
         return;
       case 'adoptRecover':
         this.#adopt(true);
@@ -251,6 +272,14 @@ export class Import {
       default:
         effect satisfies never;
     }
+  }
+
+  #resume(): void {
+    const attempt = this.#attempt;
+    if (attempt?.reply === undefined) return;
+    // A process that has taken the client over may be another version: it can do what its own CONNECT has agreed on.
+    this.#target.adopt(attempt.reply);
+    this.#target.requester.attach(attempt.link, { resend: true });
   }
 
   #adopt(recovering: boolean): void {

@@ -11,8 +11,10 @@ import { FsError } from '../../base/errno.js';
 import type { Fid, LockHandle } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { CachedLock } from '../../dlm/api.js';
+import type { CallOptions } from '../../rpc/api.js';
 import { FLAG_RECOVERY } from '../../wire/header.js';
 import { Enqueue, type FlockRangeMessage } from '../../wire/lock.js';
+import type { ReplyOf, RequestOf } from '../../wire/operation.js';
 import { RecoveryDone, Replayed, ReplayLocks, ReplayOpens, ReplayTickets } from '../../wire/session.js';
 import type { ClientContext } from '../cache/context.js';
 import type { Handle } from '../cache/open_files.js';
@@ -256,11 +258,28 @@ export function sayLockLost(
   context.options.onState?.(text, 'lock-lost');
 }
 
-async function replayWaiting(target: TargetSession, lock: WaitingLock): Promise<void> {
+function replayWaiting(target: TargetSession, lock: WaitingLock): Promise<void> {
+  const request = replayOf(target, lock.fid, lock.range, lock.sequence, true);
+  return enqueueWaiting(target, lock, 'session', request, RECOVERY_CALL);
+}
+
+/** Asks for a lock that waits, at the end of the line. The caller has taken the old place back. */
+export function enqueueAgain(target: TargetSession, lock: WaitingLock): Promise<void> {
+  const request = { ...replayOf(target, lock.fid, lock.range, lock.sequence, true), sequence: undefined };
+  return enqueueWaiting(target, lock, 'closing', request, {});
+}
+
+async function enqueueWaiting(
+  target: TargetSession,
+  lock: WaitingLock,
+  kind: 'session' | 'closing',
+  request: RequestOf<typeof Enqueue>,
+  options: Omit<CallOptions<ReplyOf<typeof Enqueue>>, 'apply'>,
+): Promise<void> {
   const { appLocks } = target;
   try {
-    await target.call('session', Enqueue, replayOf(target, lock.fid, lock.range, lock.sequence, true), {
-      ...RECOVERY_CALL,
+    await target.call(kind, Enqueue, request, {
+      ...options,
       apply: ({ reply }) => {
         appLocks.replayAnswered(lock);
         // The caller was interrupted meanwhile: nobody waits for the lock.

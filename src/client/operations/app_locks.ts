@@ -12,6 +12,7 @@ import { logger } from '../../base/log.js';
 import type { MaybePromise } from '../../base/maybe_promise.js';
 import { interruptible, onAbort } from '../../base/wait.js';
 import { Cancel, Enqueue, type FlockRangeMessage, TestFlock, Unflock } from '../../wire/lock.js';
+import type { ClientStateMessage } from '../../wire/mount_state.js';
 import type { AppLock, AppLockKind, Caller } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WaitingLock } from '../session/app_lock_table.js';
@@ -27,6 +28,8 @@ interface Pending {
 
 export class LockOperations {
   readonly #context: ClientContext;
+  /** Locks that wait for calls which the process before this one had begun; this one begins them anew. */
+  #orphans: Pending[] = [];
 
   constructor(context: ClientContext) {
     this.#context = context;
@@ -50,6 +53,8 @@ export class LockOperations {
     const handle = this.#context.handles.live(fh);
     const { fid } = handle;
     const target = this.#context.targets.of(fid);
+    const orphan = wait ? this.#adopt(fid, fh, lock) : undefined;
+    if (orphan !== undefined) return this.#waitForGrant(op, target, orphan);
     const asked = this.#context.pass(
       target,
       op,
@@ -62,6 +67,28 @@ export class LockOperations {
     return Promise.resolve(asked).then((pending) =>
       pending === undefined ? undefined : this.#waitForGrant(op, target, pending),
     );
+  }
+
+  /** The process before this one had these locks in line. */
+  takeOver(target: TargetSession, locks: ClientStateMessage['waiting']): void {
+    for (const { fid, range, handle, sequence, fh } of locks)
+      this.#orphans.push(waitFor(target, fid, range, handle, sequence, fh));
+  }
+
+  /** @returns the lock of this very call, if it is in line already. */
+  #adopt(fid: Fid, fh: Fh, { kind, owner, exclusive, start, end }: AppLock): Pending | undefined {
+    const found = this.#orphans.find(
+      ({ lock: { range, ...lock } }) =>
+        lock.fid === fid &&
+        lock.fh === fh &&
+        range.kind === kind &&
+        range.owner === owner &&
+        range.exclusive === exclusive &&
+        range.start === start &&
+        range.end === end,
+    );
+    if (found !== undefined) this.#orphans = this.#orphans.filter((orphan) => orphan !== found);
+    return found;
   }
 
   /**

@@ -50,6 +50,16 @@ export class HeldInodes {
     return held;
   }
 
+  /** The inodes that the client holds. */
+  all(): Fid[] {
+    return [...this.#held];
+  }
+
+  /** The process from which this one has taken the mount over held them. */
+  takeOver(fids: readonly Fid[]): void {
+    for (const fid of fids) this.#held.add(fid);
+  }
+
   /** The kernel does not refer to the inode any more. */
   forgotten(fid: Fid): void {
     if (this.#held.delete(fid)) this.#context.targets.of(fid).outgoing.release(fid);

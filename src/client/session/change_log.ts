@@ -206,6 +206,11 @@ export class ChangeLog {
     return this.#usedBytes;
   }
 
+  /** Bytes of the metadata grant that no change has used. */
+  get grantBytes(): number {
+    return this.#grantBytes;
+  }
+
   /** The target has promised so much room for changes, beside what those in the log use. */
   promised(bytes: number): void {
     this.#grantBytes += bytes;

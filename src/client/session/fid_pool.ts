@@ -32,6 +32,11 @@ export class FidPool {
     this.#left += range.end - range.start;
   }
 
+  /** What is left of the ranges. */
+  ranges(): FidRange[] {
+    return this.#ranges.map(({ next, end }) => ({ start: next as Fid, end: end as Fid }));
+  }
+
   /** The export that the ranges were granted to is gone: the client may not use them any more. */
   clear(): void {
     this.#ranges.length = 0;

@@ -27,9 +27,10 @@ interface Parked {
   fail(error: FsError): void;
 }
 
-/** What the gate needs of an operation: its signal. The gate looks at it only when the operation parks. */
+/** What the gate needs of an operation: its signal. The gate looks at it only when the operation parks, and tells it then. */
 export interface Passenger {
   readonly signal: AbortSignal;
+  parked?(isParked: boolean): void;
 }
 
 export class Gate {
@@ -100,11 +101,13 @@ export class Gate {
         tag,
         pass: () => {
           unlisten();
+          passenger.parked?.(false);
           this.#inside.add();
           resolve();
         },
         fail: (error) => {
           unlisten();
+          passenger.parked?.(false);
           reject(error);
         },
       };
@@ -113,6 +116,7 @@ export class Gate {
         parked.fail(new FsError('EINTR', 'interrupted while parked at the gate'));
       });
       this.#parked.add(parked);
+      passenger.parked?.(true);
     });
   }
 

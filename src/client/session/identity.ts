@@ -2,6 +2,7 @@
 
 import type { ClientUuid, Xid } from '../../base/ids.js';
 import type { Rng } from '../../runtime/ports.js';
+import type { ClientStateMessage } from '../../wire/mount_state.js';
 
 export interface ClientIdentity {
   readonly uuid: ClientUuid;
@@ -12,6 +13,12 @@ export interface ClientIdentity {
   readonly nextXid: Xid;
   /** The server instance with which the client has an export; undefined: none. */
   readonly instance: number | undefined;
+}
+
+/** Of a client that another process was until now. */
+export function identityOf(state: ClientStateMessage): ClientIdentity {
+  const { uuid, secret, connCount, nextXid, instance } = state;
+  return { uuid, secret, connCount, nextXid, instance };
 }
 
 export function newIdentity(rng: Rng): ClientIdentity {

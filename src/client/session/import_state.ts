@@ -65,6 +65,8 @@ export type ImportEvent =
   | { readonly type: 'evictedNotice'; readonly epoch: number; readonly reason: string }
   /** The client has dropped everything that the eviction voids. */
   | { readonly type: 'dropped' }
+  /** Another process takes this client over. A retryDue takes it back. */
+  | { readonly type: 'suspend' }
   | { readonly type: 'stop' };
 
 export type ImportEffect =
@@ -122,6 +124,8 @@ const MAX_CONNECT_MS = 1000;
 const ANSWER_MS = 1000;
 
 export const INITIAL: ImportState = { name: 'DISCON', epoch: 0, attempt: 0, standing: 'none' };
+/** Of a process that goes on as a client that another one has been. */
+export const TAKEN_OVER: ImportState = { ...INITIAL, standing: 'full' };
 
 function stay(state: ImportState): Step {
   return { state, effects: [] };
@@ -259,7 +263,7 @@ export function step(state: ImportState, event: ImportEvent): Step {
   switch (event.type) {
     case 'start':
       if (state.name !== 'DISCON' || state.epoch !== 0) return stay(state);
-      return connect(1, 0, 'none');
+      return connect(1, 0, state.standing);
     case 'retryDue':
       if (state.name !== 'DISCON') return stay(state);
       return connect(state.epoch + 1, state.attempt, state.standing);
@@ -303,6 +307,12 @@ export function step(state: ImportState, event: ImportEvent): Step {
     case 'dropped':
       if (state.name !== 'EVICTED') return stay(state);
       return connect(state.epoch + 1, 0, 'none');
+    case 'suspend':
+      if (state.name !== 'FULL') return stay(state);
+      return {
+        state: { name: 'DISCON', epoch: state.epoch, attempt: 0, standing: 'full' },
+        effects: [{ do: 'closeGate' }, { do: 'hangUp' }],
+      };
     case 'stop':
       return {
         state: { name: 'CLOSED', epoch: state.epoch },

@@ -155,6 +155,12 @@ export class ReplayList implements AnswerObserver {
     }
   }
 
+  /** The process from which this one has taken the client over had answers up to here. All of them are durable. */
+  goesOnFrom(lastExecuted: Transno): void {
+    this.#lastExecuted = lastExecuted;
+    this.#lastCommitted = lastExecuted;
+  }
+
   /** The client can replay none of them any more: for the target it is a new client. */
   clear(): void {
     for (const entry of this.#entries.slice(this.#first)) this.#release(entry);

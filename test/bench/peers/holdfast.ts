@@ -3,7 +3,7 @@
 import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { SMALL_YOUNG_GENERATION } from '../../../src/cli/mount_start.js';
+import { SMALL_YOUNG_GENERATION } from '../../../src/cli/client_program.js';
 import type { Child } from '../../fixtures/child.js';
 import { freePort } from '../../fixtures/failover_pair.js';
 import { profilingOptions } from '../flame.js';

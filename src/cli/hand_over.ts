@@ -1,0 +1,182 @@
+/**
+ * The process in charge of a mount hands it over to another one, which it starts itself: so the new process has the same
+ * environment, limits, control group and log, whoever has asked for it.
+ *
+ * Until the new process says that it is in charge, this one is. After any failure before that it ends the new process, waits for
+ * its end, and goes on as if nothing had happened. From then on it touches neither the mount nor the server.
+ */
+
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
+import type { FuseMount, MountHandover } from '../../mount/fuse_mount.js';
+import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
+import { onAbort } from '../base/wait.js';
+import type { FsClient } from '../client/api.js';
+import type { Runtime } from '../runtime/ports.js';
+import type { Vfs } from '../vfs/vfs.js';
+import { type KernelStateMessage, STATE_VERSIONS } from '../wire/mount_state.js';
+import { installedVersion } from './installed.js';
+import { CHANNEL_FD, FUSE_FD, TakeoverChannel } from './takeover_channel.js';
+
+const log = logger('cli:takeover');
+
+/** How long the new process may take to load its code. A loaded machine needs some seconds. */
+const START_MS = 60_000;
+/** How long it may take to connect to the server, and then to begin to read. */
+const CONNECT_MS = 15_000;
+
+/** Everything that serves one mount. */
+export interface Serving {
+  readonly runtime: Runtime;
+  readonly client: FsClient;
+  readonly kernel: FuseMount;
+  readonly vfs: Vfs;
+  /** The log file of a process in the background. */
+  readonly logPath: string | undefined;
+}
+
+export interface Successor {
+  /** The program, and the arguments that make it take this mount over. */
+  readonly program: string;
+  readonly args: readonly string[];
+  /** How long calls may wait for the drain. */
+  readonly patienceMs: number;
+}
+
+export interface HandedOver {
+  readonly pid: number;
+  readonly version: string;
+  readonly versionBefore: string;
+  /** From the moment at which the drain began until the new process was in charge. Calls waited for a part of it. */
+  readonly drainMs: number;
+  /** How long this mount read no requests. */
+  readonly silentMs: number;
+}
+
+/** @throws FsError, CliError: why the mount stays with this process. */
+export async function handOver(serving: Serving, successor: Successor): Promise<HandedOver> {
+  const { handover } = serving.kernel;
+  if (handover === undefined) {
+    const { driver } = serving.kernel;
+    throw new FsError(
+      'EOPNOTSUPP',
+      `a mount with driver=${driver} cannot be taken over: unmount, and mount again`,
+    );
+  }
+  const child = start(successor, handover);
+  const ended = new Promise<void>((resolve) => child.once('close', () => resolve()));
+  // A child that cannot be started closes too.
+  child.once('error', (error) => log('%O', error));
+  const channel = new TakeoverChannel(child.stdio[CHANNEL_FD] as Socket);
+  const attempt = new Attempt(serving, handover, channel);
+  try {
+    return await attempt.run(successor.patienceMs);
+  } catch (thrown) {
+    child.kill('SIGKILL');
+    // It may read requests until it has ended.
+    await ended;
+    attempt.stay();
+    throw thrown;
+  } finally {
+    channel.close();
+    child.unref();
+  }
+}
+
+function start({ program, args }: Successor, { descriptor }: MountHandover): ChildProcess {
+  const stdio = ['ignore', 'inherit', 'inherit', 'pipe', descriptor] as const;
+  if (stdio.length !== FUSE_FD + 1) throw new Error('the descriptors of the new process have moved');
+  return spawn(program, [...args], {
+    detached: true,
+    cwd: '/',
+    stdio: [...stdio],
+  });
+}
+
+class Attempt {
+  readonly #serving: Serving;
+  readonly #handover: MountHandover;
+  readonly #channel: TakeoverChannel;
+  #begun = false;
+  /** The new process may have read requests. */
+  #mayRead = false;
+
+  constructor(serving: Serving, handover: MountHandover, channel: TakeoverChannel) {
+    this.#serving = serving;
+    this.#handover = handover;
+    this.#channel = channel;
+  }
+
+  async run(patienceMs: number): Promise<HandedOver> {
+    const { runtime, client, logPath } = this.#serving;
+    const { nowMs } = runtime.clock;
+    const channel = this.#channel;
+    const { pid, version, stateVersions } = await this.#within(START_MS, 'to start', () =>
+      channel.hear('hello'),
+    );
+    const stateVersion = STATE_VERSIONS.filter((known) => stateVersions.includes(known)).at(-1);
+    if (stateVersion === undefined) {
+      throw new FsError('EPROTO', `version ${version} cannot take a mount over from ${installedVersion()}`);
+    }
+    const beganMs = nowMs();
+    this.#begun = true;
+    await this.#within(patienceMs, 'to drain', async (patience) => {
+      await this.#handover.keepRequests(patience);
+      await client.handover.leave(patience);
+      await this.#handover.quiet(patience);
+    });
+    const silentSinceMs = nowMs();
+    channel.say({ word: 'state', stateVersion, logPath });
+    channel.sayState({ client: client.handover.state(), kernel: this.#kernelState() });
+    await this.#within(CONNECT_MS, 'to connect', () => channel.hear('ready'));
+    this.#mayRead = true;
+    channel.say({ word: 'go' });
+    await this.#within(CONNECT_MS, 'to begin', () => channel.hear('inCharge'));
+    const nowIs = nowMs();
+    return {
+      pid,
+      version,
+      versionBefore: installedVersion(),
+      drainMs: nowIs - beganMs,
+      silentMs: nowIs - silentSinceMs,
+    };
+  }
+
+  /** The mount stays with this process. */
+  stay(): void {
+    if (!this.#begun) return;
+    this.#handover.stay(this.#mayRead);
+    this.#serving.client.handover.stay();
+  }
+
+  #kernelState(): KernelStateMessage {
+    const { negotiated, requests } = this.#handover.state();
+    const { flags, ...numbers } = negotiated;
+    return {
+      ...numbers,
+      flagsLow: Number(flags & 0xffff_ffffn),
+      flagsHigh: Number(flags >> 32n),
+      requests,
+      ...this.#serving.vfs.state(),
+    };
+  }
+
+  /** @throws FsError ETIMEDOUT; what the work throws. */
+  async #within<T>(ms: number, what: string, work: (patience: AbortSignal) => Promise<T>): Promise<T> {
+    const abort = new AbortController();
+    const timer = this.#serving.runtime.timers.after(ms, () => {
+      abort.abort(new FsError('ETIMEDOUT', `it took longer than ${ms / 1000} s ${what}`));
+    });
+    let unlisten: () => void = () => undefined;
+    const late = new Promise<never>((_, reject) => {
+      unlisten = onAbort(abort.signal, () => reject(abort.signal.reason));
+    });
+    try {
+      return await Promise.race([work(abort.signal), late]);
+    } finally {
+      timer.cancel();
+      unlisten();
+    }
+  }
+}
