@@ -16,7 +16,11 @@ export function registerTakeover(program: Command): void {
     )
     .option('-o <options>', 'mount options from then on; default: those of now')
     .addOption(
-      secondsOption('--patience <seconds>', 'how long calls may wait; then everything stays as it is', 30),
+      secondsOption(
+        '--patience <seconds>',
+        'how long calls may wait; then everything stays as it is',
+        30_000,
+      ),
     )
     .option('--json', 'for programs')
     .action(
