@@ -12,7 +12,7 @@ import { backgroundReporter, removeEmptyLog } from '../../mount/daemonize.js';
 import type { ChannelState, FuseMount } from '../../mount/fuse_mount.js';
 import { groupsOf } from '../../mount/groups.js';
 import { startNativeMount, takeNativeMount } from '../../mount/native/driver.js';
-import type { MountOptions } from '../../mount/options.js';
+import { type MountOptions, parseMountOptions } from '../../mount/options.js';
 import { keepsSetId } from '../../mount/set_id.js';
 import { tellUmount } from '../../mount/umount_helper.js';
 import { MS_RDONLY, nativeBinding } from '../../native/binding.js';
@@ -166,16 +166,12 @@ function prepare(
  * @returns when the mount has ended, or another process has taken it over.
  * @throws never before it is in charge: then it says why, and ends with status 1.
  */
-export async function takeMountOver(
-  source: Source,
-  mountpoint: string,
-  options: MountOptions,
-  launch: Launch,
-): Promise<void> {
+export async function takeMountOver(source: Source, mountpoint: string, launch: Launch): Promise<void> {
   const channel = new TakeoverChannel(new Socket({ fd: CHANNEL_FD, readable: true, writable: true }));
   let running: RunningMount;
   let logPath: string | undefined;
   try {
+    const options = parseMountOptions(launch.options, process.getuid?.() === 0);
     const says = (line: string): void => log('%s', line);
     const parts = prepare(source, mountpoint, options, { says, launch });
     const { runtime, notices, vfs, signals } = parts;
@@ -213,10 +209,13 @@ export async function takeMountOver(
       notices,
       signals,
     });
-    // For calls that must not wait for a server (statfs).
-    await client.learnRoot({ uid: 0, gid: 0, signal: new AbortController().signal });
+    // For calls that must not wait for a server (statfs). The mount may be handed over, or end, before the answer comes.
+    client
+      .learnRoot({ uid: 0, gid: 0, signal: new AbortController().signal })
+      .catch((thrown: unknown) => log('the root: %O', thrown));
   } catch (thrown) {
     channel.say({ word: 'failed', why: describeFailure(thrown).line });
+    channel.close();
     throw thrown;
   }
   await untilEnded(running, logPath);

@@ -45,8 +45,7 @@ export async function takeOver(
   level: Level,
 ): Promise<void> {
   const { takeMountOver } = await import('./mount_run.js');
-  const options = parseMountOptions(words, process.getuid?.() === 0);
-  await takeMountOver(source, mountpoint, options, { source: textOf(source), options: words, level });
+  await takeMountOver(source, mountpoint, { source: textOf(source), options: words, level });
 }
 
 /** @throws BackgroundFailure */

@@ -17,9 +17,12 @@
 
 import type { Socket } from 'node:net';
 import { FsError } from '../base/errno.js';
+import { logger } from '../base/log.js';
 import { Deferred } from '../base/wait.js';
 import { MountState, type MountStateMessage } from '../wire/mount_state.js';
 import { decode, encode } from '../wire/schema.js';
+
+const log = logger('cli:takeover');
 
 /** Descriptors of the new process. */
 export const CHANNEL_FD = 3;
@@ -49,7 +52,7 @@ export class TakeoverChannel {
   #received: Buffer[] = [];
   #receivedBytes = 0;
   #wants: { readonly bytes: number; readonly done: Deferred<Buffer> } | undefined;
-  #end: Error | undefined;
+  #end: FsError | undefined;
 
   constructor(socket: Socket) {
     this.#socket = socket;
@@ -58,7 +61,8 @@ export class TakeoverChannel {
       this.#receivedBytes += chunk.length;
       this.#serve();
     });
-    socket.on('error', (error) => this.#ended(error));
+    // A broken pipe says the same as its end.
+    socket.on('error', (error) => log('%s', error.message));
     socket.on('close', () => this.#ended(new FsError('ENOTCONN', 'the other process has ended')));
   }
 
@@ -130,7 +134,7 @@ export class TakeoverChannel {
     wants.done.resolve(all.subarray(0, wants.bytes));
   }
 
-  #ended(why: Error): void {
+  #ended(why: FsError): void {
     this.#end ??= why;
     this.#serve();
   }

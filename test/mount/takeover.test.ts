@@ -1,11 +1,13 @@
 /** A client process is replaced under its mount: what programs have open, hold, wait for and have written goes on. */
 
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import test from 'node:test';
 import { type Agent, LOCK, O } from '../fixtures/agent.js';
 import { type Cluster, type Mount, startCluster } from '../fixtures/cluster.js';
 import { MIB } from '../fixtures/devices.js';
-import { nextTree, thisTree } from '../fixtures/installed_tree.js';
+import { falseSuccessor, readsMark } from '../fixtures/false_successor.js';
+import { nextTree, rootOf, thisTree } from '../fixtures/installed_tree.js';
 import { isAlive } from '../fixtures/leftovers.js';
 import { until, within } from '../fixtures/until.js';
 
@@ -230,4 +232,106 @@ test('under load no call fails, in many takeovers between two versions', { timeo
     `${rounds} takeovers, ${calls} calls; longest call p50 ${middle.toFixed(0)} ms, worst ${(sorted.at(-1) ?? 0).toFixed(0)} ms; ` +
       `not read for ${Math.max(...silent).toFixed(0)} ms at most`,
   );
+});
+
+const REASONS = [
+  ['the start', /has ended/],
+  ['hello, in an unknown version', /version 9\.9\.9 cannot take a mount over/],
+  ['hello, in nonsense', /says something unexpected/],
+  ['hello', /has ended/],
+  ['the state', /has ended/],
+  ['the state, with a reason', /it has no key/],
+  ['ready', /has ended/],
+  ['go, with requests read', /has ended/],
+] as const;
+
+test('if the new process fails at any step, the mount stays with the one before', {
+  timeout: 120_000,
+}, async (t) => {
+  const cluster = await startCluster(t, { mounts: 2, limitMs: 115_000 });
+  const [mount] = cluster.mounts;
+  assert.ok(mount !== undefined);
+  const before = await cluster.mountStatus();
+  const agent = cluster.agent(0);
+  const rival = cluster.agent(1);
+  const fd = await agent.open('f', O.CREAT | O.RDWR | O.APPEND);
+  await agent.flock(fd, LOCK.EX);
+  const theirs = await rival.open('f', O.RDWR);
+  let lines = 0;
+  let stop = false;
+  const writer = (async () => {
+    const worker = cluster.agent(0);
+    const log = await worker.open('log', O.CREAT | O.WRONLY | O.APPEND);
+    for (; !stop; lines++) {
+      await worker.write(log, `${lines}\n`);
+      await worker.stat('f');
+      await worker.writeFile('changing', `${lines}`);
+    }
+  })();
+  writer.catch(() => undefined);
+  for (const [step, reason] of REASONS) {
+    // In line behind the rival before the attempt, and granted after it.
+    const waiter = cluster.agent(0);
+    await rival.writeFile(`line ${step}`, '');
+    const held = await rival.open(`line ${step}`, O.RDWR);
+    await rival.lock(held, { type: 'write', how: 'set' });
+    const wanted = await waiter.open(`line ${step}`, O.RDWR);
+    const waits = waiter.lock(wanted, { type: 'write', how: 'wait' });
+    await waiter.isInLine(cluster.agent(1), `line ${step}`);
+
+    const tree = falseSuccessor(cluster.folder, step);
+    const asked = cluster.cli(['takeover', mount.dir, '--with', rootOf(tree)]);
+    if (step === 'go, with requests read') {
+      // It reads the request of this call, and dies: the kernel sends it again.
+      await until('requests are read', () => existsSync(readsMark(cluster.folder, step)));
+      await within('a call whose request was read', cluster.agent(0).mkdir(`made at ${step}`));
+    }
+    const done = await asked;
+    assert.deepEqual([done.code, done.stdout], [1, ''], `${step}: ${done.stderr}`);
+    assert.match(done.stderr, reason, step);
+    assert.equal(done.stderr.split('\n').length, 1, done.stderr);
+
+    const at = lines;
+    await until(`writes go on after a failure at ${step}`, () => lines > at + 5);
+    await assert.rejects(rival.flock(theirs, LOCK.SH | LOCK.NB), BUSY, step);
+    await rival.lock(held, { type: 'unlock', how: 'set' });
+    await within(`a lock in line, after a failure at ${step}`, waits);
+  }
+  const now = await cluster.mountStatus();
+  assert.deepEqual([now.uuid, now.softwareVersion], [before.uuid, thisTree().version]);
+  assert.ok(isAlive(mount.child.pid), 'the process is the one from before');
+  assert.deepEqual((await cluster.status()).evictedBefore ?? [], []);
+  stop = true;
+  await writer;
+  const text = await agent.readFile('log');
+  assert.equal(text, Array.from({ length: lines }, (_, line) => `${line}\n`).join(''));
+  // And then one that does not fail.
+  await cluster.takeOver(mount, nextTree());
+  await agent.write(fd, 'x');
+});
+
+test('what cannot be taken over says so, and stays', async (t) => {
+  const [cluster, mount] = await oneMount(t);
+  const refused = async (args: readonly string[], reason: RegExp, code = 1): Promise<void> => {
+    const done = await cluster.cli(['takeover', ...args]);
+    assert.deepEqual(
+      [done.code, reason.test(done.stderr)],
+      [code, true],
+      `${args.join(' ')}: ${done.stderr}`,
+    );
+  };
+  await refused([cluster.folder], /is not a mount of Holdfast/);
+  await refused([mount.dir, '--with', '/nowhere'], /has no Holdfast/);
+  await refused([mount.dir, '-o', 'cache=nonsense'], /mount option cache/);
+  await refused([mount.dir, '--patience', '0'], /seconds/, 2);
+  await cluster.agent().writeFile('f', 'x');
+  await cluster.killServer();
+  await refused([mount.dir], /the server is away/);
+  await cluster.serve();
+  assert.equal(await cluster.agent().readFile('f'), 'x');
+  // Options of the new process: they count from then on.
+  const program = await cluster.cliOk(['mount', cluster.address, mount.dir, '-o', 'takeover,cache=32m']);
+  assert.match(program, /^$/);
+  const status = await cluster.mountStatus();
+  assert.equal(status.cache.limitBytes, 32 * MIB);
 });
