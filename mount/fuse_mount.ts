@@ -21,11 +21,16 @@ export interface ChannelState {
 export interface MountHandover {
   /** Of /dev/fuse; stays this mount's. */
   readonly descriptor: number;
+  /** What was agreed on with the kernel. @throws FsError EAGAIN before INIT. */
+  negotiated(): Negotiated;
+  /** The kernel can send again what was read and has no answer (NOTIFY_RESEND). */
+  canAskAgain(): boolean;
   /** Requests that wait from now on can be handed over. Resolves when those from before have their answers. */
   keepRequests(patience: AbortSignal): Promise<void>;
   /** Reads no more. Resolves when all requests that this process has read wait before their work, or for a lock of another owner. */
   quiet(patience: AbortSignal): Promise<void>;
-  state(): ChannelState;
+  /** Interrupts that are not answered come again, to whoever reads next. */
+  requests(): readonly Uint8Array[];
   /**
    * The mount stays with this process.
    * @param askAgain another process may have read requests: the kernel sends again all that have no answer.

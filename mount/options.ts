@@ -35,6 +35,8 @@ export interface MountOptions {
   readonly name: string | undefined;
   /** With what the client proves who it is. */
   readonly proofs: Proofs;
+  /** So many deaths of client processes within a minute end a mount in the background. Fewer do not. */
+  readonly deathsMax: number;
   /** There is a mount already: this one takes it over. */
   readonly takesOver: boolean;
   /** MS_* of mount(2), MS_RDONLY included. */
@@ -42,6 +44,7 @@ export interface MountOptions {
 }
 
 const DEFAULT_CACHE_BYTES = 256 * 1024 * 1024;
+const DEATHS_MAX = 3;
 const TIMEOUT_MAX_S = 86_400;
 const SMALLEST_CACHE_BYTES = 4 * 1024 * 1024;
 
@@ -96,6 +99,7 @@ const KNOWN = [
   'sync',
   'sync-metadata',
   'takeover',
+  'deaths=NUMBER',
   ...Object.keys(FLAG_WORDS),
 ];
 
@@ -145,6 +149,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let driver: MountOptions['driver'] = 'native';
   let allowOther = root;
   let takesOver = false;
+  let deathsMax = DEATHS_MAX;
   let name: string | undefined;
   const files: { key?: string; cert?: string; ca?: string } = {};
   let tls: 'on' | 'off' | undefined;
@@ -172,6 +177,9 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
         break;
       case 'driver':
         driver = oneOf(key, value, ['native', 'fuse-native']);
+        break;
+      case 'deaths':
+        deathsMax = parseNumber(key, value);
         break;
       case 'umount_timeout':
         umountTimeoutMs = parseSeconds(key, value);
@@ -221,6 +229,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     driver,
     readOnly,
     allowOther,
+    deathsMax,
     takesOver,
     name,
     proofs: proofsOf(files, tls),
@@ -279,6 +288,17 @@ function parseSeconds(key: string, value: string | undefined, mayBeZero = false)
     );
   }
   return Math.round(seconds * 1000);
+}
+
+function parseNumber(key: string, value: string | undefined): number {
+  const number = /^\d{1,6}$/.test(value ?? '') ? Number(value) : 0;
+  if (number < 1) {
+    throw new FsError(
+      'EINVAL',
+      `mount option ${key} is a number from 1 to 999999, not ${JSON.stringify(value ?? '')}`,
+    );
+  }
+  return number;
 }
 
 function parseSize(key: string, value: string | undefined): number {

@@ -25,6 +25,16 @@
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
       "cflags!": ["-O3", "-Wno-unused-parameter"],
       "ldflags": ["-pthread"]
+    },
+    {
+      "target_name": "holdfast_keeper",
+      "type": "executable",
+      "sources": ["keeper.cc"],
+      "defines": ["_GNU_SOURCE"],
+      "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],
+      "cflags_cc": ["-std=c++17"],
+      "cflags_cc!": ["-std=gnu++17", "-std=gnu++20"],
+      "cflags!": ["-O3", "-Wno-unused-parameter"]
     }
   ]
 }

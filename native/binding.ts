@@ -219,6 +219,8 @@ export interface NativeBinding {
   flock(fd: number, type: LockType, wait: boolean): void;
   /** fcntl(2) F_SETLK, F_SETLKW. EAGAIN if the lock conflicts and wait is false. */
   lockRange(fd: number, type: LockType, start: number, length: number, wait: boolean): void;
+  /** Programs that this one starts do not get the descriptor. */
+  closeOnExec(fd: number): void;
   /**
    * prctl(PR_SET_DUMPABLE). A process that is not dumpable leaves no core file, and only root may attach to it. A program that it
    * starts is dumpable again.

@@ -157,6 +157,9 @@ napi_value FuseChannel::Construct(napi_env env, napi_callback_info info) {
   napi_value on_notified;
   if (!args.Int32(0, &fd) || !args.Function(6, &on_notified)) return nullptr;
   GiveLargeMemoryBack();
+  // It may come from another process, and those that this one starts have no business with it.
+  const int keeps = fcntl(fd, F_GETFD);
+  if (keeps < 0 || fcntl(fd, F_SETFD, keeps | FD_CLOEXEC) != 0) return ThrowErrno(env, errno, "fcntl");
   const int flags = fcntl(fd, F_GETFL);
   if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) return ThrowErrno(env, errno, "fcntl");
   uv_loop_t* loop = nullptr;

@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <sys/prctl.h>
 
 #include "napi_util.h"
@@ -20,6 +21,16 @@ napi_value SetDumpable(napi_env env, napi_callback_info info) {
   bool dumpable;
   if (!args.Bool(0, &dumpable)) return nullptr;
   if (prctl(PR_SET_DUMPABLE, dumpable ? 1 : 0, 0, 0, 0) != 0) return ThrowErrno(env, errno, "prctl");
+  return Undefined(env);
+}
+
+// closeOnExec(fd): programs that this one starts do not get the descriptor.
+napi_value CloseOnExec(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  if (!args.Int32(0, &fd)) return nullptr;
+  const int flags = fcntl(fd, F_GETFD);
+  if (flags < 0 || fcntl(fd, F_SETFD, flags | FD_CLOEXEC) != 0) return ThrowErrno(env, errno, "fcntl");
   return Undefined(env);
 }
 
@@ -68,7 +79,8 @@ napi_value LimitCertificates(napi_env env, napi_callback_info info) {
 }  // namespace
 
 bool RegisterProcess(napi_env env, napi_value exports) {
-  return DefineFunction(env, exports, "setDumpable", SetDumpable) &&
+  return DefineFunction(env, exports, "closeOnExec", CloseOnExec) &&
+         DefineFunction(env, exports, "setDumpable", SetDumpable) &&
          DefineFunction(env, exports, "limitCertificates", LimitCertificates);
 }
 

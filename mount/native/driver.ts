@@ -206,12 +206,13 @@ class NativeMount implements FuseMount {
         await this.#dispatcher.idle(patience);
         this.#flushReplies();
       },
-      state: () => {
-        const requests = this.#dispatcher.requestsToHandOver();
+      negotiated: () => {
         const { negotiated } = this.#dispatcher;
         if (negotiated === undefined) throw new FsError('EAGAIN', 'the mount has had no INIT yet');
-        return { negotiated, requests };
+        return negotiated;
       },
+      canAskAgain: () => ((this.#dispatcher.negotiated?.flags ?? 0n) & INIT_FLAG.HAS_RESEND) !== 0n,
+      requests: () => this.#dispatcher.requestsToHandOver(),
       stay: (askAgain) => {
         this.#dispatcher.keepNoRequests();
         if (this.#gone) return;

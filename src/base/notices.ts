@@ -26,6 +26,7 @@ const KINDS = {
   'device-failed': 'error',
   'out-of-descriptors': 'error',
   'mount-aborted': 'error',
+  'client-died': 'error',
 } as const satisfies Record<string, Level>;
 
 export type NoticeKind = keyof typeof KINDS;

@@ -6,9 +6,10 @@
  * its end, and goes on as if nothing had happened. From then on it touches neither the mount nor the server.
  */
 
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
 import type { FuseMount, MountHandover } from '../../mount/fuse_mount.js';
+import { packNegotiated } from '../../mount/negotiated.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { onAbort } from '../base/wait.js';
@@ -17,7 +18,8 @@ import type { Runtime } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
 import { type KernelStateMessage, STATE_VERSIONS } from '../wire/mount_state.js';
 import { installedVersion } from './installed.js';
-import { CHANNEL_FD, FUSE_FD, TakeoverChannel } from './takeover_channel.js';
+import type { Keeper } from './keeper.js';
+import { CHANNEL_FD, FUSE_FD, KEPT_FD, TakeoverChannel } from './takeover_channel.js';
 
 const log = logger('cli:takeover');
 
@@ -32,6 +34,8 @@ export interface Serving {
   readonly client: FsClient;
   readonly kernel: FuseMount;
   readonly vfs: Vfs;
+  /** Starts another client if this one dies. */
+  readonly keeper: Keeper | undefined;
   /** The log file of a process in the background. */
   readonly logPath: string | undefined;
 }
@@ -64,7 +68,7 @@ export async function handOver(serving: Serving, successor: Successor): Promise<
       `a mount with driver=${driver} cannot be taken over: unmount, and mount again`,
     );
   }
-  const child = start(successor, handover);
+  const child = start(successor, handover, serving.keeper);
   const ended = new Promise<void>((resolve) => child.once('close', () => resolve()));
   // A child that cannot be started closes too.
   child.once('error', (error) => log('%O', error));
@@ -84,13 +88,19 @@ export async function handOver(serving: Serving, successor: Successor): Promise<
   }
 }
 
-function start({ program, args }: Successor, { descriptor }: MountHandover): ChildProcess {
-  const stdio = ['ignore', 'inherit', 'inherit', 'pipe', descriptor] as const;
-  if (stdio.length !== FUSE_FD + 1) throw new Error('the descriptors of the new process have moved');
+function start(
+  { program, args }: Successor,
+  { descriptor }: MountHandover,
+  keeper: Keeper | undefined,
+): ChildProcess {
+  const stdio: StdioOptions = ['ignore', 'inherit', 'inherit'];
+  stdio[CHANNEL_FD] = 'pipe';
+  stdio[FUSE_FD] = descriptor;
+  stdio[KEPT_FD] = keeper?.socket ?? 'ignore';
   return spawn(program, [...args], {
     detached: true,
     cwd: '/',
-    stdio: [...stdio],
+    stdio,
   });
 }
 
@@ -109,7 +119,7 @@ class Attempt {
   }
 
   async run(patienceMs: number): Promise<HandedOver> {
-    const { runtime, client, logPath } = this.#serving;
+    const { runtime, client, keeper, logPath } = this.#serving;
     const { nowMs } = runtime.clock;
     const channel = this.#channel;
     const { pid, version, stateVersions } = await this.#within(START_MS, 'to start', () =>
@@ -127,7 +137,7 @@ class Attempt {
       await this.#handover.quiet(patience);
     });
     const silentSinceMs = nowMs();
-    channel.say({ word: 'state', stateVersion, logPath });
+    channel.say({ word: 'state', stateVersion, logPath, hasKeeper: keeper !== undefined });
     channel.sayState({ client: client.handover.state(), kernel: this.#kernelState() });
     await this.#within(CONNECT_MS, 'to connect', () => channel.hear('ready'));
     this.#mayRead = true;
@@ -147,19 +157,12 @@ class Attempt {
   stay(): void {
     if (!this.#begun) return;
     this.#handover.stay(this.#mayRead);
-    this.#serving.client.handover.stay();
+    this.#serving.client.handover.stay(this.#mayRead);
   }
 
   #kernelState(): KernelStateMessage {
-    const { negotiated, requests } = this.#handover.state();
-    const { flags, ...numbers } = negotiated;
-    return {
-      ...numbers,
-      flagsLow: Number(flags & 0xffff_ffffn),
-      flagsHigh: Number(flags >> 32n),
-      requests,
-      ...this.#serving.vfs.state(),
-    };
+    const requests = this.#handover.requests();
+    return { ...packNegotiated(this.#handover.negotiated()), requests, ...this.#serving.vfs.state() };
   }
 
   /** @throws FsError ETIMEDOUT; what the work throws. */

@@ -29,15 +29,24 @@ export function registerMount(program: Command): void {
     )
     // Of a process that takes a mount over. An older version does not know it, and fails before it does anything.
     .addOption(new Option('--take-over').hideHelp())
+    // Of a process that a keeper has started.
+    .addOption(new Option('--after-death').hideHelp())
     .action(
       async (
         source: Source,
         mountpoint: string,
-        options: { o: string[]; foreground?: boolean; logLevel: Level; takeOver?: boolean },
+        options: {
+          o: string[];
+          foreground?: boolean;
+          logLevel: Level;
+          takeOver?: boolean;
+          afterDeath?: boolean;
+        },
       ) => {
-        const { mount, takeOver } = await import('./mount_start.js');
-        if (options.takeOver === true) {
-          await takeOver(source, mountpoint, options.o.join(','), options.logLevel);
+        const { goOn, mount } = await import('./mount_start.js');
+        if (options.takeOver === true || options.afterDeath === true) {
+          const how = options.takeOver === true ? 'take over' : 'after death';
+          await goOn(how, source, mountpoint, options.o.join(','), options.logLevel);
           return;
         }
         await mount(source, mountpoint, options.o.join(','), options.foreground === true, options.logLevel);

@@ -11,33 +11,41 @@ import { hostname } from 'node:os';
 import { backgroundReporter, removeEmptyLog } from '../../mount/daemonize.js';
 import type { ChannelState, FuseMount } from '../../mount/fuse_mount.js';
 import { groupsOf } from '../../mount/groups.js';
+import { mountAt } from '../../mount/mount_table.js';
 import { startNativeMount, takeNativeMount } from '../../mount/native/driver.js';
+import { packNegotiated, unpackNegotiated } from '../../mount/negotiated.js';
 import { type MountOptions, parseMountOptions } from '../../mount/options.js';
 import { keepsSetId } from '../../mount/set_id.js';
 import { tellUmount } from '../../mount/umount_helper.js';
 import { MS_RDONLY, nativeBinding } from '../../native/binding.js';
 import { logger } from '../base/log.js';
-import type { ClientOptions } from '../client/api.js';
+import type { Notices } from '../base/notices.js';
+import type { ClientOptions, FsClient } from '../client/api.js';
 import { startClient } from '../client/client.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
 import { type Address, formatAddress, type Runtime } from '../runtime/ports.js';
 import { createVfs, type Vfs } from '../vfs/vfs.js';
-import { type KernelStateMessage, STATE_VERSIONS } from '../wire/mount_state.js';
+import { STATE_VERSIONS } from '../wire/mount_state.js';
+import { clientProgram } from './client_program.js';
 import type { Source } from './common.js';
 import { mountLogPath } from './control.js';
 import { proverOf } from './credentials.js';
 import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { describeFailure } from './failure.js';
 import { installedVersion } from './installed.js';
+import { KEEPER_FD, Keeper, ORPHAN_FUSE_FD } from './keeper.js';
 import { GivenUp, type Launch, leaveAfter, type RunningMount, serveMount } from './mount_serve.js';
 import { startNotices } from './notices.js';
 import { hostNumber } from './process_owner.js';
 import { announceReady } from './service_manager.js';
-import { CHANNEL_FD, FUSE_FD, TakeoverChannel } from './takeover_channel.js';
+import { CHANNEL_FD, FUSE_FD, KEPT_FD, TakeoverChannel } from './takeover_channel.js';
+import { goOnArguments } from './takeover_request.js';
 
 const log = logger('cli:mount');
 
 const CONNECT_TIMEOUT_MS = 10_000;
+/** How often a process that waits for a server looks whether its mount is still there. */
+const LOOK_MS = 1000;
 
 /**
  * @param mountpoint as checkMountpoint() returns it.
@@ -104,7 +112,7 @@ async function startMount(
   { says, logPath, launch }: Surroundings,
 ): Promise<RunningMount> {
   const parts = prepare(source, mountpoint, options, { says, launch });
-  const { runtime, vfs, notices, signals } = parts;
+  const { runtime, vfs, signals } = parts;
   const client = await startClient(runtime, parts.clientOptions);
   vfs.attach(client);
   let kernel: FuseMount;
@@ -119,21 +127,35 @@ async function startMount(
   }
   vfs.bind(kernel.notifier);
   await tellUmount(source.addresses.map(formatAddress).join(','), mountpoint);
-  return serveMount({ runtime, client, kernel, vfs, mountpoint, logPath, launch, notices, signals });
+  const keeper = logPath === undefined ? undefined : startKeeper(kernel, mountpoint, options);
+  const running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
+  tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
+  return running;
 }
 
 /** What a client process has before it is connected. */
+interface Prepared {
+  readonly runtime: Runtime;
+  readonly notices: Notices;
+  readonly vfs: Vfs;
+  readonly signals: EndSignals;
+  readonly clientOptions: ClientOptions;
+  /** Hears of each connection that can be used. */
+  readonly usable: { listener: () => void };
+}
+
 function prepare(
   source: Source,
   mountpoint: string,
   options: MountOptions,
   { says, launch }: Pick<Surroundings, 'says' | 'launch'>,
-) {
+): Prepared {
   const runtime = nodeRuntime();
   const notices = startNotices(runtime, launch.level);
   const prover = proverOf(options.proofs, source.label);
   const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
   const signals = new EndSignals();
+  const usable: Prepared['usable'] = { listener: () => undefined };
   const clientOptions: ClientOptions = {
     addresses: source.addresses,
     label: source.label,
@@ -153,66 +175,56 @@ function prepare(
       says(`${text}; tries again ${until}`);
     },
     kernel: vfs.kernelCache,
+    onUsable: () => usable.listener(),
     onState: (text, kind) => {
       if (kind === undefined) log('%s', text);
       else notices.say(kind, text);
     },
   };
-  return { runtime, notices, vfs, signals, clientOptions };
+  return { runtime, notices, vfs, signals, clientOptions, usable };
 }
 
 /**
  * This process takes a mount over from the one that has started it (hand_over.ts).
  * @returns when the mount has ended, or another process has taken it over.
- * @throws never before it is in charge: then it says why, and ends with status 1.
+ * @throws what has gone wrong; the process before has heard it, and stays in charge.
  */
 export async function takeMountOver(source: Source, mountpoint: string, launch: Launch): Promise<void> {
+  const { closeOnExec } = nativeBinding();
+  for (const descriptor of [CHANNEL_FD, FUSE_FD]) closeOnExec(descriptor);
   const channel = new TakeoverChannel(new Socket({ fd: CHANNEL_FD, readable: true, writable: true }));
   let running: RunningMount;
   let logPath: string | undefined;
   try {
     const options = parseMountOptions(launch.options, process.getuid?.() === 0);
-    const says = (line: string): void => log('%s', line);
-    const parts = prepare(source, mountpoint, options, { says, launch });
-    const { runtime, notices, vfs, signals } = parts;
-    nativeBinding();
-    const version = installedVersion();
-    channel.say({ word: 'hello', pid: process.pid, version, stateVersions: STATE_VERSIONS });
-    ({ logPath } = await channel.hear('state'));
+    const parts = prepare(source, mountpoint, options, { says: (line) => log('%s', line), launch });
+    const { runtime, vfs } = parts;
+    channel.say({
+      word: 'hello',
+      pid: process.pid,
+      version: installedVersion(),
+      stateVersions: STATE_VERSIONS,
+    });
+    const heard = await channel.hear('state');
+    logPath = heard.logPath;
     const state = await channel.hearState();
+    const keeper = heard.hasKeeper === true ? Keeper.at(KEPT_FD) : undefined;
     vfs.takeOver(state.kernel);
-    const client = await startClient(runtime, parts.clientOptions, state.client);
+    const client = await startClient(runtime, parts.clientOptions, {
+      kind: 'handed over',
+      state: state.client,
+    });
     vfs.attach(client);
     channel.say({ word: 'ready' });
     await channel.hear('go');
-    const { intr, intrGraceMs } = options;
-    const { timers, clock } = runtime;
-    const serveOptions = { intr, intrGraceMs, timers, clock };
-    const kernel = takeNativeMount(
-      vfs.handlers,
-      mountpoint,
-      FUSE_FD,
-      serveOptions,
-      channelStateOf(state.kernel),
-      (notifier) => vfs.bind(notifier),
-    );
+    const { requests } = state.kernel;
+    const from = { negotiated: unpackNegotiated(state.kernel), requests };
+    const kernel = goOnServing(parts, mountpoint, options, FUSE_FD, from);
     channel.say({ word: 'inCharge' });
     channel.close();
-    running = await serveMount({
-      runtime,
-      client,
-      kernel,
-      vfs,
-      mountpoint,
-      logPath,
-      launch,
-      notices,
-      signals,
-    });
-    // For calls that must not wait for a server (statfs). The mount may be handed over, or end, before the answer comes.
-    client
-      .learnRoot({ uid: 0, gid: 0, signal: new AbortController().signal })
-      .catch((thrown: unknown) => log('the root: %O', thrown));
+    running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
+    tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
+    learnRoot(client);
   } catch (thrown) {
     channel.say({ word: 'failed', why: describeFailure(thrown).line });
     channel.close();
@@ -221,11 +233,94 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
   await untilEnded(running, logPath);
 }
 
-function channelStateOf({ flagsLow, flagsHigh, requests, ...numbers }: KernelStateMessage): ChannelState {
-  const { minor, maxWriteBytes, maxReadaheadBytes, maxBackground, congestionThreshold } = numbers;
-  const flags = (BigInt(flagsHigh) << 32n) | BigInt(flagsLow);
-  const negotiated = { minor, flags, maxWriteBytes, maxReadaheadBytes, maxBackground, congestionThreshold };
-  return { negotiated, requests };
+/**
+ * The keeper of a mount has started this process because the one before has died (keeper.ts). What was open is lost; everything else
+ * goes on as soon as a server takes this client.
+ */
+export async function goOnAfterDeath(source: Source, mountpoint: string, launch: Launch): Promise<void> {
+  const { closeOnExec } = nativeBinding();
+  for (const descriptor of [KEEPER_FD, ORPHAN_FUSE_FD]) closeOnExec(descriptor);
+  const keeper = Keeper.at(KEEPER_FD);
+  const seed = await keeper.seed();
+  const options = parseMountOptions(launch.options, process.getuid?.() === 0);
+  const says = (line: string): void => void process.stderr.write(`holdfast: ${line}\n`);
+  const parts = prepare(source, mountpoint, { ...options, retry: true }, { says, launch });
+  const { runtime, vfs, notices } = parts;
+  const watch = endWithMount(runtime, mountpoint);
+  vfs.takeOver({ nodes: Buffer.alloc(0), lockOwners: [] });
+  const client = await startClient(runtime, parts.clientOptions, { kind: 'dead', client: seed.client });
+  vfs.attach(client);
+  watch.cancel();
+  const from = { negotiated: unpackNegotiated(seed.negotiated), requests: [] };
+  const kernel = goOnServing(parts, mountpoint, options, ORPHAN_FUSE_FD, from);
+  // Nothing keeps names true that the dead client has handed out.
+  await vfs.kernelCache.dropNames();
+  // What it had read and not answered.
+  kernel.handover?.stay(true);
+  notices.say('client-died', `the client process of ${mountpoint} has died; files that were open answer EIO`);
+  const logPath = mountLogPath(mountpoint);
+  const running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
+  tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
+  learnRoot(client);
+  await untilEnded(running, logPath);
+}
+
+/** Without a server this process reads nothing from the kernel, and would not hear that the mount is gone. */
+function endWithMount({ timers }: Runtime, mountpoint: string): { cancel(): void } {
+  const device = mountAt(mountpoint)?.device;
+  let timer: { cancel(): void };
+  const look = (): void => {
+    if (mountAt(mountpoint)?.device !== device) process.exit(0);
+    timer = timers.after(LOOK_MS, look);
+  };
+  look();
+  return { cancel: () => timer.cancel() };
+}
+
+function goOnServing(
+  { runtime, vfs }: Pick<Prepared, 'runtime' | 'vfs'>,
+  mountpoint: string,
+  { intr, intrGraceMs }: MountOptions,
+  descriptor: number,
+  from: ChannelState,
+): FuseMount {
+  const { timers, clock } = runtime;
+  const options = { intr, intrGraceMs, timers, clock };
+  return takeNativeMount(vfs.handlers, mountpoint, descriptor, options, from, (notifier) =>
+    vfs.bind(notifier),
+  );
+}
+
+/** For calls that must not wait for a server (statfs). The mount may be handed over, or end, before the answer comes. */
+function learnRoot(client: FsClient): void {
+  client
+    .learnRoot({ uid: 0, gid: 0, signal: new AbortController().signal })
+    .catch((thrown: unknown) => log('the root: %O', thrown));
+}
+
+/** Tells the keeper now, and at each connection, what to start if this process dies. */
+function tellKeeper(
+  keeper: Keeper | undefined,
+  client: FsClient,
+  kernel: FuseMount,
+  launch: Launch,
+  mountpoint: string,
+  parts: Prepared,
+): void {
+  const { handover } = kernel;
+  if (keeper === undefined || handover === undefined) return;
+  const program = [...clientProgram(), ...goOnArguments('--after-death', launch, mountpoint)];
+  const negotiated = packNegotiated(handover.negotiated());
+  const tell = (): void => keeper.tell(program, { client: client.handover.orphan(), negotiated });
+  parts.usable.listener = tell;
+  tell();
+}
+
+/** Only with NOTIFY_RESEND the calls that a dead process has read can go on. Without it they would wait for ever. */
+function startKeeper(kernel: FuseMount, mountpoint: string, { deathsMax }: MountOptions): Keeper | undefined {
+  const { handover } = kernel;
+  if (handover?.canAskAgain() !== true) return undefined;
+  return Keeper.start(mountpoint, deathsMax, handover.descriptor);
 }
 
 async function startKernelMount(

@@ -15,7 +15,7 @@ import { CliError, describeFailure } from './failure.js';
 import { formatBytes } from './format.js';
 import { handOver, type Serving, type Successor } from './hand_over.js';
 import { announceSuccessor } from './service_manager.js';
-import { takeoverArguments } from './takeover_request.js';
+import { goOnArguments } from './takeover_request.js';
 import { unmountWhenFree } from './unmount_when_free.js';
 
 const log = logger('cli:mount');
@@ -167,5 +167,9 @@ function successorOf(
 ): Successor {
   const asked = { ...launch, options: options ?? launch.options };
   const [command = process.execPath, ...args] = program;
-  return { program: command, args: [...args, ...takeoverArguments(asked, mountpoint)], patienceMs };
+  return {
+    program: command,
+    args: [...args, ...goOnArguments('--take-over', asked, mountpoint)],
+    patienceMs,
+  };
 }

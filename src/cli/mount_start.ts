@@ -37,15 +37,21 @@ export async function mount(
   await runMount(source, mountpoint, options, { source: textOf(source), options: optionText, level });
 }
 
-/** This process was started to take the mount over (hand_over.ts). */
-export async function takeOver(
+/**
+ * This process serves a mount that is there: it takes it over from the process that has started it (hand_over.ts), or was started
+ * by the keeper of a client that has died (keeper.ts).
+ */
+export async function goOn(
+  how: 'take over' | 'after death',
   source: Source,
   mountpoint: string,
   words: string,
   level: Level,
 ): Promise<void> {
-  const { takeMountOver } = await import('./mount_run.js');
-  await takeMountOver(source, mountpoint, { source: textOf(source), options: words, level });
+  const launch = { source: textOf(source), options: words, level };
+  const { goOnAfterDeath, takeMountOver } = await import('./mount_run.js');
+  if (how === 'take over') await takeMountOver(source, mountpoint, launch);
+  else await goOnAfterDeath(source, mountpoint, launch);
 }
 
 /** @throws BackgroundFailure */

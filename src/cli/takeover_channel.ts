@@ -27,6 +27,8 @@ const log = logger('cli:takeover');
 /** Descriptors of the new process. */
 export const CHANNEL_FD = 3;
 export const FUSE_FD = 4;
+/** The socket of the mount's keeper, if there is one. */
+export const KEPT_FD = 5;
 
 export type TakeoverWord =
   | {
@@ -36,7 +38,12 @@ export type TakeoverWord =
       readonly stateVersions: readonly number[];
     }
   /** logPath: where the output of both goes, if it is a file of this mount. */
-  | { readonly word: 'state'; readonly stateVersion: number; readonly logPath?: string | undefined }
+  | {
+      readonly word: 'state';
+      readonly stateVersion: number;
+      readonly logPath?: string | undefined;
+      readonly hasKeeper?: boolean | undefined;
+    }
   | { readonly word: 'ready' }
   | { readonly word: 'go' }
   | { readonly word: 'inCharge' }

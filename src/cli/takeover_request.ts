@@ -25,16 +25,17 @@ export interface TakeoverWish {
 }
 
 /**
- * The words behind the program's own. Frozen: a process of any version starts one of any other with them. A version that cannot
- * take a mount over refuses --take-over.
+ * The words behind the program's own, of a process that serves a mount which is there. Frozen: a process of any version starts one of
+ * any other with them. A version that does not know --take-over or --after-death refuses it.
  */
-export function takeoverArguments(
+export function goOnArguments(
+  how: '--take-over' | '--after-death',
   { source, options, level }: { readonly source: string; readonly options: string; readonly level: Level },
   mountpoint: string,
 ): string[] {
   const words = options.split(',').filter((word) => word !== '' && word !== 'takeover');
   const given = words.length > 0 ? ['-o', words.join(',')] : [];
-  return ['mount', '--take-over', '--log-level', level, ...given, source, mountpoint];
+  return ['mount', how, '--log-level', level, ...given, source, mountpoint];
 }
 
 /** @throws CliError, FsError: the mount stays as it is. */

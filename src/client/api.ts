@@ -218,8 +218,20 @@ export interface FsClient {
   checked(): readonly Checked[];
 }
 
+/** Who a client was whose process has died. */
+export type OrphanedClient = Pick<ClientStateMessage, 'uuid' | 'secret' | 'connCount' | 'firstFh'>;
+
+/** Whom a client goes on as. */
+export type Predecessor =
+  /** Another process has handed it over, with all that it had. */
+  | { readonly kind: 'handed over'; readonly state: ClientStateMessage }
+  /** Its process has died. The servers end its session, and begin a new one. */
+  | { readonly kind: 'dead'; readonly client: OrphanedClient };
+
 /** Handing the client over to another process. */
 export interface ClientHandover {
+  /** What a client needs that comes after the death of this one. It changes with each connection. */
+  orphan(): OrphanedClient;
   /**
    * Brings everything to the server. From then on calls wait at the gate.
    * @param patience its abort ends the attempt. After a failure the caller calls stay().
@@ -228,8 +240,8 @@ export interface ClientHandover {
   leave(patience: AbortSignal): Promise<void>;
   /** To be called after leave(): hangs up, and says what the next process needs. @throws FsError EAGAIN. */
   state(): ClientStateMessage;
-  /** No other process goes on as this client, or it has ended: this one goes on. At any time. */
-  stay(): void;
+  /** No other process goes on as this client, or it has ended: this one goes on. @param hasWorked it may have changed something. */
+  stay(hasWorked: boolean): void;
 }
 
 /**
@@ -343,6 +355,8 @@ export interface ClientOptions {
   /** How long an unmount with something to lose waits for a server that does nothing; undefined: without limit. */
   readonly leavePatienceMs?: number | undefined;
   readonly kernel: KernelCache;
+  /** The target may be used, again or for the first time. */
+  readonly onUsable?: (() => void) | undefined;
   /** Called for each state change, for logs and the demo's live view. With a kind: what the user must learn. */
   readonly onState?: ((text: string, kind?: NoticeKind) => void) | undefined;
 }

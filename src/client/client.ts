@@ -9,8 +9,7 @@ import type { Checked } from '../base/assert.js';
 import { FsError } from '../base/errno.js';
 import type { Fid } from '../base/ids.js';
 import type { Runtime } from '../runtime/ports.js';
-import type { ClientStateMessage } from '../wire/mount_state.js';
-import type { ClientOptions, ClientStatus, FsClient } from './api.js';
+import type { ClientOptions, ClientStatus, FsClient, Predecessor } from './api.js';
 import { ClientContext } from './cache/context.js';
 import { DataLocks } from './io/io_lock.js';
 import { Reader } from './io/readahead.js';
@@ -29,18 +28,18 @@ import { NameOperations } from './operations/names.js';
 import { OpenOperations } from './operations/opens.js';
 import { OwnNames } from './operations/own_names.js';
 import { RemoteNamespace } from './operations/remote_namespace.js';
-import { type ClientIdentity, identityOf, newIdentity } from './session/identity.js';
+import { type ClientIdentity, identityAfter, newIdentity } from './session/identity.js';
 
 /**
  * Once a server has answered, waits without limit, even if the server then goes away: that is an upgrade, or a recovery.
- * @param from what another process has handed over: this one goes on as the same client.
+ * @param from this process goes on as a client that another one was.
  * @throws FsError ETIMEDOUT when no server answered within options.connectTimeoutMs; EPROTO, ENODEV when one refused;
  *   the reason of options.signal.
  */
 export async function startClient(
   runtime: Runtime,
   options: ClientOptions,
-  from?: ClientStateMessage,
+  from?: Predecessor,
 ): Promise<FsClient> {
   const client = new Client(runtime, options, from);
   await client.connect();
@@ -63,9 +62,9 @@ class Client {
   readonly #handover: Handover;
   #unmounting: Promise<void> | undefined;
 
-  constructor(runtime: Runtime, options: ClientOptions, from?: ClientStateMessage) {
+  constructor(runtime: Runtime, options: ClientOptions, from?: Predecessor) {
     this.#options = options;
-    this.#identity = from === undefined ? newIdentity(runtime.rng) : identityOf(from);
+    this.#identity = from === undefined ? newIdentity(runtime.rng) : identityAfter(from);
     this.#context = new ClientContext(runtime, options);
     this.#writeBack = new WriteBack(this.#context);
     this.#locks = new DataLocks(this.#context);
@@ -87,10 +86,12 @@ class Client {
       this.#first,
     );
     const { target, connection, drain } = this.#member;
-    if (from !== undefined) {
-      takeOver(this.#context, target, from);
-      this.#appLocks.takeOver(target, from.waiting);
-      this.#held.takeOver(from.held);
+    if (from?.kind === 'handed over') {
+      takeOver(this.#context, target, from.state);
+      this.#appLocks.takeOver(target, from.state.waiting);
+      this.#held.takeOver(from.state.held);
+    } else if (from?.kind === 'dead') {
+      this.#context.handles.after(from.client.firstFh);
     }
     const { identity, held, context } = {
       identity: this.#identity,

@@ -219,6 +219,8 @@ export interface LockClientApi extends Checked {
    * them.
    */
   cancelAll(): Promise<readonly LockHandle[]>;
+  /** Ends a cancelAll() under way, which returns nothing then. What it has released goes back by CANCEL. */
+  cancelNoMore(): void;
   /** Gives a lock back as if it were called back; nothing happens if it goes back already. */
   handBack(lock: CachedLock): void;
   /** Gives back all locks on an inode that is gone. release() is not called: they protect nothing any more. */

@@ -317,9 +317,15 @@ export class LockClient implements LockClientApi {
         if (unused !== undefined) await unused;
       }
     }
-    if (this.#drained !== drained) return []; // the locks were forgotten meanwhile
+    if (this.#drained !== drained) return []; // the locks were forgotten meanwhile, or stay
     this.#drained = undefined;
     return drained;
+  }
+
+  cancelNoMore(): void {
+    const drained = this.#drained;
+    this.#drained = undefined;
+    for (const handle of drained ?? []) this.#sendBack(handle);
   }
 
   async forgetAll(): Promise<void> {

@@ -100,6 +100,8 @@ export const ClientState = message('ClientState', {
   unreported: req(18, list(nested(UnreportedFailure), MANY)),
   granted: req(19, list(nested(GrantedAppLock), MANY)),
   waiting: req(20, list(nested(WaitingAppLock), MANY)),
+  /** Handles below this are of a process that has died. */
+  firstFh: req(22, fh),
   /** Inodes without a name that the client holds for its kernel. */
   held: req(21, list(fid, MANY)),
 });

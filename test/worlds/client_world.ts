@@ -10,6 +10,7 @@ import type {
   ClientOptions,
   FsClient,
   KernelCache,
+  Predecessor,
 } from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
 import type { Connection, Runtime, Transport } from '../../src/runtime/ports.js';
@@ -251,10 +252,10 @@ export class ClientWorld {
     await this.start({ softwareVersion });
   }
 
-  async client(name: string, options: Partial<ClientOptions> = {}): Promise<TestClient> {
+  async client(name: string, options: Partial<ClientOptions> = {}, from?: Predecessor): Promise<TestClient> {
     const kernel = new RecordingKernel();
     const connections = new Connections();
-    const fs = await startClient(this.#runtime(connections), {
+    const all = {
       addresses: [{ host: 'memory', port: 1 }],
       name,
       softwareVersion: '1.0.0',
@@ -262,10 +263,17 @@ export class ClientWorld {
       connectTimeoutMs: 5000,
       kernel,
       ...options,
-    });
+    };
+    const fs = await startClient(this.#runtime(connections), all, from);
     const client = new TestClient(this, fs, kernel, connections);
     this.#clients.add(client);
     return client;
+  }
+
+  /** Another process that goes on as the client. The first one must not be unmounted: for its servers it is the same. */
+  async successor(before: TestClient, from: Predecessor, softwareVersion = '2.0.0'): Promise<TestClient> {
+    this.forget(before);
+    return this.client('successor', { softwareVersion }, from);
   }
 
   forget(client: TestClient): void {

@@ -26,10 +26,11 @@ export function installAs(identity: string, target: string, root: string = packa
   // Copies files: through a link, Node would find the package.json of the original.
   cpSync(join(root, 'dist', 'bin'), join(target, 'dist', 'bin'), { recursive: true });
   writeFileSync(join(target, BUILD_FILE), `${JSON.stringify({ digest })}\n`);
-  const addon = join('native', 'build', 'Release', 'holdfast_native.node');
-  if (existsSync(join(root, addon))) {
-    mkdirSync(join(target, 'native', 'build', 'Release'), { recursive: true });
-    copyFileSync(join(root, addon), join(target, addon));
+  const release = join('native', 'build', 'Release');
+  mkdirSync(join(target, release), { recursive: true });
+  for (const name of ['holdfast_native.node', 'holdfast_keeper']) {
+    const from = join(root, release, name);
+    if (existsSync(from)) copyFileSync(from, join(target, release, name));
   }
   symlinkSync(join(root, 'node_modules'), join(target, 'node_modules'));
   return join(target, 'dist', 'bin', 'main.js');

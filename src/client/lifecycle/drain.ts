@@ -44,8 +44,10 @@ export class Drain {
   /** The drain under way, for the instance in #serving. When another one serves, it is void and ends at its next step. */
   #running: Promise<void> | undefined;
   #serving: Lifetime | undefined;
-  /** The drain under way is for another process. */
-  #isLeaving = false;
+  /** Set while another process is to go on as this client: the attempt. */
+  #leaving: object | undefined;
+  /** Ends when the last drain for another process has, which may be some time after it was given up. */
+  #left: Promise<void> = Promise.resolve();
   /** The server has called the active lock back meanwhile. */
   #shutdownWaits = false;
 
@@ -64,10 +66,11 @@ export class Drain {
   /** The server called the active lock back. It says so again after a reconnect: one drain is enough. */
   start(): void {
     const { serving } = this.#target;
-    if (this.#running !== undefined && this.#serving === serving) {
-      this.#shutdownWaits = this.#isLeaving;
+    if (this.#leaving !== undefined) {
+      this.#shutdownWaits = true;
       return;
     }
+    if (this.#running !== undefined && this.#serving === serving) return;
     this.#serving = serving;
     const running = this.#run(serving)
       .catch((error: unknown) => {
@@ -83,6 +86,7 @@ export class Drain {
   /** Resolves when no drain is under way. */
   async ended(): Promise<void> {
     await this.#running;
+    await this.#left;
   }
 
   async #run(serving: Lifetime): Promise<void> {
@@ -90,6 +94,7 @@ export class Drain {
     this.#context.options.onState?.('draining for a controlled shutdown');
     const stopProgress = this.#reportProgress();
     try {
+      await serving.wait(this.#left);
       await this.#ahead(serving);
       const handles = await this.#empty(serving);
       target.gate.setDrain('drained');
@@ -114,10 +119,10 @@ export class Drain {
   async leave(patience: AbortSignal): Promise<void> {
     const { serving, gate } = this.#target;
     if (!gate.isOpen) throw new FsError('EAGAIN', 'the server is away, or is shutting down: try again later');
-    this.#isLeaving = true;
-    this.#serving = serving;
-    const leaving = this.#leave(serving, patience);
-    this.#running = leaving.catch((error: unknown) => log('leaving: %s', error));
+    const attempt = {};
+    this.#leaving = attempt;
+    const leaving = this.#leave(this.#left, serving, attempt);
+    this.#left = leaving.catch((error: unknown) => log('leaving: %s', error));
     const late = new Deferred<never>();
     const unlisten = onAbort(patience, () => late.reject(patience.reason));
     try {
@@ -127,12 +132,16 @@ export class Drain {
     }
   }
 
-  async #leave(serving: Lifetime, patience: AbortSignal): Promise<void> {
+  async #leave(before: Promise<void>, serving: Lifetime, attempt: object): Promise<void> {
     const { gate, outgoing, replays } = this.#target;
+    const check = (): void => {
+      if (this.#leaving !== attempt) throw new FsError('ECANCELED', 'this process stays');
+    };
+    await serving.wait(before);
     await this.#ahead(serving);
-    patience.throwIfAborted();
+    check();
     const handles = await this.#empty(serving);
-    patience.throwIfAborted();
+    check();
     gate.setDrain('drained');
     outgoing.cancel(handles);
     await serving.wait(outgoing.idle('closing'));
@@ -142,9 +151,9 @@ export class Drain {
 
   /** Nobody else goes on as this client. A shutdown that was asked for meanwhile begins now. */
   stay(): void {
-    if (!this.#isLeaving) return;
-    this.#isLeaving = false;
-    this.#running = undefined;
+    if (this.#leaving === undefined) return;
+    this.#leaving = undefined;
+    this.#target.locks.cancelNoMore();
     this.#target.gate.setDrain('no');
     if (this.#shutdownWaits) this.start();
     this.#shutdownWaits = false;

@@ -11,6 +11,7 @@
 import type { Xid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { ClientStateMessage } from '../../wire/mount_state.js';
+import type { OrphanedClient } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import type { ClientIdentity } from '../session/identity.js';
 import { ACROSS_SESSIONS, type TargetSession } from '../session/target_session.js';
@@ -51,6 +52,12 @@ export class Handover {
     await this.#parts.drain.leave(patience);
   }
 
+  orphan(): OrphanedClient {
+    const { context, connection, identity } = this.#parts;
+    const { uuid, secret } = identity;
+    return { uuid, secret, connCount: connection.connCount, firstFh: context.handles.firstFh };
+  }
+
   /** The session as it is now. Hangs up: another process may connect. */
   state(): ClientStateMessage {
     const { context, target, connection, identity, held } = this.#parts;
@@ -80,15 +87,22 @@ export class Handover {
     };
   }
 
-  /** This process goes on. */
-  stay(): void {
+  /** This process goes on. @param hasWorked the other one may have changed something. */
+  stay(hasWorked: boolean): void {
     const { target, connection, drain } = this.#parts;
     if (this.#hasLeft) {
       this.#hasLeft = false;
       target.requester.skipXids(XIDS_SKIPPED);
+      if (hasWorked) {
+        // The other process may have used them up.
+        target.fids.clear();
+        target.grantBytes = 0;
+        target.changes.newInstance();
+      }
       connection.takeBack(CONNECTIONS_SKIPPED);
       for (const lock of target.appLocks.waiting()) {
         target.outgoing.whenOpen(() => {
+          if (!target.appLocks.askAgain(lock)) return;
           target.outgoing.cancel([lock.handle]);
           enqueueAgain(target, lock).catch((error: unknown) => log('a lock that waits: %s', error));
         });

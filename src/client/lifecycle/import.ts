@@ -308,6 +308,7 @@ export class Import {
     target.gate.setConnected(true);
     this.#noteBack();
     target.outgoing.sendEnds();
+    this.#context.options.onUsable?.();
     if (this.#wasReady) return;
     this.#wasReady = true;
     this.#events.usable();

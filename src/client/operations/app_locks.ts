@@ -175,7 +175,7 @@ export class LockOperations {
 
   /** A CAST came: the target has granted a waiting lock, or never will. */
   cast(target: TargetSession, handle: LockHandle, errno: number | undefined): void {
-    const lock = target.appLocks.stopWaiting(handle);
+    const lock = target.appLocks.cast(handle);
     if (lock === undefined) {
       log('CAST for a lock that does not wait any more: %d', handle);
       return;

@@ -42,6 +42,8 @@ export interface WaitingLock {
   handle: LockHandle;
   sequence: number;
   readonly fh: Fh;
+  /** It was taken back and is asked for anew: a CAST for its handle is void. */
+  isAskedAgain?: boolean | undefined;
   granted(): void;
   failed(error: FsError): void;
 }
@@ -111,7 +113,20 @@ export class AppLocks {
   }
 
   wait(lock: WaitingLock): void {
+    lock.isAskedAgain = undefined;
     this.#waiting.set(lock.handle, lock);
+  }
+
+  /** The caller is about to take the lock's place back and to ask anew. @returns false if the lock does not wait any more. */
+  askAgain(lock: WaitingLock): boolean {
+    if (this.#waiting.get(lock.handle) !== lock) return false;
+    lock.isAskedAgain = true;
+    return true;
+  }
+
+  /** A CAST came. @returns the lock that waited under this handle until now. */
+  cast(handle: LockHandle): WaitingLock | undefined {
+    return this.#waiting.get(handle)?.isAskedAgain === true ? undefined : this.stopWaiting(handle);
   }
 
   /** @returns the lock that waited under this handle until now. */

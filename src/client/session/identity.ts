@@ -2,7 +2,7 @@
 
 import type { ClientUuid, Xid } from '../../base/ids.js';
 import type { Rng } from '../../runtime/ports.js';
-import type { ClientStateMessage } from '../../wire/mount_state.js';
+import type { Predecessor } from '../api.js';
 
 export interface ClientIdentity {
   readonly uuid: ClientUuid;
@@ -15,10 +15,18 @@ export interface ClientIdentity {
   readonly instance: number | undefined;
 }
 
+/** More connections than a client tries to make between two that succeed. */
+const TRIED_MAX = 10_000_000;
+
 /** Of a client that another process was until now. */
-export function identityOf(state: ClientStateMessage): ClientIdentity {
-  const { uuid, secret, connCount, nextXid, instance } = state;
-  return { uuid, secret, connCount, nextXid, instance };
+export function identityAfter(predecessor: Predecessor): ClientIdentity {
+  if (predecessor.kind === 'handed over') {
+    const { uuid, secret, connCount, nextXid, instance } = predecessor.state;
+    return { uuid, secret, connCount, nextXid, instance };
+  }
+  // The server ends the session of a client that says it has none, and begins a new one.
+  const { uuid, secret, connCount } = predecessor.client;
+  return { uuid, secret, connCount: connCount + TRIED_MAX, nextXid: 1 as Xid, instance: undefined };
 }
 
 export function newIdentity(rng: Rng): ClientIdentity {

@@ -558,3 +558,50 @@ test('a directory in memory, from MKDIR to the last FORGET', () => {
   );
   assert.equal(handlers.nodes.size, 1);
 });
+
+test('requests that wait keep their bytes from when the mount may be handed over, and begin anew elsewhere', async () => {
+  const waiting: { request: RequestContext; done: (entry: EntryOut) => void }[] = [];
+  const handlers = someHandlers({
+    lookup: (request) =>
+      new Promise((resolve) => {
+        waiting.push({ request, done: resolve });
+      }),
+  });
+  const side = kernelSide(handlers);
+  const patience = new AbortController().signal;
+  side.batch(request({ opcode: OPCODE.LOOKUP, unique: 2n }, 'before'));
+  const kept = side.dispatcher.keepRequests(patience);
+  const later = request({ opcode: OPCODE.LOOKUP, unique: 4n, uid: 7 }, 'later');
+  side.batch(later);
+  // The one from before has to be answered first.
+  waiting[0]?.done(ENTRY);
+  await kept;
+  const idle = side.dispatcher.idle(patience);
+  waiting[1]?.request.parked?.(true);
+  await idle;
+  const handed = side.dispatcher.requestsToHandOver();
+  assert.deepEqual(
+    handed.map((bytes) => Buffer.from(bytes)),
+    [later],
+  );
+
+  const next = kernelSide(handlers);
+  assert.ok(side.dispatcher.negotiated === undefined);
+  for (const bytes of handed) next.batch(Buffer.from(bytes));
+  assert.deepEqual([waiting[2]?.request.uid, next.dispatcher.pendingCount], [7, 1]);
+  // This process goes on after all: its own request is still there.
+  side.dispatcher.keepNoRequests();
+  waiting[1]?.request.parked?.(false);
+  waiting[1]?.done(ENTRY);
+  await side.dispatcher.drainPending();
+  assert.equal(side.dispatcher.pendingCount, 0);
+});
+
+test('the wait for requests to become idle ends with the patience', async () => {
+  const side = kernelSide(someHandlers({ lookup: () => new Promise(() => undefined) }));
+  side.batch(request({ opcode: OPCODE.LOOKUP, unique: 2n }, 'for ever'));
+  const patience = new AbortController();
+  const kept = side.dispatcher.keepRequests(patience.signal);
+  patience.abort(new FsError('ETIMEDOUT'));
+  await assert.rejects(kept, { code: 'ETIMEDOUT' });
+});

@@ -123,6 +123,7 @@ const FUNCTIONS: {
   lockRange: [fd, ['text', 'shared'], number('uint53'), number('uint53'), ['boolean', false]],
   map: [fd, number('uint53', 4096)],
   setDumpable: [['boolean', true]],
+  closeOnExec: [fd],
   limitCertificates: [number('uint32', 102_400)],
 };
 

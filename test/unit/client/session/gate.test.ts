@@ -36,6 +36,20 @@ test('parked operations pass in the order in which they came', async () => {
   assert.deepEqual([order, gate.inside, gate.parked], [[0, 1, 2, 3, 4], 5, 0]);
 });
 
+test('an operation hears that it parks, and that it goes on', async () => {
+  const gate = openGate();
+  const heard: boolean[] = [];
+  const caller = { ...passenger(), parked: (isParked: boolean) => void heard.push(isParked) };
+  gate.enter(caller);
+  assert.deepEqual(heard, [], 'one that passes at once hears nothing');
+  gate.setDrain('draining');
+  const parked = gate.enter(caller);
+  assert.deepEqual(heard, [true]);
+  gate.setDrain('no');
+  await parked;
+  assert.deepEqual(heard, [true, false]);
+});
+
 test('an interrupted operation leaves the queue with EINTR, at once', async () => {
   const gate = new Gate({ nowMs: () => 0 });
   const caller = passenger();

@@ -10,6 +10,7 @@ import {
   patienceMs,
   retryMs,
   step,
+  TAKEN_OVER,
 } from '../../../../src/client/session/import_state.js';
 import { storiesOf } from '../../../fixtures/script.js';
 
@@ -27,6 +28,7 @@ const MIDDLE = [
   'drained',
   'evictedNotice',
   'dropped',
+  'suspend',
 ] as const;
 const EVENT_TYPES: ReadonlySet<string> = new Set<ImportEvent['type']>(['start', ...MIDDLE, 'stop']);
 
@@ -107,6 +109,34 @@ const STORIES = storiesOf('test/unit/client/session/scripts/import_state.txt', (
   };
 });
 for (const { title, run: told } of STORIES) test(title, told);
+
+test('import: a client that another process takes over hangs up, and goes on only if it is told to', () => {
+  const left = run(...FULL, { type: 'suspend' });
+  assert.deepEqual(
+    [stateText(left.state), left.effects],
+    ['DISCON epoch 1, standing full', ['closeGate', 'hangUp']],
+  );
+  assert.deepEqual(step(left.state, lost(1)).effects, [], 'it does not connect again by itself');
+  const back = step(step(left.state, retry(1)).state, connected(2, 'resumed'));
+  assert.deepEqual(
+    [back.state.name, back.effects.map((effect) => effect.do)],
+    ['FULL', ['resume', 'openGate']],
+  );
+  // Only from FULL: there is something to hand over, and nothing is under way.
+  assert.equal(run(start, { type: 'suspend' }).state.name, 'CONNECTING');
+});
+
+test('import: the process that takes a client over resumes its session', () => {
+  const begun = step(TAKEN_OVER, start);
+  assert.deepEqual(stateText(begun.state), 'CONNECTING epoch 1, standing full');
+  const there = step(begun.state, connected(1, 'resumed'));
+  assert.deepEqual(
+    [there.state.name, there.effects.map((effect) => effect.do)],
+    ['FULL', ['resume', 'openGate']],
+  );
+  // Another instance serves by then.
+  assert.equal(step(begun.state, connected(1, 'recover')).state.name, 'REPLAY');
+});
 
 test('import: a retry comes soon at first, then a tenth later each time, and never later than the limit', () => {
   const waits = Array.from({ length: 60 }, (_, attempt) => retryMs(attempt));
