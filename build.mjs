@@ -1,5 +1,5 @@
 /**
- * npm run build: compiles, bundles the programs (bundle.mjs), and writes down what this build is.
+ * npm run build: compiles, bundles the programs (bundle.mjs), writes down what this build is, and writes man pages and completions.
  *
  * dist/build.json holds the digest of the sources that were compiled: SHA-256 over the path and the bytes of each file of
  * the product, in the order of their paths. The same sources have the same digest on every machine, and the version of the
@@ -8,7 +8,7 @@
 
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -47,6 +47,28 @@ async function build() {
   const { bundle } = await import('./bundle.mjs');
   await bundle(HERE);
   writeFileSync(join(HERE, 'dist', 'build.json'), `${JSON.stringify({ digest })}\n`);
+  writePages(HERE);
+}
+
+/** What the program says about its own commands, as files that `holdfast install` puts in their places. */
+const PAGES = [
+  ['man/man8/holdfast.8', 'man-page', 'holdfast'],
+  ['man/man8/mount.holdfast.8', 'man-page', 'mount.holdfast'],
+  ['completion/holdfast', 'completion', 'bash'],
+  ['completion/_holdfast', 'completion', 'zsh'],
+];
+
+/** Runs the built program of the tree `root`, and writes dist/share of it. @param node that runs it. */
+export function writePages(root, node = process.execPath) {
+  for (const [path, ...args] of PAGES) {
+    const { status, stdout } = spawnSync(node, [join(root, 'dist', 'bin', 'main.js'), ...args], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    if (status !== 0) throw new Error(`cannot write dist/share/${path}`);
+    const file = join(root, 'dist', 'share', path);
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, stdout);
+  }
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await build();

@@ -20,10 +20,10 @@ import { build } from 'esbuild';
 
 /** Files of src/cli; in dist/bin they lie in the same places to each other, because they find each other by path. */
 const PROGRAMS = ['main', 'mount_holdfast', 'umount_holdfast', 'demo/worker'];
-const COMMANDS = ['serve_run', 'mount_run', 'mkfs_run', 'grow_run', 'fsck_run', 'demo/run'];
+const COMMANDS = ['serve_run', 'mount_run', 'mkfs_run', 'grow_run', 'fsck_run', 'pages_run', 'demo/run'];
 
 /** Packages with native code or files of data, which they find beside their own code, and one that only --metrics loads. */
-const EXTERNAL_PACKAGES = ['fuse-native', 'lmdb', 'msgpackr-extract', 'prom-client'];
+export const EXTERNAL_PACKAGES = ['fuse-native', 'lmdb', 'msgpackr-extract', 'prom-client'];
 
 /** An ES module knows its address; the same code in CommonJS is told it. */
 const MODULE_ADDRESS = 'holdfastModuleAddress';

@@ -4,6 +4,7 @@ import { MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID, MS_RDONLY } 
 import { FsError } from '../src/base/errno.js';
 import { INTR_GRACE_MS } from '../src/fuse/dispatcher.js';
 import type { CertificateFiles } from '../src/runtime/ports.js';
+import { OWN_OPTIONS } from './option_list.js';
 import type { IntrMode } from './signals.js';
 
 /** As the user says it: -o key=FILE; -o tls,cert=FILE,key=FILE,ca=FILE; -o tls=off; or nothing. */
@@ -82,26 +83,7 @@ export function isForOthers(key: string): boolean {
   return WITHOUT_EFFECT.has(key) || key === 'comment' || /^x-/i.test(key);
 }
 
-const KNOWN = [
-  'cache=SIZE',
-  'intr=fatal|all',
-  'intr_grace=SECONDS',
-  'retry',
-  'umount_timeout=SECONDS',
-  'driver=native|fuse-native',
-  'allow_other',
-  'noallow_other',
-  'name=NAME',
-  'key=FILE',
-  'cert=FILE',
-  'ca=FILE',
-  'tls[=on|off]',
-  'sync',
-  'sync-metadata',
-  'takeover',
-  'deaths=NUMBER',
-  ...Object.keys(FLAG_WORDS),
-];
+const KNOWN = [...OWN_OPTIONS.map(({ word }) => word), ...Object.keys(FLAG_WORDS)];
 
 function unknownOption(key: string): string {
   const words = [...KNOWN.map((word) => word.replace(/\[?=.*/, '')), ...WITHOUT_EFFECT];

@@ -119,11 +119,7 @@ export function needDevices(command: Command, metaHelp = 'metadata device'): Com
 }
 
 export function logLevelOption(): Option {
-  return new Option('--log-level <level>', `least important lines that are logged: ${LEVELS.join(', ')}`)
-    .argParser((text: string): Level => {
-      const level = LEVELS.find((one) => one === text);
-      if (level === undefined) throw new InvalidArgumentError(`Give one of ${LEVELS.join(', ')}.`);
-      return level;
-    })
-    .default('info');
+  return new Option('--log-level <level>', 'least important lines that are logged')
+    .choices(LEVELS)
+    .default('info' satisfies Level);
 }

@@ -8,6 +8,7 @@
 
 import { Command, CommanderError } from 'commander';
 import { registerAccess } from './access.js';
+import { registerCompletion } from './completion.js';
 import { keepSecretsOutOfCores } from './core_files.js';
 import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
@@ -47,6 +48,7 @@ function buildProgram(): Command {
     registerFsck,
     registerGrow,
     registerInstall,
+    registerCompletion,
     registerDemo,
   ]) {
     register(program);

@@ -5,10 +5,11 @@
  * OPTIONS are those of `holdfast mount -o`, or remount and flags (ro, nosuid, ...).
  */
 
-import { Command, CommanderError } from 'commander';
+import { CommanderError } from 'commander';
 import { parseSource, type Source } from './common.js';
 import { keepSecretsOutOfCores } from './core_files.js';
 import { CliError, describeFailure, exitWith } from './failure.js';
+import { mountHelperCommand } from './helper_commands.js';
 
 /** The parser throws an error of commander, which prints only those of its own parsing: makes it one that we print. */
 function sourceOf(text: string): Source {
@@ -20,18 +21,7 @@ function sourceOf(text: string): Source {
 }
 
 async function run(argv: readonly string[]): Promise<number> {
-  const command = new Command('mount.holdfast')
-    .argument('<source>', 'LABEL, unix:/PATH, or [LABEL@]HOST:PORT[,HOST:PORT...]')
-    .argument('<mountpoint>')
-    .option('-s', 'accepted, without effect')
-    .option('-f', 'fake: check the arguments only')
-    .option('-n', 'accepted, without effect')
-    .option('-v', 'accepted, without effect')
-    .option('-t <type>', 'accepted, without effect')
-    .option('-N <namespace>', 'accepted, without effect: mount(8) has entered it')
-    .option('-o <options>', 'mount options', '')
-    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'mount.holdfast: ')) })
-    .exitOverride();
+  const command = mountHelperCommand();
   try {
     command.parse([...argv]);
     const [source = '', mountpoint = ''] = command.args;

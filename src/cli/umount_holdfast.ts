@@ -6,9 +6,10 @@
  * -f gives up data that cannot be written, -l detaches now, -r makes a mount that is in use read-only instead.
  */
 
-import { Command, CommanderError } from 'commander';
+import { CommanderError } from 'commander';
 import { FsError } from '../base/errno.js';
 import { describeFailure, exitWith } from './failure.js';
+import { umountHelperCommand } from './helper_commands.js';
 import { remount } from './remount.js';
 
 interface Options {
@@ -18,19 +19,7 @@ interface Options {
 }
 
 async function run(argv: readonly string[]): Promise<number> {
-  const command = new Command('umount.fuse.holdfast')
-    .argument('<mountpoint>')
-    .option('-f', 'force: data that cannot be written is lost')
-    .option('-l', 'lazy: detach now, write when the last file is closed')
-    .option('-r', 'make it read-only if it is in use')
-    .option('-n', 'accepted, without effect')
-    .option('-v', 'accepted, without effect')
-    .option('-t <type>', 'accepted, without effect')
-    .option('-N <namespace>', 'accepted, without effect: umount(8) has entered it')
-    .configureOutput({
-      outputError: (text, write) => write(text.replace(/^error: /, 'umount.fuse.holdfast: ')),
-    })
-    .exitOverride();
+  const command = umountHelperCommand();
   try {
     command.parse([...argv]);
     const [mountpoint = ''] = command.args;
