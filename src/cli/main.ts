@@ -24,6 +24,7 @@ import { registerShutdown } from './shutdown.js';
 import { registerStatus } from './status.js';
 import { registerTakeover } from './takeover.js';
 import { registerUmount } from './umount.js';
+import { registerUse } from './use.js';
 
 function buildProgram(): Command {
   const program = new Command('holdfast');
@@ -48,6 +49,7 @@ function buildProgram(): Command {
     registerFsck,
     registerGrow,
     registerInstall,
+    registerUse,
     registerCompletion,
     registerDemo,
   ]) {

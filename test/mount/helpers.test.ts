@@ -1,7 +1,7 @@
 /** mount(8) and umount(8) with our helpers, and what `holdfast install` does. */
 
 import assert from 'node:assert/strict';
-import { readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { packageRoot } from '../../native/binding.js';
@@ -44,10 +44,12 @@ test('install says what it does, changes nothing that is not ours, and takes awa
     readlinkSync(join(sbin, 'umount.fuse.holdfast')),
     join(packageRoot(), 'dist', 'bin', 'umount_holdfast.js'),
   );
+  const page = join(packageRoot(), 'dist', 'share', 'man', 'man8', 'holdfast.8');
+  assert.equal(readlinkSync(join(prefix, 'usr', 'local', 'share', 'man', 'man8', 'holdfast.8')), page);
   const again = await install();
   assert.equal(
     again.stdout.split('\n').filter((line) => line.endsWith(': is there already')).length,
-    7,
+    12,
     again.stdout,
   );
 
@@ -62,7 +64,16 @@ test('install says what it does, changes nothing that is not ours, and takes awa
   assert.deepEqual([refused.code, /mount\.holdfast exists and is not/.test(refused.stderr)], [1, true]);
   assert.deepEqual(readdirSync(sbin), ['mount.fuse.holdfast', 'mount.holdfast']);
 
+  // The operator's own changes stay.
+  const rotation = join(prefix, 'etc', 'logrotate.d', 'holdfast');
+  writeFileSync(rotation, '/var/log/holdfast-*.log { daily }');
+  rmSync(join(sbin, 'mount.holdfast'));
+  assert.match((await install()).stdout, /logrotate\.d\/holdfast: stays as it is/);
+  rmSync(join(sbin, 'mount.holdfast'));
+  writeFileSync(join(sbin, 'mount.holdfast'), 'another program');
+
   await install('--remove');
   assert.deepEqual(readdirSync(sbin), ['mount.holdfast']);
+  assert.equal(readFileSync(rotation, 'utf8'), '/var/log/holdfast-*.log { daily }');
   assert.deepEqual(readdirSync(join(prefix, 'etc', 'systemd', 'system')), []);
 });
