@@ -191,6 +191,9 @@ describe('packages', { skip }, () => {
     symlinkSync(join(tree, 'bin', 'mount.holdfast'), link);
     const helper = await run(link, ['-f', '127.0.0.1:1', '/mnt', '-o', 'retry'], { env: { PATH: path } });
     assert.deepEqual([helper.code, helper.stderr], [0, '']);
+    // The demo runs the program beside it: dist/src is in no package.
+    const demo = readFileSync(join(tree, 'dist', 'bin', 'demo', 'run.js'), 'utf8');
+    assert.doesNotMatch(demo, /packageRoot\(\), "dist", "src"/);
     // The addon, and every package that a bundle leaves outside.
     const load = `const load = require('node:module').createRequire(process.argv[1]);
       for (const name of ['lmdb', 'msgpackr-extract', 'prom-client']) load(name);

@@ -79,7 +79,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
     folder,
     view: startView(process.stdout, () => performance.now() - startedAt),
     options,
-    main: join(packageRoot(), 'dist', 'src', 'cli', 'main.js'),
+    main: join(packageRoot(), 'dist', 'bin', 'main.js'),
     devices: [join(folder, 'meta.img'), join(folder, 'data.img')],
     mounts: [],
     workers: [],
