@@ -3,7 +3,7 @@
  *
  *   bin/        Node, and programs of sh that run it: holdfast, mount.holdfast, umount.holdfast
  *   dist/       the bundled programs (bundle.mjs), build.json, man pages and completions
- *   native/     the addon, built
+ *   native/     the addon and the keeper, built
  *   node_modules/  packages with native code or of their own: only the files that are loaded, as the bundler finds them
  *   mount/      systemd's units, the resource agent, the file for logrotate
  *   docs/, licenses/, LICENSE, CHANGELOG.md, package.json
@@ -30,7 +30,8 @@ import { writePages } from '../build.mjs';
 import { EXTERNAL_PACKAGES } from '../bundle.mjs';
 import { PackageError } from './error.mjs';
 
-const ADDON = 'native/build/Release/holdfast_native.node';
+/** The addon, and the keeper, which is a program. */
+const NATIVE = ['native/build/Release/holdfast_native.node', 'native/build/Release/holdfast_keeper'];
 const DEBIAN_ARCHITECTURES = { x64: 'amd64', arm64: 'arm64' };
 const COPIED = [
   'dist/bin',
@@ -63,10 +64,12 @@ export function makeTree(root, tree, { version, node, license, epoch }) {
     mkdirSync(dirname(join(tree, path)), { recursive: true });
     cpSync(join(root, path), join(tree, path), { recursive: true });
   }
-  if (!existsSync(join(root, ADDON)))
-    throw new PackageError('the addon is not built: run "node native/build.mjs"');
-  mkdirSync(dirname(join(tree, ADDON)), { recursive: true });
-  copyFileSync(join(root, ADDON), join(tree, ADDON));
+  for (const path of NATIVE) {
+    if (!existsSync(join(root, path)))
+      throw new PackageError(`${path} is not built: run "node native/build.mjs"`);
+    mkdirSync(dirname(join(tree, path)), { recursive: true });
+    copyFileSync(join(root, path), join(tree, path));
+  }
   copyFileSync(node, join(tree, 'bin', 'node'));
   for (const [name, file] of Object.entries(PROGRAMS)) {
     writeFileSync(
@@ -203,9 +206,10 @@ function settle(folder, epoch) {
       const below = join(path, entry.name);
       if (entry.isDirectory()) walk(below);
       else if (entry.isFile()) {
-        const isProgram = dirname(below) === join(folder, 'bin') || below.includes('/mount/ocf/');
+        const isKeeper = below.endsWith('/holdfast_keeper');
+        const isProgram = dirname(below) === join(folder, 'bin') || below.includes('/mount/ocf/') || isKeeper;
         chmodSync(below, isProgram ? 0o755 : 0o644);
-        if (below.endsWith('.node') || below === join(folder, 'bin', 'node')) natives.push(below);
+        if (below.endsWith('.node') || below === join(folder, 'bin', 'node') || isKeeper) natives.push(below);
       }
       lutimesSync(below, epoch, epoch);
     }
