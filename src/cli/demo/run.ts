@@ -14,6 +14,7 @@ import { sleep } from '../../runtime/ports.js';
 import { parseAddress } from '../common.js';
 import { CliError } from '../failure.js';
 import { installedVersion } from '../installed.js';
+import type { TakenOver } from '../takeover_request.js';
 import { type Child, runCommand, startChild, startUntilLine } from './process.js';
 import type { RoleName } from './roles.js';
 import { tryStrangers } from './strangers.js';
@@ -122,6 +123,8 @@ async function play(stage: Stage): Promise<void> {
   await upgradeWithStandby(stage);
   await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await upgradeWithoutStandby(stage);
+  await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
+  await takeClientsOver(stage);
   await Promise.race([sleep(timers, stage.options.phase, stage.over.signal), workloadFailure(stage)]);
   await verify(stage);
 }
@@ -300,6 +303,21 @@ async function upgradeWithoutStandby(stage: Stage): Promise<void> {
   await settle(stage);
 }
 
+/** The newest version takes both mounts over from the oldest, which has mounted them, under the same processes. */
+async function takeClientsOver(stage: Stage): Promise<void> {
+  const tree = join(stage.folder, `holdfast-${stage.version}`);
+  stage.view.event(`upgrade 3: clients of version ${stage.version} take both mounts over`);
+  setPhase(stage, 'takeover of both clients');
+  for (const mountpoint of stage.mounts) {
+    const text = await runInStage(stage, 'takeover', ['takeover', mountpoint, '--with', tree, '--json']);
+    const { pid, version, silentMs } = JSON.parse(text) as TakenOver;
+    stage.view.event(
+      `process ${pid}, version ${version}, serves ${mountpoint}; it read nothing for ${silentMs.toFixed(0)} ms`,
+    );
+  }
+  await settle(stage);
+}
+
 /** Waits until the process is inside a call that waits for the filesystem; ending it earlier would show nothing. */
 async function untilBlocked(child: Child): Promise<void> {
   const { timers } = nodeRuntime();
@@ -425,7 +443,7 @@ function summarize(stage: Stage): void {
         ([phase, { call, ms, role }]) =>
           `longest     ${ms.toFixed(0).padStart(5)} ms  ${call} of ${role}, ${phase}`,
       ),
-    'verified    every byte written, every lock, every name; 2 upgrades; 1 blocked process ended by SIGINT',
+    'verified    every byte written, every lock, every name; 3 upgrades; 1 blocked process ended by SIGINT',
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
 }
