@@ -89,7 +89,8 @@ export class BenchServers {
     process.once('exit', this.#onExit);
   }
 
-  static async make(hostCount = 1): Promise<BenchServers> {
+  /** @param listenHost the address of all of them. */
+  static async make(hostCount = 1, listenHost = '127.0.0.1'): Promise<BenchServers> {
     const folder = mkdtempSync(join(tmpdir(), 'holdfast-bench-'));
     const files = makeDevices(folder, '', META_BYTES, DATA_BYTES);
     const hosts: Host[] = [];
@@ -99,7 +100,7 @@ export class BenchServers {
       for (let at = 0; at < hostCount; at++) {
         const [meta, data] = [await attachLoop(files.meta), await attachLoop(files.data)];
         loops.push(meta, data);
-        const address = { host: '127.0.0.1', port: await freePort() };
+        const address = { host: listenHost, port: await freePort() };
         hosts.push({
           name: `bench-${at}`,
           address,
@@ -114,10 +115,23 @@ export class BenchServers {
     return new BenchServers(folder, hosts, loops);
   }
 
+  get #env(): NodeJS.ProcessEnv {
+    return { ...process.env, HOLDFAST_RUNTIME_DIR: join(this.#folder, 'run'), HOLDFAST_FAULTS: '1' };
+  }
+
   host(at: number): Host {
     const host = this.hosts[at];
     if (host === undefined) throw new Error(`no host ${at}`);
     return host;
+  }
+
+  /** Makes a key for clients of other hosts, whose root is root on the files. @returns its file. */
+  async makeKey({ address }: Host): Promise<string> {
+    const path = join(this.#folder, 'clients.key');
+    const server = `${address.host}:${address.port}`;
+    const add = ['access', 'add', 'clients', '--server', server, '--no-root-squash', '--output', path];
+    await runOk(process.execPath, [main, ...add], { env: this.#env });
+    return path;
   }
 
   /** Under its own host name: signals reach the server, since every program before it execs the next. */
@@ -126,8 +140,7 @@ export class BenchServers {
     const listen = `${host.address.host}:${host.address.port}`;
     const serve = [...process.execArgv, main, 'serve', ...host.deviceArgs, '--listen', listen, ...args];
     const named = ['--uts', 'sh', '-c', 'hostname "$0" && exec "$@"', host.name, process.execPath];
-    const env = { ...process.env, HOLDFAST_RUNTIME_DIR: join(this.#folder, 'run'), HOLDFAST_FAULTS: '1' };
-    const server = new BenchServer(new Child('server', 'unshare', [...named, ...serve], env));
+    const server = new BenchServer(new Child('server', 'unshare', [...named, ...serve], this.#env));
     this.#servers.push(server);
     return server;
   }

@@ -3,11 +3,19 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import type { Proofs } from '../../mount/options.js';
 import { installedVersion } from '../../src/cli/installed.js';
 import type { Address } from '../../src/runtime/ports.js';
 import type { Answer, Ask, Held, Tasks, Worked } from './client_worker.js';
 
 const script = fileURLToPath(new URL('./client_worker.js', import.meta.url));
+
+export interface PoolOptions {
+  readonly processes?: number;
+  /** Runs the processes elsewhere: see Host of test/fixtures/hosts.ts. */
+  readonly command?: readonly string[];
+  readonly proofs?: Proofs;
+}
 
 interface Pending {
   resolve(answer: unknown): void;
@@ -20,8 +28,10 @@ class Process {
   readonly #pending = new Map<number, Pending>();
   #lastId = 0;
 
-  constructor() {
-    this.#child = fork(script, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  /** @param command what it is run by. */
+  constructor([command, ...args]: readonly string[] = []) {
+    const by = command === undefined ? {} : { execPath: command, execArgv: [...args, process.execPath] };
+    this.#child = fork(script, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], ...by });
     this.#child.on('message', ({ id, answer, failure }: Answer) => {
       const pending = this.#pending.get(id);
       this.#pending.delete(id);
@@ -69,8 +79,12 @@ export class ClientPool {
   }
 
   /** Connected clients, in turn in each of the processes, and each in a folder of its own. */
-  static async start(addresses: readonly Address[], clients: number, processes = 2): Promise<ClientPool> {
-    const pool = new ClientPool(Array.from({ length: processes }, () => new Process()));
+  static async start(
+    addresses: readonly Address[],
+    clients: number,
+    { processes = 2, command = [], proofs }: PoolOptions = {},
+  ): Promise<ClientPool> {
+    const pool = new ClientPool(Array.from({ length: processes }, () => new Process(command)));
     const names = Array.from({ length: clients }, (_, index) => `client-${index}`);
     const version = installedVersion();
     try {
@@ -79,6 +93,7 @@ export class ClientPool {
           addresses,
           names: names.filter((_, index) => index % processes === at),
           version,
+          proofs,
         }),
       );
       await pool.home();

@@ -5,8 +5,10 @@
  * Moments are read from CLOCK_MONOTONIC, which all processes of a machine share.
  */
 
+import type { Proofs } from '../../mount/options.js';
 import type { Fh, Fid, Name } from '../../src/base/ids.js';
 import { ROOT_FID } from '../../src/base/ids.js';
+import { proverOf } from '../../src/cli/credentials.js';
 import type { Caller, FsClient, KernelCache } from '../../src/client/api.js';
 import { startClient } from '../../src/client/client.js';
 import { nodeRuntime } from '../../src/runtime/node_runtime.js';
@@ -32,11 +34,7 @@ const noKernel: KernelCache = {
 
 /** What a worker can be asked, with its answer. */
 export interface Tasks {
-  start(ask: {
-    readonly addresses: readonly Address[];
-    readonly names: readonly string[];
-    readonly version: string;
-  }): Promise<void>;
+  start(ask: Beginning & { readonly names: readonly string[] }): Promise<void>;
   /** Each client makes a folder of its own, or finds the one that is named, and works in it. */
   home(ask: { readonly folder?: string }): Promise<void>;
   /** Each client makes so many files more, writes 1 KiB to the first `written` of them, and keeps all open. */
@@ -56,6 +54,12 @@ export interface Tasks {
   unmount(): Promise<void>;
 }
 
+export interface Beginning {
+  readonly addresses: readonly Address[];
+  readonly version: string;
+  /** undefined: what the kernel says of a process of the server's host. */
+  readonly proofs?: Proofs | undefined;
+}
 export interface Recovered {
   /** When the last of them was. */
   readonly atMs: number;
@@ -120,9 +124,12 @@ class BenchClient {
     return { uid: 0, gid: 0, signal: new AbortController().signal };
   }
 
-  async start(addresses: readonly Address[], softwareVersion: string): Promise<void> {
+  async start({ addresses, version: softwareVersion, proofs }: Beginning): Promise<void> {
+    const prover = proofs === undefined ? undefined : proverOf(proofs);
     this.#fs = await startClient(nodeRuntime(), {
       addresses,
+      credentials: () => prover?.credentials(),
+      access: prover?.claim,
       name: this.name,
       softwareVersion,
       cacheBytes: CACHE_BYTES,
@@ -207,9 +214,9 @@ class Worker implements Tasks {
   #stopping = new AbortController();
   #working: Promise<number[]> = Promise.resolve([]);
 
-  async start({ addresses, names, version }: Parameters<Tasks['start']>[0]): Promise<void> {
+  async start({ names, ...beginning }: Parameters<Tasks['start']>[0]): Promise<void> {
     this.#clients = names.map((name) => new BenchClient(name, (client) => this.#became(client)));
-    await this.#each((client) => client.start(addresses, version));
+    await this.#each((client) => client.start(beginning));
   }
 
   async #each<T>(run: (client: BenchClient) => Promise<T>): Promise<T[]> {

@@ -8,6 +8,7 @@ export interface Figure {
   readonly unit: string;
   readonly holdfast: number;
   readonly ext4?: number;
+  /** '': there is none. */
   readonly goal: string;
   readonly met: boolean;
   /** What it was measured with, or what it is made of. */
@@ -42,6 +43,16 @@ export function atMost(name: string, unit: string, holdfast: number, most: numbe
 export function atLeast(name: string, unit: string, holdfast: number, least: number, note?: string): Figure {
   const figure = { name, unit, holdfast, goal: `> ${least} ${unit}`, met: holdfast > least };
   return note === undefined ? figure : { ...figure, note };
+}
+
+/** Without a goal. */
+export function measured(name: string, unit: string, holdfast: number, note: string): Figure {
+  return { name, unit, holdfast, goal: '', met: true, note };
+}
+
+/** As a table shows it. */
+export function goalText({ goal, met }: Pick<Figure, 'goal' | 'met'>): string {
+  return goal === '' ? '' : `${met ? 'met' : 'MISSED'} ${goal.trim()}`;
 }
 
 /** @param about what the figures were measured with, for the first line. */

@@ -18,8 +18,17 @@ function busyUs(): number {
   return (user + nice + system + steal) * TICK_US;
 }
 
-function kernelUs(): number {
-  let ticks = 0;
+interface Process {
+  readonly pid: number;
+  readonly parent: number;
+  readonly isKernel: boolean;
+  readonly ticks: number;
+  /** Of its children that have ended, and of theirs. */
+  readonly endedTicks: number;
+}
+
+function processes(): Process[] {
+  const found: Process[] = [];
   for (const pid of readdirSync('/proc')) {
     if (!/^\d+$/.test(pid)) continue;
     let stat: string;
@@ -31,7 +40,34 @@ function kernelUs(): number {
       throw thrown;
     }
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    if ((Number(fields[6]) & PF_KTHREAD) !== 0) ticks += Number(fields[11]) + Number(fields[12]);
+    found.push({
+      pid: Number(pid),
+      parent: Number(fields[1]),
+      isKernel: (Number(fields[6]) & PF_KTHREAD) !== 0,
+      ticks: Number(fields[11]) + Number(fields[12]),
+      endedTicks: Number(fields[13]) + Number(fields[14]),
+    });
+  }
+  return found;
+}
+
+function kernelUs(): number {
+  return processes().reduce((sum, { isKernel, ticks }) => sum + (isKernel ? ticks : 0), 0) * TICK_US;
+}
+
+/** What the processes that this one has started took, those that have ended too. */
+export function descendantsUs(): number {
+  const all = processes();
+  const ours = new Set([process.pid]);
+  let ticks = 0;
+  // A child can have a lower id than its parent: ids are used again.
+  for (let before = 0; before < ours.size; ) {
+    before = ours.size;
+    for (const { pid, parent } of all) if (ours.has(parent)) ours.add(pid);
+  }
+  for (const one of all) {
+    if (!ours.has(one.pid)) continue;
+    ticks += one.endedTicks + (one.pid === process.pid ? 0 : one.ticks);
   }
   return ticks * TICK_US;
 }

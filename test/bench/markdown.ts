@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { packageRoot } from '../../native/binding.js';
 import { withPart } from '../fixtures/generated_page.js';
 import { barsSvg } from './bars.js';
-import type { Figure } from './figures.js';
+import { type Figure, goalText } from './figures.js';
 import type { Measured } from './main_table.js';
 import type { Table } from './options.js';
 import { SHARES_HEADER } from './profile_shares.js';
@@ -67,11 +67,11 @@ function costPart(results: readonly RowResult[], peers: readonly string[]): stri
 function figuresPart(figures: readonly Figure[]): string {
   return table(
     ['what', 'Holdfast', 'goal', 'with'],
-    figures.map(({ name, unit, holdfast, goal, met, note }) => [
-      name,
-      `${formatNumber(holdfast)} ${unit}`.trim(),
-      `${met ? 'met' : 'MISSED'} ${goal.trim()}`,
-      note ?? '',
+    figures.map((figure) => [
+      figure.name,
+      `${formatNumber(figure.holdfast)} ${figure.unit}`.trim(),
+      goalText(figure),
+      figure.note ?? '',
     ]),
   );
 }

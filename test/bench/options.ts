@@ -2,7 +2,7 @@
 
 import { Command, InvalidArgumentError, Option } from 'commander';
 
-export const TABLES = ['main', 'growth', 'pauses', 'flood'] as const;
+export const TABLES = ['main', 'growth', 'pauses', 'flood', 'trust'] as const;
 export type Table = (typeof TABLES)[number];
 export const PEERS = ['ext4', 'passthrough', 'sshfs', 'glusterfs', 'moosefs'] as const;
 

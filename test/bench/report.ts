@@ -1,6 +1,6 @@
 /** Prints results on a terminal. */
 
-import type { Figure } from './figures.js';
+import { type Figure, goalText } from './figures.js';
 import type { RowResult } from './row.js';
 import {
   aligned,
@@ -59,12 +59,12 @@ function countsTable(results: readonly RowResult[], peers: readonly string[]): s
 }
 
 export function figureLines(figures: readonly Figure[]): string[] {
-  const lines = figures.map(({ name, unit, holdfast, goal, met, note }) => [
-    name,
-    formatNumber(holdfast),
-    unit,
-    `${met ? 'met' : 'MISSED'} ${goal}`,
-    note ?? '',
+  const lines = figures.map((figure) => [
+    figure.name,
+    formatNumber(figure.holdfast),
+    figure.unit,
+    goalText(figure),
+    figure.note ?? '',
   ]);
   return lines.length === 0 ? [] : aligned(['what', 'holdfast', 'unit', 'goal', ''], lines);
 }

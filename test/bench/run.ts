@@ -29,6 +29,7 @@ import { shareLines } from './profile_shares.js';
 import { measureRecovery, RECOVERY_PARTS } from './recovery.js';
 import { figureLines, resultLines } from './report.js';
 import { BenchSession } from './session.js';
+import { measureTrust, TRUST_PARTS } from './trust.js';
 
 const USAGE = 2;
 
@@ -46,6 +47,7 @@ function peersOf(options: BenchOptions): Peer[] {
 function namesOf({ table, growthMax }: BenchOptions): string[] {
   if (table === 'pauses') return [...RECOVERY_PARTS];
   if (table === 'flood') return [...FLOODS];
+  if (table === 'trust') return [...TRUST_PARTS];
   if (table === 'growth') return growthRows(growthMax).map(({ name }) => name);
   return [...MAIN_ROWS.map(({ name }) => name), ...Object.values(OWN_NAMES)];
 }
@@ -86,6 +88,11 @@ async function measure(options: BenchOptions, peers: readonly Peer[], began: num
   if (table === 'flood') {
     const floods = FLOODS.filter((flood) => flood.includes(filter));
     const figures = await measureFloods(floods, undefined, said);
+    return { results: [], ran: new Map(), figures, peers: [], missing: [] };
+  }
+  if (table === 'trust') {
+    const parts = TRUST_PARTS.filter((part) => part.includes(filter));
+    const figures = await measureTrust(parts, options, said);
     return { results: [], ran: new Map(), figures, peers: [], missing: [] };
   }
   const session = await BenchSession.open(sizesOf(options).part);

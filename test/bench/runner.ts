@@ -78,23 +78,41 @@ class Runs {
   }
 }
 
-async function takeTurn(row: Row, contender: Contender, runs: Runs, turns: Turns): Promise<void> {
-  for (let attempt = 0; ; attempt++) {
-    turns.check();
-    await contender.ready(row);
-    const sinceThen = turns.load();
-    const measurement = await contender.measure(row);
+export interface Run<T> {
+  readonly measured: T;
+  /** The part of the processors that other processes took meanwhile. */
+  readonly others: number;
+  readonly isDisturbed: boolean;
+  readonly repeated: number;
+}
+
+/** @param ready comes before each attempt, and is not measured. */
+export async function undisturbed<T>(
+  { othersMax, load, check }: Pick<Turns, 'othersMax' | 'load' | 'check'>,
+  ready: () => Promise<void>,
+  measure: () => Promise<T>,
+): Promise<Run<T>> {
+  for (let repeated = 0; ; repeated++) {
+    check();
+    await ready();
+    const sinceThen = load();
+    const measured = await measure();
     const others = sinceThen();
-    const isDisturbed = others > turns.othersMax;
-    if (isDisturbed && attempt < REPEATS_MAX) {
-      runs.repeated++;
-      continue;
-    }
-    if (isDisturbed) runs.disturbed++;
-    runs.measured.push(measurement);
-    runs.others = Math.max(runs.others, others);
-    return;
+    const isDisturbed = others > othersMax;
+    if (!isDisturbed || repeated === REPEATS_MAX) return { measured, others, isDisturbed, repeated };
   }
+}
+
+async function takeTurn(row: Row, contender: Contender, runs: Runs, turns: Turns): Promise<void> {
+  const run = await undisturbed(
+    turns,
+    () => contender.ready(row),
+    () => contender.measure(row),
+  );
+  runs.repeated += run.repeated;
+  if (run.isDisturbed) runs.disturbed++;
+  runs.measured.push(run.measured);
+  runs.others = Math.max(runs.others, run.others);
 }
 
 export async function runRow(row: Row, contenders: readonly Contender[], turns: Turns): Promise<RowResult> {

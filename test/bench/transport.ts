@@ -2,7 +2,7 @@
  * node dist/test/bench/transport.js [--rounds 12] [--count 5000] [--bulks 200]: what a connection costs, over each
  * implementation of Transport, in turns. Client and server are two processes. The figures are microseconds of processor time of
  * one side, which depend little on what else the machine does; the lowest of the rounds. unix: over a Unix socket of the addon;
- * path: one that has a path. tls: TLS 1.3 with a key.
+ * path: one that has a path. tls: TLS 1.3 with a key. trust.ts measures some of it.
  */
 
 import { type ChildProcess, fork } from 'node:child_process';
@@ -16,7 +16,7 @@ import { overTls, takingKeys, WITH_KEY } from '../fixtures/carriers.js';
 import { option } from './figures.js';
 
 const KINDS = ['node:net', 'addon', 'tls', 'unix', 'path'] as const;
-type Kind = (typeof KINDS)[number];
+export type Kind = (typeof KINDS)[number];
 
 const SMALL_BYTES = 150;
 const BULK_BYTES = 1 << 20;
@@ -94,13 +94,13 @@ function cpuUs(): number {
   return user + system;
 }
 
-interface Cost {
+export interface Cost {
   readonly clientUs: number;
   readonly serverUs: number;
   readonly wallUs: number;
 }
 
-class Server {
+export class Server {
   readonly #child: ChildProcess;
   readonly address: Address;
 
@@ -138,14 +138,24 @@ async function serve(kind: Kind): Promise<void> {
   process.exit();
 }
 
-/** @param count messages, `atOnce` under way at a time. */
-async function measure(
+/** What one side asks the other for. */
+export interface Exchange {
+  readonly name: string;
+  readonly asksBulk: boolean;
+  readonly count: number;
+  /** Messages under way at a time. */
+  readonly atOnce: number;
+}
+
+export const SMALL = { name: 'small request and reply', asksBulk: false, atOnce: 1 } as const;
+export const BULK = { name: 'reply of 1 MiB', asksBulk: true, atOnce: 1 } as const;
+
+export async function measureExchange(
   kind: Kind,
   server: Server,
-  first: number,
-  count: number,
-  atOnce: number,
+  { asksBulk, count, atOnce }: Exchange,
 ): Promise<Cost> {
+  const first = asksBulk ? ASKS_BULK : 0;
   const ask = Buffer.alloc(SMALL_BYTES, first);
   let waiting = 0;
   let left = count;
@@ -157,7 +167,7 @@ async function measure(
     server.address,
     (made) =>
       new Messages(
-        () => (first === ASKS_BULK ? BULK_BYTES : SMALL_BYTES),
+        () => (asksBulk ? BULK_BYTES : SMALL_BYTES),
         () => {
           waiting -= 1;
           left -= 1;
@@ -184,10 +194,10 @@ async function measure(
 
 async function main(): Promise<void> {
   const count = option('count', 5000);
-  const rows = [
-    { name: 'small request and reply', first: 0, count, atOnce: 1 },
-    { name: `the same, ${AT_ONCE} in a write`, first: 0, count: count * 4, atOnce: AT_ONCE },
-    { name: 'reply of 1 MiB', first: ASKS_BULK, count: option('bulks', 200), atOnce: 1 },
+  const rows: readonly Exchange[] = [
+    { ...SMALL, count },
+    { ...SMALL, name: `the same, ${AT_ONCE} in a write`, count: count * 4, atOnce: AT_ONCE },
+    { ...BULK, count: option('bulks', 200) },
   ];
   const servers = new Map<Kind, Server>();
   for (const kind of KINDS) servers.set(kind, await Server.start(kind));
@@ -198,7 +208,7 @@ async function main(): Promise<void> {
       for (let round = 0; round <= option('rounds', 12); round++) {
         for (const kind of KINDS) {
           const server = servers.get(kind) as Server;
-          const cost = await measure(kind, server, row.first, row.count, row.atOnce);
+          const cost = await measureExchange(kind, server, row);
           if (round > 0) costs.get(kind)?.push(cost);
         }
       }
@@ -218,5 +228,7 @@ async function main(): Promise<void> {
   }
 }
 
-const served = process.argv.indexOf('--serve');
-await (served < 0 ? main() : serve(process.argv[served + 1] as Kind));
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const served = process.argv.indexOf('--serve');
+  await (served < 0 ? main() : serve(process.argv[served + 1] as Kind));
+}

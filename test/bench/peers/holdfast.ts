@@ -23,6 +23,25 @@ export interface Devices {
   readonly data: string;
 }
 
+/** How the server is reached. */
+export interface Reach {
+  readonly listen: string;
+  readonly serveArgs?: readonly string[];
+  /** What clients are run by, to be on another host. */
+  readonly clientCommand?: readonly string[];
+  /** Clients have a key that is made for them, or these options. */
+  readonly mountOptions: 'key' | readonly string[];
+}
+
+const LOCAL: Reach = { listen: '127.0.0.1:0', mountOptions: [] };
+
+export interface SiteOptions {
+  readonly main?: string;
+  /** Folder for the profiles of its processes. */
+  readonly profiles?: string | undefined;
+  readonly reach?: Reach;
+}
+
 /** A server and its mounts. */
 export class HoldfastSite implements RunningPeer {
   readonly #site: Site;
@@ -33,23 +52,27 @@ export class HoldfastSite implements RunningPeer {
   readonly #profiles: string | undefined;
   readonly #metrics: string;
   readonly #clients = new Map<number, Child>();
-  #address = '127.0.0.1:0';
+  readonly #reach: Reach;
+  #address: string;
+  #key: string | undefined;
   #server: Child | undefined;
   /** Of the last start, until it served; of the last mount, until it was usable. */
   startMs = 0;
   mountMs = 0;
 
-  private constructor(site: Site, main: string, devices: Devices, metrics: string, profiles?: string) {
-    this.#profiles = profiles;
+  private constructor(site: Site, devices: Devices, metrics: string, options: SiteOptions) {
+    this.#profiles = options.profiles;
     this.#site = site;
-    this.#main = main;
+    this.#main = options.main ?? MAIN;
+    this.#reach = options.reach ?? LOCAL;
+    this.#address = this.#reach.listen;
     this.#devices = devices;
     this.#metrics = metrics;
     this.#env = { ...process.env, HOLDFAST_RUNTIME_DIR: site.makeFolder('run', 0o700) };
   }
 
-  static async make(site: Site, devices: Devices, main = MAIN, profiles?: string): Promise<HoldfastSite> {
-    const holdfast = new HoldfastSite(site, main, devices, `127.0.0.1:${await freePort()}`, profiles);
+  static async make(site: Site, devices: Devices, options: SiteOptions = {}): Promise<HoldfastSite> {
+    const holdfast = new HoldfastSite(site, devices, `127.0.0.1:${await freePort()}`, options);
     const { meta, data } = devices;
     await holdfast.#command('mkfs', '--meta', meta, '--data', data, '--force', '--label', 'bench');
     await holdfast.startServer();
@@ -86,7 +109,8 @@ export class HoldfastSite implements RunningPeer {
     const { meta, data } = this.#devices;
     const where = ['--meta', meta, '--data', data, '--listen', this.#address, '--metrics', this.#metrics];
     const began = performance.now();
-    const args = [...this.#nodeOptions('server'), this.#main, 'serve', ...where];
+    const more = this.#reach.serveArgs ?? [];
+    const args = [...this.#nodeOptions('server'), this.#main, 'serve', ...where, ...more];
     this.#server = this.#site.daemon('server', process.execPath, args, this.#env);
     const [, address = ''] = await this.#server.line(/^holdfast: serving \S+ on (\S+),/, PATIENCE_MS);
     this.startMs = performance.now() - began;
@@ -100,11 +124,27 @@ export class HoldfastSite implements RunningPeer {
     if (exit?.code !== 0) throw new Error(`the server failed to stop: ${server?.tail()}`);
   }
 
+  /** For `mount -o`. */
+  async #mountOptions(): Promise<readonly string[]> {
+    const { mountOptions } = this.#reach;
+    if (mountOptions !== 'key') return mountOptions;
+    if (this.#key === undefined) {
+      this.#key = this.#site.path('clients.key');
+      const add = ['access', 'add', 'clients', '--server', this.#address, '--no-root-squash'];
+      await this.#command(...add, '--output', this.#key);
+    }
+    return [`key=${this.#key}`];
+  }
+
   async mount(index: number): Promise<string> {
     const mountpoint = this.#mountpoint(index);
     if (this.#clients.has(index)) return mountpoint;
     mkdirSync(mountpoint, { recursive: true });
-    const args = [
+    const options = await this.#mountOptions();
+    const given = options.length === 0 ? [] : ['-o', options.join(',')];
+    const [command = '', ...args] = [
+      ...(this.#reach.clientCommand ?? []),
+      process.execPath,
       // As a mount in the background runs.
       SMALL_YOUNG_GENERATION,
       ...this.#nodeOptions('client'),
@@ -113,9 +153,10 @@ export class HoldfastSite implements RunningPeer {
       this.#address,
       mountpoint,
       '--foreground',
+      ...given,
     ];
     const began = performance.now();
-    const client = this.#site.daemon('client', process.execPath, args, this.#env);
+    const client = this.#site.daemon('client', command, args, this.#env);
     await client.line(/^holdfast: mounted/, PATIENCE_MS);
     this.mountMs = performance.now() - began;
     this.#clients.set(index, client);
@@ -160,11 +201,11 @@ export class HoldfastSite implements RunningPeer {
   }
 }
 
-async function start(site: Site, main: string, profiles?: string): Promise<HoldfastSite> {
+async function start(site: Site, options: SiteOptions): Promise<HoldfastSite> {
   const metaBytes = Math.floor(site.deviceBytes * META_PART);
   const meta = await site.device('meta', metaBytes);
   const data = await site.device('data', site.deviceBytes - metaBytes);
-  return await HoldfastSite.make(site, { meta, data }, main, profiles);
+  return await HoldfastSite.make(site, { meta, data }, options);
 }
 
 export const HOLDFAST: Peer = {
@@ -173,12 +214,17 @@ export const HOLDFAST: Peer = {
   packages: [],
   secondMount: 'client',
   hasClient: true,
-  start: (site) => start(site, MAIN),
+  start: (site) => start(site, {}),
 };
+
+/** Holdfast, reached in this way. */
+export function reached(name: string, reach: Reach): Peer {
+  return { ...HOLDFAST, name, start: (site) => start(site, { reach }) };
+}
 
 /** Holdfast, whose processes write profiles into this folder. */
 export function profiled(folder: string): Peer {
-  return { ...HOLDFAST, start: (site) => start(site, MAIN, folder) };
+  return { ...HOLDFAST, start: (site) => start(site, { profiles: folder }) };
 }
 
 /** Another build of Holdfast, compared with this one as any other peer is. @param folder its repository, built. */
@@ -187,5 +233,5 @@ export function otherBuild(folder: string): Peer {
   const places = ['bin', join('src', 'cli')].map((place) => join(folder, 'dist', place, 'main.js'));
   const main = places.find((path) => existsSync(path));
   if (main === undefined) throw new Error(`${places[0]} is not there: build it first`);
-  return { ...HOLDFAST, name: 'before', start: (site) => start(site, main) };
+  return { ...HOLDFAST, name: 'before', start: (site) => start(site, { main }) };
 }

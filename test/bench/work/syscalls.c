@@ -2,6 +2,7 @@
  * One system call in a loop, timed: what a benchmark in JavaScript would hide behind its own cost.
  *   syscalls stat PATH SECONDS [PROCESSES]       stat(2)
  *   syscalls fstat PATH SECONDS [PROCESSES]      statx(AT_STATX_FORCE_SYNC) on an open file: never the kernel's cache
+ *   syscalls statfs PATH SECONDS [PROCESSES]     fstatfs(2)
  *   syscalls create FOLDER COUNT BYTES [FIRST]   open(O_CREAT), write, close of file-FIRST (0) and so on
  *   syscalls spread COUNT BYTES FOLDER...        the same by a process in each folder, all at once
  *   syscalls names KIND FOLDER COUNT [FIRST]     stat, read (open, read, close), rename (there and back), unlink, link,
@@ -29,6 +30,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -65,16 +67,27 @@ const char *name_of(const char *folder, const char *prefix, long number) {
   return path;
 }
 
-static void stat_loop(const char *path, double seconds, int sync, double *counts, double *longest) {
+enum looked_at { PATH_STAT, FORCED_STAT, STATFS };
+
+static int look(const char *path, int fd, enum looked_at what) {
+  struct stat st;
+  struct statx sx;
+  struct statfs sf;
+  switch (what) {
+    case PATH_STAT: return stat(path, &st);
+    case FORCED_STAT: return statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &sx);
+    case STATFS: return fstatfs(fd, &sf);
+  }
+  return -1;
+}
+
+static void stat_loop(const char *path, double seconds, enum looked_at what, double *counts, double *longest) {
   int fd = open(path, O_RDONLY);
   if (fd < 0) die(path);
   double start = now(), count = 0, before = start, worst = 0;
   while (before - start < seconds) {
     for (int i = 0; i < 64; i++) {
-      struct stat st;
-      struct statx sx;
-      int failed = sync ? statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &sx) : stat(path, &st);
-      if (failed) die("stat");
+      if (look(path, fd, what) != 0) die("stat");
     }
     double after = now();
     if ((after - before) / 64 > worst) worst = (after - before) / 64;
@@ -85,12 +98,12 @@ static void stat_loop(const char *path, double seconds, int sync, double *counts
   *longest = worst;
 }
 
-static void run_stat(const char *path, double seconds, int processes, int sync) {
+static void run_stat(const char *path, double seconds, int processes, enum looked_at what) {
   double *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   double start = now();
   for (int i = 0; i < processes; i++) {
     if (fork() == 0) {
-      stat_loop(path, seconds, sync, &shared[2 * i], &shared[2 * i + 1]);
+      stat_loop(path, seconds, what, &shared[2 * i], &shared[2 * i + 1]);
       _exit(0);
     }
   }
@@ -165,8 +178,9 @@ static void run_read(const char *path, size_t bytes) {
 }
 
 int main(int argc, char **argv) {
-  if (argc >= 4 && (!strcmp(argv[1], "stat") || !strcmp(argv[1], "fstat"))) {
-    run_stat(argv[2], atof(argv[3]), argc > 4 ? atoi(argv[4]) : 1, argv[1][0] == 'f');
+  if (argc >= 4 && (!strcmp(argv[1], "stat") || !strcmp(argv[1], "fstat") || !strcmp(argv[1], "statfs"))) {
+    enum looked_at what = argv[1][0] == 'f' ? FORCED_STAT : argv[1][4] != 0 ? STATFS : PATH_STAT;
+    run_stat(argv[2], atof(argv[3]), argc > 4 ? atoi(argv[4]) : 1, what);
   } else if (argc >= 5 && !strcmp(argv[1], "create")) {
     run_create(argv[2], atol(argv[3]), (size_t)atol(argv[4]), argc > 5 ? atol(argv[5]) : 0);
   } else if (argc >= 4 && !strcmp(argv[1], "write")) {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { packageRoot } from '../../../native/binding.js';
 import { barsSvg, speeds } from '../../bench/bars.js';
+import { measured } from '../../bench/figures.js';
 import { pageOf } from '../../bench/markdown.js';
 import { TABLES } from '../../bench/options.js';
 import type { Cell, RowResult } from '../../bench/row.js';
@@ -43,7 +44,10 @@ test('the picture has a bar for each measured value, and no markup of a name in 
 });
 
 test('a page has a table of each group with its picture, costs, figures, and what was not measured', () => {
-  const figures = [{ name: 'mount', unit: 'ms', holdfast: 200, goal: '< 500 ms', met: true }];
+  const figures = [
+    { name: 'mount', unit: 'ms', holdfast: 200, goal: '< 500 ms', met: true },
+    measured('write', 'times', 1.5, 'no goal'),
+  ];
   const { part, pictures } = pageOf('main', 'Two processors', {
     results: [RATE, TIME],
     figures,
@@ -84,6 +88,7 @@ Server + client + application, without the threads of the kernel.
 | what | Holdfast | goal | with |
 |---|---|---|---|
 | mount | 200 ms | met < 500 ms |  |
+| write | 1.50 times |  | no goal |
 
 - sshfs: not installed: apt-get install sshfs
 - \\*: other processes took processors in a round that counts

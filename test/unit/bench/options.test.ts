@@ -62,7 +62,7 @@ test('a command line that makes no sense is said in one line with a hint, and en
     ],
     [
       ['--table', 'side'],
-      `bench: option '--table <table>' argument 'side' is invalid. Allowed choices are main, growth, pauses, flood.\n${hint}`,
+      `bench: option '--table <table>' argument 'side' is invalid. Allowed choices are main, growth, pauses, flood, trust.\n${hint}`,
     ],
     [['--filter', 'no such row'], 'bench: no row has "no such row" in its name\n'],
   ];
