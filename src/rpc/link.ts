@@ -81,6 +81,8 @@ export class FrameLink implements Link, ConnectionEvents, Receiver, Turntaker {
   readonly #seat: Seat | undefined;
   /** The connection is not read because frames that have arrived wait for their turn. */
   #isBehind = false;
+  /** See Turntaker. */
+  bulkBytes = 0;
   /** Bytes taken from the room for the frame that is arriving, or that was handed over last. */
   #roomBytes = 0;
   /** The frame that was handed over still waits for its budget, and keeps its room meanwhile. */
@@ -332,6 +334,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver, Turntaker {
       const frame = this.#nextFrame();
       if (frame === undefined) return false;
       this.#room?.complete(this);
+      this.bulkBytes += frame.bulk.length;
       this.#events.frame(frame);
       if (!this.#keepsRoom) this.#giveRoom();
     } finally {
@@ -403,7 +406,7 @@ export class FrameLink implements Link, ConnectionEvents, Receiver, Turntaker {
     this.#flushQueued = false;
     if (this.#output.length === 0) return;
     if (this.#seat === undefined || this.#outputBytes < COSTLY_BYTES) this.#write();
-    else this.#seat.does(() => this.#write());
+    else this.#seat.sends(this.#outputBytes, () => this.#write());
   }
 
   #write(): void {

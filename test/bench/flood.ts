@@ -2,11 +2,11 @@
  * npm run bench -- --table flood: what a client that floods the server leaves to another one.
  *   node dist/test/bench/flood.js [--only FLOOD] [--victim VICTIM] [--rounds 15] [--ms 200]
  *
- * A victim asks for one thing after the other, with a key of its own. Its rate is measured alone, and while another process floods
- * the server with another key: thousands of requests a second, many at once. All processes share the processors of this machine, so
- * two things keep those of the flooding process out of the figure: it has the lowest priority (nice 19), and there is a third
- * measurement, in which a like process floods another server of this machine. "elsewhere" in the notes is what the victim has left
- * then: whatever is missing there is no fault of its server.
+ * A victim asks for one thing after the other, with a key of its own, while another process floods the server with another key:
+ * thousands of requests a second, many at once. All processes share the processors of this machine, so a like process floods another
+ * server of this machine in turn: whatever the victim lacks then is no fault of its server. The figure is its rate beside the flood
+ * of its own server, as a part of its rate beside the flood of the other. The flooding processes have the lowest priority (nice 19).
+ * The notes have the victim's rate alone, and what it has left of that.
  *
  * The three follow each other in short windows, round by round: the flooding processes are stopped and go on (SIGSTOP, SIGCONT). So
  * other load of the machine meets all three alike. The figure is the median of the rounds' ratios.
@@ -166,14 +166,20 @@ async function measure(
     const floodMs = performance.now() - beganMs;
     floods.goOn();
     const { requests, failed } = await floods.count();
-    const share = (of: 'here' | 'elsewhere'): number =>
-      middle(rounds.map((round) => round[of] / round.alone));
+    type At = keyof (typeof rounds)[number];
+    const share = (of: At, by: At): number => middle(rounds.map((round) => round[of] / round[by]));
     const note = [
       `${Math.round(middle(rounds.map(({ alone }) => alone)))}/s alone`,
-      `elsewhere ${share('elsewhere').toFixed(2)}`,
+      `of that ${share('here', 'alone').toFixed(2)}, ${share('elsewhere', 'alone').toFixed(2)} beside the other`,
       `flood ${Math.round((requests * 3000) / floodMs)}/s${failed > 0 ? `, ${failed} refused` : ''}`,
     ].join('; ');
-    return atLeast(`${victim} under a flood of ${flood}`, 'ratio', share('here'), SHARE_GOAL, note);
+    return atLeast(
+      `${victim} under a flood of ${flood}`,
+      'ratio',
+      share('here', 'elsewhere'),
+      SHARE_GOAL,
+      note,
+    );
   });
 }
 

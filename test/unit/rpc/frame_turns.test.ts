@@ -16,6 +16,7 @@ import { memoryPair } from '../../fixtures/memory_connection.js';
 
 /** What a turn of the loop costs besides handlers. */
 const LOOP_MS = 0.005;
+const MIB = 1 << 20;
 
 class Loop {
   nowMs = 0;
@@ -23,6 +24,11 @@ class Loop {
   #timers: { readonly atMs: number; readonly fn: () => void }[] = [];
   /** Who has something to say, and when. Looked at once in each turn. */
   readonly sockets: { atMs: number; readonly arrives: () => void }[] = [];
+  /** In the next turn of the loop. */
+  later(fn: () => void): void {
+    this.#soon.push(fn);
+  }
+
   readonly turns = new FrameTurns({
     clock: { nowMs: () => this.nowMs },
     timers: {
@@ -63,6 +69,7 @@ class Peer implements Turntaker {
   readonly #costMs: number;
   frames = 0;
   done = 0;
+  bulkBytes = 0;
   usedMs = 0;
   onDone: () => void = () => undefined;
 
@@ -86,13 +93,13 @@ class Peer implements Turntaker {
 }
 
 /** Has always more frames than can be served. */
-function flooder(loop: Loop, party: string, costMs: number): Peer {
+function flooder(loop: Loop, party: string, costMs: number, frames = 200): Peer {
   const peer = new Peer(loop, party, costMs);
   loop.sockets.push({
     atMs: 0,
     arrives: () => {
       if (peer.seat.waits) return;
-      peer.frames = 200;
+      peer.frames = frames;
       peer.seat.ready();
     },
   });
@@ -149,6 +156,80 @@ test('a connection that is alone has no slices, and its frames keep their order'
   peer.frames = 1000;
   peer.seat.ready();
   assert.equal(peer.done, 1000);
+});
+
+const sent = (flood: Peer): void => {
+  flood.bulkBytes += MIB;
+};
+const asked = (flood: Peer, loop: Loop): void => loop.later(() => flood.seat.sends(MIB, () => undefined));
+for (const [what, laterMs, noted] of [
+  ['bulks', 0.7, sent],
+  ['requests for bulks', 0.4, asked],
+] as const) {
+  test(`a flood of ${what}, whose work is done after their turns, leaves more than half`, () => {
+    const ms = 3000;
+    const [ownMs, awayMs] = [0.03, 0.09];
+    const loop = new Loop();
+    const flood = flooder(loop, 'flood', 0.02, 20);
+    flood.onDone = () => {
+      noted(flood, loop);
+      loop.later(() => {
+        loop.nowMs += laterMs;
+      });
+    };
+    const victim = caller(loop, 'victim', ownMs, awayMs);
+    loop.run(ms);
+    const share = victim.done / alone(ownMs, awayMs, ms);
+    assert.ok(share > 0.5, `the other has ${(share * 100).toFixed(0)} % of its rate`);
+    assert.ok(flood.done > (0.3 * ms) / (laterMs + 0.02), `the flood has ${flood.done} bulks`);
+  });
+}
+
+for (const [what, laterMs, noted] of [
+  ['writes', 0.7, sent],
+  ['reads', 0.4, asked],
+] as const) {
+  test(`a client that ${what} bulks loses nothing to a hundred that only show that they live`, () => {
+    const [ms, everyMs] = [3000, 1000];
+    const doneBeside = (others: number): number => {
+      const loop = new Loop();
+      const busy = flooder(loop, 'busy', 0.02, 20);
+      busy.onDone = () => {
+        noted(busy, loop);
+        loop.later(() => {
+          loop.nowMs += laterMs;
+        });
+      };
+      for (let at = 0; at < others; at += 1) {
+        caller(loop, `idle ${at}`, 0.01, everyMs);
+        const { length } = loop.sockets;
+        Object.assign(loop.sockets[length - 1] ?? {}, { atMs: (everyMs * at) / others });
+      }
+      loop.run(ms);
+      return busy.done;
+    };
+    const share = doneBeside(100) / doneBeside(0);
+    assert.ok(share > 0.95, `it has ${(share * 100).toFixed(0)} % of its rate`);
+  });
+}
+
+test('who was alone owes nothing for its bulks when another comes', () => {
+  const loop = new Loop();
+  const [one, other] = [new Peer(loop, 'one', 0.01), new Peer(loop, 'other', 0.01)];
+  const serve = (peer: Peer): boolean => {
+    peer.frames = 1;
+    peer.seat.ready();
+    return !peer.seat.waits;
+  };
+  one.onDone = () => {
+    one.bulkBytes += MIB;
+    one.seat.sends(MIB, () => undefined);
+  };
+  for (let at = 0; at < 1000; at += 1) {
+    loop.nowMs += 1;
+    assert.ok(serve(one));
+  }
+  assert.deepEqual([serve(other), serve(one)], [true, true]);
 });
 
 for (const costMs of [0.01, 0.15, 0.4, 3, 30]) {
