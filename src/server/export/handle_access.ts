@@ -42,10 +42,14 @@ export class HandleAccess {
     if (counts.all === 0) this.#files.delete(fid);
   }
 
-  /** @param access ACCESS_* bits, all of which are needed, though not by one handle; 0: any handle will do. */
+  /**
+   * @param access ACCESS_* bits, all of which are needed, though not by one handle; 0: any handle will do that reads or writes. One
+   * that does neither (O_PATH) was opened without any permission.
+   */
   allows(fid: Fid, access: number): boolean {
     const counts = this.#files.get(fid);
     if (counts === undefined) return false;
+    if (access === 0) return counts.read > 0 || counts.write > 0;
     const reads = (access & ACCESS_READ) === 0 || counts.read > 0;
     return reads && ((access & ACCESS_WRITE) === 0 || counts.write > 0);
   }

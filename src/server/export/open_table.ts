@@ -15,8 +15,16 @@ import type { ClientExport } from './export.js';
 export const OPENS_MAX = 1_000_000;
 /** Of all clients: about 1.2 GiB, see docs/OPERATIONS.md. */
 export const ALL_OPENS_MAX = 8_000_000;
-/** __O_TMPFILE of open(2): such an inode may still get its first name by linkat(2). */
+/**
+ * __O_TMPFILE of open(2), in the flags of a handle: such an inode may still get its first name by linkat(2). Only the handle with
+ * which an inode without a name was made has it, whatever a client asks.
+ */
 export const O_TMPFILE_BIT = 0o20000000;
+
+/** @param isNameless the inode is made without a name. */
+export function handleFlags(flags: number, isNameless: boolean): number {
+  return isNameless ? flags | O_TMPFILE_BIT : flags & ~O_TMPFILE_BIT;
+}
 
 export class OpenTable {
   readonly #counts = new Map<Fid, number>();

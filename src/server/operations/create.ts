@@ -17,7 +17,7 @@ import type { Dirent, Inode, ReplyRecord } from '../../storage/api.js';
 import { BIT_ATTR, BIT_UPDATE, type GrantMessage } from '../../wire/lock.js';
 import type { Create } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
-import { O_TMPFILE_BIT } from '../export/open_table.js';
+import { handleFlags } from '../export/open_table.js';
 import type { ServedCall } from '../target/served_call.js';
 import { circumstancesOf } from './circumstances.js';
 import { inodeOrGone } from './executed_before.js';
@@ -66,7 +66,9 @@ function openExisting(
   const mine = entry.fid === request.fid;
   if (mine) {
     const inode = needInode(store, entry.fid);
-    if (fh !== undefined && !call.isReplay) call.target.opens.add(call.client, fh, inode.fid, flags);
+    if (fh !== undefined && !call.isReplay) {
+      call.target.opens.add(call.client, fh, inode.fid, handleFlags(flags, request.name === undefined));
+    }
     return { reply: withLocks(call, request, inode, false) };
   }
   const reply = (attr: Inode, locks: GrantMessage[]): Reply => {
@@ -87,7 +89,7 @@ function makeNew(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   if (target.store.inode(fid) !== undefined) throw new FsError('EPROTO', `FID ${fid} is in use`);
   // Opens first: execute() destroys an inode without a name unless it is open.
   if (fh !== undefined) {
-    target.opens.add(call.client, fh, fid, name === undefined ? flags | O_TMPFILE_BIT : flags);
+    target.opens.add(call.client, fh, fid, handleFlags(flags, name === undefined));
   }
   call.alsoChanged = [inodeLock(fid, 'EX', attrBits(request.mode))];
   try {
@@ -125,7 +127,7 @@ export function recreate(call: ServedCall, request: Request, done: ReplyRecord):
   const { store } = target;
   const fid = done.fid || request.fid;
   if (request.fh !== undefined) {
-    const flags = (request.flags ?? 0) | (request.name === undefined ? O_TMPFILE_BIT : 0);
+    const flags = handleFlags(request.flags ?? 0, request.name === undefined);
     target.opens.addAgain(call.client, request.fh, needInode(store, fid).fid, flags);
   }
   const parentAttr = request.name === undefined ? undefined : store.inode(request.parent);

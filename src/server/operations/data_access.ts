@@ -10,11 +10,11 @@ import type { Inode } from '../../storage/api.js';
 import type { ClientExport } from '../export/export.js';
 import type { ServedCall } from '../target/served_call.js';
 
-/** @param access ACCESS_* bits; 0: whatever the handle allows. */
+/** @param access ACCESS_* bits; 0: any handle that allows something. */
 export function hasOpen(client: ClientExport, fid: Fid, access: number): boolean {
   if (client.opened().allows(fid, access)) return true;
   const proven = client.proven.get(fid);
-  return proven !== undefined && (proven & access) === access;
+  return proven !== undefined && proven !== 0 && (proven & access) === access;
 }
 
 /** Whether the session may get a data lock of this mode, and what the client caches under it. */

@@ -12,6 +12,7 @@ import type { Inode, Within } from '../../storage/api.js';
 import { BIT_ATTR, type GrantMessage } from '../../wire/lock.js';
 import type { Close, Open } from '../../wire/meta.js';
 import type { ReplyOf, RequestOf } from '../../wire/operation.js';
+import { handleFlags } from '../export/open_table.js';
 import {
   DESTROYED_AT_ONCE,
   deadAmong,
@@ -83,7 +84,7 @@ export function openInode<R>(
     call.assertLive();
     const locks: GrantMessage[] = [];
     const now = needInode(target.store, fid);
-    if (!call.isReplay) target.opens.add(call.client, fh, fid, flags);
+    if (!call.isReplay) target.opens.add(call.client, fh, fid, handleFlags(flags, false));
     grantData(call, want, now, locks);
     grantInode(call, want, now, locks);
     return { reply: reply(now, locks) };
@@ -133,6 +134,6 @@ export function close(
 export function reopened(call: ServedCall, request: RequestOf<typeof Open>): ReplyOf<typeof Open> {
   const { target } = call;
   const attr = needInode(target.store, request.fid);
-  target.opens.addAgain(call.client, request.fh, request.fid, request.flags);
+  target.opens.addAgain(call.client, request.fh, request.fid, handleFlags(request.flags, false));
   return { attr, locks: [], ticket: ticketOf(call, request.fid, request.flags) };
 }

@@ -132,14 +132,15 @@ rule(Unlink, (asking, { parent, name }) => {
 });
 rule(Rename, checkRename);
 rule(Link, (asking, { fid, parent, name }) => {
-  const { call, store, caller } = asking;
+  const { store, caller } = asking;
   const directory = search(asking, parent);
   if (directory === undefined || store.dirent(parent, name) !== undefined) return;
   needAccess(store, directory, caller, MAY_WRITE | MAY_EXEC);
   const inode = store.inode(fid);
-  // An unlinked file gets no name. At the first execution the handle says that this one never had a name.
-  if (inode?.nlink !== 0 || !call.isReplay) return;
-  if (!isOwner(caller, inode) && !hasOpen(call.client, fid, 0)) throw new FsError('EPERM', `inode ${fid}`);
+  // After a crash the client says which of its handles are of files that never had a name. So only its owner gives a file without a
+  // name one: what another user has removed, a set-id program say, stays removed.
+  if (inode?.nlink === 0 && !isOwner(caller, inode))
+    throw new FsError('EPERM', `inode ${fid} has no name, and is another user's`);
 });
 rule(Setattr, ({ call, store, caller }, request) => {
   const inode = store.inode(request.fid);
@@ -226,12 +227,12 @@ function search({ store, caller }: Asking, fid: Fid): Inode | undefined {
   return directory;
 }
 
-/** @throws FsError EACCES */
+/** @throws FsError EACCES; EISDIR for a directory that would be written. */
 function checkOpen({ store, caller }: Asking, inode: Inode | undefined, flags: number): void {
   if (inode === undefined) return;
   const { reads, writes } = wantsOf(flags);
-  // EISDIR, whoever asks.
-  if (writes && isDir(inode.mode)) return;
+  // Whoever asks. Not every way to a handle looks at it again.
+  if (writes && isDir(inode.mode)) throw new FsError('EISDIR');
   if (!mayOpen(store, inode, caller, { reads, writes })) {
     throw new FsError('EACCES', `user ${caller.uid} may not open inode ${inode.fid}`);
   }

@@ -5,9 +5,10 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { O_TRUNC } from '../../../../src/base/attr.js';
+import { O_PATH, O_TRUNC } from '../../../../src/base/attr.js';
 import type { Fid } from '../../../../src/base/ids.js';
 import { ACL_ACCESS, encodeAcl, TAG } from '../../../../src/rules/acl.js';
+import { O_TMPFILE_BIT } from '../../../../src/server/export/open_table.js';
 import { checkedOpcodes } from '../../../../src/server/operations/permits.js';
 import { Batch } from '../../../../src/wire/batch.js';
 import { CopyRange, Fallocate, Read, Seek, Write } from '../../../../src/wire/data.js';
@@ -157,6 +158,62 @@ test('a file of root that others may not read is closed to all, by every way', a
   const again = { fid: secret, fh: web.newFh(), flags: RDWR, caller: USER };
   await assert.rejects(web.create('secret', again), { code: 'EACCES' });
   await assert.rejects(web.create('secret', { ...again, exclusive: false }), { code: 'EACCES' });
+});
+
+test('a closed directory of root is not opened by an open that would write it', async (t) => {
+  const { client, directory } = await squashedWorld(t);
+  const closed = await directory('closed', 0o700);
+  await directory('within', 0o755, { parent: closed });
+  const web = await client();
+  const listing = { fid: closed, cookie: 0, limit: 9, plus: true, want: 0, caller: USER };
+  for (const flags of [WRONLY, RDWR, RDONLY | O_TRUNC, RDWR | O_TRUNC]) {
+    assert.equal(await opens(web, closed, flags, USER), 'EISDIR');
+    // A CREATE that names the directory's own FID looks like one that was sent again.
+    const again = { fid: closed, mode: 0o100644, fh: web.newFh(), flags, caller: USER };
+    for (const exclusive of [true, false]) {
+      await assert.rejects(web.create('closed', { ...again, exclusive }), { code: 'EISDIR' });
+    }
+    assert.equal(await web.errno(Readdir, listing), 'EACCES');
+    assert.equal(await web.errno(Setattr, { fid: closed, mtimeNow: true, caller: USER }), 'EACCES');
+  }
+});
+
+test('a handle that allows nothing (O_PATH) allows nothing', async (t) => {
+  const { client, file } = await squashedWorld(t);
+  const fid = await file('secret', 0o600);
+  const web = await client();
+  assert.equal(await opens(web, fid, O_PATH, USER), 'no error');
+  assert.equal(await web.errno(Enqueue, { type: 'flock', fid, mode: 'EX', flock: FLOCK }), 'EPERM');
+  assert.equal(await web.errno(TestFlock, { fid, flock: FLOCK }), 'EPERM');
+  assert.equal(await web.errno(Seek, { fid, offset: 0, what: 'data' }), 'EPERM');
+  assert.equal(await web.errno(Read, { fid, offset: 0, length: 1 }), 'EPERM');
+});
+
+test('only a file that was made without a name gets its first name by LINK, and only from its owner', async (t) => {
+  const { client, directory, file, root } = await squashedWorld(t);
+  const dir = await directory('tmp', 0o777);
+  const old = await file('old', 0o4755);
+  await root.call(Open, { fid: old, fh: root.newFh(), flags: RDONLY, want: 0 });
+  const web = await client();
+  assert.equal(await opens(web, old, RDONLY | O_TMPFILE_BIT, USER), 'no error');
+  const reads = { fid: web.newFid(), exclusive: false, fh: web.newFh(), flags: RDONLY | O_TMPFILE_BIT };
+  await web.create('old', { ...reads, caller: USER });
+  await root.call(Unlink, { parent: ROOT_DIR, name: nameOf('old'), directory: false });
+  const link = { fid: old, parent: dir, name: nameOf('again') };
+  assert.equal(await web.errno(Link, { ...link, caller: USER }), 'EPERM');
+  const own = await file('own', 0o644, { uid: 1000 });
+  assert.equal(await opens(web, own, RDONLY | O_TMPFILE_BIT, USER), 'no error');
+  await root.call(Unlink, { parent: ROOT_DIR, name: nameOf('own'), directory: false });
+  assert.equal(await web.errno(Link, { ...link, fid: own, caller: USER }), 'ENOENT');
+  const { attr: made } = await web.create(undefined, {
+    parent: dir,
+    fh: web.newFh(),
+    flags: RDWR,
+    caller: USER,
+  });
+  const first = { fid: made.fid, parent: dir, name: nameOf('first') };
+  assert.equal(await web.errno(Link, { ...first, caller: OTHER }), 'EPERM');
+  assert.equal(await web.errno(Link, { ...first, caller: USER }), 'no error');
 });
 
 test('copies need a handle on both files', async (t) => {
