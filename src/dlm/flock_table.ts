@@ -37,7 +37,10 @@ type Cast = (client: ClientUuid, handle: LockHandle, errno?: number) => void;
 /** Most calls that a client may have, held or waiting, and most pieces that an owner may have in a file. Beyond: ENOLCK. */
 export const FLOCKS_MAX = 500_000;
 
-/** The highest sequence that a client may name. The server can count on from it within the safe integers. */
+/**
+ * The highest sequence. A client that recovers may name it, and others must get locks all the same: from then on all calls have it,
+ * and after a crash those wait in the order in which they come.
+ */
 const SEQUENCE_MAX = 2 ** 52;
 
 interface Bounds {
@@ -121,7 +124,7 @@ export class FlockTable {
     const waits = replayed === undefined ? undefined : this.#files.get(fid)?.waitsAs(owner, replayed);
     // A client replays a call twice if its connection broke during recovery. The call waits only once.
     if (waits !== undefined) return { handle: waits.handle, granted: false, sequence };
-    this.#nextSequence = Math.max(this.#nextSequence, sequence + 1);
+    this.#nextSequence = Math.min(Math.max(this.#nextSequence, sequence + 1), SEQUENCE_MAX);
     const file = this.#file(fid);
     const call: FlockCall = {
       handle: this.#newHandle(),
@@ -422,7 +425,10 @@ export class FlockTable {
           call.pieces === (pieces.get(call) ?? 0) && call.pieces > 0 !== waiting.has(call),
           `call ${handle} has ${pieces.get(call) ?? 0} pieces, counted ${call.pieces}`,
         );
-        assert(call.sequence < this.#nextSequence, `call ${handle} has sequence ${call.sequence}`);
+        assert(
+          call.sequence < this.#nextSequence || call.sequence === SEQUENCE_MAX,
+          `call ${handle} has sequence ${call.sequence}`,
+        );
       }
     }
     const posix = [...waiting].filter(({ owner }) => owner.kind === 'posix');

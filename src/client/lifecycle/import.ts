@@ -322,7 +322,10 @@ export class Import {
   ): void {
     work.then(
       () => {
-        if (done === 'recovered' && this.#state.epoch === epoch) this.#instance = this.#target.instance;
+        // If the connection broke in this very moment, recovery begins again, and the server must hear that it does.
+        const { epoch: now, name } = this.#state;
+        if (done === 'recovered' && now === epoch && name === 'WAIT_RECOVERED')
+          this.#instance = this.#target.instance;
         this.dispatch({ type: done, epoch });
       },
       (error: unknown) => {

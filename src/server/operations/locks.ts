@@ -105,6 +105,9 @@ function flock(call: ServedCall, request: Request): HandlerOutcome<Reply> {
   const { fid, flock: range } = request;
   if (fid === undefined || range === undefined) throw new FsError('EPROTO', 'a flock of nothing');
   needInode(call.target.store, fid);
+  // It says that the client had the lock before others, and whatever its limit is.
+  if (request.sequence !== undefined && !call.client.reclaims)
+    throw new FsError('EPROTO', 'it names the turn of a lock, and does not recover');
   const grant = call.target.locks.flock(
     call.client.uuid,
     fid,

@@ -414,6 +414,29 @@ test('empty ranges and absurd sequences from a peer are refused', () => {
   assert.deepEqual(world.server.size, EMPTY);
 });
 
+test('the highest sequence that a peer may name leaves the locks of others as they were', () => {
+  const highest = 2 ** 52;
+  const world = startWorld();
+  world.server.flock(A, F, range('posix', 'p', 0, 9, true), false, highest);
+  const waits = [B, C].map((client) => world.server.flock(client, F, range('posix', 'q', 0, 9, true), true));
+  assert.deepEqual(
+    waits.map(({ granted, sequence }) => [granted, sequence]),
+    [
+      [false, highest],
+      [false, highest],
+    ],
+  );
+  on(world, A).unlock('p');
+  assert.deepEqual(world.told(), [`cast client-b ${waits[0]?.handle}`]);
+  // The next instance takes them again.
+  const next = startWorld().server;
+  for (const [at, client] of [B, C].entries()) {
+    assert.equal(next.flock(client, F, range('posix', 'q', 0, 9, true), true, highest).granted, at === 0);
+  }
+  world.server.checkInvariants();
+  next.checkInvariants();
+});
+
 test('one CANCEL may name cache locks and application locks', () => {
   const world = startWorld();
   const cached = world.server.tryEnqueue(A, data(5, 'PW'));

@@ -12,6 +12,7 @@ import { O_TMPFILE_BIT } from '../../../../src/server/export/open_table.js';
 import { checkedOpcodes } from '../../../../src/server/operations/permits.js';
 import { Batch } from '../../../../src/wire/batch.js';
 import { CopyRange, Fallocate, Read, Seek, Write } from '../../../../src/wire/data.js';
+import { FLAG_RECOVERY } from '../../../../src/wire/header.js';
 import { Cancel, Enqueue, TestFlock } from '../../../../src/wire/lock.js';
 import {
   Close,
@@ -214,6 +215,20 @@ test('only a file that was made without a name gets its first name by LINK, and 
   const first = { fid: made.fid, parent: dir, name: nameOf('first') };
   assert.equal(await web.errno(Link, { ...first, caller: OTHER }), 'EPERM');
   assert.equal(await web.errno(Link, { ...first, caller: USER }), 'no error');
+});
+
+test('only a client that recovers names the turn of an application lock', async (t) => {
+  const { client, file } = await squashedWorld(t);
+  const fid = await file('f', 0o644);
+  const web = await client();
+  assert.equal(await opens(web, fid, RDONLY, USER), 'no error');
+  const lock = { type: 'flock', fid, mode: 'EX', flock: FLOCK } as const;
+  for (const sequence of [1, 2 ** 52]) {
+    assert.equal(await web.errno(Enqueue, { ...lock, sequence }), 'EPROTO');
+    const recovers = web.call(Enqueue, { ...lock, sequence }, { flags: FLAG_RECOVERY });
+    await assert.rejects(recovers, { code: 'EPROTO' });
+  }
+  assert.equal((await web.call(Enqueue, lock)).sequence, 1);
 });
 
 test('copies need a handle on both files', async (t) => {
