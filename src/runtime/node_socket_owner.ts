@@ -10,7 +10,7 @@ import { logger } from '../base/log.js';
 const log = logger('runtime:owner');
 
 const TABLES = ['/proc/net/tcp', '/proc/net/tcp6'];
-/** tcp_states.h: TCP_ESTABLISHED, and TCP_CLOSE_WAIT to TCP_LAST_ACK are of sockets that somebody has. */
+/** tcp_states.h: all from TCP_ESTABLISHED on that a descriptor may refer to. */
 const OWNED = new Set(['01', '02', '04', '05', '08', '09']);
 const MAPPED = '0000000000000000FFFF0000';
 
@@ -21,14 +21,15 @@ export interface Ends {
 
 /**
  * @param from the end of the socket that is asked about. @param to its other end.
- * @returns its user; undefined if there is no such socket in this network namespace.
+ * @returns its user; undefined if there is no such socket in this network namespace, or nobody has it open any more.
  */
 export function ownerOf(from: Ends, to: Ends): number | undefined {
   const wanted = textsOf(from).flatMap((own) => textsOf(to).map((other) => `${own} ${other}`));
   for (const table of TABLES) {
     for (const line of linesOf(table)) {
-      const [, local, remote, state = '', , , , uid] = line.trim().split(/\s+/);
-      if (OWNED.has(state) && wanted.includes(`${local} ${remote}`)) return Number(uid);
+      const [, local, remote, state = '', , , , uid, , inode] = line.trim().split(/\s+/);
+      // Without an inode nobody has it any more. Before Linux 6.17 such a socket is shown as one of root, whoever has closed it.
+      if (inode !== '0' && OWNED.has(state) && wanted.includes(`${local} ${remote}`)) return Number(uid);
     }
   }
   return undefined;

@@ -8,7 +8,7 @@ import { type TestContext, test } from 'node:test';
 import { ownerOf } from '../../../src/runtime/node_socket_owner.js';
 
 async function listening(t: TestContext, host: string): Promise<{ server: Server; port: number }> {
-  const server = createServer();
+  const server = createServer({ allowHalfOpen: true });
   server.listen(0, host);
   await once(server, 'listening');
   t.after(() => server.close());
@@ -51,6 +51,19 @@ test('a socket of another user is his', { skip: process.geteuid?.() !== 0 && 'ne
   });
   t.after(() => other.kill('SIGKILL'));
   assert.equal(owner(await both), 65_534);
+});
+
+test("a socket that its user has closed is nobody's: kernels before 6.17 show it as one of root", async (t) => {
+  const { server, port } = await listening(t, '127.0.0.1');
+  const both = accepted(t, server);
+  const socket = connect(port, '127.0.0.1');
+  const other = await both;
+  assert.equal(owner(other), process.geteuid?.());
+  // The other side has closed nothing: the socket stays in the table, and belongs to no descriptor.
+  socket.destroy();
+  other.resume();
+  await once(socket, 'close');
+  assert.equal(owner(other), undefined);
 });
 
 test('a connection that is not of this host has no owner', () => {
