@@ -1,5 +1,5 @@
 /**
- * Whose a TCP socket of this host is, as /proc/net/tcp says: the user who made it. A user cannot give his socket to root, so this
+ * Whose a TCP socket of this host is, or the sockets that listen at an address of it, as /proc/net/tcp says: the user who made it. A user cannot give his socket to root, so this
  * is worth as much as the credentials of a Unix socket. Only sockets of this process's network namespace are there.
  */
 
@@ -12,6 +12,7 @@ const log = logger('runtime:owner');
 const TABLES = ['/proc/net/tcp', '/proc/net/tcp6'];
 /** tcp_states.h: all from TCP_ESTABLISHED on that a descriptor may refer to. */
 const OWNED = new Set(['01', '02', '04', '05', '08', '09']);
+const LISTENS = '0A';
 const MAPPED = '0000000000000000FFFF0000';
 
 export interface Ends {
@@ -25,19 +26,41 @@ export interface Ends {
  */
 export function ownerOf(from: Ends, to: Ends): number | undefined {
   const wanted = textsOf(from).flatMap((own) => textsOf(to).map((other) => `${own} ${other}`));
-  for (const table of TABLES) {
-    for (const line of linesOf(table)) {
-      const [, local, remote, state = '', , , , uid, , inode] = line.trim().split(/\s+/);
-      // Without an inode nobody has it any more. Before Linux 6.17 such a socket is shown as one of root, whoever has closed it.
-      if (inode !== '0' && OWNED.has(state) && wanted.includes(`${local} ${remote}`)) return Number(uid);
-    }
+  for (const { local, remote, state, uid, isHeld } of sockets()) {
+    if (isHeld && OWNED.has(state) && wanted.includes(`${local} ${remote}`)) return uid;
   }
   return undefined;
 }
 
+/** @returns the users of the sockets that listen there, or at the wildcard addresses with this port. */
+export function listenersAt({ address, port }: Ends): number[] {
+  const wanted = [address, '0.0.0.0', '::'].flatMap((host) => textsOf({ address: host, port }));
+  return [...sockets()]
+    .filter(({ state, local }) => state === LISTENS && wanted.includes(local))
+    .map(({ uid }) => uid);
+}
+
+interface SocketLine {
+  readonly local: string;
+  readonly remote: string;
+  readonly state: string;
+  readonly uid: number;
+  /** Without an inode nobody has it any more. Before Linux 6.17 such a socket is shown as one of root, whoever has closed it. */
+  readonly isHeld: boolean;
+}
+
+function* sockets(): Iterable<SocketLine> {
+  for (const table of TABLES) {
+    for (const line of linesOf(table)) {
+      const [, local = '', remote = '', state = '', , , , uid, , inode] = line.trim().split(/\s+/);
+      yield { local, remote, state, uid: Number(uid), isHeld: inode !== '0' };
+    }
+  }
+}
+
 function linesOf(table: string): string[] {
   try {
-    return readFileSync(table, 'latin1').split('\n').slice(1);
+    return readFileSync(table, 'latin1').split('\n').slice(1, -1);
   } catch (error) {
     log('%s: %O', table, error);
     return [];

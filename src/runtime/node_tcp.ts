@@ -4,6 +4,7 @@
  *
  * - Once a plain connection is there, a socket of the addon takes it over (node_stream.ts). Without the addon it stays with
  *   its net.Socket, and one with TLS stays with Node in any case (node_net_connection.ts).
+ * - A client that uses no TLS takes a listener of its own host only if that is root's or its own user's.
  * - If the listener takes TLS, it looks at what a connection sends first (node_tls_listen.ts). Else it waits for nothing.
  */
 
@@ -15,9 +16,11 @@ import { logger } from '../base/log.js';
 import { codeOf, dial, noteDescriptors, type Way } from './node_dial.js';
 import { NetConnection } from './node_net_connection.js';
 import { originOf, peerOf, setOptions, show } from './node_peer.js';
+import { listenersAt } from './node_socket_owner.js';
 import { adoptSocket, type StreamConnection, streamBinding } from './node_stream.js';
 import { tlsWay } from './node_tls_connect.js';
 import { TlsGate } from './node_tls_listen.js';
+import { isTrusted } from './node_unix.js';
 import type {
   Address,
   Connection,
@@ -158,8 +161,29 @@ function plainWay(binding: NativeBinding | undefined): Way {
     intoSpace,
     readyEvent: 'connect',
     make: (to) => createConnection(to),
-    take: (socket) => plainConnection(socket, binding, intoSpace),
+    take: (socket) => {
+      checkListener(socket);
+      return plainConnection(socket, binding, intoSpace);
+    },
   };
+}
+
+/**
+ * While a server of this host is down, any user may take its port. A client that proves nothing, and asks for no proof, would believe
+ * such a user all that he says of the files.
+ * @throws FsError ECONNREFUSED: its server may come back.
+ */
+function checkListener(socket: Socket): void {
+  if (!originOf(socket).sameHost) return;
+  const { remoteAddress: address = '', remotePort: port = 0 } = socket;
+  const users = listenersAt({ address, port });
+  const other = users.find((uid) => !isTrusted(uid));
+  if (users.length > 0 && other === undefined) return;
+  const who = other === undefined ? 'nobody listens any more' : `user ${other} listens`;
+  throw new FsError(
+    'ECONNREFUSED',
+    `${who} at ${peerOf(socket)}, which is an address of this host: only a server of root, or of the user of this process, is believed without a key`,
+  );
 }
 
 /** As Transport.connect. Without credentials it is plain TCP. */

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { FsError } from '../../../src/base/errno.js';
 import { tcpTransport } from '../../../src/runtime/node_tcp.js';
 import type { Connection, ConnectionEvents, Listener, Origin } from '../../../src/runtime/ports.js';
+import { asRoot, listenAsNobody, NOBODY } from '../../fixtures/nobody.js';
 import { until } from '../../fixtures/until.js';
 
 const transport = tcpTransport('addon');
@@ -244,4 +245,19 @@ test('connections leave from privileged source ports, several to one server, and
     origins.map(({ port, sameHost }) => port < 1024 && sameHost),
     origins.map(() => true),
   );
+});
+
+test('without TLS a client believes no other user of its host who has taken the port', asRoot, async (t) => {
+  for (const [listens, connects] of [
+    ['127.0.0.1', '127.0.0.1'],
+    ['0.0.0.0', '127.0.0.1'],
+    ['::', '127.0.0.1'],
+    ['::', '::1'],
+  ] as const) {
+    const port = await listenAsNobody(t, listens);
+    const open = (): ConnectionEvents => assert.fail('it is connected');
+    const refusal = await failure(transport.connect({ host: connects, port }, open, { timeoutMs: 5000 }));
+    assert.equal(refusal.code, 'ECONNREFUSED');
+    assert.match(refusal.message, new RegExp(`^user ${NOBODY} listens at `));
+  }
 });
