@@ -2,7 +2,7 @@
 
 import { type Command, Option } from 'commander';
 import type { AddOptions, RotateOptions, Where } from './access_run.js';
-import { keyOption, parseCount, parseDuration, parseRanges, parseServer } from './common.js';
+import { keyOption, parseAccessName, parseCount, parseDuration, parseRanges, parseServer } from './common.js';
 
 const DAY_MS = 86_400_000;
 const LIMIT_MAX = 1_000_000_000;
@@ -33,7 +33,7 @@ export function registerAccess(program: Command): void {
     .description('who may connect over the network: make keys, list them, renew them, take them back');
   where(access.command('add'))
     .description('let one more client in; prints its key, which nobody can see again')
-    .argument('<name>', 'of the client: letters, digits, dots, _ and -')
+    .argument('<name>', 'of the client: letters, digits, dots, _ and -', parseAccessName)
     .option('--read-only', 'it may change nothing')
     .option(
       '--no-root-squash',
@@ -64,7 +64,7 @@ export function registerAccess(program: Command): void {
         'limit on what arrives of it, and on what is being written for it, of all its mounts; what is above waits',
       ),
     )
-    .addOption(outputOption())
+    .addOption(outputOption().conflicts('cert'))
     .action(async (name: string, options: AddOptions) => (await run()).addAccess(name, options));
   where(access.command('list'))
     .description('show the table; no secrets')
@@ -72,11 +72,11 @@ export function registerAccess(program: Command): void {
     .action(async (options: Where & { json?: boolean }) => (await run()).listAccess(options));
   where(access.command('remove'))
     .description('take the access back: its clients are evicted at once')
-    .argument('<name>')
+    .argument('<name>', 'of the client', parseAccessName)
     .action(async (name: string, options: Where) => (await run()).removeAccess(name, options));
   where(access.command('rotate'))
     .description('make a new key for a client; the old one goes on working for a while')
-    .argument('<name>')
+    .argument('<name>', 'of the client', parseAccessName)
     .addOption(
       new Option('--grace <time>', 'how long the old key goes on working: 0, 30m, 12h, 7d')
         .argParser(parseDuration)

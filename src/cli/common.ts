@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { AddressRange } from '../base/address_range.js';
 import { LEVELS, type Level } from '../base/notices.js';
 import type { Address } from '../runtime/ports.js';
+import { ACCESS_NAME } from '../storage/api.js';
 import { isServedHere, localAddress } from './local_servers.js';
 
 /** The port of --listen, and of addresses that name no port. */
@@ -46,13 +47,24 @@ function isLabelHere(text: string): boolean {
   return !/[:@/,]/.test(text) && isServedHere(text);
 }
 
-/** Networks, as ADDRESS/BITS[,ADDRESS/BITS...]. */
-export function parseRanges(text: string): readonly AddressRange[] {
+/** Networks, as ADDRESS/BITS[,ADDRESS/BITS...]. @param before those of the same option earlier in the command line. */
+export function parseRanges(
+  text: string,
+  before: readonly AddressRange[] | undefined,
+): readonly AddressRange[] {
   try {
-    return text.split(',').map((part) => new AddressRange(part.trim()));
+    return [...(before ?? []), ...text.split(',').map((part) => new AddressRange(part.trim()))];
   } catch (cause) {
     throw new InvalidArgumentError((cause as Error).message);
   }
+}
+
+/** The name of an entry of the access table. @throws InvalidArgumentError */
+export function parseAccessName(text: string): string {
+  if (ACCESS_NAME.test(text)) return text;
+  throw new InvalidArgumentError(
+    'A name has letters, digits, dots, _ and -, at most 64, and begins with a letter or a digit.',
+  );
 }
 
 export function keyOption(): Option {
@@ -64,9 +76,8 @@ export function keyOption(): Option {
 
 /** A whole number above 0. */
 export function parseCount(text: string, max: number): number {
-  const count = Number(text);
-  if (!Number.isInteger(count) || count < 1 || count > max)
-    throw new InvalidArgumentError(`Give a number from 1 to ${max}.`);
+  const count = /^\d+$/.test(text) ? Number(text) : 0;
+  if (count < 1 || count > max) throw new InvalidArgumentError(`Give a number from 1 to ${max}.`);
   return count;
 }
 

@@ -14,6 +14,7 @@ test('a range has the addresses of its network and no others, of its own family 
     ['10.1.2.3', ['10.1.2.3'], ['10.1.2.4']],
     ['0.0.0.0/0', ['255.255.255.255', '0.0.0.0'], ['::', '2001:db8::1']],
     ['2001:db8::/32', ['2001:db8::', '2001:DB8:ffff::1'], ['2001:db9::', '32.1.13.184']],
+    ['::ffff:10.1.0.0/112', ['10.1.2.3', '::ffff:10.1.2.3'], ['10.2.0.0', '::1']],
     ['::1', ['::1', '0:0:0:0:0:0:0:1'], ['::2', '127.0.0.1']],
     // The bits behind the prefix say nothing.
     ['192.168.7.9/24', ['192.168.7.1'], ['192.168.8.9']],
@@ -39,6 +40,10 @@ test('what is no network is refused', () => {
     '::/129',
     '10.0.0.0/-1',
     '10.0.0.0/8/8',
+    'fe80::1%eth0/64',
+    'fe80::1%eth0',
+    '::ffff:10.1.0.0/16',
+    '010.0.0.0/8',
   ];
   for (const text of bad) assert.throws(() => new AddressRange(text), { code: 'EINVAL' }, text);
 });
