@@ -9,6 +9,8 @@
  * events are counted.
  */
 
+import { printable } from './printable.js';
+
 export type Level = 'error' | 'warning' | 'info';
 export const LEVELS: readonly Level[] = ['error', 'warning', 'info'];
 
@@ -98,7 +100,7 @@ export class Notices {
     if (LEVELS.indexOf(level) > LEVELS.indexOf(this.#options.level)) return;
     const begin = journal ? `<${PRIORITY[level]}>` : `${time()} `;
     // A line break inside a name would begin a line without time and priority.
-    write(`${begin}holdfast: ${text.replaceAll(/[\r\n]+/g, ' ')}\n`);
+    write(`${begin}holdfast: ${printable(text)}\n`);
   }
 
   /** @returns the number of lines left out before this one; undefined if this one is left out too. */

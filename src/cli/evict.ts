@@ -1,6 +1,7 @@
 /** holdfast evict: ends one client's session on a server. */
 
 import { type Command, InvalidArgumentError } from 'commander';
+import { printable } from '../base/printable.js';
 import type { Address } from '../runtime/ports.js';
 import { keyOption, parseServer } from './common.js';
 
@@ -29,7 +30,7 @@ export function registerEvict(program: Command): void {
           client,
           reason: 'evicted by the administrator',
         });
-        process.stdout.write(`holdfast: evicted ${reply.name} (${reply.uuid})\n`);
+        process.stdout.write(`holdfast: evicted ${printable(reply.name)} (${reply.uuid})\n`);
       } finally {
         admin.close();
       }

@@ -1,5 +1,6 @@
 /** How a command fails: with one line for the user and an exit status. */
 
+import { printable } from '../base/printable.js';
 import { nameSourcesInStacks } from './stack_traces.js';
 
 /** A failure the user can act on: one line, exit status 1 (2: the command line itself is wrong). */
@@ -39,5 +40,5 @@ export function exitWith(status: Promise<number>): void {
 }
 
 function oneLine(text: string): string {
-  return text.split('\n').join(' ').trim();
+  return printable(text).trim();
 }

@@ -3,6 +3,7 @@
  * the target, and prints the report.
  */
 
+import { printable } from '../base/printable.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
 import { fsckTarget } from '../storage/fsck/fsck.js';
 import type { FsckReport, ReportedFinding } from '../storage/fsck/report.js';
@@ -53,7 +54,7 @@ export async function fsck(options: FsckCommandOptions): Promise<void> {
   const status = exitStatus(report);
   const findings = report.findings.map((finding) => ({ ...finding, text: named(finding.text) }));
   if (isJson) print(JSON.stringify(jsonOf({ ...report, findings }, status)));
-  else for (const line of textOf({ ...report, findings })) print(line);
+  else for (const line of textOf({ ...report, findings })) print(printable(line));
   if (status !== 0) throw new CliError(summary(report), status);
 }
 

@@ -20,6 +20,7 @@ import { tellUmount } from '../../mount/umount_helper.js';
 import { MS_RDONLY, nativeBinding } from '../../native/binding.js';
 import { logger } from '../base/log.js';
 import type { Notices } from '../base/notices.js';
+import { printable } from '../base/printable.js';
 import type { ClientOptions, FsClient } from '../client/api.js';
 import { startClient } from '../client/client.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
@@ -60,7 +61,8 @@ export async function runMount(
   const reporter = backgroundReporter();
   try {
     const logPath = reporter === undefined ? undefined : mountLogPath(mountpoint);
-    const says = (line: string): void => {
+    const says = (text: string): void => {
+      const line = printable(text);
       if (reporter === undefined) process.stderr.write(`holdfast: ${line}\n`);
       else reporter.says(line);
     };

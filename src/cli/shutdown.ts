@@ -4,6 +4,7 @@
  */
 
 import type { Command } from 'commander';
+import { printable } from '../base/printable.js';
 import { type Address, formatAddress } from '../runtime/ports.js';
 import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
 import { keyOption, parseSeconds, parseServer } from './common.js';
@@ -129,7 +130,7 @@ class Progress {
     const waits = names.length === 0 ? '' : `, waits for ${names.join(', ')}${more}`;
     const seconds = status.drainLeftMs === undefined ? undefined : Math.ceil(status.drainLeftMs / 1000);
     const limit = names.length === 0 || seconds === undefined ? '' : `, evicts in ${seconds} s`;
-    const line = `holdfast: ${status.state}: ${drained}${waits}${limit}`;
+    const line = printable(`holdfast: ${status.state}: ${drained}${waits}${limit}`);
     if (process.stderr.isTTY) {
       process.stderr.write(`\r\x1b[K${line}, ${formatBytes(dirty)} dirty, ${rpcs} RPCs in flight`);
       this.#isShown = true;

@@ -5,6 +5,7 @@
 
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
+import { printable } from '../base/printable.js';
 import type { ClientStatus } from '../client/api.js';
 import type { Address } from '../runtime/ports.js';
 import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
@@ -115,7 +116,8 @@ function serverText(status: StatusReply): string {
     `target   ${status.label} (${status.targetUuid})`,
     `state    ${status.state}, version ${status.softwareVersion}, instance ${status.instance}, up ${(status.uptimeMs / 1000).toFixed(1)} s`,
   ];
-  if (status.brief === true) return [...own, 'clients  shown to administrators only'].join('\n');
+  if (status.brief === true)
+    return [...own, 'clients  shown to administrators only'].map(printable).join('\n');
   const lines = [
     ...own,
     `space    ${formatBytes(used)} of ${formatBytes(status.blocks * status.blockBytes)} used, ${status.inodes} inodes, ${status.orphans} orphans`,
@@ -141,7 +143,7 @@ function serverText(status: StatusReply): string {
   for (const gone of status.evicted) lines.push(`  evicted: ${gone.name} (${gone.uuid}): ${gone.reason}`);
   lines.push(...earlierLines(status.evictedBefore ?? []));
   lines.push(...noticeLines(status.notices));
-  return lines.join('\n');
+  return lines.map(printable).join('\n');
 }
 
 /** Evictions by the last instance that evicted a client: after an upgrade the operator looks at the server after it. */
@@ -221,5 +223,5 @@ function mountText(status: ClientStatus): string {
     `cache    ${formatBytes(pageBytes)} of ${formatBytes(limitBytes)} pages, ${attrs} attributes, ${names} names`,
   );
   lines.push(...noticeLines(status.notices));
-  return lines.join('\n');
+  return lines.map(printable).join('\n');
 }

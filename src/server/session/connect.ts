@@ -12,6 +12,7 @@ import { assert, assertNever } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import type { Transno } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
+import { printable } from '../../base/printable.js';
 import { Requester } from '../../rpc/requester.js';
 import type { ClientRecord } from '../../storage/api.js';
 import { type Negotiated, negotiate, ownAbilities } from '../../wire/negotiate.js';
@@ -48,7 +49,13 @@ interface Applicant {
  * @throws FsError EPROTO (no common protocol, no UUID), ENODEV (another target), EAGAIN (an older connection's CONNECT),
  *   EACCES (the peer may not connect: see access/peers.ts; it is not this client).
  */
-export function connect(server: ServerView, session: Session, request: ConnectRequest): ConnectReply {
+export function connect(server: ServerView, session: Session, received: ConnectRequest): ConnectReply {
+  // What it calls itself is shown to administrators, and stands in logs.
+  const request = {
+    ...received,
+    name: printable(received.name),
+    softwareVersion: printable(received.softwareVersion),
+  };
   try {
     return answer(server, session, request);
   } catch (thrown) {

@@ -31,6 +31,17 @@ test('a notice is one line with a time, or with a priority for a journal', () =>
   );
 });
 
+test('no text of others moves the cursor or begins a line', () => {
+  const { lines, notices } = recorded();
+  notices.say(
+    'evicted',
+    'client \x1b]0;pwn\x07\x1b[31m\x9b31m a\u202eb\u2028c\r\nTIME holdfast: d \u00e4\u{1f600} is evicted',
+  );
+  assert.deepEqual(lines, [
+    'TIME holdfast: client \ufffd]0;pwn\ufffd\ufffd[31m\ufffd31m a\ufffdb\ufffdc  TIME holdfast: d \u00e4\u{1f600} is evicted\n',
+  ]);
+});
+
 test('a kind that repeats is limited, counted in full, and does not silence another kind', () => {
   const { lines, clock, notices } = recorded();
   for (let index = 0; index < 100; index++) notices.say('checksum-wrong', `block ${index}`);

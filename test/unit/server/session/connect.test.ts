@@ -49,3 +49,16 @@ test('a client that was evicted waits until its last write has ended, and is the
   assert.deepEqual([told.outcome, told.reason], ['evicted', 'the test says so']);
   assert.equal((await client.connect({ previousInstance: undefined })).outcome, 'new');
 });
+
+test('what a client calls itself is shown to administrators without what a terminal obeys', async (t) => {
+  const world = await serverWorld(t, {});
+  const server = await world.server();
+  const name = 'web\x1b]0;pwn\x07\nholdfast: all is well\u202e';
+  const client = world.client('web');
+  await client.connect({ name, softwareVersion: '1.0\x9b2J' });
+  const [shown] = server.status().clients;
+  assert.deepEqual(
+    [shown?.name, shown?.softwareVersion],
+    ['web\ufffd]0;pwn\ufffd holdfast: all is well\ufffd', '1.0\ufffd2J'],
+  );
+});
