@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import type { Proofs } from '../../mount/options.js';
 import { FsError } from '../base/errno.js';
 import type { Credentials } from '../runtime/ports.js';
-import { defaultKeyPath, readKeyFile } from './key_file.js';
+import { checkPrivateKey, defaultKeyPath, readKeyFile } from './key_file.js';
 
 export interface Prover {
   /**
@@ -27,27 +27,32 @@ export function proverOf(proofs: Proofs, label?: string): Prover {
       return { credentials: () => ({ kind: 'plain' }), claim: undefined };
     case 'certificate': {
       const { files } = proofs;
+      checkPrivateKey(files.key);
       return {
-        credentials: () => ({ kind: 'certificate', files }),
+        credentials: () => {
+          checkPrivateKey(files.key);
+          return { kind: 'certificate', files };
+        },
         claim: { name: nameIn(files.certificate) },
       };
     }
     case 'key':
-      return keyProver(proofs.path);
+      return keyProver(proofs.path, true);
     case 'default': {
       const path = defaultKeyPath(label);
-      return path === undefined ? { credentials: () => undefined, claim: undefined } : keyProver(path);
+      return path === undefined ? { credentials: () => undefined, claim: undefined } : keyProver(path, false);
     }
   }
 }
 
-function keyProver(path: string): Prover {
+/** @param isNamed the user means this key, and not that the filesystem may have another one: it has to be of the target. */
+function keyProver(path: string, isNamed: boolean): Prover {
   const { name, targetUuid } = readKeyFile(path);
   const credentials = (): Credentials => {
     const { id, secret } = readKeyFile(path);
     return { kind: 'key', identity: id, key: secret };
   };
-  return { credentials, claim: { name, targetUuid } };
+  return { credentials, claim: isNamed ? { name } : { name, targetUuid } };
 }
 
 function nameIn(path: string): string {

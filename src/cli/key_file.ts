@@ -11,7 +11,16 @@
  * Lines that begin with # and lines with unknown words say nothing. Messages about a file never have anything of its secret.
  */
 
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  type Stats,
+  statSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { FsError } from '../base/errno.js';
 
@@ -30,6 +39,8 @@ const SUFFIX = '.key';
 const FORMAT = 'holdfast-key';
 const VERSION = '1';
 const READABLE_FOR_OTHERS = 0o077;
+/** All of others, and writing of the group. */
+const OPEN_TO_OTHERS = 0o027;
 const SECRET_BYTES = 32;
 /** Far more than a key file has. */
 const FILE_MAX_BYTES = 4096;
@@ -47,9 +58,25 @@ export function formatKey(key: ClientKey): string {
   ].join('\n');
 }
 
-/** @throws FsError EACCES for a file that others may read, ENOENT, EINVAL for one that is no key file. */
+/**
+ * Looks at the very file that it reads: between two looks at the path somebody else might put another one there.
+ * @throws FsError EACCES for a file that others may read, ENOENT, EINVAL for one that is no key file.
+ */
 export function readKeyFile(path: string): ClientKey {
-  const { mode, uid, size, isFile } = found(path);
+  const fd = opened(path);
+  try {
+    const stat = fstatSync(fd);
+    // First: nobody should change the mode of a device.
+    if (!stat.isFile() || stat.size > FILE_MAX_BYTES) throw new FsError('EINVAL', `${path} is no key file`);
+    checkAccess(path, stat);
+    return parseKey(readFileSync(fd, 'utf8'), path);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** @throws FsError EACCES */
+function checkAccess(path: string, { mode, uid }: Stats): void {
   const own = process.geteuid?.() ?? 0;
   if (uid !== own && uid !== 0)
     throw new FsError('EACCES', `the key file ${path} belongs to user ${uid}, who could change it`);
@@ -57,20 +84,30 @@ export function readKeyFile(path: string): ClientKey {
     const shown = (mode & 0o777).toString(8).padStart(4, '0');
     throw new FsError('EACCES', `others may read the key file ${path} (mode ${shown}): chmod 600 ${path}`);
   }
-  // A pipe would be waited for.
-  if (!isFile || size > FILE_MAX_BYTES) throw new FsError('EINVAL', `${path} is no key file`);
-  return parseKey(readFileSync(path, 'utf8'), path);
 }
 
-function found(path: string): {
-  readonly mode: number;
-  readonly uid: number;
-  readonly size: number;
-  readonly isFile: boolean;
-} {
+/**
+ * The private key of a certificate. Sites let a group of services read such files, so it may have one.
+ * @throws FsError EACCES if anybody may read it, or another user may change it. Whoever uses the file says what else is wrong with it.
+ */
+export function checkPrivateKey(path: string): void {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined || !stat.isFile()) return;
+  const own = process.geteuid?.() ?? 0;
+  if (stat.uid !== own && stat.uid !== 0)
+    throw new FsError('EACCES', `the private key ${path} belongs to user ${stat.uid}, who could change it`);
+  if ((stat.mode & OPEN_TO_OTHERS) === 0) return;
+  const shown = (stat.mode & 0o777).toString(8).padStart(4, '0');
+  throw new FsError(
+    'EACCES',
+    `others may read or change the private key ${path} (mode ${shown}): chmod 600 ${path}`,
+  );
+}
+
+function opened(path: string): number {
   try {
-    const stat = statSync(path);
-    return { mode: stat.mode, uid: stat.uid, size: stat.size, isFile: stat.isFile() };
+    // A pipe would be waited for.
+    return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     const isMissing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
     if (!isMissing)

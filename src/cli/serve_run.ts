@@ -36,6 +36,7 @@ import { CliError } from './failure.js';
 import { formatBytes } from './format.js';
 import { StandbyPort, standInLine } from './handover.js';
 import { installedVersion } from './installed.js';
+import { checkPrivateKey } from './key_file.js';
 import { localAddress } from './local_servers.js';
 import { startNotices } from './notices.js';
 import { announceReady } from './service_manager.js';
@@ -174,8 +175,10 @@ function plainAccess({ tls, from = [], listen }: ServeOptions): PlainAccess | un
   return { from };
 }
 
+/** @throws FsError EACCES for a private key that others may read. */
 function certificateFiles({ tlsCert, tlsKey, tlsCa }: ServeOptions): CertificateFiles | undefined {
   if (tlsCert === undefined || tlsKey === undefined || tlsCa === undefined) return undefined;
+  checkPrivateKey(tlsKey);
   return { certificate: tlsCert, key: tlsKey, ca: tlsCa };
 }
 

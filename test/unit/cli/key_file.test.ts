@@ -1,11 +1,13 @@
 /** The file with a client's key: its text, who may read it, and what is no such file. */
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { chmodSync, chownSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { type ClientKey, formatKey, readKeyFile } from '../../../src/cli/key_file.js';
+import { proverOf } from '../../../src/cli/credentials.js';
+import { type ClientKey, checkPrivateKey, formatKey, readKeyFile } from '../../../src/cli/key_file.js';
 
 const KEY: ClientKey = {
   label: 'projects of 2026',
@@ -47,6 +49,33 @@ test('a key file of another user is refused', { skip: process.geteuid?.() !== 0 
   const path = fileOf(t, formatKey(KEY));
   chownSync(path, 65_534, 65_534);
   assert.throws(() => readKeyFile(path), { code: 'EACCES', message: /belongs to user 65534/ });
+});
+
+test('a device, a pipe or a folder is no key file, and nobody is told to change its mode', {
+  timeout: 10_000,
+}, (t) => {
+  const folder = join(fileOf(t, ''), '..');
+  const pipe = join(folder, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  for (const path of ['/dev/zero', '/dev/null', pipe, folder]) {
+    assert.throws(() => readKeyFile(path), { code: 'EINVAL', message: `${path} is no key file` });
+  }
+});
+
+test('the private key of a certificate may be read by a group, and not by all', (t) => {
+  for (const mode of [0o400, 0o600, 0o640, 0o440]) checkPrivateKey(fileOf(t, 'PEM', mode));
+  for (const mode of [0o644, 0o604, 0o660, 0o666, 0o602]) {
+    const path = fileOf(t, 'PEM', mode);
+    assert.throws(() => checkPrivateKey(path), { code: 'EACCES', message: new RegExp(`chmod 600 ${path}`) });
+    const files = { certificate: '/nonexistent/cert', key: path, ca: '/nonexistent/ca' };
+    assert.throws(() => proverOf({ by: 'certificate', files }), { code: 'EACCES' });
+  }
+  checkPrivateKey('/nonexistent/key');
+});
+
+test('a key that the user names has to be of the target, the usual one need not', (t) => {
+  const path = fileOf(t, formatKey(KEY));
+  assert.deepEqual(proverOf({ by: 'key', path }).claim, { name: KEY.name });
 });
 
 test('what is no key file is refused with one line, which has nothing of the secret', (t) => {
