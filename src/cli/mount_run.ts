@@ -176,6 +176,7 @@ function prepare(
       const until = options.retry ? 'until a server takes the mount' : `for ${CONNECT_TIMEOUT_MS / 1000} s`;
       says(`${text}; tries again ${until}`);
     },
+    onWait: (text) => says(`waits for the server, which says: ${text}`),
     kernel: vfs.kernelCache,
     onUsable: () => usable.listener(),
     onState: (text, kind) => {

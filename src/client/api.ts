@@ -337,6 +337,8 @@ export interface ClientOptions {
   readonly groupsOf?: ((caller: { readonly pid?: number | undefined }) => readonly number[]) | undefined;
   /** Called once for each reason why no server takes the client yet, until the first one answers. */
   readonly onTrouble?: ((text: string) => void) | undefined;
+  /** Called once for each reason for which a server that has answered lets the client wait, without limit. */
+  readonly onWait?: ((text: string) => void) | undefined;
   /** The server shows this name. */
   readonly name: string;
   /** Number of this host and pid namespace, the same for all its mounts (FlockRange.host). undefined: not known. */

@@ -179,6 +179,16 @@ test('a key works for the servers of an upgrade and of a crash, and survives rot
   assert.equal(await agent.pread(fd, 0, 3), 'one');
 });
 
+test('a mount more than its entry may have says why it waits, and is there when another one ends', async (t) => {
+  const { cluster, client } = await site(t);
+  const key = await cluster.makeKey('one', ['--max-clients', '1']);
+  const first = await cluster.addMount([`key=${key}`], undefined, client);
+  const second = cluster.startMount([`key=${key}`], undefined, undefined, client);
+  await second.child.line(/waits for the server, which says: key:one has 1 clients, as many as it may have/);
+  await cluster.umount(first);
+  await second.ready();
+});
+
 test('two machines with one key file are two clients', async (t) => {
   const { cluster, client, stranger } = await site(t);
   const key = await cluster.makeKey('cloned', ['--no-root-squash']);

@@ -44,11 +44,13 @@ export class FirstConnect implements ImportEvents {
     this.#ready.resolve();
   }
 
-  answered(reason: string): void {
-    if (this.#state !== 'unanswered') return;
+  answered(waitsFor: string | undefined): void {
+    if (this.#state === 'over') return;
     this.#state = 'answered';
     this.#limit?.cancel();
-    this.#context.options.onState?.(`waits for the server: ${reason}`);
+    if (waitsFor === undefined || this.#told.has(waitsFor)) return;
+    this.#told.add(waitsFor);
+    this.#context.options.onWait?.(waitsFor);
   }
 
   refused(error: FsError, final: boolean): void {

@@ -55,8 +55,8 @@ export interface ImportOwner {
 export interface ImportEvents {
   /** The target may be used for the first time. */
   usable(): void;
-  /** A server has answered, and says what the client waits for. */
-  answered(reason: string): void;
+  /** A server has answered. @param waitsFor what it says that the client has to wait for, if it does not take the client yet. */
+  answered(waitsFor: string | undefined): void;
   /** A server refused, or the client could not reach one. @param final trying again will not help. */
   refused(error: FsError, final: boolean): void;
 }
@@ -508,7 +508,7 @@ export class Import {
     if (this.#attempt !== attempt) return;
     this.#refusedSinceMs = undefined;
     this.#target.gate.refuse(undefined);
-    this.#events.answered(reply.reason ?? reply.outcome);
+    this.#events.answered(reply.outcome === 'wait' ? reply.reason : undefined);
     if (reply.outcome !== 'wait' && reply.outcome !== 'evicted') {
       this.#target.restrictedTo(reply.restricted);
       attempt.watch(reply.pingIntervalMs, () => {
