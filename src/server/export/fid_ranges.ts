@@ -13,13 +13,21 @@ export interface FidRange {
   readonly end: Fid;
 }
 
+/** Whoever asks for ranges and uses none makes the server keep no more than these. */
+const RANGES_MAX = 1024;
+
 export class FidRanges {
   /** The oldest first. */
-  readonly #ranges: FidRange[] = [];
+  #ranges: FidRange[] = [];
   #olderBelow = 0;
 
+  /** A client asks for one when it has used up the one before, so it forgets ranges long before the server does. */
   add(range: FidRange): void {
-    this.#ranges.push(range);
+    const last = this.#ranges.at(-1);
+    if (last?.end === range.start)
+      this.#ranges[this.#ranges.length - 1] = { start: last.start, end: range.end };
+    else this.#ranges.push(range);
+    if (this.#ranges.length > RANGES_MAX) this.#ranges = this.#ranges.slice(-RANGES_MAX / 2);
   }
 
   /** It has recovered. @param first the first FID that this instance has handed out. */
