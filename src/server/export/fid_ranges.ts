@@ -17,6 +17,8 @@ export interface FidRange {
 const RANGES_MAX = 1024;
 
 export class FidRanges {
+  /** Settles when the range that it asked for last is committed. undefined: it is. */
+  committed: Promise<void> | undefined;
   /** The oldest first. */
   #ranges: FidRange[] = [];
   #olderBelow = 0;

@@ -45,10 +45,33 @@ export function disconnect(
   return answered(incoming, gone);
 }
 
-export function getFids(call: ServedCall): HandlerOutcome<ReplyOf<typeof GetFids>> {
+/**
+ * Gives a range. There are so many between two commits, for all clients, and so many in all: a client that asks again before the
+ * range it got is committed (which is long before it can have used it up) waits for that.
+ */
+export function getFids(
+  call: ServedCall,
+  _request: Nothing,
+  incoming: Incoming<ReplyOf<typeof GetFids>>,
+): Answered<ReplyOf<typeof GetFids>> {
   // If the reply is lost, the range is only a hole in the numbers. But a resend must not make a second hole.
   call.keepReply();
-  return { reply: call.target.allocateFids(call.client) };
+  const { target, client } = call;
+  const give = (): HandlerOutcome<ReplyOf<typeof GetFids>> => {
+    call.assertLive();
+    return { reply: target.allocateFids(client) };
+  };
+  const before = client.fids.committed;
+  const given = before === undefined ? give() : before.then(give);
+  const committed: Promise<void> = Promise.resolve(given)
+    .then(() => target.store.sync())
+    // Who waits for the range or for the commit hears why it failed.
+    .catch(() => undefined)
+    .then(() => {
+      if (client.fids.committed === committed) client.fids.committed = undefined;
+    });
+  client.fids.committed = committed;
+  return answered(incoming, given);
 }
 
 /** Answers when the server has executed all operations that this client has replayed. */

@@ -6,6 +6,7 @@ import { blocksBytes } from '../../../src/server/export/space_grants.js';
 import { DrainProgress, Status } from '../../../src/wire/admin.js';
 import { Sync, Write } from '../../../src/wire/data.js';
 import { Setattr, Unlink } from '../../../src/wire/meta.js';
+import { GetFids } from '../../../src/wire/session.js';
 import { memoryPair } from '../../fixtures/memory_connection.js';
 import { nameOf, type RawClient, type ServerWorld, serverWorld } from '../../worlds/server_world.js';
 
@@ -115,4 +116,24 @@ test('a change that is sent as a notice is not made, and a notice sent as a requ
   // Nobody would have been told that it is done: its lock on the root would have been held for ever.
   const { attr } = await other.call(Setattr, { fid: ROOT_FID, mode: 0o700 });
   assert.equal(attr.mode & 0o7777, 0o700);
+});
+
+test('a client that asks for ranges of FIDs without end gets one with each commit, and others get theirs at once', async (t) => {
+  const world = await withServer(t, 64 * MIB);
+  const greedy = await world.connected('greedy');
+  let answers = 0;
+  const asked = Array.from({ length: 600 }, async () => {
+    const range = await greedy.call(GetFids, {});
+    answers += 1;
+    return range;
+  });
+  const other = world.client('other');
+  const { outcome, fids } = await other.connect();
+  assert.deepEqual([outcome, fids === undefined], ['new', false]);
+  await other.activate();
+  const { start, end } = await other.call(GetFids, {});
+  assert.ok(end > start);
+  assert.ok(answers < 100, `${answers} ranges at once`);
+  const ranges = await Promise.all(asked);
+  assert.equal(new Set(ranges.map((range) => range.start)).size, 600);
 });
