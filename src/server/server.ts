@@ -295,6 +295,10 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     this.say(`refuses ${peer}: ${why}`, 'refused');
   }
 
+  admitsWatcher(principal: string): string | undefined {
+    return this.#connections.admitsWatcher(principal);
+  }
+
   admitsClient(clients: number): string | undefined {
     return this.#connections.admitsClient(clients);
   }

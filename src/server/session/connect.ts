@@ -81,6 +81,9 @@ function answer(server: ServerView, session: Session, request: ConnectRequest): 
   session.link.connCount = request.connCount;
   session.link.protocol = agreed.protocol;
   if (request.role === 'admin') {
+    const many =
+      rights.admin || session.role === 'admin' ? undefined : server.admitsWatcher(rights.principal);
+    if (many !== undefined) throw new FsError('EACCES', many);
     session.role = 'admin';
     session.link.welcomeAdmin();
     return { ...common(server, agreed), outcome: 'new' };

@@ -24,6 +24,8 @@ const STRANGERS_MORE = 1024;
 const STRANGERS_MAX = 4096;
 /** Of the connections, for administrators. */
 const ADMIN_CONNECTIONS = 16;
+/** Of one entry of the access table that is no administrator's, at a time. */
+const WATCHERS_MAX = 32;
 const SAID_FULL_MS = 60_000;
 
 export class Connections {
@@ -84,6 +86,20 @@ export class Connections {
     if (size <= connectionsMax - ADMIN_CONNECTIONS) return undefined;
     const why = `the server has ${size} connections, as many as its file descriptors allow`;
     return this.#sayFull(why, 'out-of-descriptors');
+  }
+
+  /**
+   * Connections of role admin have no session that counts for a limit, and nobody expects a sign of life from them. So whoever is no
+   * administrator, and may only ask how the server is, has few of them.
+   * @returns why one more is refused, if it is.
+   */
+  admitsWatcher(principal: string): string | undefined {
+    let watchers = 0;
+    for (const { role, rights } of this.#sessions) {
+      if (role === 'admin' && rights?.principal === principal) watchers += 1;
+    }
+    if (watchers < WATCHERS_MAX) return undefined;
+    return `${principal} has ${watchers} connections that ask for the status, as many as it may have`;
   }
 
   /** Whoever asked for the shutdown; the connections are ended in order right after. */

@@ -45,4 +45,6 @@ export interface ServerView {
   refused(peer: string, why: string): void;
   /** @returns why one more client has to wait; undefined: it need not. */
   admitsClient(clients: number): string | undefined;
+  /** Why a peer that is no administrator may not ask for the status through one more connection. */
+  admitsWatcher(principal: string): string | undefined;
 }

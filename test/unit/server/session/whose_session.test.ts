@@ -240,6 +240,31 @@ test('only an administrator sees clients and changes something; a key without --
   assert.equal(client.closed, false);
 });
 
+test('who is no administrator holds few connections by asking for the status', async (t) => {
+  const world = await serverWorld(t);
+  await world.server();
+  const origin = keyOrigin(world, 'web');
+  const watchers: RawClient[] = [];
+  let made = 0;
+  const watch = async (from: Origin): Promise<string> => {
+    const watcher = world.client(`watcher${++made}`);
+    watcher.origin = from;
+    watchers.push(watcher);
+    return connectErrno(watcher, { role: 'admin' });
+  };
+  const outcomes: string[] = [];
+  for (let n = 0; n < 40; n += 1) outcomes.push(await watch(origin));
+  assert.deepEqual(outcomes, [...Array(32).fill('new'), ...Array(8).fill('EACCES')]);
+  // Neither others nor the entry's own clients are concerned.
+  assert.equal(await watch(keyOrigin(world, 'other')), 'new');
+  assert.equal(await watch(keyOrigin(world, 'root', true)), 'new');
+  const client = world.client('c');
+  client.origin = origin;
+  assert.equal(await connectErrno(client, { secret: SECRET }), 'new');
+  await watchers[0]?.lose();
+  assert.equal(await watch(origin), 'new');
+});
+
 test('READ and WRITE without a lock that allows them are refused', async (t) => {
   const world = await serverWorld(t);
   await world.server();
