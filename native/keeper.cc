@@ -5,9 +5,10 @@
 // So the end of the socket means that no client is left. If the mount is still there then, the keeper starts the program, with
 // another socket as 3 and /dev/fuse as 4, and passes the bytes on.
 //
-//   holdfast_keeper MOUNTPOINT DEATHS
+//   holdfast_keeper MOUNTPOINT DEATHS DEVICE
 //
-// After DEATHS deaths within a minute it ends the mount, with a line on stderr. It ends when the mount does.
+// After DEATHS deaths within a minute it ends the mount, with a line on stderr. It ends when the mount does. DEVICE (MAJOR:MINOR) tells
+// this mount from others: if it is not at its place any more (umount -l), the keeper starts no client for it, and touches nothing there.
 //
 // A message is: u32 length of what follows, u32 number of words, for each word u32 length and its bytes, then the bytes for the next
 // client. Numbers have this machine's byte order. To the next client the keeper writes: u32 length, and the bytes.
@@ -18,6 +19,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -92,6 +95,32 @@ bool MountIsGone(int timeout_ms) {
   return poll(&fuse, 1, timeout_ms) > 0 && (fuse.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
 }
 
+// As mountinfo has a path: space, tab, line break and backslash in octal.
+std::string Escaped(const std::string& path) {
+  std::string escaped;
+  for (const char letter : path) {
+    char octal[5];
+    snprintf(octal, sizeof octal, "\\%03o", static_cast<unsigned char>(letter));
+    escaped += letter == ' ' || letter == '\t' || letter == '\n' || letter == '\\' ? octal : std::string(1, letter);
+  }
+  return escaped;
+}
+
+// Whether the mount that lies there, above all others, is this one.
+bool IsAt(const std::string& mountpoint, const std::string& device) {
+  const std::string wanted = Escaped(mountpoint);
+  std::ifstream table("/proc/self/mountinfo");
+  std::string line;
+  bool is_at = false;
+  while (std::getline(table, line)) {
+    // id, parent, MAJOR:MINOR, root, mount point
+    std::istringstream fields(line);
+    std::string id, parent, major_minor, root, at;
+    if (fields >> id >> parent >> major_minor >> root >> at && at == wanted) is_at = major_minor == device;
+  }
+  return is_at;
+}
+
 bool WriteAll(int fd, const void* bytes, size_t length) {
   const char* from = static_cast<const char*>(bytes);
   while (length > 0) {
@@ -137,7 +166,8 @@ int Start(const Will& will) {
   return ends[0];
 }
 
-void EndMount(const char* mountpoint) {
+void EndMount(const char* mountpoint, const char* device) {
+  if (!IsAt(mountpoint, device)) return;
   if (umount2(mountpoint, MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW) == 0) return;
   // Not root: the helper may. With the last descriptor closed, calls fail in any case.
   close(kFuse);
@@ -171,11 +201,12 @@ bool Listen(int socket, Will* will) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) {
+  if (argc != 4) {
     fprintf(stderr, "holdfast_keeper is started by a client process of Holdfast\n");
     return 2;
   }
   const char* mountpoint = argv[1];
+  const char* device = argv[3];
   const size_t limit = static_cast<size_t>(strtoul(argv[2], nullptr, 10));
   // What it keeps is a secret.
   prctl(PR_SET_DUMPABLE, 0);
@@ -190,20 +221,22 @@ int main(int argc, char** argv) {
   int socket = kSocket;
   while (Listen(socket, &will)) {
     close(socket);
+    // Nobody could ask a client for it to end.
+    if (!IsAt(mountpoint, device)) return 0;
     const double now = Now();
     deaths.push_back(now);
     while (now - deaths.front() > kWindowSeconds) deaths.erase(deaths.begin());
     if (will.words.empty() || deaths.size() >= limit) {
       fprintf(stderr, "holdfast: the client process of %s died %zu times within a minute: the mount ends\n", mountpoint,
               deaths.size());
-      EndMount(mountpoint);
+      EndMount(mountpoint, device);
       return 1;
     }
     fprintf(stderr, "holdfast: the client process of %s has died; its keeper starts another one\n", mountpoint);
     socket = Start(will);
     if (socket < 0) {
       fprintf(stderr, "holdfast: cannot start a client process for %s: %s\n", mountpoint, strerror(errno));
-      EndMount(mountpoint);
+      EndMount(mountpoint, device);
       return 1;
     }
   }

@@ -60,7 +60,9 @@ export interface HandedOver {
 
 /** @throws FsError, CliError: why the mount stays with this process. */
 export async function handOver(serving: Serving, successor: Successor): Promise<HandedOver> {
-  const { handover } = serving.kernel;
+  const { handover, detached, mountpoint } = serving.kernel;
+  if (detached !== undefined)
+    throw new FsError('EBUSY', `${mountpoint} is detached (umount -l): it ends with the last open file`);
   if (handover === undefined) {
     const { driver } = serving.kernel;
     throw new FsError(

@@ -10,6 +10,7 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
+import { mountAt } from '../../mount/mount_table.js';
 import type { NegotiatedNumbers } from '../../mount/negotiated.js';
 import { nativeBinding, packageRoot } from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
@@ -72,12 +73,15 @@ export class Keeper {
 
   /** @returns undefined if there is no such program here: then a client that dies takes its mount along. */
   static start(mountpoint: string, deaths: number, fuse: number): Keeper | undefined {
+    const device = mountAt(mountpoint)?.device;
+    // Somebody has taken the mount away already.
+    if (device === undefined) return undefined;
     const program = join(packageRoot(), 'native', 'build', 'Release', 'holdfast_keeper');
     if (!existsSync(program)) {
       log('%s is not there: the mount ends with its process', program);
       return undefined;
     }
-    const child = spawn(program, [mountpoint, String(deaths)], {
+    const child = spawn(program, [mountpoint, String(deaths), device], {
       detached: true,
       cwd: '/',
       stdio: ['ignore', 'inherit', 'inherit', 'pipe', fuse],

@@ -222,3 +222,21 @@ test('without a server the next process waits, and an unmount by force ends it',
   await kept.endAgents();
   await cluster.serve();
 });
+
+test('a detached mount ends with its client, and the mount at its place stays', async (t) => {
+  const cluster = await startCluster(t);
+  const kept = await Kept.start(cluster, 'deaths=100');
+  const agent = kept.agent();
+  const held = await agent.open('held', O.CREAT | O.RDWR);
+  const first = await kept.pid();
+  await cluster.cliOk(['umount', '--lazy', kept.dir]);
+  await cluster.cliOk(['mount', cluster.address, kept.dir]);
+  const second = await kept.pid();
+  process.kill(first, 'SIGKILL');
+  await assert.rejects(agent.fsync(held), (error: { code: string }) =>
+    ['ENOTCONN', 'ECONNABORTED'].includes(error.code),
+  );
+  await kept.agent().mkdir('after');
+  assert.equal(await kept.pid(), second);
+  await kept.end();
+});
