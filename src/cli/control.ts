@@ -165,6 +165,9 @@ function readLines(socket: Socket, online: (line: string) => void): void {
   });
 }
 
+/** The client process answers from its memory: if it does not, it is stopped, or busy beyond measure. */
+const STATUS_LIMIT_MS = 10_000;
+
 /**
  * Asks the client process of a mount.
  * @returns undefined if no process serves this mount point (any more).
@@ -180,6 +183,17 @@ export function askControl(
   return new Promise((done, failed) => {
     const socket = createConnection(path);
     let answered = false;
+    const late = setTimeout(() => {
+      answered = true;
+      failed(
+        new CliError(
+          `the client process of ${mountpoint} has not answered for ${STATUS_LIMIT_MS / 1000} s: is it stopped?`,
+        ),
+      );
+      socket.destroy();
+    }, STATUS_LIMIT_MS);
+    if (request.command !== 'status') clearTimeout(late);
+    socket.once('close', () => clearTimeout(late));
     socket.once('error', (cause: NodeJS.ErrnoException) => {
       if (cause.code === 'ECONNREFUSED' || cause.code === 'ENOENT') done(undefined);
       else failed(cause);

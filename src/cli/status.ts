@@ -10,7 +10,7 @@ import type { ClientStatus } from '../client/api.js';
 import type { Address } from '../runtime/ports.js';
 import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
 import { keyOption, parseServer } from './common.js';
-import { CliError } from './failure.js';
+import { CliError, describeFailure } from './failure.js';
 import { formatBytes } from './format.js';
 
 const WATCH_MS = 500;
@@ -104,8 +104,13 @@ async function allMounts(): Promise<ClientStatus[]> {
   const found: ClientStatus[] = [];
   for (const mountpoint of listMounts()) {
     const { askControl } = await import('./control.js');
-    const answer = await askControl(mountpoint, { command: 'status' });
-    if (answer !== undefined) found.push(answer.data as ClientStatus);
+    try {
+      const answer = await askControl(mountpoint, { command: 'status' });
+      if (answer !== undefined) found.push(answer.data as ClientStatus);
+    } catch (thrown) {
+      // The others are shown all the same.
+      process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
+    }
   }
   return found;
 }

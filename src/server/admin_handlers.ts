@@ -44,8 +44,11 @@ export interface AdminCommands {
   evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string };
   /** How long the sessions of this entry have waited because of its limit of requests a second. */
   throttledMs(principal: string): number;
-  /** Ends everything that goes on under this entry of the access table. @returns how many clients that were. */
-  revoke(principal: string, reason: string): number;
+  /**
+   * Ends everything that goes on under this entry of the access table. @param asks stays: it gets the answer.
+   * @returns how many clients that were.
+   */
+  revoke(principal: string, reason: string, asks?: Session): number;
   readonly isShuttingDown: boolean;
   shutdown(options: { readonly drainTimeoutMs?: number | undefined }): Promise<unknown>;
   cancelShutdown(): boolean;
@@ -102,9 +105,11 @@ function registerAccess(service: Service<Session>, server: ServerView & AdminCom
   service.on(AccessRemove, async (session, { name }, incoming) => {
     const target = targetFor(session, server);
     const principal = principalOf(target.access.remove(name));
-    const evicted = server.revoke(principal, `${name} was removed from the access table`);
+    const evicted = server.revoke(principal, `${name} was removed from the access table`, session);
     await target.access.sync();
     incoming.answer({ reply: { evicted } });
+    // An administrator may remove himself.
+    if (session.rights?.principal === principal) session.link.end();
     return undefined;
   });
 }

@@ -28,6 +28,7 @@ import { ConnectWait } from './session/connect_wait.js';
 import { Connections } from './session/connections.js';
 import { RequestMemory } from './session/request_memory.js';
 import type { ServerSettings, ServerView } from './session/server_view.js';
+import type { Session } from './session/session.js';
 import { Throttle } from './session/throttle.js';
 import { statusOf } from './status.js';
 import { evict, forgetPrevious } from './target/eviction.js';
@@ -260,7 +261,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     return { uuid: found.uuid, name: found.name };
   }
 
-  revoke(principal: string, reason: string): number {
+  revoke(principal: string, reason: string, asks?: Session): number {
     const { target, recovery } = this;
     if (target === undefined || target.life.isOver) return 0;
     const here = [...target.exports].filter(({ rights }) => rights.principal === principal);
@@ -268,7 +269,7 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     const gone = away.filter((record) => record.principal === principal);
     for (const client of here) evict(target, client, reason);
     if (gone.length > 0) forgetPrevious(target, gone, reason);
-    this.#connections.endOf(principal);
+    this.#connections.endOf(principal, asks);
     return here.length + gone.length;
   }
 

@@ -107,10 +107,10 @@ export class Connections {
     for (const session of this.#sessions) session.tellShutdownEnds(evicted, count);
   }
 
-  /** Ends those that were made with this proof. */
-  endOf(principal: string): void {
+  /** Ends those that were made with this proof. @param except still has to get an answer. */
+  endOf(principal: string, except?: Session): void {
     for (const session of [...this.#sessions]) {
-      if (session.rights?.principal === principal) session.link.end();
+      if (session.rights?.principal === principal && session !== except) session.link.end();
     }
   }
 

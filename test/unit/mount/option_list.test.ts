@@ -9,7 +9,13 @@ import { MOUNT_FLAG_WORDS, parseMountOptions } from '../../../mount/options.js';
 import { packageRoot } from '../../../native/binding.js';
 
 /** A value for what the list says that an option takes. */
-const VALUES: Readonly<Record<string, string>> = { SIZE: '64m', SECONDS: '2', NAME: 'web1', FILE: 'file' };
+const VALUES: Readonly<Record<string, string>> = {
+  SIZE: '64m',
+  SECONDS: '2',
+  NUMBER: '5',
+  NAME: 'web1',
+  FILE: 'file',
+};
 
 test('every option of the list is one, with each value that the list names', () => {
   for (const { word } of OWN_OPTIONS) {
