@@ -17,7 +17,13 @@
         "send_queue.cc",
         "socket.cc",
         "spin.cc",
-        "stream_socket.cc"
+        "stream_socket.cc",
+        "stream_socket_tls.cc",
+        "tls_context.cc",
+        "tls_error.cc",
+        "tls_handshake.cc",
+        "tls_library.cc",
+        "tls_records.cc"
       ],
       "defines": ["NAPI_VERSION=8", "_GNU_SOURCE"],
       "cflags": ["-Wall", "-Wextra", "-Werror", "-O2"],

@@ -61,8 +61,53 @@ export interface FuseChannelConstructor {
   ): FuseChannel;
 }
 
+/** The rules of TLS handshakes, and what this side proves with (native/tls_context.cc). */
+export interface TlsContext {
+  readonly brand: 'TlsContext';
+}
+
+export interface TlsContextConstructor {
+  /**
+   * @param certificate ours and those that lead to its CA, privateKey, ca: those that may sign the peer's; in PEM. All or none.
+   * @param identity and key: what a client proves.
+   * @throws Error as those of node:tls (code, reason) if they cannot be used.
+   */
+  new (
+    isServer: boolean,
+    certificate?: Uint8Array,
+    privateKey?: Uint8Array,
+    ca?: Uint8Array,
+    identity?: string,
+    key?: Uint8Array,
+  ): TlsContext;
+}
+
+/** What a handshake has shown. */
+export interface TlsOutcome {
+  /** Both sides have the key. */
+  readonly usedKey: boolean;
+  /** The peer's, in DER. It has its private key. */
+  readonly certificate?: Buffer | undefined;
+  /** X509_V_OK (0): one of our CAs has signed it, and it is valid. Else why it does not count, and OpenSSL's text for that. */
+  readonly verifyResult: number;
+  readonly verifyText: string;
+}
+
 /** One connected stream socket. It begins paused. Its methods call none of its callbacks. */
 export interface StreamSocket {
+  /**
+   * Speaks TLS from now on, at once after it was made, and begins with the handshake. An error of TLS goes to onEnded: code
+   * ERR_SSL_REASON, `reason`, and `alert` if it is the peer's. So does the end of a peer that has not said so by close_notify.
+   * @param first what was read before; empty: nothing.
+   * @param keyOf the key with this identity, for a server.
+   * @param onSecure called once: the handshake is done. The socket is paused, and has written nothing of JavaScript so far.
+   */
+  startTls(
+    context: TlsContext,
+    first: Uint8Array,
+    keyOf: (identity: string) => Uint8Array | undefined,
+    onSecure: (outcome: TlsOutcome) => void,
+  ): void;
   /** Receives from now on. */
   resume(): void;
   /** Receives nothing, and does not notice the peer's end, until resume(). */
@@ -71,11 +116,11 @@ export interface StreamSocket {
    * Sends the chunks, in order. They must not change until they have left. Detached memory among them is a TypeError
    * now, and ends the connection with EFAULT later.
    * @returns the number of bytes that wait in the process now, or a negative errno: the connection is broken (EPIPE also
-   *   after end() and close()).
+   *   after end() and close(); ENOTCONN during a handshake).
    */
   write(chunks: readonly Uint8Array[]): number;
   /**
-   * Sends FIN behind all that was written. From now on the socket receives, and drops what it gets.
+   * Sends FIN behind all that was written; over TLS, first a close_notify. From now on the socket receives, and drops what it gets.
    * @returns the number of bytes that wait. At 0, FIN is sent; else it is when onSent(0) is called.
    */
   end(): number;
@@ -131,6 +176,8 @@ export interface LoopBacking {
 export interface NativeBinding {
   readonly FuseChannel: FuseChannelConstructor;
   readonly StreamSocket: StreamSocketConstructor;
+  /** Absent: this process does not have all functions of OpenSSL 3 that it needs. */
+  readonly TlsContext?: TlsContextConstructor;
   /** mount(2). */
   mount(source: string, target: string, type: string, flags: number, data: string): void;
   /**

@@ -16,5 +16,6 @@ bool RegisterProcess(napi_env env, napi_value exports);
 bool RegisterSocket(napi_env env, napi_value exports);
 bool RegisterSpin(napi_env env, napi_value exports);
 bool RegisterStreamSocket(napi_env env, napi_value exports);
+bool RegisterTlsContext(napi_env env, napi_value exports);
 
 }  // namespace holdfast

@@ -1,26 +1,12 @@
-// One connected stream socket: brings bytes to JavaScript and back with few system calls and few calls of JavaScript.
-//
-// Owns its descriptor (a duplicate of the one it was made from), the poll handle and the queue of what is to be sent.
-// - The socket receives into memory that JavaScript provides ahead (`memory[0]`), and looks that memory up at each read:
-//   JavaScript may replace or detach it at any time between calls.
-// - write() sends at once what the kernel takes. The rest leaves when the kernel has room.
-// - Methods never call JavaScript; only poll events do.
-// - One poll event handles at most kRoundsPerPoll reads and sends, so that other sockets and timers get their turn.
-// - After end() the socket drops what it receives, and sends FIN behind the queue.
-// - The socket keeps its JavaScript object alive while it is open.
+#include "stream_socket.h"
 
 #include <cerrno>
-#include <memory>
-#include <vector>
 
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <uv.h>
 
-#include "napi_util.h"
 #include "registration.h"
-#include "send_queue.h"
 #include "socket.h"
 #include "spin.h"
 
@@ -33,14 +19,6 @@ constexpr int kUnixBufferBytes = 1 << 20;
 constexpr size_t kDropBytes = 32 << 10;
 // As much as one small message, or a few.
 constexpr size_t kLoneBytes = 4 << 10;
-
-ssize_t ReceiveInto(int fd, uint8_t* memory, size_t length) {
-  ssize_t got;
-  do {
-    got = recv(fd, memory, length, MSG_DONTWAIT);
-  } while (got < 0 && errno == EINTR);
-  return got;
-}
 
 // A Unix socket has a fixed buffer, by default one of 208 KiB: a bulk would pass through it in many turns of both sides. TCP
 // lets its buffers grow to several MiB by itself.
@@ -62,53 +40,15 @@ bool IsDetached(napi_env env, napi_value view) {
          napi_is_detached_arraybuffer(env, memory, &detached) == napi_ok && detached;
 }
 
-class StreamSocket {
- public:
-  static napi_value Construct(napi_env env, napi_callback_info info);
-  static napi_value Resume(napi_env env, napi_callback_info info);
-  static napi_value Pause(napi_env env, napi_callback_info info);
-  static napi_value Write(napi_env env, napi_callback_info info);
-  static napi_value End(napi_env env, napi_callback_info info);
-  static napi_value TakenBytes(napi_env env, napi_callback_info info);
-  static napi_value Close(napi_env env, napi_callback_info info);
+}  // namespace
 
- private:
-  explicit StreamSocket(napi_env env) : env_(env), queue_(env) {}
-
-  static void OnPoll(uv_poll_t* handle, int status, int events);
-  static void OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void* data);
-  static StreamSocket* Of(napi_env env, const Arguments& args);
-
-  bool KeepArguments(const Arguments& args);
-  bool Memory(uint8_t** memory, size_t* length);
-  int Receive();
-  int SendQueued();
-  void FinishIfSent();
-  void UpdatePoll();
-  void ReportError(int error, const char* operation);
-  void CallBack(napi_ref function, napi_value argument);
-  void CallBackWithBytes(napi_ref function, size_t bytes);
-  uv_poll_t* Detach();
-  void Shut();
-
-  napi_env env_;
-  uv_poll_t* poll_ = nullptr;  // nullptr once closed
-  int fd_ = -1;
-  int polled_ = 0;  // the events that poll_ waits for
-  bool reading_ = false;
-  bool ending_ = false;
-  bool peer_ended_ = false;
-  bool finished_ = false;
-  SendQueue queue_;
-  napi_async_context context_ = nullptr;
-  napi_async_cleanup_hook_handle cleanup_ = nullptr;
-  // References to the object itself, to the array with the memory and to the callbacks; strong until it is closed.
-  napi_ref self_ = nullptr;
-  napi_ref memory_ = nullptr;
-  napi_ref on_data_ = nullptr;
-  napi_ref on_sent_ = nullptr;
-  napi_ref on_ended_ = nullptr;
-};
+ssize_t ReceiveInto(int fd, uint8_t* memory, size_t length) {
+  ssize_t got;
+  do {
+    got = recv(fd, memory, length, MSG_DONTWAIT);
+  } while (got < 0 && errno == EINTR);
+  return got;
+}
 
 StreamSocket* StreamSocket::Of(napi_env env, const Arguments& args) {
   void* data = nullptr;
@@ -176,51 +116,55 @@ napi_value StreamSocket::Construct(napi_env env, napi_callback_info info) {
     return ThrowErrno(env, error, "fcntl");
   }
   EnlargeUnixBuffer(self->fd_);
-  auto* poll = new uv_poll_t;
-  const int error = -uv_poll_init(loop, poll, self->fd_);
+  auto* handles = new Handles;
+  const int error = -uv_poll_init(loop, &handles->poll, self->fd_);
   if (error != 0) {
-    delete poll;
+    delete handles;
     self->Shut();
     return ThrowErrno(env, error, "uv_poll_init");
   }
-  poll->data = self;
-  self->poll_ = poll;
+  handles->open = 1;
+  handles->poll.data = self;
+  self->handles_ = handles;
   napi_add_async_cleanup_hook(env, OnEnvironmentGone, self, &self->cleanup_);
   return args.self();
 }
 
 void StreamSocket::OnPoll(uv_poll_t* handle, int status, int events) {
   auto* self = static_cast<StreamSocket*>(handle->data);
-  napi_handle_scope scope;
-  if (napi_open_handle_scope(self->env_, &scope) != napi_ok) return;
-  // A callback may close the socket. This handle keeps the object until the end of this function.
-  napi_value object;
-  napi_get_reference_value(self->env_, self->self_, &object);
   // status < 0: poll(2) says that the socket has an error, and libuv has stopped the handle. What the peer sent before
   // is read first; then recv() tells the error.
   const bool broken = status < 0;
   if (broken) self->polled_ = 0;
+  self->OnEvent(broken, broken || (events & UV_READABLE) != 0, broken || (events & UV_WRITABLE) != 0);
+}
+
+void StreamSocket::OnEvent(bool broken, bool readable, bool writable) {
+  napi_handle_scope scope;
+  if (napi_open_handle_scope(env_, &scope) != napi_ok) return;
+  // A callback may close the socket. This handle keeps the object until the end of this function.
+  napi_value object;
+  napi_get_reference_value(env_, self_, &object);
   const char* operation = "read";
   int error = 0;
-  if (broken || (events & UV_READABLE) != 0) error = self->Receive();
-  if (self->poll_ != nullptr && (error == 0 || error == EAGAIN) && !self->queue_.empty() &&
-      (broken || (events & UV_WRITABLE) != 0)) {
+  if (readable) error = is_tls() ? (is_shaking_hands() ? ReceiveHandshake() : ReceiveRecords()) : Receive();
+  if (handles_ != nullptr && (error == 0 || error == EAGAIN) && !queue_.empty() && writable) {
     operation = "write";
-    error = self->SendQueued();
+    error = SendQueued();
   }
-  if (self->poll_ != nullptr) {
+  if (handles_ != nullptr) {
     if (broken && error == EAGAIN) {
       socklen_t length = sizeof error;
-      if (getsockopt(self->fd_, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
+      if (getsockopt(fd_, SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;
       if (error == 0) error = EIO;
     }
     if (error != 0 && error != EAGAIN) {
-      self->ReportError(error, operation);
+      ReportError(error, operation);
     } else {
-      self->UpdatePoll();
+      UpdatePoll();
     }
   }
-  napi_close_handle_scope(self->env_, scope);
+  napi_close_handle_scope(env_, scope);
 }
 
 // @returns false if memory[0] is no memory.
@@ -242,7 +186,7 @@ bool StreamSocket::Memory(uint8_t** memory, size_t* length) {
 
 // Reads what is there, within bounds, and hands it to JavaScript. @returns 0, EAGAIN if nothing was there, or an errno.
 int StreamSocket::Receive() {
-  for (int round = 0; round < kRoundsPerPoll && poll_ != nullptr && reading_ && !peer_ended_; ++round) {
+  for (int round = 0; round < kRoundsPerPoll && handles_ != nullptr && reading_ && !peer_ended_; ++round) {
     uint8_t dropped[kDropBytes];
     uint8_t* memory = dropped;
     size_t length = sizeof dropped;
@@ -276,25 +220,37 @@ int StreamSocket::SendQueued() {
 
 void StreamSocket::FinishIfSent() {
   if (!ending_ || finished_ || !queue_.empty()) return;
+  if (records_ != nullptr && !said_goodbye_) {
+    SendCloseNotify();
+    if (!queue_.empty()) return;
+  }
   finished_ = true;
   // This fails only if the connection is broken. Then the next read says how.
   shutdown(fd_, SHUT_WR);
 }
 
 void StreamSocket::UpdatePoll() {
-  const int wanted = (reading_ && !peer_ended_ ? UV_READABLE : 0) | (queue_.empty() ? 0 : UV_WRITABLE);
+  const bool receives = is_shaking_hands() ? has_begun_ : reading_ && !peer_ended_;
+  // Events of the socket would come behind what is held, and each of them would see to it.
+  if (receives && HasHeld() && uv_timer_start(&handles_->again, OnAgain, 0, 0) != 0) {
+    napi_fatal_error("StreamSocket::UpdatePoll", NAPI_AUTO_LENGTH, "no timer", NAPI_AUTO_LENGTH);
+  }
+  const int wanted = (receives ? UV_READABLE : 0) | (queue_.empty() ? 0 : UV_WRITABLE);
   if (wanted == polled_) return;
   polled_ = wanted;
-  const int status = wanted == 0 ? uv_poll_stop(poll_) : uv_poll_start(poll_, wanted, OnPoll);
+  const int status = wanted == 0 ? uv_poll_stop(&handles_->poll) : uv_poll_start(&handles_->poll, wanted, OnPoll);
   // Only a closed handle or descriptor is refused, and ours are open.
   if (status != 0) napi_fatal_error("StreamSocket::UpdatePoll", NAPI_AUTO_LENGTH, uv_strerror(status), NAPI_AUTO_LENGTH);
 }
 
 // Tells JavaScript why the socket is broken, and closes it.
 void StreamSocket::ReportError(int error, const char* operation) {
-  napi_value argument = ErrnoError(env_, error, operation, "");
-  // There is none while the environment ends: libuv still runs then, and nothing of JavaScript may.
-  if (argument != nullptr) CallBack(on_ended_, argument);
+  ReportEnd(ErrnoError(env_, error, operation, ""));
+}
+
+// @param error there is none while the environment ends: libuv still runs then, and nothing of JavaScript may.
+void StreamSocket::ReportEnd(napi_value error) {
+  if (error != nullptr) CallBack(on_ended_, error);
   Shut();
 }
 
@@ -321,29 +277,44 @@ void StreamSocket::CallBackWithBytes(napi_ref function, size_t bytes) {
   napi_close_handle_scope(env_, scope);
 }
 
-// Takes the poll handle and the descriptor out of service. The caller closes the handle.
-uv_poll_t* StreamSocket::Detach() {
-  uv_poll_t* poll = poll_;
-  poll_ = nullptr;
-  if (poll != nullptr) uv_poll_stop(poll);
-  return poll;
+// Takes the handles out of service. The caller closes them.
+StreamSocket::Handles* StreamSocket::Detach() {
+  Handles* handles = handles_;
+  handles_ = nullptr;
+  if (handles != nullptr) uv_poll_stop(&handles->poll);
+  return handles;
+}
+
+void StreamSocket::CloseHandles(Handles* handles) {
+  const auto closed = [](uv_handle_t* handle) {
+    auto* gone = static_cast<Handles*>(handle->data);
+    if (--gone->open > 0) return;
+    if (gone->cleanup != nullptr) napi_remove_async_cleanup_hook(gone->cleanup);
+    delete gone;
+  };
+  const bool has_timer = handles->open == 2;
+  handles->poll.data = handles;
+  handles->again.data = handles;
+  uv_close(reinterpret_cast<uv_handle_t*>(&handles->poll), closed);
+  if (has_timer) uv_close(reinterpret_cast<uv_handle_t*>(&handles->again), closed);
 }
 
 // Stops everything and frees what it holds. Idempotent. The async context goes with the object: a callback may be
 // running in it.
 void StreamSocket::Shut() {
-  uv_poll_t* poll = Detach();
-  if (poll != nullptr) {
-    uv_close(reinterpret_cast<uv_handle_t*>(poll),
-             [](uv_handle_t* closed) { delete reinterpret_cast<uv_poll_t*>(closed); });
-  }
+  Handles* handles = Detach();
+  if (handles != nullptr) CloseHandles(handles);
   // libuv has forgotten the descriptor, so it may close before the handle does: the peer hears of it at once.
   if (fd_ >= 0) close(fd_);
   fd_ = -1;
   if (cleanup_ != nullptr) napi_remove_async_cleanup_hook(cleanup_);
   cleanup_ = nullptr;
   queue_.Clear();
-  for (napi_ref* ref : {&on_data_, &on_sent_, &on_ended_, &memory_, &self_}) {
+  queue_.Encrypt(nullptr);
+  records_.reset();
+  handshake_.reset();
+  held_ = {};
+  for (napi_ref* ref : {&on_data_, &on_sent_, &on_ended_, &memory_, &self_, &key_of_, &on_secure_}) {
     if (*ref != nullptr) napi_delete_reference(env_, *ref);
     *ref = nullptr;
   }
@@ -354,18 +325,15 @@ void StreamSocket::Shut() {
 void StreamSocket::OnEnvironmentGone(napi_async_cleanup_hook_handle handle, void* data) {
   auto* self = static_cast<StreamSocket*>(data);
   self->cleanup_ = nullptr;
-  uv_poll_t* poll = self->Detach();
+  Handles* handles = self->Detach();
   if (self->fd_ >= 0) close(self->fd_);
   self->fd_ = -1;
-  if (poll == nullptr) {
+  if (handles == nullptr) {
     napi_remove_async_cleanup_hook(handle);
     return;
   }
-  poll->data = handle;
-  uv_close(reinterpret_cast<uv_handle_t*>(poll), [](uv_handle_t* closed) {
-    napi_remove_async_cleanup_hook(static_cast<napi_async_cleanup_hook_handle>(closed->data));
-    delete reinterpret_cast<uv_poll_t*>(closed);
-  });
+  handles->cleanup = handle;
+  CloseHandles(handles);
 }
 
 // resume(): receives from now on.
@@ -373,7 +341,7 @@ napi_value StreamSocket::Resume(napi_env env, napi_callback_info info) {
   StreamSocket* self = Of(env, Arguments(env, info));
   if (self == nullptr) return nullptr;
   self->reading_ = true;
-  if (self->poll_ != nullptr) self->UpdatePoll();
+  if (self->handles_ != nullptr) self->UpdatePoll();
   return Undefined(env);
 }
 
@@ -382,7 +350,7 @@ napi_value StreamSocket::Pause(napi_env env, napi_callback_info info) {
   StreamSocket* self = Of(env, Arguments(env, info));
   if (self == nullptr) return nullptr;
   self->reading_ = self->ending_;
-  if (self->poll_ != nullptr) self->UpdatePoll();
+  if (self->handles_ != nullptr) self->UpdatePoll();
   return Undefined(env);
 }
 
@@ -405,7 +373,10 @@ napi_value StreamSocket::Write(napi_env env, napi_callback_info info) {
     }
     chunks.push_back(chunk);
   }
-  const int error = self->poll_ == nullptr || self->ending_ ? EPIPE : self->queue_.Write(self->fd_, chunks);
+  int error = 0;
+  if (self->handles_ == nullptr || self->ending_) error = EPIPE;
+  else if (self->is_shaking_hands()) error = ENOTCONN;
+  else error = self->queue_.Write(self->fd_, chunks);
   if (error == 0) self->UpdatePoll();
   napi_value result;
   HOLDFAST_NAPI(env, napi_create_double(env, error != 0 ? -error : static_cast<double>(self->queue_.bytes()), &result));
@@ -416,7 +387,7 @@ napi_value StreamSocket::Write(napi_env env, napi_callback_info info) {
 napi_value StreamSocket::End(napi_env env, napi_callback_info info) {
   StreamSocket* self = Of(env, Arguments(env, info));
   if (self == nullptr) return nullptr;
-  if (self->poll_ != nullptr) {
+  if (self->handles_ != nullptr) {
     self->ending_ = true;
     self->reading_ = true;
     self->FinishIfSent();
@@ -446,13 +417,12 @@ napi_value StreamSocket::Close(napi_env env, napi_callback_info info) {
   return Undefined(env);
 }
 
-}  // namespace
-
 bool RegisterStreamSocket(napi_env env, napi_value exports) {
   const napi_property_descriptor methods[] = {
       Method("resume", StreamSocket::Resume),         Method("pause", StreamSocket::Pause),
       Method("write", StreamSocket::Write),           Method("end", StreamSocket::End),
       Method("takenBytes", StreamSocket::TakenBytes), Method("close", StreamSocket::Close),
+      Method("startTls", StreamSocket::StartTls),
   };
   napi_value constructor;
   return napi_define_class(env, "StreamSocket", NAPI_AUTO_LENGTH, StreamSocket::Construct, nullptr,

@@ -51,6 +51,10 @@ export interface DialTo {
   readonly onread?: OnReadOpts;
 }
 
+export interface Destroyable {
+  destroy(): void;
+}
+
 /** How a connection is made. */
 export interface Way {
   /** The socket is read through `onread` if it stays with node:net. */
@@ -58,8 +62,17 @@ export interface Way {
   /** The socket's event after which it can be used. */
   readonly readyEvent: 'connect' | 'secureConnect';
   make(to: DialTo): Socket;
-  /** @throws FsError if the peer is not who we want. */
-  take(socket: Socket): StreamConnection | NetConnection;
+  /**
+   * Takes a socket that is ready. Calls one of both, now or later: neither of them after the result was destroyed.
+   * @param opened the peer is who we want.
+   * @returns what has the connection now.
+   * @throws Error as failed().
+   */
+  take(
+    socket: Socket,
+    opened: (connection: StreamConnection | NetConnection) => void,
+    failed: (error: Error) => void,
+  ): Destroyable;
   /** What an error means that came when TCP was connected. undefined: what it means otherwise. */
   explain?(error: Error): FsError | undefined;
 }
@@ -155,6 +168,7 @@ function dialFrom(
     // Who takes the connection over reads its first byte.
     if (!way.intoSpace) socket.pause();
     let isConnected = false;
+    let wire: Destroyable = socket;
     const settle = (): void => {
       clearTimeout(timer);
       unlisten();
@@ -166,20 +180,21 @@ function dialFrom(
       // Later errors of this socket do not matter, but without a listener they would end the process.
       socket.on('error', (late) => log('after a failed connect: %s', late.message));
       socket.destroy();
+      wire.destroy();
       reject((isConnected && !(error instanceof FsError) ? way.explain?.(error) : undefined) ?? error);
     };
-    const ready = (): void => {
-      let connection: StreamConnection | NetConnection;
-      try {
-        connection = way.take(socket);
-      } catch (error) {
-        failed(error as Error);
-        return;
-      }
+    const opened = (connection: StreamConnection | NetConnection): void => {
       settle();
       if (connection instanceof NetConnection) kept = connection;
       connection.start(open(connection));
       resolve(connection);
+    };
+    const ready = (): void => {
+      try {
+        wire = way.take(socket, opened, failed);
+      } catch (error) {
+        failed(error as Error);
+      }
     };
     const late = (): void => {
       const what = isConnected ? 'no TLS handshake with' : 'no answer from';

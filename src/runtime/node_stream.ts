@@ -10,11 +10,19 @@
  *   then FIN. After end() it waits a short time for the peer's FIN. If we closed a socket that has unread input, the
  *   kernel would send RST and might drop the last message (an EVICTED notice).
  * - After an error or destroy() nothing is sent or received, and closed() follows.
+ * - With TLS the handshake comes first (secure()). Then the peer knows an end in order from a cut: end() says so through TLS, destroy()
+ *   does not.
  */
 
 import type { Socket } from 'node:net';
 import { getSystemErrorName } from 'node:util';
-import { type NativeBinding, nativeBinding, type StreamSocket } from '../../native/binding.js';
+import {
+  type NativeBinding,
+  nativeBinding,
+  type StreamSocket,
+  type TlsContext,
+  type TlsOutcome,
+} from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { Connection, ConnectionEvents, Origin } from './ports.js';
@@ -30,15 +38,33 @@ export const CHUNK_BYTES = 64 << 10;
 /** A read into less memory than this is not worth a system call. */
 const CHUNK_LEFT_BYTES = 16 << 10;
 
+/** What else happens to a connection that has proved who it is. */
+export interface StreamWatch {
+  /** Looks at the first bytes. @returns why the connection is to be closed instead, if so. */
+  readonly checkFirst?: ((chunk: Buffer) => Error | undefined) | undefined;
+  /** Says for people why the connection has broken. */
+  readonly explain?: ((error: Error) => Error) | undefined;
+}
+
 interface Unsent {
   /** When #leftBytes is this, the last byte has left. */
   readonly leftBytes: number;
   readonly sent: () => void;
 }
 
+/** A TLS handshake. Of secured() and failed() one is called, from the event loop; none after destroy(). */
+export interface Securing {
+  readonly context: TlsContext;
+  /** For a server: the key with this identity. */
+  keyOf(identity: string): Uint8Array | undefined;
+  /** Nothing is received before start(). */
+  secured(outcome: TlsOutcome): void;
+  failed(error: Error): void;
+}
+
 export class StreamConnection implements Connection {
   readonly peer: string;
-  readonly origin: Origin;
+  #origin: Origin;
   readonly #socket: StreamSocket;
   /** Where the socket receives. */
   readonly #memory: [Buffer];
@@ -58,6 +84,9 @@ export class StreamConnection implements Connection {
   /** Their bytes have left within write(). */
   #sent: (() => void)[] = [];
   #linger: NodeJS.Timeout | undefined;
+  /** The handshake that is under way. */
+  #securing: Securing | undefined;
+  #watch: StreamWatch = {};
 
   /**
    * @param fd stays the caller's.
@@ -67,7 +96,7 @@ export class StreamConnection implements Connection {
   constructor(binding: NativeBinding, fd: number, peer: string, origin: Origin, first?: Buffer) {
     this.#first = first;
     this.peer = peer;
-    this.origin = origin;
+    this.#origin = origin;
     this.#memory = [Buffer.alloc(0)];
     this.#socket = new binding.StreamSocket(
       fd,
@@ -76,6 +105,30 @@ export class StreamConnection implements Connection {
       (waitingBytes) => this.#left(waitingBytes),
       (error) => this.#ended(error),
     );
+  }
+
+  /** Speaks TLS: to be called right behind the constructor. @param first what was read before. */
+  secure(securing: Securing, first: Buffer): void {
+    this.#securing = securing;
+    this.#socket.startTls(
+      securing.context,
+      first,
+      (identity) => securing.keyOf(identity),
+      (outcome) => {
+        this.#securing = undefined;
+        securing.secured(outcome);
+      },
+    );
+  }
+
+  /** After secured(). */
+  prove(origin: Origin, watch: StreamWatch): void {
+    this.#origin = origin;
+    this.#watch = watch;
+  }
+
+  get origin(): Origin {
+    return this.#origin;
   }
 
   /** Begins to receive. */
@@ -133,6 +186,7 @@ export class StreamConnection implements Connection {
     if (this.#closed) return;
     this.#ending = true;
     this.#closed = true;
+    this.#securing = undefined;
     this.#socket.close();
     clearTimeout(this.#linger);
     this.#bufferedBytes = 0;
@@ -153,6 +207,15 @@ export class StreamConnection implements Connection {
 
   #received(bytes: number): void {
     const chunk = this.#memory[0].subarray(0, bytes);
+    const { checkFirst } = this.#watch;
+    if (checkFirst !== undefined) {
+      this.#watch = { explain: this.#watch.explain };
+      const wrong = checkFirst(chunk);
+      if (wrong !== undefined) {
+        this.destroy(wrong);
+        return;
+      }
+    }
     this.#events?.data(chunk);
     if (!this.#ending) this.#memory[0] = this.#nextMemory(bytes);
   }
@@ -189,7 +252,9 @@ export class StreamConnection implements Connection {
 
   #ended(error?: Error): void {
     if (error !== undefined) {
-      this.destroy(error);
+      const securing = this.#securing;
+      this.destroy(this.#watch.explain?.(error) ?? error);
+      securing?.failed(error);
       return;
     }
     this.#peerEnded = true;
@@ -223,6 +288,7 @@ export function streamBinding(): NativeBinding | undefined {
 /**
  * Takes a connection over from a net.Socket that is connected and has nothing in its buffers.
  * @param first all that it has read.
+ * @param securing it speaks TLS.
  * @returns undefined if that is not possible; then the socket is as it was.
  */
 export function adoptSocket(
@@ -231,12 +297,14 @@ export function adoptSocket(
   peer: string,
   origin: Origin,
   first?: Buffer,
+  securing?: Securing,
 ): StreamConnection | undefined {
   const fd = descriptorOf(socket);
   if (fd < 0 || socket.bytesRead !== (first?.length ?? 0) || socket.writableLength > 0) return undefined;
   let connection: StreamConnection;
   try {
-    connection = new StreamConnection(binding, fd, peer, origin, first);
+    connection = new StreamConnection(binding, fd, peer, origin, securing === undefined ? first : undefined);
+    if (securing !== undefined) connection.secure(securing, first ?? Buffer.alloc(0));
   } catch (error) {
     log('%s keeps its net.Socket: %s', peer, error instanceof Error ? error.message : error);
     return undefined;

@@ -1,9 +1,9 @@
 /**
- * Transport over TCP: connections by node:net (node_dial.ts) and by node:tls (node_tls_connect.ts), listening, and the
- * translation of its errors to FsError.
+ * Transport over TCP: connections by node:net (node_dial.ts) and TLS (node_tls_connect.ts), listening, and the translation of its
+ * errors to FsError.
  *
- * - Once a plain connection is there, a socket of the addon takes it over (node_stream.ts). Without the addon it stays with
- *   its net.Socket, and one with TLS stays with Node in any case (node_net_connection.ts).
+ * - Once TCP is connected, a socket of the addon takes the connection over (node_stream.ts), and speaks TLS if that is wanted. Without
+ *   the addon the connection stays with Node (node_net_connection.ts). If only the addon's TLS is missing, TLS stays with node:tls.
  * - A client that uses no TLS takes a listener of its own host only if that is root's or its own user's.
  * - If the listener takes TLS, it looks at what a connection sends first (node_tls_listen.ts). Else it waits for nothing.
  */
@@ -113,7 +113,7 @@ export function listenTcp(
     const gate =
       tls === undefined
         ? undefined
-        : new TlsGate(tls, {
+        : new TlsGate(tls, binding, {
             plain: (socket, first) => begin(plainConnection(socket, binding, false, first)),
             secure: begin,
           });
@@ -161,9 +161,10 @@ function plainWay(binding: NativeBinding | undefined): Way {
     intoSpace,
     readyEvent: 'connect',
     make: (to) => createConnection(to),
-    take: (socket) => {
+    take: (socket, opened) => {
       checkListener(socket);
-      return plainConnection(socket, binding, intoSpace);
+      opened(plainConnection(socket, binding, intoSpace));
+      return socket;
     },
   };
 }
@@ -198,7 +199,7 @@ export async function connectTcp(
   if (credentials === undefined || credentials.kind === 'plain') {
     return await dial(address, open, options, deadlineMs, plainWay(binding));
   }
-  const way = tlsWay(address, credentials);
+  const way = tlsWay(address, credentials, binding);
   try {
     return await dial(address, open, options, deadlineMs, way);
   } catch (error) {

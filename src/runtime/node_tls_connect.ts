@@ -1,5 +1,6 @@
 /**
- * The client's side of TLS: what it proves, what it expects of the server, and what a failure means.
+ * The client's side of TLS: what it proves, what it expects of the server, and what a failure means. The addon carries it, or
+ * node:tls if there is no addon.
  *
  * - With a key the server has to use that key. A server that shows a certificate instead does not know the key, whoever has
  *   signed the certificate.
@@ -10,13 +11,31 @@
  * - A client keeps no session, so each connection is authenticated anew.
  */
 
-import { type ConnectionOptions, checkServerIdentity, connect, type TLSSocket } from 'node:tls';
+import { createConnection } from 'node:net';
+import {
+  type ConnectionOptions,
+  checkServerIdentity,
+  connect,
+  type PeerCertificate,
+  type TLSSocket,
+} from 'node:tls';
+import type { NativeBinding, TlsContext } from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
 import type { Way } from './node_dial.js';
 import { NetConnection } from './node_net_connection.js';
-import { setOptions, show } from './node_peer.js';
+import { originOf, peerOf, setOptions, show } from './node_peer.js';
+import { adoptSocket, type StreamWatch } from './node_stream.js';
 import { readFiles, usable } from './node_tls_files.js';
-import { broken, CIPHER, certificateTrouble, quoted, reasonOf, turnedAway } from './node_tls_texts.js';
+import { NO_CERTIFICATE, type Shown, shownBy } from './node_tls_handshake.js';
+import {
+  alertOf,
+  broken,
+  CIPHER,
+  certificateTrouble,
+  quoted,
+  reasonOf,
+  turnedAway,
+} from './node_tls_texts.js';
 import type { Address, CertificateFiles, Credentials } from './ports.js';
 
 type Key = Extract<Credentials, { kind: 'key' }>;
@@ -44,14 +63,82 @@ const ALERT = {
   certificateRequired: 116,
 };
 
-/** How to connect through TLS. @throws FsError EACCES if the certificate files cannot be used. */
-export function tlsWay(address: Address, credentials: Secret): Way {
-  return credentials.kind === 'key'
-    ? keyWay(address, credentials)
-    : certificateWay(address, credentials.files);
+/** What a way expects of a server, and says of failures. */
+interface Expectation extends StreamWatch {
+  /** @throws FsError if the server is not who we want. */
+  readonly check: (shown: Shown) => void;
+  readonly explain: (error: Error) => Error;
+  /** Of the handshake. */
+  readonly explainHandshake: (error: Error) => FsError | undefined;
 }
 
-function keyWay(address: Address, { identity, key }: Key): Way {
+/** @param binding undefined: node:tls is used. @throws FsError EACCES if the certificate files cannot be used. */
+export function tlsWay(address: Address, credentials: Secret, binding: NativeBinding | undefined): Way {
+  return credentials.kind === 'key'
+    ? keyWay(address, credentials, binding)
+    : certificateWay(address, credentials.files, binding);
+}
+
+function addonWay(binding: NativeBinding, context: TlsContext, expected: Expectation): Way {
+  return {
+    intoSpace: false,
+    readyEvent: 'connect',
+    make: (to) => createConnection(to),
+    take: (socket, opened, failed) => {
+      setOptions(socket);
+      const origin = originOf(socket);
+      const connection = adoptSocket(binding, socket, peerOf(socket), origin, undefined, {
+        context,
+        keyOf: () => undefined,
+        secured: (outcome) => {
+          try {
+            expected.check(shownBy(outcome));
+          } catch (error) {
+            failed(error as Error);
+            return;
+          }
+          connection?.prove(origin, expected);
+          if (connection !== undefined) opened(connection);
+        },
+        failed,
+      });
+      if (connection === undefined) throw new FsError('EIO', `cannot speak TLS with ${peerOf(socket)}`);
+      return connection;
+    },
+    explain: expected.explainHandshake,
+  };
+}
+
+function nodeWay(options: ConnectionOptions, usually: <T>(make: () => T) => T, expected: Expectation): Way {
+  return {
+    intoSpace: true,
+    readyEvent: 'secureConnect',
+    make: (to) => usually(() => connect({ ...OPTIONS, ...to, ...options })),
+    take: (socket, opened) => {
+      const secure = socket as TLSSocket;
+      const certificate = secure.getPeerCertificate();
+      expected.check({
+        usedKey: secure.isSessionReused(),
+        certificate: certificate.subject === undefined ? undefined : certificate,
+        // Node has checked the name too.
+        trouble: secure.authorized ? undefined : String(secure.authorizationError ?? NO_CERTIFICATE),
+      });
+      setOptions(socket);
+      const { checkFirst, explain } = expected;
+      opened(
+        new NetConnection(socket, {
+          intoSpace: true,
+          explain,
+          ...(checkFirst === undefined ? {} : { checkFirst }),
+        }),
+      );
+      return socket;
+    },
+    explain: expected.explainHandshake,
+  };
+}
+
+function keyWay(address: Address, { identity, key }: Key, binding: NativeBinding | undefined): Way {
   const at = show(address);
   const unknown = (): FsError =>
     new FsError(
@@ -75,31 +162,30 @@ function keyWay(address: Address, { identity, key }: Key): Way {
         return explainOther(error, at);
     }
   };
-  return {
-    intoSpace: true,
-    readyEvent: 'secureConnect',
-    make: (to) =>
-      connect({
-        ...OPTIONS,
-        ...to,
-        // No certificate proves anything here. Without this, Node would load those of all public CAs.
-        ca: [],
-        // The key keeps a quantum computer out. A share that does so too would only make the ClientHello five times as long.
-        ecdhCurve: 'X25519:P-256',
-        checkServerIdentity: () => undefined,
-        pskCallback: () => ({ identity, psk: key }),
-      }),
-    take: (socket) => {
-      // OpenSSL calls a handshake by key a resumed session too. We offer no other.
-      if (!(socket as TLSSocket).isSessionReused()) throw unknown();
-      setOptions(socket);
-      return new NetConnection(socket, { intoSpace: true, explain: (error) => explainOpen(error, explain) });
+  const expected: Expectation = {
+    // OpenSSL calls a handshake by key a resumed session too. We offer no other.
+    check: ({ usedKey }) => {
+      if (!usedKey) throw unknown();
     },
-    explain,
+    explain: (error) => explainOpen(error, explain),
+    explainHandshake: explain,
   };
+  if (binding?.TlsContext !== undefined) {
+    const context = new binding.TlsContext(false, undefined, undefined, undefined, identity, key);
+    return addonWay(binding, context, expected);
+  }
+  const options = {
+    // No certificate proves anything here. Without this, Node would load those of all public CAs.
+    ca: [],
+    // The key keeps a quantum computer out. A share that does so too would only make the ClientHello five times as long.
+    ecdhCurve: 'X25519:P-256',
+    checkServerIdentity: () => undefined,
+    pskCallback: () => ({ identity, psk: key }),
+  };
+  return nodeWay(options, (make) => make(), expected);
 }
 
-function certificateWay(address: Address, files: CertificateFiles): Way {
+function certificateWay(address: Address, files: CertificateFiles, binding: NativeBinding | undefined): Way {
   const at = show(address);
   const texts = usable(files, 'EACCES', () => readFiles(files));
   const refused = (why: string, cause?: Error): FsError =>
@@ -114,42 +200,38 @@ function certificateWay(address: Address, files: CertificateFiles): Way {
       [ALERT.unknownCa, ALERT.accessDenied, ALERT.decryptError, ALERT.certificateRequired].includes(alert);
     return isAboutCertificate ? refused(reasonOf(error), error) : explainOther(error, at);
   };
-  return {
-    intoSpace: true,
-    readyEvent: 'secureConnect',
-    make: (to) =>
-      usable(files, 'EACCES', () =>
-        connect({
-          ...OPTIONS,
-          ...to,
-          ...texts,
-          checkServerIdentity: (_name, certificate) => checkServerIdentity(address.host, certificate),
-        }),
-      ),
-    take: (socket) => {
-      const secure = socket as TLSSocket;
-      if (!secure.authorized || secure.isSessionReused()) {
-        const code = String(secure.authorizationError ?? 'no certificate');
-        const why = certificateTrouble(code, secure.getPeerCertificate(), files.ca, Date.now(), address.host);
-        throw new FsError('EACCES', `not connected to ${at}: its ${why.replace(/^the /, '')}`);
-      }
-      setOptions(socket);
-      return new NetConnection(socket, {
-        intoSpace: true,
-        checkFirst: (chunk) => {
-          const why = turnedAway(chunk);
-          return why === undefined ? undefined : refused(why);
-        },
-        explain: (error) => explainOpen(error, explain),
-      });
+  const identityOf = (certificate: PeerCertificate): Error | undefined =>
+    checkServerIdentity(address.host, certificate);
+  const expected: Expectation = {
+    check: ({ usedKey, certificate, trouble }) => {
+      const wrongName =
+        certificate === undefined ? undefined : (identityOf(certificate) as NodeJS.ErrnoException);
+      const code = certificate === undefined || usedKey ? NO_CERTIFICATE : (trouble ?? wrongName?.code);
+      if (code === undefined) return;
+      const why = certificateTrouble(code, certificate, files.ca, Date.now(), address.host);
+      throw new FsError('EACCES', `not connected to ${at}: its ${why.replace(/^the /, '')}`);
     },
-    explain,
+    checkFirst: (chunk) => {
+      const why = turnedAway(chunk);
+      return why === undefined ? undefined : refused(why);
+    },
+    explain: (error) => explainOpen(error, explain),
+    explainHandshake: explain,
   };
-}
-
-/** @returns 0 if it is none. */
-function alertOf(error: Error): number {
-  return Number(/SSL alert number (\d+)/.exec(error.message)?.[1] ?? 0);
+  const usually = <T>(make: () => T): T => usable(files, 'EACCES', make);
+  const Context = binding?.TlsContext;
+  if (binding !== undefined && Context !== undefined) {
+    return addonWay(
+      binding,
+      usually(() => new Context(false, texts.cert, texts.key, texts.ca)),
+      expected,
+    );
+  }
+  const options = {
+    ...texts,
+    checkServerIdentity: (_name: string, certificate: PeerCertificate) => identityOf(certificate),
+  };
+  return nodeWay(options, usually, expected);
 }
 
 /** What breaks a connection that is open. Only an alert is an answer to what we have proved. */

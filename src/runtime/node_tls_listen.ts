@@ -14,11 +14,14 @@
 
 import { readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
+import type { NativeBinding } from '../../native/binding.js';
 import { logger } from '../base/log.js';
-import { NetConnection } from './node_net_connection.js';
+import type { Destroyable } from './node_dial.js';
+import type { NetConnection } from './node_net_connection.js';
 import { originOf, peerOf, setOptions } from './node_peer.js';
+import type { StreamConnection } from './node_stream.js';
 import { TlsServer } from './node_tls_server.js';
-import { broken, turningAway } from './node_tls_texts.js';
+import { turningAway } from './node_tls_texts.js';
 import type { Origin, TlsListen } from './ports.js';
 
 const log = logger('runtime:tls');
@@ -71,11 +74,13 @@ function usualLimits({ certificate }: TlsListen): GateLimits {
 export interface GateExits {
   /** Not TLS. @param first all that was read. */
   plain(socket: Socket, first: Buffer): void;
-  secure(connection: NetConnection): void;
+  secure(connection: StreamConnection | NetConnection): void;
 }
 
 interface Stranger {
   readonly raw: Socket;
+  /** What has the connection: `raw`, or what has taken it over for the handshake. */
+  wire: Destroyable;
   readonly peer: string;
   readonly origin: Origin;
   phase: 'hello' | 'waiting' | 'handshake' | 'leaving';
@@ -93,50 +98,24 @@ export class TlsGate {
   readonly #limits: GateLimits;
   readonly #server: TlsServer;
   /** The oldest first. */
-  readonly #strangers = new Map<Socket, Stranger>();
+  readonly #strangers = new Set<Stranger>();
   readonly #waiting = new Set<Stranger>();
   readonly #handshakes = new Set<Stranger>();
   #helloBytes = 0;
   #awaitsReady = false;
   #hurry: NodeJS.Timeout | undefined;
 
-  /** @throws FsError EINVAL if the certificate files cannot be used. */
-  constructor(tls: TlsListen, exits: GateExits, limits = usualLimits(tls)) {
+  /** @param binding undefined: node:tls is used. @throws FsError EINVAL if the certificate files cannot be used. */
+  constructor(
+    tls: TlsListen,
+    binding: NativeBinding | undefined,
+    exits: GateExits,
+    limits = usualLimits(tls),
+  ) {
     this.#tls = tls;
     this.#exits = exits;
     this.#limits = limits;
-    this.#server = new TlsServer(tls, {
-      proved: (raw, socket, proof) => {
-        const stranger = this.#strangers.get(raw);
-        if (stranger === undefined) {
-          socket.destroy();
-          return;
-        }
-        this.#forget(stranger);
-        const { peer } = stranger;
-        const { isOwners: _, ...origin } = stranger.origin;
-        this.#exits.secure(
-          new NetConnection(socket, { from: { peer, origin: { ...origin, proof } }, explain: broken }),
-        );
-      },
-      unproved: (raw, socket, why) => {
-        socket.on('error', (error) => log('%s, turned away: %s', peerOf(raw), error.message));
-        const stranger = this.#strangers.get(raw);
-        if (stranger === undefined) {
-          socket.destroy();
-          return;
-        }
-        this.#enter(stranger, 'leaving');
-        this.#arm(stranger, FAREWELL_MS, () => this.#drop(stranger));
-        this.#tls.refused(stranger.peer, why);
-        socket.resume();
-        socket.end(turningAway(why));
-      },
-      failed: (raw, why) => {
-        const stranger = this.#strangers.get(raw);
-        if (stranger !== undefined) this.#drop(stranger, why);
-      },
-    });
+    this.#server = new TlsServer(tls, binding);
   }
 
   /** @param raw is paused, and nothing has been read. */
@@ -144,6 +123,7 @@ export class TlsGate {
     setOptions(raw);
     const stranger: Stranger = {
       raw,
+      wire: raw,
       peer: peerOf(raw),
       origin: originOf(raw),
       phase: 'hello',
@@ -153,7 +133,7 @@ export class TlsGate {
       onData: (chunk) => this.#received(stranger, chunk),
       onClose: () => this.#gone(stranger),
     };
-    this.#strangers.set(raw, stranger);
+    this.#strangers.add(stranger);
     raw.on('data', stranger.onData);
     raw.on('error', logged);
     raw.on('close', stranger.onClose);
@@ -169,7 +149,7 @@ export class TlsGate {
 
   /** Closes all that are not through. */
   close(): void {
-    for (const stranger of [...this.#strangers.values()]) this.#drop(stranger);
+    for (const stranger of [...this.#strangers]) this.#drop(stranger);
   }
 
   #received(stranger: Stranger, chunk: Buffer): void {
@@ -203,7 +183,8 @@ export class TlsGate {
   /** A stream may have more in its buffer than it has handed out. */
   #allRead(raw: Socket, chunk: Buffer): Buffer {
     raw.pause();
-    const more = raw.read() as Buffer | null;
+    // A read() of nothing would make the stream wait for bytes that it has told its handle not to read: it is in the middle of a push.
+    const more = raw.readableLength > 0 ? (raw.read() as Buffer | null) : null;
     return more === null ? chunk : Buffer.concat([chunk, more]);
   }
 
@@ -241,14 +222,36 @@ export class TlsGate {
       return;
     }
     raw.off('data', stranger.onData);
-    raw.pause();
-    raw.unshift(hello);
     stranger.hello = Buffer.alloc(0);
     this.#helloBytes -= hello.length;
     stranger.beganMs = performance.now();
     this.#enter(stranger, 'handshake');
     this.#arm(stranger, this.#limits.strangerMs, () => this.#stalled(stranger));
-    this.#server.handshake(raw);
+    stranger.wire = this.#server.handshake(raw, hello, stranger.peer, {
+      proved: (secured, proof) => {
+        // Dropped meanwhile.
+        if (!this.#strangers.has(stranger)) {
+          secured.destroy();
+          return;
+        }
+        this.#forget(stranger);
+        const { isOwners: _, ...origin } = stranger.origin;
+        this.#exits.secure(secured.connection({ ...origin, proof }));
+      },
+      unproved: (secured, why) => {
+        if (!this.#strangers.has(stranger)) {
+          secured.destroy();
+          return;
+        }
+        this.#enter(stranger, 'leaving');
+        this.#arm(stranger, FAREWELL_MS, () => this.#drop(stranger));
+        this.#tls.refused(stranger.peer, why);
+        secured.turnAway(turningAway(why), () => this.#forget(stranger));
+      },
+      failed: (why) => {
+        if (this.#strangers.has(stranger)) this.#drop(stranger, why);
+      },
+    });
   }
 
   #stalled(stranger: Stranger): void {
@@ -289,7 +292,7 @@ export class TlsGate {
   #bound(): void {
     const { strangersMax } = this.#limits;
     while (this.#strangers.size > strangersMax || this.#helloBytes > HELLOS_MAX_BYTES) {
-      const [oldest] = this.#strangers.values();
+      const [oldest] = this.#strangers;
       if (oldest === undefined) return;
       this.#drop(oldest, 'too many connections wait to prove who they are, and it was the oldest');
     }
@@ -297,6 +300,8 @@ export class TlsGate {
 
   /** It has closed by itself. */
   #gone(stranger: Stranger): void {
+    // Another has taken it over.
+    if (stranger.wire !== stranger.raw) return;
     if (stranger.phase === 'hello' && stranger.hello.length > 0) {
       this.#tls.refused(stranger.peer, 'it hung up in its ClientHello');
     } else if (stranger.phase === 'handshake') {
@@ -311,6 +316,7 @@ export class TlsGate {
     this.#forget(stranger);
     stranger.raw.on('error', logged);
     stranger.raw.destroy();
+    stranger.wire.destroy();
     if (why !== undefined) this.#tls.refused(stranger.peer, why);
   }
 
@@ -318,7 +324,7 @@ export class TlsGate {
   #forget(stranger: Stranger): void {
     const { raw } = stranger;
     this.#enter(stranger, 'leaving');
-    this.#strangers.delete(raw);
+    this.#strangers.delete(stranger);
     this.#helloBytes -= stranger.hello.length;
     stranger.hello = Buffer.alloc(0);
     raw.off('data', stranger.onData);

@@ -40,6 +40,13 @@ export function reasonOf(error: Error): string {
   return inOneLine(reason ?? code ?? error.message);
 }
 
+/** The alert with which the peer has broken TLS. @returns 0 if it has sent none. */
+export function alertOf(error: Error): number {
+  const { alert } = error as { readonly alert?: number };
+  // Node says it in the text.
+  return alert ?? Number(/SSL alert number (\d+)/.exec(error.message)?.[1] ?? 0);
+}
+
 /** What has ended a connection whose handshake was done. */
 export function broken(error: Error): Error {
   const { code = '' } = error as NodeJS.ErrnoException;
@@ -66,12 +73,12 @@ function nameOf({ subject }: PeerCertificate): string {
  */
 export function certificateTrouble(
   code: string,
-  certificate: PeerCertificate,
+  certificate: PeerCertificate | undefined,
   ca: string,
   nowMs: number,
   host = '',
 ): string {
-  if (certificate.subject === undefined) return 'there is no certificate';
+  if (certificate === undefined) return 'the certificate is missing';
   const name = nameOf(certificate);
   const begins = Date.parse(certificate.valid_from);
   const ends = Date.parse(certificate.valid_to);

@@ -85,7 +85,10 @@ const nowhere: Argument = ['path', NOWHERE];
 
 /** Of each function arguments of the right types, with which it does no harm. */
 const FUNCTIONS: {
-  readonly [Name in Exclude<keyof NativeBinding, 'FuseChannel' | 'StreamSocket'>]: readonly Argument[];
+  readonly [Name in Exclude<
+    keyof NativeBinding,
+    'FuseChannel' | 'StreamSocket' | 'TlsContext'
+  >]: readonly Argument[];
 } = {
   mount: [nowhere, nowhere, ['path', 'none'], number('uint32'), ['path', '']],
   umount: [nowhere, number('int32')],
@@ -146,7 +149,7 @@ async function settle(name: string, args: readonly unknown[]): Promise<void> {
 }
 
 test('each function refuses what is of the wrong type, no integer, or beyond its range', async () => {
-  const classes = ['FuseChannel', 'StreamSocket'];
+  const classes = ['FuseChannel', 'StreamSocket', 'TlsContext'];
   assert.deepEqual(
     Object.keys(FUNCTIONS).sort(),
     Object.keys(native)

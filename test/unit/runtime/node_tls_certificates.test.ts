@@ -3,12 +3,12 @@
 import assert from 'node:assert/strict';
 import { copyFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, type TestContext, test } from 'node:test';
+import { after, type TestContext } from 'node:test';
 import type { CertificateFiles, Credentials } from '../../../src/runtime/ports.js';
 import { WITH_KEY } from '../../fixtures/carriers.js';
 import { authority, textsOf, type Wish } from '../../fixtures/certificates.js';
 import type { End } from '../../fixtures/connection_ends.js';
-import { bare, connectedWith, failure, type Secured, secured } from '../../fixtures/tls_peers.js';
+import { bare, connectedWith, eachTls, failure, type Secured, secured } from '../../fixtures/tls_peers.js';
 import { until } from '../../fixtures/until.js';
 
 const ca = authority();
@@ -37,7 +37,7 @@ async function refusal(
   return await client.end();
 }
 
-test('more certificates than anybody needs are refused before they are all there', async (t) => {
+eachTls('more certificates than anybody needs are refused before they are all there', async (t) => {
   const ca = authority();
   t.after(ca.remove);
   const { listener, accepted, refusals } = await secured(t, {
@@ -55,7 +55,7 @@ test('more certificates than anybody needs are refused before they are all there
   assert.equal(accepted.length, 0);
 });
 
-test('a certificate of the CA is taken, with its names, and so is a key beside it', async (t) => {
+eachTls('a certificate of the CA is taken, with its names, and so is a key beside it', async (t) => {
   const { listener, accepted, refused } = await secured(t, { certificate: SERVER });
   const client = await connectedWith(t, listener.address, by(CLIENT));
   const other = await connectedWith(t, { ...listener.address, host: 'localhost' }, WITH_KEY);
@@ -73,7 +73,7 @@ test('a certificate of the CA is taken, with its names, and so is a key beside i
   assert.deepEqual(refused, []);
 });
 
-test('certificates that do not count are refused with the reason, on both sides', async (t) => {
+eachTls('certificates that do not count are refused with the reason, on both sides', async (t) => {
   const own = await secured(t, { certificate: SERVER });
   const { address } = own.listener;
   const stranger = foreign.issue({ name: 'stranger' });
@@ -103,7 +103,7 @@ test('certificates that do not count are refused with the reason, on both sides'
   assert.equal(own.accepted.length, 0);
 });
 
-test('a server whose certificate does not count is refused with the reason', async (t) => {
+eachTls('a server whose certificate does not count is refused with the reason', async (t) => {
   const ways: [wish: Wish, of: typeof ca, why: RegExp][] = [
     [{ name: 'old', hosts: HOSTS, fromDays: -20, untilDays: -10 }, ca, /certificate "old" expired on /],
     [{ name: 'early', hosts: HOSTS, fromDays: 5 }, ca, /"early" is not valid before .*: compare the clocks$/],
@@ -131,7 +131,7 @@ test('a server whose certificate does not count is refused with the reason', asy
   }
 });
 
-test('a client without a certificate of its own is refused', async (t) => {
+eachTls('a client without a certificate of its own is refused', async (t) => {
   const own = await secured(t, { certificate: SERVER });
   const { connect } = await import('node:tls');
   const socket = connect({ ...own.listener.address, rejectUnauthorized: false });
@@ -143,7 +143,7 @@ test('a client without a certificate of its own is refused', async (t) => {
   assert.equal(own.accepted.length, 0);
 });
 
-test('a server that takes keys only says so to a client with a certificate', async (t) => {
+eachTls('a server that takes keys only says so to a client with a certificate', async (t) => {
   const { listener, refusals } = await secured(t);
   const error = await failure(connectedWith(t, listener.address, by(CLIENT)));
   assert.equal(error.code, 'EACCES');
@@ -151,7 +151,7 @@ test('a server that takes keys only says so to a client with a certificate', asy
   assert.deepEqual(await refusals(1), ['it has no key and no certificate']);
 });
 
-test('files that are not there or are no certificates are named', async (t) => {
+eachTls('files that are not there or are no certificates are named', async (t) => {
   const nowhere = { ...CLIENT, certificate: join(ca.folder, 'nowhere.crt') };
   const noKey = { ...CLIENT, key: CLIENT.certificate };
   const mixed = { ...CLIENT, key: SERVER.key };
@@ -166,7 +166,7 @@ test('files that are not there or are no certificates are named', async (t) => {
   }
 });
 
-test('renewed files are used from then on, broken ones are not, and no connection suffers', async (t) => {
+eachTls('renewed files are used from then on, broken ones are not, and no connection suffers', async (t) => {
   const at = (name: string): string => join(ca.folder, `renewed.${name}`);
   const files = { certificate: at('crt'), key: at('key'), ca: at('ca') };
   const put = (from: CertificateFiles): void => {

@@ -3,12 +3,15 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer } from 'node:net';
-import { type TestContext, test } from 'node:test';
+import type { TestContext } from 'node:test';
+import { streamBinding } from '../../../src/runtime/node_stream.js';
 import { type GateLimits, TlsGate } from '../../../src/runtime/node_tls_listen.js';
 import { takingKeys, WITH_KEY } from '../../fixtures/carriers.js';
 import {
   clientHello,
   connectedWith,
+  eachTls,
+  endsIn,
   failure,
   type Stranger,
   secured,
@@ -39,6 +42,7 @@ async function gated(
       refused: (_peer, why) => void refused.push(why),
       ...(ready === undefined ? {} : { ready }),
     }),
+    endsIn(t).server === 'addon' ? streamBinding() : undefined,
     {
       plain: (socket) => {
         plain += 1;
@@ -63,25 +67,28 @@ async function gated(
   return { address, refused, through: () => through, plain: () => plain };
 }
 
-test('connections that say nothing, or half of it, or stall in the handshake, are closed in time', async (t) => {
-  const { address, refused, plain } = await gated(t, { strangerMs: 200 });
-  const hello = await clientHello(t);
-  const silent = await stranger(t, address);
-  await silent.closed;
-  const half = await stranger(t, address, hello.subarray(0, 30));
-  await half.closed;
-  const stalled = await stranger(t, address, hello);
-  await stalled.closed;
-  assert.ok(stalled.got().length > 0, 'it was not answered');
-  assert.deepEqual(refused, [
-    'it sent nothing',
-    'it did not finish its ClientHello',
-    'it did not go on with the handshake within 0.2 s',
-  ]);
-  assert.equal(plain(), 0);
-});
+eachTls(
+  'connections that say nothing, or half of it, or stall in the handshake, are closed in time',
+  async (t) => {
+    const { address, refused, plain } = await gated(t, { strangerMs: 200 });
+    const hello = await clientHello(t);
+    const silent = await stranger(t, address);
+    await silent.closed;
+    const half = await stranger(t, address, hello.subarray(0, 30));
+    await half.closed;
+    const stalled = await stranger(t, address, hello);
+    await stalled.closed;
+    assert.ok(stalled.got().length > 0, 'it was not answered');
+    assert.deepEqual(refused, [
+      'it sent nothing',
+      'it did not finish its ClientHello',
+      'it did not go on with the handshake within 0.2 s',
+    ]);
+    assert.equal(plain(), 0);
+  },
+);
 
-test('the time in which it waits for a listener that is not ready does not count', async (t) => {
+eachTls('the time in which it waits for a listener that is not ready does not count', async (t) => {
   let resolve = (): void => undefined;
   let isReady: Promise<void> | undefined = new Promise((done) => {
     resolve = done;
@@ -104,7 +111,7 @@ test('the time in which it waits for a listener that is not ready does not count
   assert.deepEqual(refused, ['it sent nothing']);
 });
 
-test('only so many handshakes go on at once; the others wait in order', async (t) => {
+eachTls('only so many handshakes go on at once; the others wait in order', async (t) => {
   const { address, through } = await gated(t, { handshakesMax: 2 });
   const hello = await clientHello(t);
   const stalled: Stranger[] = [await stranger(t, address, hello), await stranger(t, address, hello)];
@@ -121,7 +128,7 @@ test('only so many handshakes go on at once; the others wait in order', async (t
   await connecting;
 });
 
-test('a handshake that others wait for gets less time', async (t) => {
+eachTls('a handshake that others wait for gets less time', async (t) => {
   const { address, refused, through } = await gated(t, { handshakesMax: 1, hurryMs: 100 });
   const stalled = await stranger(t, address, await clientHello(t));
   await until('it is answered', () => stalled.got().length > 0);
@@ -131,7 +138,7 @@ test('a handshake that others wait for gets less time', async (t) => {
   assert.match(refused.join(), /^it did not go on with the handshake within \d+\.\d s$/);
 });
 
-test('the oldest of too many is closed, and the newest gets in', async (t) => {
+eachTls('the oldest of too many is closed, and the newest gets in', async (t) => {
   const { address, refused, through } = await gated(t, { strangersMax: 5 });
   const silent: Stranger[] = [];
   for (let count = 0; count < 7; count += 1) silent.push(await stranger(t, address));
@@ -145,7 +152,7 @@ test('the oldest of too many is closed, and the newest gets in', async (t) => {
   );
 });
 
-test('two thousand connections that say nothing keep nobody out', async (t) => {
+eachTls('two thousand connections that say nothing keep nobody out', async (t) => {
   const { listener, accepted } = await secured(t);
   const silent: Stranger[] = [];
   while (silent.length < 2000) {
@@ -157,7 +164,7 @@ test('two thousand connections that say nothing keep nobody out', async (t) => {
   await Promise.all(silent.map(({ closed }) => closed));
 });
 
-test('a listener that is never ready refuses nobody, and lets go when it closes', async (t) => {
+eachTls('a listener that is never ready refuses nobody, and lets go when it closes', async (t) => {
   const { listener, refused } = await secured(t, { ready: () => new Promise(() => undefined) });
   const waiting = await stranger(t, listener.address, await clientHello(t));
   const connecting = failure(connectedWith(t, listener.address, WITH_KEY));
