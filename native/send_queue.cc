@@ -15,9 +15,12 @@ namespace {
 
 // Of the queue, in one system call. The kernel seldom has room for more when it has room again.
 constexpr size_t kPiecesPerSend = 64;
-// Records that leave together. While the kernel's other side wakes up for these, the next are encrypted.
+// Records that leave together: few at first, so that the receiver begins soon, and more while it is busy with these.
+constexpr size_t kFirstRecords = 2;
 constexpr size_t kGatherRecords = 8;
-constexpr size_t kGatherBytes = kGatherRecords * kTlsSealedBytes + 64;
+// There may be one before them.
+constexpr size_t kKeyUpdateBytes = 64;
+constexpr size_t kGatherBytes = kGatherRecords * kTlsSealedBytes + kKeyUpdateBytes;
 
 using GatherBuffer = ThreadBuffer<BufferUse::kSend, kGatherBytes>;
 
@@ -74,7 +77,7 @@ int SendQueue::Write(int fd, const std::vector<napi_value>& chunks) {
     if (length > 0) pieces.push_back({data, length});
   }
   size_t sent = 0;
-  const int error = sealer_ == nullptr ? SendPieces(fd, &pieces, &sent) : SendSealed(fd, pieces.data(), pieces.size(), &sent);
+  const int error = sealer_ == nullptr ? SendPieces(fd, &pieces, &sent) : SendSealed(fd, pieces.data(), pieces.size(), kFirstRecords, &sent);
   taken_bytes_ += sent;
   return error == EAGAIN ? Append(chunks, sent) : error;
 }
@@ -92,15 +95,16 @@ int SendQueue::WriteRaw(int fd, const uint8_t* bytes, size_t length) {
   return 0;
 }
 
-// Encrypts and sends pieces until the kernel has no room. @returns 0, EAGAIN if it has none for the rest, or an errno. *taken: bytes of
-// the pieces that have left, or are kept as records.
-int SendQueue::SendSealed(int fd, const iovec* pieces, size_t count, size_t* taken) {
+// Encrypts and sends pieces until the kernel has no room. @param records for the first system call. @returns 0, EAGAIN if the kernel has
+// no room for the rest, or an errno. *taken: bytes of the pieces that have left, or are kept as records.
+int SendQueue::SendSealed(int fd, const iovec* pieces, size_t count, size_t records, size_t* taken) {
   const GatherBuffer buffer;
   std::vector<iovec> left(pieces, pieces + count);
   size_t at = 0;
-  while (at < left.size()) {
+  for (; at < left.size(); records = std::min(records * 2, kGatherRecords)) {
     size_t content = 0;
-    const size_t length = sealer_->Seal(left.data() + at, left.size() - at, buffer.data(), GatherBuffer::kSize, &content);
+    const size_t room = records * kTlsSealedBytes + kKeyUpdateBytes;
+    const size_t length = sealer_->Seal(left.data() + at, left.size() - at, buffer.data(), room, &content);
     if (length == 0) return EIO;
     *taken += content;
     for (size_t skip = content; skip > 0;) {
@@ -175,7 +179,7 @@ int SendQueue::FlushOnce(int fd) {
   if (sealer_ != nullptr) {
     Shorten(&iov, kGatherRecords * kTlsPlainBytes);
     size_t taken = 0;
-    const int error = SendSealed(fd, iov.data(), iov.size(), &taken);
+    const int error = SendSealed(fd, iov.data(), iov.size(), kGatherRecords, &taken);
     RemoveSent(taken);
     return error;
   }

@@ -51,7 +51,7 @@ class SendQueue {
   };
 
   int Append(const std::vector<napi_value>& chunks, size_t sent);
-  int SendSealed(int fd, const iovec* pieces, size_t count, size_t* taken);
+  int SendSealed(int fd, const iovec* pieces, size_t count, size_t records, size_t* taken);
   int SendKept(int fd);
   int FlushOnce(int fd);
   bool FirstPieces(std::vector<iovec>* iov, size_t* bytes) const;

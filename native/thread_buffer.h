@@ -23,7 +23,6 @@ class ThreadBuffer {
   ThreadBuffer& operator=(const ThreadBuffer&) = delete;
 
   uint8_t* data() const { return memory_.get(); }
-  static constexpr size_t kSize = size;
 
  private:
   static std::unique_ptr<uint8_t[]>& Spare() {

@@ -33,10 +33,10 @@ const RECORD_HEADER_BYTES = 5;
 const HELLO_MAX_BYTES = 4 << 10;
 /**
  * All strangers together cost at most about 64 MiB: one that waits costs 5 KiB and its ClientHello, a handshake 55 KiB, and with
- * the most certificates that it may send some 150 KiB.
+ * the most certificates that it may send 130 KiB.
  */
 const HELLOS_MAX_BYTES = 8 << 20;
-const STRANGERS_MAX = 12_000;
+const STRANGERS_MAX = 9000;
 const HANDSHAKES_MAX = 128;
 const CERTIFIED_HANDSHAKES_MAX = 64;
 const STRANGER_MS = 10_000;

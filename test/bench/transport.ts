@@ -2,7 +2,7 @@
  * node dist/test/bench/transport.js [--rounds 12] [--count 5000] [--bulks 200]: what a connection costs, over each
  * implementation of Transport, in turns. Client and server are two processes. The figures are microseconds of processor time of
  * one side, which depend little on what else the machine does; the lowest of the rounds. unix: over a Unix socket of the addon;
- * path: one that has a path. tls: TLS 1.3 with a key. trust.ts measures some of it.
+ * path: one that has a path. tls: TLS 1.3 with a key, by the addon; node:tls: the same by Node. trust.ts measures some of it.
  */
 
 import { type ChildProcess, fork } from 'node:child_process';
@@ -15,7 +15,7 @@ import type { Address, Connection, ConnectionEvents, Transport } from '../../src
 import { overTls, takingKeys, WITH_KEY } from '../fixtures/carriers.js';
 import { option } from './figures.js';
 
-const KINDS = ['node:net', 'addon', 'tls', 'unix', 'path'] as const;
+const KINDS = ['node:net', 'addon', 'node:tls', 'tls', 'unix', 'path'] as const;
 export type Kind = (typeof KINDS)[number];
 
 const SMALL_BYTES = 150;
@@ -27,6 +27,7 @@ const AT_ONCE = 16;
 const TRANSPORTS: Readonly<Record<Kind, Transport>> = {
   'node:net': tcpTransport('node:net'),
   addon: tcpTransport('addon'),
+  'node:tls': overTls(takingKeys(), WITH_KEY, 'node:net'),
   tls: overTls(takingKeys(), WITH_KEY),
   unix: nodeTransport,
   path: {

@@ -79,11 +79,11 @@ eachTls(
     const stalled = await stranger(t, address, hello);
     await stalled.closed;
     assert.ok(stalled.got().length > 0, 'it was not answered');
-    assert.deepEqual(refused, [
-      'it sent nothing',
-      'it did not finish its ClientHello',
-      'it did not go on with the handshake within 0.2 s',
-    ]);
+    // A timer may be late on a busy machine.
+    assert.match(
+      refused.join('; '),
+      /^it sent nothing; it did not finish its ClientHello; it did not go on with the handshake within \d+\.\d s$/,
+    );
     assert.equal(plain(), 0);
   },
 );
