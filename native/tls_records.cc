@@ -20,8 +20,9 @@ constexpr size_t kShortBytes = 1 << 10;
 // Records without data, one behind the other; OpenSSL has this bound too.
 constexpr int kEmptyMax = 32;
 constexpr int kTicketsMax = 16;
-// Of a peer, with one key, until the next.
-constexpr uint64_t kRecordsBetweenKeys = 1 << 10;
+// Of a peer: so many at any time, and one more for each so many records.
+constexpr uint64_t kFreeKeyUpdates = 8;
+constexpr uint64_t kRecordsPerKeyUpdate = 1 << 10;
 
 constexpr uint8_t kNewSessionTicket = 4;
 constexpr uint8_t kKeyUpdate = 24;
@@ -289,8 +290,8 @@ RecordOpener::Result RecordOpener::OpenHandshake(const uint8_t* bytes, size_t le
     }
     // It is the last message with its key.
     if (kind != kKeyUpdate || body != 1 || bytes[at + 4] > 1 || at + 5 != length) return Broken(Alert::kUnexpectedMessage, "unexpected message");
-    if (has_renewed_ && cipher_.records() < kRecordsBetweenKeys) return Broken(Alert::kUnexpectedMessage, "too many key updates");
-    has_renewed_ = true;
+    records_before_ += cipher_.records();
+    if (++key_updates_ > kFreeKeyUpdates + records_before_ / kRecordsPerKeyUpdate) return Broken(Alert::kUnexpectedMessage, "too many key updates");
     if (bytes[at + 4] == 1) asks_key_ = true;
     if (!cipher_.Renew()) return Broken(Alert::kInternalError, "internal error");
     at += 5;

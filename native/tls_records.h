@@ -125,7 +125,9 @@ class RecordOpener {
   // Records without data since the last one with data.
   int empty_ = 0;
   int tickets_ = 0;
-  bool has_renewed_ = false;
+  uint64_t key_updates_ = 0;
+  // With the keys before this one.
+  uint64_t records_before_ = 0;
   bool asks_key_ = false;
   TlsError error_;
 };

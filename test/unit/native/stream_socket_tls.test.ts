@@ -56,6 +56,12 @@ test('records that may come are taken: padded, empty, with new keys, cut into by
     await new Promise(setImmediate);
   }
   assert.equal((await server.has(15)).toString(), 'hellohellohello');
+  for (let count = 2; count <= 8; count += 1) {
+    peer.raw.write(peer.record(TYPE.handshake, RENEW));
+    peer.renew();
+  }
+  peer.raw.write(peer.record(TYPE.data, HELLO));
+  await server.has(20);
   // It was asked for a new key, and takes one before it writes again.
   await server.write(Buffer.from('one'), Buffer.from('two'));
   await until('the answer', () => peer.received().length >= 2);
@@ -111,12 +117,15 @@ const WRONG: readonly [name: string, make: (peer: Crafting) => Buffer, says: Reg
     10,
   ],
   [
-    'a new key, and another at once',
-    (peer) => {
-      const first = peer.record(TYPE.handshake, RENEW);
-      peer.renew();
-      return Buffer.concat([first, peer.record(TYPE.handshake, RENEW)]);
-    },
+    'the ninth new key at once',
+    (peer) =>
+      Buffer.concat(
+        times(9, () => {
+          const update = peer.record(TYPE.handshake, RENEW);
+          peer.renew();
+          return update;
+        }),
+      ),
     /too many key updates/,
     10,
   ],
