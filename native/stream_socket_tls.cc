@@ -14,7 +14,7 @@ namespace holdfast {
 namespace {
 
 // What one read may bring. A socket holds this much at most.
-constexpr size_t kInputBytes = 256 << 10;
+constexpr size_t kInputBytes = 128 << 10;
 constexpr int kRoundsPerPoll = 8;
 // A flight of a handshake has less, but for certificates of a size that nobody takes.
 constexpr size_t kHandshakeBytes = 16 << 10;
