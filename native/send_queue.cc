@@ -77,7 +77,8 @@ int SendQueue::Write(int fd, const std::vector<napi_value>& chunks) {
     if (length > 0) pieces.push_back({data, length});
   }
   size_t sent = 0;
-  const int error = sealer_ == nullptr ? SendPieces(fd, &pieces, &sent) : SendSealed(fd, pieces.data(), pieces.size(), kFirstRecords, &sent);
+  const int error = sealer_ == nullptr ? SendPieces(fd, &pieces, &sent)
+                                       : SendSealed(fd, pieces.data(), pieces.size(), kFirstRecords, &sent);
   taken_bytes_ += sent;
   return error == EAGAIN ? Append(chunks, sent) : error;
 }
@@ -95,8 +96,9 @@ int SendQueue::WriteRaw(int fd, const uint8_t* bytes, size_t length) {
   return 0;
 }
 
-// Encrypts and sends pieces until the kernel has no room. @param records for the first system call. @returns 0, EAGAIN if the kernel has
-// no room for the rest, or an errno. *taken: bytes of the pieces that have left, or are kept as records.
+// Encrypts and sends pieces until the kernel has no room. @param records for the first system call.
+// @returns 0, EAGAIN if the kernel has no room for the rest, or an errno. *taken: bytes of the pieces that have left, or are kept as
+// records.
 int SendQueue::SendSealed(int fd, const iovec* pieces, size_t count, size_t records, size_t* taken) {
   const GatherBuffer buffer;
   std::vector<iovec> left(pieces, pieces + count);
@@ -211,7 +213,7 @@ bool SendQueue::FirstPieces(std::vector<iovec>* iov, size_t* bytes) const {
 void SendQueue::RemoveSent(size_t bytes) {
   bytes_ -= bytes;
   taken_bytes_ += bytes;
-  while (!empty()) {
+  while (!pieces_.empty()) {
     Piece& piece = pieces_.front();
     const size_t left = piece.length - piece.sent;
     if (bytes < left) {

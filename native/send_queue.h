@@ -2,8 +2,8 @@
 //
 // - The queue has strong references to the chunks, so their memory stays. JavaScript can still detach it (transfer it to a
 //   worker), so the queue looks it up again at each send.
-// - Over TLS the chunks become records right before they leave, up to kGatherBytes for one system call. What the kernel does not take of
-//   these is kept (sealed_); its chunks are let go then, and count as waiting until the last byte of it has left.
+// - Over TLS the chunks become records right before they leave, up to kGatherBytes for one system call. What the kernel does not take
+//   of these is kept (sealed_); its chunks are let go then, and count as waiting until the last byte of it has left.
 #pragma once
 
 #include <cstdint>

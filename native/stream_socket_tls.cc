@@ -71,7 +71,10 @@ size_t StreamSocket::KeyOf(const char* identity, uint8_t* key, size_t size) {
   // A client that offers a session offers its number as an identity. That is no text, and no key of ours has it.
   std::vector<char> text(strlen(identity) * 3 + 4);
   size_t written = 0;
-  if (napi_get_value_string_utf8(env_, argument, text.data(), text.size(), &written) != napi_ok || strcmp(text.data(), identity) != 0) return 0;
+  if (napi_get_value_string_utf8(env_, argument, text.data(), text.size(), &written) != napi_ok ||
+      strcmp(text.data(), identity) != 0) {
+    return 0;
+  }
   napi_value answer = CallFunction(env_, key_of_, 1, &argument);
   uint8_t* data;
   size_t length;

@@ -101,7 +101,8 @@ bool TlsContext::UseFiles(const std::vector<uint8_t> texts[3]) {
   library_.context_set_verify(context_, kVerifyPeer, GoOn);
   // OpenSSL wants a name for sessions, and takes a handshake by key for one.
   static constexpr unsigned char kName[] = {'H', 'F'};
-  return library_.context_set_session_context(context_, kName, sizeof kName) == 1 && UseCertificates(texts[0]) && UsePrivateKey(texts[1]) && UseCas(texts[2]);
+  return library_.context_set_session_context(context_, kName, sizeof kName) == 1 && UseCertificates(texts[0]) &&
+         UsePrivateKey(texts[1]) && UseCas(texts[2]);
 }
 
 // The first is ours, the others lead to the CA.
@@ -124,9 +125,11 @@ bool TlsContext::UseCertificates(const std::vector<uint8_t>& text) {
 
 bool TlsContext::UsePrivateKey(const std::vector<uint8_t>& text) {
   const BioOf bio(library_, text);
-  PrivateKey* key = bio.get() == nullptr ? nullptr : library_.read_private_key(bio.get(), nullptr, NoPassphrase, nullptr);
+  if (bio.get() == nullptr) return false;
+  PrivateKey* key = library_.read_private_key(bio.get(), nullptr, NoPassphrase, nullptr);
   if (key == nullptr) return false;
-  const bool used = library_.context_use_private_key(context_, key) == 1 && library_.context_check_private_key(context_) == 1;
+  const bool used = library_.context_use_private_key(context_, key) == 1 &&
+                    library_.context_check_private_key(context_) == 1;
   library_.private_key_free(key);
   return used;
 }
@@ -178,7 +181,8 @@ napi_value TlsContext::Construct(napi_env env, napi_callback_info info) {
   if (!good) return nullptr;
   auto* kept = new Shared(made);
   const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Shared*>(data); };
-  if (napi_type_tag_object(env, args.self(), &kTag) != napi_ok || napi_wrap(env, args.self(), kept, finalize, nullptr, nullptr) != napi_ok) {
+  if (napi_type_tag_object(env, args.self(), &kTag) != napi_ok ||
+      napi_wrap(env, args.self(), kept, finalize, nullptr, nullptr) != napi_ok) {
     delete kept;
     return ThrowNapiFailure(env);
   }

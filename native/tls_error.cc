@@ -22,7 +22,8 @@ std::string ReasonText(const TlsLibrary& library, unsigned long packed) {
 TlsError OwnTlsError(Alert alert, const char* reason) { return {reason, 0, static_cast<int>(alert), nullptr}; }
 
 TlsError ReceivedTlsError(const TlsLibrary& library, int alert) {
-  return {ReasonText(library, (kSslLibrary << kLibraryShift) | (kAlertReasons + static_cast<unsigned long>(alert))), alert, 0, nullptr};
+  const unsigned long packed = (kSslLibrary << kLibraryShift) | (kAlertReasons + static_cast<unsigned long>(alert));
+  return {ReasonText(library, packed), alert, 0, nullptr};
 }
 
 TlsError QueuedTlsError(const TlsLibrary& library) {
@@ -30,7 +31,8 @@ TlsError QueuedTlsError(const TlsLibrary& library) {
   library.error_clear();
   if (packed == 0) return {"unknown", 0, 0, nullptr};
   const unsigned long reason = packed & kReasonMask;
-  const bool is_alert = ((packed >> kLibraryShift) & 0xff) == kSslLibrary && reason >= kAlertReasons && reason < kAlertReasons + 256;
+  const bool is_alert = ((packed >> kLibraryShift) & 0xff) == kSslLibrary && reason >= kAlertReasons &&
+                        reason < kAlertReasons + 256;
   return {ReasonText(library, packed), is_alert ? static_cast<int>(reason - kAlertReasons) : 0, 0, nullptr};
 }
 

@@ -36,7 +36,8 @@ TlsError ReceivedTlsError(const TlsLibrary& library, int alert);
 // The first error in OpenSSL's queue of this thread, which is empty then.
 TlsError QueuedTlsError(const TlsLibrary& library);
 
-// An Error as those of node:tls: code ERR_SSL_REASON and `reason`; and `alert` if the peer has sent one. @returns nullptr if that failed.
+// An Error as those of node:tls: code ERR_SSL_REASON and `reason`; and `alert` if the peer has sent one.
+// @returns nullptr if that failed.
 napi_value TlsErrorValue(napi_env env, const TlsError& error);
 
 }  // namespace holdfast

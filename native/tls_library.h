@@ -1,5 +1,5 @@
-// The functions of OpenSSL 3 that TLS needs. Node has OpenSSL in it and lets addons use it, but its headers are installed seldom: so the
-// functions are declared here and looked up by their names. Their binary interface stays the same in all of OpenSSL 3.
+// The functions of OpenSSL 3 that TLS needs. Node has OpenSSL in it and lets addons use it, but its headers are installed seldom: so
+// the functions are declared here and looked up by their names. Their binary interface stays the same in all of OpenSSL 3.
 //
 // OpenSSL keeps errors in a queue of each thread, which Node's own TLS uses too. Whoever calls it clears the queue before and after.
 #pragma once
@@ -25,7 +25,8 @@ struct Digest;
 using VerifyCallback = int (*)(int ok, void* store_context);
 using PasswordCallback = int (*)(char* text, int size, int writing, void* data);
 using ServerKeyCallback = unsigned (*)(Ssl* ssl, const char* identity, unsigned char* key, unsigned size);
-using ClientKeyCallback = unsigned (*)(Ssl* ssl, const char* hint, char* identity, unsigned identity_size, unsigned char* key, unsigned size);
+using ClientKeyCallback = unsigned (*)(Ssl* ssl, const char* hint, char* identity, unsigned identity_size, unsigned char* key,
+                                       unsigned size);
 using KeyLogCallback = void (*)(const Ssl* ssl, const char* line);
 
 // Name in this table, name in OpenSSL, result, arguments.

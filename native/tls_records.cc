@@ -70,8 +70,9 @@ bool RecordCipher::Expand(const char* label, uint8_t* out, size_t length) {
   info.push_back(1);
   uint8_t block[kTlsSecretBytes];
   unsigned block_length = 0;
-  const bool made = library_.hmac(library_.sha256(), secret_, sizeof secret_, info.data(), info.size(), block, &block_length) != nullptr &&
-                    block_length == sizeof block;
+  const uint8_t* hashed =
+      library_.hmac(library_.sha256(), secret_, sizeof secret_, info.data(), info.size(), block, &block_length);
+  const bool made = hashed != nullptr && block_length == sizeof block;
   if (made) memcpy(out, block, length);
   library_.cleanse(block, sizeof block);
   return made;
@@ -211,7 +212,9 @@ RecordOpener::Result RecordOpener::Open(const uint8_t* input, size_t* at, size_t
     const uint8_t* record = input + *at;
     const size_t length = (static_cast<size_t>(record[3]) << 8) | record[4];
     // Encrypted alerts and messages of a handshake have this type too.
-    if (record[0] != static_cast<uint8_t>(RecordType::kData) || record[1] != 3) return Broken(Alert::kUnexpectedMessage, "wrong version number");
+    if (record[0] != static_cast<uint8_t>(RecordType::kData) || record[1] != 3) {
+      return Broken(Alert::kUnexpectedMessage, "wrong version number");
+    }
     if (length > kTlsRecordMaxBytes - kTlsHeaderBytes) return Broken(Alert::kRecordOverflow, "encrypted length too long");
     if (length < kTlsTagBytes + 1) return Broken(Alert::kDecodeError, "length too short");
     if (end - *at < kTlsHeaderBytes + length) return Result::kNeedsInput;
@@ -289,9 +292,13 @@ RecordOpener::Result RecordOpener::OpenHandshake(const uint8_t* bytes, size_t le
       continue;
     }
     // It is the last message with its key.
-    if (kind != kKeyUpdate || body != 1 || bytes[at + 4] > 1 || at + 5 != length) return Broken(Alert::kUnexpectedMessage, "unexpected message");
+    if (kind != kKeyUpdate || body != 1 || bytes[at + 4] > 1 || at + 5 != length) {
+      return Broken(Alert::kUnexpectedMessage, "unexpected message");
+    }
     records_before_ += cipher_.records();
-    if (++key_updates_ > kFreeKeyUpdates + records_before_ / kRecordsPerKeyUpdate) return Broken(Alert::kUnexpectedMessage, "too many key updates");
+    if (++key_updates_ > kFreeKeyUpdates + records_before_ / kRecordsPerKeyUpdate) {
+      return Broken(Alert::kUnexpectedMessage, "too many key updates");
+    }
     if (bytes[at + 4] == 1) asks_key_ = true;
     if (!cipher_.Renew()) return Broken(Alert::kInternalError, "internal error");
     at += 5;

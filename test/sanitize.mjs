@@ -41,7 +41,10 @@ try {
   }
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
   const flags = `-fsanitize=${SANITIZERS.join(',')}`;
-  run(['native/build.mjs'], { CXXFLAGS: `${flags} -fno-omit-frame-pointer -g -O1`, LDFLAGS: flags });
+  run(['native/build.mjs'], {
+    CXXFLAGS: `${flags} -D_GLIBCXX_ASSERTIONS -fno-omit-frame-pointer -g -O1`,
+    LDFLAGS: flags,
+  });
   const libraries = ['libasan.so', 'libubsan.so'].map((name) =>
     execFileSync(process.env.CXX ?? 'g++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim(),
   );
