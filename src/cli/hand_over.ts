@@ -11,6 +11,7 @@ import type { Socket } from 'node:net';
 import type { FuseMount, MountHandover } from '../../mount/fuse_mount.js';
 import { packNegotiated } from '../../mount/negotiated.js';
 import { FsError } from '../base/errno.js';
+import { ROOT_FID } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { onAbort } from '../base/wait.js';
 import type { FsClient } from '../client/api.js';
@@ -52,8 +53,10 @@ export interface HandedOver {
   readonly pid: number;
   readonly version: string;
   readonly versionBefore: string;
-  /** From the moment at which the drain began until the new process was in charge. Calls waited for a part of it. */
+  /** From the moment at which the drain began until the new process was in charge. */
   readonly drainMs: number;
+  /** How long calls that needed the server waited in this time. */
+  readonly waitedMs: number;
   /** How long this mount read no requests. */
   readonly silentMs: number;
 }
@@ -151,6 +154,7 @@ class Attempt {
       version,
       versionBefore: installedVersion(),
       drainMs: nowIs - beganMs,
+      waitedMs: client.awayMs(ROOT_FID),
       silentMs: nowIs - silentSinceMs,
     };
   }

@@ -35,10 +35,10 @@ export function registerTakeover(program: Command): void {
           process.stdout.write(`${JSON.stringify(done)}\n`);
           return;
         }
-        const { pid, version, versionBefore, silentMs } = done;
+        const { pid, version, versionBefore, waitedMs } = done;
         process.stdout.write(
           `holdfast: ${version} (process ${pid}) serves ${path} now, before it was ${versionBefore}; ` +
-            `calls waited for ${Math.ceil(silentMs)} ms\n`,
+            `calls waited for ${Math.ceil(waitedMs)} ms\n`,
         );
       },
     );

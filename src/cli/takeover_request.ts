@@ -13,6 +13,7 @@ export interface TakenOver {
   readonly version: string;
   readonly versionBefore: string;
   readonly drainMs: number;
+  readonly waitedMs: number;
   readonly silentMs: number;
 }
 

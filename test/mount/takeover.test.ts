@@ -211,10 +211,12 @@ test('under load no call fails, in many takeovers between two versions', { timeo
   work.catch(() => undefined);
   counters.catch(() => undefined);
   const silent: number[] = [];
+  const waited: number[] = [];
   for (let round = 0; round < rounds; round++) {
     longestMs = 0;
     const done = await cluster.takeOver(mount, round % 2 === 0 ? nextTree() : thisTree());
     silent.push(done.silentMs);
+    waited.push(done.waitedMs);
     const at = calls;
     await until('calls go on', () => calls > at + 20);
     longest.push(longestMs);
@@ -230,7 +232,7 @@ test('under load no call fails, in many takeovers between two versions', { timeo
   const middle = sorted[sorted.length >> 1] ?? 0;
   t.diagnostic(
     `${rounds} takeovers, ${calls} calls; longest call p50 ${middle.toFixed(0)} ms, worst ${(sorted.at(-1) ?? 0).toFixed(0)} ms; ` +
-      `not read for ${Math.max(...silent).toFixed(0)} ms at most`,
+      `calls waited ${waited.map((ms) => ms.toFixed(0)).join(', ')} ms, nothing was read for ${Math.max(...silent).toFixed(0)} ms at most`,
   );
 });
 

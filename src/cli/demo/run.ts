@@ -310,9 +310,9 @@ async function takeClientsOver(stage: Stage): Promise<void> {
   setPhase(stage, 'takeover of both clients');
   for (const mountpoint of stage.mounts) {
     const text = await runInStage(stage, 'takeover', ['takeover', mountpoint, '--with', tree, '--json']);
-    const { pid, version, silentMs } = JSON.parse(text) as TakenOver;
+    const { pid, version, waitedMs } = JSON.parse(text) as TakenOver;
     stage.view.event(
-      `process ${pid}, version ${version}, serves ${mountpoint}; it read nothing for ${silentMs.toFixed(0)} ms`,
+      `process ${pid}, version ${version}, serves ${mountpoint}; calls waited for ${waitedMs.toFixed(0)} ms`,
     );
   }
   await settle(stage);
