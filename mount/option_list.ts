@@ -67,6 +67,10 @@ export const OWN_OPTIONS: readonly MountOptionInfo[] = [
     word: 'sync-metadata',
     help: 'each operation on names and attributes waits for the server',
   },
+  {
+    word: 'metrics=ADDRESS',
+    help: 'serve Prometheus metrics over HTTP at HOST:PORT, PORT (loopback) or unix:/PATH (default: nowhere; holdfast metrics MOUNTPOINT prints them)',
+  },
   { word: 'takeover', help: 'there is a mount already: a process with these options takes it over' },
   {
     word: 'deaths=NUMBER',

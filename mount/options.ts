@@ -2,8 +2,9 @@
 
 import { MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID, MS_RDONLY } from '../native/binding.js';
 import { FsError } from '../src/base/errno.js';
+import { parseMetricsAddress } from '../src/base/metrics_address.js';
 import { INTR_GRACE_MS } from '../src/fuse/dispatcher.js';
-import type { CertificateFiles } from '../src/runtime/ports.js';
+import type { Address, CertificateFiles } from '../src/runtime/ports.js';
 import { OWN_OPTIONS } from './option_list.js';
 import type { IntrMode } from './signals.js';
 
@@ -40,6 +41,8 @@ export interface MountOptions {
   readonly deathsMax: number;
   /** There is a mount already: this one takes it over. */
   readonly takesOver: boolean;
+  /** Where the client serves its metrics; undefined: nowhere. */
+  readonly metrics: Address | undefined;
   /** MS_* of mount(2), MS_RDONLY included. */
   readonly mountFlags: number;
 }
@@ -133,6 +136,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let takesOver = false;
   let deathsMax = DEATHS_MAX;
   let name: string | undefined;
+  let metrics: Address | undefined;
   const files: { key?: string; cert?: string; ca?: string } = {};
   let tls: 'on' | 'off' | undefined;
   let mountFlags = root ? 0 : MS_NOSUID | MS_NODEV;
@@ -189,6 +193,9 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
       case 'tls':
         tls = value === undefined ? 'on' : oneOf(key, value, ['on', 'off'] as const);
         break;
+      case 'metrics':
+        metrics = parseMetrics(value);
+        break;
       case 'name':
         if (value === undefined || value === '' || value.length > 64) {
           throw new FsError('EINVAL', 'mount option name needs a value of 1 to 64 characters: name=NAME');
@@ -213,6 +220,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     allowOther,
     deathsMax,
     takesOver,
+    metrics,
     name,
     proofs: proofsOf(files, tls),
     mountFlags,
@@ -270,6 +278,15 @@ function parseSeconds(key: string, value: string | undefined, mayBeZero = false)
     );
   }
   return Math.round(seconds * 1000);
+}
+
+function parseMetrics(value = ''): Address {
+  const address = parseMetricsAddress(value);
+  if (address !== undefined) return address;
+  throw new FsError(
+    'EINVAL',
+    `mount option metrics is HOST:PORT, PORT or unix:/PATH, not ${JSON.stringify(value)}`,
+  );
 }
 
 function parseNumber(key: string, value: string | undefined): number {

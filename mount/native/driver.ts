@@ -27,11 +27,13 @@ import { ERRNO, errnoName, FsError } from '../../src/base/errno.js';
 import { logger } from '../../src/base/log.js';
 import { notice } from '../../src/base/notices.js';
 import { Deferred } from '../../src/base/wait.js';
-import { INIT_FLAG } from '../../src/fuse/constants.js';
+import { INIT_FLAG, opcodeName } from '../../src/fuse/constants.js';
 import { FuseDispatcher, type FuseDispatcherOptions } from '../../src/fuse/dispatcher.js';
 import type { FuseHandlers, KernelNotifier } from '../../src/fuse/handlers.js';
 import { READ_BUFFER_BYTES } from '../../src/fuse/init.js';
 import { encodeResend } from '../../src/fuse/notify.js';
+import { OperationTimes } from '../../src/runtime/operation_times.js';
+import type { Metrics } from '../../src/runtime/ports.js';
 import type { ChannelState, FuseMount, MountHandover, WaitingRequest } from '../fuse_mount.js';
 import { FILESYSTEM_TYPE, type MountEntry, mountAt } from '../mount_table.js';
 import { checkMountpoint } from '../mountpoint.js';
@@ -48,6 +50,8 @@ export interface ServeOptions {
   readonly intrGraceMs?: number | undefined;
   readonly timers: FuseDispatcherOptions['timers'];
   readonly clock: FuseDispatcherOptions['clock'];
+  /** Default: the kernel's requests are not counted. */
+  readonly metrics?: Metrics;
   /** For tests, and as a workaround for a kernel's bug. */
   readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'clock' | 'interruptPolicy'>;
 }
@@ -155,6 +159,7 @@ class NativeMount implements FuseMount {
         ...options.dispatcher,
         timers: options.timers,
         clock: options.clock,
+        times: kernelTimes(options),
         interruptPolicy: interruptPolicy(options.intr),
         ...(options.intrGraceMs === undefined ? {} : { interruptGraceMs: options.intrGraceMs }),
       },
@@ -308,6 +313,18 @@ class NativeMount implements FuseMount {
     this.#dispatcher.deviceGone();
     this.#closed.resolve();
   }
+}
+
+function kernelTimes({ metrics, clock }: ServeOptions): OperationTimes | undefined {
+  if (metrics === undefined) return undefined;
+  return new OperationTimes(
+    { metrics, clock },
+    {
+      prefix: 'fuse',
+      of: 'requests of the kernel, from when the client reads them to their answers',
+      nameOf: opcodeName,
+    },
+  );
 }
 
 function mountAsRoot(mountpoint: string, options: NativeMountOptions): number {

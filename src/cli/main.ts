@@ -17,6 +17,7 @@ import { FSCK_USAGE, registerFsck } from './fsck.js';
 import { registerGrow } from './grow.js';
 import { registerInstall } from './install.js';
 import { installedVersion } from './installed.js';
+import { registerMetrics } from './metrics.js';
 import { registerMkfs } from './mkfs.js';
 import { registerMount } from './mount.js';
 import { registerServe } from './serve.js';
@@ -43,6 +44,7 @@ function buildProgram(): Command {
     registerUmount,
     registerTakeover,
     registerStatus,
+    registerMetrics,
     registerShutdown,
     registerEvict,
     registerAccess,

@@ -23,8 +23,9 @@ import type { Notices } from '../base/notices.js';
 import { printable } from '../base/printable.js';
 import type { ClientOptions, FsClient } from '../client/api.js';
 import { startClient } from '../client/client.js';
+import { MetricTable } from '../runtime/metric_table.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
-import { type Address, formatAddress, type Runtime } from '../runtime/ports.js';
+import { type Address, formatAddress, NO_FAULTS, type Runtime } from '../runtime/ports.js';
 import { createVfs, type Vfs } from '../vfs/vfs.js';
 import { STATE_VERSIONS } from '../wire/mount_state.js';
 import { clientProgram } from './client_program.js';
@@ -35,6 +36,7 @@ import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { describeFailure } from './failure.js';
 import { installedVersion } from './installed.js';
 import { KEEPER_FD, Keeper, ORPHAN_FUSE_FD } from './keeper.js';
+import { serveMetrics } from './metrics_http.js';
 import { GivenUp, type Launch, leaveAfter, type RunningMount, serveMount } from './mount_serve.js';
 import { startNotices } from './notices.js';
 import { hostNumber } from './process_owner.js';
@@ -115,6 +117,7 @@ async function startMount(
 ): Promise<RunningMount> {
   const parts = prepare(source, mountpoint, options, { says, launch });
   const { runtime, vfs, signals } = parts;
+  if (options.metrics !== undefined) await serveMetrics(runtime, parts.table, options.metrics);
   const client = await startClient(runtime, parts.clientOptions);
   vfs.attach(client);
   let kernel: FuseMount;
@@ -138,6 +141,7 @@ async function startMount(
 /** What a client process has before it is connected. */
 interface Prepared {
   readonly runtime: Runtime;
+  readonly table: MetricTable;
   readonly notices: Notices;
   readonly vfs: Vfs;
   readonly signals: EndSignals;
@@ -152,7 +156,8 @@ function prepare(
   options: MountOptions,
   { says, launch }: Pick<Surroundings, 'says' | 'launch'>,
 ): Prepared {
-  const runtime = nodeRuntime();
+  const table = new MetricTable();
+  const runtime = nodeRuntime(NO_FAULTS, table);
   const notices = startNotices(runtime, launch.level);
   const prover = proverOf(options.proofs, source.label);
   const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
@@ -184,7 +189,7 @@ function prepare(
       else notices.say(kind, text);
     },
   };
-  return { runtime, notices, vfs, signals, clientOptions, usable };
+  return { runtime, table, notices, vfs, signals, clientOptions, usable };
 }
 
 /**
@@ -228,6 +233,7 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
     running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
     tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
     learnRoot(client);
+    serveMetricsAfter(parts, options);
   } catch (thrown) {
     channel.say({ word: 'failed', why: describeFailure(thrown).line });
     channel.close();
@@ -265,7 +271,16 @@ export async function goOnAfterDeath(source: Source, mountpoint: string, launch:
   const running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
   tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
   learnRoot(client);
+  serveMetricsAfter(parts, options);
   await untilEnded(running, logPath);
+}
+
+/** The process before this one may still have the address. The mount is served whether this one gets it or not. */
+function serveMetricsAfter({ runtime, table }: Prepared, { metrics }: MountOptions): void {
+  if (metrics === undefined) return;
+  serveMetrics(runtime, table, metrics, true).catch((thrown: unknown) => {
+    process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
+  });
 }
 
 /** Without a server this process reads nothing from the kernel, and would not hear that the mount is gone. */
@@ -288,7 +303,7 @@ function goOnServing(
   from: ChannelState,
 ): FuseMount {
   const { timers, clock } = runtime;
-  const options = { intr, intrGraceMs, timers, clock };
+  const options = { intr, intrGraceMs, timers, clock, metrics: runtime.metrics };
   return takeNativeMount(vfs.handlers, mountpoint, descriptor, options, from, (notifier) =>
     vfs.bind(notifier),
   );
@@ -346,5 +361,11 @@ async function startKernelMount(
     for (const limit of FUSE_NATIVE_LIMITS) process.stderr.write(`holdfast: driver fuse-native: ${limit}\n`);
     return startFuseNativeMount(vfs.handlers, common);
   }
-  return startNativeMount(vfs.handlers, { ...common, intr, intrGraceMs, clock: runtime.clock });
+  return startNativeMount(vfs.handlers, {
+    ...common,
+    intr,
+    intrGraceMs,
+    clock: runtime.clock,
+    metrics: runtime.metrics,
+  });
 }

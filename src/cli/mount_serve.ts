@@ -8,12 +8,14 @@ import { logger } from '../base/log.js';
 import type { Level, Notices } from '../base/notices.js';
 import { Deferred } from '../base/wait.js';
 import type { FsClient } from '../client/api.js';
+import type { MetricTable } from '../runtime/metric_table.js';
 import type { Runtime } from '../runtime/ports.js';
 import { type ControlRequest, serveControl } from './control.js';
 import { EndedBySignal, type EndSignals } from './end_signals.js';
 import { CliError, describeFailure } from './failure.js';
 import { formatBytes } from './format.js';
 import { handOver, type Serving, type Successor } from './hand_over.js';
+import { render } from './metrics_http.js';
 import { announceSuccessor } from './service_manager.js';
 import { goOnArguments } from './takeover_request.js';
 import { unmountWhenFree } from './unmount_when_free.js';
@@ -39,6 +41,7 @@ export interface Mounted extends Serving {
   readonly launch: Launch;
   readonly notices: Notices;
   readonly signals: EndSignals;
+  readonly table: MetricTable;
 }
 
 /** The process ends before its client: the user unmounted by force, or there was no mount, and the server is away. */
@@ -96,6 +99,7 @@ export async function serveMount(mounted: Mounted): Promise<RunningMount> {
     if (request.command === 'status') {
       return { ...client.status(), mountpoint, pid: process.pid, log: logPath, notices: notices.counts() };
     }
+    if (request.command === 'metrics') return { text: await render(mounted.table) };
     if (handingOver) throw new FsError('EBUSY', 'another process takes this mount over just now');
     if (request.command === 'takeover') {
       handingOver = true;

@@ -14,8 +14,9 @@ export function startNotices(runtime: Runtime, level: Level): Notices {
     journal: isJournal(),
   });
   for (const kind of NOTICE_KINDS) {
-    const name = `holdfast_notices_${kind.replaceAll('-', '_')}`;
-    runtime.metrics.gauge(name, `Notices of the kind ${kind} since the start`, () => notices.count(kind));
+    runtime.metrics.total('holdfast_notices_total', 'Notices since the start', () => notices.count(kind), {
+      kind,
+    });
   }
   notices.use();
   return notices;

@@ -8,6 +8,8 @@
  */
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { parseMetricsAddress } from '../base/metrics_address.js';
+import type { Address } from '../runtime/ports.js';
 import {
   DEFAULT_PORT,
   logLevelOption,
@@ -19,6 +21,13 @@ import {
   secondsOption,
 } from './common.js';
 import type { ServeOptions } from './serve_run.js';
+
+function parseMetrics(text: string): Address {
+  const address = parseMetricsAddress(text);
+  if (address === undefined)
+    throw new InvalidArgumentError(`"${text}" is not HOST:PORT, PORT or unix:/PATH.`);
+  return address;
+}
 
 const CLIENTS_MAX = 100_000;
 const PERIOD_MIN_MS = 500;
@@ -88,7 +97,11 @@ export function registerServe(program: Command): void {
       10_000,
     )
     .addOption(logLevelOption())
-    .option('--metrics <host:port>', 'serve Prometheus metrics over HTTP', parseAddress)
+    .option(
+      '--metrics <[host:]port>',
+      'serve Prometheus metrics over HTTP; loopback unless you name a host; or unix:/PATH',
+      parseMetrics,
+    )
     .action(async (options: ServeOptions, command: Command) => {
       const wrong = wrongTogether(options);
       if (wrong !== undefined) command.error(`error: ${wrong}`, { exitCode: 2 });

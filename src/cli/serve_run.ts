@@ -8,13 +8,12 @@
  * systemd learns at once that this node cannot have the target, and lets the node with the right version try.
  */
 
-import type { Server as HttpServer } from 'node:http';
 import { getHeapStatistics } from 'node:v8';
 import type { AddressRange } from '../base/address_range.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import type { Level } from '../base/notices.js';
-import type { NodeMetrics } from '../runtime/node_metrics.js';
+import { MetricTable } from '../runtime/metric_table.js';
 import { nodeRuntime } from '../runtime/node_runtime.js';
 import {
   type Address,
@@ -38,6 +37,7 @@ import { StandbyPort, standInLine } from './handover.js';
 import { installedVersion } from './installed.js';
 import { checkPrivateKey } from './key_file.js';
 import { localAddress } from './local_servers.js';
+import { type MetricsServer, render, serveMetrics } from './metrics_http.js';
 import { startNotices } from './notices.js';
 import { announceReady } from './service_manager.js';
 import { StandbyListen } from './standby_listen.js';
@@ -79,8 +79,8 @@ export interface ServeOptions {
 
 /** @returns when the server has stopped in order. @throws CliError, FsError with a one-line message otherwise. */
 export async function serve(options: ServeOptions): Promise<void> {
-  const registry = options.metrics === undefined ? undefined : await metricsRegistry();
-  const runtime = nodeRuntime(faultsOfTests(), registry);
+  const table = new MetricTable();
+  const runtime = nodeRuntime(faultsOfTests(), table);
   const version = installedVersion();
   const pair = await resolveDevices(options);
   let failed = false;
@@ -103,20 +103,20 @@ export async function serve(options: ServeOptions): Promise<void> {
       else notices.say(kind, text);
     },
     notices: () => notices.counts(),
+    metricsText: () => render(table),
   });
   const stopping = new AbortController();
   const stopped = stopOnSignals(server, stopping);
   // A standby that an administrator shuts down through its port need not watch the devices any more.
   const closed = new AbortController();
   void server.closed.then(() => closed.abort());
-  let metricsServer: HttpServer | undefined;
+  let metricsServer: MetricsServer | undefined;
   let block: OpenMultiMount | undefined;
   let taken: TakenTarget<OpenDevices> | undefined;
   let standbys: StandbyPort | undefined;
   try {
     await pair.reserve();
-    if (registry !== undefined && options.metrics !== undefined)
-      metricsServer = await serveMetrics(registry, options.metrics);
+    if (options.metrics !== undefined) metricsServer = await serveMetrics(runtime, table, options.metrics);
     block = await openMultiMount(runtime, pair, { state: 'active', periodMs: options.heartbeatPeriod });
     const { multiMount } = block;
     void multiMount.lost.then(() => {
@@ -320,32 +320,4 @@ function stopOnSignals(
       await ended;
     },
   };
-}
-
-async function metricsRegistry(): Promise<NodeMetrics> {
-  const { NodeMetrics } = await import('../runtime/node_metrics.js');
-  return new NodeMetrics();
-}
-
-async function serveMetrics(registry: NodeMetrics, address: Address): Promise<HttpServer> {
-  const { createServer: createHttpServer } = await import('node:http');
-  const server = createHttpServer((request, response) => {
-    if (request.url !== '/metrics') {
-      response.writeHead(404).end('see /metrics\n');
-      return;
-    }
-    registry.render().then(
-      (text) => response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(text),
-      (thrown: unknown) => response.writeHead(500).end(`${String(thrown)}\n`),
-    );
-  });
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', (cause) =>
-      reject(
-        new CliError(`cannot serve metrics at ${formatAddress(address)}: ${cause.message}`, 1, { cause }),
-      ),
-    );
-    server.listen(address.port, address.host, resolve);
-  });
-  return server;
 }

@@ -11,6 +11,7 @@ import type { Fid } from '../base/ids.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { ClientOptions, ClientStatus, FsClient, Predecessor } from './api.js';
 import { ClientContext } from './cache/context.js';
+import { registerClientMetrics } from './client_metrics.js';
 import { DataLocks } from './io/io_lock.js';
 import { Reader } from './io/readahead.js';
 import { WriteBack } from './io/write_back.js';
@@ -86,6 +87,7 @@ class Client {
       this.#first,
     );
     const { target, connection, drain } = this.#member;
+    registerClientMetrics(runtime.metrics, this.#context, target, options, from);
     if (from?.kind === 'handed over') {
       takeOver(this.#context, target, from.state);
       this.#appLocks.takeOver(target, from.state.waiting);

@@ -12,8 +12,11 @@ import type { MaybePromise } from '../base/maybe_promise.js';
 import type { CachedLock, LockClientCallbacks } from '../dlm/api.js';
 import type { Frame, Link } from '../rpc/api.js';
 import { Service } from '../rpc/service.js';
+import { OperationTimes } from '../runtime/operation_times.js';
+import type { Histogram, Runtime } from '../runtime/ports.js';
 import { Bast, Cast, Glimpse, Gone, Nameless } from '../wire/lock.js';
 import type { ReplyOf, RequestOf } from '../wire/operation.js';
+import { operationName } from '../wire/operations.js';
 import { Evicted } from '../wire/session.js';
 import type { ClientContext } from './cache/context.js';
 import { releaseLock } from './io/lock_release.js';
@@ -42,8 +45,13 @@ export interface ServerRequests {
   evicted(notice: RequestOf<typeof Evicted>): void;
 }
 
-function serverRequestService(): Service<ServerRequests> {
-  const service = new Service<ServerRequests>();
+function serverRequestService(runtime: Runtime): Service<ServerRequests> {
+  const times = new OperationTimes(runtime, {
+    prefix: 'client_callback',
+    of: 'answers to what the server asks',
+    nameOf: operationName,
+  });
+  const service = new Service<ServerRequests>({}, times);
   service.on(Bast, (member, notice) => {
     member.bast(notice);
     return EMPTY;
@@ -79,12 +87,18 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   readonly connection: Import;
   readonly drain: Drain;
   readonly #parts: MembershipParts;
-  readonly #service = serverRequestService();
+  readonly #service: Service<ServerRequests>;
+  readonly #releaseSeconds: Histogram;
 
   constructor(parts: MembershipParts, identity: ClientIdentity, events: ImportEvents) {
     const { context, writeBack } = parts;
     this.#parts = parts;
     const { runtime, kept, options } = context;
+    this.#service = serverRequestService(runtime);
+    this.#releaseSeconds = runtime.metrics.histogram(
+      'holdfast_client_release_seconds',
+      'Time until a cache lock that goes back is clean: its data is written, and the caches are dropped',
+    );
     const { maxLocks, syncMetadata } = options;
     const writesNamesBack = syncMetadata !== true;
     this.target = new TargetSession({ runtime, kept, maxLocks, writesNamesBack }, identity, this);
@@ -142,6 +156,18 @@ export class Membership implements ServerRequests, LockClientCallbacks, ImportOw
   // LockClientCallbacks.
 
   release(lock: CachedLock): MaybePromise<void> {
+    const { clock } = this.#parts.context.runtime;
+    const beganMs = clock.nowMs();
+    const released = this.#settleAndRelease(lock);
+    if (released === undefined) this.#releaseSeconds.observe((clock.nowMs() - beganMs) / 1000);
+    else {
+      const observe = (): void => this.#releaseSeconds.observe((clock.nowMs() - beganMs) / 1000);
+      released.then(observe, observe);
+    }
+    return released;
+  }
+
+  #settleAndRelease(lock: CachedLock): MaybePromise<void> {
     if (lock.type !== 'inode' || lock.fid === 0) return this.#release(lock);
     const { own, changes } = this.target;
     own.released(lock);

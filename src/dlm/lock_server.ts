@@ -46,6 +46,8 @@ export interface LockServerOptions extends LockLimitOptions {
   /** How long a holder may take to answer a BAST. */
   readonly lockTimeoutMs: number;
   readonly callbacks: LockServerCallbacks;
+  /** Hears how long clients take to give back what was called back. */
+  readonly givenBack?: { observe(seconds: number): void };
   /**
    * Handles count up from here. A client may resend to this instance a CANCEL that it sent to an earlier one, and that
    * must not name a lock of this one. So each instance gets a range of its own.
@@ -63,6 +65,7 @@ const SAME_LOOKED_AT = 256;
 
 const NO_CLIENTS: ReadonlySet<ClientUuid> = new Set();
 const NO_CLIENT = '' as ClientUuid;
+const UNHEARD = { observe: () => undefined };
 
 function cancelled(why: string): FsError {
   return new FsError('ECANCELED', why);
@@ -92,6 +95,8 @@ export class LockServer implements LockServerApi {
     });
     this.#outbox = new Outbox({
       timers,
+      clock,
+      givenBack: options.givenBack ?? UNHEARD,
       limits: options.limits,
       lockTimeoutMs: options.lockTimeoutMs,
       bast: (lock) => callbacks.bast(lock),

@@ -11,7 +11,7 @@
  */
 
 import { assert } from '../base/assert.js';
-import type { LimitTime, Timers } from '../runtime/ports.js';
+import type { Clock, LimitTime, Timers } from '../runtime/ports.js';
 import type { HeldLock } from './api.js';
 import { BastDeadlines } from './bast_deadlines.js';
 import type { ServerLock } from './resource.js';
@@ -23,6 +23,9 @@ export interface OutboxOptions {
   bast(lock: HeldLock): void;
   expired(lock: HeldLock): void;
   commit(): void;
+  /** Hears how long clients take to give back what was called back. */
+  readonly givenBack: { observe(seconds: number): void };
+  readonly clock: Pick<Clock, 'nowMs'>;
 }
 
 export class Outbox {
@@ -66,6 +69,10 @@ export class Outbox {
 
   /** The lock was given back. */
   gone(lock: ServerLock): void {
+    if (lock.bast === 'said' || lock.bast === 'said again') {
+      const { clock, givenBack } = this.#options;
+      givenBack.observe((clock.nowMs() - lock.calledBackMs) / 1000);
+    }
     this.#deadlines.stop(lock);
   }
 
@@ -87,6 +94,7 @@ export class Outbox {
   }
 
   #say(lock: ServerLock, bast: ServerLock['bast']): void {
+    if (bast === 'said') lock.calledBackMs = this.#options.clock.nowMs();
     lock.bast = bast;
     this.#deadlines.start(lock);
     this.#options.bast(lock);

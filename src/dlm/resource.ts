@@ -81,6 +81,8 @@ export class ServerLock implements HeldLock {
   waiter: Waiter | undefined = undefined;
   /** Its BAST: not wanted; wanted but not sent yet; sent; sent again at half of the time limit. */
   bast: 'none' | 'wanted' | 'said' | 'said again' = 'none';
+  /** When its BAST was sent first. */
+  calledBackMs = 0;
   /**
    * Granted to a waiting enqueue in this turn. The reply with the grant has not left yet, and a BAST must not overtake
    * it.

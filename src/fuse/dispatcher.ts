@@ -16,6 +16,8 @@
 import { ERRNO, type Errno, errnoOf, FsError } from '../base/errno.js';
 import { type Log, logger } from '../base/log.js';
 import { onAbort, WaitList } from '../base/wait.js';
+import type { OperationTimes } from '../runtime/operation_times.js';
+import { BatchCounts } from './batch_counts.js';
 import {
   INIT_FLAG,
   initFlagNames,
@@ -53,6 +55,8 @@ export interface FuseDispatcherOptions {
   /** INIT flags not to ask for. */
   readonly withoutInitFlags?: bigint;
   readonly log?: Log;
+  /** Counts the requests. Default: nobody does. */
+  readonly times?: OperationTimes | undefined;
 }
 
 const NODEID_HIGH_LIMIT = 0x20_0000;
@@ -64,6 +68,7 @@ export class FuseDispatcher {
   readonly #initOptions: { maxBackground: number; congestionThreshold: number; withoutFlags: bigint };
   readonly #interrupts: Interrupts;
   readonly #clock: InterruptClock;
+  readonly #counts: BatchCounts | undefined;
   readonly #pending = new Map<number, Request>();
   readonly #cursor = new Cursor();
   readonly #replies: Replies;
@@ -86,6 +91,7 @@ export class FuseDispatcher {
     this.#log = options.log ?? logger('fuse');
     this.#replies = new Replies(device);
     this.#clock = options.clock;
+    this.#counts = options.times === undefined ? undefined : new BatchCounts(options.times);
     this.#initOptions = {
       maxBackground: options.maxBackground ?? 128,
       congestionThreshold: options.congestionThreshold ?? 96,
@@ -139,6 +145,7 @@ export class FuseDispatcher {
     const view = this.#batchView;
     this.#tracing = this.#log.enabled;
     this.#replies.inBatch = true;
+    this.#counts?.begin();
     try {
       let at = 0;
       while (usedBytes - at >= SIZE.IN_HEADER) {
@@ -150,6 +157,7 @@ export class FuseDispatcher {
       if (at < usedBytes) this.#malformedRest(usedBytes - at);
     } finally {
       this.#replies.inBatch = false;
+      this.#counts?.end();
     }
   }
 
@@ -208,6 +216,7 @@ export class FuseDispatcher {
   #wait(request: Request, result: Promise<unknown>): void {
     const { key } = request;
     this.#pending.set(key, request);
+    request.waited = true;
     request.beganMs = this.#clock.nowMs();
     // A wait for another owner's lock may last: it keeps its few bytes in any case.
     if (this.#keepsBytes || request.operation?.endedBy === 'lockWait') this.#keepBytes(request);
@@ -287,6 +296,7 @@ export class FuseDispatcher {
   /** Bookkeeping for every answer, before it is written. */
   #done(request: Request, errno: number, bodyBytes: number): void {
     request.answered = true;
+    this.#counts?.answered(request, errno);
     if (this.#pending.size !== 0) this.#forgetPending(request);
     this.#interrupts.requestDone(request);
     if (this.#tracing) this.#log('%s -> %d, %d bytes', this.#describe(request), -errno, bodyBytes);

@@ -54,7 +54,8 @@ export class Request implements RequestContext {
   operation: FuseOperation | undefined = undefined;
   /** As the kernel sent it; kept while the mount may be handed over. */
   bytes: Buffer | undefined = undefined;
-  /** When the request began to wait for its handler. */
+  /** The request has begun to wait for its handler, and when. */
+  waited = false;
   beganMs = 0;
   #waitsForOwner = false;
   #isParked = false;

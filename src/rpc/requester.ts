@@ -14,6 +14,7 @@ import { errnoName, FsError } from '../base/errno.js';
 import type { Transno, Xid } from '../base/ids.js';
 import { bugLogger, logger } from '../base/log.js';
 import { onAbort, WaitList } from '../base/wait.js';
+import type { OperationTimes } from '../runtime/operation_times.js';
 import { FLAG_RECOVERY, FLAG_REPLAY, FLAG_RESENT, KIND } from '../wire/header.js';
 import { ErrorReply, type Operation } from '../wire/operation.js';
 import { operationName } from '../wire/operations.js';
@@ -40,6 +41,7 @@ interface PendingRequest {
   readonly body: Buffer;
   readonly bulk: readonly Uint8Array[] | undefined;
   readonly options: CallOptions<unknown>;
+  readonly beganMs: number;
   /** The link through which it was last sent; undefined: it was never sent. */
   sentThrough: Link | undefined;
   readonly resolve: (answer: Answer<unknown>) => void;
@@ -61,12 +63,15 @@ export interface RequesterOptions {
   /** First xid to use, at least 1. A process that takes a client over goes on above the xids of its predecessor. */
   readonly firstXid?: Xid;
   readonly observer?: AnswerObserver;
+  /** Counts the calls that are answered, from call() on. Default: nobody does. */
+  readonly times?: OperationTimes | undefined;
 }
 
 export class Requester implements RequesterApi {
   readonly #calls = new Map<number, PendingRequest>();
   readonly #replays = new Map<Xid, Replay>();
   readonly #observer: AnswerObserver | undefined;
+  readonly #times: OperationTimes | undefined;
   #nextXid: number;
   /** At most the lowest xid in the table. */
   #lowestXid: number;
@@ -77,6 +82,7 @@ export class Requester implements RequesterApi {
 
   constructor(options: RequesterOptions = {}) {
     this.#observer = options.observer;
+    this.#times = options.times;
     this.#nextXid = options.firstXid ?? 1;
     this.#lowestXid = this.#nextXid;
   }
@@ -118,6 +124,7 @@ export class Requester implements RequesterApi {
         body,
         bulk: options.bulk,
         options,
+        beganMs: this.#times?.nowMs() ?? 0,
         sentThrough: undefined,
         resolve,
         reject,
@@ -195,6 +202,7 @@ export class Requester implements RequesterApi {
     }
     this.#calls.delete(header.xid);
     call.unlisten?.();
+    this.#times?.ended(call.operation.opcode, call.beganMs, header.errno);
     try {
       call.resolve(this.#answer(call, frame));
     } catch (error) {

@@ -23,6 +23,7 @@ import type { Transno } from '../base/ids.js';
 import { bugLogger, logger } from '../base/log.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { SlabPool } from '../base/slab_pool.js';
+import type { OperationTimes } from '../runtime/operation_times.js';
 import { KIND } from '../wire/header.js';
 import { Empty, ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
@@ -63,14 +64,17 @@ export class Service<Context> implements ServiceApi<Context> {
   readonly #waiting: WaitingRequests | undefined;
   readonly #unansweredMax: number;
   readonly #slabs: SlabPool | undefined;
+  readonly #times: OperationTimes | undefined;
   /** Requests of each link whose handlers have not answered. */
   readonly #unanswered = new WeakMap<Link, number>();
 
-  constructor(options: ServiceOptions = {}) {
+  /** @param times counts what is answered. Default: nobody does. */
+  constructor(options: ServiceOptions = {}, times?: OperationTimes) {
     this.#bulkBudget = options.bulkBudget;
     this.#waiting = options.waiting;
     this.#unansweredMax = options.unansweredMax ?? UNANSWERED_MAX;
     this.#slabs = options.slabs;
+    this.#times = times;
   }
 
   on<Q, R>(operation: Operation<Q, R>, handler: Handler<Context, Q, R>): void {
@@ -122,7 +126,7 @@ export class Service<Context> implements ServiceApi<Context> {
     done: (() => void) | undefined,
   ): void {
     const entry = this.#entries.get(frame.header.opcode);
-    const exchange = new Exchange(link, frame, hooks, entry?.operation, done);
+    const exchange = new Exchange(link, frame, hooks, entry?.operation, done, this.#times);
     if (log.enabled) {
       log('%s %s xid %d', link.peer, entry?.operation.name ?? frame.header.opcode, frame.header.xid);
     }
@@ -187,6 +191,8 @@ class Exchange implements Incoming {
   readonly #hooks: ServiceHooks;
   readonly #operation: Operation<unknown, unknown> | undefined;
   readonly #done: (() => void) | undefined;
+  readonly #times: OperationTimes | undefined;
+  readonly #beganMs: number;
   #answered = false;
 
   constructor(
@@ -195,7 +201,11 @@ class Exchange implements Incoming {
     hooks: ServiceHooks,
     operation: Operation<unknown, unknown> | undefined,
     done: (() => void) | undefined,
+    times: OperationTimes | undefined,
   ) {
+    // A peer that asks for what there is not gets no family of its own.
+    this.#times = operation === undefined ? undefined : times;
+    this.#beganMs = this.#times?.nowMs() ?? 0;
     this.header = frame.header;
     this.bulk = frame.bulk;
     this.#link = link;
@@ -213,6 +223,7 @@ class Exchange implements Incoming {
     // Encodes first: if that fails, the request is still unanswered and gets EIO.
     const body = this.header.kind === KIND.notice ? undefined : this.#body(operation, outcome);
     this.#answered = true;
+    this.#times?.ended(this.header.opcode, this.#beganMs, 0);
     if (body !== undefined) {
       this.#reply(0, outcome.transno ?? NO_TRANSNO, body, outcome.bulk ?? NO_BULK, outcome.sent);
     }
@@ -254,6 +265,7 @@ class Exchange implements Incoming {
       return;
     }
     this.#answered = true;
+    this.#times?.ended(this.header.opcode, this.#beganMs, errnoOf(error));
     const text = expected
       ? error.message.slice(0, ERROR_TEXT_MAX)
       : 'internal error, see the log of the server';

@@ -225,19 +225,42 @@ export interface BlockDevice {
   close(): Promise<void>;
 }
 
+/** Names and values that tell the members of one family apart: an operation, an error code. Few values each. */
+export type Labels = Readonly<Record<string, string>>;
+
+export interface Counter {
+  inc(by?: number): void;
+}
+
+export interface Histogram {
+  /** @param times how many events took this long. Default 1. */
+  observe(seconds: number, times?: number): void;
+}
+
+/**
+ * What a process counts of itself. Names follow Prometheus: holdfast_NAME, base units, _total for counts. Whoever counts often keeps
+ * the counter or histogram: the look-up by name costs more than counting does.
+ */
 export interface Metrics {
-  /** Counts events. The name follows Prometheus: holdfast_NAME_total. */
-  counter(name: string, help: string): { inc(by?: number): void };
-  gauge(name: string, help: string, read: () => number): void;
+  /** Counts events. */
+  counter(name: string, help: string, labels?: Labels): Counter;
+  /** A count that somebody keeps in any case; it never falls. The counts of all readers of one name and labels are added. */
+  total(name: string, help: string, read: () => number, labels?: Labels): void;
+  /** The values of all readers of one name and labels are added. */
+  gauge(name: string, help: string, read: () => number, labels?: Labels): void;
   /** A distribution of durations in seconds. */
-  histogram(name: string, help: string): { observe(seconds: number): void };
+  histogram(name: string, help: string, labels?: Labels): Histogram;
+  /** Calls update() before somebody reads: for counts that are added up there only now and then. */
+  beforeReading(update: () => void): void;
 }
 
 /** For a process whose metrics nobody can read: it counts nothing. */
 export const NO_METRICS: Metrics = {
   counter: () => ({ inc: () => undefined }),
+  total: () => undefined,
   gauge: () => undefined,
   histogram: () => ({ observe: () => undefined }),
+  beforeReading: () => undefined,
 };
 
 export interface Checksum {

@@ -17,6 +17,7 @@ import {
   AccessRemove,
   AccessRotate,
   Evict,
+  Metrics,
   type NewKeyMessage,
   Shutdown,
   Status,
@@ -41,6 +42,7 @@ const ENTRIES_PAGE = 250;
 /** What an administrator may have the server do: see Server. */
 export interface AdminCommands {
   status(page?: StatusRequest): StatusReply;
+  metricsText(): Promise<string>;
   evict(idOrName: string, reason: string): { readonly uuid: string; readonly name: string };
   /** How long the sessions of this entry have waited because of its limit of requests a second. */
   throttledMs(principal: string): number;
@@ -65,6 +67,10 @@ export function sessionService(server: ServerView & AdminCommands): Service<Sess
   service.on(Status, (session, page) => {
     const isAdmin = session.rights?.admin === true;
     return { reply: isAdmin ? server.status(page) : briefly(server.status({ limit: 0 })) };
+  });
+  service.on(Metrics, async (session) => {
+    needsAdmin(session);
+    return { reply: {}, bulk: [Buffer.from(await server.metricsText())] };
   });
   service.on(Evict, (session, { client, reason }) => {
     needsAdmin(session);

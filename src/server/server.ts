@@ -12,9 +12,11 @@ import type { NoticeKind } from '../base/notices.js';
 import { Deferred } from '../base/wait.js';
 import { ALL_LOCKS_MAX } from '../dlm/lock_limits.js';
 import { Service } from '../rpc/service.js';
+import { OperationTimes } from '../runtime/operation_times.js';
 import type { Address, CertificateFiles, Listener, Runtime, TlsListen } from '../runtime/ports.js';
 import type { TargetStore } from '../storage/api.js';
 import type { ServerStateName, StatusReply, StatusRequest } from '../wire/admin.js';
+import { operationName } from '../wire/operations.js';
 import type { PlainAccess } from './access/peers.js';
 import { type AdminCommands, sessionService } from './admin_handlers.js';
 import { type EvictedClient, findClient } from './export/exports.js';
@@ -23,6 +25,7 @@ import type { RecoveryWindow } from './lifecycle/recovery_window.js';
 import { type LifeHost, ServerLife } from './lifecycle/server_life.js';
 import type { ShutdownEnd } from './lifecycle/state.js';
 import { registerHandlers } from './operations/table.js';
+import { registerServerMetrics } from './server_metrics.js';
 import { Admission } from './session/admission.js';
 import { ConnectWait } from './session/connect_wait.js';
 import { Connections } from './session/connections.js';
@@ -79,6 +82,8 @@ export interface ServerOptions {
   readonly onState?: ((text: string, kind?: NoticeKind) => void) | undefined;
   /** Shown by STATUS: how often each kind of notice was given. */
   readonly notices?: (() => readonly { readonly kind: string; readonly count: number }[]) | undefined;
+  /** What this process counts, in Prometheus' text format: for METRICS. */
+  readonly metricsText?: (() => Promise<string>) | undefined;
 }
 
 function settingsOf(options: ServerOptions): ServerSettings {
@@ -142,11 +147,16 @@ export class Server implements ServerView, AdminCommands, LifeHost {
       say: (text, kind) => this.say(text, kind),
     });
     this.#connections = this.#makeConnections(this.#memory);
-    this.#registerMetrics();
+    registerServerMetrics(this, this.#admission, this.#throttle);
   }
 
   #makeConnections(memory: RequestMemory): Connections {
-    const clients = new Service<ServedCall>(memory);
+    const times = new OperationTimes(this.runtime, {
+      prefix: 'server_rpc',
+      of: 'requests of clients, from when the server handles them to their answers',
+      nameOf: operationName,
+    });
+    const clients = new Service<ServedCall>(memory, times);
     const services = {
       sessions: sessionService(this),
       clients,
@@ -254,9 +264,9 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     const found = findClient([...target.exports, ...away], idOrName);
     const client = target.exports.get(found.uuid);
     if (client !== undefined) {
-      evict(target, client, reason);
+      evict(target, client, reason, 'administrator');
     } else {
-      forgetPrevious(target, [found], reason);
+      forgetPrevious(target, [found], reason, 'administrator');
     }
     return { uuid: found.uuid, name: found.name };
   }
@@ -267,8 +277,8 @@ export class Server implements ServerView, AdminCommands, LifeHost {
     const here = [...target.exports].filter(({ rights }) => rights.principal === principal);
     const away = recovery?.isOpen === true ? recovery.missing() : [];
     const gone = away.filter((record) => record.principal === principal);
-    for (const client of here) evict(target, client, reason);
-    if (gone.length > 0) forgetPrevious(target, gone, reason);
+    for (const client of here) evict(target, client, reason, 'access');
+    if (gone.length > 0) forgetPrevious(target, gone, reason, 'access');
     this.#connections.endOf(principal, asks);
     return here.length + gone.length;
   }
@@ -286,6 +296,13 @@ export class Server implements ServerView, AdminCommands, LifeHost {
       notices: [...(this.#options.notices?.() ?? [])],
       drainLeftMs: this.state === 'draining' ? this.#life.drainLeftMs : undefined,
     };
+  }
+
+  /** @throws FsError EOPNOTSUPP if nobody renders them here. */
+  metricsText(): Promise<string> {
+    const { metricsText } = this.#options;
+    if (metricsText === undefined) throw new FsError('EOPNOTSUPP', 'this server shows no metrics');
+    return metricsText();
   }
 
   throttledMs(principal: string): number {
@@ -352,36 +369,6 @@ export class Server implements ServerView, AdminCommands, LifeHost {
       certificate: this.#options.certificate,
       refused: (peer, why) => this.refused(peer, why),
     };
-  }
-
-  #registerMetrics(): void {
-    const { metrics } = this.runtime;
-    metrics.gauge('holdfast_server_clients', 'Clients with an export', () => this.target?.exports.size ?? 0);
-    metrics.gauge(
-      'holdfast_server_held_requests',
-      'Requests held until recovery ends',
-      () => this.#admission.held,
-    );
-    metrics.gauge(
-      'holdfast_server_throttled_connections',
-      'Connections that wait because their key has used up its requests a second',
-      () => this.#throttle.waiting,
-    );
-    metrics.gauge(
-      'holdfast_server_throttle_waits',
-      'How often a connection has had to wait so',
-      () => this.#throttle.waits,
-    );
-    metrics.gauge(
-      'holdfast_server_reading_bytes',
-      'Bytes that the device is reading for clients',
-      () => this.target?.reads.bytes ?? 0,
-    );
-    metrics.gauge(
-      'holdfast_server_promised_bytes',
-      'Space granted to clients',
-      () => this.target?.grants.promisedBytes ?? 0,
-    );
   }
 }
 

@@ -211,8 +211,10 @@ class OpenTarget implements TargetStore {
       breathe: () => this.#breathe(),
       check: () => this.#check(),
     });
-    runtime.metrics.gauge('storage_free_bytes', 'Bytes that data may still use', () => this.availableBytes());
-    runtime.metrics.gauge('storage_meta_free_bytes', 'Bytes that metadata may still use', () =>
+    runtime.metrics.gauge('holdfast_storage_free_bytes', 'Bytes that data may still use', () =>
+      this.availableBytes(),
+    );
+    runtime.metrics.gauge('holdfast_storage_meta_free_bytes', 'Bytes that metadata may still use', () =>
       this.#metaSpace.freeBytes(),
     );
   }

@@ -6,7 +6,7 @@
 import { Empty, operation } from './operation.js';
 import { bool, bytes, list, message, nested, type Of, oneOf, opt, req, text, u32, uint } from './schema.js';
 
-export const serverState = oneOf(
+export const SERVER_STATES = [
   'standby',
   'starting',
   'recovering',
@@ -14,7 +14,8 @@ export const serverState = oneOf(
   'draining',
   'committing',
   'stopped',
-);
+] as const;
+export const serverState = oneOf(...SERVER_STATES);
 
 export const ClientStatus = message('ClientStatus', {
   uuid: req(1, text(36)),
@@ -254,6 +255,8 @@ export const AccessRotate = operation(
   message('AccessRotateRequest', { name: req(1, text(64)), graceMs: req(2, uint) }),
   message('AccessRotateReply', { key: req(1, nested(NewKey)) }),
 );
+/** What the server counts of itself. The bulk of the reply has it, in Prometheus' text format 0.0.4. For administrators. */
+export const Metrics = operation(137, 'METRICS', Empty, Empty);
 export type AccessEntryMessage = Of<typeof AccessEntry>;
 export type AccessAddRequest = Of<typeof AccessAdd.request>;
 export type NewKeyMessage = Of<typeof NewKey>;

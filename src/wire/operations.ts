@@ -7,6 +7,7 @@ import {
   AccessRotate,
   DrainProgress,
   Evict,
+  Metrics,
   Shutdown,
   ShutdownEnds,
   Status,
@@ -117,6 +118,7 @@ export const FAMILIES: readonly {
       AccessAdd,
       AccessRemove,
       AccessRotate,
+      Metrics,
     ],
   },
 ];

@@ -50,7 +50,7 @@ function limited(child: Child, text: string, count: number): string[] {
 
 async function metric(port: number, kind: string): Promise<number> {
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
-  return Number(new RegExp(`^holdfast_notices_${kind} (\\d+)$`, 'm').exec(text)?.[1]);
+  return Number(new RegExp(`^holdfast_notices_total\\{kind="${kind}"\\} (\\d+)$`, 'm').exec(text)?.[1]);
 }
 
 async function failsWithEio(call: () => Promise<unknown>): Promise<void> {
@@ -78,7 +78,7 @@ test('a block that was changed on the device is told with its inode, block and d
   const count = countOf(await cluster.status(), 'checksum-wrong');
   const text = `checksum wrong: fid ${ino}, block 0, device offset ${offset} of /dev/loop\\d+`;
   limited(cluster.server.child, text, count);
-  assert.equal(await metric(port, 'checksum_wrong'), count);
+  assert.equal(await metric(port, 'checksum-wrong'), count);
 });
 
 test('reads and writes that the data device fails are told with device and offset', async (t) => {

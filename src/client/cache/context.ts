@@ -17,6 +17,7 @@ import { OWN_BITS } from '../session/own_directories.js';
 import { type TargetSession, Targets } from '../session/target_session.js';
 import { AttrCache } from './attr_cache.js';
 import { Beliefs } from './beliefs.js';
+import { CacheUses } from './cache_uses.js';
 import { DentryCache } from './dentry_cache.js';
 import { type FileState, FileTable } from './file_state.js';
 import type { Granule } from './granule.js';
@@ -46,6 +47,7 @@ export class ClientContext {
   readonly targets = new Targets();
   readonly attrs = new AttrCache();
   readonly names = new DentryCache();
+  readonly uses = new CacheUses();
   readonly handles = new OpenFiles();
   readonly parents = new LastParents();
   readonly smallReads = new SmallReads(this.parents);

@@ -20,6 +20,7 @@ import type { LockHandle } from '../../base/ids.js';
 import type { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
 import { Deferred, onAbort } from '../../base/wait.js';
+import type { Histogram, Metrics } from '../../runtime/ports.js';
 import { DrainProgress } from '../../wire/admin.js';
 import { Sync } from '../../wire/data.js';
 import type { ClientContext } from '../cache/context.js';
@@ -34,6 +35,13 @@ const PROGRESS_MS = 100;
 const AHEAD_MS = 1000;
 /** Locks given back in one go. The client serves operations in between. */
 const AHEAD_LOCKS = 512;
+
+export function drainSeconds(metrics: Metrics): Histogram {
+  return metrics.histogram(
+    'holdfast_client_drain_seconds',
+    'Time of a drain, from when the server asked for it',
+  );
+}
 
 export class Drain {
   readonly #context: ClientContext;
@@ -93,6 +101,8 @@ export class Drain {
     const target = this.#target;
     this.#context.options.onState?.('draining for a controlled shutdown');
     const stopProgress = this.#reportProgress();
+    const { clock, metrics } = this.#context.runtime;
+    const beganMs = clock.nowMs();
     try {
       await serving.wait(this.#left);
       await this.#ahead(serving);
@@ -102,6 +112,7 @@ export class Drain {
       target.outgoing.cancel(handles);
       target.outgoing.cancel([...target.activeHandles]);
       target.activeHandles.clear();
+      drainSeconds(metrics).observe((clock.nowMs() - beganMs) / 1000);
       log('done: %d cache locks given back', handles.length);
       this.#context.options.onState?.('drained: waiting for the server to come back', 'drained');
       this.#connection.drained();

@@ -55,7 +55,11 @@ export class AttrOperations {
     const context = this.#context;
     const target = context.targets.of(fid);
     const cached = context.beliefs.cachedAttr(target, fid);
-    if (cached !== undefined) return cached;
+    if (cached !== undefined) {
+      context.uses.attributes.hit += 1;
+      return cached;
+    }
+    context.uses.attributes.miss += 1;
     const lastKnown = (): AttrsWithValidity | undefined => {
       const attr = context.attrs.lastKnown(fid);
       return attr === undefined ? undefined : { attr, attrCacheable: false, nameCacheable: false };

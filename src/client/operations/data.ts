@@ -52,13 +52,20 @@ export class DataOperations {
   ): MaybePromise<readonly Uint8Array[]> {
     const handle = this.#context.handles.live(fh);
     const target = this.#context.targets.of(handle.fid);
+    const { uses } = this.#context;
+    // What the kernel asks for, beyond the end of the file too: what it gets costs a sum over views.
+    uses.bytes.read += length;
     // The kernel does not tell when a mapped page gets dirty: a handle that could dirty one reads under PW (docs/LOCKING.md).
     const mode = (handle.flags & O_ACCMODE) === O_RDWR ? 'PW' : 'PR';
     const known = this.#context.files.get(handle.fid);
     if (known?.sizeKnown && target.locks.match('data', handle.fid, mode, 0) !== undefined) {
       const views = this.#cached(target, known, handle, offset, length);
-      if (views !== undefined) return views;
+      if (views !== undefined) {
+        uses.pages.hit += 1;
+        return views;
+      }
     }
+    uses.pages.miss += 1;
     const file = this.#context.files.of(handle.fid);
     const io: Io = {
       op,
@@ -121,6 +128,7 @@ export class DataOperations {
     const handle = fh === undefined ? undefined : this.#context.handles.live(fh);
     if (handle !== undefined) reportWriteError(handle);
     if (data.length === 0) return 0;
+    this.#context.uses.bytes.write += data.length;
     // #put() cuts what a mapping brings at the file's size.
     if (!options.writeback && !options.append) checkFileEnd(offset + data.length);
     const target = this.#context.targets.of(fid);

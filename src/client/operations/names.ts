@@ -56,7 +56,11 @@ export class NameOperations {
     const context = this.#context;
     const target = context.targets.of(parent);
     const cached = this.#cached(target, parent, name);
-    if (cached !== undefined) return cached;
+    if (cached !== undefined) {
+      context.uses.names.hit += 1;
+      return cached;
+    }
+    context.uses.names.miss += 1;
     return context.pass(target, op, async () => {
       const ahead = this.#ahead.miss(target, parent, op);
       if (ahead !== undefined) {

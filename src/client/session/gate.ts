@@ -43,9 +43,14 @@ export class Gate {
   readonly #inside = new CountDown();
   readonly #parked = new Set<Parked>();
   readonly #untilShut = new WaitList();
+  readonly #paused: ((seconds: number) => void) | undefined;
+  /** It has been open: the time before the first connection is no pause. */
+  #wasOpen = false;
 
-  constructor(clock: Pick<Clock, 'nowMs'>) {
+  /** @param paused hears, when the gate opens again, how long it was not open. */
+  constructor(clock: Pick<Clock, 'nowMs'>, paused?: (seconds: number) => void) {
     this.#clock = clock;
+    this.#paused = paused;
     this.#shutSinceMs = clock.nowMs();
   }
 
@@ -165,6 +170,8 @@ export class Gate {
       this.#untilShut.wake();
       return;
     }
+    if (this.#shutSinceMs !== undefined && this.#wasOpen) this.#paused?.(this.awayMs / 1000);
+    this.#wasOpen = true;
     this.#shutSinceMs = undefined;
     // In arrival order. An operation that arrives while these start finds the set empty, and comes after them.
     const waiting = [...this.#parked];

@@ -12,7 +12,8 @@ import type { LockClientCallbacks } from '../../dlm/api.js';
 import { LockClient } from '../../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../../rpc/api.js';
 import { Requester } from '../../rpc/requester.js';
-import type { Clock, Timers } from '../../runtime/ports.js';
+import { OperationTimes } from '../../runtime/operation_times.js';
+import type { Clock, Metrics, Timers } from '../../runtime/ports.js';
 import { Batch } from '../../wire/batch.js';
 import { Cancel, type FlockRangeMessage, rangeFor } from '../../wire/lock.js';
 import {
@@ -33,6 +34,7 @@ import {
   Unlink,
 } from '../../wire/meta.js';
 import type { Operation } from '../../wire/operation.js';
+import { operationName } from '../../wire/operations.js';
 import { type ConnectReply, FEATURE, GetFids, Ping, ReplayOpens } from '../../wire/session.js';
 import { AppLocks } from './app_lock_table.js';
 import { ChangeLog } from './change_log.js';
@@ -93,7 +95,7 @@ export interface Loss {
 }
 
 export interface TargetSessionOptions {
-  readonly runtime: { readonly timers: Timers; readonly clock: Clock };
+  readonly runtime: { readonly timers: Timers; readonly clock: Clock; readonly metrics: Metrics };
   readonly kept: KeptMemory;
   /** Limit on the cache locks. Default 100,000. */
   readonly maxLocks?: number | undefined;
@@ -155,10 +157,14 @@ export class TargetSession {
   rootXattrs: Map<string, Uint8Array> | undefined;
   /** The latest evictions, newest last. */
   readonly evictions: Eviction[] = [];
+  /** Of all of them. */
+  evictionCount = 0;
   /** Set while an unmount is under way: then no handle is left through which the client could report a loss. */
   losses: Loss[] | undefined;
   /** Application locks that a new instance did not grant again. */
   lostAppLocks = 0;
+  /** The longest time that the gate was shut, since this process has this target. */
+  longestPauseSeconds = 0;
   readonly #clock: Clock;
   readonly #writesNamesBack: boolean;
 
@@ -167,9 +173,21 @@ export class TargetSession {
     { nextXid }: Pick<ClientIdentity, 'nextXid'>,
     locks: LockClientCallbacks,
   ) {
-    this.gate = new Gate(runtime.clock);
+    const pauses = runtime.metrics.histogram(
+      'holdfast_client_pause_seconds',
+      'How long the gate was shut each time: operations that need the server waited',
+    );
+    this.gate = new Gate(runtime.clock, (seconds) => {
+      this.longestPauseSeconds = Math.max(this.longestPauseSeconds, seconds);
+      pauses.observe(seconds);
+    });
     this.replays = new ReplayList(kept);
-    this.requester = new Requester({ firstXid: nextXid, observer: this.replays });
+    const times = new OperationTimes(runtime, {
+      prefix: 'client_rpc',
+      of: 'calls to the server, from when the client makes them to their answers',
+      nameOf: operationName,
+    });
+    this.requester = new Requester({ firstXid: nextXid, observer: this.replays, times });
     this.#clock = runtime.clock;
     this.#writesNamesBack = writesNamesBack;
     this.outgoing = new Outgoing(this.requester, this.gate, runtime.timers, () => this.changes.push());
@@ -303,6 +321,7 @@ export class TargetSession {
   /** The target has evicted this client. From now on it is a new client. Calls fail, except those that it can send again. */
   evicted(error: FsError, eviction: Eviction): void {
     this.evictions.push(eviction);
+    this.evictionCount += 1;
     const { lostBytes, uncommitted } = eviction;
     if (lostBytes > 0 || uncommitted > 0) {
       this.losses?.push({ bytes: lostBytes, operations: uncommitted, why: error.message });

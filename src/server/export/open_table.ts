@@ -36,6 +36,11 @@ export class OpenTable {
     this.#handlesMax = handlesMax;
   }
 
+  /** Handles of all clients. */
+  get handles(): number {
+    return this.#handles;
+  }
+
   count(fid: Fid): number {
     return this.#counts.get(fid) ?? 0;
   }

@@ -9,7 +9,7 @@
 
 import { FsError } from '../../base/errno.js';
 import { logger } from '../../base/log.js';
-import type { Timer } from '../../runtime/ports.js';
+import type { Histogram, Metrics, Timer } from '../../runtime/ports.js';
 import type { EvictedClient } from '../export/exports.js';
 import { takeActiveLock, undrained } from '../target/active_lock.js';
 import { evict } from '../target/eviction.js';
@@ -28,11 +28,19 @@ export interface DrainEvents {
   said(text: string): void;
 }
 
+export function drainSeconds(metrics: Metrics): Histogram {
+  return metrics.histogram(
+    'holdfast_server_drain_seconds',
+    'Time until all clients had drained for a shutdown',
+  );
+}
+
 export class Drain {
   readonly #target: ServedTarget;
   readonly #events: DrainEvents;
   readonly #evictedBefore: number;
   readonly #stopped = new AbortController();
+  readonly #beganMs: number;
   #deadlineMs = Number.POSITIVE_INFINITY;
   #timer: Timer | undefined;
 
@@ -40,6 +48,7 @@ export class Drain {
     this.#target = target;
     this.#events = events;
     this.#evictedBefore = target.exports.evictedCount;
+    this.#beganMs = target.runtime.clock.nowMs();
     this.limit(drainTimeoutMs);
     void this.#run();
   }
@@ -91,6 +100,8 @@ export class Drain {
       // Too late to limit anything.
       this.#deadlineMs = 0;
     }
+    const { runtime } = this.#target;
+    drainSeconds(runtime.metrics).observe((runtime.clock.nowMs() - this.#beganMs) / 1000);
     this.#events.drained();
   }
 
@@ -100,7 +111,7 @@ export class Drain {
         client.progress === undefined ? '' : ` (${client.progress.dirtyBytes} dirty bytes left)`;
       const reason = `it did not drain within ${drainTimeoutMs} ms${progress}`;
       log('%s: %s', client.label, reason);
-      evict(this.#target, client, reason);
+      evict(this.#target, client, reason, 'drain');
     }
   }
 }

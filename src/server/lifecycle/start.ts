@@ -75,8 +75,8 @@ function openWindow(
     lastTransno: target.store.lastTransno,
     expired: (client, reason) => {
       const owner = target.exports.get(client.uuid);
-      if (owner === undefined) forgetPrevious(target, [client], reason);
-      else evict(target, owner, reason);
+      if (owner === undefined) forgetPrevious(target, [client], reason, 'recovery');
+      else evict(target, owner, reason, 'recovery');
     },
     ended: () => endRecovery(target),
     over,

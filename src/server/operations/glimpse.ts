@@ -38,7 +38,7 @@ async function ask(
   inode: Inode,
 ): Promise<Inode> {
   const timer = target.time.after(target.options.lockTimeoutMs, () =>
-    evict(target, client, `it did not answer a glimpse within ${target.options.lockTimeoutMs} ms`),
+    evict(target, client, `it did not answer a glimpse within ${target.options.lockTimeoutMs} ms`, 'lock'),
   );
   let exact: Inode | undefined;
   try {

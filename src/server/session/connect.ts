@@ -202,7 +202,7 @@ function admit(applicant: Applicant): Verdict {
       const client = there(existing);
       // What it has, and what it does by itself, was not checked.
       if (isTighter(client.rights, rights)) {
-        evict(target, client, RIGHTS_CHANGED);
+        evict(target, client, RIGHTS_CHANGED, 'access');
         return { outcome: 'evicted', reason: RIGHTS_CHANGED };
       }
       return attached(applicant, client, 'resumed');
@@ -311,7 +311,7 @@ function recover(applicant: Applicant, record: ClientRecord): Verdict {
   client.lastTransno = Math.max(inherited, record.lastTransno) as Transno;
   const reason = cannotRecover(applicant);
   if (reason !== undefined) {
-    evict(target, client, reason);
+    evict(target, client, reason, 'recovery');
     return { outcome: 'evicted', reason };
   }
   client.recovering = true;

@@ -64,6 +64,7 @@ export class Liveness {
         target,
         client,
         `it had no connection for ${limitMs} ms${isWanted ? ', and was waited for' : ''}`,
+        'silent',
       );
     }
   }

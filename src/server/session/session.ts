@@ -19,6 +19,7 @@ import {
   AccessRemove,
   AccessRotate,
   Evict,
+  Metrics,
   Shutdown,
   ShutdownEnds,
   Status,
@@ -42,7 +43,9 @@ import type { Throttle, TokenUser } from './throttle.js';
 const log = logger('server:session');
 
 const ADMIN_OPCODES: ReadonlySet<number> = new Set(
-  [Status, Shutdown, Evict, AccessList, AccessAdd, AccessRemove, AccessRotate].map(({ opcode }) => opcode),
+  [Status, Metrics, Shutdown, Evict, AccessList, AccessAdd, AccessRemove, AccessRotate].map(
+    ({ opcode }) => opcode,
+  ),
 );
 
 /** Of answers that a stranger does not take: more than those to one CONNECT. */

@@ -32,10 +32,39 @@ const MOVED_BYTES_MIN = 64 << 10;
 /** Most looks at one lock: with a lock timeout of 20 s, 10 minutes. */
 const PROLONGED_MAX = 60;
 
-export function evict(target: ServedTarget, client: ClientExport, why: string): void {
+/** What kind of reason it was, for metrics. protocol: the client broke the rules, or asks for what is not there any more. */
+const CAUSES = [
+  'lock',
+  'silent',
+  'drain',
+  'recovery',
+  'administrator',
+  'access',
+  'version',
+  'protocol',
+] as const;
+export type EvictionCause = (typeof CAUSES)[number];
+
+function count({ runtime }: ServedTarget, cause: EvictionCause, clients = 1): void {
+  const help = 'Clients that this process has evicted';
+  runtime.metrics.counter('holdfast_server_evictions_total', help, { cause }).inc(clients);
+}
+
+/** Shows them with the value 0: a rate needs a value from before. */
+export function registerEvictions(target: ServedTarget): void {
+  for (const cause of CAUSES) count(target, cause, 0);
+}
+
+export function evict(
+  target: ServedTarget,
+  client: ClientExport,
+  why: string,
+  cause: EvictionCause = 'protocol',
+): void {
   if (client.life.isOverAlone) return;
   const reason = why.slice(0, REASON_MAX);
   log('evicts client %s: %s', client.label, reason);
+  count(target, cause);
   const had = whatItHad(target, client);
   target.events.clientEvicted(`client ${client.label} is evicted: ${reason} (it had ${possessions(had)})`);
   target.exports.rememberEvicted(client.uuid, client.name, reason);
@@ -185,7 +214,13 @@ type Previous = readonly { readonly uuid: ClientUuid; readonly name: string }[];
  * For clients that a new instance does not take over, or does not wait for any longer. The server has only their
  * records.
  */
-export function forgetPrevious(target: ServedTarget, previous: Previous, reason: string): void {
+export function forgetPrevious(
+  target: ServedTarget,
+  previous: Previous,
+  reason: string,
+  cause: EvictionCause,
+): void {
+  count(target, cause, previous.length);
   const left = sayForgotten(target, previous, reason);
   const { instance, atMs } = nowOf(target);
   target.store.execute((tx) => removePrevious(tx, previous, { reason, instance, atMs }), { reserve: 'own' });
@@ -194,6 +229,7 @@ export function forgetPrevious(target: ServedTarget, previous: Previous, reason:
 
 /** The same for clients that removePrevious() has removed. */
 export function forgotPrevious(target: ServedTarget, previous: Previous, reason: string): void {
+  count(target, 'version', previous.length);
   goneWhenDurable(target, sayForgotten(target, previous, reason));
 }
 
@@ -278,7 +314,12 @@ export function lockExpired(target: ServedTarget, uuid: ClientUuid, lock: HeldLo
   }
   const more = last === undefined ? '' : `; it has written and read ${movedBytes} bytes meanwhile`;
   const waitedMs = lockTimeoutMs + (times - 1) * (lockTimeoutMs / 2);
-  evict(target, client, `it did not give back a lock on ${lockName(lock)} within ${waitedMs} ms${more}`);
+  evict(
+    target,
+    client,
+    `it did not give back a lock on ${lockName(lock)} within ${waitedMs} ms${more}`,
+    'lock',
+  );
 }
 
 /**

@@ -3,7 +3,7 @@
 import { logger } from '../../base/log.js';
 import { LockServer } from '../../dlm/lock_server.js';
 import { Bast, Cast } from '../../wire/lock.js';
-import { lockExpired, noteCalledBack } from './eviction.js';
+import { lockExpired, noteCalledBack, registerEvictions } from './eviction.js';
 import type { ServedTarget } from './served_target.js';
 
 const log = logger('server:locks');
@@ -13,10 +13,16 @@ const HANDLES_PER_INSTANCE = 2 ** 36;
 const INSTANCES = 2 ** 16;
 
 export function lockServerOf(target: ServedTarget): LockServer {
-  const { timers, clock } = target.runtime;
+  const { timers, clock, metrics } = target.runtime;
+  const calls = metrics.counter('holdfast_server_callbacks_total', 'Locks called back, repetitions too');
+  registerEvictions(target);
   return new LockServer({
     timers,
     clock,
+    givenBack: metrics.histogram(
+      'holdfast_server_callback_seconds',
+      'Time from calling a lock back until the client has given it back',
+    ),
     limits: target.time,
     lockTimeoutMs: target.options.lockTimeoutMs,
     maxAllLocks: target.options.locksMax,
@@ -26,6 +32,7 @@ export function lockServerOf(target: ServedTarget): LockServer {
       bast: (lock) => {
         const client = target.exports.get(lock.client);
         if (client === undefined || target.life.isOver) return;
+        calls.inc();
         noteCalledBack(client, lock);
         const { handle, type, fid } = lock;
         // Without a connection the BAST is lost; the server sends it again when the client is back.

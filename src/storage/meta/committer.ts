@@ -89,7 +89,7 @@ export class Committer {
     this.#data = data;
     this.#options = options;
     this.#lastCommitted = overlay.lastTransno;
-    this.#seconds = runtime.metrics.histogram('commit_seconds', 'Time a group commit takes');
+    this.#seconds = runtime.metrics.histogram('holdfast_storage_commit_seconds', 'Time a group commit takes');
   }
 
   get lastCommitted(): Transno {

@@ -14,6 +14,7 @@ const DEFAULTS = {
   syncMetadata: false,
   deathsMax: 3,
   takesOver: false,
+  metrics: undefined,
   umountTimeoutMs: undefined,
   driver: 'native',
   readOnly: false,
@@ -69,7 +70,7 @@ test('an unknown option names itself, and the known one that is next to it', () 
 test('every option is understood, and the last word counts', () => {
   assert.deepEqual(
     parseMountOptions(
-      'ro,cache=1g,intr=all,intr_grace=0,retry,sync,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid',
+      'ro,cache=1g,intr=all,intr_grace=0,retry,sync,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid,metrics=9464',
       true,
     ),
     {
@@ -81,6 +82,7 @@ test('every option is understood, and the last word counts', () => {
       syncMetadata: true,
       deathsMax: 3,
       takesOver: false,
+      metrics: { host: '127.0.0.1', port: 9464 },
       umountTimeoutMs: 2500,
       driver: 'fuse-native',
       readOnly: true,

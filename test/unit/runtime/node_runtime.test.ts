@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { NodeMetrics } from '../../../src/runtime/node_metrics.js';
 import { nodeRuntime } from '../../../src/runtime/node_runtime.js';
 import { sleep } from '../../../src/runtime/ports.js';
 
@@ -61,22 +60,4 @@ test('random numbers are within 32 bits, UUIDs are lower case and differ', () =>
   assert.ok(numbers.every((value) => Number.isInteger(value) && value >= 0 && value < 2 ** 32));
   assert.match(rng.uuid(), /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   assert.notEqual(rng.uuid(), rng.uuid());
-});
-
-test('a name counts once however many register it, and registries are apart', async () => {
-  const one = new NodeMetrics();
-  const other = new NodeMetrics();
-  one.counter('holdfast_events_total', 'Events.').inc();
-  one.counter('holdfast_events_total', 'Events.').inc(2);
-  one.gauge('holdfast_depth', 'Depth.', () => 3);
-  one.gauge('holdfast_depth', 'Depth.', () => 4);
-  one.histogram('holdfast_wait_seconds', 'Waits.').observe(0.002);
-  one.histogram('holdfast_wait_seconds', 'Waits.').observe(0.5);
-  other.counter('holdfast_events_total', 'Events.').inc(5);
-  const text = await one.render();
-  assert.match(text, /^holdfast_events_total 3$/m);
-  assert.match(text, /^holdfast_depth 7$/m);
-  assert.match(text, /^holdfast_wait_seconds_bucket\{le="0.003"\} 1$/m);
-  assert.match(text, /^holdfast_wait_seconds_count 2$/m);
-  assert.match(await other.render(), /^holdfast_events_total 5$/m);
 });

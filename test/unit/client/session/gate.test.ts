@@ -130,3 +130,22 @@ test('a gate knows for how long its target has been away, whatever happens meanw
   seen.push(away(400));
   assert.deepEqual(seen, [50, 0, 30, 100, 0]);
 });
+
+test('a pause is told when it ends; the time before the first connection is none', () => {
+  let nowMs = 0;
+  const pauses: number[] = [];
+  const gate = new Gate({ nowMs: () => nowMs }, (seconds) => pauses.push(seconds));
+  nowMs = 500;
+  gate.setConnected(true);
+  assert.deepEqual(pauses, []);
+  gate.setDrain('draining');
+  nowMs = 600;
+  gate.setDrain('drained');
+  gate.setConnected(false);
+  nowMs = 2500;
+  gate.setDrain('no');
+  assert.deepEqual(pauses, []);
+  gate.setConnected(true);
+  gate.setConnected(true);
+  assert.deepEqual(pauses, [2]);
+});

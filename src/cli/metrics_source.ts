@@ -1,0 +1,71 @@
+/**
+ * A mount or a server whose metrics and lists a command shows: through the control socket of a mount, or through one connection as
+ * administrator.
+ */
+
+import { existsSync } from 'node:fs';
+import { FsError } from '../base/errno.js';
+import { Metrics } from '../wire/admin.js';
+import type { AdminConnection } from './admin.js';
+import { parseServer } from './common.js';
+import { askControl, type ControlRequest, mountpointPath } from './control.js';
+import { CliError } from './failure.js';
+import { isServedHere } from './local_servers.js';
+
+/** Whether the user names a server and not a mount point. A folder of that name is ./NAME. */
+export function namesServer(what: string): boolean {
+  const looksLikeAddress = /^(\[[0-9a-fA-F:.]+\]|[^/:]+):\d+$|^unix:\//.test(what) && !existsSync(what);
+  return looksLikeAddress || isServedHere(what);
+}
+
+export class Source {
+  readonly #what: string;
+  readonly #admin: AdminConnection | undefined;
+
+  private constructor(what: string, admin: AdminConnection | undefined) {
+    this.#what = what;
+    this.#admin = admin;
+  }
+
+  static async open(what: string, key: string | undefined): Promise<Source> {
+    if (!namesServer(what)) return new Source(what, undefined);
+    const { connectAdmin } = await import('./admin.js');
+    return new Source(what, await connectAdmin(parseServer(what), { key }));
+  }
+
+  get side(): 'server' | 'client' {
+    return this.#admin === undefined ? 'client' : 'server';
+  }
+
+  /** In Prometheus' text format. */
+  async metrics(): Promise<string> {
+    if (this.#admin === undefined) {
+      return ((await this.ask({ command: 'metrics' })) as { readonly text: string }).text;
+    }
+    const { requester } = this.#admin;
+    try {
+      return Buffer.from((await requester.call(Metrics, {})).bulk).toString();
+    } catch (thrown) {
+      // A server from before this operation ends the connection.
+      if (!(thrown instanceof FsError) || thrown.code !== 'ENOTCONN') throw thrown;
+      throw new CliError(`${this.#what} does not know this question: its version may be older`, 1, {
+        cause: thrown,
+      });
+    }
+  }
+
+  /** Of a mount: what its client process answers. @throws CliError if nobody serves this mount point. */
+  async ask(request: ControlRequest): Promise<unknown> {
+    const answer = await askControl(mountpointPath(this.#what), request);
+    if (answer === undefined) {
+      throw new CliError(
+        `${this.#what} is neither a filesystem that this host serves, nor HOST:PORT, nor a mount point that a Holdfast client serves`,
+      );
+    }
+    return answer.data;
+  }
+
+  close(): void {
+    this.#admin?.close();
+  }
+}
