@@ -71,6 +71,10 @@ export const OWN_OPTIONS: readonly MountOptionInfo[] = [
     word: 'metrics=ADDRESS',
     help: 'serve Prometheus metrics over HTTP at HOST:PORT, PORT (loopback) or unix:/PATH (default: nowhere; holdfast metrics MOUNTPOINT prints them)',
   },
+  {
+    word: 'slow=TIME',
+    help: 'log each operation that takes longer, and what it waited for; for example 200ms, 2s (default: none)',
+  },
   { word: 'takeover', help: 'there is a mount already: a process with these options takes it over' },
   {
     word: 'deaths=NUMBER',

@@ -3,6 +3,7 @@
 import { MS_NOATIME, MS_NODEV, MS_NODIRATIME, MS_NOEXEC, MS_NOSUID, MS_RDONLY } from '../native/binding.js';
 import { FsError } from '../src/base/errno.js';
 import { parseMetricsAddress } from '../src/base/metrics_address.js';
+import { parseSlowLimit } from '../src/base/slow_limit.js';
 import { INTR_GRACE_MS } from '../src/fuse/dispatcher.js';
 import type { Address, CertificateFiles } from '../src/runtime/ports.js';
 import { OWN_OPTIONS } from './option_list.js';
@@ -43,6 +44,8 @@ export interface MountOptions {
   readonly takesOver: boolean;
   /** Where the client serves its metrics; undefined: nowhere. */
   readonly metrics: Address | undefined;
+  /** The log has operations that take longer; undefined: it has none. */
+  readonly slowMs: number | undefined;
   /** MS_* of mount(2), MS_RDONLY included. */
   readonly mountFlags: number;
 }
@@ -137,6 +140,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
   let deathsMax = DEATHS_MAX;
   let name: string | undefined;
   let metrics: Address | undefined;
+  let slowMs: number | undefined;
   const files: { key?: string; cert?: string; ca?: string } = {};
   let tls: 'on' | 'off' | undefined;
   let mountFlags = root ? 0 : MS_NOSUID | MS_NODEV;
@@ -196,6 +200,9 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
       case 'metrics':
         metrics = parseMetrics(value);
         break;
+      case 'slow':
+        slowMs = parseSlow(value);
+        break;
       case 'name':
         if (value === undefined || value === '' || value.length > 64) {
           throw new FsError('EINVAL', 'mount option name needs a value of 1 to 64 characters: name=NAME');
@@ -221,6 +228,7 @@ export function parseMountOptions(text: string, root: boolean): MountOptions {
     deathsMax,
     takesOver,
     metrics,
+    slowMs,
     name,
     proofs: proofsOf(files, tls),
     mountFlags,
@@ -278,6 +286,13 @@ function parseSeconds(key: string, value: string | undefined, mayBeZero = false)
     );
   }
   return Math.round(seconds * 1000);
+}
+
+function parseSlow(value = ''): number {
+  const ms = parseSlowLimit(value);
+  if (ms === undefined)
+    throw new FsError('EINVAL', `mount option slow is a time like 200ms or 2s, not ${JSON.stringify(value)}`);
+  return ms;
 }
 
 function parseMetrics(value = ''): Address {

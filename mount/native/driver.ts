@@ -33,7 +33,7 @@ import type { FuseHandlers, KernelNotifier } from '../../src/fuse/handlers.js';
 import { READ_BUFFER_BYTES } from '../../src/fuse/init.js';
 import { encodeResend } from '../../src/fuse/notify.js';
 import { OperationTimes } from '../../src/runtime/operation_times.js';
-import type { Metrics } from '../../src/runtime/ports.js';
+import type { Metrics, Waits } from '../../src/runtime/ports.js';
 import type { ChannelState, FuseMount, MountHandover, WaitingRequest } from '../fuse_mount.js';
 import { FILESYSTEM_TYPE, type MountEntry, mountAt } from '../mount_table.js';
 import { checkMountpoint } from '../mountpoint.js';
@@ -52,6 +52,8 @@ export interface ServeOptions {
   readonly clock: FuseDispatcherOptions['clock'];
   /** Default: the kernel's requests are not counted. */
   readonly metrics?: Metrics;
+  /** Follows the kernel's requests. */
+  readonly waits?: Waits;
   /** For tests, and as a workaround for a kernel's bug. */
   readonly dispatcher?: Omit<FuseDispatcherOptions, 'timers' | 'clock' | 'interruptPolicy'>;
 }
@@ -160,6 +162,7 @@ class NativeMount implements FuseMount {
         timers: options.timers,
         clock: options.clock,
         times: kernelTimes(options),
+        waits: options.waits,
         interruptPolicy: interruptPolicy(options.intr),
         ...(options.intrGraceMs === undefined ? {} : { interruptGraceMs: options.intrGraceMs }),
       },

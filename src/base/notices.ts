@@ -29,6 +29,7 @@ const KINDS = {
   'out-of-descriptors': 'error',
   'mount-aborted': 'error',
   'client-died': 'error',
+  slow: 'warning',
 } as const satisfies Record<string, Level>;
 
 export type NoticeKind = keyof typeof KINDS;

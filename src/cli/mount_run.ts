@@ -41,6 +41,7 @@ import { GivenUp, type Launch, leaveAfter, type RunningMount, serveMount } from 
 import { startNotices } from './notices.js';
 import { hostNumber } from './process_owner.js';
 import { announceReady } from './service_manager.js';
+import { slowLog } from './slow_log.js';
 import { CHANNEL_FD, FUSE_FD, KEPT_FD, TakeoverChannel } from './takeover_channel.js';
 import { goOnArguments } from './takeover_request.js';
 
@@ -115,7 +116,7 @@ async function startMount(
   options: MountOptions,
   { says, logPath, launch }: Surroundings,
 ): Promise<RunningMount> {
-  const parts = prepare(source, mountpoint, options, { says, launch });
+  const parts = await prepare(source, mountpoint, options, { says, launch });
   const { runtime, vfs, signals } = parts;
   if (options.metrics !== undefined) await serveMetrics(runtime, parts.table, options.metrics);
   const client = await startClient(runtime, parts.clientOptions);
@@ -150,14 +151,14 @@ interface Prepared {
   readonly usable: { listener: () => void };
 }
 
-function prepare(
+async function prepare(
   source: Source,
   mountpoint: string,
   options: MountOptions,
   { says, launch }: Pick<Surroundings, 'says' | 'launch'>,
-): Prepared {
+): Promise<Prepared> {
   const table = new MetricTable();
-  const runtime = nodeRuntime(NO_FAULTS, table);
+  const runtime = nodeRuntime(NO_FAULTS, table, await slowLog(options.slowMs));
   const notices = startNotices(runtime, launch.level);
   const prover = proverOf(options.proofs, source.label);
   const vfs = createVfs({ keepsSetId, syncWrites: options.sync });
@@ -205,7 +206,7 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
   let logPath: string | undefined;
   try {
     const options = parseMountOptions(launch.options, process.getuid?.() === 0);
-    const parts = prepare(source, mountpoint, options, { says: (line) => log('%s', line), launch });
+    const parts = await prepare(source, mountpoint, options, { says: (line) => log('%s', line), launch });
     const { runtime, vfs } = parts;
     channel.say({
       word: 'hello',
@@ -253,7 +254,7 @@ export async function goOnAfterDeath(source: Source, mountpoint: string, launch:
   const seed = await keeper.seed();
   const options = parseMountOptions(launch.options, process.getuid?.() === 0);
   const says = (line: string): void => void process.stderr.write(`holdfast: ${line}\n`);
-  const parts = prepare(source, mountpoint, { ...options, retry: true }, { says, launch });
+  const parts = await prepare(source, mountpoint, { ...options, retry: true }, { says, launch });
   const { runtime, vfs, notices } = parts;
   const watch = endWithMount(runtime, mountpoint);
   vfs.takeOver({ nodes: Buffer.alloc(0), lockOwners: [] });
@@ -303,7 +304,7 @@ function goOnServing(
   from: ChannelState,
 ): FuseMount {
   const { timers, clock } = runtime;
-  const options = { intr, intrGraceMs, timers, clock, metrics: runtime.metrics };
+  const options = { intr, intrGraceMs, timers, clock, metrics: runtime.metrics, waits: runtime.waits };
   return takeNativeMount(vfs.handlers, mountpoint, descriptor, options, from, (notifier) =>
     vfs.bind(notifier),
   );
@@ -367,5 +368,6 @@ async function startKernelMount(
     intrGraceMs,
     clock: runtime.clock,
     metrics: runtime.metrics,
+    waits: runtime.waits,
   });
 }

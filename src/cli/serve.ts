@@ -9,6 +9,7 @@
 
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { parseMetricsAddress } from '../base/metrics_address.js';
+import { parseSlowLimit } from '../base/slow_limit.js';
 import type { Address } from '../runtime/ports.js';
 import {
   DEFAULT_PORT,
@@ -21,6 +22,12 @@ import {
   secondsOption,
 } from './common.js';
 import type { ServeOptions } from './serve_run.js';
+
+function parseSlow(text: string): number {
+  const ms = parseSlowLimit(text);
+  if (ms === undefined) throw new InvalidArgumentError('Give a time like 200ms or 2s.');
+  return ms;
+}
 
 function parseMetrics(text: string): Address {
   const address = parseMetricsAddress(text);
@@ -98,9 +105,14 @@ export function registerServe(program: Command): void {
     )
     .addOption(logLevelOption())
     .option(
-      '--metrics <[host:]port>',
-      'serve Prometheus metrics over HTTP; loopback unless you name a host; or unix:/PATH',
+      '--metrics <address>',
+      'serve Prometheus metrics over HTTP at HOST:PORT, PORT (loopback) or unix:/PATH',
       parseMetrics,
+    )
+    .option(
+      '--slow <time>',
+      'log each operation that takes longer, and what it waited for; for example 200ms, 2s',
+      parseSlow,
     )
     .action(async (options: ServeOptions, command: Command) => {
       const wrong = wrongTogether(options);

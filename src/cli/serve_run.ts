@@ -40,6 +40,7 @@ import { localAddress } from './local_servers.js';
 import { type MetricsServer, render, serveMetrics } from './metrics_http.js';
 import { startNotices } from './notices.js';
 import { announceReady } from './service_manager.js';
+import { slowLog } from './slow_log.js';
 import { StandbyListen } from './standby_listen.js';
 import {
   type OpenDevices,
@@ -66,6 +67,8 @@ export interface ServeOptions {
   /** Milliseconds. */
   readonly heartbeatPeriod: number;
   readonly metrics?: Address;
+  /** Milliseconds. */
+  readonly slow?: number;
   readonly tls: 'on' | 'off';
   /** With --tls=off. */
   readonly from?: readonly AddressRange[];
@@ -80,7 +83,7 @@ export interface ServeOptions {
 /** @returns when the server has stopped in order. @throws CliError, FsError with a one-line message otherwise. */
 export async function serve(options: ServeOptions): Promise<void> {
   const table = new MetricTable();
-  const runtime = nodeRuntime(faultsOfTests(), table);
+  const runtime = nodeRuntime(faultsOfTests(), table, await slowLog(options.slow));
   const version = installedVersion();
   const pair = await resolveDevices(options);
   let failed = false;

@@ -17,6 +17,7 @@ import { ERRNO, type Errno, errnoOf, FsError } from '../base/errno.js';
 import { type Log, logger } from '../base/log.js';
 import { onAbort, WaitList } from '../base/wait.js';
 import type { OperationTimes } from '../runtime/operation_times.js';
+import type { Waits } from '../runtime/ports.js';
 import { BatchCounts } from './batch_counts.js';
 import {
   INIT_FLAG,
@@ -57,6 +58,8 @@ export interface FuseDispatcherOptions {
   readonly log?: Log;
   /** Counts the requests. Default: nobody does. */
   readonly times?: OperationTimes | undefined;
+  /** Follows the requests. Default: nobody does. */
+  readonly waits?: Waits | undefined;
 }
 
 const NODEID_HIGH_LIMIT = 0x20_0000;
@@ -69,6 +72,7 @@ export class FuseDispatcher {
   readonly #interrupts: Interrupts;
   readonly #clock: InterruptClock;
   readonly #counts: BatchCounts | undefined;
+  readonly #waits: Waits | undefined;
   readonly #pending = new Map<number, Request>();
   readonly #cursor = new Cursor();
   readonly #replies: Replies;
@@ -92,6 +96,7 @@ export class FuseDispatcher {
     this.#replies = new Replies(device);
     this.#clock = options.clock;
     this.#counts = options.times === undefined ? undefined : new BatchCounts(options.times);
+    this.#waits = options.waits?.isOn === true ? options.waits : undefined;
     this.#initOptions = {
       maxBackground: options.maxBackground ?? 128,
       congestionThreshold: options.congestionThreshold ?? 96,
@@ -204,7 +209,14 @@ export class FuseDispatcher {
     request.operation = operation;
     let result: unknown;
     try {
-      result = operation.call(this.#handlers, request, this.#cursor);
+      const waits = this.#waits;
+      result =
+        waits === undefined
+          ? operation.call(this.#handlers, request, this.#cursor)
+          : waits.track(
+              () => `${opcodeName(request.opcode)} of node ${request.nodeid} by pid ${request.pid}`,
+              () => operation.call(this.#handlers, request, this.#cursor),
+            );
     } catch (error) {
       this.#fail(request, error);
       return;

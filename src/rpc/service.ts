@@ -24,6 +24,7 @@ import { bugLogger, logger } from '../base/log.js';
 import { andThen, isPromise, type MaybePromise } from '../base/maybe_promise.js';
 import type { SlabPool } from '../base/slab_pool.js';
 import type { OperationTimes } from '../runtime/operation_times.js';
+import type { Waits } from '../runtime/ports.js';
 import { KIND } from '../wire/header.js';
 import { Empty, ErrorReply, type Operation } from '../wire/operation.js';
 import { decode, encode } from '../wire/schema.js';
@@ -52,6 +53,13 @@ export interface ServiceOptions {
   readonly slabs?: SlabPool;
 }
 
+/** For the log of slow operations. */
+export interface Follow<Context> {
+  readonly waits: Waits;
+  /** Who asks, for people. */
+  readonly whose: (context: Context) => string;
+}
+
 interface Entry<Context> {
   readonly operation: Operation<unknown, unknown>;
   readonly handler: Handler<Context, unknown, unknown>;
@@ -65,15 +73,17 @@ export class Service<Context> implements ServiceApi<Context> {
   readonly #unansweredMax: number;
   readonly #slabs: SlabPool | undefined;
   readonly #times: OperationTimes | undefined;
+  readonly #follow: Follow<Context> | undefined;
   /** Requests of each link whose handlers have not answered. */
   readonly #unanswered = new WeakMap<Link, number>();
 
-  /** @param times counts what is answered. Default: nobody does. */
-  constructor(options: ServiceOptions = {}, times?: OperationTimes) {
+  /** @param times counts what is answered. @param follow follows what is handled. Default: nobody does. */
+  constructor(options: ServiceOptions = {}, times?: OperationTimes, follow?: Follow<Context>) {
     this.#bulkBudget = options.bulkBudget;
     this.#waiting = options.waiting;
     this.#unansweredMax = options.unansweredMax ?? UNANSWERED_MAX;
     this.#slabs = options.slabs;
+    this.#follow = follow?.waits.isOn === true ? follow : undefined;
     this.#times = times;
   }
 
@@ -138,7 +148,10 @@ export class Service<Context> implements ServiceApi<Context> {
         throw new FsError('EPROTO', `${entry.operation.name}: a notice and a request are not the same`);
       }
       const request = decode(entry.operation.request, frame.body);
-      outcome = entry.handler(context, request, exchange);
+      outcome =
+        this.#follow === undefined
+          ? entry.handler(context, request, exchange)
+          : this.#followed(this.#follow, entry, context, request, exchange);
     } catch (error) {
       exchange.fail(error);
       return;
@@ -148,6 +161,21 @@ export class Service<Context> implements ServiceApi<Context> {
       return;
     }
     this.#wait(link, frame.body.length, exchange, outcome);
+  }
+
+  #followed(
+    { waits, whose }: Follow<Context>,
+    { operation, handler }: Entry<Context>,
+    context: Context,
+    request: unknown,
+    exchange: Exchange,
+  ): MaybePromise<HandlerOutcome<unknown> | undefined> {
+    const { fid } = request as { readonly fid?: unknown };
+    const what = typeof fid === 'number' ? ` of inode ${fid}` : '';
+    return waits.track(
+      () => `${operation.name}${what} for ${whose(context)}`,
+      () => handler(context, request, exchange),
+    );
   }
 
   /**

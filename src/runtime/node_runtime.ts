@@ -4,7 +4,15 @@ import { nodeChecksum } from './node_checksum.js';
 import { NodeClock, nodeRng, nodeTimers } from './node_clock.js';
 import { nodeMac } from './node_mac.js';
 import { nodeTransport } from './node_transport.js';
-import { type Faults, type Metrics, NO_FAULTS, NO_METRICS, type Runtime } from './ports.js';
+import {
+  type Faults,
+  type Metrics,
+  NO_FAULTS,
+  NO_METRICS,
+  NO_WAITS,
+  type Runtime,
+  type Waits,
+} from './ports.js';
 
 /**
  * Small Buffers share memory of this size, and one that lives long (the target of a symlink, an xattr) keeps all of it. Node 24
@@ -13,7 +21,11 @@ import { type Faults, type Metrics, NO_FAULTS, NO_METRICS, type Runtime } from '
 const POOL_BYTES = 8 << 10;
 
 /** @param metrics where the caller renders them (node_metrics.ts): its package takes long to load, so only a reader loads it. */
-export function nodeRuntime(faults: Faults = NO_FAULTS, metrics: Metrics = NO_METRICS): Runtime {
+export function nodeRuntime(
+  faults: Faults = NO_FAULTS,
+  metrics: Metrics = NO_METRICS,
+  waits: Waits = NO_WAITS,
+): Runtime {
   Buffer.poolSize = POOL_BYTES;
   return {
     faults,
@@ -22,6 +34,7 @@ export function nodeRuntime(faults: Faults = NO_FAULTS, metrics: Metrics = NO_ME
     rng: nodeRng,
     transport: nodeTransport,
     metrics,
+    waits,
     checksum: nodeChecksum,
     mac: nodeMac,
   };

@@ -263,6 +263,25 @@ export const NO_METRICS: Metrics = {
   beforeReading: () => undefined,
 };
 
+/** What operations wait for; only the log of slow operations wants to know (node_slow_log.ts). */
+export interface Waits {
+  /** Else the two methods do nothing: a hot path does not call them then. */
+  readonly isOn: boolean;
+  /**
+   * Follows an operation from here until its result, or what its promise resolves to, is there.
+   * @param name for people; called only if the operation was slow.
+   */
+  track<T>(name: () => string, run: () => T): T;
+  /** The operation that runs now, if it is followed, waits for this promise. @param what for people; a few kinds. */
+  during<T>(what: () => string, promise: Promise<T>): Promise<T>;
+}
+
+export const NO_WAITS: Waits = {
+  isOn: false,
+  track: (_, run) => run(),
+  during: (_, promise) => promise,
+};
+
 export interface Checksum {
   /** CRC-32C (Castagnoli) of each block of data in turn; the last may be short. */
   crc32cBlocks(data: Uint8Array, blockBytes: number): Uint32Array;
@@ -298,6 +317,7 @@ export interface Runtime {
   readonly rng: Rng;
   readonly transport: Transport;
   readonly metrics: Metrics;
+  readonly waits: Waits;
   readonly checksum: Checksum;
   readonly mac: Mac;
 }

@@ -156,7 +156,10 @@ export class Server implements ServerView, AdminCommands, LifeHost {
       of: 'requests of clients, from when the server handles them to their answers',
       nameOf: operationName,
     });
-    const clients = new Service<ServedCall>(memory, times);
+    const clients = new Service<ServedCall>(memory, times, {
+      waits: this.runtime.waits,
+      whose: ({ client }) => `client ${client.label}`,
+    });
     const services = {
       sessions: sessionService(this),
       clients,

@@ -60,7 +60,7 @@ const INSTANCE_MAX = 2 ** 20;
 /** Transnos of instance n begin above n times this: those of an earlier instance are all below. */
 const TRANSNOS_PER_INSTANCE = 2 ** 32;
 
-export type StorageRuntime = Pick<Runtime, 'clock' | 'timers' | 'checksum' | 'metrics' | 'faults'>;
+export type StorageRuntime = Pick<Runtime, 'clock' | 'timers' | 'checksum' | 'metrics' | 'waits' | 'faults'>;
 
 /**
  * @throws FsError with a one-line message: ENODEV not formatted or swapped, EIO damaged or cut short, EPROTO another
@@ -296,7 +296,7 @@ class OpenTarget implements TargetStore {
 
   async sync(): Promise<void> {
     this.#check();
-    await this.#committer.sync();
+    await this.#runtime.waits.during(() => 'commit', this.#committer.sync());
   }
 
   room(): Promise<void> | undefined {

@@ -9,7 +9,7 @@
 
 import { nodeChecksum } from '../../src/runtime/node_checksum.js';
 import { nodeMac } from '../../src/runtime/node_mac.js';
-import { type FaultPoint, NO_METRICS, type Runtime } from '../../src/runtime/ports.js';
+import { type FaultPoint, NO_METRICS, NO_WAITS, type Runtime } from '../../src/runtime/ports.js';
 import type { SimNetwork } from './network.js';
 import type { SimRng } from './rng.js';
 import type { Owner, Scheduler } from './scheduler.js';
@@ -69,6 +69,7 @@ export class Program implements Owner {
       rng: { u32: () => rng.u32(), uuid: () => rng.uuid() },
       transport: network.transport(this),
       metrics: NO_METRICS,
+      waits: NO_WAITS,
       checksum: nodeChecksum,
       mac: nodeMac,
     };

@@ -162,7 +162,9 @@ export class LockOperations {
     if (signal.aborted) interrupted();
     const unlisten = onAbort(signal, interrupted);
     try {
-      await ACROSS_SESSIONS.wait(pending.granted);
+      await ACROSS_SESSIONS.wait(
+        this.#context.runtime.waits.during(() => 'lock of another owner', pending.granted),
+      );
     } finally {
       unlisten();
     }

@@ -356,7 +356,8 @@ export class DataOperations {
         const file = this.#context.files.get(handle.fid);
         const written = file && this.#writeBack.flush(target, file);
         if (written === undefined) reportLoss(handle);
-        const waited = written && interruptible(written, op.signal);
+        const { waits } = this.#context.runtime;
+        const waited = written && waits.during(() => 'write-back', interruptible(written, op.signal));
         // If all of it is on its way, SYNC may follow at once: the target answers it behind those WRITEs.
         if (!target.ordersSync || file?.isDirty !== false) await life.wait(waited);
         const synced = target.call('operation', Sync, { fid: handle.fid }, { signal: op.signal });

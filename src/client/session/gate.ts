@@ -17,7 +17,7 @@
 import { assert } from '../../base/assert.js';
 import { FsError } from '../../base/errno.js';
 import { CountDown, onAbort, WaitList } from '../../base/wait.js';
-import type { Clock } from '../../runtime/ports.js';
+import { type Clock, NO_WAITS, type Waits } from '../../runtime/ports.js';
 
 export type GateState = 'OPEN' | 'DRAINING' | 'CLOSED' | 'REFUSED';
 
@@ -33,6 +33,8 @@ export interface Passenger {
   parked?(isParked: boolean): void;
 }
 
+const AT_GATE = (): string => 'gate (server away)';
+
 export class Gate {
   readonly #clock: Pick<Clock, 'nowMs'>;
   /** Time at which the gate stopped being open; undefined while it is open. */
@@ -43,12 +45,14 @@ export class Gate {
   readonly #inside = new CountDown();
   readonly #parked = new Set<Parked>();
   readonly #untilShut = new WaitList();
+  readonly #waits: Waits;
   readonly #paused: ((seconds: number) => void) | undefined;
   /** It has been open: the time before the first connection is no pause. */
   #wasOpen = false;
 
   /** @param paused hears, when the gate opens again, how long it was not open. */
-  constructor(clock: Pick<Clock, 'nowMs'>, paused?: (seconds: number) => void) {
+  constructor(clock: Pick<Clock, 'nowMs'>, paused?: (seconds: number) => void, waits: Waits = NO_WAITS) {
+    this.#waits = waits;
     this.#clock = clock;
     this.#paused = paused;
     this.#shutSinceMs = clock.nowMs();
@@ -101,7 +105,7 @@ export class Gate {
     if (this.#refusal !== undefined && !this.isOpen) return Promise.reject(this.#refusal);
     const signal = passenger.signal;
     if (signal.aborted) return Promise.reject(new FsError('EINTR', 'interrupted before the gate'));
-    return new Promise((resolve, reject) => {
+    const passed = new Promise<void>((resolve, reject) => {
       const parked: Parked = {
         tag,
         pass: () => {
@@ -123,6 +127,7 @@ export class Gate {
       this.#parked.add(parked);
       passenger.parked?.(true);
     });
+    return this.#waits.during(AT_GATE, passed);
   }
 
   leave(): void {

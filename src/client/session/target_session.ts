@@ -13,7 +13,7 @@ import { LockClient } from '../../dlm/lock_client.js';
 import type { Answer, CallOptions } from '../../rpc/api.js';
 import { Requester } from '../../rpc/requester.js';
 import { OperationTimes } from '../../runtime/operation_times.js';
-import type { Clock, Metrics, Timers } from '../../runtime/ports.js';
+import { type Clock, type Metrics, NO_WAITS, type Timers, type Waits } from '../../runtime/ports.js';
 import { Batch } from '../../wire/batch.js';
 import { Cancel, type FlockRangeMessage, rangeFor } from '../../wire/lock.js';
 import {
@@ -95,7 +95,12 @@ export interface Loss {
 }
 
 export interface TargetSessionOptions {
-  readonly runtime: { readonly timers: Timers; readonly clock: Clock; readonly metrics: Metrics };
+  readonly runtime: {
+    readonly timers: Timers;
+    readonly clock: Clock;
+    readonly metrics: Metrics;
+    readonly waits?: Waits;
+  };
   readonly kept: KeptMemory;
   /** Limit on the cache locks. Default 100,000. */
   readonly maxLocks?: number | undefined;
@@ -166,6 +171,7 @@ export class TargetSession {
   /** The longest time that the gate was shut, since this process has this target. */
   longestPauseSeconds = 0;
   readonly #clock: Clock;
+  readonly #waits: Waits;
   readonly #writesNamesBack: boolean;
 
   constructor(
@@ -177,10 +183,13 @@ export class TargetSession {
       'holdfast_client_pause_seconds',
       'How long the gate was shut each time: operations that need the server waited',
     );
-    this.gate = new Gate(runtime.clock, (seconds) => {
+    const { waits = NO_WAITS } = runtime;
+    this.#waits = waits;
+    const paused = (seconds: number): void => {
       this.longestPauseSeconds = Math.max(this.longestPauseSeconds, seconds);
       pauses.observe(seconds);
-    });
+    };
+    this.gate = new Gate(runtime.clock, paused, waits);
     this.replays = new ReplayList(kept);
     const times = new OperationTimes(runtime, {
       prefix: 'client_rpc',
@@ -206,7 +215,10 @@ export class TargetSession {
     request: Q,
     options?: CallOptions<R>,
   ): Promise<Answer<R>> {
-    return this.outgoing.call(kind, operation, request, options);
+    const answer = this.outgoing.call(kind, operation, request, options);
+    return this.#waits.isOn
+      ? this.#waits.during(() => `server or network (${operation.name})`, answer)
+      : answer;
   }
 
   /** Sends a change of an inode. Until it is answered, the client changes nothing of the inode by itself. */

@@ -48,7 +48,12 @@ export function read(
   const reading = call.target.reads.during(call.link, length, () =>
     store.data.read(fid, offset, length, slab),
   );
-  return answered(incoming, andThen(reading, outcome));
+  return answered(incoming, andThen(onDevice(call, reading), outcome));
+}
+
+/** For the log of slow operations. */
+function onDevice<T>({ target }: ServedCall, work: MaybePromise<T>): MaybePromise<T> {
+  return isPromise(work) ? target.runtime.waits.during(() => 'device', work) : work;
 }
 
 /** @throws FsError EPERM. Only a client that breaks the rules gets it. */
@@ -84,7 +89,7 @@ export function write(
       takes,
     });
     // Notes it before anybody learns that the write is done: an eviction that waits for it gives the file to the next client.
-    return andThen(written, (done) => {
+    return andThen(onDevice(call, written), (done) => {
       noteChange(call, dataLock(fid, 'EX'), done.transno);
       if (dropsPrivileges) tellNewMode(call, fid, done.transno);
       return done;

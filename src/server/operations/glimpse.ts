@@ -42,7 +42,7 @@ async function ask(
   );
   let exact: Inode | undefined;
   try {
-    await client.requester.call(
+    const answer = client.requester.call(
       Glimpse,
       { handle: holder.handle, fid: inode.fid },
       {
@@ -61,6 +61,7 @@ async function ask(
         },
       },
     );
+    await target.runtime.waits.during(() => `answer of ${client.name}`, answer);
   } catch (error) {
     // ENOENT: the holder has just flushed and given the lock back. Evicted: the pages that it had not flushed are lost.
     if (!(error instanceof FsError)) throw error;

@@ -2,6 +2,7 @@
 
 import { FsError } from '../../base/errno.js';
 import type { Fid, LockHandle } from '../../base/ids.js';
+import { isPromise } from '../../base/maybe_promise.js';
 import { onAbort } from '../../base/wait.js';
 import type { LockSpec } from '../../dlm/api.js';
 import type { HandlerOutcome, Incoming } from '../../rpc/api.js';
@@ -51,7 +52,8 @@ async function enqueueLater(call: ServedCall, spec: LockSpec, incoming: Incoming
   onAbort(wait.signal, () => call.forget());
   try {
     if (spec.type === 'active') await client.recorded;
-    const handle = await target.locks.enqueue(client.uuid, spec, wait.signal);
+    const pending = target.locks.enqueue(client.uuid, spec, wait.signal);
+    const handle = await (isPromise(pending) ? target.waitsForLocks(client, [spec], pending) : pending);
     incoming.answer(granted(call, spec, handle));
   } finally {
     client.waits.delete(wait);

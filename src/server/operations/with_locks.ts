@@ -66,12 +66,19 @@ export function locked<R>(
   // At its first execution all that a replay builds on was durable or its client's own. Nothing else runs during replays.
   call.locked = specs;
   if (call.isReplay) return executed(call, incoming, permitted(call, run));
-  const release = call.target.locks.acquire(call.client.uuid, specs);
+  const release = acquire(call, specs);
   if (isPromise(release) || sharesMore()) {
     return afterWait(call, incoming, specs, release, { plan, run, sharesMore });
   }
   call.releaseAfterReply(release);
   return executed(call, incoming, permitted(call, run));
+}
+
+/** Takes the locks of an operation. The log of slow operations hears whom it waits for. */
+function acquire(call: ServedCall, specs: readonly LockSpec[]): MaybePromise<() => void> {
+  const { target, client } = call;
+  const release = target.locks.acquire(client.uuid, specs);
+  return isPromise(release) ? target.waitsForLocks(client, specs, release) : release;
 }
 
 /** Runs the operation in the turn in which its caller may do it. @throws FsError EACCES, EPERM. */
@@ -134,7 +141,7 @@ async function afterOwners<R>(
   owned: readonly LockSpec[],
   { plan, run, sharesMore }: LockedOperation<R>,
 ): Promise<undefined> {
-  const release = await call.target.locks.acquire(call.client.uuid, owned);
+  const release = await acquire(call, owned);
   release();
   await roomFor(call);
   call.assertLive();
@@ -175,7 +182,7 @@ async function afterWait<R>(
       release();
       throw error;
     }
-    pending = call.target.locks.acquire(call.client.uuid, specs);
+    pending = acquire(call, specs);
   }
   call.locked = specs;
   const running = permitted(call, run);

@@ -10,7 +10,7 @@ import { Lifetime } from '../../base/lifetime.js';
 import type { NoticeKind } from '../../base/notices.js';
 import { SlabPool } from '../../base/slab_pool.js';
 import { CountDown } from '../../base/wait.js';
-import type { LockServerApi } from '../../dlm/api.js';
+import type { LockServerApi, LockSpec } from '../../dlm/api.js';
 import type { LimitTime, Runtime } from '../../runtime/ports.js';
 import type { EvictionRecord, TargetStore } from '../../storage/api.js';
 import { AccessTable } from '../access/access_table.js';
@@ -49,6 +49,8 @@ export interface Leaving {
  */
 const FID_RANGE = 16_384;
 const READ_SLABS = 32;
+/** In one line of the log of slow operations. */
+const HOLDERS_SHOWN_MAX = 3;
 
 /** The server, as its target reports events to it. */
 export interface TargetEvents {
@@ -157,6 +159,22 @@ export class ServedTarget {
   /** The first FID that this instance hands out. */
   get firstFid(): number {
     return this.#firstFid;
+  }
+
+  /** For the log of slow operations: a client's operation waits for these locks. */
+  waitsForLocks<T>(client: ClientExport, specs: readonly LockSpec[], granted: Promise<T>): Promise<T> {
+    const { waits } = this.runtime;
+    if (!waits.isOn) return granted;
+    const holders = new Set<string>();
+    for (const { fid } of specs) {
+      for (const uuid of fid === 0 ? [] : this.locks.clientsOn(fid)) {
+        const name = this.exports.get(uuid)?.name;
+        if (uuid !== client.uuid && name !== undefined) holders.add(name);
+      }
+    }
+    const names = [...holders].slice(0, HOLDERS_SHOWN_MAX).join(', ');
+    const more = holders.size > HOLDERS_SHOWN_MAX ? ` and ${holders.size - HOLDERS_SHOWN_MAX} more` : '';
+    return waits.during(() => (names === '' ? 'lock' : `lock of ${names}${more}`), granted);
   }
 
   /** Checks whether this client may name a new object with this FID. @throws FsError EPROTO */

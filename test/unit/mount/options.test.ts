@@ -15,6 +15,7 @@ const DEFAULTS = {
   deathsMax: 3,
   takesOver: false,
   metrics: undefined,
+  slowMs: undefined,
   umountTimeoutMs: undefined,
   driver: 'native',
   readOnly: false,
@@ -70,7 +71,7 @@ test('an unknown option names itself, and the known one that is next to it', () 
 test('every option is understood, and the last word counts', () => {
   assert.deepEqual(
     parseMountOptions(
-      'ro,cache=1g,intr=all,intr_grace=0,retry,sync,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid,metrics=9464',
+      'ro,cache=1g,intr=all,intr_grace=0,retry,sync,umount_timeout=2.5,driver=fuse-native,noallow_other,name=web 1,noatime,suid,nosuid,metrics=9464,slow=200ms',
       true,
     ),
     {
@@ -83,6 +84,7 @@ test('every option is understood, and the last word counts', () => {
       deathsMax: 3,
       takesOver: false,
       metrics: { host: '127.0.0.1', port: 9464 },
+      slowMs: 200,
       umountTimeoutMs: 2500,
       driver: 'fuse-native',
       readOnly: true,
