@@ -18,6 +18,7 @@ import { runtimeDir } from './installed.js';
 export type ControlRequest =
   | { readonly command: 'status' }
   | { readonly command: 'metrics' }
+  | { readonly command: 'holdings'; readonly what: 'locks' | 'opens'; readonly limit: number }
   | { readonly command: 'umount'; readonly force: boolean }
   /**
    * The client process starts this program, which takes the mount over. program: its words, to which those for a mount are added.

@@ -5,7 +5,9 @@
 
 import { existsSync } from 'node:fs';
 import { FsError } from '../base/errno.js';
-import { Metrics } from '../wire/admin.js';
+import type { Answer } from '../rpc/api.js';
+import { Holdings, type HoldingsReply, Metrics } from '../wire/admin.js';
+import type { Operation } from '../wire/operation.js';
 import type { AdminConnection } from './admin.js';
 import { parseServer } from './common.js';
 import { askControl, type ControlRequest, mountpointPath } from './control.js';
@@ -42,13 +44,27 @@ export class Source {
     if (this.#admin === undefined) {
       return ((await this.ask({ command: 'metrics' })) as { readonly text: string }).text;
     }
-    const { requester } = this.#admin;
+    return Buffer.from((await this.#call(this.#admin, Metrics, {})).bulk).toString();
+  }
+
+  async holdings(what: 'locks' | 'opens', limit: number): Promise<HoldingsReply> {
+    if (this.#admin === undefined) {
+      return (await this.ask({ command: 'holdings', what, limit })) as HoldingsReply;
+    }
+    return (await this.#call(this.#admin, Holdings, { what, limit })).reply;
+  }
+
+  async #call<Q, R>(
+    { requester }: AdminConnection,
+    operation: Operation<Q, R>,
+    request: Q,
+  ): Promise<Answer<R>> {
     try {
-      return Buffer.from((await requester.call(Metrics, {})).bulk).toString();
+      return await requester.call(operation, request);
     } catch (thrown) {
       // A server from before this operation ends the connection.
       if (!(thrown instanceof FsError) || thrown.code !== 'ENOTCONN') throw thrown;
-      throw new CliError(`${this.#what} does not know this question: its version may be older`, 1, {
+      throw new CliError(`${this.#what} does not answer this question: its version may be older`, 1, {
         cause: thrown,
       });
     }

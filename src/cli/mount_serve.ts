@@ -99,6 +99,7 @@ export async function serveMount(mounted: Mounted): Promise<RunningMount> {
     if (request.command === 'status') {
       return { ...client.status(), mountpoint, pid: process.pid, log: logPath, notices: notices.counts() };
     }
+    if (request.command === 'holdings') return client.holdings(request.what, request.limit);
     if (request.command === 'metrics') return { text: await render(mounted.table) };
     if (handingOver) throw new FsError('EBUSY', 'another process takes this mount over just now');
     if (request.command === 'takeover') {

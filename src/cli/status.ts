@@ -4,12 +4,12 @@
  */
 
 import { existsSync } from 'node:fs';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { printable } from '../base/printable.js';
 import type { ClientStatus } from '../client/api.js';
 import type { Address } from '../runtime/ports.js';
 import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
-import { keyOption, parseServer } from './common.js';
+import { keyOption, parseCount, parseServer } from './common.js';
 import { CliError, describeFailure } from './failure.js';
 import { formatBytes } from './format.js';
 
@@ -23,6 +23,16 @@ export function registerStatus(program: Command): void {
     .description('show a server, a mount, or all servers and mounts of this machine')
     .argument('[what]', 'LABEL of a filesystem that this host serves, HOST:PORT of a server, or MOUNTPOINT')
     .option('--json', 'one JSON object, of a documented and stable shape')
+    .addOption(
+      new Option('--locks', 'who holds and waits for locks; those that wait first').conflicts('opens'),
+    )
+    .option('--opens', 'who has which files open')
+    .option(
+      '--limit <number>',
+      'with --locks or --opens: show so many at most',
+      (text: string) => parseCount(text, 1000),
+      100,
+    )
     .option('--watch', 'show it again twice a second, until interrupted')
     .addOption(keyOption())
     .action(async (what: string | undefined, options: StatusOptions) => {
@@ -43,14 +53,20 @@ interface StatusOptions {
   readonly json?: boolean;
   readonly watch?: boolean;
   readonly key?: string;
+  readonly locks?: boolean;
+  readonly opens?: boolean;
+  readonly limit: number;
 }
 
-async function render(what: string | undefined, { json, key }: StatusOptions): Promise<string> {
-  const { isServedHere } = await import('./local_servers.js');
+async function render(what: string | undefined, options: StatusOptions): Promise<string> {
+  const { json, key } = options;
+  if (options.locks === true || options.opens === true) {
+    const { holdingsText } = await import('./holdings.js');
+    return holdingsText(what, options.locks === true ? 'locks' : 'opens', options);
+  }
+  const { namesServer } = await import('./metrics_source.js');
   if (what === undefined) return await everything(json === true);
-  const looksLikeAddress = /^(\[[0-9a-fA-F:.]+\]|[^/:]+):\d+$|^unix:\//.test(what) && !existsSync(what);
-  // A folder of that name is ./NAME.
-  if (looksLikeAddress || isServedHere(what)) {
+  if (namesServer(what)) {
     const status = await serverStatus(parseServer(what), key);
     return json ? JSON.stringify(status) : serverText(status);
   }

@@ -14,6 +14,7 @@ import type { MaybePromise } from '../base/maybe_promise.js';
 import type { NoticeKind } from '../base/notices.js';
 import type { LockSpec } from '../dlm/api.js';
 import type { Address, Credentials } from '../runtime/ports.js';
+import type { HoldingsReply } from '../wire/admin.js';
 import type { StatfsMessage } from '../wire/meta.js';
 import type { ClientStateMessage } from '../wire/mount_state.js';
 
@@ -214,6 +215,8 @@ export interface FsClient {
    */
   unmount(): Promise<void>;
   status(): ClientStatus;
+  /** Its locks, or what is open: those that wait first, at most `limit` of them. */
+  holdings(what: 'locks' | 'opens', limit: number): HoldingsReply;
   /** The tables of this client: tests check their invariants between two events. */
   checked(): readonly Checked[];
 }

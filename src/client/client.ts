@@ -12,6 +12,7 @@ import type { Runtime } from '../runtime/ports.js';
 import type { ClientOptions, ClientStatus, FsClient, Predecessor } from './api.js';
 import { ClientContext } from './cache/context.js';
 import { registerClientMetrics } from './client_metrics.js';
+import { holdingsOf } from './holdings.js';
 import { DataLocks } from './io/io_lock.js';
 import { Reader } from './io/readahead.js';
 import { WriteBack } from './io/write_back.js';
@@ -180,6 +181,7 @@ class Client {
         return this.#unmounting;
       },
       status: () => this.#status(),
+      holdings: (what, limit) => holdingsOf(context, what, limit),
       checked: () => this.#checked(),
     };
   }

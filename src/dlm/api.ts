@@ -143,10 +143,28 @@ export interface LockServerApi extends Checked {
   /** Drops everything of the client: its locks, waiting requests (they reject) and flocks. */
   dropClient(client: ClientUuid): void;
   count(client: ClientUuid): number;
+  /** All locks, held and waited for, for people. It walks over them while they stay as they are. */
+  view(): Iterable<LockView>;
   /** Clients that still hold locks of this type: a shutdown waits for them. */
   holders(type: ResourceType): ClientUuid[];
   /** All clients that hold a lock or wait for one. */
   clients(): ReadonlySet<ClientUuid>;
+}
+
+/** One lock, as people see it. */
+export interface LockView {
+  readonly kind: LockSpec['type'] | FlockRangeMessage['kind'];
+  readonly fid: Fid | 0;
+  readonly mode: string;
+  /** undefined: the server's own operation. */
+  readonly client: ClientUuid | undefined;
+  /** When it was granted; of one that waits, when it was asked for. */
+  readonly sinceMs: number;
+  readonly waits: boolean;
+  /** How many wait on the same inode, or its data. */
+  readonly waiters: number;
+  /** The client was asked to give it back. */
+  readonly calledBack: boolean;
 }
 
 export interface CachedLock extends LockSpec {

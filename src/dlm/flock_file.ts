@@ -53,6 +53,8 @@ export interface FlockCall {
   readonly file: FlockFile;
   readonly owner: Owner;
   readonly pid: number;
+  /** When it was asked for. */
+  readonly sinceMs: number;
   readonly exclusive: boolean;
   readonly start: LockOffset;
   readonly end: LockOffset;

@@ -20,7 +20,7 @@ import { ERRNO, FsError } from '../base/errno.js';
 import type { ClientUuid, Fid, LockHandle } from '../base/ids.js';
 import { endOrNone, type LockOffset, TO_END } from '../base/lock_offset.js';
 import type { FlockRangeMessage } from '../wire/lock.js';
-import type { FlockGrant } from './api.js';
+import type { FlockGrant, LockView } from './api.js';
 import {
   type Conflict,
   type FlockCall,
@@ -81,9 +81,22 @@ function comesBefore(a: Piece, b: Piece): boolean {
   return a.start < b.start || (a.start === b.start && a.sequence < b.sequence);
 }
 
+function viewOf(
+  fid: Fid,
+  { kind, client }: Owner,
+  exclusive: boolean,
+  sinceMs: number,
+  waits: boolean,
+  waiters: number,
+): LockView {
+  const mode = exclusive ? 'exclusive' : 'shared';
+  return { kind, fid, mode, client, sinceMs, waits, waiters, calledBack: false };
+}
+
 export class FlockTable {
   readonly #newHandle: () => LockHandle;
   readonly #cast: Cast;
+  readonly #nowMs: () => number;
   readonly #limitOf: ((client: ClientUuid) => number | undefined) | undefined;
   readonly #files = new Map<Fid, FlockFile>();
   readonly #calls = new Map<ClientUuid, Map<LockHandle, FlockCall>>();
@@ -98,10 +111,31 @@ export class FlockTable {
   #nextSequence = 1;
 
   /** @param limitOf most calls of a client that are not replayed; below FLOCKS_MAX. */
-  constructor(newHandle: () => LockHandle, cast: Cast, limitOf?: (client: ClientUuid) => number | undefined) {
+  constructor(
+    newHandle: () => LockHandle,
+    cast: Cast,
+    limitOf?: (client: ClientUuid) => number | undefined,
+    nowMs: () => number = () => 0,
+  ) {
+    this.#nowMs = nowMs;
     this.#newHandle = newHandle;
     this.#cast = cast;
     this.#limitOf = limitOf;
+  }
+
+  *view(): Iterable<LockView> {
+    for (const { fid, owners, waiting } of this.#files.values()) {
+      for (const call of waiting) {
+        const { owner, exclusive, sinceMs } = call;
+        yield viewOf(fid, owner, exclusive, sinceMs, true, waiting.length);
+      }
+      for (const { owner, pieces } of owners.values()) {
+        for (const { exclusive, handle } of pieces) {
+          const sinceMs = this.#calls.get(owner.client)?.get(handle)?.sinceMs ?? 0;
+          yield viewOf(fid, owner, exclusive, sinceMs, false, waiting.length);
+        }
+      }
+    }
   }
 
   /** Files with locks. */
@@ -131,6 +165,7 @@ export class FlockTable {
       file,
       owner,
       pid: range.pid,
+      sinceMs: this.#nowMs(),
       exclusive: range.exclusive,
       ...bounds,
       sequence,
@@ -368,7 +403,20 @@ export class FlockTable {
       return;
     }
     const { handle, pid, exclusive, start, end, sequence } = piece;
-    this.#remember({ handle, file, owner, pid, exclusive, start, end, sequence, pieces: 1, undo: [] });
+    const sinceMs = this.#nowMs();
+    this.#remember({
+      handle,
+      file,
+      owner,
+      pid,
+      sinceMs,
+      exclusive,
+      start,
+      end,
+      sequence,
+      pieces: 1,
+      undo: [],
+    });
   }
 
   /** After a change in the file: grants what can be granted, frees the file if nothing is left, sends the CASTs. */

@@ -27,6 +27,7 @@ import type {
   LockServerApi,
   LockServerCallbacks,
   LockSpec,
+  LockView,
   ResourceType,
 } from './api.js';
 import { type ClientLocks, ClientTable } from './client_table.js';
@@ -71,6 +72,20 @@ function cancelled(why: string): FsError {
   return new FsError('ECANCELED', why);
 }
 
+function viewOf(lock: ServerLock, waiters: number): LockView {
+  const { type: kind, fid, mode, client, sinceMs, state, bast } = lock;
+  return {
+    kind,
+    fid,
+    mode,
+    client: client === NO_CLIENT ? undefined : client,
+    sinceMs,
+    waits: state !== 'granted',
+    waiters,
+    calledBack: bast === 'said' || bast === 'said again',
+  };
+}
+
 export class LockServer implements LockServerApi {
   readonly #inodes = new Map<Fid | 0, Resource>();
   readonly #data = new Map<Fid | 0, Resource>();
@@ -110,6 +125,7 @@ export class LockServer implements LockServerApi {
       () => this.#newHandle(),
       (client, handle, errno) => callbacks.cast(client, handle, errno),
       options.limitOf,
+      () => clock.nowMs(),
     );
   }
 
@@ -299,6 +315,16 @@ export class LockServer implements LockServerApi {
     return lock.handle;
   }
 
+  *view(): Iterable<LockView> {
+    for (const table of [this.#inodes, this.#data, this.#active]) {
+      for (const { granted, waiting } of table.values()) {
+        for (const lock of waiting) yield viewOf(lock, waiting.length);
+        for (const lock of granted) if (!lock.operation) yield viewOf(lock, waiting.length);
+      }
+    }
+    yield* this.#flocks.view();
+  }
+
   cacheLocks(client: ClientUuid): HeldLock[] {
     const locks = [...(this.#clients.find(client)?.locks.values() ?? [])];
     return locks.filter((lock) => lock.state === 'granted' && lock.type !== 'active');
@@ -440,6 +466,7 @@ export class LockServer implements LockServerApi {
   }
 
   #hold(lock: ServerLock): void {
+    lock.sinceMs = this.#clock.nowMs();
     lock.resource.grant(lock);
     this.#clients.granted(lock);
   }
@@ -465,6 +492,7 @@ export class LockServer implements LockServerApi {
       for (const lock of resource.pump(this.#wanted)) {
         const { waiter } = lock;
         lock.waiter = undefined;
+        lock.sinceMs = this.#clock.nowMs();
         waiter?.granted();
       }
     }
@@ -476,6 +504,7 @@ export class LockServer implements LockServerApi {
 
   /** After a lock was queued: calls back the holders in its way if it is in head position. */
   #block(lock: ServerLock): void {
+    lock.sinceMs = this.#clock.nowMs();
     this.#turns.asksAgain(lock);
     const blocked = lock.resource.blocked(lock, lock.resource.waiting.length - 1, this.#wanted);
     assert(blocked, 'a lock waits for nothing');

@@ -81,6 +81,8 @@ export class ServerLock implements HeldLock {
   waiter: Waiter | undefined = undefined;
   /** Its BAST: not wanted; wanted but not sent yet; sent; sent again at half of the time limit. */
   bast: 'none' | 'wanted' | 'said' | 'said again' = 'none';
+  /** When it was granted, or asked for while it waits. Of an operation only while it waits. */
+  sinceMs = 0;
   /** When its BAST was sent first. */
   calledBackMs = 0;
   /**

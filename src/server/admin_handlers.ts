@@ -17,6 +17,7 @@ import {
   AccessRemove,
   AccessRotate,
   Evict,
+  Holdings,
   Metrics,
   type NewKeyMessage,
   Shutdown,
@@ -27,6 +28,7 @@ import {
 import { Connect } from '../wire/session.js';
 import type { MadeKey } from './access/access_table.js';
 import { principalOf } from './access/rights.js';
+import { holdingsOf } from './holdings.js';
 import { NOT_RECOVERED } from './lifecycle/state.js';
 import { connect } from './session/connect.js';
 import type { ServerView } from './session/server_view.js';
@@ -68,6 +70,9 @@ export function sessionService(server: ServerView & AdminCommands): Service<Sess
     const isAdmin = session.rights?.admin === true;
     return { reply: isAdmin ? server.status(page) : briefly(server.status({ limit: 0 })) };
   });
+  service.on(Holdings, (session, { what, limit }) => ({
+    reply: holdingsOf(targetFor(session, server), what, limit),
+  }));
   service.on(Metrics, async (session) => {
     needsAdmin(session);
     return { reply: {}, bulk: [Buffer.from(await server.metricsText())] };

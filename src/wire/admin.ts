@@ -255,6 +255,39 @@ export const AccessRotate = operation(
   message('AccessRotateRequest', { name: req(1, text(64)), graceMs: req(2, uint) }),
   message('AccessRotateReply', { key: req(1, nested(NewKey)) }),
 );
+/** A lock or an open file, held or waited for. */
+const Holding = message('Holding', {
+  /** Inode number; 0: the active lock. */
+  fid: req(1, uint),
+  /** As far as the side that answers knows one. */
+  name: opt(2, text(255)),
+  /** inode, data, active, flock, posix, ofd; or file, directory of what is open. */
+  kind: req(3, text(16)),
+  mode: req(4, text(16)),
+  /** Name of the client; absent: an operation of the server itself. */
+  client: opt(5, text(255)),
+  /** How long it is held or waited for. Absent: not known. */
+  forMs: opt(6, uint),
+  waits: req(7, bool),
+  /** How many wait on the same inode or its data. */
+  waiters: req(8, uint),
+  /** The client was asked to give it back. */
+  calledBack: opt(9, bool),
+});
+/** Who holds what. Those who wait come first, the oldest before the others; then what is waited for. For administrators. */
+export const Holdings = operation(
+  138,
+  'HOLDINGS',
+  /** limit: at most 1000 are sent. */
+  message('HoldingsRequest', { what: req(1, oneOf('locks', 'opens')), limit: req(2, u32) }),
+  message('HoldingsReply', {
+    holdings: req(1, list(nested(Holding), 1000)),
+    /** How many there are. */
+    total: req(2, uint),
+  }),
+);
+export type HoldingMessage = Of<typeof Holding>;
+export type HoldingsReply = Of<typeof Holdings.reply>;
 /** What the server counts of itself. The bulk of the reply has it, in Prometheus' text format 0.0.4. For administrators. */
 export const Metrics = operation(137, 'METRICS', Empty, Empty);
 export type AccessEntryMessage = Of<typeof AccessEntry>;

@@ -7,6 +7,7 @@ import {
   AccessRotate,
   DrainProgress,
   Evict,
+  Holdings,
   Metrics,
   Shutdown,
   ShutdownEnds,
@@ -119,6 +120,7 @@ export const FAMILIES: readonly {
       AccessRemove,
       AccessRotate,
       Metrics,
+      Holdings,
     ],
   },
 ];

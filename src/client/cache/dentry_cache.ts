@@ -32,6 +32,15 @@ export class DentryCache {
     return directory.names.get(name) ?? (directory.complete ? 0 : undefined);
   }
 
+  /** A name of each of these inodes, where one is known. Looks at all names once: for people, not for operations. */
+  namesOf(fids: ReadonlySet<Fid>): ReadonlyMap<Fid, Name> {
+    const found = new Map<Fid, Name>();
+    for (const { names } of this.#directories.values()) {
+      for (const [name, fid] of names) if (fid !== 0 && fids.has(fid)) found.set(fid, name);
+    }
+    return found;
+  }
+
   /** The same object as long as nothing of what was put is forgotten. */
   contentOf(parent: Fid): object | undefined {
     return this.#directories.peek(parent);

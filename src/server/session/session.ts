@@ -19,6 +19,7 @@ import {
   AccessRemove,
   AccessRotate,
   Evict,
+  Holdings,
   Metrics,
   Shutdown,
   ShutdownEnds,
@@ -43,7 +44,7 @@ import type { Throttle, TokenUser } from './throttle.js';
 const log = logger('server:session');
 
 const ADMIN_OPCODES: ReadonlySet<number> = new Set(
-  [Status, Metrics, Shutdown, Evict, AccessList, AccessAdd, AccessRemove, AccessRotate].map(
+  [Status, Metrics, Holdings, Shutdown, Evict, AccessList, AccessAdd, AccessRemove, AccessRotate].map(
     ({ opcode }) => opcode,
   ),
 );
