@@ -24,6 +24,7 @@ import { registerServe } from './serve.js';
 import { registerShutdown } from './shutdown.js';
 import { registerStatus } from './status.js';
 import { registerTakeover } from './takeover.js';
+import { registerTop } from './top.js';
 import { registerUmount } from './umount.js';
 import { registerUse } from './use.js';
 
@@ -45,6 +46,7 @@ function buildProgram(): Command {
     registerTakeover,
     registerStatus,
     registerMetrics,
+    registerTop,
     registerShutdown,
     registerEvict,
     registerAccess,

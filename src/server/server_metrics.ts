@@ -56,6 +56,14 @@ export function registerServerMetrics(
     const store = server.target?.store;
     return store === undefined ? 0 : store.lastTransno - store.lastCommitted;
   });
+  for (const direction of ['read', 'write'] as const) {
+    metrics.total(
+      'holdfast_server_bytes_total',
+      'Content that clients have read and written since the server has its target',
+      () => server.target?.bytes[direction] ?? 0,
+      { direction },
+    );
+  }
   registerRecovery(server);
   drainSeconds(metrics);
 }

@@ -38,12 +38,12 @@ function fetched(where: { readonly port: number } | { readonly socketPath: strin
   });
 }
 
-async function work(agent: Agent): Promise<void> {
+async function work(agent: Agent, fails = true): Promise<void> {
   await agent.writeFile('f', 'x'.repeat(100_000));
   const fd = await agent.open('f', O.RDWR);
   await agent.pread(fd, 0, 4096);
   await agent.fsync(fd);
-  await assert.rejects(agent.rmdir('full'), { code: 'ENOTEMPTY' });
+  if (fails) await assert.rejects(agent.rmdir('full'), { code: 'ENOTEMPTY' });
 }
 
 /** Value of the line with this name and these labels; NaN: there is none. */
@@ -115,6 +115,26 @@ describe('monitoring', () => {
     await agent.dies('SIGKILL');
     if (mount !== undefined) await cluster.umount(mount);
     assert.ok(!existsSync(socketPath), 'the socket goes with the mount');
+  });
+
+  test('every command of docs/MONITORING.md that only looks does what it says', async (t) => {
+    const cluster = await startCluster(t);
+    const agent = cluster.agent(0);
+    await work(agent, false);
+    const page = readFileSync(join(packageRoot(), 'docs', 'MONITORING.md'), 'utf8');
+    const lines = [...page.matchAll(/^ {4}holdfast ((?:metrics|top|status) .+)$/gm)].map(
+      ([, line = '']) => line,
+    );
+    assert.ok(lines.length >= 6, lines.join());
+    const dir = cluster.mounts[0]?.dir ?? '';
+    for (const line of lines) {
+      const words = line
+        .split(' ')
+        .map((word) => (word === '/mnt/home' ? dir : word === 'home' ? cluster.admin : word));
+      const shown = await cluster.cliOk(words);
+      if (words.includes('--json')) assert.equal(typeof JSON.parse(shown), 'object', line);
+      else assert.match(shown, /holdfast_build_info|operations\/s|INODE|^no (?:locks|opens)/, line);
+    }
   });
 
   test('the rules are valid', { skip: lacks('promtool', 'prometheus') }, async () => {

@@ -41,7 +41,10 @@ export function read(
   const slab = length === SLAB_BYTES ? slabs.take(length) : undefined;
   const outcome = (bulk: readonly Uint8Array[]): HandlerOutcome<ReplyOf<typeof Read>> => {
     const sent = slab === undefined ? undefined : () => slabs.give(slab);
-    for (const chunk of bulk) noteMoved(call.client, fid, chunk.length);
+    for (const chunk of bulk) {
+      call.target.bytes.read += chunk.length;
+      noteMoved(call.client, fid, chunk.length);
+    }
     return { reply: { sizeBytes: store.inode(fid)?.sizeBytes ?? 0 }, bulk, sent };
   };
   // If the read fails, the slab does not go back: the device may still read other parts into it.
@@ -79,6 +82,7 @@ export function write(
   checkFileEnd(offset + data.length);
   const dropsPrivileges = call.caller !== undefined && hasPrivileges(needRegular(target.store, fid));
   const paid = call.isReplay ? 0 : target.grants.spend(client, request.grantUsed);
+  target.bytes.write += data.length;
   noteMoved(client, fid, data.length);
   const execute = (_taken: number, takes: Takes): MaybePromise<Executed<Inode>> => {
     const within = contentChange(call, fid);

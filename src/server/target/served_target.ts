@@ -92,6 +92,8 @@ export class ServedTarget {
   /** Ends when the store is about to close, or has failed: the server executes nothing any more. */
   readonly life = new Lifetime();
   readonly events: TargetEvents;
+  /** Content of files that clients have read and written, for metrics. */
+  readonly bytes = { read: 0, write: 0 };
   /** Running requests that may change something. */
   readonly modifying = new CountDown();
   #firstFid = 0;
