@@ -13,6 +13,7 @@ import { packageRoot } from '../../native/binding.js';
 import { type Agent, O } from '../fixtures/agent.js';
 import { run } from '../fixtures/child.js';
 import { type Cluster, startCluster } from '../fixtures/cluster.js';
+import { until } from '../fixtures/until.js';
 import { freePort, lacks } from './programs.js';
 
 const folder = join(packageRoot(), 'mount', 'monitoring');
@@ -135,6 +136,19 @@ describe('monitoring', () => {
       if (words.includes('--json')) assert.equal(typeof JSON.parse(shown), 'object', line);
       else assert.match(shown, /holdfast_build_info|operations\/s|INODE|^no (?:locks|opens)/, line);
     }
+  });
+
+  test('the process that takes a mount over takes its address over too', async (t) => {
+    const port = await freePort();
+    const cluster = await startCluster(t, { mountOptions: [`metrics=${port}`] });
+    const before = await fetched({ port });
+    assert.equal(valueIn(before, 'holdfast_client_takeovers_total'), 0);
+    const [mount] = cluster.mounts;
+    await cluster.cliOk(['takeover', mount?.dir ?? '']);
+    await until('the next process serves metrics', async () => {
+      const text = await fetched({ port }).catch(() => '');
+      return valueIn(text, 'holdfast_client_takeovers_total') === 1;
+    });
   });
 
   test('the rules are valid', { skip: lacks('promtool', 'prometheus') }, async () => {
