@@ -3,7 +3,6 @@
  * docs/OPERATIONS.md has the shapes of --json, which later versions only extend.
  */
 
-import { existsSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { printable } from '../base/printable.js';
 import type { ClientStatus } from '../client/api.js';
