@@ -133,6 +133,7 @@ describe('packages', { skip }, () => {
     const bin = files.flatMap((entry) => new RegExp(`^-rwx.* ${NAME}/(.*)$`).exec(entry)?.[1] ?? []);
     assert.deepEqual(bin, [
       ...['bin/holdfast', 'bin/mount.holdfast', 'bin/node', 'bin/umount.holdfast', 'mount/ocf/holdfast'],
+      'native/build/Release/holdfast_keeper',
     ]);
     const wrong =
       /\.(?:ts|mts|cts|cc|c|h|gyp|o)$|node-gyp\/|\/tests?\/|\/dist\/(?:src|test)\/|musl|esbuild|typescript/;
@@ -147,6 +148,7 @@ describe('packages', { skip }, () => {
       'node_modules/prom-client/index.js',
       'mount/systemd/holdfast-serve@.service',
       'mount/logrotate/holdfast',
+      'mount/monitoring/alerts.yml',
       'dist/share/man/man8/holdfast.8',
       'dist/share/completion/_holdfast',
       'docs/INSTALL.md',

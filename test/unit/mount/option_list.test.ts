@@ -12,9 +12,11 @@ import { packageRoot } from '../../../native/binding.js';
 const VALUES: Readonly<Record<string, string>> = {
   SIZE: '64m',
   SECONDS: '2',
-  NUMBER: '5',
   NAME: 'web1',
   FILE: 'file',
+  NUMBER: '5',
+  ADDRESS: '9464',
+  TIME: '200ms',
 };
 
 test('every option of the list is one, with each value that the list names', () => {
