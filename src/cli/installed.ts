@@ -11,6 +11,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { packageRoot } from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
+import type { Requires } from '../wire/negotiate.js';
 
 const WRITABLE_FOR_OTHERS = 0o022;
 /** A file in the installed tree, written by build.mjs: {"digest": "..."}. */
@@ -21,6 +22,20 @@ export function installedVersion(root: string = packageRoot()): string {
   const build = join(root, BUILD_FILE);
   if (!existsSync(build)) throw new Error(`${build} is not there: run "npm run build"`);
   return `${textIn(join(root, 'package.json'), 'version')}+${textIn(build, 'digest')}`;
+}
+
+/** What the version in the installed tree wants of its peers. @throws Error if its package.json says something else. */
+export function requiresOf(root: string = packageRoot()): Requires {
+  const path = join(root, 'package.json');
+  const { holdfast } = JSON.parse(readFileSync(path, 'utf8')) as { holdfast?: { requires?: unknown } };
+  const requires = holdfast?.requires ?? {};
+  if (typeof requires !== 'object') throw new Error(`${path}: holdfast.requires is no object`);
+  const { first, lowestPeer } = requires as Record<string, unknown>;
+  if (first !== undefined && first !== 'servers' && first !== 'clients')
+    throw new Error(`${path}: holdfast.requires.first is "servers" or "clients"`);
+  if (lowestPeer !== undefined && (typeof lowestPeer !== 'string' || !/^\d+\.\d+\.\d+$/.test(lowestPeer)))
+    throw new Error(`${path}: holdfast.requires.lowestPeer is a version, X.Y.Z`);
+  return { first, lowestPeer };
 }
 
 function textIn(path: string, field: string): string {

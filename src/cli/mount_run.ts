@@ -34,7 +34,7 @@ import { mountLogPath } from './control.js';
 import { proverOf } from './credentials.js';
 import { dieBy, EndedBySignal, EndSignals } from './end_signals.js';
 import { describeFailure } from './failure.js';
-import { installedVersion } from './installed.js';
+import { installedVersion, requiresOf } from './installed.js';
 import { KEEPER_FD, Keeper, ORPHAN_FUSE_FD } from './keeper.js';
 import { serveMetrics } from './metrics_http.js';
 import { GivenUp, type Launch, leaveAfter, type RunningMount, serveMount } from './mount_serve.js';
@@ -171,6 +171,7 @@ async function prepare(
     access: prover.claim,
     name: options.name ?? `${hostname()}:${mountpoint}`,
     softwareVersion: installedVersion(),
+    lowestPeer: requiresOf().lowestPeer,
     host: hostNumber(),
     cacheBytes: options.cacheBytes,
     connectTimeoutMs: options.retry ? undefined : CONNECT_TIMEOUT_MS,

@@ -97,7 +97,9 @@ export async function serveMount(mounted: Mounted): Promise<RunningMount> {
   const handedOver = new Deferred<'handed over'>();
   const control = await serveControl(mountpoint, async (request, progress) => {
     if (request.command === 'status') {
-      return { ...client.status(), mountpoint, pid: process.pid, log: logPath, notices: notices.counts() };
+      const { driver, handover } = kernel;
+      const own = { mountpoint, pid: process.pid, log: logPath, driver, takeover: handover !== undefined };
+      return { ...client.status(), ...own, notices: notices.counts() };
     }
     if (request.command === 'holdings') return client.holdings(request.what, request.limit);
     if (request.command === 'metrics') return { text: await render(mounted.table) };

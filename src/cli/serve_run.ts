@@ -34,7 +34,7 @@ import { connectionsMax } from './descriptors.js';
 import { CliError } from './failure.js';
 import { formatBytes } from './format.js';
 import { StandbyPort, standInLine } from './handover.js';
-import { installedVersion } from './installed.js';
+import { installedVersion, requiresOf } from './installed.js';
 import { checkPrivateKey } from './key_file.js';
 import { localAddress } from './local_servers.js';
 import { type MetricsServer, render, serveMetrics } from './metrics_http.js';
@@ -91,6 +91,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const server = createServer(runtime, {
     listen: options.listen,
     softwareVersion: version,
+    lowestPeer: requiresOf().lowestPeer,
     forceStart: options.forceStart,
     drainTimeoutMs: options.drainTimeout,
     clientsMax: options.maxClients,

@@ -273,6 +273,16 @@ export interface KernelCache {
   dropPages(fid: Fid, ranges?: readonly { readonly start: number; readonly end: number }[]): Promise<void>;
 }
 
+/** The gate of a target was not open. */
+export interface Pause {
+  /** Time since its end. */
+  readonly agoMs: number;
+  /** How long it took, so the most that a call has waited. */
+  readonly ms: number;
+  /** Number of calls that waited at its end. */
+  readonly calls: number;
+}
+
 export interface ClientStatus {
   /** The log file of a client process in the background; undefined: it writes to its stderr. */
   readonly log?: string | undefined;
@@ -281,6 +291,9 @@ export interface ClientStatus {
   readonly uuid: string;
   readonly softwareVersion: string;
   readonly mountpoint?: string | undefined;
+  /** Of the mount, and whether another process can take it over. The process sets them. */
+  readonly driver?: string | undefined;
+  readonly takeover?: boolean | undefined;
   readonly targets: readonly {
     readonly index: number;
     readonly label: string;
@@ -290,6 +303,8 @@ export interface ClientStatus {
     readonly gate: 'OPEN' | 'DRAINING' | 'CLOSED' | 'REFUSED';
     readonly instance: number;
     readonly serverVersion: string;
+    /** Times at which calls had to wait for the target, for a shutdown or because it was away. The latest ones, newest last. */
+    readonly pauses: readonly Pause[];
     readonly parked: number;
     readonly rpcsInFlight: number;
     readonly dirtyBytes: number;
@@ -347,6 +362,8 @@ export interface ClientOptions {
   /** Number of this host and pid namespace, the same for all its mounts (FlockRange.host). undefined: not known. */
   readonly host?: number | undefined;
   readonly softwareVersion: string;
+  /** X.Y.Z: the client takes no server below it. */
+  readonly lowestPeer?: string | undefined;
   /** Limit of all caches together, in bytes (-o cache=SIZE). */
   readonly cacheBytes: number;
   /** Limit on the cache locks kept for each target; the default is what a real mount has. */

@@ -214,6 +214,7 @@ class Client {
         gate: target.gate.state,
         instance: target.instance,
         serverVersion: target.serverVersion,
+        pauses: target.gate.pauses(),
         parked: target.gate.parked,
         rpcsInFlight:
           target.outgoing.inFlight('operation') +

@@ -54,6 +54,8 @@ const SAID_STALL_MS = 5000;
 export interface ServerOptions {
   readonly listen: Address;
   readonly softwareVersion: string;
+  /** X.Y.Z: clients below it are refused. Default: none is. */
+  readonly lowestPeer?: string | undefined;
   readonly forceStart?: boolean | undefined;
   /** A client that is not drained after this is evicted. Default 30 s. */
   readonly drainTimeoutMs?: number | undefined;
@@ -90,6 +92,7 @@ function settingsOf(options: ServerOptions): ServerSettings {
   const { memoryBytes = Number.POSITIVE_INFINITY } = options;
   return {
     softwareVersion: options.softwareVersion,
+    lowestPeer: options.lowestPeer,
     forceStart: options.forceStart ?? false,
     drainTimeoutMs: options.drainTimeoutMs ?? 30_000,
     lockTimeoutMs: options.lockTimeoutMs ?? 20_000,

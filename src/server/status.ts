@@ -1,6 +1,7 @@
 /** What STATUS tells: the server, each of its clients, and how far each has drained. */
 
 import type { ClientRecord } from '../storage/api.js';
+import { lastingFeatures } from '../storage/format/superblock.js';
 import type { ClientStatusMessage, StatusReply, StatusRequest } from '../wire/admin.js';
 import { BODY_MAX } from '../wire/header.js';
 import { ClientExport } from './export/export.js';
@@ -47,6 +48,7 @@ export function statusOf(server: ServerView, startedMs: number, page?: StatusReq
     // Of the first page: what is said once is enough.
     evictedBefore: page?.after === undefined ? target?.evictedBefore : undefined,
     clientCount: all.length === shown.clients.length ? undefined : all.length,
+    diskFeatures: target === undefined ? undefined : lastingFeatures(target.store.superblock),
     plainFrom: settings.plain?.from.map(({ text }) => text),
   };
 }

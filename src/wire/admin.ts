@@ -128,6 +128,8 @@ export const Status = operation(
     brief: opt(42, bool),
     /** Networks from which the server takes connections that prove nothing. Absent: from none, or an earlier release. */
     plainFrom: opt(43, list(text(64), 64)),
+    /** Incompatible features of the disk format that the target keeps after a controlled shutdown. Absent: an earlier release. */
+    diskFeatures: opt(44, u32),
   }),
 );
 /**

@@ -12,6 +12,7 @@ import { FrameLink } from '../../rpc/link.js';
 import { type Credentials, formatAddress, type Timer } from '../../runtime/ports.js';
 import { KIND, PROTOCOL_MAX, PROTOCOL_MIN } from '../../wire/header.js';
 import { Enqueue } from '../../wire/lock.js';
+import { tooOld } from '../../wire/negotiate.js';
 import {
   type ConnectReply,
   type ConnectRequest,
@@ -506,6 +507,16 @@ export class Import {
 
   #answered(attempt: Attempt, epoch: number, reply: ConnectReply): void {
     if (this.#attempt !== attempt) return;
+    const { lowestPeer, softwareVersion } = this.#context.options;
+    const server = { is: 'server', softwareVersion: reply.softwareVersion } as const;
+    const old = tooOld(lowestPeer, server, softwareVersion);
+    if (old !== undefined) {
+      log('%s: %s', this.address, old);
+      this.#refused(new FsError('EPROTO', old), true);
+      this.dispatch({ type: 'connectFailed', epoch });
+      attempt.link.destroy(new FsError('EPROTO', old));
+      return;
+    }
     this.#refusedSinceMs = undefined;
     this.#target.gate.refuse(undefined);
     this.#events.answered(reply.outcome === 'wait' ? reply.reason : undefined);

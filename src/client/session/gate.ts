@@ -19,6 +19,9 @@ import { FsError } from '../../base/errno.js';
 import { CountDown, onAbort, WaitList } from '../../base/wait.js';
 import { type Clock, NO_WAITS, type Waits } from '../../runtime/ports.js';
 
+/** How many pauses the gate remembers. */
+const PAUSES_MAX = 16;
+
 export type GateState = 'OPEN' | 'DRAINING' | 'CLOSED' | 'REFUSED';
 
 interface Parked {
@@ -39,6 +42,8 @@ export class Gate {
   readonly #clock: Pick<Clock, 'nowMs'>;
   /** Time at which the gate stopped being open; undefined while it is open. */
   #shutSinceMs: number | undefined;
+  /** Newest last. The time before the gate opened first is none: nobody had called. */
+  #pauses: readonly { readonly endMs: number; readonly ms: number; readonly calls: number }[] = [];
   #connected = false;
   #drain: 'no' | 'draining' | 'drained' = 'no';
   #refusal: FsError | undefined;
@@ -175,13 +180,30 @@ export class Gate {
       this.#untilShut.wake();
       return;
     }
-    if (this.#shutSinceMs !== undefined && this.#wasOpen) this.#paused?.(this.awayMs / 1000);
-    this.#wasOpen = true;
+    this.#notePause();
     this.#shutSinceMs = undefined;
     // In arrival order. An operation that arrives while these start finds the set empty, and comes after them.
     const waiting = [...this.#parked];
     this.#parked.clear();
     for (const parked of waiting) parked.pass();
+  }
+
+  /** The latest times at which the gate was not open. The one that goes on is not among them. */
+  pauses(): readonly { readonly agoMs: number; readonly ms: number; readonly calls: number }[] {
+    const nowMs = this.#clock.nowMs();
+    return this.#pauses.map(({ endMs, ms, calls }) => ({ agoMs: nowMs - endMs, ms, calls }));
+  }
+
+  #notePause(): void {
+    const sinceMs = this.#shutSinceMs;
+    if (sinceMs === undefined) return;
+    const endMs = this.#clock.nowMs();
+    if (this.#wasOpen) {
+      const pause = { endMs, ms: endMs - sinceMs, calls: this.#parked.size };
+      this.#pauses = [...this.#pauses, pause].slice(-PAUSES_MAX);
+      this.#paused?.(pause.ms / 1000);
+    }
+    this.#wasOpen = true;
   }
 
   checkInvariants(): void {

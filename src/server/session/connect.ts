@@ -15,7 +15,7 @@ import { logger } from '../../base/log.js';
 import { printable } from '../../base/printable.js';
 import { Requester } from '../../rpc/requester.js';
 import type { ClientRecord } from '../../storage/api.js';
-import { type Negotiated, negotiate, ownAbilities } from '../../wire/negotiate.js';
+import { type Negotiated, negotiate, ownAbilities, tooOld } from '../../wire/negotiate.js';
 import { type ConnectReply, type ConnectRequest, FEATURE } from '../../wire/session.js';
 import { rightsOfPeer } from '../access/peers.js';
 import type { Rights } from '../access/rights.js';
@@ -66,8 +66,13 @@ export function connect(server: ServerView, session: Session, received: ConnectR
 }
 
 function answer(server: ServerView, session: Session, request: ConnectRequest): ConnectReply {
-  const spoken = negotiate(request, ownAbilities(server.settings.softwareVersion));
+  const { softwareVersion, lowestPeer } = server.settings;
+  const spoken = negotiate(request, ownAbilities(softwareVersion));
   if (!spoken.agreed) throw new FsError('EPROTO', spoken.refusal);
+  // Administrators of any version may ask how the server is, and shut it down.
+  const peer = { is: 'client', softwareVersion: request.softwareVersion } as const;
+  const old = request.role === 'admin' ? undefined : tooOld(lowestPeer, peer, softwareVersion);
+  if (old !== undefined) throw new FsError('EPROTO', old);
   if (session.role === 'client') throw new FsError('EPROTO', 'this connection is connected already');
   const { link } = session;
   const rights = rightsOfPeer(

@@ -10,6 +10,8 @@ import type { ConnectWait } from './connect_wait.js';
 export interface ServerSettings {
   /** Version of the running program: VERSION+DIGEST, see cli/installed.ts. */
   readonly softwareVersion: string;
+  /** X.Y.Z: clients below it are refused. */
+  readonly lowestPeer: string | undefined;
   readonly forceStart: boolean;
   readonly drainTimeoutMs: number;
   readonly lockTimeoutMs: number;

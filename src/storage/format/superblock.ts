@@ -119,6 +119,11 @@ export function decodeSuperblock(source: Uint8Array, checksum: Checksum, device:
   return superblock;
 }
 
+/** What a target still has after a controlled shutdown. */
+export function lastingFeatures({ featuresIncompat }: Pick<Superblock, 'featuresIncompat'>): number {
+  return featuresIncompat & ~FEATURE_REDO_LOG;
+}
+
 /** These feature bits, with one of them set or cleared. */
 export function withFeature(features: number, feature: number, isSet: boolean): number {
   return isSet ? features | feature : features & ~feature;
