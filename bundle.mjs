@@ -20,7 +20,18 @@ import { build } from 'esbuild';
 
 /** Files of src/cli; in dist/bin they lie in the same places to each other, because they find each other by path. */
 const PROGRAMS = ['main', 'mount_holdfast', 'umount_holdfast', 'demo/worker'];
-const COMMANDS = ['serve_run', 'mount_run', 'mkfs_run', 'grow_run', 'fsck_run', 'pages_run', 'demo/run'];
+const COMMANDS = [
+  'serve_run',
+  'mount_run',
+  'mkfs_run',
+  'grow_run',
+  'fsck_run',
+  'pages_run',
+  'capabilities_run',
+  'fleet/facts_run',
+  'fleet/run',
+  'demo/run',
+];
 
 /** Packages with native code or files of data, which they find beside their own code, and one that only --metrics loads. */
 export const EXTERNAL_PACKAGES = ['fuse-native', 'lmdb', 'msgpackr-extract', 'prom-client'];

@@ -8,11 +8,13 @@
 
 import { Command, CommanderError } from 'commander';
 import { registerAccess } from './access.js';
+import { registerCapabilities } from './capabilities.js';
 import { registerCompletion } from './completion.js';
 import { keepSecretsOutOfCores } from './core_files.js';
 import { registerDemo } from './demo.js';
 import { registerEvict } from './evict.js';
 import { describeFailure, exitWith } from './failure.js';
+import { registerFleet } from './fleet.js';
 import { FSCK_USAGE, registerFsck } from './fsck.js';
 import { registerGrow } from './grow.js';
 import { registerInstall } from './install.js';
@@ -54,6 +56,8 @@ function buildProgram(): Command {
     registerGrow,
     registerInstall,
     registerUse,
+    registerCapabilities,
+    registerFleet,
     registerCompletion,
     registerDemo,
   ]) {
@@ -68,7 +72,9 @@ function buildProgram(): Command {
 /** @param argv as process.argv. @returns the exit status. */
 export async function main(argv: readonly string[]): Promise<number> {
   try {
-    await buildProgram().parseAsync([...argv]);
+    const [node = '', file = '', first, ...rest] = argv;
+    const words = first === undefined ? [] : [first === '--capabilities' ? 'capabilities' : first, ...rest];
+    await buildProgram().parseAsync([node, file, ...words]);
     return 0;
   } catch (thrown) {
     if (thrown instanceof CommanderError) {
