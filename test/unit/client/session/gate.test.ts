@@ -149,3 +149,17 @@ test('a pause is told when it ends; the time before the first connection is none
   gate.setConnected(true);
   assert.deepEqual(pauses, [2]);
 });
+
+test('a gate remembers how long calls had to wait, but not the time before it opened first', () => {
+  let nowMs = 100;
+  const gate = new Gate({ nowMs: () => nowMs });
+  nowMs = 150;
+  gate.setConnected(true);
+  assert.deepEqual(gate.pauses(), []);
+  gate.setConnected(false);
+  void gate.enter(passenger());
+  nowMs = 180;
+  gate.setConnected(true);
+  nowMs = 200;
+  assert.deepEqual(gate.pauses(), [{ agoMs: 20, ms: 30, calls: 1 }]);
+});
