@@ -1,15 +1,7 @@
 /** holdfast fleet: upgrades many hosts in order (docs/FLEETS.md). The verbs are in fleet/run.ts. */
 
 import { Argument, type Command } from 'commander';
-
-export const VERBS = ['check', 'plan', 'upgrade', 'status', 'pause', 'resume', 'abort', 'rollback'] as const;
-export type Verb = (typeof VERBS)[number];
-
-export interface FleetOptions {
-  readonly to?: string;
-  readonly json?: boolean;
-  readonly dryRun?: boolean;
-}
+import { type FleetOptions, VERBS, type Verb } from './fleet/verbs.js';
 
 export function registerFleet(program: Command): void {
   program

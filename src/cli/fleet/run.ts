@@ -1,7 +1,6 @@
 /** The verbs of holdfast fleet (docs/FLEETS.md). */
 
 import { CliError } from '../failure.js';
-import type { FleetOptions, Verb } from '../fleet.js';
 import { installedVersion } from '../installed.js';
 import { checkRows, firstOf, lasting, type Row, type Seen } from './check.js';
 import { type Facts, plainVersion } from './facts.js';
@@ -22,6 +21,7 @@ import {
   writeState,
 } from './state.js';
 import { checkText, stateText } from './text.js';
+import type { FleetOptions, Verb } from './verbs.js';
 
 const VERSION = /^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$/;
 
