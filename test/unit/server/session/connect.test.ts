@@ -62,3 +62,20 @@ test('what a client calls itself is shown to administrators without what a termi
     ['web\ufffd]0;pwn\ufffd holdfast: all is well\ufffd', '1.0\ufffd2J'],
   );
 });
+
+test('a server that wants a lowest version refuses older clients with a line that names whom to upgrade', async (t) => {
+  const world = await serverWorld(t);
+  const server = await world.server({ softwareVersion: '2.0.0', lowestPeer: '1.5.0' });
+  const old = world.client('old');
+  await assert.rejects(old.connect(), {
+    code: 'EPROTO',
+    message: 'CONNECT: server 2.0.0 takes no client below 1.5.0, and this one is 1.0.0; upgrade the client',
+  });
+  const good = world.client('good');
+  good.softwareVersion = '1.5.0+0123456789ab';
+  assert.equal((await good.connect()).outcome, 'new');
+  assert.deepEqual(
+    server.status().clients.map(({ name }) => name),
+    ['good'],
+  );
+});
