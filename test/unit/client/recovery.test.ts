@@ -430,3 +430,14 @@ test('reads and writes go on over ten upgrades without an error', async (t) => {
   const size = await b.size(g.fid);
   assert.equal(size, written * 8);
 });
+
+test('a client that wants a lowest version takes no older server', async (t) => {
+  const world = await clientWorld(t);
+  const wants = { softwareVersion: '2.0.0', lowestPeer: '1.5.0' };
+  await assert.rejects(world.client('choosy', wants), {
+    message: /client 2\.0\.0 takes no server below 1\.5\.0, and this one is 1\.0\.0; upgrade the server/,
+  });
+  await world.upgrade('1.5.0');
+  const taken = await world.client('again', wants);
+  assert.equal(taken.target.importState, 'FULL');
+});
