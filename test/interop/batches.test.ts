@@ -27,10 +27,14 @@ import { FOR_ALL } from './ages.js';
 type Age = 'old' | 'new';
 
 const skip = lacksCommit(FIRST_WITH_BATCH.commit);
-const MIXED = [
-  ['old', 'new'],
-  ['new', 'old'],
-] as const;
+/** HOLDFAST_INTEROP=short: only new servers, as after an upgrade that begins with the servers. It takes half of the time. */
+const isShort = process.env.HOLDFAST_INTEROP === 'short';
+const MIXED = (
+  [
+    ['old', 'new'],
+    ['new', 'old'],
+  ] as const
+).filter(([, server]) => !isShort || server === 'new');
 /** In the log of a client whose server does not answer. The metadata grant ends that at 300 or more. */
 const MANY_CHANGES = 100;
 /** No more than two BATCHes are under way, so some operations were not even sent. */
@@ -410,7 +414,7 @@ async function look(visitor: Agent, load: NamesLoad): Promise<number> {
   return files;
 }
 
-for (const server of ['old', 'new'] as const) {
+for (const server of (['old', 'new'] as const).filter((age) => !isShort || age === 'new')) {
   test(
     `server ${server}, upgraded to ${otherThan(server)} and back in the middle of batches of old and new clients`,
     options,

@@ -1,7 +1,7 @@
 /**
  * The packages in a bare Debian, 12 and 13: docs/INSTALL.md, command by command, with a server that is upgraded from one package to
  * the other under a mount. The Debian is made by debootstrap, which downloads about 60 MB for each; a machine without a mirror skips.
- * HOLDFAST_DEBIAN=bookworm takes only one, HOLDFAST_DEBIAN_MIRROR another mirror.
+ * HOLDFAST_DEBIAN=bookworm takes only one, an empty HOLDFAST_DEBIAN none, HOLDFAST_DEBIAN_MIRROR another mirror.
  */
 
 import assert from 'node:assert/strict';
@@ -13,7 +13,7 @@ import { packageRoot } from '../../native/binding.js';
 import { run, runOk } from '../fixtures/child.js';
 import { lacks } from './programs.js';
 
-const RELEASES = (process.env.HOLDFAST_DEBIAN ?? 'bookworm,trixie').split(',');
+const RELEASES = (process.env.HOLDFAST_DEBIAN ?? 'bookworm,trixie').split(',').filter((name) => name !== '');
 const MIRROR = process.env.HOLDFAST_DEBIAN_MIRROR ?? 'http://deb.debian.org/debian';
 const MIRROR_TIMEOUT_MS = 10_000;
 const DEBOOTSTRAP_TIMEOUT_MS = 400_000;
@@ -33,6 +33,7 @@ async function noMirror(): Promise<string | false> {
 }
 
 const skip =
+  (RELEASES.length === 0 ? 'HOLDFAST_DEBIAN names no release' : false) ||
   (process.getuid?.() !== 0 ? 'debootstrap needs root' : false) ||
   lacks('debootstrap', 'debootstrap') ||
   lacks('dpkg-deb', 'dpkg') ||
