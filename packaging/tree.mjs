@@ -39,6 +39,7 @@ const COPIED = [
   'mount/systemd',
   'mount/ocf',
   'mount/logrotate',
+  'mount/monitoring',
   'docs',
   'LICENSE',
   'CHANGELOG.md',
