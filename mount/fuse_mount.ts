@@ -4,6 +4,8 @@ import type { KernelNotifier } from '../src/fuse/handlers.js';
 import type { Negotiated } from '../src/fuse/init.js';
 import type { MountEntry } from './mount_table.js';
 
+export type { Negotiated };
+
 export interface WaitingRequest {
   readonly operation: string;
   readonly nodeid: number;

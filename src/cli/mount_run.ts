@@ -9,7 +9,7 @@
 import { Socket } from 'node:net';
 import { hostname } from 'node:os';
 import { backgroundReporter, removeEmptyLog } from '../../mount/daemonize.js';
-import type { ChannelState, FuseMount } from '../../mount/fuse_mount.js';
+import type { ChannelState, FuseMount, Negotiated } from '../../mount/fuse_mount.js';
 import { groupsOf } from '../../mount/groups.js';
 import { mountAt } from '../../mount/mount_table.js';
 import { startNativeMount, takeNativeMount } from '../../mount/native/driver.js';
@@ -37,7 +37,14 @@ import { describeFailure } from './failure.js';
 import { installedVersion, requiresOf } from './installed.js';
 import { KEEPER_FD, Keeper, ORPHAN_FUSE_FD } from './keeper.js';
 import { serveMetrics } from './metrics_http.js';
-import { GivenUp, type Launch, leaveAfter, type RunningMount, serveMount } from './mount_serve.js';
+import {
+  GivenUp,
+  type Launch,
+  leaveAfter,
+  type Mounted,
+  type RunningMount,
+  serveMount,
+} from './mount_serve.js';
 import { startNotices } from './notices.js';
 import { hostNumber } from './process_owner.js';
 import { announceReady } from './service_manager.js';
@@ -134,9 +141,9 @@ async function startMount(
   vfs.bind(kernel.notifier);
   await tellUmount(source.addresses.map(formatAddress).join(','), mountpoint);
   const keeper = logPath === undefined ? undefined : startKeeper(kernel, mountpoint, options);
-  const running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
-  tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
-  return running;
+  if (kernel.handover !== undefined)
+    tellKeeper(keeper, client, kernel.handover.negotiated(), launch, mountpoint, parts);
+  return serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
 }
 
 /** What a client process has before it is connected. */
@@ -197,14 +204,14 @@ async function prepare(
 /**
  * This process takes a mount over from the one that has started it (hand_over.ts).
  * @returns when the mount has ended, or another process has taken it over.
- * @throws what has gone wrong; the process before has heard it, and stays in charge.
+ * @throws what has gone wrong. Until this process is in charge, the one before hears it, and stays in charge.
  */
 export async function takeMountOver(source: Source, mountpoint: string, launch: Launch): Promise<void> {
   const { closeOnExec } = nativeBinding();
   for (const descriptor of [CHANNEL_FD, FUSE_FD]) closeOnExec(descriptor);
   const channel = new TakeoverChannel(new Socket({ fd: CHANNEL_FD, readable: true, writable: true }));
-  let running: RunningMount;
-  let logPath: string | undefined;
+  let mounted: Mounted;
+  let metrics: () => void;
   try {
     const options = parseMountOptions(launch.options, process.getuid?.() === 0);
     const parts = await prepare(source, mountpoint, options, { says: (line) => log('%s', line), launch });
@@ -216,7 +223,7 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
       stateVersions: STATE_VERSIONS,
     });
     const heard = await channel.hear('state');
-    logPath = heard.logPath;
+    const { logPath } = heard;
     const state = await channel.hearState();
     const keeper = heard.hasKeeper === true ? Keeper.at(KEPT_FD) : undefined;
     vfs.takeOver(state.kernel);
@@ -228,20 +235,22 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
     channel.say({ word: 'ready' });
     await channel.hear('go');
     const { requests } = state.kernel;
-    const from = { negotiated: unpackNegotiated(state.kernel), requests };
-    const kernel = goOnServing(parts, mountpoint, options, FUSE_FD, from);
+    const negotiated = unpackNegotiated(state.kernel);
+    tellKeeper(keeper, client, negotiated, launch, mountpoint, parts);
+    const kernel = goOnServing(parts, mountpoint, options, FUSE_FD, { negotiated, requests });
     channel.say({ word: 'inCharge' });
-    channel.close();
-    running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
-    tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
-    learnRoot(client);
-    serveMetricsAfter(parts, options);
+    mounted = { ...parts, client, kernel, mountpoint, logPath, launch, keeper };
+    metrics = () => serveMetricsAfter(parts, options);
   } catch (thrown) {
     channel.say({ word: 'failed', why: describeFailure(thrown).line });
-    channel.close();
     throw thrown;
+  } finally {
+    channel.close();
   }
-  await untilEnded(running, logPath);
+  const running = await serveMount(mounted);
+  learnRoot(mounted.client);
+  metrics();
+  await untilEnded(running, mounted.logPath);
 }
 
 /**
@@ -262,8 +271,10 @@ export async function goOnAfterDeath(source: Source, mountpoint: string, launch:
   const client = await startClient(runtime, parts.clientOptions, { kind: 'dead', client: seed.client });
   vfs.attach(client);
   watch.cancel();
-  const from = { negotiated: unpackNegotiated(seed.negotiated), requests: [] };
-  const kernel = goOnServing(parts, mountpoint, options, ORPHAN_FUSE_FD, from);
+  const negotiated = unpackNegotiated(seed.negotiated);
+  // Before the first request: if this process dies too, the next one must use none of its numbers for handles.
+  tellKeeper(keeper, client, negotiated, launch, mountpoint, parts);
+  const kernel = goOnServing(parts, mountpoint, options, ORPHAN_FUSE_FD, { negotiated, requests: [] });
   // Nothing keeps names true that the dead client has handed out.
   await vfs.kernelCache.dropNames();
   // What it had read and not answered.
@@ -271,7 +282,6 @@ export async function goOnAfterDeath(source: Source, mountpoint: string, launch:
   notices.say('client-died', `the client process of ${mountpoint} has died; files that were open answer EIO`);
   const logPath = mountLogPath(mountpoint);
   const running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
-  tellKeeper(keeper, client, kernel, launch, mountpoint, parts);
   learnRoot(client);
   serveMetricsAfter(parts, options);
   await untilEnded(running, logPath);
@@ -322,16 +332,15 @@ function learnRoot(client: FsClient): void {
 function tellKeeper(
   keeper: Keeper | undefined,
   client: FsClient,
-  kernel: FuseMount,
+  negotiated: Negotiated,
   launch: Launch,
   mountpoint: string,
   parts: Prepared,
 ): void {
-  const { handover } = kernel;
-  if (keeper === undefined || handover === undefined) return;
+  if (keeper === undefined) return;
   const program = [...clientProgram(), ...goOnArguments('--after-death', launch, mountpoint)];
-  const negotiated = packNegotiated(handover.negotiated());
-  const tell = (): void => keeper.tell(program, { client: client.handover.orphan(), negotiated });
+  const packed = packNegotiated(negotiated);
+  const tell = (): void => keeper.tell(program, { client: client.handover.orphan(), negotiated: packed });
   parts.usable.listener = tell;
   tell();
 }

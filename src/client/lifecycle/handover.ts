@@ -8,7 +8,8 @@
  * that process may have used. It may have received the grant of a lock that waits here, so those locks are asked for anew.
  */
 
-import type { Xid } from '../../base/ids.js';
+import { FsError } from '../../base/errno.js';
+import type { Fid, Xid } from '../../base/ids.js';
 import { logger } from '../../base/log.js';
 import type { ClientStateMessage } from '../../wire/mount_state.js';
 import type { OrphanedClient } from '../api.js';
@@ -32,7 +33,7 @@ export interface HandoverParts {
   readonly drain: Drain;
   readonly identity: ClientIdentity;
   /** Inodes without a name that the client holds for its kernel. */
-  readonly held: { all(): readonly number[] };
+  readonly held: { all(): readonly Fid[] };
 }
 
 export class Handover {
@@ -61,6 +62,8 @@ export class Handover {
   /** The session as it is now. Hangs up: another process may connect. */
   state(): ClientStateMessage {
     const { context, target, connection, identity, held } = this.#parts;
+    const { targetUuid } = target;
+    if (targetUuid === undefined) throw new FsError('EAGAIN', 'no server has answered yet');
     connection.suspend();
     this.#hasLeft = true;
     return {
@@ -69,7 +72,7 @@ export class Handover {
       connCount: connection.connCount,
       nextXid: (target.requester.lastXid + 1) as Xid,
       instance: target.instance,
-      targetUuid: target.targetUuid ?? ('' as never),
+      targetUuid,
       targetIndex: target.index,
       label: target.label,
       lastTransno: target.replays.lastExecuted,
@@ -83,7 +86,7 @@ export class Handover {
       waiting: target.appLocks
         .waiting()
         .map(({ fid, range, sequence, fh, handle }) => ({ fid, range, sequence, fh, handle })),
-      held: held.all() as ClientStateMessage['held'],
+      held: held.all(),
     };
   }
 
