@@ -96,12 +96,8 @@ class Client {
     } else if (from?.kind === 'dead') {
       this.#context.handles.after(from.client.firstFh);
     }
-    const { identity, held, context } = {
-      identity: this.#identity,
-      held: this.#held,
-      context: this.#context,
-    };
-    this.#handover = new Handover({ context, target, connection, drain, identity, held });
+    const parts = { context: this.#context, identity: this.#identity, held: this.#held };
+    this.#handover = new Handover({ ...parts, target, connection, drain });
   }
 
   /** Connects to the one target there is for now. */
