@@ -96,12 +96,13 @@ export class StandbyPort {
 /**
  * The side of a standby: tells whatever server has the target who it is, and tells `multiMount` when the target was handed over.
  * It has looked at the block. Ends with the signal.
+ * @param accepted is called when a server takes the connection: it has the target, and has bound its address.
  */
 export function standInLine(
   folder: string,
   dataPath: string,
   multiMount: MultiMount,
-  signal: AbortSignal,
+  { accepted, signal }: { readonly accepted: () => void; readonly signal: AbortSignal },
 ): void {
   if (signal.aborted) return;
   const socket = createConnection(join(folder, NAME));
@@ -110,6 +111,7 @@ export function standInLine(
   socket.on('connect', () => {
     const hello: Hello = { dataPath, successor: multiMount.successor };
     socket.write(`${JSON.stringify(hello)}\n`);
+    accepted();
   });
   onLine(socket, (said) => {
     if (typeof said === 'object' && said !== null && 'handedOver' in said) multiMount.given();
@@ -117,7 +119,7 @@ export function standInLine(
   });
   socket.on('close', () => {
     forget();
-    setTimeout(() => standInLine(folder, dataPath, multiMount, signal), RETRY_MS).unref();
+    setTimeout(() => standInLine(folder, dataPath, multiMount, { accepted, signal }), RETRY_MS).unref();
   });
 }
 

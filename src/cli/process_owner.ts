@@ -43,6 +43,14 @@ function systemName(): string {
   }
 }
 
+/** @returns whether the process certainly ran on another host, or in another boot of this one. */
+export function isElsewhere(owner: Owner): boolean {
+  const here = thisProcess();
+  if (owner.host !== here.host) return true;
+  const [[boot], [bootHere]] = [owner.system.split(' '), here.system.split(' ')];
+  return boot !== '' && bootHere !== '' && boot !== bootHere;
+}
+
 /** @returns whether the process is gone; false if we cannot know it. */
 export function isGone(owner: Owner): boolean {
   const here = thisProcess();

@@ -28,7 +28,7 @@ import type { PlainAccess } from '../server/access/peers.js';
 import { createServer, type Server } from '../server/server.js';
 import { decideStart } from '../server/target/version_gate.js';
 import type { Superblock } from '../storage/api.js';
-import { describeHolder } from '../storage/ownership/multi_mount_block.js';
+import { describeHolder, type Owner } from '../storage/ownership/multi_mount_block.js';
 import { type TakenTarget, takeTarget } from '../storage/take_target.js';
 import { connectionsMax } from './descriptors.js';
 import { CliError } from './failure.js';
@@ -39,6 +39,7 @@ import { checkPrivateKey } from './key_file.js';
 import { localAddress } from './local_servers.js';
 import { type MetricsServer, render, serveMetrics } from './metrics_http.js';
 import { startNotices } from './notices.js';
+import { isElsewhere } from './process_owner.js';
 import { announceReady } from './service_manager.js';
 import { slowLog } from './slow_log.js';
 import { StandbyListen } from './standby_listen.js';
@@ -217,7 +218,10 @@ interface Node {
 }
 
 /** @param holderChanged of a standby. @returns undefined if a signal, or a shutdown of the standby, ended the wait. */
-function take(node: Node, holderChanged?: () => void): Promise<TakenTarget<OpenDevices> | undefined> {
+function take(
+  node: Node,
+  holderChanged?: (owner: Owner) => void,
+): Promise<TakenTarget<OpenDevices> | undefined> {
   const { runtime, server, pair, options, version, signal } = node;
   const { multiMount } = node.block;
   const standBy = holderChanged !== undefined;
@@ -266,10 +270,18 @@ async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined
   announceReady(standingBy);
   const port = new StandbyListen(server, runtime.timers, signal);
   const { multiMount } = node.block;
-  await multiMount.look();
-  const inLine = new AbortController();
-  standInLine(targetFolder(pair), pair.data.path, multiMount, AbortSignal.any([signal, inLine.signal]));
-  const taken = await take(node, () => port.holderChanged()).finally(() => inLine.abort());
+  let line = new AbortController();
+  // Each holder in turn has a socket in the same place. So a connection that is older than the look may be to the one before.
+  const holderChanged = (owner: Owner): void => {
+    line.abort();
+    line = new AbortController();
+    port.holderChanged(isElsewhere(owner));
+    standInLine(targetFolder(pair), pair.data.path, multiMount, {
+      accepted: () => port.holderServes(),
+      signal: AbortSignal.any([signal, line.signal]),
+    });
+  };
+  const taken = await take(node, holderChanged).finally(() => line.abort());
   try {
     if (taken !== undefined) await port.listening();
   } catch (thrown) {

@@ -12,6 +12,7 @@ import { FsError } from '../base/errno.js';
 import { type Runtime, sleep } from '../runtime/ports.js';
 import type { Superblock, TargetDevices, TargetStore } from './api.js';
 import type { MultiMount } from './ownership/multi_mount.js';
+import type { Owner } from './ownership/multi_mount_block.js';
 import type { Sighting } from './ownership/multi_mount_watch.js';
 import { openTarget, readSuperblock, type StorageRuntime } from './target.js';
 
@@ -37,7 +38,7 @@ export interface TakeOptions<Devices extends ExclusiveDevices> {
   /** Ends the wait of a standby. */
   readonly signal: AbortSignal;
   /** A standby sees that another program has the target than a look before. */
-  readonly holderChanged?: (() => void) | undefined;
+  readonly holderChanged?: ((owner: Owner) => void) | undefined;
   /** Called with the reason why the target can be taken, before the server takes it. */
   readonly taking?: (sighting: Sighting & { readonly free: true }) => void;
 }

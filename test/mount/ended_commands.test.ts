@@ -156,7 +156,7 @@ test('the demo, interrupted at any moment, takes away all it made', { timeout: 1
   const cluster = prepareCluster(t, { ...SMALL, limitMs: 110_000 });
   const ended = async (child: Child, signal: NodeJS.Signals): Promise<void> => {
     child.kill(signal);
-    await within(`the demo ends: ${child.tail()}`, child.exited, ENDS_WITHIN_MS);
+    await within(() => `the demo ends: ${child.tail()}`, child.exited, ENDS_WITHIN_MS);
     await nothingIsLeft(`demo, seed ${SEED}`, cluster.folder);
     assert.deepEqual(demoFolders(cluster), []);
   };

@@ -181,24 +181,28 @@ export class MultiMount implements WriteGuard {
 
   /**
    * Looks until the target may be claimed.
-   * @param holderChanged is called when a look finds another holder than the looks before.
+   * @param holderChanged is called when a look finds a holder, or another one than the looks before.
    * @returns undefined if the signal aborted.
    * @throws FsError EBUSY, without standBy, as soon as the holder is seen to be alive.
    */
   async untilFree(
     standBy: boolean,
     signal?: AbortSignal,
-    holderChanged?: () => void,
+    holderChanged?: (owner: Owner) => void,
   ): Promise<Sighting | undefined> {
     const pollMs = standBy ? STANDBY_POLL_MS : Math.min(POLL_MAX_MS, this.#options.periodMs / 50);
     while (signal?.aborted !== true) {
       const sighting = await this.look();
       if (sighting.free) return sighting;
       if (!standBy && sighting.alive) throw this.refusal(sighting.record);
-      const nonce = sighting.record?.nonce;
-      const isOther = nonce !== this.#holder && nonce !== this.#ownNonce;
-      if (isOther && this.#holder !== undefined) holderChanged?.();
-      this.#holder = nonce ?? this.#holder;
+      const { record } = sighting;
+      if (
+        record !== undefined &&
+        ![this.#holder, this.#ownNonce, this.#claim?.nonce].includes(record.nonce)
+      ) {
+        this.#holder = record.nonce;
+        holderChanged?.(record.owner);
+      }
       await Promise.race([sleep(this.#runtime.timers, pollMs), this.#told.promise]);
       this.#told = new Deferred();
     }

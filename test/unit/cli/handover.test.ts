@@ -39,13 +39,23 @@ function says(t: TestContext, folder: string, text: string): { socket: Socket; e
 }
 
 /** A standby's side, without a block. */
-function standby(t: TestContext, folder: string, pid: number): { told: () => number; leave: () => void } {
+function standby(
+  t: TestContext,
+  folder: string,
+  pid: number,
+): { told: () => number; accepted: () => number; leave: () => void } {
   let told = 0;
+  let accepted = 0;
   const leaving = new AbortController();
   const block = { successor: successor(pid), given: () => (told += 1) } as unknown as MultiMount;
-  standInLine(folder, DATA, block, leaving.signal);
+  standInLine(folder, DATA, block, {
+    accepted: () => {
+      accepted += 1;
+    },
+    signal: leaving.signal,
+  });
   t.after(() => leaving.abort());
-  return { told: () => told, leave: () => leaving.abort() };
+  return { told: () => told, accepted: () => accepted, leave: () => leaving.abort() };
 }
 
 for (const [what, text] of [
@@ -91,8 +101,10 @@ test('a standby that stands still does not keep the server from ending', async (
 test('a standby finds the server that begins to listen later', async (t) => {
   const { folder, port } = await opened(t);
   await port.close();
-  standby(t, folder, 7);
+  const one = standby(t, folder, 7);
+  assert.equal(one.accepted(), 0);
   const later = await StandbyPort.open(folder, DATA);
   t.after(() => later?.close());
   await until('it stands in line', () => later?.successor?.owner.pid === 7);
+  assert.equal(one.accepted(), 1);
 });

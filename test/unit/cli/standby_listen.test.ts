@@ -57,7 +57,7 @@ test('whoever gets the target gets the port, although another standby bound it f
   const [taker, other] = port.owner === 'quick' ? [slow, quick] : [quick, slow];
   const name = taker === slow ? 'slow' : 'quick';
   const listens = taker.listening();
-  other.holderChanged();
+  other.holderChanged(false);
   await listens;
   assert.equal(port.owner, name);
   // The other one gets it when this holder is gone, and not before.
@@ -69,11 +69,34 @@ test('whoever gets the target gets the port, although another standby bound it f
   await other.listening();
 });
 
-test('a standby with an address of its own keeps it, whoever has the target', async (t) => {
+test('a standby whose port is free does not keep it from a holder that is about to bind it', async (t) => {
   const port = new Port();
-  const one = standby(t, port, 'one');
-  await until('it is bound', () => port.owner === 'one');
-  one.holderChanged();
-  await one.listening();
-  assert.equal(port.owner, 'one');
+  // It starts when the server before is gone, and another standby has the target and not yet the port.
+  const late = standby(t, port, 'late');
+  const taker = standby(t, port, 'taker');
+  await taker.listening();
+  assert.equal(port.owner, 'taker');
+  late.holderChanged(false);
+  const before = port.refused;
+  await until('the other one has tried again', () => port.refused > before + 2);
+  assert.equal(port.owner, 'taker');
 });
+
+for (const [why, say] of [
+  ['the holder serves', (one: StandbyListen) => one.holderServes()],
+  ['the holder is on another host', (one: StandbyListen) => one.holderChanged(true)],
+] as const) {
+  test(`a standby keeps a port that is free when ${why}, until it sees another holder`, async (t) => {
+    const port = new Port();
+    const one = standby(t, port, 'one');
+    say(one);
+    await until('it is bound', () => port.owner === 'one');
+    const other = standby(t, port, 'other');
+    await until('the other one has tried', () => port.refused > 2);
+    const listens = other.listening();
+    assert.equal(port.owner, 'one');
+    one.holderChanged(false);
+    await listens;
+    assert.equal(port.owner, 'other');
+  });
+}

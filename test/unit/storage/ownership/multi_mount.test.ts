@@ -112,6 +112,17 @@ test('a standby takes over as soon as the target is given back', async () => {
   assert.ok(sawMs - released <= 11, `${sawMs - released} ms`);
 });
 
+test('a standby hears of each holder once: of the one it finds, and of the next', async () => {
+  const { world, b, holder } = await held();
+  const holders: string[] = [];
+  const waits = world.outcome(b.instance().untilFree(true, undefined, ({ host }) => holders.push(host)));
+  await world.pass(100);
+  const { nonce, owner } = RECORD;
+  await world.outcome(holder.handOver({ nonce, owner: { ...owner, host: 'c' }, periodMs: 1000 }));
+  await waits;
+  assert.deepEqual(holders, ['a', 'c']);
+});
+
 test('stopped past its period while another took over: it finds out before it writes, and writes nothing', async () => {
   const { world, a, b, holder } = await held();
   a.stop();
