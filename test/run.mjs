@@ -2,12 +2,13 @@
 /**
  * Runs compiled test files under node's test runner and ends with its summary. HELP says how it is called.
  * Files are named one by one: `node --test FOLDER` would run helpers as tests. Suites on real mounts run one file at a
- * time; before them the others run side by side. There is one summary of all.
+ * time, but for files that wait for most of their time, which run beside them; before them the others run side by side. There is
+ * one summary of all.
  */
 
 import { existsSync, readdirSync, statfsSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { Readable } from 'node:stream';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
@@ -19,6 +20,8 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const SUITES = ['unit', 'contract', 'sim', 'mount', 'ops', 'interop'];
 /** Real mounts and devices. */
 const ONE_BY_ONE = ['mount', 'ops', 'interop'];
+/** Of these: the processors are idle while they wait for what takes minutes by its nature. */
+const BESIDE = ['mount/network.test.js'];
 const HELP = `usage: node test/run.mjs [SUITE ...] [--only TEXT] [--verbose]
   SUITE      ${SUITES.join(', ')}; without one, all of them
   --only     only test files whose path in the suite contains TEXT
@@ -73,40 +76,57 @@ function memoryHasRoom() {
   return bavail * bsize >= MEMORY_BYTES;
 }
 
-const runs = [
-  {
-    files: filesOf(suites.filter((suite) => !ONE_BY_ONE.includes(suite))),
-    concurrency: availableParallelism(),
-    temporary: process.env.TMPDIR ?? (memoryHasRoom() ? MEMORY : tmpdir()),
-  },
-  {
-    files: filesOf(suites.filter((suite) => ONE_BY_ONE.includes(suite))),
-    concurrency: 1,
-    temporary: tmpdir(),
-  },
-].filter(({ files }) => files.length > 0);
-if (runs.length === 0) {
+const compiled = join(root, 'dist', 'test');
+const oneByOne = filesOf(suites.filter((suite) => ONE_BY_ONE.includes(suite)));
+const isBeside = (file) => BESIDE.includes(relative(compiled, file));
+
+/** One after the other; those of one turn at the same time. */
+const turns = [
+  [
+    {
+      files: filesOf(suites.filter((suite) => !ONE_BY_ONE.includes(suite))),
+      concurrency: availableParallelism(),
+      temporary: process.env.TMPDIR ?? (memoryHasRoom() ? MEMORY : tmpdir()),
+    },
+  ],
+  [
+    { files: oneByOne.filter((file) => !isBeside(file)), concurrency: 1, temporary: tmpdir() },
+    { files: oneByOne.filter(isBeside), concurrency: 1, temporary: tmpdir() },
+  ],
+]
+  .map((turn) => turn.filter(({ files }) => files.length > 0))
+  .filter((turn) => turn.length > 0);
+if (turns.length === 0) {
   console.error('no test file matches');
   process.exit(1);
 }
 
-/** The events of all runs, one after the other, with the sums of their summaries at the end. */
+/** The events of all runs, turn by turn, with the sums of their summaries at the end. */
 async function* events() {
   const sums = new Map();
-  for (const { files, concurrency, temporary } of runs) {
-    process.env.TMPDIR = temporary;
-    for await (const event of run({ files, concurrency, timeout: FILE_TIMEOUT_MS })) {
-      const { type, data } = event;
-      const summed = type === 'test:diagnostic' && data.nesting === 0 && data.file === undefined;
-      const [, what, count] = (summed && /^(\w+) ([\d.]+)$/.exec(data.message)) || [];
-      if (what !== undefined) {
-        sums.set(what, (sums.get(what) ?? 0) + Number(count));
-        continue;
+  const began = performance.now();
+  for (const turn of turns) {
+    process.env.TMPDIR = turn[0].temporary;
+    const streams = turn.map(({ files, concurrency }) =>
+      run({ files, concurrency, timeout: FILE_TIMEOUT_MS }),
+    );
+    // A stream keeps its events until they are read, so that the lines of two files do not mix.
+    for (const stream of streams) {
+      for await (const event of stream) {
+        const { type, data } = event;
+        const summed = type === 'test:diagnostic' && data.nesting === 0 && data.file === undefined;
+        const [, what, count] = (summed && /^(\w+) ([\d.]+)$/.exec(data.message)) || [];
+        if (what !== undefined) {
+          sums.set(what, (sums.get(what) ?? 0) + Number(count));
+          continue;
+        }
+        if (type === 'test:fail' && data.todo === undefined) process.exitCode = 1;
+        yield event;
       }
-      if (type === 'test:fail' && data.todo === undefined) process.exitCode = 1;
-      yield event;
     }
   }
+  // Runs at the same time would count twice.
+  sums.set('duration_ms', performance.now() - began);
   for (const [what, sum] of sums) {
     yield { type: 'test:diagnostic', data: { nesting: 0, message: `${what} ${sum}` } };
   }
