@@ -108,6 +108,16 @@ export class CountDown {
     if (this.#count === 0) this.#waiters.wake();
   }
 
+  /** Counts this call for as long as it lasts. */
+  async during<T>(call: () => Promise<T>): Promise<T> {
+    this.add();
+    try {
+      return await call();
+    } finally {
+      this.done();
+    }
+  }
+
   /** Resolves when the count is zero: at once if it is. */
   zero(): Promise<void> {
     return this.#count === 0 ? Promise.resolve() : this.#waiters.wait();

@@ -21,6 +21,7 @@ import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { notice } from '../base/notices.js';
 import { SLAB_BYTES, SlabPool } from '../base/slab_pool.js';
+import { CountDown } from '../base/wait.js';
 import { backingFile, holdLoopDevice, reserveFile } from './node_loop.js';
 import type { BlockDevice } from './ports.js';
 
@@ -170,6 +171,8 @@ class OpenedDevice implements NodeBlockDevice {
   readonly #bounce = new SlabPool(BOUNCES_MAX, (lengthBytes) => this.memory(lengthBytes));
   readonly #bounces = new ByteBudget('bounce buffers', BOUNCES_MAX * SLAB_BYTES);
   #open = true;
+  /** Calls that use the descriptors now. */
+  readonly #calls = new CountDown();
 
   constructor(path: string, fd: number, geometry: BlockGeometry, options: OpenOptions) {
     this.path = path;
@@ -183,25 +186,36 @@ class OpenedDevice implements NodeBlockDevice {
     return this.geometry.sizeBytes;
   }
 
+  /** close() waits for this call: a descriptor that is closed meanwhile may be another file's when a thread uses it. */
+  #call<T>(what: string, call: () => Promise<T>): Promise<T> {
+    assert(this.#open, `${what} of ${this.path} after close`);
+    return this.#calls.during(call);
+  }
+
   read(offset: number, target: Uint8Array): Promise<void> {
-    assert(this.#open, `read of ${this.path} after close`);
-    return this.#direct ? this.#readDirect(offset, target) : this.#readFully(offset, target);
+    return this.#call('read', () =>
+      this.#direct ? this.#readDirect(offset, target) : this.#readFully(offset, target),
+    );
   }
 
   write(offset: number, chunks: readonly Uint8Array[]): Promise<void> {
-    assert(this.#open, `write of ${this.path} after close`);
-    if (this.#direct) return this.#writeSectors(offset, chunks);
-    const lengthBytes = lengthOf(chunks);
-    return lengthBytes > 0 && (offset | lengthBytes) % DIRECT_BYTES === 0
-      ? this.#writeBlocks(offset, chunks)
-      : this.#writeFully(this.fd, offset, chunks);
+    return this.#call('write', () => {
+      if (this.#direct) return this.#writeSectors(offset, chunks);
+      const lengthBytes = lengthOf(chunks);
+      return lengthBytes > 0 && (offset | lengthBytes) % DIRECT_BYTES === 0
+        ? this.#writeBlocks(offset, chunks)
+        : this.#writeFully(this.fd, offset, chunks);
+    });
   }
 
-  async readOnce(offset: number, target: Uint8Array): Promise<void> {
-    assert(this.#open, `read of ${this.path} after close`);
+  readOnce(offset: number, target: Uint8Array): Promise<void> {
+    return this.#call('read', () => this.#readOnce(offset, target));
+  }
+
+  async #readOnce(offset: number, target: Uint8Array): Promise<void> {
     const aligned = (offset | target.length) % DIRECT_BYTES === 0;
     if (this.#direct || !aligned || !nativeBinding().isAligned(target, DIRECT_BYTES)) {
-      return this.read(offset, target);
+      return await (this.#direct ? this.#readDirect(offset, target) : this.#readFully(offset, target));
     }
     try {
       await nativeBinding().blockReadOnce(
@@ -219,36 +233,40 @@ class OpenedDevice implements NodeBlockDevice {
     return nativeBinding().alignedBuffer(lengthBytes, DIRECT_BYTES);
   }
 
-  async flush(): Promise<void> {
-    assert(this.#open, `flush of ${this.path} after close`);
-    try {
-      await datasync(this.fd);
-    } catch (error) {
-      throw deviceFailed(`flush of ${this.path}`, error);
-    }
+  flush(): Promise<void> {
+    return this.#call('flush', async () => {
+      try {
+        await datasync(this.fd);
+      } catch (error) {
+        throw deviceFailed(`flush of ${this.path}`, error);
+      }
+    });
   }
 
-  async readDirect(offset: number, target: Uint8Array): Promise<void> {
-    const fd = await this.#openDirect('read', offset, target.length);
-    try {
-      target.set(await nativeBinding().blockReadDirect(fd, offset, target.length));
-    } catch (error) {
-      throw this.#failure('direct read', offset, error);
-    }
+  readDirect(offset: number, target: Uint8Array): Promise<void> {
+    return this.#call('direct read', async () => {
+      const fd = await this.#openDirect('read', offset, target.length);
+      try {
+        target.set(await nativeBinding().blockReadDirect(fd, offset, target.length));
+      } catch (error) {
+        throw this.#failure('direct read', offset, error);
+      }
+    });
   }
 
-  async writeDirect(offset: number, bytes: Uint8Array): Promise<void> {
-    const fd = await this.#openDirect('write', offset, bytes.length);
-    try {
-      await nativeBinding().blockWriteDirect(fd, offset, bytes);
-    } catch (error) {
-      throw this.#failure('direct write', offset, error);
-    }
+  writeDirect(offset: number, bytes: Uint8Array): Promise<void> {
+    return this.#call('direct write', async () => {
+      const fd = await this.#openDirect('write', offset, bytes.length);
+      try {
+        await nativeBinding().blockWriteDirect(fd, offset, bytes);
+      } catch (error) {
+        throw this.#failure('direct write', offset, error);
+      }
+    });
   }
 
   /** A descriptor for calls that bypass this host's caches: `fd`, or a second one for the same device. */
   async #openDirect(what: string, offset: number, length: number): Promise<number> {
-    assert(this.#open, `direct ${what} of ${this.path} after close`);
     if (offset % DIRECT_BYTES !== 0 || length % DIRECT_BYTES !== 0) {
       throw new FsError(
         'EINVAL',
@@ -266,8 +284,11 @@ class OpenedDevice implements NodeBlockDevice {
     }
   }
 
-  async discard(offset: number, lengthBytes: number): Promise<void> {
-    assert(this.#open, `discard of ${this.path} after close`);
+  discard(offset: number, lengthBytes: number): Promise<void> {
+    return this.#call('discard', () => this.#discard(offset, lengthBytes));
+  }
+
+  async #discard(offset: number, lengthBytes: number): Promise<void> {
     const sector = this.geometry.logicalSectorBytes;
     const start = Math.ceil(offset / sector) * sector;
     const end = Math.floor((offset + lengthBytes) / sector) * sector;
@@ -281,13 +302,13 @@ class OpenedDevice implements NodeBlockDevice {
   }
 
   dropCache(): Promise<void> {
-    assert(this.#open, `dropCache of ${this.path} after close`);
-    return nativeBinding().blockDropCache(this.fd);
+    return this.#call('dropCache', () => nativeBinding().blockDropCache(this.fd));
   }
 
   async close(): Promise<void> {
     if (!this.#open) return;
     this.#open = false;
+    await this.#calls.zero();
     // If its open failed, the caller that needed it got the error.
     const directFd = await this.#directFd?.catch(() => undefined);
     if (directFd !== undefined) await closeFd(directFd);

@@ -6,6 +6,7 @@
 import { close as closeCb, constants, open as openCb } from 'node:fs';
 import { promisify } from 'node:util';
 import { nativeBinding } from '../../native/binding.js';
+import { CountDown } from '../base/wait.js';
 import { deviceFailed } from './node_block.js';
 
 const openFd = promisify(openCb);
@@ -14,6 +15,8 @@ const closeFd = promisify(closeCb);
 export class NodeLogDevice {
   readonly #path: string;
   readonly #fd: number;
+  /** Calls that use the descriptor now. */
+  readonly #calls = new CountDown();
 
   private constructor(path: string, fd: number) {
     this.#path = path;
@@ -38,7 +41,7 @@ export class NodeLogDevice {
   /** Offset and length are multiples of 4096. @throws FsError EIO */
   async read(offset: number, lengthBytes: number): Promise<Buffer> {
     try {
-      return await nativeBinding().blockReadDirect(this.#fd, offset, lengthBytes);
+      return await this.#calls.during(() => nativeBinding().blockReadDirect(this.#fd, offset, lengthBytes));
     } catch (error) {
       throw deviceFailed(`read of the redo log on ${this.#path} at ${offset}`, error);
     }
@@ -47,13 +50,15 @@ export class NodeLogDevice {
   /** Offset and length are multiples of 4096. The caller may change the bytes at once. @throws FsError EIO */
   async write(offset: number, bytes: Uint8Array): Promise<void> {
     try {
-      await nativeBinding().blockWriteDirect(this.#fd, offset, bytes);
+      await this.#calls.during(() => nativeBinding().blockWriteDirect(this.#fd, offset, bytes));
     } catch (error) {
       throw deviceFailed(`write of the redo log on ${this.#path} at ${offset}`, error);
     }
   }
 
+  /** After the calls under way: a descriptor that is closed before may be another file's when a thread uses it. */
   async close(): Promise<void> {
+    await this.#calls.zero();
     await closeFd(this.#fd);
   }
 }

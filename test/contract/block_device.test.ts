@@ -19,13 +19,15 @@ async function loopDevice(t: TestContext): Promise<BlockDevice> {
   return await openBlockDevice(resolved.path, { exclusive: true });
 }
 
+const NO_ROOT = process.getuid?.() === 0 ? false : 'needs root';
+
 const SUITES: readonly [
   name: string,
   make: (t: TestContext) => Promise<BlockDevice>,
   skip: string | false,
 ][] = [
   ['in memory', async () => new MemoryDevice(SIZE), false],
-  ['a loop device', loopDevice, process.getuid?.() === 0 ? false : 'needs root'],
+  ['a loop device', loopDevice, NO_ROOT],
 ];
 
 for (const [name, make, skip] of SUITES) {
@@ -125,3 +127,18 @@ for (const [name, make, skip] of SUITES) {
     });
   });
 }
+
+test('close waits for the calls under way', { skip: NO_ROOT }, async (t) => {
+  const device = await loopDevice(t);
+  let ended = 0;
+  const calls = Array.from({ length: 8 }, (_, at) => [
+    device.write(at * MIB, [Buffer.alloc(MIB, at)]),
+    device.readDirect(at * MIB, Buffer.alloc(4096)),
+    device.readOnce(at * MIB, device.memory(4096)),
+  ])
+    .flat()
+    .map((call) => call.then(() => (ended += 1)));
+  await device.close();
+  assert.equal(ended, calls.length);
+  await Promise.all(calls);
+});

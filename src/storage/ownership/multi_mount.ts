@@ -7,7 +7,7 @@
  * - **Taking.** A program may claim the block in three cases: it says clean, or the process that wrote it is known to
  *   be gone, or it has not changed for the whole period that it names. The block names a claim window, the same for
  *   every program that sees it. A claimer must see that the block is free and complete its claim write within this
- *   window. Then it waits a fifth longer than the window; after that its own claim must still be there. If several
+ *   window. The claim itself names the longest window, for those who see it: if it was too slow, so is the device. Then it waits a fifth longer than the window; after that its own claim must still be there. If several
  *   claim at once, the last one to write has the target: every other one wrote before, and finds a foreign claim
  *   (Fischer's algorithm). A claimer that was slower than the window may have overwritten a winner, so it begins anew:
  *   it treats its own claim as a foreign one, whose whole period must pass.
@@ -110,7 +110,7 @@ export class MultiMount implements WriteGuard {
   readonly #watch: MultiMountWatch;
   #claim: Claim | undefined;
   #sequence = 0;
-  /** The claim window that the block names which we claim, or wrote. */
+  /** The claim window that the block names which we claim, or wrote; a claim names the longest one. */
   #claimMs = CLAIM_MS;
   /** Time that a heartbeat takes, from before its read to the end of its write; longer times fade slowly. */
   #beatMs = 0;
@@ -345,8 +345,13 @@ export class MultiMount implements WriteGuard {
       await this.#alone(async () => {
         // Heartbeat first. A late last write would deny a successor; after a fresh heartbeat the write has a whole
         // period before there can be one.
-        await this.#beat();
-        if (this.isConfirmed) await lastWrite();
+        try {
+          await this.#beat();
+          if (this.isConfirmed) await lastWrite();
+        } finally {
+          // Before the next access begins: the caller closes the device.
+          this.abandon();
+        }
       });
     } finally {
       this.abandon();
@@ -382,6 +387,7 @@ export class MultiMount implements WriteGuard {
    * deals with that.
    */
   async #beat(): Promise<void> {
+    if (this.#state !== 'held') return;
     const { clock } = this.#runtime;
     const beganMs = clock.nowMs();
     const found = this.#foreign(await this.#read());
@@ -398,8 +404,8 @@ export class MultiMount implements WriteGuard {
       }
       log('%s: writes over a late %o', this.#device.path, content);
     }
-    const atMostMs = Math.min(CLAIM_MAX_MS, this.#options.periodMs * CLAIM_PER_PERIOD);
-    this.#claimMs = Math.ceil(Math.max(CLAIM_MIN_MS, Math.min(atMostMs, this.#beatMs * CLAIM_PER_BEAT)));
+    const likelyMs = Math.min(this.#longestClaimMs, this.#beatMs * CLAIM_PER_BEAT);
+    this.#claimMs = Math.ceil(Math.max(CLAIM_MIN_MS, likelyMs));
     await this.#write(this.#options.state, false);
     const doneMs = clock.nowMs();
     this.#beatMs = Math.max(doneMs - beganMs, this.#beatMs * 0.9);
@@ -491,12 +497,16 @@ export class MultiMount implements WriteGuard {
     return this.#put({ state, claim, nonce, sinceSec, owner, periodMs });
   }
 
+  get #longestClaimMs(): number {
+    return Math.ceil(
+      Math.max(CLAIM_MIN_MS, Math.min(CLAIM_MAX_MS, this.#options.periodMs * CLAIM_PER_PERIOD)),
+    );
+  }
+
   async #put(record: Omit<MultiMountRecord, 'sequence' | 'claimMs'>): Promise<Buffer> {
     this.#sequence += 1;
-    const bytes = encodeMultiMount(
-      { ...record, sequence: this.#sequence, claimMs: this.#claimMs },
-      this.#runtime.checksum,
-    );
+    const claimMs = record.claim ? this.#longestClaimMs : this.#claimMs;
+    const bytes = encodeMultiMount({ ...record, sequence: this.#sequence, claimMs }, this.#runtime.checksum);
     await this.#device.writeDirect(MULTI_MOUNT_OFFSET, bytes);
     return bytes;
   }

@@ -206,6 +206,28 @@ test('the window for claims follows the device: short where heartbeats are quick
   }
 });
 
+test('a device that became slow has the target wait for one late claim, and not for several', async () => {
+  const { world, a, b } = await held();
+  a.stop();
+  b.delays = () => [20, 0];
+  const began = world.nowMs;
+  assert.equal(await world.outcome(b.instance().take()), undefined);
+  const tookMs = world.nowMs - began;
+  assert.ok(tookMs >= 2000 && tookMs < 2500, `${tookMs} ms`);
+});
+
+test('a heartbeat that comes due while a target is given back does not touch the block any more', async () => {
+  const { world, a, holder } = await held();
+  const accesses: string[] = [];
+  a.delays = (kind) => {
+    accesses.push(kind);
+    return [150, 150];
+  };
+  await world.outcome(holder.release());
+  await world.pass(3000);
+  assert.deepEqual(accesses, ['read', 'write', 'release']);
+});
+
 test('who was slow to claim begins anew, and lets a whole period pass', async () => {
   const world = new World();
   const [a, b] = [world.host('a'), world.host('b')];
