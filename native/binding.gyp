@@ -15,6 +15,7 @@
         "posix_calls.cc",
         "process.cc",
         "send_queue.cc",
+        "service_manager.cc",
         "socket.cc",
         "spin.cc",
         "stream_socket.cc",

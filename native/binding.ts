@@ -278,6 +278,17 @@ export interface NativeBinding {
    * makes from now on. Its own limit is 100 KiB. @returns false if this OpenSSL does not let us.
    */
   limitCertificates(lengthBytes: number): boolean;
+  /**
+   * Sends one message to systemd (sd_notify(3)) in the background, with copies of up to two descriptors.
+   * @param socket NOTIFY_SOCKET: a path, or an abstract name behind "@".
+   * @param first a descriptor, or -1: none. @param second the same.
+   * @returns when the message is in the manager's queue. ENOENT, ECONNREFUSED: there is no manager.
+   */
+  tellManager(socket: string, text: string, first: number, second: number): Promise<void>;
+  /** memfd_create(2). @returns the descriptor of an empty file. @param name for /proc. */
+  memoryFile(name: string): number;
+  /** Whether the mount behind a descriptor of /dev/fuse has ended, or never was. */
+  fuseHasEnded(fd: number): boolean;
   /** mmap(2), shared and writable, from the start of the file. RangeError: the file is shorter. */
   map(fd: number, length: number): SharedMapping;
 }

@@ -10,7 +10,7 @@ static napi_value Init(napi_env env, napi_value exports) {
   if (!RegisterFuseChannel(env, exports) || !RegisterMount(env, exports) || !RegisterBlockDevice(env, exports) ||
       !RegisterCrc32c(env, exports) || !RegisterPosixCalls(env, exports) || !RegisterMetaPages(env, exports) ||
       !RegisterSocket(env, exports) || !RegisterStreamSocket(env, exports) || !RegisterSpin(env, exports) ||
-      !RegisterProcess(env, exports) || !RegisterTlsContext(env, exports)) {
+      !RegisterProcess(env, exports) || !RegisterServiceManager(env, exports) || !RegisterTlsContext(env, exports)) {
     return ThrowNapiFailure(env);
   }
   return exports;

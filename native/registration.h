@@ -13,6 +13,7 @@ bool RegisterCrc32c(napi_env env, napi_value exports);
 bool RegisterMetaPages(napi_env env, napi_value exports);
 bool RegisterPosixCalls(napi_env env, napi_value exports);
 bool RegisterProcess(napi_env env, napi_value exports);
+bool RegisterServiceManager(napi_env env, napi_value exports);
 bool RegisterSocket(napi_env env, napi_value exports);
 bool RegisterSpin(napi_env env, napi_value exports);
 bool RegisterStreamSocket(napi_env env, napi_value exports);

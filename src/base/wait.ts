@@ -5,6 +5,7 @@
  *   WaitList    many waiters that the same event resumes
  *   CountDown   a count, and waiters for the moment when it is zero
  *   onAbort     a listener for a signal, and how to remove it
+ *   interruptible, patiently   a promise, or the end of the caller's patience
  *
  * Waiters are resumed in the order in which they came. Code after an `await` runs in a later turn. The count may have
  * grown again by then, so a caller that needs zero checks again.
@@ -57,12 +58,21 @@ export async function allEnded<T>(promises: readonly Promise<T>[]): Promise<T[]>
  * ignored.
  */
 export function interruptible<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return unlessAborted(promise, signal, () => new FsError('EINTR', 'interrupted'));
+}
+
+/** The same, for a wait that has an end of its own: rejects with the reason of the signal. */
+export function patiently<T>(promise: Promise<T>, patience: AbortSignal): Promise<T> {
+  return unlessAborted(promise, patience, () => patience.reason);
+}
+
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal, why: () => unknown): Promise<T> {
   if (signal.aborted) {
     promise.catch(NOTHING);
-    return Promise.reject(new FsError('EINTR', 'interrupted'));
+    return Promise.reject(why());
   }
   return new Promise((resolve, reject) => {
-    const unlisten = onAbort(signal, () => reject(new FsError('EINTR', 'interrupted')));
+    const unlisten = onAbort(signal, () => reject(why()));
     promise.then(resolve, reject).finally(unlisten);
   });
 }

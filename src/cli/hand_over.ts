@@ -13,7 +13,7 @@ import { packNegotiated } from '../../mount/negotiated.js';
 import { FsError } from '../base/errno.js';
 import { ROOT_FID } from '../base/ids.js';
 import { logger } from '../base/log.js';
-import { onAbort } from '../base/wait.js';
+import { patiently } from '../base/wait.js';
 import type { FsClient } from '../client/api.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
@@ -101,7 +101,7 @@ function start(
   const stdio: StdioOptions = ['ignore', 'inherit', 'inherit'];
   stdio[CHANNEL_FD] = 'pipe';
   stdio[FUSE_FD] = descriptor;
-  stdio[KEPT_FD] = keeper?.socket ?? 'ignore';
+  stdio[KEPT_FD] = keeper?.inherited ?? 'ignore';
   return spawn(program, [...args], {
     detached: true,
     cwd: '/',
@@ -114,6 +114,8 @@ class Attempt {
   readonly #handover: MountHandover;
   readonly #channel: TakeoverChannel;
   #begun = false;
+  /** systemd keeps nothing for a process of an older version. */
+  #forgotten = false;
   /** The new process may have read requests. */
   #mayRead = false;
 
@@ -127,9 +129,8 @@ class Attempt {
     const { runtime, client, keeper, logPath } = this.#serving;
     const { nowMs } = runtime.clock;
     const channel = this.#channel;
-    const { pid, version, stateVersions } = await this.#within(START_MS, 'to start', () =>
-      channel.hear('hello'),
-    );
+    const hello = await this.#within(START_MS, 'to start', () => channel.hear('hello'));
+    const { pid, version, stateVersions } = hello;
     const stateVersion = STATE_VERSIONS.filter((known) => stateVersions.includes(known)).at(-1);
     if (stateVersion === undefined) {
       throw new FsError('EPROTO', `version ${version} cannot take a mount over from ${installedVersion()}`);
@@ -142,7 +143,13 @@ class Attempt {
       await this.#handover.quiet(patience);
     });
     const silentSinceMs = nowMs();
-    channel.say({ word: 'state', stateVersion, logPath, hasKeeper: keeper !== undefined });
+    const isStored = keeper?.kind === 'store';
+    const hasStore = isStored && hello.knowsStore === true;
+    if (isStored && !hasStore) {
+      this.#forgotten = true;
+      await keeper.forget();
+    }
+    channel.say({ word: 'state', stateVersion, logPath, hasKeeper: keeper?.kind === 'process', hasStore });
     channel.sayState({ client: client.handover.state(), kernel: this.#kernelState() });
     await this.#within(CONNECT_MS, 'to connect', () => channel.hear('ready'));
     this.#mayRead = true;
@@ -162,6 +169,8 @@ class Attempt {
   /** The mount stays with this process. */
   stay(): void {
     if (!this.#begun) return;
+    // It never fails (service_manager.ts).
+    if (this.#forgotten) void this.#serving.keeper?.keep();
     this.#handover.stay(this.#mayRead);
     this.#serving.client.handover.stay(this.#mayRead);
   }
@@ -177,15 +186,10 @@ class Attempt {
     const timer = this.#serving.runtime.timers.after(ms, () => {
       abort.abort(new FsError('ETIMEDOUT', `it took longer than ${ms / 1000} s ${what}`));
     });
-    let unlisten: () => void = () => undefined;
-    const late = new Promise<never>((_, reject) => {
-      unlisten = onAbort(abort.signal, () => reject(abort.signal.reason));
-    });
     try {
-      return await Promise.race([work(abort.signal), late]);
+      return await patiently(work(abort.signal), abort.signal);
     } finally {
       timer.cancel();
-      unlisten();
     }
   }
 }

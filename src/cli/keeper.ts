@@ -11,12 +11,11 @@ import { existsSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import { mountAt } from '../../mount/mount_table.js';
-import type { NegotiatedNumbers } from '../../mount/negotiated.js';
 import { nativeBinding, packageRoot } from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
 import { logger } from '../base/log.js';
 import { Deferred } from '../base/wait.js';
-import type { OrphanedClient } from '../client/api.js';
+import type { Seed } from './seed_memory.js';
 
 const log = logger('cli:keeper');
 
@@ -24,24 +23,32 @@ const log = logger('cli:keeper');
 export const KEEPER_FD = 3;
 export const ORPHAN_FUSE_FD = 4;
 
-/** What a client leaves to the one that comes after its death. */
-export interface Seed {
-  readonly client: OrphanedClient;
-  readonly negotiated: NegotiatedNumbers;
+/** Holds /dev/fuse beside the client of a mount, and the seed of the next one: so the mount outlives its client. */
+export interface Keeper {
+  /** process: a keeper of ours. store: systemd (descriptor_store.ts). */
+  readonly kind: 'process' | 'store';
+  /** What a process that takes the mount over inherits, as its descriptor KEPT_FD. */
+  readonly inherited: Socket | number;
+  /** Replaces what was said before. @param program the words of the program that a keeper of ours is to start. */
+  tell(program: readonly string[], seed: Seed): void;
+  /** From now on the mount is kept. Call it when a seed is there. */
+  keep(): Promise<void>;
+  /** The mount ends with its client from now on. */
+  forget(): Promise<void>;
 }
 
 const NUMBER_BYTES = 4;
 const SEED_MAX_BYTES = 1 << 20;
 
-export class Keeper {
-  /** For a process that takes this mount over. */
-  readonly socket: Socket;
+export class KeeperProcess implements Keeper {
+  readonly kind = 'process';
+  readonly inherited: Socket;
 
   readonly #seed = new Deferred<Seed>();
   #came = Buffer.alloc(0);
 
   private constructor(socket: Socket) {
-    this.socket = socket;
+    this.inherited = socket;
     this.#seed.promise.catch(() => undefined);
     socket.on('data', (chunk: Buffer) => this.#received(chunk));
     socket.on('error', (error) => log('%s', error.message));
@@ -55,8 +62,8 @@ export class Keeper {
 
   /** What the dead client has left, for one that the keeper has started. @throws FsError EPROTO */
   seed(): Promise<Seed> {
-    this.socket.ref();
-    return this.#seed.promise.finally(() => this.socket.unref());
+    this.inherited.ref();
+    return this.#seed.promise.finally(() => this.inherited.unref());
   }
 
   #received(chunk: Buffer): void {
@@ -72,7 +79,7 @@ export class Keeper {
   }
 
   /** @returns undefined if there is no such program here: then a client that dies takes its mount along. */
-  static start(mountpoint: string, deaths: number, fuse: number): Keeper | undefined {
+  static start(mountpoint: string, deaths: number, fuse: number): KeeperProcess | undefined {
     const device = mountAt(mountpoint)?.device;
     // Somebody has taken the mount away already.
     if (device === undefined) return undefined;
@@ -88,16 +95,15 @@ export class Keeper {
     });
     child.once('error', (error) => log('%O', error));
     child.unref();
-    return new Keeper(child.stdio[KEEPER_FD] as Socket);
+    return new KeeperProcess(child.stdio[KEEPER_FD] as Socket);
   }
 
   /** The keeper of a mount that this process takes over, or whose last client has died. */
-  static at(descriptor: number): Keeper {
+  static at(descriptor: number): KeeperProcess {
     nativeBinding().closeOnExec(descriptor);
-    return new Keeper(new Socket({ fd: descriptor, readable: true, writable: true }));
+    return new KeeperProcess(new Socket({ fd: descriptor, readable: true, writable: true }));
   }
 
-  /** Replaces what was said before. @param program the words of the program that is to be started. */
   tell(program: readonly string[], seed: Seed): void {
     const parts: Buffer[] = [numberOf(program.length)];
     for (const word of program) {
@@ -106,7 +112,17 @@ export class Keeper {
     }
     parts.push(Buffer.from(JSON.stringify(seed)));
     const message = Buffer.concat(parts);
-    this.socket.write(Buffer.concat([numberOf(message.length), message]));
+    this.inherited.write(Buffer.concat([numberOf(message.length), message]));
+  }
+
+  /** It does so from its start on. */
+  keep(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** It ends when the mount does. */
+  forget(): Promise<void> {
+    return Promise.resolve();
   }
 }
 

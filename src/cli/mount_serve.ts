@@ -68,8 +68,13 @@ export async function leaveAfter(runtime: Runtime, thrown: unknown, left: Promis
 
 /** Serves the mount and its control socket until the mount ends, or another process serves it. */
 export async function serveMount(mounted: Mounted): Promise<RunningMount> {
-  const { runtime, client, kernel, mountpoint, logPath, notices, signals } = mounted;
-  const flushed = kernel.closed.then(() => client.unmount());
+  const { runtime, client, kernel, mountpoint, logPath, notices, signals, keeper } = mounted;
+  const flushed = kernel.closed.then(async () => {
+    // It never fails.
+    const forgotten = keeper?.forget();
+    await client.unmount();
+    await forgotten;
+  });
   // The code below and the control socket await it. Until then a failure must not become an unhandled rejection.
   flushed.catch((thrown: unknown) => log('unmount: %O', thrown));
   let giveUp: (why: GivenUp) => void = () => undefined;

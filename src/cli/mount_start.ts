@@ -7,11 +7,15 @@ import { resolve } from 'node:path';
 import { isBackgroundProcess, startInBackground } from '../../mount/daemonize.js';
 import { checkMountpoint } from '../../mount/mountpoint.js';
 import { parseMountOptions } from '../../mount/options.js';
+import { isMounted, unmountPath } from '../../mount/unmount.js';
 import type { Level } from '../base/notices.js';
 import { formatAddress } from '../runtime/ports.js';
 import { clientProgram } from './client_program.js';
 import type { Source } from './common.js';
-import { mountLogPath } from './control.js';
+import { askControl, mountLogPath, mountpointPath } from './control.js';
+import { dropStored, passedDescriptors, type Stored, storedMount } from './descriptor_store.js';
+import { describeFailure } from './failure.js';
+import type { Launch } from './mount_serve.js';
 import { requestTakeover } from './takeover_request.js';
 
 /** @returns when the mount is usable (background), or when it has ended (foreground). */
@@ -28,13 +32,15 @@ export async function mount(
     await requestTakeover(path, { options: optionText });
     return;
   }
+  const launch = { source: textOf(source), options: optionText, level };
+  if (foreground && (await goOnWithStored(source, path, launch))) return;
   const mountpoint = await checkMountpoint(path);
   if (!foreground && !isBackgroundProcess()) {
     await startBackground(source, mountpoint, optionText, level);
     return;
   }
   const { runMount } = await import('./mount_run.js');
-  await runMount(source, mountpoint, options, { source: textOf(source), options: optionText, level });
+  await runMount(source, mountpoint, launch, { kind: 'begin', options });
 }
 
 /**
@@ -49,9 +55,34 @@ export async function goOn(
   level: Level,
 ): Promise<void> {
   const launch = { source: textOf(source), options: words, level };
-  const { goOnAfterDeath, takeMountOver } = await import('./mount_run.js');
-  if (how === 'take over') await takeMountOver(source, mountpoint, launch);
-  else await goOnAfterDeath(source, mountpoint, launch);
+  const { runMount } = await import('./mount_run.js');
+  await runMount(source, mountpoint, launch, { kind: how === 'take over' ? 'take over' : 'for the keeper' });
+}
+
+/**
+ * systemd has started this process after the death of another one, whose mount it has kept.
+ * @returns false: it has not, or nobody can go on with that mount, which is gone then.
+ */
+async function goOnWithStored(source: Source, path: string, launch: Launch): Promise<boolean> {
+  const descriptors = passedDescriptors();
+  if (descriptors.length === 0) return false;
+  const mountpoint = mountpointPath(path);
+  let stored: Stored;
+  try {
+    stored = storedMount(descriptors, mountpoint, launch.source);
+  } catch (thrown) {
+    process.stderr.write(
+      `holdfast: cannot go on after the death of a client process, and mounts anew: ${describeFailure(thrown).line}\n`,
+    );
+    await dropStored(descriptors);
+    // The one that was kept, if no process serves what is there.
+    if (isMounted(mountpoint) && (await askControl(mountpoint, { command: 'status' })) === undefined)
+      unmountPath(mountpoint, 'detach');
+    return false;
+  }
+  const { runMount } = await import('./mount_run.js');
+  await runMount(source, mountpoint, launch, { kind: 'from the store', stored });
+  return true;
 }
 
 /** @throws BackgroundFailure */

@@ -27,7 +27,7 @@ const log = logger('cli:takeover');
 /** Descriptors of the new process. */
 export const CHANNEL_FD = 3;
 export const FUSE_FD = 4;
-/** The socket of the mount's keeper, if there is one. */
+/** The socket of the mount's keeper, or the memory of its seed in systemd's store, if there is one. */
 export const KEPT_FD = 5;
 
 export type TakeoverWord =
@@ -36,6 +36,8 @@ export type TakeoverWord =
       readonly pid: number;
       readonly version: string;
       readonly stateVersions: readonly number[];
+      /** It keeps the seed in systemd's store true. Absent: an older version, which does not know of it. */
+      readonly knowsStore?: boolean | undefined;
     }
   /** logPath: where the output of both goes, if it is a file of this mount. */
   | {
@@ -43,6 +45,8 @@ export type TakeoverWord =
       readonly stateVersion: number;
       readonly logPath?: string | undefined;
       readonly hasKeeper?: boolean | undefined;
+      /** systemd keeps the mount: KEPT_FD is the memory of the seed. */
+      readonly hasStore?: boolean | undefined;
     }
   | { readonly word: 'ready' }
   | { readonly word: 'go' }

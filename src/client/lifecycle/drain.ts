@@ -19,7 +19,7 @@ import { FsError } from '../../base/errno.js';
 import type { LockHandle } from '../../base/ids.js';
 import type { Lifetime } from '../../base/lifetime.js';
 import { logger } from '../../base/log.js';
-import { Deferred, onAbort } from '../../base/wait.js';
+import { Deferred, patiently } from '../../base/wait.js';
 import type { Histogram, Metrics } from '../../runtime/ports.js';
 import { DrainProgress } from '../../wire/admin.js';
 import { Sync } from '../../wire/data.js';
@@ -134,13 +134,7 @@ export class Drain {
     this.#leaving = attempt;
     const leaving = this.#leave(this.#left, serving, attempt);
     this.#left = leaving.catch((error: unknown) => log('leaving: %s', error));
-    const late = new Deferred<never>();
-    const unlisten = onAbort(patience, () => late.reject(patience.reason));
-    try {
-      await Promise.race([leaving, late.promise]);
-    } finally {
-      unlisten();
-    }
+    await patiently(leaving, patience);
   }
 
   async #leave(before: Promise<void>, serving: Lifetime, attempt: object): Promise<void> {

@@ -128,6 +128,9 @@ const FUNCTIONS: {
   setDumpable: [['boolean', true]],
   closeOnExec: [fd],
   limitCertificates: [number('uint32', 102_400)],
+  tellManager: [nowhere, ['text', 'READY=1'], number('int32', -1), number('int32', -1)],
+  memoryFile: [['path', 'name']],
+  fuseHasEnded: [fd],
 };
 
 const functions = native as unknown as Readonly<Record<string, (...args: readonly unknown[]) => unknown>>;
@@ -141,7 +144,11 @@ async function settle(name: string, args: readonly unknown[]): Promise<void> {
   try {
     const made = await functions[name]?.(...args);
     const descriptors =
-      name === 'unixListen' ? [made as number] : name === 'socketPair' ? (made as number[]) : [];
+      name === 'unixListen' || name === 'memoryFile'
+        ? [made as number]
+        : name === 'socketPair'
+          ? (made as number[])
+          : [];
     descriptors.forEach(closeSync);
   } catch (error) {
     assert.equal(typeof (error as NodeJS.ErrnoException).code, 'string', `${name}: ${error}`);
