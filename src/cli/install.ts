@@ -47,7 +47,7 @@ interface Item {
 }
 
 const AGENT = '/usr/lib/ocf/resource.d/holdfast/holdfast';
-const UNITS = ['holdfast-serve@.service', 'holdfast-mount@.service'];
+const UNITS = ['holdfast-serve@.service', 'holdfast-mount@.service', 'holdfast-unmount@.service'];
 const MAN_PAGES = ['holdfast.8', 'mount.holdfast.8'];
 
 /** Units and the agent are copies: whoever reads them at boot may do so before /opt is mounted. */

@@ -61,15 +61,15 @@ export async function goOnFromStore(
   const keeper = DescriptorStore.at(memory, fuse);
   const from = `${source.addresses.map(formatAddress).join(',')} on ${mountpoint}`;
   process.stderr.write(`holdfast: the client process of ${mountpoint} has died; this one goes on\n`);
-  // The mount is there, and its calls wait as they do for a server that is away: no time limit of systemd's may end that.
-  announceReady(`goes on with ${from}`);
-  await goOnAfterDeath(
-    source,
-    mountpoint,
-    launch,
-    { keeper, fuse, seed: readSeed(memory), logPath: undefined },
-    () => announceReady(`mounted ${from}`),
-  );
+  const remains = { keeper, fuse, seed: readSeed(memory), logPath: undefined };
+  let told: Promise<void> = Promise.resolve();
+  await goOnAfterDeath(source, mountpoint, launch, remains, {
+    // The mount is there, and its calls wait as they do for a server that is away: no time limit of systemd's may end that.
+    waits: () => {
+      told = announceReady(`goes on with ${from}`);
+    },
+    serves: () => void told.then(() => announceReady(`mounted ${from}`)),
+  });
 }
 
 async function goOnAfterDeath(
@@ -77,11 +77,12 @@ async function goOnAfterDeath(
   mountpoint: string,
   launch: Launch,
   { keeper, fuse, seed, logPath }: Remains,
-  onServed: () => void = () => undefined,
+  manager?: { waits(): void; serves(): void },
 ): Promise<void> {
   const options = parseMountOptions(launch.options, process.getuid?.() === 0);
   const says = (line: string): void => void process.stderr.write(`holdfast: ${line}\n`);
   const parts = await prepare(source, mountpoint, { ...options, retry: true }, { says, launch });
+  manager?.waits();
   const { runtime, vfs, notices } = parts;
   const watch = endWithMount(runtime, mountpoint);
   vfs.takeOver({ nodes: Buffer.alloc(0), lockOwners: [] });
@@ -100,7 +101,7 @@ async function goOnAfterDeath(
   const running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
   learnRoot(client);
   serveMetricsAfter(parts, options);
-  onServed();
+  manager?.serves();
   await untilEnded(running, logPath);
 }
 

@@ -52,7 +52,7 @@ export async function beginMount(
     else {
       const mounted = `mounted ${source.addresses.map(formatAddress).join(',')} on ${mountpoint}`;
       process.stdout.write(`holdfast: ${mounted}\n`);
-      announceReady(mounted);
+      void announceReady(mounted);
     }
     await untilEnded(running, logPath);
   } catch (thrown) {

@@ -149,7 +149,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     }
     const serving = `serving ${label} on ${formatAddress(server.address)}, version ${version}, instance ${instance}`;
     process.stdout.write(`holdfast: ${serving}\n`);
-    announceReady(serving);
+    void announceReady(serving);
     stopped.serving();
     await server.closed;
     if (multiMount.failure !== undefined) throw multiMount.failure;
@@ -267,7 +267,7 @@ async function standBy(node: Node): Promise<TakenTarget<OpenDevices> | undefined
   const { runtime, server, pair, options, signal } = node;
   const standingBy = `standing by for ${options.meta}, version ${node.version}`;
   process.stdout.write(`holdfast: ${standingBy}\n`);
-  announceReady(standingBy);
+  void announceReady(standingBy);
   const port = new StandbyListen(server, runtime.timers, signal);
   const { multiMount } = node.block;
   let line = new AbortController();

@@ -41,16 +41,22 @@ export function announceSuccessor(pid: number): Promise<void> {
   return tellManager([`MAINPID=${pid}`]);
 }
 
-/** Says that this process is ready. A second call changes only the status line. @param status one line for people. */
-export function announceReady(status: string): void {
-  void tellManager(['READY=1', `STATUS=${status}`]);
+/** Says that this process is ready. A second one changes only the status line. @param status one line for people. */
+export function announceReady(status: string): Promise<void> {
+  return tellManager(['READY=1', `STATUS=${status}`]);
 }
 
 /**
- * How many descriptors systemd keeps for the next process of a unit.
+ * For a command that systemd runs after the end of a unit's process: whether systemd keeps the mount for the next process.
  * @throws Error if systemd does not say.
  */
-export function descriptorsKept(unit: string): Promise<number> {
+export async function isKeptFor(unit: string): Promise<boolean> {
+  // Then there is no next process, and systemd drops what it has kept.
+  if (process.env.SERVICE_RESULT === 'success') return false;
+  return (await descriptorsKept(unit)) > 0;
+}
+
+function descriptorsKept(unit: string): Promise<number> {
   return new Promise((resolve, reject) => {
     const args = ['show', '--property=NFileDescriptorStore', '--value', unit];
     execFile('systemctl', args, (failure, text) => {

@@ -15,7 +15,7 @@ import { dirname, join } from 'node:path';
 import test from 'node:test';
 import { isMounted } from '../../mount/unmount.js';
 import { packageRoot } from '../../native/binding.js';
-import { Child, run } from '../fixtures/child.js';
+import { Child, type Finished, run } from '../fixtures/child.js';
 import { prepareCluster } from '../fixtures/cluster.js';
 import { until, within } from '../fixtures/until.js';
 import { cleanUpFirst, lacks, programOf } from './programs.js';
@@ -75,7 +75,11 @@ test('systemd has nothing to say against the units', { skip }, async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-units-'));
   t.after(() => rmSync(folder, { recursive: true, force: true }));
   const units = readdirSync(UNITS).filter((name) => name.endsWith('.service'));
-  assert.deepEqual(units.sort(), ['holdfast-mount@.service', 'holdfast-serve@.service']);
+  assert.deepEqual(units.sort(), [
+    'holdfast-mount@.service',
+    'holdfast-serve@.service',
+    'holdfast-unmount@.service',
+  ]);
   for (const unit of units) {
     // A template is looked at as an instance.
     copyFileSync(join(UNITS, unit), join(folder, unit));
@@ -167,21 +171,58 @@ test('the commands of the units serve, stand by and mount, and say when they are
   await stopCleanly(standby);
 });
 
-test('what a killed client process leaves is gone before the next start', async (t) => {
+/** A folder with a systemctl that says how many descriptors are kept for a unit. */
+function systemctl(folder: string, kept: string): string {
+  const bin = join(folder, `keeps ${kept}`);
+  mkdirSync(bin);
+  const path = join(bin, 'systemctl');
+  const says = `#!/bin/sh\n[ "$*" = "show --property=NFileDescriptorStore --value the.service" ] && echo ${kept}\n`;
+  writeFileSync(path, says, { mode: 0o755 });
+  return bin;
+}
+
+test('what a killed client process leaves is gone before the next start, unless systemd keeps it', async (t) => {
   // The killed client never drains.
   const cluster = prepareCluster(t, { serveArgs: ['--drain-timeout', '1'] });
   await cluster.cliOk(['mkfs', ...cluster.deviceArgs]);
   await cluster.serve();
+  const bin = dirname(programOf(cluster.folder));
+  const after = (unit: string, key: string, dir: string, path: string, result: string): Promise<Finished> => {
+    const [line = ''] = valuesOf(unit, key);
+    // Without a mount it has nothing to do, fails, and the unit ignores that.
+    assert.ok(line.startsWith('-'));
+    const [command = '', ...args] = commandOf(line, {}, { f: dir, n: 'the.service' });
+    const env = { ...cluster.env, PATH: `${path}:${bin}:${process.env.PATH}`, SERVICE_RESULT: result };
+    return run(command, args, { env });
+  };
+  const [none, two, nonsense] = ['0', '2', 'no'].map((kept) => systemctl(cluster.folder, kept)) as [
+    string,
+    string,
+    string,
+  ];
+  const post = ['holdfast-mount@.service', 'ExecStopPost'] as const;
   const mount = await cluster.addMount();
   mount.child.kill('SIGKILL');
   await mount.child.exited;
   assert.ok(isMounted(mount.dir));
-  const [line = ''] = valuesOf('holdfast-mount@.service', 'ExecStopPost');
-  const [command = '', ...args] = commandOf(line, {}, { f: mount.dir });
-  const env = { ...cluster.env, PATH: `${dirname(programOf(cluster.folder))}:${process.env.PATH}` };
-  const done = await run(command, args, { env });
+  assert.equal((await after(...post, mount.dir, two, 'signal')).code, 0);
+  assert.ok(isMounted(mount.dir), 'the next process goes on with it');
+  const unsaid = await after(...post, mount.dir, nonsense, 'signal');
+  assert.deepEqual([unsaid.code, isMounted(mount.dir)], [1, true], unsaid.stderr);
+  const done = await after(...post, mount.dir, none, 'signal');
   assert.deepEqual([done.code, isMounted(mount.dir)], [0, false], done.stderr);
-  // After an end in order it has nothing to do, fails, and the unit ignores that.
-  assert.equal((await run(command, args, { env })).code, 1);
-  assert.ok(line.startsWith('-'));
+  assert.equal((await after(...post, mount.dir, none, 'signal')).code, 1);
+
+  // After an end that systemd takes for one in order, there is no next process.
+  const other = await cluster.addMount();
+  other.child.kill('SIGKILL');
+  await other.child.exited;
+  const ended = await after(...post, other.dir, two, 'success');
+  assert.deepEqual([ended.code, isMounted(other.dir)], [0, false], ended.stderr);
+
+  const last = await cluster.addMount();
+  last.child.kill('SIGKILL');
+  await last.child.exited;
+  const cleared = await after('holdfast-unmount@.service', 'ExecStart', last.dir, two, 'signal');
+  assert.deepEqual([cleared.code, isMounted(last.dir)], [0, false], cleared.stderr);
 });
