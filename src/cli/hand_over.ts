@@ -20,7 +20,7 @@ import type { Vfs } from '../vfs/vfs.js';
 import { type KernelStateMessage, STATE_VERSIONS } from '../wire/mount_state.js';
 import { installedVersion } from './installed.js';
 import type { Keeper } from './keeper.js';
-import { CHANNEL_FD, FUSE_FD, KEPT_FD, TakeoverChannel } from './takeover_channel.js';
+import { CHANNEL_FD, FUSE_FD, KEPT_FD, monotonicMs, TakeoverChannel } from './takeover_channel.js';
 
 const log = logger('cli:takeover');
 
@@ -149,7 +149,14 @@ class Attempt {
       this.#forgotten = true;
       await keeper.forget();
     }
-    channel.say({ word: 'state', stateVersion, logPath, hasKeeper: keeper?.kind === 'process', hasStore });
+    channel.say({
+      word: 'state',
+      stateVersion,
+      logPath,
+      hasKeeper: keeper?.kind === 'process',
+      hasStore,
+      shutSinceMs: monotonicMs() - client.awayMs(ROOT_FID),
+    });
     channel.sayState({ client: client.handover.state(), kernel: this.#kernelState() });
     await this.#within(CONNECT_MS, 'to connect', () => channel.hear('ready'));
     this.#mayRead = true;

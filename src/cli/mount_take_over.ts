@@ -21,7 +21,14 @@ import {
   untilEnded,
 } from './mount_client.js';
 import { type Launch, type Mounted, serveMount } from './mount_serve.js';
-import { CHANNEL_FD, FUSE_FD, KEPT_FD, TakeoverChannel, type TakeoverWord } from './takeover_channel.js';
+import {
+  CHANNEL_FD,
+  FUSE_FD,
+  KEPT_FD,
+  monotonicMs,
+  TakeoverChannel,
+  type TakeoverWord,
+} from './takeover_channel.js';
 
 const log = logger('cli:mount');
 
@@ -62,6 +69,8 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
     const negotiated = unpackNegotiated(state.kernel);
     if (keeper !== undefined) tellKeeper(keeper, client, negotiated, launch, mountpoint, parts);
     const kernel = goOnServing(parts, mountpoint, options, FUSE_FD, { negotiated, requests });
+    if (heard.shutSinceMs !== undefined)
+      client.handover.paused(monotonicMs() - heard.shutSinceMs, requests.length);
     channel.say({ word: 'inCharge' });
     mounted = { ...parts, client, kernel, mountpoint, logPath, launch, keeper };
     metrics = () => serveMetricsAfter(parts, options);

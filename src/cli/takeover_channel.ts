@@ -47,11 +47,18 @@ export type TakeoverWord =
       readonly hasKeeper?: boolean | undefined;
       /** systemd keeps the mount: KEPT_FD is the memory of the seed. */
       readonly hasStore?: boolean | undefined;
+      /** When calls began to wait, by monotonicMs(). */
+      readonly shutSinceMs?: number | undefined;
     }
   | { readonly word: 'ready' }
   | { readonly word: 'go' }
   | { readonly word: 'inCharge' }
   | { readonly word: 'failed'; readonly why: string };
+
+/** The kernel's CLOCK_MONOTONIC, which all processes of a host share, in milliseconds. */
+export function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / 1e6;
+}
 
 const KIND = { word: 1, state: 2 } as const;
 const HEAD_BYTES = 5;

@@ -245,6 +245,8 @@ export interface ClientHandover {
   state(): ClientStateMessage;
   /** No other process goes on as this client, or it has ended: this one goes on. @param hasWorked it may have changed something. */
   stay(hasWorked: boolean): void;
+  /** The pause of the takeover by which this process has got the client is over. @param calls how many waited at its end. */
+  paused(ms: number, calls: number): void;
 }
 
 /**

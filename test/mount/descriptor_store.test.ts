@@ -14,11 +14,11 @@ const EIO = { code: 'EIO' };
 const LIMITS = { timeout: 180_000 };
 const LIMIT_MS = 170_000;
 
-async function startUnit(t: TestContext, burst: number): Promise<readonly [Cluster, MountUnit]> {
+async function startUnit(t: TestContext, burst: number, mounts = 0): Promise<readonly [Cluster, MountUnit]> {
   let started: MountUnit | undefined;
   // Before the cluster ends, which is prepared later.
   t.after(() => started?.stop());
-  const cluster = await startCluster(t, { limitMs: LIMIT_MS });
+  const cluster = await startCluster(t, { limitMs: LIMIT_MS, mounts });
   const unit = await MountUnit.start(cluster, 'unit', burst);
   started = unit;
   return [cluster, unit];
@@ -35,7 +35,7 @@ test(
   'deaths under load: what was open answers EIO, everything else goes on, and an unmount leaves nothing in the store',
   LIMITS,
   async (t) => {
-    const [cluster, unit] = await startUnit(t, 100);
+    const [cluster, unit] = await startUnit(t, 100, 1);
     const { kept } = unit;
     assert.equal(kept, 2, '/dev/fuse and the seed');
     const [agent, rival] = [unit.agent(), cluster.agent(0)];

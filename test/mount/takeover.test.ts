@@ -58,6 +58,14 @@ test('open files, their positions, directories, mappings and nameless files go o
     [thisTree().version, nextTree().version, nextTree().version, before.uuid],
   );
   await until('the process before has ended', () => !isAlive(mount.child.pid));
+  const [pause, ...more] = now.targets[0]?.pauses ?? [];
+  assert.deepEqual(more, []);
+  // Both clocks begin when the gate of the process before shuts, and the new process reads it last.
+  assert.ok(
+    (pause?.ms ?? 0) > 0 && (pause?.ms ?? 0) <= taken.waitedMs,
+    `${pause?.ms} of ${taken.waitedMs} ms`,
+  );
+  assert.match(await cluster.cliOk(['metrics', mount.dir]), /^holdfast_client_pause_seconds_count 1$/m);
 
   await agent.write(appender, 'ij');
   for (;;) {
@@ -90,8 +98,8 @@ test('open files, their positions, directories, mappings and nameless files go o
   await agent.call('chdir', { path: '..' }).catch(() => undefined);
 });
 
-test('locks stay exclusive, and those in line are granted in their turn', async (t) => {
-  const cluster = await startCluster(t, { mounts: 2 });
+test('locks stay exclusive, and those in line are granted in their turn', { timeout: 120_000 }, async (t) => {
+  const cluster = await startCluster(t, { mounts: 2, limitMs: 115_000 });
   const [mount] = cluster.mounts;
   assert.ok(mount !== undefined);
   const [holder, rival] = [cluster.agent(0), cluster.agent(1)];

@@ -113,6 +113,10 @@ export class Handover {
     }
     drain.stay();
   }
+
+  paused(ms: number, calls: number): void {
+    this.#parts.target.gate.pausedFor(ms, calls);
+  }
 }
 
 /** Takes over what another process had as this client. Called before the first connection. */

@@ -194,15 +194,16 @@ export class Gate {
     return this.#pauses.map(({ endMs, ms, calls }) => ({ agoMs: nowMs - endMs, ms, calls }));
   }
 
+  /** A pause that began in the process before this one ends now. @param calls how many waited. */
+  pausedFor(ms: number, calls: number): void {
+    this.#pauses = [...this.#pauses, { endMs: this.#clock.nowMs(), ms, calls }].slice(-PAUSES_MAX);
+    this.#paused?.(ms / 1000);
+  }
+
   #notePause(): void {
     const sinceMs = this.#shutSinceMs;
     if (sinceMs === undefined) return;
-    const endMs = this.#clock.nowMs();
-    if (this.#wasOpen) {
-      const pause = { endMs, ms: endMs - sinceMs, calls: this.#parked.size };
-      this.#pauses = [...this.#pauses, pause].slice(-PAUSES_MAX);
-      this.#paused?.(pause.ms / 1000);
-    }
+    if (this.#wasOpen) this.pausedFor(this.#clock.nowMs() - sinceMs, this.#parked.size);
     this.#wasOpen = true;
   }
 

@@ -163,3 +163,13 @@ test('a gate remembers how long calls had to wait, but not the time before it op
   nowMs = 200;
   assert.deepEqual(gate.pauses(), [{ agoMs: 20, ms: 30, calls: 1 }]);
 });
+
+test('the pause of a takeover counts as one, and an open gate stays open', () => {
+  let nowMs = 100;
+  const told: number[] = [];
+  const gate = new Gate({ nowMs: () => nowMs }, (seconds) => told.push(seconds));
+  gate.setConnected(true);
+  gate.pausedFor(50, 3);
+  nowMs = 110;
+  assert.deepEqual([gate.pauses(), told, gate.isOpen], [[{ agoMs: 10, ms: 50, calls: 3 }], [0.05], true]);
+});
