@@ -1,14 +1,14 @@
 /** A client process in the background dies: its keeper starts another one, and the mount lives. */
 
 import assert from 'node:assert/strict';
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { isMounted } from '../../mount/unmount.js';
 import { Agent, LOCK, O } from '../fixtures/agent.js';
 import { type Cluster, startCluster } from '../fixtures/cluster.js';
 import { MIB } from '../fixtures/devices.js';
-import { falseSuccessor } from '../fixtures/false_successor.js';
+import { falseSuccessor, readsMark, TAKEOVER_STEPS } from '../fixtures/false_successor.js';
 import { nextTree, rootOf, thisTree } from '../fixtures/installed_tree.js';
 import { isAlive } from '../fixtures/leftovers.js';
 import { until, within } from '../fixtures/until.js';
@@ -174,17 +174,28 @@ test('after the last death that is allowed the mount ends, with a line', async (
   await cluster.cliOk(['evict', cluster.admin, dead?.uuid ?? '']);
 });
 
-test('a process that hands over, and dies: the mount lives, and the next version is started after the next death', {
-  timeout: 60_000,
+test('a process that hands over, and dies at any step: the mount lives, and the next version is started after the next death', {
+  timeout: 180_000,
 }, async (t) => {
-  const cluster = await startCluster(t);
+  const cluster = await startCluster(t, { limitMs: 170_000 });
   const kept = await Kept.start(cluster, 'deaths=100');
-  for (const step of ['the start, and kills its starter', 'the state, and kills its starter'] as const) {
+  for (const step of TAKEOVER_STEPS) {
+    const kills = `${step}, and kills its starter` as const;
     const before = await kept.pid();
-    const tree = falseSuccessor(cluster.folder, step);
-    const done = await cluster.cli(['takeover', kept.dir, '--with', rootOf(tree)]);
+    const asked = cluster.cli([
+      'takeover',
+      kept.dir,
+      '--with',
+      rootOf(falseSuccessor(cluster.folder, kills)),
+    ]);
+    if (step === 'go, with requests read') {
+      // The new process reads the request of this call, and then there is neither of the two: the kernel sends it again.
+      await until('requests are read', () => existsSync(readsMark(cluster.folder, kills)));
+      await within('a call whose request was read', kept.agent().mkdir(`read at ${step}`));
+    }
+    const done = await asked;
     assert.equal(done.code, 1, done.stdout);
-    await kept.agent().mkdir(step);
+    await within(`a call after a death at ${step}`, kept.agent().mkdir(step));
     assert.notEqual(await kept.pid(), before);
   }
   await cluster.cliOk(['takeover', kept.dir, '--with', rootOf(nextTree())]);

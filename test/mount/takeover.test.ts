@@ -6,7 +6,7 @@ import test from 'node:test';
 import { type Agent, LOCK, O } from '../fixtures/agent.js';
 import { type Cluster, type Mount, startCluster } from '../fixtures/cluster.js';
 import { MIB } from '../fixtures/devices.js';
-import { falseSuccessor, readsMark } from '../fixtures/false_successor.js';
+import { type FailsAt, falseSuccessor, readsMark, TAKEOVER_STEPS } from '../fixtures/false_successor.js';
 import { nextTree, rootOf, thisTree } from '../fixtures/installed_tree.js';
 import { isAlive } from '../fixtures/leftovers.js';
 import { until, within } from '../fixtures/until.js';
@@ -244,16 +244,12 @@ test('under load no call fails, in many takeovers between two versions', { timeo
   );
 });
 
-const REASONS = [
-  ['the start', /has ended/],
+const REASONS: readonly (readonly [FailsAt, RegExp])[] = [
   ['hello, in an unknown version', /version 9\.9\.9 cannot take a mount over/],
   ['hello, in nonsense', /says something unexpected/],
-  ['hello', /has ended/],
-  ['the state', /has ended/],
   ['the state, with a reason', /it has no key/],
-  ['ready', /has ended/],
-  ['go, with requests read', /has ended/],
-] as const;
+  ...TAKEOVER_STEPS.map((step) => [step, /has ended/] as const),
+];
 
 test('if the new process fails at any step, the mount stays with the one before', {
   timeout: 120_000,
