@@ -90,9 +90,9 @@ bool TakeMessages(std::string* come, Will* will) {
 }
 
 // The kernel says POLLERR for a /dev/fuse whose mount is gone.
-bool MountIsGone(int timeout_ms) {
+bool MountIsGone() {
   pollfd fuse = {kFuse, 0, 0};
-  return poll(&fuse, 1, timeout_ms) > 0 && (fuse.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
+  return poll(&fuse, 1, 0) > 0 && (fuse.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0;
 }
 
 // As mountinfo has a path: space, tab, line break and backslash in octal.
@@ -178,18 +178,17 @@ void EndMount(const char* mountpoint, const char* device) {
 bool Listen(int socket, Will* will) {
   std::string come;
   for (;;) {
-    // For the mount, only its end.
-    pollfd both[2] = {{socket, POLLIN, 0}, {kFuse, 0, 0}};
-    if (poll(both, 2, -1) < 0) {
+    // Without /dev/fuse, whose end is the end of the mount: each request of the kernel would wake this process. The client ends when
+    // the mount does.
+    pollfd one = {socket, POLLIN, 0};
+    if (poll(&one, 1, -1) < 0) {
       if (errno == EINTR) continue;
       return false;
     }
-    if ((both[1].revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) return false;
-    if (both[0].revents == 0) continue;
     char bytes[4096];
     const ssize_t got = recv(socket, bytes, sizeof bytes, MSG_DONTWAIT);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (got <= 0) return !MountIsGone(0);
+    if (got <= 0) return !MountIsGone();
     come.append(bytes, static_cast<size_t>(got));
     if (!TakeMessages(&come, will)) {
       fprintf(stderr, "holdfast: the client says something unexpected to its keeper, which ends\n");
