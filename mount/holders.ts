@@ -6,6 +6,8 @@
 import { closeSync, openSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { type MountEntry, mountTable } from './mount_table.js';
 
+const NAMED_HOLDERS = 10;
+
 /** open(2); Node does not name it. */
 const O_PATH = 0o10000000;
 
@@ -56,6 +58,13 @@ export function holdersOf(mountpoint: string): string[] {
  */
 export function holdersOfDetached(entry: Pick<MountEntry, 'id' | 'device'>): string[] {
   return processes((folder) => holdsDetached(folder, entry));
+}
+
+/** @param holders as holdersOf() returns them. @returns a text for one line: the first of them, and how many more. */
+export function named(holders: readonly string[]): string {
+  if (holders.length === 0) return 'a process that cannot be seen from here';
+  const more = holders.length > NAMED_HOLDERS ? ` and ${holders.length - NAMED_HOLDERS} more` : '';
+  return `${holders.slice(0, NAMED_HOLDERS).join(', ')}${more}`;
 }
 
 function processes(isHolder: (folder: string) => boolean): string[] {

@@ -36,7 +36,11 @@ function mountpointFailure(path: string, error: unknown): FsError {
   const cause = { cause: error };
   switch (code) {
     case 'ENOENT':
-      return new FsError('ENOENT', `mount point ${path} does not exist`, cause);
+      return new FsError(
+        'ENOENT',
+        `mount point ${path} does not exist; make it first: mkdir -p ${path}`,
+        cause,
+      );
     case 'ENOTDIR':
       return new FsError('ENOTDIR', `mount point ${path}: a part of the path is not a directory`, cause);
     case 'ENOTCONN':

@@ -316,7 +316,7 @@ function parseNumber(key: string, value: string | undefined): number {
 }
 
 function parseSize(key: string, value: string | undefined): number {
-  const match = /^(\d+)([kmgt]?)$/i.exec(value ?? '');
+  const match = /^(\d+)(?:([kmgt])(?:ib)?)?$/i.exec(value ?? '');
   const bytes =
     match === null ? Number.NaN : Number(match[1]) * (UNIT_BYTES[match[2]?.toLowerCase() ?? ''] ?? 1);
   if (!Number.isSafeInteger(bytes)) {

@@ -13,7 +13,7 @@ import {
   type NewKeyMessage,
 } from '../wire/admin.js';
 import { connectAdmin } from './admin.js';
-import { CliError } from './failure.js';
+import { CliError, plain } from './failure.js';
 import { formatKey, keyPathOf } from './key_file.js';
 import { onlyServer } from './local_servers.js';
 
@@ -106,6 +106,8 @@ async function asking<T>({ server, key }: Where, ask: (requester: RequesterApi) 
   const admin = await connectAdmin(server ?? onlyServer(), { key });
   try {
     return await ask(admin.requester);
+  } catch (thrown) {
+    throw plain(thrown);
   } finally {
     admin.close();
   }

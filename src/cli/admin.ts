@@ -12,6 +12,7 @@ import { Connect, FEATURES_ALL } from '../wire/session.js';
 import { proverOf } from './credentials.js';
 import { CliError } from './failure.js';
 import { installedVersion } from './installed.js';
+import { localServers } from './local_servers.js';
 
 export interface AdminConnection {
   readonly requester: RequesterApi;
@@ -65,7 +66,7 @@ export async function connectAdmin(
     // The server is there, and does not take what we have shown.
     if (cause instanceof FsError && cause.code === 'EACCES') throw new CliError(cause.message, 1, { cause });
     throw new CliError(
-      `no Holdfast server answers at ${formatAddress(address)} (${(cause as Error).message}); is it running, and is the address right?`,
+      `no Holdfast server answers at ${formatAddress(address)} (${(cause as Error).message}); is it running, and is the address right?${served()}`,
       1,
       { cause },
     );
@@ -94,6 +95,12 @@ export async function connectAdmin(
     late.cancel();
   }
   return { requester, closed, close: () => opened.end() };
+}
+
+/** For whom has mistaken a label, or meant the server of this host. */
+function served(): string {
+  const labels = localServers().map(({ label }) => label);
+  return labels.length === 0 ? '' : ` This host serves ${labels.join(', ')}.`;
 }
 
 function notServed(address: Address, cause: Error): CliError {

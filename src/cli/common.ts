@@ -10,10 +10,16 @@ import { isServedHere, localAddress } from './local_servers.js';
 /** The port of --listen, and of addresses that name no port. */
 export const DEFAULT_PORT = 7988;
 
+/** How long a mount waits for a server, without `-o retry`. */
+export const MOUNT_PATIENCE_MS = 10_000;
+
 /** HOST:PORT, HOST, [V6]:PORT, unix:/PATH. @throws InvalidArgumentError (usage, exit status 2). */
 export function parseAddress(text: string): Address {
   const [, path] = /^unix:(\/.+)$/.exec(text) ?? [];
   if (path !== undefined) return { host: path, port: 0 };
+  // A mount point in the place of the server: `holdfast mount DIR SOURCE`, `holdfast shutdown DIR`.
+  if (/^\.{0,2}\//.test(text))
+    throw new InvalidArgumentError(`"${text}" is a path, and no LABEL or HOST:PORT.`);
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s]+))(?::(\d{1,5}))?$/.exec(text);
   const host = match?.[1] ?? match?.[2];
   const port = match?.[3] === undefined ? DEFAULT_PORT : Number(match[3]);
@@ -28,13 +34,16 @@ export interface Source {
   /** Of the filesystem, if the user has named it. */
   readonly label: string | undefined;
   readonly addresses: readonly Address[];
+  /** A single word that this host serves nothing by: the name of a host, or the LABEL of a server that is about to start. */
+  readonly word?: string;
 }
 
 /** [LABEL@]HOST:PORT[,HOST:PORT...], unix:/PATH, or LABEL of a filesystem that this host serves. @throws InvalidArgumentError */
 export function parseSource(text: string): Source {
   if (isLabelHere(text)) return { label: text, addresses: [localAddress(text)] };
   const [, label, rest = text] = /^([^@/,]+)@(.+)$/.exec(text) ?? [];
-  return { label, addresses: rest.split(',').map((part) => parseAddress(part.trim())) };
+  const addresses = rest.split(',').map((part) => parseAddress(part.trim()));
+  return isWord(text) ? { label, addresses, word: text } : { label, addresses };
 }
 
 /** A server of this host by its LABEL, or one by its address. @throws InvalidArgumentError */
@@ -44,7 +53,11 @@ export function parseServer(text: string): Address {
 
 /** A word that could be the name of a host counts as a label if this host serves it. */
 function isLabelHere(text: string): boolean {
-  return !/[:@/,]/.test(text) && isServedHere(text);
+  return isWord(text) && isServedHere(text);
+}
+
+function isWord(text: string): boolean {
+  return !/[:@/,]/.test(text);
 }
 
 /** Networks, as ADDRESS/BITS[,ADDRESS/BITS...]. @param before those of the same option earlier in the command line. */

@@ -167,6 +167,26 @@ function readLines(socket: Socket, online: (line: string) => void): void {
   });
 }
 
+/**
+ * @param what a mount point as the user has named it.
+ * @param otherwise what is wrong with it if it has never been a mount.
+ * @returns the failure of a command that found no client process for it.
+ */
+export function nobodyServes(
+  what: string,
+  otherwise = 'is neither a filesystem that this host serves, nor HOST:PORT, nor a mount point that a Holdfast client serves',
+): CliError {
+  const mountpoint = mountpointPath(what);
+  const log = mountLogPath(mountpoint);
+  const why = existsSync(log) ? `; the log of its last client is ${log}` : '';
+  if (mountAt(mountpoint)?.type === FILESYSTEM_TYPE) {
+    return new CliError(
+      `no client process answers for ${what}: if that lasts, holdfast umount ${what}, and mount it again${why}`,
+    );
+  }
+  return new CliError(why === '' ? `${what} ${otherwise}` : `${what} is not mounted${why}`);
+}
+
 /** The client process answers from its memory: if it does not, it is stopped, or busy beyond measure. */
 const STATUS_LIMIT_MS = 10_000;
 

@@ -73,6 +73,8 @@ export interface Stored {
   readonly fuse: number;
   /** Of the memory of the seed. */
   readonly memory: number;
+  /** Of the mount, as the process has read it that has made the mount. */
+  readonly source: string;
 }
 
 /**
@@ -92,9 +94,14 @@ export function passedDescriptors(env: NodeJS.ProcessEnv = process.env): number[
 
 /**
  * @param descriptors as passedDescriptors() has found them.
+ * @param sources what the source that the user has named may be: a LABEL is the name of a host while its server is away.
  * @throws FsError, which says why this process cannot go on with the mount.
  */
-export function storedMount(descriptors: readonly number[], mountpoint: string, source: string): Stored {
+export function storedMount(
+  descriptors: readonly number[],
+  mountpoint: string,
+  sources: readonly string[],
+): Stored {
   const fuses = descriptors.filter(isFuse);
   const memories = descriptors.filter((descriptor) => fstatSync(descriptor).isFile());
   const [fuse, memory] = [fuses[0], memories[0]];
@@ -106,13 +113,13 @@ export function storedMount(descriptors: readonly number[], mountpoint: string, 
   const seed = readSeed(memory);
   if (seed.mountpoint !== mountpoint)
     throw new FsError('EPROTO', `systemd has kept a mount on ${seed.mountpoint}, not on ${mountpoint}`);
-  if (seed.source !== source)
-    throw new FsError('EPROTO', `systemd has kept a mount of ${seed.source}, not of ${source}`);
+  if (!sources.includes(seed.source))
+    throw new FsError('EPROTO', `systemd has kept a mount of ${seed.source}, not of ${sources.join(' or ')}`);
   if (nativeBinding().fuseHasEnded(fuse))
     throw new FsError('ENOTCONN', 'the mount has ended with its client');
   if (mountAt(mountpoint)?.device !== seed.device)
     throw new FsError('ENOENT', `the mount is not at ${mountpoint} any more`);
-  return { fuse, memory };
+  return { fuse, memory, source: seed.source };
 }
 
 /** Ends the mounts behind them, if nobody else has them. */

@@ -1,5 +1,6 @@
 /** How a command fails: with one line for the user and an exit status. */
 
+import { FsError } from '../base/errno.js';
 import { printable } from '../base/printable.js';
 import { nameSourcesInStacks } from './stack_traces.js';
 
@@ -22,6 +23,12 @@ export function describeFailure(thrown: unknown): { readonly line: string; reado
     return { line: oneLine(thrown.message), exitCode };
   }
   return { line: oneLine(String(thrown)), exitCode: 1 };
+}
+
+/** @param thrown a server's refusal: it begins with the name of the message, which tells a user nothing. @returns it without. */
+export function plain(thrown: unknown): unknown {
+  if (!(thrown instanceof FsError)) return thrown;
+  return new FsError(thrown.code, thrown.message.replace(/^[A-Z_]+: /, ''), { cause: thrown });
 }
 
 /** Exit status of a process that ends before its program does, because nothing is left that could wake the program. */

@@ -35,8 +35,10 @@ function buildProgram(): Command {
   program
     .description('A POSIX filesystem whose servers can be upgraded under running applications.')
     .version(installedVersion(), '-V, --version')
-    .showHelpAfterError('(run with --help for the usage)')
-    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'holdfast: ')) })
+    .addHelpText(
+      'after',
+      '\nThe first filesystem: holdfast mkfs, serve, mount, in this order; each shows its options with --help.',
+    )
     // Not for --help and --version, which load nothing.
     .hook('preAction', keepSecretsOutOfCores)
     .exitOverride();
@@ -66,7 +68,22 @@ function buildProgram(): Command {
   for (const command of program.commands.flatMap((one) => [one, ...one.commands])) {
     command.exitOverride().copyInheritedSettings(program);
   }
+  for (const command of [program, ...program.commands.flatMap((one) => [one, ...one.commands])]) {
+    command.configureOutput({ outputError: (text, write) => write(`${usageError(text, command)}\n`) });
+  }
   return program;
+}
+
+/** One line: what is wrong with the words of the command line, and where the right ones are. */
+function usageError(text: string, command: Command): string {
+  const wrong = text
+    .trim()
+    .replace(/^error: /, '')
+    .replace(/\n\((Did you mean .*\?)\)$/, (_, question: string) => `; ${question.replace('Did', 'did')}`)
+    .replace(/\.$/, '');
+  const names: string[] = [];
+  for (let one: Command | null = command; one !== null; one = one.parent) names.unshift(one.name());
+  return `holdfast: ${wrong}${wrong.endsWith('?') ? ' See' : '; see'} ${names.join(' ')} --help`;
 }
 
 /** @param argv as process.argv. @returns the exit status. */

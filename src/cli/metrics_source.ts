@@ -10,7 +10,7 @@ import { Holdings, type HoldingsReply, Metrics } from '../wire/admin.js';
 import type { Operation } from '../wire/operation.js';
 import type { AdminConnection } from './admin.js';
 import { parseServer } from './common.js';
-import { askControl, type ControlRequest, mountpointPath } from './control.js';
+import { askControl, type ControlRequest, mountpointPath, nobodyServes } from './control.js';
 import { CliError } from './failure.js';
 import { isServedHere } from './local_servers.js';
 
@@ -74,9 +74,7 @@ export class Source {
   async ask(request: ControlRequest): Promise<unknown> {
     const answer = await askControl(mountpointPath(this.#what), request);
     if (answer === undefined) {
-      throw new CliError(
-        `${this.#what} is neither a filesystem that this host serves, nor HOST:PORT, nor a mount point that a Holdfast client serves`,
-      );
+      throw nobodyServes(this.#what);
     }
     return answer.data;
   }

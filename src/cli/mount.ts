@@ -1,8 +1,14 @@
 /** holdfast mount: a client process that mounts a filesystem, in the background unless --foreground. */
 
 import { type Command, Option } from 'commander';
+import { OWN_OPTIONS } from '../../mount/option_list.js';
 import type { Level } from '../base/notices.js';
 import { logLevelOption, parseSource, type Source } from './common.js';
+
+function optionsHelp(): string {
+  const words = OWN_OPTIONS.map(({ word }) => word);
+  return `\nWords of -o: ${[...words, 'ro, nosuid, nodev, noexec, noatime'].join(', ')}.`;
+}
 
 export function registerMount(program: Command): void {
   program
@@ -17,11 +23,12 @@ export function registerMount(program: Command): void {
     .addOption(
       new Option(
         '-o <options>',
-        'comma-separated mount options, may be repeated; see docs/OPERATIONS.md (intr=fatal|all, intr_grace=SECONDS, cache=SIZE, retry, umount_timeout=SECONDS, key=FILE, tls=off, driver=...)',
+        'comma-separated mount options, may be repeated; the words are below, and in mount.holdfast(8)',
       )
         .argParser((value: string, before: readonly string[]) => [...before, value])
         .default([], 'none'),
     )
+    .addHelpText('after', optionsHelp)
     .addOption(logLevelOption())
     .option(
       '--foreground',

@@ -16,7 +16,7 @@ import { nodeRuntime } from '../runtime/node_runtime.js';
 import { NO_FAULTS, type Runtime } from '../runtime/ports.js';
 import { createVfs, type Vfs } from '../vfs/vfs.js';
 import { clientProgram } from './client_program.js';
-import type { Source } from './common.js';
+import { MOUNT_PATIENCE_MS, type Source } from './common.js';
 import { proverOf } from './credentials.js';
 import { EndSignals } from './end_signals.js';
 import { describeFailure } from './failure.js';
@@ -30,8 +30,6 @@ import { slowLog } from './slow_log.js';
 import { goOnArguments } from './takeover_request.js';
 
 const log = logger('cli:mount');
-
-const CONNECT_TIMEOUT_MS = 10_000;
 
 export interface Surroundings {
   /** Tells the user who waits for the mount. */
@@ -76,13 +74,13 @@ export async function prepare(
     lowestPeer: requiresOf().lowestPeer,
     host: hostNumber(),
     cacheBytes: options.cacheBytes,
-    connectTimeoutMs: options.retry ? undefined : CONNECT_TIMEOUT_MS,
+    connectTimeoutMs: options.retry ? undefined : MOUNT_PATIENCE_MS,
     signal: signals.beforeMount,
     leavePatienceMs: options.umountTimeoutMs,
     syncMetadata: options.syncMetadata,
     groupsOf,
     onTrouble: (text) => {
-      const until = options.retry ? 'until a server takes the mount' : `for ${CONNECT_TIMEOUT_MS / 1000} s`;
+      const until = options.retry ? 'until a server takes the mount' : `for ${MOUNT_PATIENCE_MS / 1000} s`;
       says(`${text}; tries again ${until}`);
     },
     onWait: (text) => says(`waits for the server, which says: ${text}`),

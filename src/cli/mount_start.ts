@@ -11,10 +11,12 @@ import { isMounted, unmountPath } from '../../mount/unmount.js';
 import type { Level } from '../base/notices.js';
 import { formatAddress } from '../runtime/ports.js';
 import { clientProgram } from './client_program.js';
-import type { Source } from './common.js';
+import { MOUNT_PATIENCE_MS, parseSource, type Source } from './common.js';
 import { askControl, mountLogPath, mountpointPath } from './control.js';
 import { dropStored, passedDescriptors, type Stored, storedMount } from './descriptor_store.js';
 import { describeFailure } from './failure.js';
+import { settledSource } from './label_source.js';
+import { localAddress } from './local_servers.js';
 import type { Launch } from './mount_serve.js';
 import { requestTakeover } from './takeover_request.js';
 
@@ -35,12 +37,15 @@ export async function mount(
   const launch = { source: textOf(source), options: optionText, level };
   if (foreground && (await goOnWithStored(source, path, launch))) return;
   const mountpoint = await checkMountpoint(path);
+  const settled = await settledSource(source, options.retry ? undefined : MOUNT_PATIENCE_MS, (line) => {
+    process.stderr.write(`holdfast: ${line}\n`);
+  });
   if (!foreground && !isBackgroundProcess()) {
-    await startBackground(source, mountpoint, optionText, level);
+    await startBackground(settled, mountpoint, optionText, level);
     return;
   }
   const { runMount } = await import('./mount_run.js');
-  await runMount(source, mountpoint, launch, { kind: 'begin', options });
+  await runMount(settled, mountpoint, { ...launch, source: textOf(settled) }, { kind: 'begin', options });
 }
 
 /**
@@ -69,7 +74,7 @@ async function goOnWithStored(source: Source, path: string, launch: Launch): Pro
   const mountpoint = mountpointPath(path);
   let stored: Stored;
   try {
-    stored = storedMount(descriptors, mountpoint, launch.source);
+    stored = storedMount(descriptors, mountpoint, meaningsOf(source));
   } catch (thrown) {
     process.stderr.write(
       `holdfast: cannot go on after the death of a client process, and mounts anew: ${describeFailure(thrown).line}\n`,
@@ -81,8 +86,15 @@ async function goOnWithStored(source: Source, path: string, launch: Launch): Pro
     return false;
   }
   const { runMount } = await import('./mount_run.js');
-  await runMount(source, mountpoint, launch, { kind: 'from the store', stored });
+  const same = parseSource(stored.source);
+  await runMount(same, mountpoint, { ...launch, source: stored.source }, { kind: 'from the store', stored });
   return true;
+}
+
+function meaningsOf(source: Source): string[] {
+  const { word } = source;
+  if (word === undefined) return [textOf(source)];
+  return [textOf(source), textOf({ label: word, addresses: [localAddress(word)] })];
 }
 
 /** @throws BackgroundFailure */

@@ -9,7 +9,7 @@ import type { ClientStatus } from '../client/api.js';
 import type { Address } from '../runtime/ports.js';
 import type { EarlierEvictionMessage, RecoveryStatusMessage, StatusReply } from '../wire/admin.js';
 import { keyOption, parseCount, parseServer } from './common.js';
-import { CliError, describeFailure } from './failure.js';
+import { describeFailure } from './failure.js';
 import { formatBytes } from './format.js';
 
 const WATCH_MS = 500;
@@ -107,9 +107,8 @@ async function mountStatus(path: string): Promise<ClientStatus> {
   const { askControl, mountpointPath } = await import('./control.js');
   const answer = await askControl(mountpointPath(path), { command: 'status' });
   if (answer === undefined) {
-    throw new CliError(
-      `${path} is neither a filesystem that this host serves, nor HOST:PORT, nor a mount point that a Holdfast client serves`,
-    );
+    const { nobodyServes } = await import('./control.js');
+    throw nobodyServes(path);
   }
   return answer.data as ClientStatus;
 }
@@ -224,9 +223,14 @@ function recoveryLines(target: Partial<ClientStatus['targets'][number]>): string
   return lines;
 }
 
+/** A mount that runs an older version does not say it. */
+function pidOf({ pid }: ClientStatus): string {
+  return pid === undefined ? '' : `, pid ${pid}`;
+}
+
 function mountText(status: ClientStatus): string {
   const lines = [
-    `mount    ${status.mountpoint ?? '-'}, version ${status.softwareVersion}, client ${status.uuid}`,
+    `mount    ${status.mountpoint ?? '-'}, version ${status.softwareVersion}, client ${status.uuid}${pidOf(status)}`,
   ];
   if (status.log !== undefined) lines.push(`log      ${status.log}`);
   for (const target of status.targets) {

@@ -2,8 +2,7 @@
 
 import type { Level } from '../base/notices.js';
 import { clientProgram } from './client_program.js';
-import { askControl, mountpointPath } from './control.js';
-import { CliError } from './failure.js';
+import { askControl, mountpointPath, nobodyServes } from './control.js';
 
 const PATIENCE_MS = 30_000;
 
@@ -48,6 +47,6 @@ export async function requestTakeover(path: string, wish: TakeoverWish): Promise
     options: wish.options,
     patienceMs: wish.patienceMs ?? PATIENCE_MS,
   });
-  if (answer === undefined) throw new CliError(`${path} is not a mount of Holdfast that a process serves`);
+  if (answer === undefined) throw nobodyServes(path, 'is not a mount of Holdfast');
   return answer.data as TakenOver;
 }

@@ -1,6 +1,8 @@
 /** Unmounts, for `holdfast umount` and umount(8)'s helper: everything written is on the server when they return. */
 
+import { holdersOf, named } from '../../mount/holders.js';
 import { isMounted, unmountPath } from '../../mount/unmount.js';
+import { FsError } from '../base/errno.js';
 import { askControl, mountpointPath } from './control.js';
 import { CliError } from './failure.js';
 import { formatBytes } from './format.js';
@@ -19,7 +21,17 @@ export async function unmount(path: string, how: UnmountHow): Promise<void> {
     unmountPath(mountpoint, 'lazy');
     return;
   }
-  const force = how === 'force';
+  try {
+    await unmountNow(path, mountpoint, how === 'force');
+  } catch (thrown) {
+    if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
+    // Here and not in the client process: to look for them in a large /proc takes a while, and the client's calls would wait.
+    const text = `${mountpoint} is in use by ${named(holdersOf(mountpoint))}; end them, or holdfast umount --lazy ${mountpoint}`;
+    throw new FsError('EBUSY', text, { cause: thrown });
+  }
+}
+
+async function unmountNow(path: string, mountpoint: string, force: boolean): Promise<void> {
   const answer = await askControl(mountpoint, { command: 'umount', force }, (data) => {
     const { dirtyBytes } = data as { dirtyBytes: number };
     if (process.stderr.isTTY) process.stderr.write(`\rholdfast: ${formatBytes(dirtyBytes)} left to write   `);

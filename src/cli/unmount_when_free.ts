@@ -7,7 +7,7 @@
  */
 
 import type { FuseMount } from '../../mount/fuse_mount.js';
-import { holdersOf, holdersOfDetached } from '../../mount/holders.js';
+import { holdersOf, holdersOfDetached, named } from '../../mount/holders.js';
 import type { MountEntry } from '../../mount/mount_table.js';
 import { FsError } from '../base/errno.js';
 import type { Timers } from '../runtime/ports.js';
@@ -17,7 +17,6 @@ import { describeFailure } from './failure.js';
 const AGAIN_MS = 200;
 /** For a detached mount. The kernel tells its end, so only the names of its holders may be out of date. */
 const DETACHED_AGAIN_MS = 1000;
-const NAMED_HOLDERS = 10;
 
 export interface UnmountWhenFree {
   readonly kernel: Pick<FuseMount, 'mountpoint' | 'unmount' | 'detached' | 'closed'>;
@@ -70,12 +69,6 @@ async function whileBusy({ kernel }: UnmountWhenFree): Promise<string | undefine
 /** Nothing is left to unmount: the kernel ends the mount with the last close. */
 function whileDetached(entry: MountEntry): string {
   return `was detached, and is in use by ${named(holdersOfDetached(entry))}; ends when it is free`;
-}
-
-function named(holders: readonly string[]): string {
-  if (holders.length === 0) return 'a process that cannot be seen from here';
-  const more = holders.length > NAMED_HOLDERS ? ` and ${holders.length - NAMED_HOLDERS} more` : '';
-  return `${holders.slice(0, NAMED_HOLDERS).join(', ')}${more}`;
 }
 
 async function isBusy(kernel: UnmountWhenFree['kernel']): Promise<boolean> {

@@ -293,6 +293,8 @@ export interface ClientStatus {
   readonly uuid: string;
   readonly softwareVersion: string;
   readonly mountpoint?: string | undefined;
+  /** Of the process in charge. A mount that runs an older version does not say it. */
+  readonly pid?: number | undefined;
   /** Of the mount, and whether another process can take it over. The process sets them. */
   readonly driver?: string | undefined;
   readonly takeover?: boolean | undefined;

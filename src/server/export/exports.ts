@@ -103,7 +103,8 @@ export function findClient<C extends { readonly uuid: ClientUuid; readonly name:
     (one) => one.name === idOrName || (wanted !== '' && one.uuid.startsWith(wanted)),
   );
   const [first] = fitting;
-  if (first === undefined) throw new FsError('ENOENT', `no client ${JSON.stringify(idOrName)}`);
+  if (first === undefined)
+    throw new FsError('ENOENT', `no client ${JSON.stringify(idOrName)}; see holdfast status`);
   if (fitting.length > 1) {
     throw new FsError(
       'EINVAL',

@@ -87,7 +87,7 @@ test('what fits no mount is refused with the reason', { skip }, (t) => {
   const fuse = openSync('/dev/fuse', 'r+');
   t.after(() => closeSync(fuse));
   const refused = (descriptors: readonly number[], why: RegExp, mountpoint = MOUNT.mountpoint): void => {
-    assert.throws(() => storedMount(descriptors, mountpoint, MOUNT.source), { message: why });
+    assert.throws(() => storedMount(descriptors, mountpoint, [MOUNT.source]), { message: why });
   };
   const other = openSync('/dev/null', 'r+');
   t.after(() => closeSync(other));
@@ -97,7 +97,7 @@ test('what fits no mount is refused with the reason', { skip }, (t) => {
   refused([fuse, memory, memoryOf(t)], /and 2 seeds/);
   refused([fuse, memoryOf(t)], /no whole seed/);
   refused([fuse, memory], /a mount on \/mnt\/home, not on \/mnt\/work/, '/mnt/work');
-  assert.throws(() => storedMount([fuse, memory], MOUNT.mountpoint, 'work@10.0.0.1:7988'), {
+  assert.throws(() => storedMount([fuse, memory], MOUNT.mountpoint, ['work@10.0.0.1:7988']), {
     message: /a mount of home@10.0.0.1:7988, not of work@10.0.0.1:7988/,
   });
   // It was never mounted.

@@ -179,7 +179,10 @@ test('names with any bytes and of 255 bytes', { skip }, async (t) => {
 test('a mount point that is missing, a file or taken is refused in one line', { skip }, async (t) => {
   const taken = await mounted(t, new MemoryHandlers());
   const mount = (mountpoint: string) => startNativeMount(new MemoryHandlers(), { ...DEFAULTS, mountpoint });
-  assert.equal(await failure(mount('/no/such/folder')), 'ENOENT: mount point /no/such/folder does not exist');
+  assert.equal(
+    await failure(mount('/no/such/folder')),
+    'ENOENT: mount point /no/such/folder does not exist; make it first: mkdir -p /no/such/folder',
+  );
   assert.equal(await failure(mount('/etc/passwd')), 'ENOTDIR: mount point /etc/passwd is not a directory');
   assert.equal(
     await failure(mount(`${taken.mountpoint}/`)),
