@@ -14,7 +14,7 @@ import { FsError } from '../base/errno.js';
 import { ROOT_FID } from '../base/ids.js';
 import { logger } from '../base/log.js';
 import { patiently } from '../base/wait.js';
-import type { FsClient } from '../client/api.js';
+import { type FsClient, SERVER_AWAY } from '../client/api.js';
 import type { Runtime } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
 import { type KernelStateMessage, STATE_VERSIONS } from '../wire/mount_state.js';
@@ -135,9 +135,11 @@ class Attempt {
     if (stateVersion === undefined) {
       throw new FsError('EPROTO', `version ${version} cannot take a mount over from ${installedVersion()}`);
     }
+    // Before anything waits: a request that waits for the server would keep this process from finding out.
+    if (client.awayMs(ROOT_FID) > 0) throw new FsError('EAGAIN', SERVER_AWAY);
     const beganMs = nowMs();
     this.#begun = true;
-    await this.#within(patienceMs, 'to drain', async (patience) => {
+    await this.#within(patienceMs, 'to drain (--patience); the mount stays as it was', async (patience) => {
       await this.#handover.keepRequests(patience);
       await client.handover.leave(patience);
       await this.#handover.quiet(patience);

@@ -32,11 +32,11 @@ export async function settledSource(
     try {
       if (isServedHere(word)) return { label: word, addresses: [localAddress(word)] };
       if (await isHost(word)) return source;
-      const what = `this host serves no filesystem ${word}, and there is no host of that name`;
+      const what = `${word} is neither a filesystem that this host serves nor the name of a host`;
       const leftMs = patienceMs === undefined ? Number.POSITIVE_INFINITY : patienceMs - (Date.now() - since);
       if (leftMs <= 0) throw new CliError(`${what}; is its server running? (holdfast status)`);
       if (isFirst)
-        says(`${what}; waits ${patienceMs === undefined ? 'for its server' : `${patienceMs / 1000} s`}`);
+        says(`${what}; waits ${patienceMs === undefined ? '' : `${patienceMs / 1000} s `}for its server`);
       await changed.within(Math.min(LOOK_AGAIN_MS, leftMs));
     } finally {
       changed.close();

@@ -8,7 +8,7 @@ import { printable } from '../base/printable.js';
 import { type Address, formatAddress } from '../runtime/ports.js';
 import type { ShutdownEndsNotice, StatusReply } from '../wire/admin.js';
 import { keyOption, parseSeconds, parseServer } from './common.js';
-import { CliError } from './failure.js';
+import { CliError, plain } from './failure.js';
 import { formatBytes } from './format.js';
 
 const POLL_MS = 100;
@@ -100,6 +100,8 @@ async function shutdown(server: Address | undefined, options: ShutdownOptions): 
     }
     process.stdout.write(`holdfast: ${formatAddress(address)} is shut down\n`);
     if (end !== undefined && end.evictedCount > 0) throw evictedError(end);
+  } catch (thrown) {
+    throw plain(thrown);
   } finally {
     progress.end();
     admin.close();

@@ -26,9 +26,14 @@ export async function unmount(path: string, how: UnmountHow): Promise<void> {
   } catch (thrown) {
     if (!(thrown instanceof FsError) || thrown.code !== 'EBUSY') throw thrown;
     // Here and not in the client process: to look for them in a large /proc takes a while, and the client's calls would wait.
-    const text = `${mountpoint} is in use by ${named(holdersOf(mountpoint))}; end them, or holdfast umount --lazy ${mountpoint}`;
+    const text = `${mountpoint} is in use by ${named(othersIn(mountpoint))}; end them, or holdfast umount --lazy ${mountpoint}`;
     throw new FsError('EBUSY', text, { cause: thrown });
   }
+}
+
+/** This command has the working directory of the shell that it was typed in. */
+function othersIn(mountpoint: string): string[] {
+  return holdersOf(mountpoint).filter((holder) => !holder.endsWith(` (${process.pid})`));
 }
 
 async function unmountNow(path: string, mountpoint: string, force: boolean): Promise<void> {

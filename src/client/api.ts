@@ -231,6 +231,9 @@ export type Predecessor =
   /** Its process has died. The servers end its session, and begin a new one. */
   | { readonly kind: 'dead'; readonly client: OrphanedClient };
 
+/** Why a client without a server is handed over to nobody. */
+export const SERVER_AWAY = 'the server is away, or is shutting down: try again later';
+
 /** Handing the client over to another process. */
 export interface ClientHandover {
   /** What a client needs that comes after the death of this one. It changes with each connection. */

@@ -112,7 +112,7 @@ function sources(): string[] {
 }
 
 function pages(): string[] {
-  return ['.', 'docs', 'docs/recovery']
+  return ['.', 'docs', 'docs/start', 'docs/recovery']
     .flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(folder, name)))
     .filter((name) => name.endsWith('.md'));
 }

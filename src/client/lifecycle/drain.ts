@@ -23,6 +23,7 @@ import { Deferred, patiently } from '../../base/wait.js';
 import type { Histogram, Metrics } from '../../runtime/ports.js';
 import { DrainProgress } from '../../wire/admin.js';
 import { Sync } from '../../wire/data.js';
+import { SERVER_AWAY } from '../api.js';
 import type { ClientContext } from '../cache/context.js';
 import type { WriteBack } from '../io/write_back.js';
 import type { TargetSession } from '../session/target_session.js';
@@ -129,7 +130,7 @@ export class Drain {
    */
   async leave(patience: AbortSignal): Promise<void> {
     const { serving, gate } = this.#target;
-    if (!gate.isOpen) throw new FsError('EAGAIN', 'the server is away, or is shutting down: try again later');
+    if (!gate.isOpen) throw new FsError('EAGAIN', SERVER_AWAY);
     const attempt = {};
     this.#leaving = attempt;
     const leaving = this.#leave(this.#left, serving, attempt);

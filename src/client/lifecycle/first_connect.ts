@@ -66,7 +66,8 @@ export class FirstConnect implements ImportEvents {
 
   #late(seconds: number): void {
     const addresses = this.#context.options.addresses.map(formatAddress).join(', ');
-    this.#giveUp(new FsError('ETIMEDOUT', `${this.#why} within ${seconds} s (${addresses})`));
+    const remedy = `start the server of ${addresses}, or mount with -o retry, which goes on trying`;
+    this.#giveUp(new FsError('ETIMEDOUT', `${this.#why} within ${seconds} s: ${remedy}`));
   }
 
   #giveUp(error: Error): void {

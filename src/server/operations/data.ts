@@ -208,7 +208,7 @@ async function whenItFits<T>(
       claim.run(unpaid);
       return await run(taken, claim.took);
     }
-    if (isLast) throw new FsError('ENOSPC', 'the rest is promised to clients');
+    if (isLast) throw new FsError('ENOSPC', 'no space left: the rest is promised to clients');
     await Promise.all([holds.letGo(), grants.runningEnd()]);
     // The next commit makes freed blocks free to use.
     await store.sync();
