@@ -1,7 +1,10 @@
-/** docs/OPERATIONS.md: every holdfast command in it exists, with the options it is shown with. */
+/**
+ * Every holdfast command that a page shows exists, with the options it is shown with; and what docs/OPERATIONS.md names is there.
+ * test/ops/start_pages.test.ts runs the commands of docs/start.
+ */
 
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { packageRoot } from '../../native/binding.js';
@@ -10,25 +13,37 @@ import { thisTree } from '../fixtures/installed_tree.js';
 
 const page = readFileSync(join(packageRoot(), 'docs', 'OPERATIONS.md'), 'utf8');
 
-/** Code of the page, in lines (indented) and within them. */
+/** What users read. */
+const pages = ['README.md', ...['docs', 'docs/start'].flatMap((folder) => markdownIn(folder))];
+
+function markdownIn(folder: string): string[] {
+  return readdirSync(join(packageRoot(), folder))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => join(folder, name));
+}
+
+/** Code of the page, in lines (indented, or between fences of sh) and within them. */
 function codeOf(text: string): string[] {
   const joined = text.replaceAll('\\\n', ' ');
   const blocks = [...joined.matchAll(/^ {4,}(\S.*)$/gm)].map(([, line = '']) => line);
+  const fenced = [...joined.matchAll(/^```sh.*\n([^`]*)```$/gm)].flatMap(([, text = '']) => text.split('\n'));
   const inline = [...joined.matchAll(/`([^`\n]+)`/g)].map(([, code = '']) => code);
-  return [...blocks, ...inline];
+  return [...blocks, ...fenced, ...inline];
 }
 
 /** Command and options of each call of holdfast. */
-function calls(): { readonly command: string; readonly options: readonly string[]; readonly text: string }[] {
-  return codeOf(page).flatMap((code) => {
-    const [, command = '', rest = ''] = /(?:^|\/|\s)holdfast ([a-z]+)\b(.*)$/.exec(code) ?? [];
+function calls(
+  text: string,
+): { readonly command: string; readonly options: readonly string[]; readonly text: string }[] {
+  return codeOf(text).flatMap((code) => {
+    const [, command = '', rest = ''] = /(?:^|\/|\s)holdfast ((?:access )?[a-z]+)\b(.*)$/.exec(code) ?? [];
     if (command === '') return [];
     return [{ command, options: rest.match(/(?<=\s)--[a-z-]+/g) ?? [], text: code }];
   });
 }
 
-test('every command and option that the page shows is one', async () => {
-  const found = calls();
+test('every command and option that a page shows is one', async () => {
+  const found = pages.flatMap((path) => calls(readFileSync(join(packageRoot(), path), 'utf8')));
   for (const name of ['mkfs', 'serve', 'mount', 'umount', 'status', 'shutdown', 'evict']) {
     assert.ok(
       found.some(({ command }) => command === name),
@@ -38,7 +53,7 @@ test('every command and option that the page shows is one', async () => {
   const helps = new Map<string, string>();
   for (const { command, options, text } of found) {
     if (!helps.has(command)) {
-      const help = await run(process.execPath, [thisTree().main, command, '--help']);
+      const help = await run(process.execPath, [thisTree().main, ...command.split(' '), '--help']);
       assert.ok(help.code === 0 && help.stdout.includes(`holdfast ${command}`), `${text}: ${help.stderr}`);
       helps.set(command, help.stdout);
     }
