@@ -4,11 +4,12 @@
  */
 
 import { tooOld } from '../../wire/negotiate.js';
+import { FEATURE } from '../../wire/session.js';
 import type { Capabilities } from '../capabilities_run.js';
 import { formatBytes } from '../format.js';
 import { type Facts, type Installed, mountFact, plainVersion, type ServerFact, serverFact } from './facts.js';
 import type { Client, Fleet, Target } from './file.js';
-import { orderProblems, unitOfClient, unitOfTarget, type Wanted } from './plan.js';
+import { hostsOf, orderProblems, unitOfClient, unitOfTarget, unitsOf, type Wanted } from './plan.js';
 
 export interface Row {
   readonly what: string;
@@ -17,6 +18,8 @@ export interface Row {
   /** What was found, or why it does not go and what to do. */
   readonly why: string;
 }
+
+type UpServer = Extract<ServerFact, { readonly is: 'up' }>;
 
 export interface Seen {
   readonly fleet: Fleet;
@@ -31,14 +34,30 @@ export interface Seen {
 
 const SKEW_MAX_MS = 2000;
 const ROOM_MIN_BYTES = 16 << 20;
+/** Below that a target is about to be full: its clients may not be able to write what they still have. */
+const META_FREE_MIN_BYTES = 4 << 20;
+const DATA_FREE_MIN_SHARE = 0.01;
+/** Without one of these programs would get other answers than before, or a crash on the way would cost more. Others cost speed. */
+const KEPT_FEATURES = FEATURE.replay | FEATURE.holds | FEATURE.lockOffsets;
 
 export function checkRows(seen: Seen): readonly Row[] {
   const { fleet } = seen;
+  // A host that has conditions only needs no Holdfast.
+  const isUsed = (name: string): boolean => unitsOf(fleet).some((unit) => hostsOf(unit).includes(name));
   return [
-    ...fleet.hosts.flatMap(({ name }) => hostRows(seen, name)),
+    ...fleet.hosts.flatMap(({ name }) => (isUsed(name) ? hostRows(seen, name) : [])),
     ...fleet.targets.flatMap((target) => targetRows(seen, target)),
     ...fleet.clients.flatMap((client) => clientRows(seen, client)),
     ...orderRows(seen),
+  ];
+}
+
+/** @param problems of the conditions that are commands, one line each. */
+export function conditionRows({ conditions }: Fleet, problems: readonly string[]): readonly Row[] {
+  if (conditions.length === 0) return [];
+  const go = problems.length === 0;
+  return [
+    { what: 'conditions', is: 'hold', go, why: go ? `${conditions.length} of them` : problems.join('; ') },
   ];
 }
 
@@ -75,7 +94,7 @@ function hostRows(seen: Seen, host: string): readonly Row[] {
   if (facts === undefined || facts.is === 'away') {
     return [{ what, is: 'reachable', go: false, why: facts?.why ?? 'not looked at' }, ...versions];
   }
-  const { skewMs, freeBytes, keyProblems } = facts;
+  const { skewMs, freeBytes, rootFreeBytes = freeBytes, keyProblems } = facts;
   return [
     { what, is: 'reachable', go: true, why: 'answers' },
     ...versions,
@@ -88,8 +107,8 @@ function hostRows(seen: Seen, host: string): readonly Row[] {
     {
       what,
       is: 'room',
-      go: freeBytes >= ROOM_MIN_BYTES,
-      why: `${formatBytes(freeBytes)} free for sockets and logs`,
+      go: Math.min(freeBytes, rootFreeBytes) >= ROOM_MIN_BYTES,
+      why: `${formatBytes(freeBytes)} free for sockets and logs, ${formatBytes(rootFreeBytes)} where versions lie`,
     },
     {
       what,
@@ -142,11 +161,21 @@ function targetRows(seen: Seen, target: Target): readonly Row[] {
     const why = isThere ? `on ${other?.host}` : `${other?.host} is ${state}: start it with --standby`;
     rows.push({ what, is: 'standby', go: isThere, why });
   }
-  return [...rows, diskRow(seen, target, fact)];
+  return [...rows, spaceRow(what, fact), diskRow(seen, target, fact)];
+}
+
+function spaceRow(what: string, { freeShare, metaFreeBytes }: UpServer): Row {
+  const isFull =
+    (freeShare !== undefined && freeShare < DATA_FREE_MIN_SHARE) ||
+    (metaFreeBytes !== undefined && metaFreeBytes < META_FREE_MIN_BYTES);
+  const data = freeShare === undefined ? 'not known' : `${Math.floor(freeShare * 100)} % free`;
+  const meta = metaFreeBytes === undefined ? 'not known' : `${formatBytes(metaFreeBytes)} free`;
+  const advice = isFull ? ': remove files, or grow the devices' : '';
+  return { what, is: 'space', go: !isFull, why: `data ${data}, metadata ${meta}${advice}` };
 }
 
 /** Every version that serves the target on the way has to know what is on its disks. */
-function diskRow(seen: Seen, target: Target, fact: Extract<ServerFact, { readonly is: 'up' }>): Row {
+function diskRow(seen: Seen, target: Target, fact: UpServer): Row {
   const what = `target ${target.label}`;
   const is = 'disk';
   const { diskFeatures } = fact;
@@ -168,8 +197,23 @@ function diskRow(seen: Seen, target: Target, fact: Extract<ServerFact, { readonl
       .filter(({ disk }) => (diskFeatures & ~disk.incompatible) !== 0)
       .map(({ version }) => version),
   );
+  const older = target.servers.flatMap(({ host }) => {
+    const [now] = capabilitiesOn(seen, host, fact.version);
+    const lower = capabilitiesOn(seen, host, wanted).filter(
+      ({ disk }) => now !== undefined && disk.format < now.disk.format,
+    );
+    return lower.map(
+      ({ version, disk }) => `${version} has disk format ${disk.format}, ${now?.version} has a later one`,
+    );
+  });
+  if (older.length > 0) return { what, is, go: false, why: [...new Set(older)].join('; ') };
   if (unknown.length === 0)
-    return { what, is, go: true, why: `features 0x${diskFeatures.toString(16)} are known` };
+    return {
+      what,
+      is,
+      go: true,
+      why: `features 0x${diskFeatures.toString(16)} are known${oneWay(seen, target, fact)}`,
+    };
   const bits = `0x${diskFeatures.toString(16)}`;
   return {
     what,
@@ -177,6 +221,21 @@ function diskRow(seen: Seen, target: Target, fact: Extract<ServerFact, { readonl
     go: false,
     why: `${[...new Set(unknown)].join(', ')} does not know all features in use (${bits})`,
   };
+}
+
+/** The version that is wanted may give the disk what the one before does not know. That is no reason not to go. */
+function oneWay(seen: Seen, target: Target, fact: UpServer): string {
+  if (seen.back === true) return '';
+  const wanted = seen.wanted(unitOfTarget(target));
+  for (const { host } of target.servers) {
+    const [now] = capabilitiesOn(seen, host, fact.version);
+    const [next] = capabilitiesOn(seen, host, wanted);
+    const more =
+      now === undefined || next === undefined ? 0 : next.disk.incompatible & ~now.disk.incompatible;
+    if (more !== 0)
+      return `; if ${next?.version} begins to use 0x${(more >>> 0).toString(16)}, there is no way back to ${now?.version}`;
+  }
+  return '';
 }
 
 function capabilitiesOn(
@@ -235,29 +294,60 @@ function wireRows(seen: Seen, client: Client, now: string): readonly Row[] {
     capabilitiesOn(seen, client.host, version),
   );
   const problems = new Set<string>();
+  const losses = new Set<string>();
+  let isLess = false;
   for (const { host, listen } of target.servers) {
     const running = runs(serverFact(seen.facts, host, listen));
-    for (const version of [running, seen.wanted(unitOfTarget(target))]) {
-      for (const server of capabilitiesOn(seen, host, version)) {
-        for (const one of ofClient) {
-          const problem = meets(seen, one, server);
-          if (problem !== undefined) problems.add(problem);
-        }
+    const ofServer = [running, seen.wanted(unitOfTarget(target))].flatMap((version) =>
+      capabilitiesOn(seen, host, version),
+    );
+    const common = commonFeatures(ofClient[0], ofServer[0]);
+    for (const server of ofServer) {
+      for (const one of ofClient.filter((own) => isOnWay(seen, own, server))) {
+        const problem = meets(one, server);
+        if (problem !== undefined) problems.add(problem);
+        const lost = common & ~commonFeatures(one, server);
+        if ((lost & KEPT_FEATURES) !== 0) isLess = true;
+        if (lost !== 0)
+          losses.add(
+            `client ${one.version} and server ${server.version} have not in common: ${featureNames(lost)}`,
+          );
       }
     }
   }
-  const why =
-    problems.size === 0 ? 'all versions on the way speak with each other' : [...problems].join('; ');
-  return [{ what, is: 'wire', go: problems.size === 0, why }];
+  const text = (lines: ReadonlySet<string>, none: string): string =>
+    lines.size === 0 ? none : [...lines].join('; ');
+  return [
+    {
+      what,
+      is: 'wire',
+      go: problems.size === 0,
+      why: text(problems, 'all versions on the way speak with each other'),
+    },
+    { what, is: 'features', go: !isLess, why: text(losses, 'none is lost on the way') },
+  ];
 }
 
-/** @returns why these two do not speak with each other; undefined: they do, or they never meet. */
-function meets(seen: Seen, client: Capabilities, server: Capabilities): string | undefined {
+function commonFeatures(client: Capabilities | undefined, server: Capabilities | undefined): number {
+  return client === undefined || server === undefined ? 0 : client.features & server.features;
+}
+
+function featureNames(bits: number): string {
+  const known = Object.entries(FEATURE).filter(([, bit]) => (bits & bit) !== 0);
+  const rest = known.reduce((left, [, bit]) => left & ~bit, bits) >>> 0;
+  return [...known.map(([name]) => name), ...(rest === 0 ? [] : [`0x${rest.toString(16)}`])].join(', ');
+}
+
+/** Whether two of these versions meet on the way. */
+function isOnWay(seen: Seen, client: Capabilities, server: Capabilities): boolean {
   // Whoever goes first has the version that is wanted, or neither has it, when two meet.
   const serversFirst = (seen.first === 'servers') !== (seen.back === true);
   const [early, late] = serversFirst ? [server, client] : [client, server];
-  const isOnWay = early.version === late.version || goal(seen, early.version) || !goal(seen, late.version);
-  if (!isOnWay) return undefined;
+  return early.version === late.version || goal(seen, early.version) || !goal(seen, late.version);
+}
+
+/** @returns why these two do not speak with each other; undefined: they do. */
+function meets(client: Capabilities, server: Capabilities): string | undefined {
   if (client.protocol.max < server.protocol.min || server.protocol.max < client.protocol.min) {
     return `client ${client.version} and server ${server.version} have no protocol in common`;
   }
@@ -285,7 +375,7 @@ export function firstOf(installed: Installed, to: string): 'servers' | 'clients'
 }
 
 /** What does not depend on the moment: a command that goes on after a failure asks for these only. */
-const LASTING = ['reachable', 'clock', 'disk', 'takeover', 'wire', 'of groups'];
+const LASTING = ['reachable', 'clock', 'disk', 'takeover', 'wire', 'features', 'of groups'];
 
 export function lasting(rows: readonly Row[]): readonly Row[] {
   return rows.filter(({ is }) => LASTING.includes(is) || is.startsWith('version '));

@@ -12,6 +12,10 @@ export interface FactsWanted {
   /** HOST:PORT of servers. */
   readonly servers: readonly string[];
   readonly mountpoints: readonly string[];
+  /** Files of keys and certificates. */
+  readonly keys?: readonly string[] | undefined;
+  /** The folder where versions lie. */
+  readonly folder?: string | undefined;
 }
 
 export type ServerFact =
@@ -26,7 +30,9 @@ export type ServerFact =
       /** Clients that this instance has evicted. */
       readonly evicted: readonly string[];
       readonly diskFeatures?: number | undefined;
+      /** Of the data device, and bytes that metadata may still use. */
       readonly freeShare?: number | undefined;
+      readonly metaFreeBytes?: number | undefined;
     };
 
 export type MountFact =
@@ -51,9 +57,11 @@ export interface HostAnswer {
   readonly nowMs: number;
   /** Free bytes where the processes have their sockets and logs. */
   readonly freeBytes: number;
+  /** Free bytes where versions lie. */
+  readonly rootFreeBytes?: number | undefined;
   readonly servers: Readonly<Record<string, ServerFact>>;
   readonly mounts: Readonly<Record<string, MountFact>>;
-  /** What is wrong with key files. */
+  /** What is wrong with files of keys and certificates. */
   readonly keyProblems: readonly string[];
 }
 

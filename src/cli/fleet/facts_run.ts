@@ -1,31 +1,47 @@
 /** What a fleet command asks on a host: its servers, its mounts, its clock, its room and its keys. It changes nothing. */
 
-import { existsSync, readdirSync, statfsSync } from 'node:fs';
-import { join } from 'node:path';
+import { X509Certificate } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import type { ClientStatus } from '../../client/api.js';
-import { connectAdmin } from '../admin.js';
+import { Metrics } from '../../wire/admin.js';
+import { type AdminConnection, connectAdmin } from '../admin.js';
 import { parseAddress } from '../common.js';
 import { askControl, mountpointPath } from '../control.js';
-import { describeFailure } from '../failure.js';
+import { CliError, describeFailure } from '../failure.js';
 import { installedVersion, runtimeDir } from '../installed.js';
-import { keyPathOf, readKeyFile } from '../key_file.js';
+import { checkPrivateKey, keyPathOf, readKeyFile } from '../key_file.js';
 import { readStatus } from '../server_status.js';
 import type { FactsWanted, HostAnswer, MountFact, ServerFact } from './facts.js';
 
+/** A certificate that ends sooner is a problem: it may end while the upgrade is under way, or soon after. */
+const CERTIFICATE_LEFT_MS = 7 * 24 * 3_600_000;
+/** Far more than a chain of certificates has. */
+const PROOF_MAX_BYTES = 1 << 20;
+const META_FREE = /^holdfast_storage_meta_free_bytes(?:\{[^}]*\})? (\S+)$/m;
+
 /** @param text FactsWanted, in JSON. */
 export async function facts(text: string): Promise<HostAnswer> {
-  const { servers, mountpoints } = JSON.parse(text) as FactsWanted;
+  const { servers, mountpoints, keys = [], folder } = JSON.parse(text) as FactsWanted;
   const seenServers = await Promise.all(servers.map(async (at) => [at, await serverAt(at)] as const));
   const seenMounts = await Promise.all(mountpoints.map(async (at) => [at, await mountAt(at)] as const));
-  const { bavail, bsize } = statfsSync(runtimeDir());
   return {
     version: installedVersion(),
     nowMs: Date.now(),
-    freeBytes: bavail * bsize,
+    freeBytes: freeBytesAt(runtimeDir()),
+    rootFreeBytes: folder === undefined ? undefined : freeBytesAt(folder),
     servers: Object.fromEntries(seenServers),
     mounts: Object.fromEntries(seenMounts),
-    keyProblems: keyProblems(),
+    keyProblems: keyProblems(keys),
   };
+}
+
+/** Of a folder that may not be there yet. */
+function freeBytesAt(folder: string): number {
+  let there = folder;
+  while (!existsSync(there)) there = dirname(there);
+  const { bavail, bsize } = statfsSync(there);
+  return bavail * bsize;
 }
 
 async function serverAt(address: string): Promise<ServerFact> {
@@ -37,7 +53,9 @@ async function serverAt(address: string): Promise<ServerFact> {
       const evicted = status.evicted.map(({ name, reason }) => `${name} (${reason})`);
       const freeShare = status.blocks > 0 ? status.blocksFree / status.blocks : undefined;
       const isRecovering = state === 'recovering' || recovery?.open === true;
-      return { is: 'up', state, version, label, instance, isRecovering, evicted, diskFeatures, freeShare };
+      const metaFreeBytes = state === 'active' ? await metaFreeOf(admin) : undefined;
+      const space = { freeShare, metaFreeBytes };
+      return { is: 'up', state, version, label, instance, isRecovering, evicted, diskFeatures, ...space };
     } finally {
       admin.close();
     }
@@ -71,16 +89,44 @@ async function mountAt(path: string): Promise<MountFact> {
   }
 }
 
-function keyProblems(): string[] {
-  const folder = join(keyPathOf('x'), '..');
-  if (!existsSync(folder)) return [];
+/** @returns undefined: an earlier version, which ends the connection for the question. */
+async function metaFreeOf({ requester }: AdminConnection): Promise<number | undefined> {
+  const answer = await requester.call(Metrics, {}).catch(() => undefined);
+  if (answer === undefined) return undefined;
+  const [, number] = META_FREE.exec(Buffer.from(answer.bulk).toString()) ?? [];
+  return number === undefined ? undefined : Number(number);
+}
+
+/** Of the keys in the usual folder, and of those that the fleet's file names. */
+function keyProblems(named: readonly string[]): string[] {
+  const folder = dirname(keyPathOf('x'));
+  const names = existsSync(folder) ? readdirSync(folder).filter((one) => one.endsWith('.key')) : [];
   const problems: string[] = [];
-  for (const name of readdirSync(folder).filter((one) => one.endsWith('.key'))) {
+  for (const path of new Set([...names.map((name) => join(folder, name)), ...named])) {
     try {
-      readKeyFile(join(folder, name));
+      checkProof(path, named.includes(path));
     } catch (thrown) {
       problems.push(describeFailure(thrown).line);
     }
   }
   return problems;
+}
+
+/** @throws Error: it is not there, or no file of a few lines. */
+function proofText(path: string): string {
+  const { size } = statSync(path);
+  if (size > PROOF_MAX_BYTES) throw new CliError(`${path} is no file of a key or a certificate`);
+  return readFileSync(path, 'utf8');
+}
+
+/** @throws Error: the file is not there, not what it should be, may be read by others, or ends soon. */
+function checkProof(path: string, isNamed: boolean): void {
+  const text = isNamed ? proofText(path) : '';
+  if (text.includes('-----BEGIN CERTIFICATE-----')) {
+    const leftMs = Date.parse(new X509Certificate(text).validTo) - Date.now();
+    if (leftMs < 0) throw new CliError(`${path} has ended: renew the certificate`);
+    if (leftMs < CERTIFICATE_LEFT_MS)
+      throw new CliError(`${path} ends within ${Math.ceil(leftMs / 3_600_000)} hours: renew the certificate`);
+  } else if (/-----BEGIN [A-Z ]*PRIVATE KEY-----/.test(text)) checkPrivateKey(path);
+  else readKeyFile(path);
 }

@@ -4,7 +4,7 @@
  */
 
 import { readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { parse, TomlError } from 'smol-toml';
 import { CliError } from '../failure.js';
 import { lineOf, type Place } from './file_lines.js';
@@ -15,6 +15,8 @@ export interface Host {
   readonly address: string;
   /** A line of the shell: what it is given as its last argument runs on the host. */
   readonly run: string;
+  /** Files of keys and certificates that have to be valid there. */
+  readonly keys: readonly string[];
 }
 
 export interface ServerPlace {
@@ -73,11 +75,15 @@ export interface Fleet {
 }
 
 const DEFAULT_GROUP = 'all';
-const DEFAULT_RUN = 'ssh {host}';
+/** Asks nobody for a password, and notices within half a minute that a host is gone. */
+const DEFAULT_RUN =
+  'ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o ServerAliveCountMax=3 {host}';
 const DEFAULT_ROOT = '/opt/holdfast-{version}';
 const DEFAULT_START = '{root}/bin/holdfast use {version} && systemctl start holdfast-serve@{label}';
 const DEFAULT_PORT = 7988;
 const AT_ONCE_MAX = 1000;
+const PORT_MAX = 65_535;
+const LISTEN = /^(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9][A-Za-z0-9._-]*):(\d{1,5})$/;
 /** What may stand in a line of the shell without quotes. */
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._:@%-]*$/;
 const UNIT_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000 };
@@ -142,7 +148,7 @@ class Reader {
     if (hosts.length === 0) this.#wrong([], 'there is no [[host]]');
     this.#unique(
       'host',
-      hosts.map(({ name }) => name),
+      hosts.map(({ name }) => [name]),
       'name',
     );
     const names = hosts.map(({ name }) => name);
@@ -153,13 +159,24 @@ class Reader {
     );
     this.#unique(
       'target',
-      targets.map(({ label }) => label),
+      targets.map(({ label }) => [label]),
       'label',
     );
     const labels = targets.map(({ label }) => label);
-    const clients = this.#tables('client').flatMap((one, at) =>
+    const clientTables = this.#tables('client').map((one, at) =>
       this.#client(one, ['client', at], names, labels, groupNames),
     );
+    this.#unique(
+      'target',
+      targets.map(({ servers }) => servers.map(({ host, listen }) => `${host} ${listen}`)),
+      'listen',
+    );
+    this.#unique(
+      'client',
+      clientTables.map((clients) => clients.map(({ host, mountpoint }) => `${host}:${mountpoint}`)),
+      'mountpoint',
+    );
+    const clients = clientTables.flat();
     if (targets.length + clients.length === 0) this.#wrong([], 'there is no [[target]] and no [[client]]');
     return {
       path: this.#path,
@@ -177,11 +194,13 @@ class Reader {
   }
 
   #host(table: Table, place: Place, run: string): Host {
-    this.#known(table, place, ['name', 'address', 'run']);
+    this.#known(table, place, ['name', 'address', 'run', 'keys']);
     const name = this.#name(table, place, 'name');
     const address = table.address === undefined ? name : this.#name(table, place, 'address');
     const line = this.#string(table, place, 'run', run);
-    return { name, address, run: line.replaceAll('{host}', name).replaceAll('{address}', address) };
+    const keys = table.keys === undefined ? [] : this.#strings(table, place, 'keys');
+    for (const path of keys) this.#absolute(path, [...place, 'keys']);
+    return { name, address, run: line.replaceAll('{host}', name).replaceAll('{address}', address), keys };
   }
 
   #target(table: Table, place: Place, hosts: readonly Host[], groups: readonly string[]): Target {
@@ -205,7 +224,8 @@ class Reader {
           hosts.map((one) => one.name),
         );
       const address = listen?.[at] ?? `${host.address}:${DEFAULT_PORT}`;
-      if (!/^(\[[0-9a-fA-F:.]+\]|[^:[\]\s]+):\d{1,5}$/.test(address))
+      const [, port = ''] = LISTEN.exec(address) ?? [];
+      if (port === '' || Number(port) > PORT_MAX)
         this.#wrong([...place, 'listen'], `"${address}" is not HOST:PORT`);
       return { host: name, listen: address };
     });
@@ -232,12 +252,18 @@ class Reader {
     );
     const group = this.#group(table, place, groups);
     const given = table.mountpoint;
-    const paths = typeof given === 'string' ? [given] : this.#strings(table, place, 'mountpoint');
-    return paths.map((mountpoint) => {
-      if (!mountpoint.startsWith('/'))
-        this.#wrong([...place, 'mountpoint'], `"${mountpoint}" does not begin with /`);
-      return { host, mountpoint, target, group };
+    const isOne = typeof given === 'string';
+    const paths = isOne
+      ? [this.#string(table, place, 'mountpoint')]
+      : this.#strings(table, place, 'mountpoint');
+    return paths.map((path) => {
+      this.#absolute(path, [...place, 'mountpoint']);
+      return { host, mountpoint: resolve(path), target, group };
     });
+  }
+
+  #absolute(path: string, place: Place): void {
+    if (!path.startsWith('/')) this.#wrong(place, `"${path}" does not begin with /`);
   }
 
   #groups(): readonly Group[] {
@@ -253,7 +279,11 @@ class Reader {
       };
     });
     const names = given.map(({ name }) => name);
-    this.#unique('group', names, 'name');
+    this.#unique(
+      'group',
+      names.map((name) => [name]),
+      'name',
+    );
     given.forEach(({ after }, at) => {
       for (const name of after) {
         if (!names.includes(name)) this.#unknown(['group', at, 'after'], 'group', name, names);
@@ -338,7 +368,7 @@ class Reader {
     const value = table[key] ?? otherwise;
     if (value === undefined) return this.#wrong(place, `${key} is missing`);
     if (typeof value !== 'string') return this.#wrong([...place, key], `${key} is a text`);
-    return value;
+    return this.#whole(value, [...place, key]);
   }
 
   #name(table: Table, place: Place, key: string): string {
@@ -356,7 +386,12 @@ class Reader {
     if (value === undefined) return this.#wrong(place, `${key} is missing`);
     if (!Array.isArray(value) || value.some((one) => typeof one !== 'string'))
       return this.#wrong([...place, key], `${key} is a list of texts`);
-    return value as readonly string[];
+    return (value as readonly string[]).map((one) => this.#whole(one, [...place, key]));
+  }
+
+  /** No program can be given a text with a zero in it. */
+  #whole(text: string, place: Place): string {
+    return text.includes('\0') ? this.#wrong(place, 'a zero byte is in the text') : text;
   }
 
   #oneOf(
@@ -393,9 +428,14 @@ class Reader {
     }
   }
 
-  #unique(name: string, values: readonly string[], key: string): void {
-    values.forEach((value, at) => {
-      if (values.indexOf(value) !== at) this.#wrong([name, at, key], `there are two of the ${key} ${value}`);
+  /** @param values of each table. */
+  #unique(name: string, values: readonly (readonly string[])[], key: string): void {
+    const known = new Set<string>();
+    values.forEach((ofTable, at) => {
+      for (const value of ofTable) {
+        if (known.has(value)) this.#wrong([name, at, key], `there are two of the ${key} ${value}`);
+        known.add(value);
+      }
     });
   }
 

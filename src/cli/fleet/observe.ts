@@ -1,19 +1,16 @@
 /** Looks at the hosts of a fleet: what runs there, and what each version can do. */
 
+import { dirname } from 'node:path';
 import type { Capabilities } from '../capabilities_run.js';
-import {
-  type Facts,
-  type FactsWanted,
-  type HostAnswer,
-  type HostFacts,
-  type Installed,
-  plainVersion,
-} from './facts.js';
+import { decodeAnswer, decodeCapabilities } from './decode.js';
+import { type Facts, type FactsWanted, type HostFacts, type Installed, plainVersion } from './facts.js';
 import type { Fleet, Host } from './file.js';
-import type { Unit } from './plan.js';
-import { commandLine, runOn } from './runner.js';
+import { hostsOf, type Unit } from './plan.js';
+import { commandLine, lastObject, type Ran, runOn } from './runner.js';
 
 const LOOK_MS = 30_000;
+/** ssh(1): the exit status of ssh itself, when it has no connection. */
+const SSH_FAILED = 255;
 /** The most hosts that are looked at together. */
 const AT_ONCE = 16;
 
@@ -26,7 +23,7 @@ export function programOf(fleet: Fleet, version: string): string {
 }
 
 /** What is asked of a host about these units. */
-function wantedOf(units: readonly Unit[], host: string): FactsWanted {
+function wantedOf(fleet: Fleet, units: readonly Unit[], { name: host, keys }: Host, by: string): FactsWanted {
   const servers = units.flatMap((unit) =>
     unit.is === 'target'
       ? unit.target.servers.filter((one) => one.host === host).map(({ listen }) => listen)
@@ -35,31 +32,48 @@ function wantedOf(units: readonly Unit[], host: string): FactsWanted {
   const mountpoints = units.flatMap((unit) =>
     unit.is === 'client' && unit.client.host === host ? [unit.client.mountpoint] : [],
   );
-  return { servers, mountpoints };
+  return { servers, mountpoints, keys, folder: dirname(rootOf(fleet, by)) };
 }
 
-export function hostsOf(unit: Unit): readonly string[] {
-  return unit.is === 'target' ? unit.target.servers.map(({ host }) => host) : [unit.client.host];
-}
-
-/** @param by the version whose program looks. @param units what is looked at. */
-export async function look(fleet: Fleet, by: string, units: readonly Unit[]): Promise<Facts> {
+/**
+ * @param by versions whose program may look: on each host the first one that answers, because one may be missing or broken there.
+ * @param units what is looked at.
+ */
+export async function look(fleet: Fleet, by: readonly string[], units: readonly Unit[]): Promise<Facts> {
   const names = new Set(units.flatMap(hostsOf));
   const hosts = fleet.hosts.filter(({ name }) => names.has(name));
   const seen = await each(hosts, async (host) => [host.name, await lookAt(fleet, host, by, units)] as const);
   return new Map(seen);
 }
 
-async function lookAt(fleet: Fleet, host: Host, by: string, units: readonly Unit[]): Promise<HostFacts> {
-  const wanted = JSON.stringify(wantedOf(units, host.name));
-  const beforeMs = Date.now();
-  const ran = await runOn(host, commandLine([programOf(fleet, by), 'fleet-facts', wanted]), LOOK_MS);
-  const afterMs = Date.now();
-  if (ran.status !== 0) return { is: 'away', why: ran.why };
-  const answer = parsed<HostAnswer>(ran.stdout);
-  if (answer === undefined) return { is: 'away', why: `${programOf(fleet, by)} says something unexpected` };
-  const skewMs = Math.max(0, beforeMs - answer.nowMs, answer.nowMs - afterMs);
-  return { ...answer, is: 'there', skewMs };
+async function lookAt(
+  fleet: Fleet,
+  host: Host,
+  by: readonly string[],
+  units: readonly Unit[],
+): Promise<HostFacts> {
+  let away: HostFacts = { is: 'away', why: 'no version is known that could look' };
+  for (const version of by) {
+    const program = programOf(fleet, version);
+    const wanted = JSON.stringify(wantedOf(fleet, units, host, version));
+    const beforeMs = Date.now();
+    const ran = await runOn(host, commandLine([program, 'fleet-facts', wanted]), LOOK_MS);
+    const afterMs = Date.now();
+    const answer = ran.status === 0 ? decodeAnswer(lastObject(ran.stdout)) : undefined;
+    if (answer !== undefined) {
+      const skewMs = Math.max(0, beforeMs - answer.nowMs, answer.nowMs - afterMs);
+      return { ...answer, is: 'there', skewMs };
+    }
+    const why = ran.status === 0 ? `${program} says something unexpected` : ran.why;
+    if (away.is === 'away' && version === by[0]) away = { is: 'away', why };
+    if (isUnreachable(ran)) return { is: 'away', why };
+  }
+  return away;
+}
+
+/** No other program will answer either: the runner did not end, or it is ssh and says so. */
+function isUnreachable({ status }: Ran): boolean {
+  return status === null || status === SSH_FAILED;
 }
 
 /** What each of these versions can do on each host that it is asked of. */
@@ -74,8 +88,8 @@ export async function lookAtVersions(
     const program = programOf(fleet, version);
     const ran = await runOn(host, commandLine([program, 'capabilities', '--json']), LOOK_MS);
     if (ran.status !== 0) return { host, version, can: `${program}: ${ran.why}` };
-    const can = parsed<Capabilities>(ran.stdout);
-    if (can?.protocol === undefined) return { host, version, can: `${program} says something unexpected` };
+    const can = decodeCapabilities(lastObject(ran.stdout));
+    if (can === undefined) return { host, version, can: `${program} says something unexpected` };
     if (plainVersion(can.version) !== version)
       return { host, version, can: `${program} is version ${can.version}` };
     return { host, version, can };
@@ -86,15 +100,6 @@ export async function lookAtVersions(
     installed.set(host.name, ofHost.set(version, can));
   }
   return installed;
-}
-
-function parsed<T>(text: string): T | undefined {
-  try {
-    return JSON.parse(text) as T;
-  } catch {
-    // A shell that greets, or no program of ours: the caller says whose answer it was.
-    return undefined;
-  }
 }
 
 /** In the order of `all`, some at once. */

@@ -19,6 +19,8 @@ export type Step =
     }
   | { readonly do: 'takeover'; readonly client: Client; readonly version: string };
 
+export type ServerStep = Exclude<Step, { readonly do: 'takeover' }>;
+
 /** What is upgraded as a whole: whoever stops, stops before or after it. */
 export type Unit =
   | { readonly is: 'target'; readonly key: string; readonly target: Target }
@@ -41,6 +43,10 @@ export function unitOfTarget(target: Target): Unit {
 
 export function unitOfClient(client: Client): Unit {
   return { is: 'client', key: `client ${client.host}:${client.mountpoint}`, client };
+}
+
+export function hostsOf(unit: Unit): readonly string[] {
+  return unit.is === 'target' ? unit.target.servers.map(({ host }) => host) : [unit.client.host];
 }
 
 /** In the order of the file. */
@@ -157,6 +163,40 @@ export function isDone(step: Step, facts: Facts): boolean {
   if (step.do === 'endStandby') return true;
   const heir = target.servers.find((one) => one !== place);
   return heir === undefined || isActive(serverFact(facts, heir.host, heir.listen));
+}
+
+/**
+ * What brings a target's server or standby back after a step that failed: starts of the version that ran before it, one of which has to
+ * succeed. None: somebody serves, and no standby is missing that the version could be.
+ * @param version undefined: it is not known.
+ */
+export function fallbackStarts(
+  step: ServerStep,
+  facts: Facts,
+  version: string | undefined,
+): readonly ServerStep[] {
+  const { target } = step;
+  if (version === undefined || isVersion(version, step.version)) return [];
+  const isDown = ({ host, listen }: ServerPlace): boolean =>
+    facts.get(host)?.is === 'there' && serverFact(facts, host, listen).is === 'down';
+  const start = (place: ServerPlace): ServerStep => ({
+    do: 'start',
+    target,
+    place,
+    version,
+  });
+  const active = target.servers
+    .map(({ host, listen }) => serverFact(facts, host, listen))
+    .find((fact) => hasTarget(fact));
+  // A standby of another version could not take the target after a crash: it would refuse.
+  if (active?.is === 'up')
+    return isVersion(active.version, version) && isDown(step.place) ? [start(step.place)] : [];
+  const others = target.servers.filter((place) => place !== step.place);
+  return [step.place, ...others].filter(isDown).map(start);
+}
+
+export function isServedBy({ host, listen }: ServerPlace, facts: Facts): boolean {
+  return isActive(serverFact(facts, host, listen));
 }
 
 function isActive(fact: ServerFact): boolean {

@@ -12,7 +12,10 @@ import { look, programOf, rootOf } from './observe.js';
 import {
   type Batch,
   describeStep,
+  fallbackStarts,
+  hostsOf,
   isDone,
+  isServedBy,
   type Step,
   stepKey,
   stepsOf,
@@ -20,7 +23,7 @@ import {
   unitsOf,
   type Wanted,
 } from './plan.js';
-import { commandLine, quoted, type Ran, runOn } from './runner.js';
+import { commandLine, lastObject, quoted, type Ran, runOn } from './runner.js';
 import {
   asked,
   type FleetState,
@@ -30,7 +33,7 @@ import {
   withPauses,
   writeState,
 } from './state.js';
-import { isInside } from './window.js';
+import { windowProblem } from './window.js';
 
 const POLL_MS = 250;
 /** A step that failed, or was under way when the command was killed, may still come to its end. */
@@ -47,8 +50,10 @@ export interface RolloutOptions {
   readonly state: FleetState;
   readonly batches: readonly Batch[];
   readonly wanted: Wanted;
-  /** The version whose program looks at the hosts. */
-  readonly by: string;
+  /** What was seen when it began. */
+  readonly facts: Facts;
+  /** The versions whose program looks at the hosts, the first one first. */
+  readonly by: readonly string[];
   readonly say: (line: string) => void;
 }
 
@@ -72,8 +77,8 @@ export class Rollout {
 
   /** @returns 'aborted' if somebody has asked for that. @throws CliError: the first failure. */
   async run(): Promise<'done' | 'aborted'> {
-    const { fleet, batches, by } = this.#options;
-    this.#baseline = baselineOf(unitsOf(fleet), await look(fleet, by, unitsOf(fleet)));
+    const { fleet, batches, facts } = this.#options;
+    this.#baseline = baselineOf(unitsOf(fleet), facts);
     this.#save(this.#state);
     try {
       for (const batch of batches) {
@@ -83,7 +88,13 @@ export class Rollout {
         }
       }
     } catch (thrown) {
-      this.#save({ ...this.#state, progress: 'failed', failure: (thrown as Error).message });
+      const { message } = thrown as Error;
+      try {
+        this.#save({ ...this.#state, progress: 'failed', failure: message });
+      } catch (unsaved) {
+        const why = (unsaved as Error).message;
+        throw new CliError(message === why ? why : `${message}; ${why}`, 1, { cause: thrown });
+      }
       throw thrown;
     }
     this.#save({ ...this.#state, progress: 'done' });
@@ -91,9 +102,10 @@ export class Rollout {
   }
 
   async #batch({ group, units, beginsGroup }: Batch): Promise<'done' | 'aborted'> {
-    const facts = await this.#look(units);
-    const left = units.filter((unit) => this.#steps(unit, facts).length > 0);
-    if (left.length === 0) return 'done';
+    let facts = await this.#look(units);
+    const isLeft = (unit: Unit): boolean => this.#steps(unit, facts).length > 0;
+    if (!units.some(isLeft)) return 'done';
+    const seenMs = performance.now();
     if ((await this.#mayGoOn()) === 'abort') return 'aborted';
     if (this.#stepped && group.pauseMs > 0) {
       this.#options.say(
@@ -101,9 +113,12 @@ export class Rollout {
       );
       if ((await this.#rest(group.pauseMs)) === 'abort') return 'aborted';
     }
-    const results = await Promise.allSettled(left.map((unit) => this.#bring(unit)));
-    const failed = results.find((one) => one.status === 'rejected');
-    if (failed !== undefined) throw failed.reason;
+    // Somebody has let it wait.
+    if (performance.now() - seenMs > POLL_MS) facts = await this.#look(units);
+    const results = await Promise.allSettled(units.filter(isLeft).map((unit) => this.#bring(unit, facts)));
+    const failed = results.flatMap((one) => (one.status === 'rejected' ? [one.reason as Error] : []));
+    if (failed.length > 0)
+      throw new CliError(failed.map(({ message }) => message).join('; '), 1, { cause: failed[0] });
     this.#stepped = true;
     await this.#healthy();
     return 'done';
@@ -112,17 +127,14 @@ export class Rollout {
   /** Between two batches nothing is half done: here people may stop it, and here the maintenance window may end. */
   async #mayGoOn(): Promise<'go' | 'abort'> {
     const { fleet, say } = this.#options;
-    const now = new Date();
-    if (fleet.window !== undefined && !isInside(fleet.window, now.getHours() * 60 + now.getMinutes())) {
-      throw new CliError(
-        `it is outside of the maintenance window (${fleet.window.text}); run the same command again in it`,
-      );
-    }
     for (let said = false; ; ) {
       const what = asked(fleet.statePath);
       if (what === 'abort') return 'abort';
       if (what === undefined) {
         if (said) this.#save({ ...this.#state, progress: 'running' });
+        // Last: it may have closed during a pause.
+        const problem = windowProblem(fleet.window, new Date());
+        if (problem !== undefined) throw new CliError(problem);
         return 'go';
       }
       if (!said) {
@@ -151,43 +163,69 @@ export class Rollout {
     return version === undefined ? [] : stepsOf(unit, facts, version);
   }
 
-  async #bring(unit: Unit): Promise<void> {
+  /** @param seen just now, of this unit and others. */
+  async #bring(unit: Unit, seen: Facts): Promise<void> {
     const beganMs = performance.now();
     const evictions: string[] = [];
+    let facts = seen;
     for (let count = 0; ; count++) {
-      const [step] = this.#steps(unit, await this.#look([unit]));
+      facts = await this.#answering(unit, facts);
+      const [step] = this.#steps(unit, facts);
       if (step === undefined) break;
       if (count >= STEPS_MAX)
         throw new CliError(`${unit.key} does not come to an end: ${describeStep(step)}`);
-      await this.#step(unit, step, evictions);
+      facts = await this.#step(unit, step, facts, evictions);
     }
     if (unit.is === 'target') await this.#notePauses(unit.target.label, performance.now() - beganMs);
     if (evictions.length > 0) throw new CliError(`${unit.key}: ${evictions.join('; ')}`);
   }
 
-  async #step(unit: Unit, step: Step, evictions: string[]): Promise<void> {
+  /**
+   * A host that does not answer may serve all the same, so nobody knows what the next step of its unit is. It may be on its way back.
+   * @returns facts of the unit, with all its hosts. @throws CliError
+   */
+  async #answering(unit: Unit, seen: Facts): Promise<Facts> {
+    const { startLimitMs } = this.#options.fleet;
+    for (let facts = seen, endMs = performance.now() + startLimitMs; ; facts = await this.#look([unit])) {
+      const away = hostsOf(unit).flatMap((name) => {
+        const fact = facts.get(name);
+        return fact?.is === 'there' ? [] : [`host ${name} does not answer: ${fact?.why}`];
+      });
+      if (away.length === 0) return facts;
+      if (performance.now() >= endMs) throw new CliError(`${unit.key}: ${away.join('; ')}`);
+      await delay(POLL_MS);
+    }
+  }
+
+  /** @returns what is seen of the unit when the step is done. */
+  async #step(unit: Unit, step: Step, facts: Facts, evictions: string[]): Promise<Facts> {
     const key = stepKey(step);
     const beganMs = performance.now();
-    if (this.#left.delete(key) && (await this.#until(LATE_MS, unit, step))) {
+    const wasLeft = this.#left.delete(key);
+    const come = wasLeft ? await this.#until(LATE_MS, unit, step) : undefined;
+    if (come !== undefined) {
       this.#done(key, step, beganMs);
-      return;
+      return come;
     }
-    if (step.do === 'takeover') await this.#clientIsWell(unit, step);
+    if (step.do === 'takeover') await this.#clientIsWell(unit, step, facts);
     this.#save(withBegun(this.#state, key));
-    const ran = await this.#run(step);
+    const ran = await this.#run(step, facts);
     const hasEvicted = step.do === 'shutdown' && ran.status === EVICTED_STATUS;
     if (hasEvicted) evictions.push(ran.why);
     const hasRun = ran.status === 0 || hasEvicted;
-    const limitMs = hasRun ? this.#options.fleet.startLimitMs : LATE_MS;
-    if (!(await this.#until(limitMs, unit, step))) {
+    // What was under way when the command was killed may refuse this one, and come to its end.
+    const limitMs = hasRun || wasLeft ? this.#options.fleet.startLimitMs : LATE_MS;
+    const after = await this.#until(limitMs, unit, step);
+    if (after === undefined) {
       const why = hasRun ? `nothing of it is seen after ${limitMs / 1000} s` : ran.why;
-      throw new CliError(`${describeStep(step)}: ${why}${await this.#backInService(step)}`);
+      throw new CliError(`${describeStep(step)}: ${why}${await this.#asBefore(unit, step)}`);
     }
     if (step.do === 'takeover' && hasRun) this.#noteTakeover(unit, ran.stdout);
     this.#done(key, step, beganMs);
+    return after;
   }
 
-  #run(step: Step): Promise<Ran> {
+  #run(step: Step, facts: Facts): Promise<Ran> {
     const { fleet, by } = this.#options;
     if (step.do === 'takeover') {
       const { client, version } = step;
@@ -204,17 +242,23 @@ export class Rollout {
     const { place } = step;
     if (step.do === 'start')
       return this.#on(place.host, this.#startLine(step, step.version), fleet.startLimitMs);
-    return this.#on(place.host, commandLine([programOf(fleet, by), 'shutdown', place.listen]), SHUTDOWN_MS);
+    // By the version that has looked there: it runs.
+    const fact = facts.get(place.host);
+    const program = programOf(fleet, fact?.is === 'there' ? fact.version : (by[0] ?? step.version));
+    return this.#on(place.host, commandLine([program, 'shutdown', place.listen]), SHUTDOWN_MS);
   }
 
   #startLine({ target, place }: Exclude<Step, { readonly do: 'takeover' }>, version: string): string {
     const { fleet } = this.#options;
-    return target.start
-      .replaceAll('{root}', quoted(rootOf(fleet, version)))
-      .replaceAll('{version}', quoted(version))
-      .replaceAll('{host}', quoted(place.host))
-      .replaceAll('{listen}', quoted(place.listen))
-      .replaceAll('{label}', quoted(target.label));
+    return (
+      target.start
+        .replaceAll('{version}', quoted(version))
+        .replaceAll('{host}', quoted(place.host))
+        .replaceAll('{listen}', quoted(place.listen))
+        .replaceAll('{label}', quoted(target.label))
+        // Last, and by a function: a path may have any letters, such as $ or {host}.
+        .replaceAll('{root}', () => quoted(rootOf(fleet, version)))
+    );
   }
 
   async #on(name: string, command: string, limitMs: number): Promise<Ran> {
@@ -223,39 +267,57 @@ export class Rollout {
     return runOn(host, command, limitMs);
   }
 
-  /** No event comes from another host. @returns whether what the step brings about was seen. */
-  async #until(limitMs: number, unit: Unit, step: Step): Promise<boolean> {
+  /** No event comes from another host. @returns what was seen, with what the step brings about; undefined: it did not come. */
+  async #until(limitMs: number, unit: Unit, step: Step): Promise<Facts | undefined> {
     for (const endMs = performance.now() + limitMs; ; ) {
-      if (isDone(step, await this.#look([unit]))) return true;
-      if (performance.now() >= endMs) return false;
+      const facts = await this.#look([unit]);
+      if (isDone(step, facts)) return facts;
+      if (performance.now() >= endMs) return undefined;
       await delay(POLL_MS);
     }
   }
 
   /** A mount whose server has just changed may be on its way back. */
-  async #clientIsWell(unit: Unit, { client }: Extract<Step, { readonly do: 'takeover' }>): Promise<void> {
-    for (const endMs = performance.now() + this.#options.fleet.startLimitMs; ; ) {
-      const fact = mountFact(await this.#look([unit]), client.host, client.mountpoint);
+  async #clientIsWell(
+    unit: Unit,
+    { client, version }: Extract<Step, { readonly do: 'takeover' }>,
+    seen: Facts,
+  ): Promise<void> {
+    const { startLimitMs } = this.#options.fleet;
+    for (let facts = seen, endMs = performance.now() + startLimitMs; ; facts = await this.#look([unit])) {
+      const fact = mountFact(facts, client.host, client.mountpoint);
       if (fact.is === 'up' && fact.importState === 'FULL' && fact.gate === 'OPEN') return;
       if (performance.now() >= endMs) {
-        const how = fact.is === 'down' ? fact.why : `connection ${fact.importState}, gate ${fact.gate}`;
+        const how =
+          fact.is === 'down'
+            ? `${fact.why}; mount it with ${version}, or take it out of the file`
+            : `connection ${fact.importState}, gate ${fact.gate}`;
         throw new CliError(`${unit.key}: ${how}`);
       }
       await delay(POLL_MS);
     }
   }
 
-  /** A single server that does not start in the new version must not stay away: the one before serves again. @returns what came of it. */
-  async #backInService(step: Step): Promise<string> {
-    if (step.do !== 'start' || step.target.servers.length > 1) return '';
-    const before = this.#state.from[`target ${step.target.label}`];
-    if (before === undefined || before === step.version) return `; ${step.target.label} is not served`;
-    await this.#on(step.place.host, this.#startLine(step, before), this.#options.fleet.startLimitMs);
-    const unit = unitsOf(this.#options.fleet).find(({ key }) => key === `target ${step.target.label}`);
-    const serves =
-      unit !== undefined &&
-      (await this.#until(this.#options.fleet.startLimitMs, unit, { ...step, version: before }));
-    return serves ? `; ${before} serves ${step.target.label} again` : `; ${step.target.label} is not served`;
+  /**
+   * A step of a target has failed: whoever stood by or served before does so again, if nobody else can. For that the other version
+   * starts: on the way up the one before, on the way back the one of the upgrade. @returns what came of it, for people.
+   */
+  async #asBefore(unit: Unit, step: Step): Promise<string> {
+    if (unit.is !== 'target' || step.do === 'takeover') return '';
+    const { from, to } = this.#state;
+    const before = from[unit.key];
+    const other = before === step.version ? to : before;
+    const starts = fallbackStarts(step, await this.#look([unit]), other);
+    for (const start of starts) {
+      await this.#run(start, new Map());
+      const facts = await this.#until(this.#options.fleet.startLimitMs, unit, start);
+      if (facts === undefined) continue;
+      return `; ${other} ${isServedBy(start.place, facts) ? 'serves' : 'stands by for'} ${unit.target.label} again`;
+    }
+    const facts = await this.#look([unit]);
+    const isServed = unit.target.servers.some((place) => isServedBy(place, facts));
+    if (!isServed) return `; ${unit.target.label} is not served`;
+    return starts.length > 0 ? `; ${unit.target.label} has no standby` : '';
   }
 
   async #healthy(): Promise<void> {
@@ -292,7 +354,10 @@ export class Rollout {
   }
 
   #noteTakeover(unit: Unit, stdout: string): void {
-    const { silentMs } = JSON.parse(stdout) as TakenOver;
+    // How long it took is for people: an answer that cannot be read changes nothing of what was done.
+    const told = lastObject(stdout) as Partial<TakenOver> | undefined;
+    const silentMs = told?.silentMs;
+    if (typeof silentMs !== 'number') return;
     this.#save(withPauses(this.#state, [{ client: unit.key, ms: silentMs, why: 'takeover' }]));
   }
 

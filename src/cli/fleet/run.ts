@@ -1,16 +1,29 @@
 /** The verbs of holdfast fleet (docs/FLEETS.md). */
 
+import { printable } from '../../base/printable.js';
 import { CliError } from '../failure.js';
 import { installedVersion } from '../installed.js';
-import { checkRows, firstOf, lasting, type Row, type Seen } from './check.js';
+import { checkRows, conditionRows, firstOf, lasting, type Row, type Seen } from './check.js';
+import { isVersion } from './decode.js';
 import { type Facts, plainVersion } from './facts.js';
 import { type Fleet, readFleet } from './file.js';
-import { hostsOf, look, lookAtVersions } from './observe.js';
-import { type Batch, batchesOf, describeStep, stepsOf, unitsOf, versionsSeen, type Wanted } from './plan.js';
+import { commandProblems } from './health.js';
+import { look, lookAtVersions } from './observe.js';
+import {
+  type Batch,
+  batchesOf,
+  describeStep,
+  hostsOf,
+  stepsOf,
+  unitsOf,
+  versionsSeen,
+  type Wanted,
+} from './plan.js';
 import { Rollout, versionsNow } from './rollout.js';
 import {
   ask,
   type Doing,
+  editedSince,
   type FleetState,
   isLocked,
   longestPause,
@@ -22,8 +35,7 @@ import {
 } from './state.js';
 import { checkText, stateText } from './text.js';
 import type { FleetOptions, Verb } from './verbs.js';
-
-const VERSION = /^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$/;
+import { windowProblem } from './window.js';
 
 /** @throws CliError: no go, a failure, an abort. */
 export async function runFleet(path: string, verb: Verb, options: FleetOptions): Promise<void> {
@@ -47,30 +59,42 @@ export async function runFleet(path: string, verb: Verb, options: FleetOptions):
 }
 
 function versionOf({ to = '' }: FleetOptions): string {
-  if (!VERSION.test(to)) throw new CliError(`"${to}" is no version; give it as the folder has it: 0.3.0`, 2);
+  if (!isVersion(to) || to !== plainVersion(to))
+    throw new CliError(`"${to}" is no version; give it as the folder has it: 0.3.0`, 2);
   return to;
 }
 
 /** Looks at everything that a decision needs. */
-async function survey(fleet: Fleet, by: string, wanted: Wanted, back = false): Promise<Seen> {
+async function survey(
+  fleet: Fleet,
+  by: readonly string[],
+  to: string,
+  wanted: Wanted,
+  back = false,
+): Promise<Seen> {
   const units = unitsOf(fleet);
   const facts = await look(fleet, by, units);
   const versions = new Map<string, readonly string[]>();
   for (const unit of units) {
-    const own = [...versionsSeen(unit, facts), by, wanted(unit)].filter((one) => one !== undefined);
+    const own = [...versionsSeen(unit, facts), to, wanted(unit)].filter((one) => one !== undefined);
     for (const host of hostsOf(unit)) {
       versions.set(host, [...new Set([...(versions.get(host) ?? []), ...own.map(plainVersion)])]);
     }
   }
   const installed = await lookAtVersions(fleet, versions);
-  return { fleet, facts, installed, wanted, first: firstOf(installed, by), back };
+  return { fleet, facts, installed, wanted, first: firstOf(installed, to), back };
 }
 
 async function check(fleet: Fleet, to: string, { json }: FleetOptions): Promise<void> {
-  const rows = checkRows(await survey(fleet, to, () => to));
+  const rows = await allRows(await survey(fleet, [to], to, () => to));
   const go = rows.every((row) => row.go);
   process.stdout.write(`${json === true ? JSON.stringify({ go, to, rows }) : checkText(rows, to)}\n`);
   if (!go) throw new CliError(`no go: ${noGo(rows)}`);
+}
+
+/** With the conditions that are commands: if one of them does not hold, nothing goes on after the first batch. */
+async function allRows(seen: Seen): Promise<readonly Row[]> {
+  return [...checkRows(seen), ...conditionRows(seen.fleet, await commandProblems(seen.fleet))];
 }
 
 function noGo(rows: readonly Row[]): string {
@@ -81,7 +105,7 @@ function noGo(rows: readonly Row[]): string {
 }
 
 async function plan(fleet: Fleet, to: string, { json }: FleetOptions): Promise<void> {
-  const seen = await survey(fleet, to, () => to);
+  const seen = await survey(fleet, [to], to, () => to);
   showSteps(batchesOf(fleet, seen.first), seen.facts, () => to, json === true);
 }
 
@@ -112,54 +136,78 @@ function showSteps(batches: readonly Batch[], facts: Facts, wanted: Wanted, json
 async function upgrade(fleet: Fleet, to: string, { dryRun, json }: FleetOptions): Promise<void> {
   if (dryRun === true) return plan(fleet, to, { json: json === true });
   await alone(fleet, async () => {
+    checkWindow(fleet);
     const before = readState(fleet.statePath);
-    const seen = await survey(fleet, to, () => to);
+    const seen = await survey(fleet, lookers(before, to), to, () => to);
     const now = versionsNow(fleet, seen.facts, plainVersion);
     const state = stateForUpgrade(before, to, now, new Date().toISOString());
     const goesOn = before !== undefined && before.progress !== 'done';
-    const rows = checkRows(seen);
-    const wanted = goesOn ? lasting(rows) : rows;
-    if (wanted.some(({ go }) => !go)) throw new CliError(`no go: ${noGo(wanted)}; "check" shows all of it`);
-    await carryOut('upgrade', fleet, state, batchesOf(fleet, seen.first), () => to);
+    const rows = goesOn ? lasting(checkRows(seen)) : await allRows(seen);
+    if (rows.some(({ go }) => !go)) throw new CliError(`no go: ${noGo(rows)}; "check" shows all of it`);
+    for (const line of editedSince(
+      state,
+      unitsOf(fleet).map(({ key }) => key),
+      fleet.statePath,
+    ))
+      say(line);
+    await carryOut('upgrade', seen, state, () => to);
   });
 }
 
 async function rollback(fleet: Fleet, { dryRun, json }: FleetOptions): Promise<void> {
   await alone(fleet, async () => {
     const state = stateForRollback(readState(fleet.statePath));
+    if (dryRun !== true) checkWindow(fleet);
     const goal: Wanted = ({ key }) => state.from[key];
-    const seen = await survey(fleet, state.to, goal, true);
+    const keys = unitsOf(fleet).map(({ key }) => key);
+    for (const line of editedSince(state, keys, fleet.statePath)) say(line);
+    const seen = await survey(fleet, lookers(state, state.to), state.to, goal, true);
     const stays = new Map<string, string>();
     for (const { what, is, go, why } of checkRows(seen)) {
       if (!go && (is === 'disk' || is === 'takeover' || is === 'wire')) stays.set(what, `${is}: ${why}`);
     }
     for (const [what, why] of stays) say(`${what} does not go back: ${why}`);
     const wanted: Wanted = (unit) => (stays.has(unit.key) ? undefined : goal(unit));
-    const batches = batchesOf(fleet, seen.first, true);
-    if (dryRun === true) showSteps(batches, seen.facts, wanted, json === true);
-    else await carryOut('rollback', fleet, state, batches, wanted);
+    if (dryRun === true) showSteps(batchesOf(fleet, seen.first, true), seen.facts, wanted, json === true);
+    else await carryOut('rollback', seen, state, wanted);
     if (stays.size > 0) throw new CliError(`these stay at ${state.to}: ${[...stays.keys()].join(', ')}`);
   });
 }
 
+/** @throws CliError: outside of the window nothing begins, and nothing is remembered. */
+function checkWindow({ window }: Fleet): void {
+  const problem = windowProblem(window, new Date());
+  if (problem !== undefined) throw new CliError(problem);
+}
+
+/** Versions whose program may look at the hosts: the new one, and those before, because the new one may be broken. */
+function lookers(state: FleetState | undefined, to: string): readonly string[] {
+  const before = state === undefined ? [] : Object.values(state.from);
+  // On the way back the versions before are the ones that have to be there.
+  const all = state?.doing === 'rollback' ? [...before, to] : [to, ...before];
+  return [...new Set(all.map(plainVersion))];
+}
+
 async function carryOut(
   doing: Doing,
-  fleet: Fleet,
+  { fleet, facts, first }: Seen,
   state: FleetState,
-  batches: readonly Batch[],
   wanted: Wanted,
 ): Promise<void> {
-  ask(fleet.statePath, undefined);
-  const rollout = new Rollout({ fleet, state, batches, wanted, by: state.to, say });
+  const by = lookers(state, state.to);
+  const batches = batchesOf(fleet, first, doing === 'rollback');
+  const rollout = new Rollout({ fleet, state, facts, batches, wanted, by, say });
   let how: 'done' | 'aborted';
+  const release = abortAtSignals(fleet);
   try {
     how = await rollout.run();
   } catch (thrown) {
     const again =
       doing === 'upgrade' ? `"upgrade --to ${state.to}" goes on, "rollback" goes back` : '"rollback" goes on';
     throw new CliError(`${(thrown as Error).message}; stopped here: ${again}`, 1, { cause: thrown });
+  } finally {
+    release();
   }
-  ask(fleet.statePath, undefined);
   const pause = longestPause(rollout.state);
   const waited =
     pause === undefined
@@ -171,10 +219,36 @@ async function carryOut(
   say(`${what} is done, ${rollout.state.done.length} steps${waited}`);
 }
 
+/**
+ * The first signal asks for an abort in order, the second ends this process at once; both are safe. Whoever reads the output may go
+ * away too: the work goes on, and the state has all of it. @returns what ends this.
+ */
+function abortAtSignals({ statePath }: Fleet): () => void {
+  const names = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  const heard = (name: NodeJS.Signals): void => {
+    for (const one of names) process.removeListener(one, heard);
+    ask(statePath, 'abort');
+    say(`${name}: ends before its next batch; at a second signal at once`);
+  };
+  for (const one of names) process.on(one, heard);
+  const others = process.stdout.listeners('error');
+  const unread = (error: NodeJS.ErrnoException): void => {
+    if (error.code !== 'EPIPE') throw error;
+  };
+  process.stdout.removeAllListeners('error').on('error', unread);
+  return () => {
+    for (const one of names) process.removeListener(one, heard);
+    process.stdout.removeListener('error', unread);
+    for (const one of others) process.stdout.on('error', one as (error: Error) => void);
+  };
+}
+
 async function status(fleet: Fleet, { json }: FleetOptions): Promise<void> {
   const state = readState(fleet.statePath);
   const isRunning = await isLocked(fleet.statePath);
-  const facts = await look(fleet, state?.to ?? plainVersion(installedVersion()), unitsOf(fleet));
+  const own = plainVersion(installedVersion());
+  const by = state === undefined ? [own] : [...new Set([...lookers(state, state.to), own])];
+  const facts = await look(fleet, by, unitsOf(fleet));
   const text =
     json === true
       ? JSON.stringify({ state: state ?? null, isRunning, hosts: Object.fromEntries(facts) })
@@ -210,12 +284,15 @@ async function alone(fleet: Fleet, work: () => Promise<void>): Promise<void> {
       `another command changes this fleet just now (${fleet.statePath}): wait, or "abort" it`,
     );
   try {
+    // What somebody has asked of a command before this one. From here on it is asked of this one.
+    ask(fleet.statePath, undefined);
     await work();
   } finally {
+    ask(fleet.statePath, undefined);
     lock.close();
   }
 }
 
 function say(line: string): void {
-  process.stdout.write(`holdfast: ${line}\n`);
+  process.stdout.write(`holdfast: ${printable(line)}\n`);
 }

@@ -3,7 +3,8 @@
  * one word, for the shell of the host.
  */
 
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
 import type { Host } from './file.js';
 
 export interface Ran {
@@ -26,14 +27,36 @@ export function commandLine(words: readonly string[]): string {
   return words.map(quoted).join(' ');
 }
 
+/**
+ * What a program of ours has printed: one line with one object of JSON. A shell that greets, or a runner that says something, may
+ * have put lines around it. @returns undefined: there is no such line.
+ */
+export function lastObject(stdout: string): unknown {
+  const line = stdout.split('\n').findLast((one) => one.startsWith('{'));
+  if (line === undefined) return undefined;
+  try {
+    return JSON.parse(line);
+  } catch {
+    // The caller says whose answer it was.
+    return undefined;
+  }
+}
+
 /** Never rejects: a runner that cannot be started has failed too. */
 export function runOn(host: Host, command: string, limitMs: number): Promise<Ran> {
   return new Promise((resolve) => {
-    // In a group of its own, so that the limit ends what the shell has started too.
-    const child = spawn('/bin/sh', ['-c', `${host.run} "$1"`, 'sh', command], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      detached: true,
-    });
+    let child: ChildProcessByStdio<null, Readable, Readable>;
+    try {
+      // In a session of its own: the limit ends what the shell has started too, Ctrl-C does not, and ssh cannot ask for a password.
+      child = spawn('/bin/sh', ['-c', `${host.run} "$1"`, 'sh', command], {
+        stdio: ['ignore', 'pipe', 'pipe'],
+        detached: true,
+      });
+    } catch (thrown) {
+      // The system refuses the words, because they are too long.
+      resolve({ status: null, stdout: '', why: (thrown as Error).message });
+      return;
+    }
     let stdout = '';
     let stderr = '';
     let late = false;

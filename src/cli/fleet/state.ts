@@ -1,6 +1,7 @@
 /**
  * What a fleet command remembers between its runs: which versions there were before, for a rollback, and what was done, for people.
- * What is done is always seen on the hosts; the file is not believed. It is written by rename, so it is whole at every moment.
+ * What is done is always seen on the hosts; the file is not believed. It is written by rename, so it is whole at every moment, and the
+ * folder is flushed too: if the versions before the upgrade were lost with a crash of this machine, nothing would be left to go back to.
  *
  * One command at a time changes a fleet: the name of a socket in the kernel is its lock. So the lock ends with its process. It holds on
  * this machine and in this network namespace.
@@ -13,20 +14,23 @@ import {
   fsyncSync,
   openSync,
   readFileSync,
+  realpathSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { createConnection, createServer, type Server } from 'node:net';
-import { resolve } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { CliError } from '../failure.js';
+import { isTable, isVersion } from './decode.js';
 
 const FORMAT = 1;
 const DONE_MAX = 1000;
 const PAUSES_MAX = 200;
 
 export type Doing = 'upgrade' | 'rollback';
-export type Progress = 'running' | 'paused' | 'aborted' | 'failed' | 'done';
+const PROGRESSES = ['running', 'paused', 'aborted', 'failed', 'done'] as const;
+export type Progress = (typeof PROGRESSES)[number];
 
 export interface SeenPause {
   /** Whose programs waited. */
@@ -103,6 +107,26 @@ export function stateForRollback(before: FleetState | undefined): FleetState {
   return { ...kept, doing: 'rollback', progress: 'running' };
 }
 
+/**
+ * @param known keys of the units that the fleet's file has now.
+ * @returns for people: how the file and what was remembered differ. @throws CliError: they have nothing in common.
+ */
+export function editedSince(state: FleetState, known: readonly string[], path: string): readonly string[] {
+  const before = Object.keys(state.from);
+  const gone = before.filter((key) => !known.includes(key));
+  if (gone.length > 0 && gone.length === before.length)
+    throw new CliError(
+      `${path} is of another fleet: of its servers and clients this file has none; name another state, or move it away`,
+    );
+  const added = known.filter((key) => !before.includes(key));
+  return [
+    ...gone.map((key) => `${key} is not in the file any more, and stays as it is`),
+    ...(state.doing === 'rollback' ? added : []).map(
+      (key) => `${key} had no version that is known when the upgrade began, and stays as it is`,
+    ),
+  ];
+}
+
 export function withBegun(state: FleetState, key: string): FleetState {
   return { ...state, underWay: [...state.underWay.filter((one) => one !== key), key] };
 }
@@ -137,10 +161,7 @@ export function longestPause({ pauses }: Pick<FleetState, 'pauses'>): SeenPause 
 export function readState(path: string): FleetState | undefined {
   if (!existsSync(path)) return undefined;
   try {
-    const state = JSON.parse(readFileSync(path, 'utf8')) as FleetState;
-    if (state.format !== FORMAT)
-      throw new Error(`it has format ${state.format}, and this version knows ${FORMAT}`);
-    return state;
+    return decodeState(JSON.parse(readFileSync(path, 'utf8')));
   } catch (cause) {
     throw new CliError(
       `${path} is no state of a fleet: ${(cause as Error).message}; move it away to begin anew`,
@@ -152,16 +173,55 @@ export function readState(path: string): FleetState | undefined {
   }
 }
 
+/** @throws Error: it is no state. */
+function decodeState(value: unknown): FleetState {
+  if (!isTable(value)) throw new Error('it is no object');
+  if (value.format !== FORMAT)
+    throw new Error(`it has format ${value.format}, and this version knows ${FORMAT}`);
+  const { doing, progress, to, from, began, underWay, done, pauses } = value;
+  const isWhole =
+    (doing === 'upgrade' || doing === 'rollback') &&
+    PROGRESSES.some((one) => one === progress) &&
+    isVersion(to) &&
+    isTable(from) &&
+    Object.values(from).every(isVersion) &&
+    typeof began === 'string' &&
+    Array.isArray(underWay) &&
+    Array.isArray(done) &&
+    Array.isArray(pauses);
+  if (!isWhole) throw new Error('a part of it is missing or makes no sense');
+  return value as unknown as FleetState;
+}
+
+/**
+ * Only for whoever has the lock: there is one name for the file that is about to become the state.
+ * @throws CliError: the folder cannot be written, or is full. The state is as it was.
+ */
 export function writeState(path: string, state: FleetState): void {
-  const made = `${path}.${process.pid}`;
+  const made = `${path}.new`;
+  try {
+    replace(made, path, `${JSON.stringify(state, null, 2)}\n`);
+  } catch (cause) {
+    rmSync(made, { force: true });
+    throw new CliError(`the state ${path} cannot be written: ${(cause as Error).message}`, 1, { cause });
+  }
+}
+
+function replace(made: string, path: string, text: string): void {
   const file = openSync(made, 'w', 0o600);
   try {
-    writeSync(file, `${JSON.stringify(state, null, 2)}\n`);
+    writeFileSync(file, text);
     fsyncSync(file);
   } finally {
     closeSync(file);
   }
   renameSync(made, path);
+  const folder = openSync(dirname(path), 'r');
+  try {
+    fsyncSync(folder);
+  } finally {
+    closeSync(folder);
+  }
 }
 
 export type Ask = 'pause' | 'abort';
@@ -177,11 +237,8 @@ export function ask(statePath: string, what: Ask | undefined): void {
     rmSync(path, { force: true });
     return;
   }
-  const made = `${path}.${process.pid}`;
-  const file = openSync(made, 'w', 0o600);
-  writeSync(file, `${what}\n`);
-  closeSync(file);
-  renameSync(made, path);
+  // No rename: a word that is not whole yet says nothing, and is read again.
+  writeFileSync(path, `${what}\n`, { mode: 0o600 });
 }
 
 export function asked(statePath: string): Ask | undefined {
@@ -193,7 +250,13 @@ export function asked(statePath: string): Ask | undefined {
 
 /** An abstract name: it is in no folder, and the kernel takes it back with the process. */
 function lockName(statePath: string): string {
-  const digest = createHash('sha256').update(resolve(statePath)).digest('hex').slice(0, 32);
+  // The same file has one lock, by whatever links its folder is reached.
+  const folder = dirname(resolve(statePath));
+  const real = existsSync(folder) ? realpathSync(folder) : folder;
+  const digest = createHash('sha256')
+    .update(join(real, basename(statePath)))
+    .digest('hex')
+    .slice(0, 32);
   return `\0holdfast-fleet-${digest}`;
 }
 

@@ -1,5 +1,6 @@
 /** What people see of a fleet. */
 
+import { printable } from '../../base/printable.js';
 import type { Row } from './check.js';
 import { type Facts, mountFact, plainVersion, serverFact } from './facts.js';
 import type { Fleet } from './file.js';
@@ -7,7 +8,9 @@ import { type FleetState, longestPause } from './state.js';
 
 const DONE_SHOWN = 5;
 
-export function table(rows: readonly (readonly string[])[]): string {
+/** @param cells some are texts of hosts. */
+export function table(cells: readonly (readonly string[])[]): string {
+  const rows = cells.map((row) => row.map(printable));
   const widths: number[] = [];
   for (const row of rows) {
     row.forEach((cell, at) => {
@@ -53,11 +56,11 @@ export function stateText(
 function progressLines(state: FleetState | undefined, isRunning: boolean): string[] {
   if (state === undefined) return ['no upgrade of this fleet is known'];
   const { doing, to, progress, began, done, failure } = state;
-  const isLeft = progress === 'running' && !isRunning;
+  const isLeft = (progress === 'running' || progress === 'paused') && !isRunning;
   const how = isLeft ? 'its command was killed; run it again to go on' : progress;
   const direction = doing === 'upgrade' ? 'to' : 'from';
   const lines = [`${doing} ${direction} ${to}: ${how}, began ${began}, ${done.length} steps done`];
-  if (failure !== undefined && progress === 'failed') lines.push(`  failed: ${failure}`);
+  if (failure !== undefined && progress === 'failed') lines.push(`  failed: ${printable(failure)}`);
   const pause = longestPause(state);
   if (pause !== undefined)
     lines.push(`  longest pause of a client: ${Math.round(pause.ms)} ms (${pause.client}, ${pause.why})`);

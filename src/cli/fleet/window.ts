@@ -17,3 +17,9 @@ export function isInside({ fromMinute, toMinute }: Window, minute: number): bool
   if (fromMinute < toMinute) return minute >= fromMinute && minute < toMinute;
   return minute >= fromMinute || minute < toMinute;
 }
+
+/** @returns why nothing may begin at this time; undefined: it may. */
+export function windowProblem(window: Window | undefined, now: Date): string | undefined {
+  if (window === undefined || isInside(window, now.getHours() * 60 + now.getMinutes())) return undefined;
+  return `it is outside of the maintenance window (${window.text}); run the same command again in it`;
+}

@@ -3,9 +3,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Capabilities } from '../../../../src/cli/capabilities_run.js';
-import { checkRows, firstOf, lasting, type Seen } from '../../../../src/cli/fleet/check.js';
+import { checkRows, conditionRows, firstOf, lasting, type Seen } from '../../../../src/cli/fleet/check.js';
 import type { HostFacts, Installed, MountFact, ServerFact } from '../../../../src/cli/fleet/facts.js';
 import { parseFleet } from '../../../../src/cli/fleet/file.js';
+import { FEATURE } from '../../../../src/wire/session.js';
 
 const FLEET = parseFleet(
   '[[host]]\nname = "a"\n[[target]]\nlabel = "home"\nhosts = ["a"]\n[[client]]\nhost = "a"\nmountpoint = "/m"\n',
@@ -40,7 +41,7 @@ function can(version: string, changed: Partial<Capabilities> = {}): Capabilities
   return {
     version: `${version}+aa`,
     protocol: { min: 1, max: 1 },
-    features: 1,
+    features: FEATURE.readdirPlus | FEATURE.grants | FEATURE.replay,
     disk: { format: 1, incompatible: 3, compatible: 0 },
     mountState: [1],
     requires: {},
@@ -91,24 +92,40 @@ test('each thing that stands in the way is named', () => {
   const changes: Change[] = [
     { host: { skewMs: 3000 } },
     { host: { keyProblems: ['others may read it'] } },
+    { host: { freeBytes: 1 << 20 } },
+    { host: { rootFreeBytes: 1 << 20 } },
+    { server: { freeShare: 0.005, metaFreeBytes: 2 ** 30 } },
+    { server: { freeShare: 0.5, metaFreeBytes: 1 << 20 } },
     { server: { state: 'recovering', isRecovering: true } },
     { server: { diskFeatures: 7 } },
     { mount: { importState: 'DISCON', gate: 'CLOSED' } },
     { mount: { canBeTakenOver: false, driver: 'fuse-native' } },
     { mount: { label: 'other' } },
     { next: { mountState: [2] } },
+    { next: { disk: { format: 0, incompatible: 3, compatible: 0 } } },
+    { next: { disk: { format: 1, incompatible: 1, compatible: 0 } } },
+    { next: { features: 3 } },
     { next: { protocol: { min: 2, max: 3 } } },
     { next: { requires: { lowestPeer: '2.0.0' } } },
   ];
   assert.deepEqual(changes.map(wrong), [
     ['clock: differs by 3.0 s; set it right'],
     ['keys: others may read it'],
+    ['room: 1.0 MiB free for sockets and logs, 1.0 MiB where versions lie'],
+    ['room: 1.0 GiB free for sockets and logs, 1.0 MiB where versions lie'],
+    ['space: data 0 % free, metadata 1.0 GiB free: remove files, or grow the devices'],
+    ['space: data 50 % free, metadata 1.0 MiB free: remove files, or grow the devices'],
     ['served: recovering on a, version 1.0.0+aa', 'recovery: under way: wait for its end'],
     ['disk: 2.0.0+aa does not know all features in use (0x7)'],
     ['drains: connection DISCON, gate CLOSED: wait until the server is back'],
     ['drains: driver=fuse-native cannot be taken over: unmount, and mount again'],
     ['mounted: it mounts other, not home'],
     ['takeover: 2.0.0+aa knows no MountState of 1.0.0+aa: unmount, and mount again'],
+    ['disk: 2.0.0+aa has disk format 0, 1.0.0+aa has a later one'],
+    ['disk: 2.0.0+aa does not know all features in use (0x3)'],
+    [
+      'features: client 1.0.0+aa and server 2.0.0+aa have not in common: replay; client 2.0.0+aa and server 2.0.0+aa have not in common: replay',
+    ],
     ['wire: client 1.0.0+aa and server 2.0.0+aa have no protocol in common'],
     ['wire: server 2.0.0+aa takes no client below 2.0.0, and this one is 1.0.0+aa; upgrade the client'],
   ]);
@@ -131,4 +148,37 @@ test('a version that wants clients first meets no server of its own with an old 
   assert.deepEqual(both, [
     'wire: client 2.0.0+aa takes no server below 2.0.0, and this one is 1.0.0+aa; upgrade the server',
   ]);
+});
+
+test('what costs speed only, and what bars the way back, is said and is no reason not to go', () => {
+  const rows = checkRows(
+    seen({ next: { features: FEATURE.replay, disk: { format: 1, incompatible: 19, compatible: 0 } } }),
+  );
+  assert.deepEqual(
+    rows.filter(({ is }) => is === 'features' || is === 'disk').map(({ go, why }) => [go, why]),
+    [
+      [true, 'features 0x3 are known; if 2.0.0+aa begins to use 0x10, there is no way back to 1.0.0+aa'],
+      [
+        true,
+        'client 1.0.0+aa and server 2.0.0+aa have not in common: readdirPlus, grants; ' +
+          'client 2.0.0+aa and server 2.0.0+aa have not in common: readdirPlus, grants',
+      ],
+    ],
+  );
+});
+
+test('a host that has conditions only is not looked at, and a condition that does not hold is no go', () => {
+  const fleet = parseFleet(
+    '[[host]]\nname = "a"\n[[host]]\nname = "watch"\n[[target]]\nlabel = "home"\nhosts = ["a"]\n' +
+      '[[condition]]\nhost = "watch"\nrun = "true"\n',
+    'fleet.toml',
+  );
+  const rows = checkRows({ ...seen({}), fleet });
+  assert.deepEqual([...new Set(rows.map(({ what }) => what))], ['host a', 'target home', 'order']);
+  assert.deepEqual(
+    [conditionRows(FLEET, []), conditionRows(fleet, []), conditionRows(fleet, ['"true" on watch: no'])].map(
+      (some) => some.map(({ go, why }) => [go, why]),
+    ),
+    [[], [[true, '1 of them']], [[false, '"true" on watch: no']]],
+  );
 });

@@ -34,7 +34,7 @@ test('a short file is filled in', () => {
       [{ host: 'a', listen: '10.0.0.1:7988' }],
       'home',
       ['all'],
-      'ssh a',
+      'ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10 -o ServerAliveCountMax=3 a',
       '/etc/fleet.toml.state.json',
       '/opt/holdfast-{version}',
     ],
@@ -67,6 +67,54 @@ test('a wrong file is refused with the line, and with what is allowed', () => {
   assert.match(problem('[[host]]\nname = \n'), /^fleet\.toml:2: no TOML: /);
   const circle = '[[group]]\nname = "x"\nafter = ["y"]\n[[group]]\nname = "y"\nafter = ["x"]\n';
   assert.equal(problem(`${circle}${GOOD}`), 'fleet.toml:3: these wait for each other: x, y');
+});
+
+test('names and addresses are nothing else for a shell, whatever is in them', () => {
+  const listen = (text: string): string =>
+    problem(GOOD.replace('[[client]]', `listen = ['${text}']\n[[client]]`));
+  const addresses = [
+    'a:7988',
+    '[::1]:7988',
+    'a:99999',
+    'a b:1',
+    'a;rm:1',
+    '$(rm):1',
+    '-oProxyCommand=x:1',
+    'a:1"',
+  ];
+  assert.deepEqual(
+    addresses.map((text) => [text, listen(text)]).filter(([, found]) => found !== 'none'),
+    addresses.slice(2).map((text) => [text, `fleet.toml:8: "${text}" is not HOST:PORT`]),
+  );
+  for (const name of ['-oProxyCommand=x', 'a b', "a'b", '$HOME', '`id`', 'a\\nb', ''])
+    assert.match(problem(GOOD.replace('"a"', `"${name}"`)), /^fleet\.toml:3: name has letters/, name);
+  assert.equal(
+    problem(GOOD.replace('"/mnt/home"', '"/mnt/\\u0000"')),
+    'fleet.toml:10: a zero byte is in the text',
+  );
+});
+
+test('what stands twice is refused with the line of the second', () => {
+  const client = (path: string): string => `[[client]]\nhost = "a"\nmountpoint = ${path}\n`;
+  const target = '[[target]]\nlabel = "other"\nhosts = ["a"]\n';
+  assert.deepEqual(
+    [
+      problem(`${GOOD}${client('"/mnt/other/../home/"')}`),
+      problem(GOOD.replace('"/mnt/home"', '["/x", "/x"]')),
+      problem(`${GOOD.replace('mountpoint', 'target = "home"\nmountpoint')}${target}`),
+    ],
+    [
+      'fleet.toml:13: there are two of the mountpoint a:/mnt/home',
+      'fleet.toml:10: there are two of the mountpoint a:/x',
+      'fleet.toml:12: there are two of the listen a 10.0.0.1:7988',
+    ],
+  );
+});
+
+test('keys of a host are paths', () => {
+  const host = (keys: string): string => GOOD.replace('[[target]]', `keys = ${keys}\n[[target]]`);
+  assert.deepEqual(parseFleet(host('["/etc/k"]'), 'f').hosts[0]?.keys, ['/etc/k']);
+  assert.equal(problem(host('["k"]')), 'fleet.toml:5: "k" does not begin with /');
 });
 
 test('a window may go over midnight', () => {

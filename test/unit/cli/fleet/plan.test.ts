@@ -7,6 +7,7 @@ import { type Fleet, parseFleet } from '../../../../src/cli/fleet/file.js';
 import {
   batchesOf,
   describeStep,
+  fallbackStarts,
   isDone,
   orderProblems,
   stepsOf,
@@ -144,6 +145,32 @@ test('a shutdown is done when the partner serves, and a start when the server st
       isDone(start, facts(server('standby', '2.0.0'), server('active', '2.0.0'))),
     ],
     [false, true, false, true],
+  );
+});
+
+test('after a step that failed the version before starts where nobody serves, or where its standby is missing', () => {
+  const [old, fresh] = ['1.0.0', '2.0.0'];
+  const [, startB, shutdownA, startA] = stepsOf(
+    unit('target home'),
+    facts(server('active', old), server('standby', old)),
+    fresh,
+  );
+  const starts = (step: typeof startB, a: ServerFact, b: ServerFact, version = old) => {
+    assert.ok(step !== undefined && step.do !== 'takeover');
+    const all = fallbackStarts(step, facts(a, b), version);
+    return all.map(({ place, version: its }) => `${place.host} ${its}`);
+  };
+  assert.deepEqual(
+    [
+      starts(startB, server('active', old), DOWN),
+      starts(startB, server('active', old), server('standby', fresh)),
+      starts(startA, DOWN, server('active', fresh)),
+      starts(shutdownA, DOWN, server('standby', fresh)),
+      starts(shutdownA, DOWN, DOWN),
+      starts(shutdownA, server('active', old), server('standby', fresh)),
+      starts(startA, DOWN, DOWN, fresh),
+    ],
+    [['b 1.0.0'], [], [], ['a 1.0.0'], ['a 1.0.0', 'b 1.0.0'], [], []],
   );
 });
 

@@ -1,7 +1,7 @@
 /** What a fleet command remembers, and how two of them are kept apart. */
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -9,6 +9,7 @@ import {
   ask,
   asked,
   beginState,
+  editedSince,
   isLocked,
   longestPause,
   readState,
@@ -80,4 +81,51 @@ test('one command at a time has the lock, and others can ask it for something', 
   assert.equal(asked(path), 'abort');
   ask(path, undefined);
   assert.equal(asked(path), undefined);
+});
+
+test('a state that is torn, of another program or of another fleet is refused', (t) => {
+  const path = statePath(t);
+  const whole = beginState('upgrade', '2.0.0', { 'target home': '1.0.0' }, 'then');
+  const wrong: unknown[] = [
+    null,
+    [],
+    {},
+    { ...whole, format: 99 },
+    { ...whole, progress: 'odd' },
+    { ...whole, to: '../2.0.0' },
+    { ...whole, from: { x: '../../tmp/x' } },
+    { ...whole, done: undefined },
+  ];
+  for (const value of wrong) {
+    writeFileSync(path, JSON.stringify(value));
+    assert.throws(() => readState(path), /is no state of a fleet/, JSON.stringify(value));
+  }
+  assert.deepEqual(editedSince(whole, ['target home'], path), []);
+  assert.throws(() => editedSince(whole, ['target other'], path), /is of another fleet/);
+  const edited = { ...whole, doing: 'rollback' as const, from: { x: '1.0.0', y: '1.0.0' } };
+  assert.deepEqual(editedSince(edited, ['x', 'z'], path), [
+    'y is not in the file any more, and stays as it is',
+    'z had no version that is known when the upgrade began, and stays as it is',
+  ]);
+});
+
+test('a state that cannot be written says so, leaves nothing and keeps the one before', (t) => {
+  const path = statePath(t);
+  const state = beginState('upgrade', '2.0.0', {}, 'then');
+  writeState(path, state);
+  // A device that is always full.
+  symlinkSync('/dev/full', `${path}.new`);
+  assert.throws(() => writeState(path, { ...state, progress: 'done' }), /cannot be written: ENOSPC/);
+  assert.deepEqual([readState(path), readdirSync(join(path, '..'))], [state, ['state.json']]);
+});
+
+test('a fleet has one lock, by whatever link its folder is reached', async (t) => {
+  const path = statePath(t);
+  const link = `${join(path, '..')}-link`;
+  symlinkSync(join(path, '..'), link);
+  t.after(() => rmSync(link));
+  const lock = await tryLock(join(link, 'state.json'));
+  assert.ok(lock !== undefined);
+  assert.equal(await isLocked(path), true);
+  await new Promise((resolve) => lock.close(resolve));
 });

@@ -1,0 +1,77 @@
+/** What hosts answer is believed only in the shape that it should have. */
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { capabilities } from '../../../../src/cli/capabilities_run.js';
+import { decodeAnswer, decodeCapabilities, isVersion } from '../../../../src/cli/fleet/decode.js';
+
+const SERVER = {
+  is: 'up',
+  state: 'active',
+  version: '1.0.0+aa',
+  label: 'home',
+  instance: 1,
+  isRecovering: false,
+  evicted: [],
+};
+const MOUNT = {
+  is: 'up',
+  version: '1.0.0+aa',
+  label: 'home',
+  importState: 'FULL',
+  gate: 'OPEN',
+  canBeTakenOver: true,
+  driver: 'native',
+  dirtyBytes: 0,
+  evictions: 0,
+  pauses: [{ ms: 1, agoMs: 2, calls: 3 }],
+};
+const ANSWER = {
+  version: '1.0.0+aa',
+  nowMs: 1,
+  freeBytes: 1,
+  servers: { x: SERVER, y: { is: 'down', why: 'gone' } },
+  mounts: { '/m': MOUNT },
+  keyProblems: [],
+};
+
+test('a version has the letters of one, so it leads nowhere else as a part of a path', () => {
+  const given = ['1.2.3', '1.2.3-rc.1+ab12', '../1.2.3', '1.2.3/../x', '1.2.3+a/b', '1.2', '', 3, undefined];
+  assert.deepEqual(given.filter(isVersion), ['1.2.3', '1.2.3-rc.1+ab12']);
+});
+
+test('an answer is taken as it is, with fields of later versions', () => {
+  const later = { ...ANSWER, more: 1 };
+  assert.equal(decodeAnswer(later), later);
+  const own = capabilities();
+  assert.equal(decodeCapabilities(own), own);
+});
+
+test('an answer that lacks something, or names another place as its version, is none', () => {
+  const wrong: unknown[] = [
+    undefined,
+    null,
+    [],
+    'text',
+    { ...ANSWER, nowMs: 'now' },
+    { ...ANSWER, version: '../../tmp/x' },
+    { ...ANSWER, servers: { x: { ...SERVER, version: '../../tmp/x' } } },
+    { ...ANSWER, servers: { x: {} } },
+    { ...ANSWER, mounts: { '/m': { ...MOUNT, version: '1.0.0/..' } } },
+    { ...ANSWER, mounts: { '/m': { ...MOUNT, pauses: [{}] } } },
+    { ...ANSWER, keyProblems: 'none' },
+  ];
+  assert.deepEqual(
+    wrong.map(decodeAnswer),
+    wrong.map(() => undefined),
+  );
+  const unable: unknown[] = [
+    {},
+    { ...capabilities(), protocol: 1 },
+    { ...capabilities(), mountState: ['1'] },
+  ];
+  assert.deepEqual(
+    unable.map(decodeCapabilities),
+    unable.map(() => undefined),
+  );
+});
