@@ -5,7 +5,7 @@
  *   dist/       the bundled programs (bundle.mjs), build.json, man pages and completions
  *   native/     the addon and the keeper, built
  *   node_modules/  packages with native code or of their own: only the files that are loaded, as the bundler finds them
- *   mount/      systemd's units, the resource agent, the file for logrotate
+ *   mount/      systemd's units, the resource agent, the file for logrotate, examples of fleets
  *   docs/, licenses/, LICENSE, CHANGELOG.md, package.json
  *
  * Each version brings the Node along that it was built and tested with. Debian 12 has Node 18, which is too old; and if versions
@@ -40,6 +40,7 @@ const COPIED = [
   'mount/ocf',
   'mount/logrotate',
   'mount/monitoring',
+  'mount/fleet',
   'docs',
   'LICENSE',
   'CHANGELOG.md',

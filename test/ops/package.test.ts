@@ -149,6 +149,7 @@ describe('packages', { skip }, () => {
       'mount/systemd/holdfast-serve@.service',
       'mount/logrotate/holdfast',
       'mount/monitoring/alerts.yml',
+      'mount/fleet/playbook.yml',
       'dist/share/man/man8/holdfast.8',
       'dist/share/completion/_holdfast',
       'docs/INSTALL.md',

@@ -1,7 +1,6 @@
 /**
  * The packages in a bare Debian, 12 and 13: docs/INSTALL.md, command by command, with a server that is upgraded from one package to
- * the other under a mount. The Debian is made by debootstrap, which downloads about 60 MB for each; a machine without a mirror skips.
- * HOLDFAST_DEBIAN=bookworm takes only one, an empty HOLDFAST_DEBIAN none, HOLDFAST_DEBIAN_MIRROR another mirror.
+ * the other under a mount. debian.ts says what it needs, and how to choose the releases.
  */
 
 import assert from 'node:assert/strict';
@@ -11,34 +10,12 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { packageRoot } from '../../native/binding.js';
 import { run, runOk } from '../fixtures/child.js';
-import { lacks } from './programs.js';
+import { bootstrap, lacksDebian, RELEASES } from './debian.js';
 
-const RELEASES = (process.env.HOLDFAST_DEBIAN ?? 'bookworm,trixie').split(',').filter((name) => name !== '');
-const MIRROR = process.env.HOLDFAST_DEBIAN_MIRROR ?? 'http://deb.debian.org/debian';
-const MIRROR_TIMEOUT_MS = 10_000;
-const DEBOOTSTRAP_TIMEOUT_MS = 400_000;
 const root = packageRoot();
 const fixtures = join(root, 'test', 'fixtures');
 
-async function noMirror(): Promise<string | false> {
-  try {
-    const answer = await fetch(`${MIRROR}/dists/${RELEASES[0]}/Release`, {
-      signal: AbortSignal.timeout(MIRROR_TIMEOUT_MS),
-    });
-    await answer.body?.cancel();
-    return answer.ok ? false : `${MIRROR} answers ${answer.status}`;
-  } catch (thrown) {
-    return `${MIRROR} does not answer: ${thrown instanceof Error ? thrown.message : thrown}`;
-  }
-}
-
-const skip =
-  (RELEASES.length === 0 ? 'HOLDFAST_DEBIAN names no release' : false) ||
-  (process.getuid?.() !== 0 ? 'debootstrap needs root' : false) ||
-  lacks('debootstrap', 'debootstrap') ||
-  lacks('dpkg-deb', 'dpkg') ||
-  lacks('readelf', 'binutils') ||
-  (await noMirror());
+const skip = await lacksDebian();
 
 /** The commands of each part of docs/INSTALL.md. */
 function stepsOfPage(): Map<string, string[]> {
@@ -76,10 +53,7 @@ describe('packages in a bare Debian', { skip }, () => {
   for (const release of RELEASES) {
     test(`${release}: install, serve, mount, upgrade to a second package, remove`, async () => {
       const system = join(folder, release);
-      // A mount namespace of its own: debootstrap mounts /proc in the new system.
-      await runOk('unshare', ['-m', 'debootstrap', '--variant=minbase', release, system, MIRROR], {
-        timeoutMs: DEBOOTSTRAP_TIMEOUT_MS,
-      });
+      await bootstrap(release, system);
       cpSync(packages, join(system, 'packages'), { recursive: true });
       const enter = ['-mnpf', '--kill-child', join(fixtures, 'in_chroot.sh'), system];
       const done = await run(

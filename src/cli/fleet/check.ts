@@ -154,7 +154,7 @@ function targetRows(seen: Seen, target: Target): readonly Row[] {
       why: fact.isRecovering ? 'under way: wait for its end' : 'none under way',
     },
   ];
-  if (servers.length > 1) {
+  if (servers.length > 1 && !target.isManaged) {
     const other = servers.find((one) => one !== active);
     const isThere = other?.fact.is === 'up' && other.fact.state === 'standby';
     const state = other?.fact.is === 'up' ? other.fact.state : 'down';

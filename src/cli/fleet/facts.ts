@@ -57,6 +57,8 @@ export interface HostAnswer {
   readonly nowMs: number;
   /** Free bytes where the processes have their sockets and logs. */
   readonly freeBytes: number;
+  /** The version that the link beside the versions leads to; absent: there is no such link, or an earlier version has looked. */
+  readonly inUse?: string | undefined;
   /** Free bytes where versions lie. */
   readonly rootFreeBytes?: number | undefined;
   readonly servers: Readonly<Record<string, ServerFact>>;

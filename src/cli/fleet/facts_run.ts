@@ -1,8 +1,9 @@
 /** What a fleet command asks on a host: its servers, its mounts, its clock, its room and its keys. It changes nothing. */
 
 import { X509Certificate } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
+import { existsSync, lstatSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { packageRoot } from '../../../native/binding.js';
 import type { ClientStatus } from '../../client/api.js';
 import { Metrics } from '../../wire/admin.js';
 import { type AdminConnection, connectAdmin } from '../admin.js';
@@ -12,6 +13,7 @@ import { CliError, describeFailure } from '../failure.js';
 import { installedVersion, runtimeDir } from '../installed.js';
 import { checkPrivateKey, keyPathOf, readKeyFile } from '../key_file.js';
 import { readStatus } from '../server_status.js';
+import { isPacked, linkBeside, treeInUse } from '../side_by_side.js';
 import type { FactsWanted, HostAnswer, MountFact, ServerFact } from './facts.js';
 
 /** A certificate that ends sooner is a problem: it may end while the upgrade is under way, or soon after. */
@@ -29,11 +31,20 @@ export async function facts(text: string): Promise<HostAnswer> {
     version: installedVersion(),
     nowMs: Date.now(),
     freeBytes: freeBytesAt(runtimeDir()),
+    inUse: versionInUse(),
     rootFreeBytes: folder === undefined ? undefined : freeBytesAt(folder),
     servers: Object.fromEntries(seenServers),
     mounts: Object.fromEntries(seenMounts),
     keyProblems: keyProblems(keys),
   };
+}
+
+function versionInUse(): string | undefined {
+  const link = linkBeside(packageRoot());
+  // Something else of that name is none of our business here.
+  if (lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink() !== true) return undefined;
+  const tree = treeInUse(link);
+  return tree === undefined || !isPacked(tree) ? undefined : installedVersion(tree);
 }
 
 /** Of a folder that may not be there yet. */

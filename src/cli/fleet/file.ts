@@ -31,6 +31,10 @@ export interface Target {
   readonly servers: readonly ServerPlace[];
   /** A line of the shell of the host: when it has ended, the server serves, stands by, or will soon. */
   readonly start: string;
+  /** A line of the shell of the host that ends the server; undefined: `holdfast shutdown`. */
+  readonly stop: string | undefined;
+  /** A cluster manager decides which of the two hosts serves: there is no standby, and `start` lets the host serve again. */
+  readonly isManaged: boolean;
   readonly group: string;
 }
 
@@ -204,7 +208,7 @@ class Reader {
   }
 
   #target(table: Table, place: Place, hosts: readonly Host[], groups: readonly string[]): Target {
-    this.#known(table, place, ['label', 'hosts', 'listen', 'start', 'group']);
+    this.#known(table, place, ['label', 'hosts', 'listen', 'start', 'stop', 'standby', 'group']);
     const label = this.#name(table, place, 'label');
     const names = this.#strings(table, place, 'hosts');
     if (names.length < 1 || names.length > 2)
@@ -230,7 +234,13 @@ class Reader {
       return { host: name, listen: address };
     });
     const start = this.#string(table, place, 'start', DEFAULT_START);
-    return { label, servers, start, group: this.#group(table, place, groups) };
+    const stop = table.stop === undefined ? undefined : this.#string(table, place, 'stop');
+    const { standby = true } = table;
+    if (typeof standby !== 'boolean') this.#wrong([...place, 'standby'], 'standby is true or false');
+    const isManaged = standby === false;
+    if (isManaged && (servers.length !== 2 || table.start === undefined || stop === undefined))
+      this.#wrong([...place, 'standby'], 'a pair without a standby has two hosts, start and stop');
+    return { label, servers, start, stop, isManaged, group: this.#group(table, place, groups) };
   }
 
   #client(

@@ -54,7 +54,8 @@ export function builtInProblems(
       const evicted = active.evicted.filter((one) => !known.includes(one));
       if (evicted.length > 0) problems.push(`${unit.key}: evicted ${evicted.join(', ')}`);
     }
-    if (health.includes('standby-there') && unit.target.servers.length > 1) {
+    const hasStandby = unit.target.servers.length > 1 && !unit.target.isManaged;
+    if (health.includes('standby-there') && hasStandby) {
       const isThere = unit.target.servers.some(({ host, listen }) => {
         const fact = serverFact(facts, host, listen);
         return fact.is === 'up' && fact.state === 'standby';

@@ -8,6 +8,7 @@ import type { Fleet, Host } from './file.js';
 import { hostsOf, type Unit } from './plan.js';
 import { commandLine, lastObject, type Ran, runOn } from './runner.js';
 
+/** At least: a host that is slow to serve is slow to answer too. */
 const LOOK_MS = 30_000;
 /** ssh(1): the exit status of ssh itself, when it has no connection. */
 const SSH_FAILED = 255;
@@ -57,7 +58,7 @@ async function lookAt(
     const program = programOf(fleet, version);
     const wanted = JSON.stringify(wantedOf(fleet, units, host, version));
     const beforeMs = Date.now();
-    const ran = await runOn(host, commandLine([program, 'fleet-facts', wanted]), LOOK_MS);
+    const ran = await runOn(host, commandLine([program, 'fleet-facts', wanted]), lookMs(fleet));
     const afterMs = Date.now();
     const answer = ran.status === 0 ? decodeAnswer(lastObject(ran.stdout)) : undefined;
     if (answer !== undefined) {
@@ -69,6 +70,10 @@ async function lookAt(
     if (isUnreachable(ran)) return { is: 'away', why };
   }
   return away;
+}
+
+function lookMs({ startLimitMs }: Fleet): number {
+  return Math.max(LOOK_MS, startLimitMs);
 }
 
 /** No other program will answer either: the runner did not end, or it is ssh and says so. */
@@ -86,7 +91,7 @@ export async function lookAtVersions(
   );
   const found = await each(pairs, async ({ host, version }) => {
     const program = programOf(fleet, version);
-    const ran = await runOn(host, commandLine([program, 'capabilities', '--json']), LOOK_MS);
+    const ran = await runOn(host, commandLine([program, 'capabilities', '--json']), lookMs(fleet));
     if (ran.status !== 0) return { host, version, can: `${program}: ${ran.why}` };
     const can = decodeCapabilities(lastObject(ran.stdout));
     if (can === undefined) return { host, version, can: `${program} says something unexpected` };

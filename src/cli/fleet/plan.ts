@@ -12,7 +12,8 @@ import type { Client, Fleet, Group, ServerPlace, Target } from './file.js';
 
 export type Step =
   | {
-      readonly do: 'start' | 'endStandby' | 'shutdown';
+      /** ready: of a pair that a cluster manager has: the host may serve, in this version. */
+      readonly do: 'start' | 'endStandby' | 'shutdown' | 'ready';
       readonly target: Target;
       readonly place: ServerPlace;
       readonly version: string;
@@ -110,7 +111,7 @@ export function stepsOf(unit: Unit, facts: Facts, version: string): readonly Ste
 
 function targetSteps(target: Target, facts: Facts, version: string): readonly Step[] {
   const seen = target.servers.map((place) => ({ place, fact: serverFact(facts, place.host, place.listen) }));
-  const step = (kind: 'start' | 'endStandby' | 'shutdown', place: ServerPlace): Step => ({
+  const step = (kind: ServerStep['do'], place: ServerPlace): Step => ({
     do: kind,
     target,
     place,
@@ -120,6 +121,7 @@ function targetSteps(target: Target, facts: Facts, version: string): readonly St
   const others = seen.filter((one) => one !== active);
   /** What gives the host a standby of the version. */
   const renewed = ({ place, fact }: (typeof seen)[number]): Step[] => {
+    if (target.isManaged) return isInUse(facts, place, version) ? [] : [step('ready', place)];
     if (fact.is === 'down') return [step('start', place)];
     return isVersion(fact.version, version) ? [] : [step('endStandby', place), step('start', place)];
   };
@@ -127,7 +129,13 @@ function targetSteps(target: Target, facts: Facts, version: string): readonly St
   if (active === undefined) return others.flatMap(renewed);
   const isNew = active.fact.is === 'up' && isVersion(active.fact.version, version);
   if (isNew) return others.flatMap(renewed);
-  return [...others.flatMap(renewed), step('shutdown', active.place), step('start', active.place)];
+  const last = target.isManaged ? 'ready' : 'start';
+  return [...others.flatMap(renewed), step('shutdown', active.place), step(last, active.place)];
+}
+
+function isInUse(facts: Facts, { host }: ServerPlace, version: string): boolean {
+  const fact = facts.get(host);
+  return fact?.is === 'there' && fact.inUse !== undefined && isVersion(fact.inUse, version);
 }
 
 /** It has the target, or is about to give it up. */
@@ -153,6 +161,7 @@ export function isDone(step: Step, facts: Facts): boolean {
   }
   const { target, place, version } = step;
   const own = serverFact(facts, place.host, place.listen);
+  if (step.do === 'ready') return isInUse(facts, place, version);
   if (step.do === 'start') {
     if (own.is === 'down' || !isVersion(own.version, version)) return false;
     const others = target.servers.filter((one) => one !== place);
@@ -189,6 +198,7 @@ export function fallbackStarts(
     .map(({ host, listen }) => serverFact(facts, host, listen))
     .find((fact) => hasTarget(fact));
   // A standby of another version could not take the target after a crash: it would refuse.
+  if (active?.is === 'up' && target.isManaged) return [];
   if (active?.is === 'up')
     return isVersion(active.version, version) && isDown(step.place) ? [start(step.place)] : [];
   const others = target.servers.filter((place) => place !== step.place);
@@ -212,6 +222,8 @@ export function describeStep(step: Step): string {
   switch (step.do) {
     case 'start':
       return `${place.host}: start ${version} for ${target.label}${isPair ? ', with its partner as the other' : ''}`;
+    case 'ready':
+      return `${place.host}: may serve ${target.label}, with ${version}`;
     case 'endStandby':
       return `${place.host}: end the standby of ${target.label}`;
     case 'shutdown':

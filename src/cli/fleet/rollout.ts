@@ -16,6 +16,7 @@ import {
   hostsOf,
   isDone,
   isServedBy,
+  type ServerStep,
   type Step,
   stepKey,
   stepsOf,
@@ -240,18 +241,21 @@ export class Rollout {
       return this.#on(client.host, commandLine(words), TAKEOVER_MS);
     }
     const { place } = step;
-    if (step.do === 'start')
-      return this.#on(place.host, this.#startLine(step, step.version), fleet.startLimitMs);
+    const { start, stop } = step.target;
+    if (step.do === 'start' || step.do === 'ready')
+      return this.#on(place.host, this.#line(start, step), fleet.startLimitMs);
+    if (stop !== undefined && step.do === 'shutdown')
+      return this.#on(place.host, this.#line(stop, step), SHUTDOWN_MS);
     // By the version that has looked there: it runs.
     const fact = facts.get(place.host);
     const program = programOf(fleet, fact?.is === 'there' ? fact.version : (by[0] ?? step.version));
     return this.#on(place.host, commandLine([program, 'shutdown', place.listen]), SHUTDOWN_MS);
   }
 
-  #startLine({ target, place }: Exclude<Step, { readonly do: 'takeover' }>, version: string): string {
+  #line(template: string, { target, place, version }: ServerStep): string {
     const { fleet } = this.#options;
     return (
-      target.start
+      template
         .replaceAll('{version}', quoted(version))
         .replaceAll('{host}', quoted(place.host))
         .replaceAll('{listen}', quoted(place.listen))

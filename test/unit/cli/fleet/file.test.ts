@@ -111,6 +111,21 @@ test('what stands twice is refused with the line of the second', () => {
   );
 });
 
+test('a pair of a cluster manager says how a host begins and ends to serve', () => {
+  const pair = (more: string): string =>
+    GOOD.replace('hosts = ["a"]', `hosts = ["a", "b"]\n${more}`).replace(
+      '[[target]]',
+      '[[host]]\nname = "b"\n[[target]]',
+    );
+  const [target] = parseFleet(pair('standby = false\nstart = "s"\nstop = "t"'), 'f').targets;
+  assert.deepEqual([target?.isManaged, target?.start, target?.stop], [true, 's', 't']);
+  const wanted = 'fleet.toml:10: a pair without a standby has two hosts, start and stop';
+  assert.deepEqual(
+    [problem(pair('standby = false')), problem(pair('standby = 1'))],
+    [wanted, 'fleet.toml:10: standby is true or false'],
+  );
+});
+
 test('keys of a host are paths', () => {
   const host = (keys: string): string => GOOD.replace('[[target]]', `keys = ${keys}\n[[target]]`);
   assert.deepEqual(parseFleet(host('["/etc/k"]'), 'f').hosts[0]?.keys, ['/etc/k']);

@@ -148,6 +148,43 @@ test('a shutdown is done when the partner serves, and a start when the server st
   );
 });
 
+test('of a pair that a cluster manager has, a host may serve when it has the version, and there is no standby', () => {
+  const managed = fleet(
+    TEXT.replace('hosts = ["a", "b"]', 'hosts = ["a", "b"]\nstandby = false\nstart = "s"\nstop = "t"'),
+  );
+  const [target] = unitsOf(managed);
+  assert.ok(target !== undefined);
+  const inUse = (seen: Facts, a: string, b: string): Facts =>
+    new Map([...seen].map(([host, fact]) => [host, { ...fact, inUse: host === 'a' ? a : b }]));
+  const left = (a: ServerFact, b: ServerFact, ofA: string, ofB: string): string[] =>
+    stepsOf(target, inUse(facts(a, b), ofA, ofB), '2.0.0').map((step) =>
+      step.do === 'takeover' ? 'takeover' : `${step.do} ${step.place.host}`,
+    );
+  const [old, fresh] = ['1.0.0', '2.0.0'];
+  assert.deepEqual(
+    [
+      left(server('active', old), DOWN, old, old),
+      left(server('active', old), DOWN, old, fresh),
+      left(DOWN, server('active', fresh), old, fresh),
+      left(DOWN, server('active', fresh), fresh, fresh),
+      left(server('active', fresh), DOWN, fresh, old),
+      left(DOWN, DOWN, old, fresh),
+    ],
+    [
+      ['ready b', 'shutdown a', 'ready a'],
+      ['shutdown a', 'ready a'],
+      ['ready a'],
+      [],
+      ['ready b'],
+      ['ready a'],
+    ],
+  );
+  const [ready] = stepsOf(target, inUse(facts(server('active', old), DOWN), old, old), fresh);
+  assert.ok(ready !== undefined);
+  const isReady = (b: string): boolean => isDone(ready, inUse(facts(server('active', old), DOWN), old, b));
+  assert.deepEqual([isReady(old), isReady(fresh)], [false, true]);
+});
+
 test('after a step that failed the version before starts where nobody serves, or where its standby is missing', () => {
   const [old, fresh] = ['1.0.0', '2.0.0'];
   const [, startB, shutdownA, startA] = stepsOf(
