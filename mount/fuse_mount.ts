@@ -25,8 +25,6 @@ export interface MountHandover {
   readonly descriptor: number;
   /** What was agreed on with the kernel. @throws FsError EAGAIN before INIT. */
   negotiated(): Negotiated;
-  /** The kernel can send again what was read and has no answer (NOTIFY_RESEND). */
-  canAskAgain(): boolean;
   /** Requests that wait from now on can be handed over. Resolves when those from before have their answers. */
   keepRequests(patience: AbortSignal): Promise<void>;
   /** Reads no more. Resolves when all requests that this process has read wait before their work, or for a lock of another owner. */

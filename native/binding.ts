@@ -191,6 +191,8 @@ export interface NativeBinding {
   socketPair(): [number, number];
   /** Receives the descriptor that waits in a socket. EAGAIN if there is no message, EPROTO if it has no descriptor. */
   receiveFd(socket: number): number;
+  /** One more descriptor of the mount behind a descriptor of /dev/fuse. EINVAL: there is no mount behind it. */
+  cloneFuse(fd: number): number;
   blockGeometry(fd: number): BlockGeometry;
   /** BLKDISCARD; offset and length in multiples of the logical sector. */
   blockDiscard(fd: number, offset: number, lengthBytes: number): Promise<void>;

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include <fcntl.h>
+#include <linux/fuse.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -132,13 +134,30 @@ napi_value ReceiveFd(napi_env env, napi_callback_info info) {
   return FileDescriptor(env, fd);
 }
 
+// cloneFuse(fd): one more descriptor of the same mount. The kernel ends requests with ECONNABORTED when the descriptor closes through
+// which they were read, and the mount when the last one does (fuse_dev_release).
+napi_value CloneFuse(napi_env env, napi_callback_info info) {
+  const Arguments args(env, info);
+  int32_t fd;
+  if (!args.Int32(0, &fd)) return nullptr;
+  const int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  if (clone < 0) return ThrowErrno(env, errno, "open", "/dev/fuse");
+  uint32_t from = static_cast<uint32_t>(fd);
+  if (ioctl(clone, FUSE_DEV_IOC_CLONE, &from) != 0) {
+    const int error = errno;
+    close(clone);
+    return ThrowErrno(env, error, "ioctl", "/dev/fuse");
+  }
+  return FileDescriptor(env, clone);
+}
+
 }  // namespace
 
 bool RegisterMount(napi_env env, napi_value exports) {
   return DefineFunction(env, exports, "mount", Mount) && DefineFunction(env, exports, "umount", Umount) &&
          DefineFunction(env, exports, "umountHere", UmountHere) &&
          DefineFunction(env, exports, "socketPair", SocketPair) &&
-         DefineFunction(env, exports, "receiveFd", ReceiveFd);
+         DefineFunction(env, exports, "receiveFd", ReceiveFd) && DefineFunction(env, exports, "cloneFuse", CloneFuse);
 }
 
 }  // namespace holdfast

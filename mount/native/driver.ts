@@ -157,8 +157,8 @@ class NativeMount implements FuseMount {
       handlers,
       { replySlab, send: (chunks) => this.#send(chunks) },
       {
-        withoutInitFlags: UNINTERRUPTIBLE,
         ...options.dispatcher,
+        withoutInitFlags: UNINTERRUPTIBLE | (options.dispatcher?.withoutInitFlags ?? 0n),
         timers: options.timers,
         clock: options.clock,
         times: kernelTimes(options),
@@ -219,7 +219,6 @@ class NativeMount implements FuseMount {
         if (negotiated === undefined) throw new FsError('EAGAIN', 'the mount has had no INIT yet');
         return negotiated;
       },
-      canAskAgain: () => ((this.#dispatcher.negotiated?.flags ?? 0n) & INIT_FLAG.HAS_RESEND) !== 0n,
       requests: () => this.#dispatcher.requestsToHandOver(),
       stay: (askAgain) => {
         this.#dispatcher.keepNoRequests();

@@ -8,9 +8,11 @@
  */
 
 import { closeSync, fstatSync } from 'node:fs';
+import type { Negotiated } from '../../mount/fuse_mount.js';
 import { mountAt } from '../../mount/mount_table.js';
 import { nativeBinding } from '../../native/binding.js';
 import { FsError } from '../base/errno.js';
+import { giveToKeeper } from './fuse_descriptors.js';
 import type { Keeper } from './keeper.js';
 import { readSeed, type Seed, type SeedMount, writeSeed } from './seed_memory.js';
 import { hasManager, tellManager } from './service_manager.js';
@@ -26,27 +28,36 @@ export class DescriptorStore implements Keeper {
   readonly kind = 'store';
   /** The memory of the seed. */
   readonly inherited: number;
+  /** That the client reads. */
   readonly #fuse: number;
+  readonly #negotiated: Negotiated;
   readonly #mount: SeedMount;
 
-  private constructor(memory: number, fuse: number, mount: SeedMount) {
+  private constructor(memory: number, fuse: number, negotiated: Negotiated, mount: SeedMount) {
     nativeBinding().closeOnExec(memory);
     this.inherited = memory;
     this.#fuse = fuse;
+    this.#negotiated = negotiated;
     this.#mount = mount;
   }
 
   /** For a mount that this process has made. @returns undefined if there is no systemd, or somebody has taken the mount away. */
-  static start(mountpoint: string, source: string, fuse: number): DescriptorStore | undefined {
+  static start(
+    mountpoint: string,
+    source: string,
+    fuse: number,
+    negotiated: Negotiated,
+  ): DescriptorStore | undefined {
     if (!hasManager()) return undefined;
     const device = mountAt(mountpoint)?.device;
     if (device === undefined) return undefined;
-    return new DescriptorStore(nativeBinding().memoryFile(NAME), fuse, { mountpoint, device, source });
+    const memory = nativeBinding().memoryFile(NAME);
+    return new DescriptorStore(memory, fuse, negotiated, { mountpoint, device, source });
   }
 
   /** For a mount that another process has had, whose seed is in this memory. */
-  static at(memory: number, fuse: number): DescriptorStore {
-    return new DescriptorStore(memory, fuse, readSeed(memory));
+  static at(memory: number, fuse: number, negotiated: Negotiated): DescriptorStore {
+    return new DescriptorStore(memory, fuse, negotiated, readSeed(memory));
   }
 
   tell(_program: readonly string[], seed: Seed): void {
@@ -54,7 +65,9 @@ export class DescriptorStore implements Keeper {
   }
 
   keep(): Promise<void> {
-    return tellManager(['FDSTORE=1', `FDNAME=${NAME}`, 'FDPOLL=0'], [this.#fuse, this.inherited]);
+    return giveToKeeper(this.#fuse, this.#negotiated, (given) =>
+      tellManager(['FDSTORE=1', `FDNAME=${NAME}`, 'FDPOLL=0'], [given, this.inherited]),
+    );
   }
 
   forget(): Promise<void> {

@@ -3,8 +3,9 @@
  * server takes this client.
  */
 
+import type { Negotiated } from '../../mount/fuse_mount.js';
 import { mountAt } from '../../mount/mount_table.js';
-import { unpackNegotiated } from '../../mount/negotiated.js';
+import { canAskAgain, unpackNegotiated } from '../../mount/negotiated.js';
 import { parseMountOptions } from '../../mount/options.js';
 import { isMounted, unmountPath } from '../../mount/unmount.js';
 import { nativeBinding } from '../../native/binding.js';
@@ -15,6 +16,7 @@ import type { Source } from './common.js';
 import { mountLogPath } from './control.js';
 import { DescriptorStore, type Stored } from './descriptor_store.js';
 import { dieBy, EndedBySignal } from './end_signals.js';
+import { takenFromKeeper } from './fuse_descriptors.js';
 import { KEEPER_FD, type Keeper, KeeperProcess, ORPHAN_FUSE_FD } from './keeper.js';
 import {
   goOnServing,
@@ -35,8 +37,10 @@ const LOOK_MS = 1000;
 /** What is left of the process before. */
 interface Remains {
   readonly keeper: Keeper;
+  /** What this process is to read. */
   readonly fuse: number;
   readonly seed: Seed;
+  readonly negotiated: Negotiated;
   /** The log file of a process in the background. */
   readonly logPath: string | undefined;
 }
@@ -47,8 +51,10 @@ export async function goOnForKeeper(source: Source, mountpoint: string, launch: 
   for (const descriptor of [KEEPER_FD, ORPHAN_FUSE_FD]) closeOnExec(descriptor);
   const keeper = KeeperProcess.at(KEEPER_FD);
   const seed = await keeper.seed();
+  const negotiated = unpackNegotiated(seed.negotiated);
+  const fuse = takenFromKeeper(ORPHAN_FUSE_FD, negotiated);
   const logPath = mountLogPath(mountpoint);
-  await goOnAfterDeath(source, mountpoint, launch, { keeper, fuse: ORPHAN_FUSE_FD, seed, logPath });
+  await goOnAfterDeath(source, mountpoint, launch, { keeper, fuse, seed, negotiated, logPath });
 }
 
 /** systemd has started this process, and has kept the mount (descriptor_store.ts). @returns when the mount has ended. */
@@ -56,12 +62,16 @@ export async function goOnFromStore(
   source: Source,
   mountpoint: string,
   launch: Launch,
-  { fuse, memory }: Stored,
+  stored: Stored,
 ): Promise<void> {
-  const keeper = DescriptorStore.at(memory, fuse);
+  const { memory } = stored;
+  const seed = readSeed(memory);
+  const negotiated = unpackNegotiated(seed.negotiated);
+  const fuse = takenFromKeeper(stored.fuse, negotiated);
+  const keeper = DescriptorStore.at(memory, fuse, negotiated);
   const from = `${source.addresses.map(formatAddress).join(',')} on ${mountpoint}`;
   process.stderr.write(`holdfast: the client process of ${mountpoint} has died; this one goes on\n`);
-  const remains = { keeper, fuse, seed: readSeed(memory), logPath: undefined };
+  const remains = { keeper, fuse, seed, negotiated, logPath: undefined };
   let told: Promise<void> = Promise.resolve();
   await goOnAfterDeath(source, mountpoint, launch, remains, {
     // The mount is there, and its calls wait as they do for a server that is away: no time limit of systemd's may end that.
@@ -76,7 +86,7 @@ async function goOnAfterDeath(
   source: Source,
   mountpoint: string,
   launch: Launch,
-  { keeper, fuse, seed, logPath }: Remains,
+  { keeper, fuse, seed, negotiated, logPath }: Remains,
   manager?: { waits(): void; serves(): void },
 ): Promise<void> {
   const options = parseMountOptions(launch.options, process.getuid?.() === 0);
@@ -89,14 +99,13 @@ async function goOnAfterDeath(
   const client = await connect(parts, seed, mountpoint, keeper);
   vfs.attach(client);
   watch.cancel();
-  const negotiated = unpackNegotiated(seed.negotiated);
   // Before the first request: if this process dies too, the next one must use none of its numbers for handles.
   tellKeeper(keeper, client, negotiated, launch, mountpoint, parts);
   const kernel = goOnServing(parts, mountpoint, options, fuse, { negotiated, requests: [] });
   // Nothing keeps names true that the dead client has handed out.
   await vfs.kernelCache.dropNames();
-  // What it had read and not answered.
-  kernel.handover?.stay(true);
+  // What it had read and not answered. If the kernel cannot ask again, it has ended that (fuse_descriptors.ts).
+  kernel.handover?.stay(canAskAgain(negotiated));
   notices.say('client-died', `the client process of ${mountpoint} has died; files that were open answer EIO`);
   const running = await serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
   learnRoot(client);

@@ -14,6 +14,7 @@ import { tellUmount } from '../../mount/umount_helper.js';
 import { MS_RDONLY } from '../../native/binding.js';
 import { printable } from '../base/printable.js';
 import { startClient } from '../client/client.js';
+import { INIT_FLAG } from '../fuse/constants.js';
 import { type Address, formatAddress, type Runtime } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
 import type { Source } from './common.js';
@@ -21,6 +22,7 @@ import { mountLogPath } from './control.js';
 import { DescriptorStore } from './descriptor_store.js';
 import { dieBy, EndedBySignal } from './end_signals.js';
 import { describeFailure } from './failure.js';
+import { giveToKeeper } from './fuse_descriptors.js';
 import { type Keeper, KeeperProcess } from './keeper.js';
 import { serveMetrics } from './metrics_http.js';
 import { prepare, type Surroundings, tellKeeper, untilEnded } from './mount_client.js';
@@ -102,7 +104,6 @@ async function startMount(
   return serveMount({ ...parts, client, kernel, mountpoint, logPath, launch, keeper });
 }
 
-/** Only with NOTIFY_RESEND the calls that a dead process has read can go on. Without it they would wait for ever. */
 function startKeeper(
   kernel: FuseMount,
   mountpoint: string,
@@ -111,9 +112,11 @@ function startKeeper(
   inBackground: boolean,
 ): Keeper | undefined {
   const { handover } = kernel;
-  if (handover?.canAskAgain() !== true) return undefined;
-  if (inBackground) return KeeperProcess.start(mountpoint, deathsMax, handover.descriptor);
-  return DescriptorStore.start(mountpoint, source, handover.descriptor);
+  if (handover === undefined) return undefined;
+  const { descriptor } = handover;
+  const negotiated = handover.negotiated();
+  if (!inBackground) return DescriptorStore.start(mountpoint, source, descriptor, negotiated);
+  return giveToKeeper(descriptor, negotiated, (given) => KeeperProcess.start(mountpoint, deathsMax, given));
 }
 
 async function startKernelMount(
@@ -143,5 +146,11 @@ async function startKernelMount(
     clock: runtime.clock,
     metrics: runtime.metrics,
     waits: runtime.waits,
+    dispatcher: { withoutInitFlags: withoutInitFlags() },
   });
+}
+
+/** For tests of what only older kernels do: the client believes that this one has no NOTIFY_RESEND. */
+function withoutInitFlags(): bigint {
+  return process.env.HOLDFAST_WITHOUT_RESEND === '1' ? INIT_FLAG.HAS_RESEND : 0n;
 }

@@ -1,6 +1,7 @@
 /** A client process that takes a mount over from the one that has started it (hand_over.ts). */
 
 import { Socket } from 'node:net';
+import type { Negotiated } from '../../mount/fuse_mount.js';
 import { unpackNegotiated } from '../../mount/negotiated.js';
 import { parseMountOptions } from '../../mount/options.js';
 import { nativeBinding } from '../../native/binding.js';
@@ -56,7 +57,8 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
     const heard = await channel.hear('state');
     const { logPath } = heard;
     const state = await channel.hearState();
-    const keeper = keeperOf(heard);
+    const negotiated = unpackNegotiated(state.kernel);
+    const keeper = keeperOf(heard, negotiated);
     vfs.takeOver(state.kernel);
     const client = await startClient(runtime, parts.clientOptions, {
       kind: 'handed over',
@@ -66,7 +68,6 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
     channel.say({ word: 'ready' });
     await channel.hear('go');
     const { requests } = state.kernel;
-    const negotiated = unpackNegotiated(state.kernel);
     if (keeper !== undefined) tellKeeper(keeper, client, negotiated, launch, mountpoint, parts);
     const kernel = goOnServing(parts, mountpoint, options, FUSE_FD, { negotiated, requests });
     if (heard.shutSinceMs !== undefined)
@@ -86,10 +87,10 @@ export async function takeMountOver(source: Source, mountpoint: string, launch: 
   await untilEnded(running, mounted.logPath);
 }
 
-function keeperOf({
-  hasKeeper,
-  hasStore,
-}: Extract<TakeoverWord, { readonly word: 'state' }>): Keeper | undefined {
+function keeperOf(
+  { hasKeeper, hasStore }: Extract<TakeoverWord, { readonly word: 'state' }>,
+  negotiated: Negotiated,
+): Keeper | undefined {
   if (hasKeeper === true) return KeeperProcess.at(KEPT_FD);
-  return hasStore === true ? DescriptorStore.at(KEPT_FD, FUSE_FD) : undefined;
+  return hasStore === true ? DescriptorStore.at(KEPT_FD, FUSE_FD, negotiated) : undefined;
 }

@@ -5,6 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'node:test';
 import { isMounted } from '../../mount/unmount.js';
+import type { ClientStatus } from '../../src/client/api.js';
 import { Agent, LOCK, O } from '../fixtures/agent.js';
 import { type Cluster, startCluster } from '../fixtures/cluster.js';
 import { MIB } from '../fixtures/devices.js';
@@ -249,5 +250,44 @@ test('a detached mount ends with its client, and the mount at its place stays', 
   );
   await kept.agent().mkdir('after');
   assert.equal(await kept.pid(), second);
+  await kept.end();
+});
+
+test('before Linux 6.9: calls that the dead process had read answer ECONNABORTED, and all others go on', {
+  timeout: 180_000,
+}, async (t) => {
+  const cluster = await startCluster(t, { limitMs: 170_000, mounts: 0 });
+  cluster.env.HOLDFAST_WITHOUT_RESEND = '1';
+  const kept = await Kept.start(cluster, 'deaths=100');
+  const agent = kept.agent();
+  await agent.writeFile('f', 'x');
+  const [holder, waiter] = [kept.agent(), kept.agent()];
+  const held = await holder.open('f', O.RDWR);
+  await holder.flock(held, LOCK.EX);
+  const wanted = await waiter.open('f', O.RDWR);
+  const granted = waiter.flock(wanted, LOCK.EX);
+  granted.catch(() => undefined);
+
+  // What waits in a process that hands over does not end with it: its file goes on to the next process.
+  await cluster.cliOk(['takeover', kept.dir, '--with', rootOf(nextTree())]);
+  await holder.flock(held, LOCK.UN);
+  await within('a lock in line', granted);
+
+  for (let death = 0; death < 2; death++) {
+    await cluster.killServer();
+    const read = kept.agent().mkdir(`read ${death}`);
+    const ended = assert.rejects(read, { code: 'ECONNABORTED' });
+    await until('the call waits in the client', async () => {
+      const status = JSON.parse(await cluster.cliOk(['status', kept.dir, '--json'])) as ClientStatus;
+      return (status.targets[0]?.parked ?? 0) > 0;
+    });
+    await kept.kill();
+    await within('the call that was read', ended);
+    const waits = kept.agent().mkdir(`after ${death}`);
+    await cluster.serve();
+    await within('a call that nobody had read', waits);
+  }
+  await assert.rejects(waiter.close(wanted), EIO);
+  assert.equal(await agent.readFile('f'), 'x');
   await kept.end();
 });

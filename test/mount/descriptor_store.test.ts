@@ -157,6 +157,23 @@ test(
   },
 );
 
+test('before Linux 6.9 systemd keeps a clone, and the next process reads another one', LIMITS, async (t) => {
+  const cluster = await startCluster(t, { limitMs: LIMIT_MS, mounts: 0 });
+  cluster.env.HOLDFAST_WITHOUT_RESEND = '1';
+  const unit = await MountUnit.start(cluster, 'unit', 100);
+  try {
+    await unit.agent().writeFile('f', 'x');
+    for (let death = 0; death < 2; death++) {
+      await unit.kill();
+      await within('a call after a death', unit.agent().mkdir(`after ${death}`));
+    }
+    assert.equal(await unit.agent().readFile('f'), 'x');
+    assert.equal(await unit.end(), 0);
+  } finally {
+    await unit.stop();
+  }
+});
+
 test('a seed that cannot be read: the process says so, and mounts anew', LIMITS, async (t) => {
   const [, unit] = await startUnit(t, 100);
   await unit.agent().writeFile('f', 'x');

@@ -95,6 +95,7 @@ const FUNCTIONS: {
   umountHere: [nowhere, number('int32')],
   socketPair: [],
   receiveFd: [fd],
+  cloneFuse: [fd],
   blockGeometry: [fd],
   blockDiscard: [fd, number('uint53'), number('uint53')],
   reserveFile: [fd, number('uint53', 4096)],
