@@ -157,8 +157,8 @@ class NativeMount implements FuseMount {
       handlers,
       { replySlab, send: (chunks) => this.#send(chunks) },
       {
+        withoutInitFlags: unwantedFlags(),
         ...options.dispatcher,
-        withoutInitFlags: UNINTERRUPTIBLE | (options.dispatcher?.withoutInitFlags ?? 0n),
         timers: options.timers,
         clock: options.clock,
         times: kernelTimes(options),
@@ -315,6 +315,12 @@ class NativeMount implements FuseMount {
     this.#dispatcher.deviceGone();
     this.#closed.resolve();
   }
+}
+
+function unwantedFlags(): bigint {
+  // For tests of what only kernels before 6.9 do.
+  const resend = process.env.HOLDFAST_WITHOUT_RESEND === '1' ? INIT_FLAG.HAS_RESEND : 0n;
+  return UNINTERRUPTIBLE | resend;
 }
 
 function kernelTimes({ metrics, clock }: ServeOptions): OperationTimes | undefined {

@@ -14,7 +14,6 @@ import { tellUmount } from '../../mount/umount_helper.js';
 import { MS_RDONLY } from '../../native/binding.js';
 import { printable } from '../base/printable.js';
 import { startClient } from '../client/client.js';
-import { INIT_FLAG } from '../fuse/constants.js';
 import { type Address, formatAddress, type Runtime } from '../runtime/ports.js';
 import type { Vfs } from '../vfs/vfs.js';
 import type { Source } from './common.js';
@@ -146,11 +145,5 @@ async function startKernelMount(
     clock: runtime.clock,
     metrics: runtime.metrics,
     waits: runtime.waits,
-    dispatcher: { withoutInitFlags: withoutInitFlags() },
   });
-}
-
-/** For tests of what only older kernels do: the client believes that this one has no NOTIFY_RESEND. */
-function withoutInitFlags(): bigint {
-  return process.env.HOLDFAST_WITHOUT_RESEND === '1' ? INIT_FLAG.HAS_RESEND : 0n;
 }
