@@ -14,7 +14,7 @@ import { ProgramsLoad } from '../fixtures/programs_load.js';
 import { until, within } from '../fixtures/until.js';
 
 const ROUNDS = Number(process.env.HOLDFAST_TAKEOVERS ?? 2);
-const LIMIT_MS = 120_000 + ROUNDS * 10_000;
+const LIMIT_MS = 300_000 + ROUNDS * 20_000;
 
 test('PostgreSQL, git and a holder of locks see no error through takeovers between two versions', {
   timeout: LIMIT_MS + 10_000,
