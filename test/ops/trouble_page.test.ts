@@ -139,8 +139,20 @@ const CASES: readonly {
   },
   {
     host: 'a',
-    // Its options stay with the mount when another process takes it over.
-    commands: `holdfast umount /mnt/home; holdfast mount -o deaths=1 home /mnt/home && holdfast takeover /mnt/home && kill -KILL $(${PID})`,
+    // The status names the process in charge, after a takeover and after a death, and the options stay with the mount.
+    commands: `holdfast umount /mnt/home; holdfast mount -o deaths=2 home /mnt/home && holdfast takeover /mnt/home
+      first=$(${PID}); kill -KILL $first`,
+    says: [],
+  },
+  {
+    host: 'a',
+    commands: `second=$(${PID}); [ -n "$second" ] && [ "$second" != "$first" ] && echo another process`,
+    says: ['another process'],
+    until: true,
+  },
+  {
+    host: 'a',
+    commands: 'kill -KILL $second',
     says: [],
   },
   {

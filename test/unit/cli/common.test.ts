@@ -4,7 +4,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Command } from 'commander';
 import { registerAccess } from '../../../src/cli/access.js';
-import { parseAccessName, parseCount, parseDuration, parseRanges } from '../../../src/cli/common.js';
+import {
+  parseAccessName,
+  parseCount,
+  parseDuration,
+  parseRanges,
+  parseServer,
+  parseSource,
+} from '../../../src/cli/common.js';
 
 const refused = { code: 'commander.invalidArgument' };
 
@@ -33,6 +40,17 @@ test('a time has a unit', () => {
   for (const text of ['', '-1', '-1s', '1', '1.5h', '1e3s', '7 d', '7D', '99999d', `${'9'.repeat(400)}s`]) {
     assert.throws(() => parseDuration(text), refused, text);
   }
+});
+
+test('a mount point in the place of a server is no server', () => {
+  for (const text of ['/mnt/home', './home', '../home', '//home'])
+    assert.throws(() => parseServer(text), { ...refused, message: /is a path/ }, text);
+  assert.deepEqual(parseServer('unix:/run/home.sock'), { host: '/run/home.sock', port: 0 });
+});
+
+test('a single word may be the label of a server that is about to start', () => {
+  const words = ['home', 'home:7988', 'home@host', 'a,b', '10.0.0.1'].map((text) => parseSource(text).word);
+  assert.deepEqual(words, ['home', undefined, undefined, undefined, '10.0.0.1']);
 });
 
 test('networks of an option that is given twice are all of them', () => {

@@ -98,10 +98,10 @@ test('every option is understood, and the last word counts', () => {
 });
 
 test('sizes take k, m, g, t of either case, or bytes', () => {
-  const sizes = ['cache=8388608', 'cache=8192k', 'cache=8M', 'cache=2G', 'cache=1t'];
+  const sizes = ['cache=8388608', 'cache=8192k', 'cache=8M', 'cache=8MiB', 'cache=2G', 'cache=1t'];
   assert.deepEqual(
     sizes.map((text) => parseMountOptions(text, true).cacheBytes),
-    [8 << 20, 8 << 20, 8 << 20, 2 * 2 ** 30, 2 ** 40],
+    [8 << 20, 8 << 20, 8 << 20, 8 << 20, 2 * 2 ** 30, 2 ** 40],
   );
 });
 
