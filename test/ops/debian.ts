@@ -11,7 +11,7 @@ export const RELEASES = (process.env.HOLDFAST_DEBIAN ?? 'bookworm,trixie')
   .filter((name) => name !== '');
 const MIRROR = process.env.HOLDFAST_DEBIAN_MIRROR ?? 'http://deb.debian.org/debian';
 const MIRROR_TIMEOUT_MS = 10_000;
-const DEBOOTSTRAP_TIMEOUT_MS = 400_000;
+const DEBOOTSTRAP_TIMEOUT_MS = 1_200_000;
 
 /** @returns what to give as `skip`: false, or why. */
 export async function lacksDebian(): Promise<string | false> {

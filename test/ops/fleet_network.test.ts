@@ -78,6 +78,9 @@ test('a fleet ends right, whatever happens while it is upgraded', { timeout: LIM
 
 async function upAndBack(fleet: TestFleet, t: TestContext): Promise<void> {
   assert.match(await fleet.fleetOk('check', '--to', NEW), new RegExp(`go: upgrade --to ${NEW}$`));
+  const missing = await fleet.fleet('check', '--to', '9.9.9');
+  assert.equal(missing.code, 1);
+  assert.match(missing.stderr, /^holdfast: no go: host s, reachable: .*holdfast-9\.9\.9/);
   const began = performance.now();
   const done = await fleet.fleetOk('upgrade', '--to', NEW);
   const tookMs = performance.now() - began;

@@ -21,7 +21,7 @@ import { until } from '../fixtures/until.js';
 import { bootstrap, lacksDebian, RELEASES } from './debian.js';
 import { lacks } from './programs.js';
 
-const LIMIT_MS = 1_500_000;
+const LIMIT_MS = 2_400_000;
 const COMMAND_MS = 400_000;
 const root = packageRoot();
 const [OLD = '', NEW = ''] = [installedVersion(), nextVersion(installedVersion())].map((version) =>

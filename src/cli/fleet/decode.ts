@@ -17,9 +17,10 @@ export function isVersion(value: unknown): value is string {
 /** @returns undefined if it is no answer of `holdfast fleet-facts`. */
 export function decodeAnswer(value: unknown): HostAnswer | undefined {
   if (!isTable(value)) return undefined;
-  const { version, nowMs, freeBytes, servers, mounts, keyProblems } = value;
+  const { version, can, nowMs, freeBytes, servers, mounts, keyProblems } = value;
   const isRight =
     isVersion(version) &&
+    (can === undefined || decodeCapabilities(can) !== undefined) &&
     isNumber(nowMs) &&
     isNumber(freeBytes) &&
     isTexts(keyProblems) &&

@@ -53,6 +53,8 @@ export type MountFact =
 export interface HostAnswer {
   /** Of the version that has looked. */
   readonly version: string;
+  /** What this version can do; absent: it is an earlier one. */
+  readonly can?: Capabilities | undefined;
   /** Milliseconds since 1970. */
   readonly nowMs: number;
   /** Free bytes where the processes have their sockets and logs. */

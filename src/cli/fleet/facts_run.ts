@@ -7,6 +7,7 @@ import { packageRoot } from '../../../native/binding.js';
 import type { ClientStatus } from '../../client/api.js';
 import { Metrics } from '../../wire/admin.js';
 import { type AdminConnection, connectAdmin } from '../admin.js';
+import { capabilities } from '../capabilities_run.js';
 import { parseAddress } from '../common.js';
 import { askControl, mountpointPath } from '../control.js';
 import { CliError, describeFailure } from '../failure.js';
@@ -29,6 +30,7 @@ export async function facts(text: string): Promise<HostAnswer> {
   const seenMounts = await Promise.all(mountpoints.map(async (at) => [at, await mountAt(at)] as const));
   return {
     version: installedVersion(),
+    can: capabilities(),
     nowMs: Date.now(),
     freeBytes: freeBytesAt(runtimeDir()),
     inUse: versionInUse(),

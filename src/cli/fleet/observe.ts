@@ -81,15 +81,19 @@ function isUnreachable({ status }: Ran): boolean {
   return status === null || status === SSH_FAILED;
 }
 
-/** What each of these versions can do on each host that it is asked of. */
+/** What each of these versions can do on each host that it is asked of. @param facts seen just now: whoever has looked has told it. */
 export async function lookAtVersions(
   fleet: Fleet,
   versions: ReadonlyMap<string, readonly string[]>,
+  facts: Facts,
 ): Promise<Installed> {
   const pairs = fleet.hosts.flatMap((host) =>
     (versions.get(host.name) ?? []).map((version) => ({ host, version })),
   );
   const found = await each(pairs, async ({ host, version }) => {
+    const fact = facts.get(host.name);
+    const told = fact?.is === 'there' ? fact.can : undefined;
+    if (told !== undefined && plainVersion(told.version) === version) return { host, version, can: told };
     const program = programOf(fleet, version);
     const ran = await runOn(host, commandLine([program, 'capabilities', '--json']), lookMs(fleet));
     if (ran.status !== 0) return { host, version, can: `${program}: ${ran.why}` };

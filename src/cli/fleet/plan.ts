@@ -209,6 +209,20 @@ export function isServedBy({ host, listen }: ServerPlace, facts: Facts): boolean
   return isActive(serverFact(facts, host, listen));
 }
 
+/** One line for people, of a step that is not done: what there is instead. */
+export function describeSeen(step: Step, facts: Facts): string {
+  if (step.do === 'takeover') {
+    const fact = mountFact(facts, step.client.host, step.client.mountpoint);
+    if (fact.is === 'down') return fact.why;
+    return `version ${fact.version}, connection ${fact.importState}, gate ${fact.gate}`;
+  }
+  const servers = step.target.servers.map(({ host, listen }) => {
+    const fact = serverFact(facts, host, listen);
+    return `${host} ${fact.is === 'down' ? `is down (${fact.why})` : `is ${fact.state}, version ${fact.version}`}`;
+  });
+  return servers.join(', ');
+}
+
 function isActive(fact: ServerFact): boolean {
   return fact.is === 'up' && fact.state === 'active';
 }

@@ -11,6 +11,7 @@ import { type Baseline, baselineOf, builtInProblems, commandProblems } from './h
 import { look, programOf, rootOf } from './observe.js';
 import {
   type Batch,
+  describeSeen,
   describeStep,
   fallbackStarts,
   hostsOf,
@@ -218,7 +219,8 @@ export class Rollout {
     const limitMs = hasRun || wasLeft ? this.#options.fleet.startLimitMs : LATE_MS;
     const after = await this.#until(limitMs, unit, step);
     if (after === undefined) {
-      const why = hasRun ? `nothing of it is seen after ${limitMs / 1000} s` : ran.why;
+      const seen = describeSeen(step, await this.#look([unit]));
+      const why = hasRun ? `nothing of it is seen after ${limitMs / 1000} s: ${seen}` : ran.why;
       throw new CliError(`${describeStep(step)}: ${why}${await this.#asBefore(unit, step)}`);
     }
     if (step.do === 'takeover' && hasRun) this.#noteTakeover(unit, ran.stdout);

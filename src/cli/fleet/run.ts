@@ -81,7 +81,7 @@ async function survey(
       versions.set(host, [...new Set([...(versions.get(host) ?? []), ...own.map(plainVersion)])]);
     }
   }
-  const installed = await lookAtVersions(fleet, versions);
+  const installed = await lookAtVersions(fleet, versions, facts);
   return { fleet, facts, installed, wanted, first: firstOf(installed, to), back };
 }
 

@@ -60,6 +60,7 @@ test('an answer that lacks something, or names another place as its version, is 
     { ...ANSWER, mounts: { '/m': { ...MOUNT, version: '1.0.0/..' } } },
     { ...ANSWER, mounts: { '/m': { ...MOUNT, pauses: [{}] } } },
     { ...ANSWER, keyProblems: 'none' },
+    { ...ANSWER, can: {} },
   ];
   assert.deepEqual(
     wrong.map(decodeAnswer),
