@@ -7,7 +7,7 @@
  */
 
 import { createHash } from 'node:crypto';
-import { existsSync, lstatSync, mkdirSync, readlinkSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, linkSync, lstatSync, mkdirSync, readlinkSync, renameSync, rmSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import { basename, dirname, join, resolve } from 'node:path';
 import { FILESYSTEM_TYPE, mountAt } from '../../mount/mount_table.js';
@@ -99,6 +99,30 @@ export function mountLogPath(mountpoint: string): string {
   return join(runtimeDir(), 'mounts', `${name === '' ? '-' : name}.log`);
 }
 
+export interface ControlServer {
+  /**
+   * @param hasSuccessor another process serves the mount, and puts its own socket into the place: then nothing is removed there. A look
+   *   whose socket it is would not do, because the successor's may come between the look and the removal.
+   */
+  close(end: { readonly hasSuccessor: boolean }): void;
+}
+
+/** Removes the name if it is still of this socket. @param aside a name that nobody else uses. */
+function removeOwn(path: string, ino: number, aside: string): void {
+  if (lstatSync(path, { throwIfNoEntry: false })?.ino !== ino) return;
+  // By rename, because another one may have come since the look: that one goes back.
+  renameSync(path, aside);
+  if (lstatSync(aside).ino !== ino) {
+    try {
+      linkSync(aside, path);
+    } catch (thrown) {
+      // A third one is there by now.
+      if ((thrown as NodeJS.ErrnoException).code !== 'EEXIST') throw thrown;
+    }
+  }
+  rmSync(aside);
+}
+
 /**
  * Serves control requests until the caller closes it.
  * @param handle may report progress several times; its result is the last line of the answer.
@@ -106,7 +130,7 @@ export function mountLogPath(mountpoint: string): string {
 export async function serveControl(
   mountpoint: string,
   handle: (request: ControlRequest, progress: (data: unknown) => void) => Promise<unknown>,
-): Promise<{ close(): void }> {
+): Promise<ControlServer> {
   const path = controlPath(mountpoint);
   // Binds a name of its own, because closing the socket unlinks the bound name. A client whose mount is detached may end after
   // the next client has mounted at the same place, and must not remove the next client's socket.
@@ -124,9 +148,9 @@ export async function serveControl(
       const { ino } = lstatSync(bound);
       renameSync(bound, path);
       done({
-        close: () => {
+        close: ({ hasSuccessor }) => {
           server.close();
-          if (lstatSync(path, { throwIfNoEntry: false })?.ino === ino) rmSync(path, { force: true });
+          if (!hasSuccessor) removeOwn(path, ino, `${bound}.end`);
         },
       });
     });

@@ -99,6 +99,7 @@ export async function serveMount(mounted: Mounted): Promise<RunningMount> {
     }),
   );
   let handingOver = false;
+  let hasSuccessor = false;
   const handedOver = new Deferred<'handed over'>();
   const control = await serveControl(mountpoint, async (request, progress) => {
     if (request.command === 'status') {
@@ -113,6 +114,7 @@ export async function serveMount(mounted: Mounted): Promise<RunningMount> {
       handingOver = true;
       try {
         const done = await handOver(mounted, successorOf(mounted, request));
+        hasSuccessor = true;
         await announceSuccessor(done.pid);
         // Lets the answer leave first.
         setImmediate(() => handedOver.resolve('handed over'));
@@ -138,7 +140,9 @@ export async function serveMount(mounted: Mounted): Promise<RunningMount> {
   });
   void kernel.closed.then(() => sayWhatIsWaitedFor(runtime, client, flushed));
   const unmounted = flushed.then(() => 'unmounted' as const);
-  const ended = Promise.race([unmounted, givenUp, handedOver.promise]).finally(() => control.close());
+  const ended = Promise.race([unmounted, givenUp, handedOver.promise]).finally(() =>
+    control.close({ hasSuccessor }),
+  );
   return { ended };
 }
 
