@@ -44,7 +44,17 @@ export async function bootstrap(
   packages: readonly string[] = [],
 ): Promise<void> {
   const included = packages.length === 0 ? [] : [`--include=${packages.join(',')}`];
-  // A mount namespace of its own: debootstrap mounts /proc in the new system.
-  const words = ['-m', 'debootstrap', '--variant=minbase', ...included, release, folder, MIRROR];
+  // A mount namespace of its own: debootstrap mounts /proc in the new system. What others unmount meanwhile goes here too.
+  const words = [
+    '-m',
+    '--propagation',
+    'slave',
+    'debootstrap',
+    '--variant=minbase',
+    ...included,
+    release,
+    folder,
+    MIRROR,
+  ];
   await runOk('unshare', words, { timeoutMs: DEBOOTSTRAP_TIMEOUT_MS });
 }
