@@ -252,9 +252,9 @@ const REASONS: readonly (readonly [FailsAt, RegExp])[] = [
 ];
 
 test('if the new process fails at any step, the mount stays with the one before', {
-  timeout: 120_000,
+  timeout: 180_000,
 }, async (t) => {
-  const cluster = await startCluster(t, { mounts: 2, limitMs: 115_000 });
+  const cluster = await startCluster(t, { mounts: 2, limitMs: 170_000 });
   const [mount] = cluster.mounts;
   assert.ok(mount !== undefined);
   const before = await cluster.mountStatus();
