@@ -287,12 +287,17 @@ export async function goOnAfterDeath(source: Source, mountpoint: string, launch:
   await untilEnded(running, logPath);
 }
 
+/** How long the process before this one may keep the address of its metrics. */
+const PATIENCE_MS = 10_000;
+
 /** The process before this one may still have the address. The mount is served whether this one gets it or not. */
 function serveMetricsAfter({ runtime, table }: Prepared, { metrics }: MountOptions): void {
   if (metrics === undefined) return;
-  serveMetrics(runtime, table, metrics, true).catch((thrown: unknown) => {
-    process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
-  });
+  serveMetrics(runtime, table, metrics, { is: 'waited for', limitMs: PATIENCE_MS }).catch(
+    (thrown: unknown) => {
+      process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
+    },
+  );
 }
 
 /** Without a server this process reads nothing from the kernel, and would not hear that the mount is gone. */

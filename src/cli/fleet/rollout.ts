@@ -62,7 +62,7 @@ export class Rollout {
 
   constructor(options: RolloutOptions) {
     this.#options = options;
-    this.#state = { ...options.state, underWay: [] };
+    this.#state = { ...options.state, underWay: [], begun: [] };
     this.#left = new Set(options.state.underWay);
   }
 
@@ -73,8 +73,14 @@ export class Rollout {
   /** @returns 'aborted' if somebody has asked for that. @throws CliError: the first failure. */
   async run(): Promise<'done' | 'aborted'> {
     const { fleet, batches, by } = this.#options;
-    this.#baseline = baselineOf(unitsOf(fleet), await look(fleet, by, unitsOf(fleet)));
-    this.#save(this.#state);
+    const facts = await look(fleet, by, unitsOf(fleet));
+    this.#baseline = baselineOf(unitsOf(fleet), facts);
+    const steps = batches.flatMap(({ group, units }) =>
+      units
+        .flatMap((unit) => this.#steps(unit, facts))
+        .map((step) => ({ group: group.name, text: describeStep(step) })),
+    );
+    this.#save({ ...this.#state, plan: { at: new Date().toISOString(), steps } });
     try {
       for (const batch of batches) {
         if ((await this.#batch(batch)) === 'aborted') {
@@ -173,7 +179,8 @@ export class Rollout {
       return;
     }
     if (step.do === 'takeover') await this.#clientIsWell(unit, step);
-    this.#save(withBegun(this.#state, key));
+    const at = new Date().toISOString();
+    this.#save(withBegun(this.#state, { key, at, text: describeStep(step) }));
     const ran = await this.#run(step);
     const hasEvicted = step.do === 'shutdown' && ran.status === EVICTED_STATUS;
     if (hasEvicted) evictions.push(ran.why);

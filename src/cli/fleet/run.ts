@@ -2,6 +2,7 @@
 
 import { CliError } from '../failure.js';
 import { installedVersion } from '../installed.js';
+import { serveFleetPage } from '../live/fleet_page_run.js';
 import { checkRows, firstOf, lasting, type Row, type Seen } from './check.js';
 import { type Facts, plainVersion } from './facts.js';
 import { type Fleet, readFleet } from './file.js';
@@ -44,6 +45,12 @@ export async function runFleet(path: string, verb: Verb, options: FleetOptions):
     case 'abort':
       return tell(fleet, verb);
   }
+}
+
+/** Serves the page of the fleet. @throws as serveFleetPage(). */
+export async function showFleet(path: string, { http, httpKey }: FleetOptions): Promise<void> {
+  if (http === undefined) return;
+  await serveFleetPage(path, http, httpKey);
 }
 
 function versionOf({ to = '' }: FleetOptions): string {

@@ -50,6 +50,21 @@ export interface FleetState {
   readonly done: readonly { readonly at: string; readonly text: string; readonly ms: number }[];
   readonly pauses: readonly SeenPause[];
   readonly failure?: string | undefined;
+  /** What was left to do when the command that runs, or ran last, began. Absent: it was of an earlier version. */
+  readonly plan?: { readonly at: string; readonly steps: readonly PlannedStep[] };
+  /** The steps of underWay, for people. Absent: the command is of an earlier version. */
+  readonly begun?: readonly BegunStep[];
+}
+
+export interface PlannedStep {
+  readonly group: string;
+  readonly text: string;
+}
+
+export interface BegunStep {
+  readonly key: string;
+  readonly at: string;
+  readonly text: string;
 }
 
 export function beginState(
@@ -103,8 +118,13 @@ export function stateForRollback(before: FleetState | undefined): FleetState {
   return { ...kept, doing: 'rollback', progress: 'running' };
 }
 
-export function withBegun(state: FleetState, key: string): FleetState {
-  return { ...state, underWay: [...state.underWay.filter((one) => one !== key), key] };
+export function withBegun(state: FleetState, step: BegunStep): FleetState {
+  const { key } = step;
+  return {
+    ...state,
+    underWay: [...state.underWay.filter((one) => one !== key), key],
+    begun: [...(state.begun ?? []).filter((one) => one.key !== key), step],
+  };
 }
 
 export function withDone(
@@ -115,6 +135,7 @@ export function withDone(
   return {
     ...state,
     underWay: state.underWay.filter((one) => one !== key),
+    begun: (state.begun ?? []).filter((one) => one.key !== key),
     done: [...state.done, { at, text, ms }].slice(-DONE_MAX),
   };
 }
