@@ -71,13 +71,16 @@ function removeAtExit(path: string): void {
 
 function listen(server: Server, { host, port }: Address): Promise<NodeJS.ErrnoException | undefined> {
   return new Promise((resolve) => {
-    server.once('error', resolve);
-    const listening = (): void => {
-      server.off('error', resolve);
-      resolve(undefined);
+    const done = (error?: NodeJS.ErrnoException): void => {
+      server.off('error', done);
+      server.off('listening', listening);
+      resolve(error);
     };
-    if (host.startsWith('/')) server.listen(host, listening);
-    else server.listen(port, host, listening);
+    const listening = (): void => done();
+    server.once('error', done);
+    server.once('listening', listening);
+    if (host.startsWith('/')) server.listen(host);
+    else server.listen(port, host);
   });
 }
 

@@ -26,11 +26,14 @@ export interface Chart {
   readonly gaps: readonly (readonly [number, number])[];
 }
 
-/** @param samples in the order of their times. @param endMs what is at the right edge. @param count of values in a sample. */
-export function chartOf(samples: readonly Sample[], endMs: number, count: number): Chart {
+/**
+ * @param samples in the order of their times. @param endMs what is at the right edge. @param count of values in a sample.
+ * @param leastTop what the axis shows at least: next to nothing shall not look like much.
+ */
+export function chartOf(samples: readonly Sample[], endMs: number, count: number, leastTop = 0): Chart {
   const fromMs = endMs - SPAN_MS;
   const shown = samples.filter(({ atMs }) => atMs > fromMs && atMs <= endMs);
-  const top = niceTop(Math.max(0, ...shown.flatMap(({ values }) => values)));
+  const top = niceTop(Math.max(leastTop, ...shown.flatMap(({ values }) => values)));
   const { left, right, width, height, bottom } = CHART;
   const x = (atMs: number): number => rounded(left + ((atMs - fromMs) / SPAN_MS) * (width - left - right));
   const floor = height - bottom;

@@ -17,8 +17,8 @@ import { fleetView } from './fleet_view.js';
 import type { PageSource } from './page_server.js';
 import type { FleetPageView } from './shapes.js';
 
-/** Between two looks at the hosts. */
-const LOOK_AGAIN_MS = 1000;
+/** Between two looks at the hosts: at least this, and longer than the look took, because hosts under load have other things to do. */
+const REST_MS = 1000;
 
 export class FleetPage implements PageSource {
   readonly #runtime: Pick<Runtime, 'timers' | 'clock'>;
@@ -74,15 +74,17 @@ export class FleetPage implements PageSource {
   }
 
   async #lookOn(signal: AbortSignal): Promise<void> {
+    const { clock, timers } = this.#runtime;
     for (;;) {
       await this.#readState();
       const by = this.#state?.to ?? plainVersion(installedVersion());
+      const beganMs = clock.nowMs();
       const facts = await look(this.#fleet, by, unitsOf(this.#fleet));
       signal.throwIfAborted();
       this.#facts = facts;
-      this.#seenMs = this.#runtime.clock.nowMs();
+      this.#seenMs = clock.nowMs();
       this.#changed();
-      await sleep(this.#runtime.timers, LOOK_AGAIN_MS, signal);
+      await sleep(timers, Math.max(REST_MS, this.#seenMs - beganMs), signal);
     }
   }
 

@@ -193,6 +193,7 @@ function waitsOf(client: WatchedClient, state: ServerStateName): string {
     return `has to write ${formatBytes(dirtyBytes)}, ${count1(calls, 'request')} under way`;
   }
   if (isWaitedFor) return 'has to replay';
+  if (client.state === 'drained') return 'waits for the next server';
   const parts: string[] = [];
   if (lockWaits > 0) parts.push(`waits for ${count1(lockWaits, 'lock')}`);
   if (calledBack > 0) parts.push(`has to give back ${count1(calledBack, 'lock')}`);

@@ -14,15 +14,23 @@ interface ChartKind {
   readonly title: string;
   /** After a number. */
   readonly unit: string;
+  /** What its axis shows at least. */
+  readonly leastTop: number;
   readonly lines: readonly Line[];
 }
 
 const MIB = 1024 * 1024;
 const KINDS: readonly ChartKind[] = [
-  { title: 'Operations', unit: 'a second', lines: [{ name: 'all', of: (point) => point.perSecond }] },
+  {
+    title: 'Operations',
+    unit: 'a second',
+    leastTop: 10,
+    lines: [{ name: 'all', of: (point) => point.perSecond }],
+  },
   {
     title: 'Latency',
     unit: 'ms',
+    leastTop: 1,
     lines: [
       { name: '99 %', of: (point) => point.p99Ms },
       { name: 'median', of: (point) => point.p50Ms },
@@ -31,6 +39,7 @@ const KINDS: readonly ChartKind[] = [
   {
     title: 'Content',
     unit: 'MiB a second',
+    leastTop: 1,
     lines: [
       { name: 'written', of: (point) => point.writeBytes / MIB },
       { name: 'read', of: (point) => point.readBytes / MIB },
@@ -75,7 +84,7 @@ export class Charts {
   }
 }
 
-function newChart({ title, unit, lines }: ChartKind): {
+function newChart({ title, unit, leastTop, lines }: ChartKind): {
   readonly figure: HTMLElement;
   readonly draw: (points: readonly Point[], endMs: number) => void;
 } {
@@ -126,7 +135,7 @@ function newChart({ title, unit, lines }: ChartKind): {
     const samples = points.map(
       (point): Sample => ({ atMs: point.atMs, values: lines.map(({ of }) => of(point)) }),
     );
-    const chart = chartOf(samples, endMs, lines.length);
+    const chart = chartOf(samples, endMs, lines.length, leastTop);
     setText(topLabel, shortNumber(chart.top));
     setText(middleLabel, shortNumber(chart.top / 2));
     chart.lines.forEach(({ line, area: filled }, at) => {
@@ -137,10 +146,19 @@ function newChart({ title, unit, lines }: ChartKind): {
     drawGaps(gaps, chart.gaps);
     const isNow = chart.gaps.at(-1)?.[1] !== width - right;
     const last = isNow ? samples.at(-1) : undefined;
-    setText(now, last === undefined ? '-' : shortNumber(last.values[0] ?? 0));
-    setAttribute(svg, 'aria-label', inWords({ title, unit, lines }, samples, last, chart.gaps.length));
+    setText(now, last === undefined ? '-' : shortNumber(round(last.values[0] ?? 0)));
+    setAttribute(
+      svg,
+      'aria-label',
+      inWords({ title, unit, leastTop, lines }, samples, last, chart.gaps.length),
+    );
   };
   return { figure, draw };
+}
+
+/** What is next to nothing is nothing: a reader wants a number at a glance. */
+function round(value: number): number {
+  return value < 0.05 ? 0 : value;
 }
 
 function drawGaps(group: SVGElement, gaps: readonly (readonly [number, number])[]): void {

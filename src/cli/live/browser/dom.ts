@@ -51,7 +51,7 @@ export interface TableRow {
   readonly className?: string;
 }
 
-/** @param classes of the columns. The first cell of a row is its header. */
+/** A table without rows is not shown: the text below it says so. @param classes of the columns. The first cell of a row is its header. */
 export function setRows(body: HTMLElement, rows: readonly TableRow[], classes: readonly string[]): void {
   const there = new Map<string, HTMLTableRowElement>();
   for (const row of body.querySelectorAll('tr')) there.set(row.dataset.key ?? '', row);
@@ -68,6 +68,8 @@ export function setRows(body: HTMLElement, rows: readonly TableRow[], classes: r
     });
   }
   for (const row of there.values()) row.remove();
+  const region = body.closest<HTMLElement>('.scroll');
+  if (region !== null) region.hidden = rows.length === 0;
 }
 
 function newRow(key: string, cells: number, classes: readonly string[]): HTMLTableRowElement {
