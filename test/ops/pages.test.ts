@@ -118,10 +118,15 @@ describe('live pages', { skip: lacksChromium() }, () => {
   test('the page of a server shows an upgrade from its start to its end', {
     timeout: LIMIT_MS,
   }, async (t) => {
+    const metrics = `127.0.0.1:${await freePort()}`;
     const http = `127.0.0.1:${await freePort()}`;
     const url = `http://${http}/`;
     const cleanUp = cleanUpFirst(t);
-    const cluster = await startCluster(t, { serveArgs: ['--http', http], mounts: 0, limitMs: LIMIT_MS });
+    const cluster = await startCluster(t, {
+      serveArgs: ['--http', http, '--metrics', metrics],
+      mounts: 0,
+      limitMs: LIMIT_MS,
+    });
     await cluster.addMount(['name=web1:/mnt/home']);
     await cluster.addMount(['name=web2:/mnt/home']);
     const slow = await cluster.addMount([`name=${SLOW}`]);
@@ -208,7 +213,7 @@ describe('live pages', { skip: lacksChromium() }, () => {
     await picture(page, 'server-narrow');
     await page.setViewportSize(WIDE);
 
-    // A standby on the same host has the same address for its page.
+    // A standby on the same host has the same addresses for its page and its metrics.
     const standby = cluster.startServer({ tree: cluster.otherTree(), args: ['--standby'] });
     await standby.standingBy();
     await cluster.shutdown();
@@ -216,6 +221,13 @@ describe('live pages', { skip: lacksChromium() }, () => {
     cluster.adopt(standby);
     await shows(page, '#facts', new RegExp(`Instance${standby.instance}N`));
     await state('active');
+
+    const counted = await until(
+      'the metrics of the standby are where those of the server before it were',
+      async () => (await fetch(`http://${metrics}/metrics`).catch(() => undefined))?.text(),
+      SHOWN_MS,
+    );
+    assert.match(counted, /^holdfast_server_state\{state="active"\} 1$/m);
 
     await content?.stop();
     await Promise.all(loads.map((worker) => worker.stop()));

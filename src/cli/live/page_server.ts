@@ -45,7 +45,6 @@ const HEADERS: Readonly<Record<string, string>> = {
   'x-content-type-options': 'nosniff',
   'referrer-policy': 'no-referrer',
   'cross-origin-resource-policy': 'same-origin',
-  'cross-origin-opener-policy': 'same-origin',
   'cache-control': 'no-store',
 };
 
@@ -70,6 +69,8 @@ export class PageServer {
   #timer: Timer | undefined;
   #soon: Timer | undefined;
   #isClosed = false;
+  /** An event that is new enough for those who begin to read: so nobody makes this process work by coming again and again. */
+  #fresh: string | undefined;
 
   constructor(options: PageServerOptions) {
     this.#options = options;
@@ -152,7 +153,7 @@ export class PageServer {
       this.#options.source.watched?.(true);
       this.#arm();
     }
-    response.write(this.#event());
+    response.write(this.#fresh ?? this.#event());
   }
 
   #gone(reader: Reader): void {
@@ -176,8 +177,18 @@ export class PageServer {
 
   /** JSON has no line break that could end the line. */
   #event(): string {
-    const { files, source } = this.#options;
-    return `data: ${JSON.stringify({ files: files.digest, view: source.view() })}\n\n`;
+    const { files, source, timers } = this.#options;
+    if (this.#fresh === undefined) {
+      timers.after(
+        SOON_MS,
+        () => {
+          this.#fresh = undefined;
+        },
+        true,
+      );
+    }
+    this.#fresh = `data: ${JSON.stringify({ files: files.digest, view: source.view() })}\n\n`;
+    return this.#fresh;
   }
 
   #send(): void {
