@@ -101,16 +101,21 @@ function escaped(text: string): string {
   return text.replaceAll(/[.*+?^${}()|[\]\\/]/g, '\\$&');
 }
 
-/** A program that goes on making small changes. */
-async function load(cluster: Cluster, at: number, cleanUp: (() => Promise<unknown>)[]): Promise<Worker> {
-  const dir = join(cluster.mounts[at]?.dir ?? '', `work-${at}`);
-  const made = await run('mkdir', [dir]);
-  assert.equal(made.code, 0, made.stderr);
+function agentOn(dir: string, cleanUp: (() => Promise<unknown>)[]): Agent {
   const agent = new Agent(dir);
   cleanUp.push(() => {
     agent.child.kill('SIGKILL');
     return agent.child.exited;
   });
+  return agent;
+}
+
+/** A program that goes on making small changes. */
+async function load(cluster: Cluster, at: number, cleanUp: (() => Promise<unknown>)[]): Promise<Worker> {
+  const dir = join(cluster.mounts[at]?.dir ?? '', `work-${at}`);
+  const made = await run('mkdir', [dir]);
+  assert.equal(made.code, 0, made.stderr);
+  const agent = agentOn(dir, cleanUp);
   return new Worker(agent, await agent.open('file', O.CREAT | O.RDWR));
 }
 
@@ -134,7 +139,8 @@ describe('live pages', { skip: lacksChromium() }, () => {
     await cluster.cliOk(['evict', cluster.admin, 'old:/mnt/home']);
     await cluster.umount(evicted);
     const loads = [await load(cluster, 0, cleanUp), await load(cluster, 1, cleanUp)];
-    const content = WRITES ? new Content(cluster.agent(0), cluster.agent(1)) : undefined;
+    const agents = [0, 1].map((at) => agentOn(cluster.mounts[at]?.dir ?? '', cleanUp)) as [Agent, Agent];
+    const content = WRITES ? new Content(...agents) : undefined;
     const browser = await openBrowser(t);
     const page = await browser.open(url);
     const state = (text: string): Promise<string> => shows(page, '#state', new RegExp(`^${text}$`));
@@ -232,6 +238,10 @@ describe('live pages', { skip: lacksChromium() }, () => {
     await content?.stop();
     await Promise.all(loads.map((worker) => worker.stop()));
     browser.assertQuiet(url);
+    // A slow machine takes its time to unmount so many names.
+    for (const step of cleanUp.splice(0).reverse()) await step();
+    for (const mount of cluster.mounts.filter(({ child }) => child.exit === undefined))
+      await cluster.umount(mount);
   });
 
   test('the page of a fleet shows an upgrade from its start to its end', { timeout: LIMIT_MS }, async (t) => {
@@ -286,7 +296,7 @@ describe('live pages', { skip: lacksChromium() }, () => {
     await until('pauses are listed', async () => (await cells(page, '#pauses')).length > 0, SHOWN_MS);
     if (WRITES) await shows(page, '#headline', /: a: (?:shut|start)/);
     await picture(page, 'fleet');
-    assert.equal((await upgrade.exited).code, 0, upgrade.tail());
+    assert.equal((await upgrade.exited).code, 0, `${upgrade.tail()}\n${fleet.dump()}`);
     await state('done');
     await shows(
       page,

@@ -225,7 +225,7 @@ function evictionsOf({ evicted, evictedBefore = [], instance }: StatusReply): Se
       cells: [
         printable(name),
         printable(reason),
-        atMs === undefined ? '-' : new Date(atMs).toISOString().replace(/\.\d+/, ''),
+        atMs === undefined ? 'since its start' : new Date(atMs).toISOString().replace(/\.\d+/, ''),
         String(by),
       ],
     }));

@@ -147,7 +147,7 @@ test('evictions come newest first, those of earlier instances too', () => {
   assert.deepEqual(
     page.evictions.map(({ cells }) => cells),
     [
-      ['new', 'late', '-', '4'],
+      ['new', 'late', 'since its start', '4'],
       ['old', 'silent', '1970-01-01T00:00:00Z', '3'],
     ],
   );
