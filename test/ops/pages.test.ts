@@ -30,7 +30,7 @@ import { until } from '../fixtures/until.js';
 import { cleanUpFirst, freePort } from './programs.js';
 
 const WIDE = { width: 1240, height: 900 };
-const LIMIT_MS = 300_000;
+const LIMIT_MS = 600_000;
 const WRITES = process.env.HOLDFAST_PICTURES === 'write';
 const PICTURES = join(packageRoot(), 'docs', 'pictures');
 const PICTURE_MAX_BYTES = 200 * 1024;

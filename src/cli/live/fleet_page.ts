@@ -17,8 +17,9 @@ import { fleetView } from './fleet_view.js';
 import type { PageSource } from './page_server.js';
 import type { FleetPageView } from './shapes.js';
 
-/** Between two looks at the hosts: at least this, and longer than the look took, because hosts under load have other things to do. */
+/** Between two looks at the hosts: at least this, and twice as long as the look took, because hosts under load have other things to do. */
 const REST_MS = 1000;
+const REST_FACTOR = 2;
 
 export class FleetPage implements PageSource {
   readonly #runtime: Pick<Runtime, 'timers' | 'clock'>;
@@ -84,7 +85,7 @@ export class FleetPage implements PageSource {
       this.#facts = facts;
       this.#seenMs = clock.nowMs();
       this.#changed();
-      await sleep(timers, Math.max(REST_MS, this.#seenMs - beganMs), signal);
+      await sleep(timers, Math.max(REST_MS, REST_FACTOR * (this.#seenMs - beganMs)), signal);
     }
   }
 
