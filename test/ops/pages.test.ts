@@ -42,8 +42,9 @@ const AFTER_MS = 12_000;
 async function picture(page: Page, name: string): Promise<void> {
   await page.evaluate('document.activeElement?.blur()');
   const bytes = await page.screenshot({ fullPage: true, animations: 'disabled' });
-  assert.ok(bytes.length > 5000 && bytes.length < PICTURE_MAX_BYTES, `${name} has ${bytes.length} bytes`);
+  assert.ok(bytes.length > 5000, `${name} has ${bytes.length} bytes`);
   if (!WRITES) return;
+  assert.ok(bytes.length < PICTURE_MAX_BYTES, `${name} has ${bytes.length} bytes`);
   mkdirSync(PICTURES, { recursive: true });
   writeFileSync(join(PICTURES, `${name}.png`), bytes);
 }
@@ -215,9 +216,6 @@ describe('live pages', { skip: lacksChromium() }, () => {
     await page.emulateMedia({ colorScheme: 'dark' });
     await picture(page, 'server-dark');
     await page.emulateMedia({ colorScheme: 'light' });
-    await page.setViewportSize({ width: 400, height: 900 });
-    await picture(page, 'server-narrow');
-    await page.setViewportSize(WIDE);
 
     // A standby on the same host has the same addresses for its page and its metrics.
     const standby = cluster.startServer({ tree: cluster.otherTree(), args: ['--standby'] });
@@ -308,8 +306,6 @@ describe('live pages', { skip: lacksChromium() }, () => {
     const pauses = await cells(page, '#pauses');
     assert.ok(pauses.some(([, why]) => why === 'takeover of the client'));
     assert.ok(pauses.some(([, why]) => why === 'new server of pair'));
-    await page.emulateMedia({ colorScheme: 'dark' });
-    await picture(page, 'fleet-dark');
     transcript(upgrade.stdout, fleet.cluster.folder);
     await fleet.stop();
     browser.assertQuiet(url);
