@@ -142,7 +142,7 @@ describe('live pages', { skip: lacksChromium() }, () => {
     const loads = [await load(cluster, 0, cleanUp), await load(cluster, 1, cleanUp)];
     const agents = [0, 1].map((at) => agentOn(cluster.mounts[at]?.dir ?? '', cleanUp)) as [Agent, Agent];
     const content = WRITES ? new Content(...agents) : undefined;
-    const browser = await openBrowser(t);
+    const browser = await openBrowser(cleanUp);
     const page = await browser.open(url);
     const state = (text: string): Promise<string> => shows(page, '#state', new RegExp(`^${text}$`));
     const says = (pattern: RegExp): Promise<string> => shows(page, '#headline', pattern);
@@ -257,7 +257,7 @@ describe('live pages', { skip: lacksChromium() }, () => {
     };
     const shown = started('--http', http);
     await shown.line(/page of \S+ at http:/);
-    const browser = await openBrowser(t);
+    const browser = await openBrowser(cleanUp);
     const page = await browser.open(url);
     const state = (text: string): Promise<string> => shows(page, '#state', new RegExp(`^${text}$`));
 
