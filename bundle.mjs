@@ -14,7 +14,7 @@
  * The programs need nothing else of dist but build.json. dist/src, dist/mount and dist/native are what tests import.
  */
 
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { build } from 'esbuild';
 
@@ -32,6 +32,10 @@ const COMMANDS = [
   'fleet/run',
   'demo/run',
 ];
+
+/** The live pages: what browsers run, in a folder of dist/bin, and the files beside it that are as they are. */
+const PAGES = ['server', 'fleet'];
+const PAGE_FILES = ['server.html', 'fleet.html', 'page.css', 'icon.svg'];
 
 /** Packages with native code or files of data, which they find beside their own code, and one that only --metrics loads. */
 export const EXTERNAL_PACKAGES = ['fuse-native', 'lmdb', 'msgpackr-extract', 'prom-client'];
@@ -77,4 +81,20 @@ export async function bundle(root) {
     sourcesContent: false,
     logLevel: 'warning',
   });
+  await bundlePages(root, join(folder, 'live'));
+}
+
+async function bundlePages(root, folder) {
+  const from = join(root, 'src', 'cli', 'live', 'browser');
+  await build({
+    absWorkingDir: root,
+    entryPoints: PAGES.map((name) => join(from, `${name}.ts`)),
+    outdir: folder,
+    bundle: true,
+    platform: 'browser',
+    format: 'esm',
+    target: 'es2022',
+    logLevel: 'warning',
+  });
+  for (const name of PAGE_FILES) copyFileSync(join(from, name), join(folder, name));
 }

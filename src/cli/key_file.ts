@@ -58,18 +58,24 @@ export function formatKey(key: ClientKey): string {
   ].join('\n');
 }
 
+/** @throws FsError EACCES for a file that others may read, ENOENT, EINVAL for one that is no key file. */
+export function readKeyFile(path: string): ClientKey {
+  return parseKey(readSecretText(path, '"holdfast access add NAME" on the server makes one'), path);
+}
+
 /**
  * Looks at the very file that it reads: between two looks at the path somebody else might put another one there.
+ * @param otherwise how to make such a file, for whoever has none.
  * @throws FsError EACCES for a file that others may read, ENOENT, EINVAL for one that is no key file.
  */
-export function readKeyFile(path: string): ClientKey {
-  const fd = opened(path);
+export function readSecretText(path: string, otherwise: string): string {
+  const fd = opened(path, otherwise);
   try {
     const stat = fstatSync(fd);
     // First: nobody should change the mode of a device.
     if (!stat.isFile() || stat.size > FILE_MAX_BYTES) throw new FsError('EINVAL', `${path} is no key file`);
     checkAccess(path, stat);
-    return parseKey(readFileSync(fd, 'utf8'), path);
+    return readFileSync(fd, 'utf8');
   } finally {
     closeSync(fd);
   }
@@ -104,7 +110,7 @@ export function checkPrivateKey(path: string): void {
   );
 }
 
-function opened(path: string): number {
+function opened(path: string, otherwise: string): number {
   try {
     // A pipe would be waited for.
     return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
@@ -114,11 +120,7 @@ function opened(path: string): number {
       throw new FsError('EACCES', `the key file ${path} cannot be read: ${(cause as Error).message}`, {
         cause,
       });
-    throw new FsError(
-      'ENOENT',
-      `there is no key file ${path}; "holdfast access add NAME" on the server makes one`,
-      { cause },
-    );
+    throw new FsError('ENOENT', `there is no key file ${path}; ${otherwise}`, { cause });
   }
 }
 

@@ -132,12 +132,17 @@ export function learnRoot(client: FsClient): void {
     .catch((thrown: unknown) => log('the root: %O', thrown));
 }
 
+/** How long the process before this one may keep the address of its metrics. */
+const METRICS_PATIENCE_MS = 10_000;
+
 /** The process before this one may still have the address. The mount is served whether this one gets it or not. */
 export function serveMetricsAfter({ runtime, table }: Prepared, { metrics }: MountOptions): void {
   if (metrics === undefined) return;
-  serveMetrics(runtime, table, metrics, true).catch((thrown: unknown) => {
-    process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
-  });
+  serveMetrics(runtime, table, metrics, { is: 'waited for', limitMs: METRICS_PATIENCE_MS }).catch(
+    (thrown: unknown) => {
+      process.stderr.write(`holdfast: ${describeFailure(thrown).line}\n`);
+    },
+  );
 }
 
 /** @returns when the mount has ended. If another process has it, this one ends here. */

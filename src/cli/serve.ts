@@ -21,6 +21,7 @@ import {
   parseSeconds,
   secondsOption,
 } from './common.js';
+import { parsePageAddress, wrongPageOptions } from './live/page_address.js';
 import type { ServeOptions } from './serve_run.js';
 
 function parseSlow(text: string): number {
@@ -110,6 +111,15 @@ export function registerServe(program: Command): void {
       parseMetrics,
     )
     .option(
+      '--http <address>',
+      'serve a live page for browsers at HOST:PORT or PORT (loopback); with a key if other hosts reach it',
+      parsePageAddress,
+    )
+    .option(
+      '--http-key <file>',
+      'file with the key of the page, mode 0600: browsers ask for it as a password',
+    )
+    .option(
       '--slow <time>',
       'log each operation that takes longer, and what it waited for; for example 200ms, 2s',
       parseSlow,
@@ -123,12 +133,12 @@ export function registerServe(program: Command): void {
 }
 
 /** @returns what is wrong with these options together. */
-function wrongTogether({ tls, from, tlsCert, tlsKey, tlsCa }: ServeOptions): string | undefined {
+function wrongTogether(options: ServeOptions): string | undefined {
+  const { tls, from, tlsCert, tlsKey, tlsCa, http, httpKey } = options;
   if (tls === 'off' && from === undefined) return '--tls=off needs --from: the networks that you trust';
   if (tls === 'on' && from !== undefined)
     return '--from is for --tls=off; for a key it is an option of "holdfast access add"';
   const files = [tlsCert, tlsKey, tlsCa].filter((file) => file !== undefined);
-  return files.length === 1 || files.length === 2
-    ? 'certificates need --tls-cert, --tls-key and --tls-ca'
-    : undefined;
+  if (files.length === 1 || files.length === 2) return 'certificates need --tls-cert, --tls-key and --tls-ca';
+  return wrongPageOptions(http, httpKey);
 }

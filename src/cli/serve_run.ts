@@ -37,9 +37,10 @@ import { StandbyPort, standInLine } from './handover.js';
 import { installedVersion, requiresOf } from './installed.js';
 import { checkPrivateKey } from './key_file.js';
 import { localAddress } from './local_servers.js';
-import { type MetricsServer, render, serveMetrics } from './metrics_http.js';
+import { render } from './metrics_http.js';
 import { startNotices } from './notices.js';
 import { isElsewhere } from './process_owner.js';
+import { ServeHttp } from './serve_http.js';
 import { announceReady } from './service_manager.js';
 import { slowLog } from './slow_log.js';
 import { StandbyListen } from './standby_listen.js';
@@ -68,6 +69,10 @@ export interface ServeOptions {
   /** Milliseconds. */
   readonly heartbeatPeriod: number;
   readonly metrics?: Address;
+  /** Of the live page. */
+  readonly http?: Address;
+  /** File with its key. */
+  readonly httpKey?: string;
   /** Milliseconds. */
   readonly slow?: number;
   readonly tls: 'on' | 'off';
@@ -89,6 +94,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const pair = await resolveDevices(options);
   let failed = false;
   const notices = startNotices(runtime, options.logLevel);
+  let http: ServeHttp | undefined;
   const server = createServer(runtime, {
     listen: options.listen,
     softwareVersion: version,
@@ -103,6 +109,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     certificate: certificateFiles(options),
     // After a failure the user gets one line: the message of the failure.
     onState: (text, kind) => {
+      http?.changed();
       if (failed) return;
       if (kind === undefined) notices.state(text);
       else notices.say(kind, text);
@@ -115,13 +122,13 @@ export async function serve(options: ServeOptions): Promise<void> {
   // A standby that an administrator shuts down through its port need not watch the devices any more.
   const closed = new AbortController();
   void server.closed.then(() => closed.abort());
-  let metricsServer: MetricsServer | undefined;
   let block: OpenMultiMount | undefined;
   let taken: TakenTarget<OpenDevices> | undefined;
   let standbys: StandbyPort | undefined;
   try {
     await pair.reserve();
-    if (options.metrics !== undefined) metricsServer = await serveMetrics(runtime, table, options.metrics);
+    http = new ServeHttp(runtime, server, table, options);
+    await http.open();
     block = await openMultiMount(runtime, pair, { state: 'active', periodMs: options.heartbeatPeriod });
     const { multiMount } = block;
     void multiMount.lost.then(() => {
@@ -160,7 +167,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     await server.stop();
     throw withNames(pair, thrown);
   } finally {
-    metricsServer?.close();
+    http?.close();
     // Whoever stands by finds the devices free when it is told that the target is its own.
     await taken?.devices.close();
     const successor = standbys?.successor;

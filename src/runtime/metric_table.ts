@@ -105,15 +105,26 @@ export class MetricTable implements Metrics {
   /** As they are now, in the order in which they were registered. */
   samples(): readonly FamilySamples[] {
     for (const update of this.#updates) update();
-    return Array.from(this.#families, ([name, { help, kind, members }]) => ({
-      name,
-      help,
-      kind,
-      samples: Array.from(members.values(), ({ labels, what }): Sample => {
-        if (what instanceof Count) return { labels, value: what.value };
-        if (what instanceof Distribution) return { labels, counts: [...what.counts], sum: what.sum };
-        return { labels, value: what.reduce((sum, read) => sum + read(), 0) };
-      }),
-    }));
+    return Array.from(this.#families, ([name, family]) => samplesOf(name, family));
   }
+
+  /** One family alone. Undefined: nothing of this name was counted so far. */
+  family(name: string): FamilySamples | undefined {
+    for (const update of this.#updates) update();
+    const family = this.#families.get(name);
+    return family === undefined ? undefined : samplesOf(name, family);
+  }
+}
+
+function samplesOf(name: string, { help, kind, members }: Family<Member>): FamilySamples {
+  return {
+    name,
+    help,
+    kind,
+    samples: Array.from(members.values(), ({ labels, what }): Sample => {
+      if (what instanceof Count) return { labels, value: what.value };
+      if (what instanceof Distribution) return { labels, counts: [...what.counts], sum: what.sum };
+      return { labels, value: what.reduce((sum, read) => sum + read(), 0) };
+    }),
+  };
 }

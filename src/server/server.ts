@@ -38,6 +38,7 @@ import { evict, forgetPrevious } from './target/eviction.js';
 import type { ServedCall } from './target/served_call.js';
 import type { ServedTarget } from './target/served_target.js';
 import { ServingTime } from './target/serving_time.js';
+import { type WatchedServer, watchedClients } from './watched_clients.js';
 
 const log = logger('server');
 
@@ -302,6 +303,11 @@ export class Server implements ServerView, AdminCommands, LifeHost {
       notices: [...(this.#options.notices?.() ?? [])],
       drainLeftMs: this.state === 'draining' ? this.#life.drainLeftMs : undefined,
     };
+  }
+
+  /** For the live page. @param max so many clients at most are described; all are counted. */
+  watch(max: number): WatchedServer {
+    return { status: this.status({ limit: 0 }), ...watchedClients(this, this.#startedMs, max) };
   }
 
   /** @throws FsError EOPNOTSUPP if nobody renders them here. */

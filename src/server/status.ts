@@ -69,7 +69,7 @@ export function briefly(status: StatusReply): StatusReply {
   return { ...own, ...nothing, lastTransno: 0, lastCommitted: 0, brief: true };
 }
 
-type Present = ClientExport | ClientRecord;
+export type Present = ClientExport | ClientRecord;
 
 interface Page {
   readonly clients: readonly ClientStatusMessage[];
@@ -79,7 +79,7 @@ interface Page {
 const NO_PAGE: Page = { clients: [], more: undefined };
 
 /** Clients that are here, and those that recovery waits for. */
-function present(server: ServerView, target: ServedTarget): Present[] {
+export function present(server: ServerView, target: ServedTarget): Present[] {
   return [...target.exports, ...(server.recovery?.isOpen === true ? server.recovery.missing() : [])];
 }
 
@@ -118,7 +118,7 @@ function textBytes(client: ClientStatusMessage): number {
   return Buffer.byteLength(`${uuid}${name}${state}${softwareVersion}${address}${access}`);
 }
 
-function missing(
+export function missing(
   { uuid, name, softwareVersion, principal }: ClientRecord,
   idleMs: number,
 ): ClientStatusMessage {
@@ -134,7 +134,7 @@ function missing(
   };
 }
 
-function clientStatus(
+export function clientStatus(
   server: ServerView,
   target: ServedTarget,
   client: ClientExport,
@@ -167,7 +167,7 @@ function throttledMs(
     : undefined;
 }
 
-function stateOf(
+export function stateOf(
   server: ServerView,
   target: ServedTarget,
   client: ClientExport,

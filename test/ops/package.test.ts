@@ -143,6 +143,8 @@ describe('packages', { skip }, () => {
     );
     for (const needed of [
       'dist/build.json',
+      'dist/bin/live/server.html',
+      'dist/bin/live/fleet.js',
       'native/build/Release/holdfast_native.node',
       'node_modules/lmdb/dist/index.cjs',
       'node_modules/prom-client/index.js',

@@ -69,7 +69,7 @@ export class Rollout {
 
   constructor(options: RolloutOptions) {
     this.#options = options;
-    this.#state = { ...options.state, underWay: [] };
+    this.#state = { ...options.state, underWay: [], begun: [] };
     this.#left = new Set(options.state.underWay);
   }
 
@@ -81,7 +81,12 @@ export class Rollout {
   async run(): Promise<'done' | 'aborted'> {
     const { fleet, batches, facts } = this.#options;
     this.#baseline = baselineOf(unitsOf(fleet), facts);
-    this.#save(this.#state);
+    const steps = batches.flatMap(({ group, units }) =>
+      units
+        .flatMap((unit) => this.#steps(unit, facts))
+        .map((step) => ({ group: group.name, text: describeStep(step) })),
+    );
+    this.#save({ ...this.#state, plan: { at: new Date().toISOString(), steps } });
     try {
       for (const batch of batches) {
         if ((await this.#batch(batch)) === 'aborted') {
@@ -210,7 +215,8 @@ export class Rollout {
       return come;
     }
     if (step.do === 'takeover') await this.#clientIsWell(unit, step, facts);
-    this.#save(withBegun(this.#state, key));
+    const at = new Date().toISOString();
+    this.#save(withBegun(this.#state, { key, at, text: describeStep(step) }));
     const ran = await this.#run(step, facts);
     const hasEvicted = step.do === 'shutdown' && ran.status === EVICTED_STATUS;
     if (hasEvicted) evictions.push(ran.why);

@@ -3,6 +3,7 @@
 import { printable } from '../../base/printable.js';
 import { CliError } from '../failure.js';
 import { installedVersion } from '../installed.js';
+import { serveFleetPage } from '../live/fleet_page_run.js';
 import { checkRows, conditionRows, firstOf, lasting, type Row, type Seen } from './check.js';
 import { isVersion } from './decode.js';
 import { type Facts, plainVersion } from './facts.js';
@@ -27,6 +28,7 @@ import {
   type FleetState,
   isLocked,
   longestPause,
+  lookers,
   readState,
   stateForRollback,
   stateForUpgrade,
@@ -56,6 +58,12 @@ export async function runFleet(path: string, verb: Verb, options: FleetOptions):
     case 'abort':
       return tell(fleet, verb);
   }
+}
+
+/** Serves the page of the fleet. @throws as serveFleetPage(). */
+export async function showFleet(path: string, { http, httpKey }: FleetOptions): Promise<void> {
+  if (http === undefined) return;
+  await serveFleetPage(path, http, httpKey);
 }
 
 function versionOf({ to = '' }: FleetOptions): string {
@@ -178,14 +186,6 @@ async function rollback(fleet: Fleet, { dryRun, json }: FleetOptions): Promise<v
 function checkWindow({ window }: Fleet): void {
   const problem = windowProblem(window, new Date());
   if (problem !== undefined) throw new CliError(problem);
-}
-
-/** Versions whose program may look at the hosts: the new one, and those before, because the new one may be broken. */
-function lookers(state: FleetState | undefined, to: string): readonly string[] {
-  const before = state === undefined ? [] : Object.values(state.from);
-  // On the way back the versions before are the ones that have to be there.
-  const all = state?.doing === 'rollback' ? [...before, to] : [to, ...before];
-  return [...new Set(all.map(plainVersion))];
 }
 
 async function carryOut(

@@ -23,6 +23,7 @@ import { createConnection, createServer, type Server } from 'node:net';
 import { basename, dirname, join, resolve } from 'node:path';
 import { CliError } from '../failure.js';
 import { isTable, isVersion } from './decode.js';
+import { plainVersion } from './facts.js';
 
 const FORMAT = 1;
 const DONE_MAX = 1000;
@@ -54,6 +55,21 @@ export interface FleetState {
   readonly done: readonly { readonly at: string; readonly text: string; readonly ms: number }[];
   readonly pauses: readonly SeenPause[];
   readonly failure?: string | undefined;
+  /** What was left to do when the command that runs, or ran last, began. Absent: it was of an earlier version. */
+  readonly plan?: { readonly at: string; readonly steps: readonly PlannedStep[] };
+  /** The steps of underWay, for people. Absent: the command is of an earlier version. */
+  readonly begun?: readonly BegunStep[];
+}
+
+export interface PlannedStep {
+  readonly group: string;
+  readonly text: string;
+}
+
+export interface BegunStep {
+  readonly key: string;
+  readonly at: string;
+  readonly text: string;
 }
 
 export function beginState(
@@ -127,8 +143,13 @@ export function editedSince(state: FleetState, known: readonly string[], path: s
   ];
 }
 
-export function withBegun(state: FleetState, key: string): FleetState {
-  return { ...state, underWay: [...state.underWay.filter((one) => one !== key), key] };
+export function withBegun(state: FleetState, step: BegunStep): FleetState {
+  const { key } = step;
+  return {
+    ...state,
+    underWay: [...state.underWay.filter((one) => one !== key), key],
+    begun: [...(state.begun ?? []).filter((one) => one.key !== key), step],
+  };
 }
 
 export function withDone(
@@ -139,6 +160,7 @@ export function withDone(
   return {
     ...state,
     underWay: state.underWay.filter((one) => one !== key),
+    begun: (state.begun ?? []).filter((one) => one.key !== key),
     done: [...state.done, { at, text, ms }].slice(-DONE_MAX),
   };
 }
@@ -285,4 +307,12 @@ export function tryLock(statePath: string): Promise<Server | undefined> {
       done(server);
     });
   });
+}
+
+/** Versions whose program may look at the hosts: the new one, and those before, because the new one may be broken. */
+export function lookers(state: FleetState | undefined, to: string): readonly string[] {
+  const before = state === undefined ? [] : Object.values(state.from);
+  // On the way back the versions before are the ones that have to be there.
+  const all = state?.doing === 'rollback' ? [...before, to] : [to, ...before];
+  return [...new Set(all.map(plainVersion))];
 }

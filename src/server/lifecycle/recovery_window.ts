@@ -106,6 +106,11 @@ export class RecoveryWindow {
     return this.#waited.get(uuid)?.client;
   }
 
+  /** Whether its recovery is not complete: the window stays open for it. */
+  isWaitedFor(uuid: ClientUuid): boolean {
+    return this.#waited.has(uuid);
+  }
+
   /** Those that have not connected yet. */
   missing(): ClientRecord[] {
     return [...this.#waited.values()].filter(({ hasCome }) => !hasCome).map(({ client }) => client);
