@@ -20,8 +20,8 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const SUITES = ['unit', 'contract', 'sim', 'mount', 'ops', 'interop'];
 /** Real mounts and devices. */
 const ONE_BY_ONE = ['mount', 'ops', 'interop'];
-/** Of these: the processors are idle while they wait for what takes minutes by its nature. */
-const BESIDE = ['mount/network.test.js'];
+/** Of these: they wait for most of their minutes, for a link that is down, and for steps of a fleet one after the other. */
+const BESIDE = ['mount/network.test.js', 'ops/fleet.test.js', 'ops/pages.test.js'];
 const HELP = `usage: node test/run.mjs [SUITE ...] [--only TEXT] [--verbose]
   SUITE      ${SUITES.join(', ')}; without one, all of them
   --only     only test files whose path in the suite contains TEXT
