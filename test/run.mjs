@@ -20,8 +20,10 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const SUITES = ['unit', 'contract', 'sim', 'mount', 'ops', 'interop'];
 /** Real mounts and devices. */
 const ONE_BY_ONE = ['mount', 'ops', 'interop'];
-/** Of these: they wait for most of their minutes, for a link that is down, and for steps of a fleet one after the other. */
-const BESIDE = ['mount/network.test.js', 'ops/fleet.test.js', 'ops/pages.test.js'];
+/** Of these: it waits for most of its minutes, for a link that is down. What computes beside a mount test costs it as much time as it saves. */
+const BESIDE = ['mount/network.test.js'];
+/** Before the others of their turn: they have the longest files, and a processor has nothing to do while the last file runs. */
+const FIRST = ['sim', 'contract'];
 const HELP = `usage: node test/run.mjs [SUITE ...] [--only TEXT] [--verbose]
   SUITE      ${SUITES.join(', ')}; without one, all of them
   --only     only test files whose path in the suite contains TEXT
@@ -84,7 +86,10 @@ const isBeside = (file) => BESIDE.includes(relative(compiled, file));
 const turns = [
   [
     {
-      files: filesOf(suites.filter((suite) => !ONE_BY_ONE.includes(suite))),
+      files: filesOf([
+        ...FIRST.filter((suite) => suites.includes(suite)),
+        ...suites.filter((suite) => !ONE_BY_ONE.includes(suite) && !FIRST.includes(suite)),
+      ]),
       concurrency: availableParallelism(),
       temporary: process.env.TMPDIR ?? (memoryHasRoom() ? MEMORY : tmpdir()),
     },

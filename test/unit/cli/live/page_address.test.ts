@@ -53,7 +53,10 @@ test('the commands say in one line what to do', async () => {
   const [fleet, also] = await refused('fleet', 'f.toml', '--http', '0.0.0.0:80');
   assert.equal(fleet, 2);
   assert.match(also, noKey);
-  assert.match((await refused('fleet', 'f.toml'))[1], /^holdfast: missing what to do: check, .*, or --http; see holdfast fleet --help$/);
+  assert.match(
+    (await refused('fleet', 'f.toml'))[1],
+    /^holdfast: missing what to do: check, .*, or --http; see holdfast fleet --help$/,
+  );
   assert.match((await refused('fleet', 'f.toml', 'status', '--http', '80'))[1], /without a verb/);
 });
 

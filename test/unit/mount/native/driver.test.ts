@@ -245,7 +245,9 @@ test('pages dirtied through a mapping are written back by an unmount from this v
   assert.deepEqual(new Set(dirty), new Set(['dirty']));
 });
 
-test('a process whose request is parked dies of SIGKILL, SIGINT and SIGTERM while it waits', { skip }, async (t) => {
+test('a process whose request is parked dies of SIGKILL, SIGINT and SIGTERM while it waits', {
+  skip,
+}, async (t) => {
   const handlers = new ParkingHandlers();
   const mount = await mounted(t, handlers);
   await (await agentOn(t, mount)).writeFile('f', 'data');
