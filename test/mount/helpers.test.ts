@@ -49,7 +49,7 @@ test('install says what it does, changes nothing that is not ours, and takes awa
   const again = await install();
   assert.equal(
     again.stdout.split('\n').filter((line) => line.endsWith(': is there already')).length,
-    12,
+    13,
     again.stdout,
   );
 
