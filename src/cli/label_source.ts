@@ -26,14 +26,15 @@ export async function settledSource(
 ): Promise<Source> {
   const { word } = source;
   if (word === undefined) return source;
-  const since = Date.now();
+  const beganMs = performance.now();
   for (let isFirst = true; ; isFirst = false) {
     const changed = changeIn(runtimeDir());
     try {
       if (isServedHere(word)) return { label: word, addresses: [localAddress(word)] };
       if (await isHost(word)) return source;
       const what = `${word} is neither a filesystem that this host serves nor the name of a host`;
-      const leftMs = patienceMs === undefined ? Number.POSITIVE_INFINITY : patienceMs - (Date.now() - since);
+      const leftMs =
+        patienceMs === undefined ? Number.POSITIVE_INFINITY : patienceMs - (performance.now() - beganMs);
       if (leftMs <= 0) throw new CliError(`${what}; is its server running? (holdfast status)`);
       if (isFirst)
         says(`${what}; waits ${patienceMs === undefined ? '' : `${patienceMs / 1000} s `}for its server`);

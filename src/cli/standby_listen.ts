@@ -74,7 +74,6 @@ export class StandbyListen {
       const isBound = await this.#bind();
       const isSame = before === this.#changes;
       if (isBound && isSame && !this.#hasTarget && (this.#holderHasPort || this.#wasBusy)) {
-        const before = this.#changes;
         while (before === this.#changes && !this.#hasTarget) {
           await this.#news.promise;
           this.#news = new Deferred();

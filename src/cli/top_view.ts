@@ -3,6 +3,7 @@
  * no mount. It knows metrics by their names alone: a process of another version may lack some, and then shows 0.
  */
 
+import { bucketQuantile } from '../base/bucket_quantile.js';
 import { formatBytes } from './format.js';
 
 interface Distribution {
@@ -144,19 +145,16 @@ export function topView(
   };
 }
 
-/** As histogram_quantile() of Prometheus: within a bucket all values are equally likely. */
 function quantile(q: number, now: Distribution, then: Distribution | undefined): number {
-  const wanted = q * (now.count - (then?.count ?? 0));
-  let [lower, below] = [0, 0];
-  for (const [upper, count] of now.buckets) {
+  let below = 0;
+  const alone = [...now.buckets].map(([upper, count]): readonly [number, number] => {
+    // Prometheus counts in each bucket what lies in those before it too.
     const within = count - (then?.buckets.get(upper) ?? 0);
-    if (within >= wanted) {
-      if (upper === Number.POSITIVE_INFINITY || within === below) return lower;
-      return lower + ((upper - lower) * (wanted - below)) / (within - below);
-    }
-    [lower, below] = [upper, within];
-  }
-  return lower;
+    const own = within - below;
+    below = within;
+    return [upper, own];
+  });
+  return bucketQuantile(q, alone);
 }
 
 export function topText(what: string, view: TopView, rowsMax = 20): string {

@@ -11,6 +11,7 @@ import {
 } from '../fleet/facts.js';
 import type { Client, Fleet, Target } from '../fleet/file.js';
 import { type FleetState, longestPause, type Progress as UpgradeProgress } from '../fleet/state.js';
+import { SERVER_STATES, type StateWords } from './server_states.js';
 import type { FleetPageView, FleetStep, Head, NodeRow, Tone, VersionShare } from './shapes.js';
 import { timeText } from './words.js';
 
@@ -33,16 +34,6 @@ export interface FleetSeen {
 
 const STEPS_SHOWN = 100;
 const PAUSES_SHOWN = 20;
-
-const SERVER_STATES: Readonly<Record<string, { readonly text: string; readonly tone: Tone }>> = {
-  standby: { text: 'standing by', tone: 'idle' },
-  starting: { text: 'starting', tone: 'busy' },
-  recovering: { text: 'recovering', tone: 'busy' },
-  active: { text: 'active', tone: 'good' },
-  draining: { text: 'shutting down', tone: 'busy' },
-  committing: { text: 'shutting down', tone: 'busy' },
-  stopped: { text: 'stopped', tone: 'idle' },
-};
 
 export function fleetView(seen: FleetSeen): FleetPageView {
   const { fleet, facts, state, seenMs } = seen;
@@ -79,7 +70,7 @@ function serverRows({ label, servers }: Target, facts: Facts | undefined): NodeR
       facts === undefined ? { is: 'down', why: 'not looked at yet' } : serverFact(facts, host, listen);
     const row = { key: `server ${label} ${host}`, kind: 'server', name: label, host: `${host} ${listen}` };
     if (fact.is === 'down') return { ...row, ...absent(fact.why, facts) };
-    const { text, tone } = SERVER_STATES[fact.state] ?? { text: fact.state, tone: 'idle' as const };
+    const { text, tone } = stateWords(fact.state);
     const evicted = fact.evicted.length > 0 ? `, has evicted ${fact.evicted.length}` : '';
     return {
       ...row,
@@ -88,6 +79,12 @@ function serverRows({ label, servers }: Target, facts: Facts | undefined): NodeR
       tone: fact.isRecovering ? 'busy' : evicted === '' ? tone : 'bad',
     };
   });
+}
+
+/** A host of another version may name a state that this one does not know. */
+function stateWords(state: string): StateWords {
+  const known: Readonly<Record<string, StateWords>> = SERVER_STATES;
+  return known[state] ?? { text: state, tone: 'idle' };
 }
 
 function clientRow({ host, mountpoint }: Client, facts: Facts | undefined): NodeRow {

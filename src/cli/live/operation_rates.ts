@@ -3,6 +3,7 @@
  * operation for the table. It counts whether somebody looks or not, so that a page has the last minutes when it is opened.
  */
 
+import { bucketQuantile } from '../../base/bucket_quantile.js';
 import { BUCKETS_SECONDS, type FamilySamples } from '../../runtime/metric_table.js';
 import type { RateRow } from './server_view.js';
 import type { Point } from './shapes.js';
@@ -103,17 +104,10 @@ function sum(counts: readonly number[]): number {
   return counts.reduce((all, one) => all + one, 0);
 }
 
-/** Within a bucket all values are equally likely. @returns seconds; 0 if there is no value. */
+/** @param counts of BUCKETS_SECONDS, and of what takes longer. @returns seconds; 0 if there is no value. */
 export function quantile(q: number, counts: readonly number[]): number {
-  const wanted = q * sum(counts);
-  if (wanted === 0) return 0;
-  let [lower, below] = [0, 0];
-  for (const [at, count] of counts.entries()) {
-    const upper = BUCKETS_SECONDS[at];
-    // Beyond the last limit: how much longer is not known.
-    if (upper === undefined) return lower;
-    if (count > 0 && below + count >= wanted) return lower + ((upper - lower) * (wanted - below)) / count;
-    [lower, below] = [upper, below + count];
-  }
-  return lower;
+  return bucketQuantile(
+    q,
+    counts.map((count, at) => [BUCKETS_SECONDS[at] ?? Number.POSITIVE_INFINITY, count]),
+  );
 }

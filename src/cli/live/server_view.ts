@@ -4,6 +4,7 @@ import { printable } from '../../base/printable.js';
 import type { WatchedClient, WatchedServer } from '../../server/watched_clients.js';
 import type { RecoveryStatusMessage, ServerStateName, StatusReply } from '../../wire/admin.js';
 import { formatBytes } from '../format.js';
+import { SERVER_STATES } from './server_states.js';
 import type { ClientRow, Point, Progress, ServerPageView, Tone } from './shapes.js';
 import { timeText } from './words.js';
 
@@ -28,20 +29,10 @@ const NAMED_MAX = 3;
 const OPERATIONS_MAX = 10;
 const EVICTIONS_MAX = 16;
 
-const STATES: Readonly<Record<ServerStateName, { readonly text: string; readonly tone: Tone }>> = {
-  standby: { text: 'standing by', tone: 'idle' },
-  starting: { text: 'starting', tone: 'busy' },
-  recovering: { text: 'recovering', tone: 'busy' },
-  active: { text: 'active', tone: 'good' },
-  draining: { text: 'shutting down', tone: 'busy' },
-  committing: { text: 'shutting down', tone: 'busy' },
-  stopped: { text: 'stopped', tone: 'idle' },
-};
-
 export function serverView(seen: ServerSeen): ServerPageView {
   const { watched, points, rates } = seen;
   const { status } = watched;
-  const { text, tone } = STATES[status.state];
+  const { text, tone } = SERVER_STATES[status.state];
   const [headline, announcement] = sentences(seen);
   return {
     title: printable(status.label === '' ? 'standby' : status.label),

@@ -96,7 +96,7 @@ test('what fits no mount is refused with the reason', { skip }, (t) => {
   refused([other, memory], /kept 0 of \/dev\/fuse/);
   refused([fuse, memory, memoryOf(t)], /and 2 seeds/);
   refused([fuse, memoryOf(t)], /no whole seed/);
-  refused([fuse, memory], /a mount on \/mnt\/home, not on \/mnt\/work/, '/mnt/work');
+  refused([fuse, memory], /a mount on \/mnt\/home, not on \/mnt\/mail/, '/mnt/mail');
   assert.throws(() => storedMount([fuse, memory], MOUNT.mountpoint, ['work@10.0.0.1:7988']), {
     message: /a mount of home@10.0.0.1:7988, not of work@10.0.0.1:7988/,
   });

@@ -94,7 +94,7 @@ function setCell(element: Element, cell: Cell): void {
     setText(sign, cell.text);
     return;
   }
-  const svg = element.firstElementChild ?? element.appendChild(newBar());
+  const svg = element.firstElementChild ?? element.appendChild(newBar({ class: 'barline' }));
   const fill = svg.lastElementChild;
   if (fill === null) return;
   setAttribute(fill, 'x', String(cell.from * 100));
@@ -103,9 +103,10 @@ function setCell(element: Element, cell: Cell): void {
   setAttribute(fill, 'class', cell.isOpen ? 'fill open' : 'fill');
 }
 
-function newBar(): SVGElement {
+/** A track and how much of it is filled. */
+export function newBar(attributes: Readonly<Record<string, string>> = {}): SVGElement {
   const svg = makeSvg('svg', {
-    class: 'barline',
+    ...attributes,
     viewBox: '0 0 100 4',
     preserveAspectRatio: 'none',
     'aria-hidden': 'true',

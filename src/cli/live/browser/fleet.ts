@@ -1,7 +1,7 @@
 /** The page of a fleet. */
 
 import type { FleetGroup, FleetPageView, FleetStep, Tone, VersionShare } from '../shapes.js';
-import { byId, make, makeSvg, setAttribute, setRows, setText, type TableRow } from './dom.js';
+import { byId, make, newBar, setAttribute, setRows, setText, type TableRow } from './dom.js';
 import { follow } from './live.js';
 
 const NODE_COLUMNS = ['', '', 'version', ''];
@@ -30,16 +30,7 @@ function showVersions(list: HTMLElement, versions: readonly VersionShare[]): voi
     let item = list.children[at];
     if (item === undefined) {
       item = make('li', 'card progress');
-      const svg = makeSvg('svg', {
-        viewBox: '0 0 100 4',
-        preserveAspectRatio: 'none',
-        'aria-hidden': 'true',
-      });
-      svg.append(
-        makeSvg('rect', { class: 'track', width: '100', height: '4' }),
-        makeSvg('rect', { class: 'fill', height: '4' }),
-      );
-      item.append(make('p', 'name'), svg, make('p', 'muted'));
+      item.append(make('p', 'name'), newBar(), make('p', 'muted'));
       list.append(item);
     }
     const [name, svg, text] = item.children;

@@ -4,38 +4,18 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Capabilities } from '../../../../src/cli/capabilities_run.js';
 import { checkRows, conditionRows, firstOf, lasting, type Seen } from '../../../../src/cli/fleet/check.js';
-import type { HostFacts, Installed, MountFact, ServerFact } from '../../../../src/cli/fleet/facts.js';
+import type { HostFacts, Installed } from '../../../../src/cli/fleet/facts.js';
 import { parseFleet } from '../../../../src/cli/fleet/file.js';
 import { FEATURE } from '../../../../src/wire/session.js';
+import { MOUNT_UP, SERVER_UP } from '../../../fixtures/fleet_facts.js';
 
 const FLEET = parseFleet(
   '[[host]]\nname = "a"\n[[target]]\nlabel = "home"\nhosts = ["a"]\n[[client]]\nhost = "a"\nmountpoint = "/m"\n',
   'fleet.toml',
 );
 
-const SERVER: Extract<ServerFact, { readonly is: 'up' }> = {
-  is: 'up',
-  state: 'active',
-  version: '1.0.0+aa',
-  label: 'home',
-  instance: 1,
-  isRecovering: false,
-  evicted: [],
-  diskFeatures: 3,
-};
-
-const MOUNT: Extract<MountFact, { readonly is: 'up' }> = {
-  is: 'up',
-  version: '1.0.0+aa',
-  label: 'home',
-  importState: 'FULL',
-  gate: 'OPEN',
-  canBeTakenOver: true,
-  driver: 'native',
-  dirtyBytes: 0,
-  evictions: 0,
-  pauses: [],
-};
+const SERVER = { ...SERVER_UP, diskFeatures: 3 };
+const MOUNT = MOUNT_UP;
 
 function can(version: string, changed: Partial<Capabilities> = {}): Capabilities {
   return {

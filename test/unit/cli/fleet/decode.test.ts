@@ -4,33 +4,14 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { capabilities } from '../../../../src/cli/capabilities_run.js';
 import { decodeAnswer, decodeCapabilities, isVersion } from '../../../../src/cli/fleet/decode.js';
+import { MOUNT_UP, SERVER_UP } from '../../../fixtures/fleet_facts.js';
 
-const SERVER = {
-  is: 'up',
-  state: 'active',
-  version: '1.0.0+aa',
-  label: 'home',
-  instance: 1,
-  isRecovering: false,
-  evicted: [],
-};
-const MOUNT = {
-  is: 'up',
-  version: '1.0.0+aa',
-  label: 'home',
-  importState: 'FULL',
-  gate: 'OPEN',
-  canBeTakenOver: true,
-  driver: 'native',
-  dirtyBytes: 0,
-  evictions: 0,
-  pauses: [{ ms: 1, agoMs: 2, calls: 3 }],
-};
+const MOUNT = { ...MOUNT_UP, pauses: [{ ms: 1, agoMs: 2, calls: 3 }] };
 const ANSWER = {
   version: '1.0.0+aa',
   nowMs: 1,
   freeBytes: 1,
-  servers: { x: SERVER, y: { is: 'down', why: 'gone' } },
+  servers: { x: SERVER_UP, y: { is: 'down', why: 'gone' } },
   mounts: { '/m': MOUNT },
   keyProblems: [],
 };
@@ -55,7 +36,7 @@ test('an answer that lacks something, or names another place as its version, is 
     'text',
     { ...ANSWER, nowMs: 'now' },
     { ...ANSWER, version: '../../tmp/x' },
-    { ...ANSWER, servers: { x: { ...SERVER, version: '../../tmp/x' } } },
+    { ...ANSWER, servers: { x: { ...SERVER_UP, version: '../../tmp/x' } } },
     { ...ANSWER, servers: { x: {} } },
     { ...ANSWER, mounts: { '/m': { ...MOUNT, version: '1.0.0/..' } } },
     { ...ANSWER, mounts: { '/m': { ...MOUNT, pauses: [{}] } } },

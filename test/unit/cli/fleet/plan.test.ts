@@ -14,6 +14,7 @@ import {
   type Unit,
   unitsOf,
 } from '../../../../src/cli/fleet/plan.js';
+import { MOUNT_UP } from '../../../fixtures/fleet_facts.js';
 
 const TEXT = `
 [[host]]
@@ -226,18 +227,7 @@ test('a client is taken over unless it has the version', () => {
     };
     return stepsOf(client, new Map([['c', host]]), '2.0.0').map(describeStep);
   };
-  const mount = (version: string): MountFact => ({
-    is: 'up',
-    version,
-    label: 'home',
-    importState: 'FULL',
-    gate: 'OPEN',
-    canBeTakenOver: true,
-    driver: 'native',
-    dirtyBytes: 0,
-    evictions: 0,
-    pauses: [],
-  });
+  const mount = (version: string): MountFact => ({ ...MOUNT_UP, version });
   assert.deepEqual([seen(mount('1.0.0+aa')), seen(mount('2.0.0+bb'))], [['c: 2.0.0 takes over /m1'], []]);
 });
 
